@@ -1,0 +1,218 @@
+// The module: tensors in and out of JavaScript, memory, devices, and every operator of the registry.
+#include <cstring>
+
+#include "binding/bind.h"
+#include "core/parallel.h"
+
+namespace mt::binding {
+namespace {
+
+std::vector<int64_t> integers(const Napi::Value& v, const char* function, int position) {
+  if (!v.IsArray()) refuse(v, function, position, "an array of integers");
+  auto a = v.As<Napi::Array>();
+  std::vector<int64_t> out(a.Length());
+  for (uint32_t i = 0; i < a.Length(); ++i) out[i] = Decoder<int64_t>::decode(a.Get(i), function, position);
+  return out;
+}
+
+DType dtype_argument(const Napi::Value& v, const char* function, int position) {
+  if (!v.IsString()) refuse(v, function, position, "a dtype name");
+  return dtype_of(v.As<Napi::String>().Utf8Value());
+}
+
+/// A contiguous view of the given shape without memory yet. Refuses what no machine could hold.
+View shaped(const std::vector<int64_t>& shape, DType dtype) {
+  require(shape.size() <= kMaxRank, "shape: expected at most ", kMaxRank, " dimensions, but got ", shape.size(), ".");
+  View v;
+  v.dtype = dtype;
+  v.rank = int(shape.size());
+  int64_t n = 1;
+  for (int i = v.rank - 1; i >= 0; --i) {
+    require(shape[i] >= 0, "shape: expected sizes of 0 or more, but got ", shape[i], ".");
+    v.shape[i] = shape[i];
+    v.stride[i] = n;
+    require(shape[i] == 0 || n <= (int64_t(1) << 46) / std::max<int64_t>(shape[i], 1), "shape: the tensor would have more than 2^46 elements.");
+    n *= shape[i];
+  }
+  return v;
+}
+
+/// create(shape, dtype): a tensor whose memory comes with its first result.
+Napi::Value create(const Napi::CallbackInfo& info) {
+  View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
+  v.storage = std::make_shared<Storage>(size_t(v.numel()) * size_of(v.dtype));
+  return wrap(info.Env(), std::move(v));
+}
+
+/// upload(bytes: Uint8Array, shape, dtype): copies at once.
+Napi::Value upload(const Napi::CallbackInfo& info) {
+  View v = shaped(integers(info[1], "upload", 1), dtype_argument(info[2], "upload", 2));
+  size_t bytes = size_t(v.numel()) * size_of(v.dtype);
+  if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) refuse(info[0], "upload", 0, "a Uint8Array");
+  auto data = info[0].As<Napi::Uint8Array>();
+  require(data.ByteLength() == bytes, "upload: expected ", bytes, " bytes for shape ", shape_text(v), " of ", name(v.dtype), ", but got ", data.ByteLength(), ".");
+  v.storage = std::make_shared<Storage>(bytes);
+  v.storage->ensure();
+  if (bytes) std::memcpy(v.storage->data(), data.Data(), bytes);
+  return wrap(info.Env(), std::move(v));
+}
+
+/// view(tensor, shape, strides, offset): the same memory seen differently. Offset in elements, from the tensor's own start.
+Napi::Value view(const Napi::CallbackInfo& info) {
+  const View& base = unwrap(info[0], "view", 0).view;
+  auto strides = integers(info[2], "view", 2);
+  View v = shaped(integers(info[1], "view", 1), base.dtype);
+  require(int(strides.size()) == v.rank, "view: expected one stride per dimension, but got ", strides.size(), " strides for shape ", shape_text(v), ".");
+  v.offset = base.offset + Decoder<int64_t>::decode(info[3], "view", 3);
+  int64_t last = v.offset;
+  for (int i = 0; i < v.rank; ++i) {
+    require(strides[i] >= 0, "view: expected strides of 0 or more, but got ", strides[i], ".");
+    v.stride[i] = strides[i];
+    require(v.shape[i] <= 1 || strides[i] < (int64_t(1) << 46) / v.shape[i], "view: stride ", strides[i], " is too large.");
+    if (v.shape[i] > 0) last += (v.shape[i] - 1) * strides[i];
+  }
+  int64_t held = int64_t(base.storage->bytes() / size_of(v.dtype));
+  require(v.offset >= 0 && (v.numel() == 0 || last < held), "view: shape ", shape_text(v), " at offset ", v.offset, " reaches past the tensor's ", held, " elements.");
+  v.storage = base.storage;
+  return wrap(info.Env(), std::move(v));
+}
+
+struct MappedFile { std::shared_ptr<Mapping> mapping; };
+
+/// map(path): a file mapping, for mapped().
+Napi::Value map(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) refuse(info[0], "map", 0, "a path");
+  auto* file = new MappedFile{std::make_shared<Mapping>(info[0].As<Napi::String>().Utf8Value())};
+  return Napi::External<MappedFile>::New(info.Env(), file, [](Napi::Env, MappedFile* f) { delete f; });
+}
+
+/// mapped(mapping, offset in bytes, shape, dtype): a read-only tensor in the file; copied where it is not aligned.
+Napi::Value mapped(const Napi::CallbackInfo& info) {
+  if (!info[0].IsExternal()) refuse(info[0], "mapped", 0, "a file mapping");
+  auto mapping = info[0].As<Napi::External<MappedFile>>().Data()->mapping;
+  int64_t offset = Decoder<int64_t>::decode(info[1], "mapped", 1);
+  View v = shaped(integers(info[2], "mapped", 2), dtype_argument(info[3], "mapped", 3));
+  size_t bytes = size_t(v.numel()) * size_of(v.dtype);
+  require(offset >= 0 && size_t(offset) <= mapping->size() && bytes <= mapping->size() - size_t(offset), "mapped: bytes ", offset, " to ", size_t(offset) + bytes,
+          " lie outside the file's ", mapping->size(), ".");
+  if (reinterpret_cast<uintptr_t>(mapping->data() + offset) % size_of(v.dtype) == 0) {
+    v.storage = std::make_shared<Storage>(mapping, size_t(offset), bytes);
+  } else {
+    v.storage = std::make_shared<Storage>(bytes);
+    v.storage->ensure();
+    std::memcpy(v.storage->data(), mapping->data() + offset, bytes);
+  }
+  return wrap(info.Env(), std::move(v));
+}
+
+/// Copies any strided view to contiguous memory of the same dtype.
+void gather(const View& v, char* out) {
+  size_t item = size_of(v.dtype);
+  if (!v.numel()) return;
+  const char* base = static_cast<const char*>(v.storage->data()) + size_t(v.offset) * item;
+  if (v.contiguous()) { std::memcpy(out, base, size_t(v.numel()) * item); return; }
+  int64_t index[kMaxRank] = {};
+  for (int64_t n = v.numel(), i = 0; i < n; ++i, out += item) {
+    int64_t at = 0;
+    for (int d = 0; d < v.rank; ++d) at += index[d] * v.stride[d];
+    std::memcpy(out, base + size_t(at) * item, item);
+    for (int d = v.rank - 1; d >= 0 && ++index[d] == v.shape[d]; --d) index[d] = 0;
+  }
+}
+
+/// The memory a read writes to, and the work that writes it.
+std::pair<Napi::ArrayBuffer, std::function<void()>> reading(const Napi::CallbackInfo& info, const char* function) {
+  View v = unwrap(info[0], function, 0).view;
+  auto buffer = Napi::ArrayBuffer::New(info.Env(), size_t(v.numel()) * size_of(v.dtype));
+  char* out = static_cast<char*>(buffer.Data());
+  return {buffer, [v = std::move(v), out] {
+            prepare(v);
+            gather(v, out);
+          }};
+}
+
+/// read(tensor): a promise of an ArrayBuffer with the elements in order. readBlocking(tensor) waits instead.
+Napi::Value read(const Napi::CallbackInfo& info) {
+  auto [buffer, work] = reading(info, "read");
+  return Environment::of(info.Env()).after(buffer, std::move(work));
+}
+Napi::Value read_blocking(const Napi::CallbackInfo& info) {
+  auto [buffer, work] = reading(info, "readBlocking");
+  Environment::of(info.Env()).stream.sync_blocking();
+  work();
+  return buffer;
+}
+
+Napi::Value release_handle(const Napi::CallbackInfo& info) {
+  release(info.Env(), unwrap(info[0], "release", 0));
+  return info.Env().Undefined();
+}
+
+Napi::Value sync(const Napi::CallbackInfo& info) { return Environment::of(info.Env()).after(info.Env().Undefined(), nullptr); }
+Napi::Value sync_blocking(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).stream.sync_blocking();
+  return info.Env().Undefined();
+}
+
+Napi::Value memory(const Napi::CallbackInfo& info) {
+  MemoryStats s = memory_stats();
+  auto o = Napi::Object::New(info.Env());
+  o["bytes"] = double(s.bytes);
+  o["peak"] = double(s.peak);
+  o["cached"] = double(s.cached);
+  o["tensors"] = double(s.tensors);
+  o["limit"] = double(memory_limit());
+  return o;
+}
+Napi::Value forget_peak(const Napi::CallbackInfo& info) {
+  reset_peak();
+  return info.Env().Undefined();
+}
+
+/// threads(n?): sets and returns the number of threads.
+Napi::Value thread_count(const Napi::CallbackInfo& info) {
+  if (info.Length() > 0 && !info[0].IsUndefined()) {
+    int64_t n = Decoder<int64_t>::decode(info[0], "threads", 0);
+    require(n >= 1 && n <= 256, "threads: expected 1 to 256, but got ", n, ".");
+    set_threads(int(n));
+  }
+  return Napi::Number::New(info.Env(), threads());
+}
+
+template <Napi::Value (*F)(const Napi::CallbackInfo&)>
+void add(Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New(
+                        exports.Env(), [](const Napi::CallbackInfo& info) { return guarded(info, [&] { return F(info); }); }, name));
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Environment(env));
+  add<create>(exports, "create");
+  add<upload>(exports, "upload");
+  add<view>(exports, "view");
+  add<map>(exports, "map");
+  add<mapped>(exports, "mapped");
+  add<read>(exports, "read");
+  add<read_blocking>(exports, "readBlocking");
+  add<release_handle>(exports, "release");
+  add<sync>(exports, "sync");
+  add<sync_blocking>(exports, "syncBlocking");
+  add<memory>(exports, "memory");
+  add<forget_peak>(exports, "resetPeak");
+  add<thread_count>(exports, "threads");
+  auto ops = Napi::Object::New(env);
+  auto signatures = Napi::Array::New(env);
+  for (const Operator& o : table()) {
+    ops.Set(o.name, Napi::Function::New(env, o.call, o.name));
+    signatures.Set(signatures.Length(), o.signature);
+  }
+  exports.Set("ops", ops);
+  exports.Set("signatures", signatures);
+  return exports;
+}
+
+}  // namespace
+}  // namespace mt::binding
+
+static Napi::Object Init(Napi::Env env, Napi::Object exports) { return mt::binding::init(env, exports); }
+NODE_API_MODULE(mtransllama, Init)

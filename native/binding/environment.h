@@ -1,0 +1,30 @@
+// What one JavaScript thread owns: its queue and its way back from it. Node's worker threads have one each.
+#pragma once
+#include <napi.h>
+
+#include <atomic>
+
+#include "core/stream.h"
+
+namespace mt::binding {
+
+class Environment {
+ public:
+  explicit Environment(Napi::Env env);
+  static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
+
+  Stream stream;
+
+  /// A promise that settles when the queue has come so far. `work` runs on the queue's thread; the promise resolves to
+  /// `result` (kept alive meanwhile) or rejects with the queue's failure or what `work` throws.
+  Napi::Value after(Napi::Value result, std::function<void()> work);
+
+ private:
+  struct Pending;
+  static void settle(napi_env env, napi_value, void* context, void* data);
+
+  napi_threadsafe_function back_ = nullptr;
+  int waiting_ = 0;  // promises open: the process must not end before they settle
+};
+
+}  // namespace mt::binding

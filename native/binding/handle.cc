@@ -1,0 +1,58 @@
+#include "binding/handle.h"
+
+namespace mt::binding {
+namespace {
+
+constexpr napi_type_tag kTag = {0x6d7472616e736c6c, 0x616d612d74656e73};
+constexpr int64_t kWorthReporting = 1 << 20;
+
+[[noreturn]] void refuse(Napi::Env env, const char* function, int position, const char* what) {
+  throw Napi::TypeError::New(env, text(function, ": argument ", position + 1, ": expected a tensor, but got ", what, "."));
+}
+
+}  // namespace
+
+Napi::Value wrap(Napi::Env env, View view) {
+  auto* handle = new Handle{std::move(view)};
+  Napi::Object object = Napi::Object::New(env);
+  object.TypeTag(&kTag);
+  napi_status status = napi_wrap(
+      env, object, handle,
+      [](napi_env e, void* data, void*) {
+        auto* h = static_cast<Handle*>(data);
+        release(Napi::Env(e), *h);
+        delete h;
+      },
+      nullptr, nullptr);
+  if (status != napi_ok) {
+    delete handle;
+    throw Napi::Error::New(env);
+  }
+  if (int64_t bytes = int64_t(handle->view.storage->bytes()); bytes >= kWorthReporting && !handle->view.storage->read_only()) {
+    handle->reported = bytes;
+    Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
+  }
+  return object;
+}
+
+Handle& unwrap(const Napi::Value& value, const char* function, int position) {
+  Napi::Env env = value.Env();
+  if (!value.IsObject()) {
+    std::string shown = value.IsUndefined() ? "undefined" : value.IsNull() ? "null" : value.IsSymbol() ? "a symbol" : value.ToString().Utf8Value().substr(0, 60);
+    refuse(env, function, position, shown.c_str());
+  }
+  Napi::Object object = value.As<Napi::Object>();
+  void* data = nullptr;
+  if (!object.CheckTypeTag(&kTag) || napi_unwrap(env, object, &data) != napi_ok) refuse(env, function, position, "another object");
+  auto& handle = *static_cast<Handle*>(data);
+  if (!handle.view) refuse(env, function, position, "one that was disposed");
+  return handle;
+}
+
+void release(Napi::Env env, Handle& handle) {
+  handle.view.storage.reset();
+  if (handle.reported) Napi::MemoryManagement::AdjustExternalMemory(env, -handle.reported);
+  handle.reported = 0;
+}
+
+}  // namespace mt::binding

@@ -1,0 +1,28 @@
+// Errors of the native side. Everything thrown here becomes one JavaScript Error at the border.
+#pragma once
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace mt {
+
+/// A tensor has the wrong shape, dtype, device or layout. Becomes a TypeError.
+struct shape_error : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+/// Joins anything printable into one string.
+template <typename... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+/// Throws a shape_error with the joined message unless `ok`.
+template <typename... Parts>
+void require(bool ok, const Parts&... parts) {
+  if (!ok) throw shape_error(text(parts...));
+}
+
+}  // namespace mt

@@ -1,0 +1,184 @@
+#include "core/storage.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <unordered_map>
+#include <vector>
+
+#include "core/error.h"
+
+#ifdef _WIN32
+#include <windows.h>
+#include <fstream>
+#else
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+namespace mt {
+namespace {
+
+constexpr size_t kAlign = 64;
+constexpr size_t kLargestCached = size_t(64) << 20;
+constexpr size_t kMostCached = size_t(256) << 20;
+
+size_t physical_memory() {
+#ifdef _WIN32
+  MEMORYSTATUSEX s{sizeof s};
+  return GlobalMemoryStatusEx(&s) ? size_t(s.ullTotalPhys) : SIZE_MAX;
+#else
+  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGE_SIZE);
+  return pages > 0 && page > 0 ? size_t(pages) * size_t(page) : SIZE_MAX;
+#endif
+}
+
+/// Sizes are rounded up to eighths of a power of two, so that a freed block fits the next tensor of about its size.
+size_t rounded(size_t bytes) {
+  if (bytes <= 512) return (bytes + kAlign - 1) / kAlign * kAlign + (bytes == 0) * kAlign;
+  size_t step = 64;
+  while (step * 16 < bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
+void* raw_allocate(size_t bytes) {
+#ifdef _WIN32
+  return _aligned_malloc(bytes, kAlign);
+#else
+  return std::aligned_alloc(kAlign, bytes);
+#endif
+}
+void raw_free(void* p) {
+#ifdef _WIN32
+  _aligned_free(p);
+#else
+  std::free(p);
+#endif
+}
+
+/// One allocator for the process; worker threads share it.
+class Allocator {
+ public:
+  void* allocate(size_t bytes) {
+    size_t size = rounded(bytes);
+    std::lock_guard lock(mutex_);
+    if (used_ + size > limit_) {
+      throw std::runtime_error(text("out of memory: ", bytes, " bytes were asked for while ", used_, " of ", limit_,
+                                    " bytes are in use; use a smaller batch or fewer frames, or raise MT_MEMORY_LIMIT"));
+    }
+    void* p = nullptr;
+    if (auto& list = free_[size]; !list.empty()) {
+      p = list.back();
+      list.pop_back();
+      cached_ -= size;
+    } else if (!(p = raw_allocate(size))) {
+      trim();
+      if (!(p = raw_allocate(size))) throw std::runtime_error(text("out of memory: the system refused ", bytes, " bytes"));
+    }
+    used_ += size;
+    peak_ = std::max(peak_, used_);
+    return p;
+  }
+  void release(void* p, size_t bytes) {
+    size_t size = rounded(bytes);
+    std::lock_guard lock(mutex_);
+    used_ -= size;
+    if (size > kLargestCached || cached_ + size > kMostCached) return raw_free(p);
+    free_[size].push_back(p);
+    cached_ += size;
+  }
+  void count(ptrdiff_t bytes, ptrdiff_t tensors) {
+    std::lock_guard lock(mutex_);
+    alive_ += bytes;
+    tensors_ += tensors;
+  }
+  MemoryStats stats() {
+    std::lock_guard lock(mutex_);
+    return {alive_, peak_, cached_, tensors_};
+  }
+  void reset_peak() {
+    std::lock_guard lock(mutex_);
+    peak_ = used_;
+  }
+  size_t limit() const { return limit_; }
+
+ private:
+  void trim() {
+    for (auto& [size, list] : free_) {
+      for (void* p : list) raw_free(p);
+      list.clear();
+    }
+    cached_ = 0;
+  }
+  static size_t read_limit() {
+    const char* s = std::getenv("MT_MEMORY_LIMIT");
+    return s && *s ? size_t(std::strtoull(s, nullptr, 10)) : physical_memory();
+  }
+
+  std::mutex mutex_;
+  std::unordered_map<size_t, std::vector<void*>> free_;
+  size_t used_ = 0, peak_ = 0, cached_ = 0, alive_ = 0, tensors_ = 0;
+  const size_t limit_ = read_limit();
+};
+
+/// Never destroyed: a worker thread may outlive static destruction.
+Allocator& allocator() {
+  static Allocator* a = new Allocator;
+  return *a;
+}
+
+}  // namespace
+
+MemoryStats memory_stats() { return allocator().stats(); }
+void reset_peak() { allocator().reset_peak(); }
+size_t memory_limit() { return allocator().limit(); }
+
+#ifdef _WIN32
+Mapping::Mapping(const std::string& path) {
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
+  if (!in) throw std::runtime_error(text("cannot open \"", path, "\""));
+  size_ = size_t(in.tellg());
+  data_ = static_cast<char*>(raw_allocate(rounded(size_)));
+  in.seekg(0);
+  if (!data_ || !in.read(data_, std::streamsize(size_))) throw std::runtime_error(text("cannot read \"", path, "\""));
+}
+Mapping::~Mapping() { raw_free(data_); }
+#else
+Mapping::Mapping(const std::string& path) {
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) throw std::runtime_error(text("cannot open \"", path, "\": ", std::strerror(errno)));
+  struct stat s {};
+  if (::fstat(fd, &s) != 0 || s.st_size <= 0) {
+    ::close(fd);
+    throw std::runtime_error(text("cannot map \"", path, "\": it is empty or not a regular file"));
+  }
+  size_ = size_t(s.st_size);
+  void* p = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+  ::close(fd);
+  if (p == MAP_FAILED) throw std::runtime_error(text("cannot map \"", path, "\": ", std::strerror(errno)));
+  data_ = static_cast<char*>(p);
+}
+Mapping::~Mapping() { ::munmap(data_, size_); }
+#endif
+
+Storage::Storage(size_t bytes) : bytes_(bytes) { allocator().count(ptrdiff_t(bytes), 1); }
+
+Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes) : bytes_(bytes), mapping_(std::move(mapping)) {
+  data_ = const_cast<char*>(mapping_->data()) + offset;
+  allocator().count(ptrdiff_t(bytes), 1);
+}
+
+Storage::~Storage() {
+  if (void* p = data(); p && !mapping_) allocator().release(p, bytes_);
+  allocator().count(-ptrdiff_t(bytes_), -1);
+}
+
+void Storage::ensure() {
+  if (!data()) data_.store(allocator().allocate(bytes_), std::memory_order_release);
+}
+
+}  // namespace mt

@@ -1,0 +1,57 @@
+// Memory that tensors are made of. Allocated when the queue first writes to it, given back when the last view or
+// queued operator lets go: both stream-ordered, so JavaScript may run ahead without costing memory.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace mt {
+
+struct MemoryStats {
+  size_t bytes;    // of all storages alive, allocated or about to be
+  size_t peak;     // most bytes really allocated at one time
+  size_t cached;   // freed, kept for the next allocation
+  size_t tensors;  // storages alive
+};
+MemoryStats memory_stats();
+void reset_peak();
+/// The most bytes that may be allocated at one time: MT_MEMORY_LIMIT, else the machine's memory.
+size_t memory_limit();
+
+/// A read-only file mapping, shared by the tensors that lie in it.
+class Mapping {
+ public:
+  explicit Mapping(const std::string& path);
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  const char* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  char* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+class Storage {
+ public:
+  explicit Storage(size_t bytes);
+  Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes);
+  ~Storage();
+  Storage(const Storage&) = delete;
+
+  size_t bytes() const { return bytes_; }
+  /// Null until something has been written.
+  void* data() const { return data_.load(std::memory_order_acquire); }
+  /// Allocates if nothing was allocated yet. Throws std::runtime_error with the bytes asked for.
+  void ensure();
+  bool read_only() const { return mapping_ != nullptr; }
+
+ private:
+  size_t bytes_;
+  std::atomic<void*> data_{nullptr};
+  std::shared_ptr<Mapping> mapping_;
+};
+
+}  // namespace mt

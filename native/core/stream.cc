@@ -1,0 +1,67 @@
+#include "core/stream.h"
+
+#include <future>
+#include <stdexcept>
+
+namespace mt {
+
+Stream::Stream() : thread_([this] { loop(); }) {}
+Stream::~Stream() { stop(); }
+
+void Stream::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void Stream::push(Task task) {
+  bool sleeping;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    sleeping = tasks_.empty();
+    tasks_.push_back(std::move(task));
+  }
+  if (sleeping) wake_.notify_one();
+}
+
+void Stream::enqueue(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr}); }
+void Stream::sync(std::function<void(const std::string&)> done) { push({"sync", nullptr, std::move(done)}); }
+
+void Stream::sync_blocking() {
+  std::promise<std::string> promise;
+  auto future = promise.get_future();
+  sync([&promise](const std::string& failure) { promise.set_value(failure); });
+  if (std::string failure = future.get(); !failure.empty()) throw std::runtime_error(failure);
+}
+
+void Stream::loop() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+    if (stopping_) return tasks_.clear();
+    {
+      Task task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      if (task.done) {
+        std::string failure = std::move(failure_);
+        failure_.clear();
+        task.done(failure);
+      } else if (failure_.empty()) {
+        try {
+          task.run();
+        } catch (const std::exception& e) {
+          failure_ = std::string(task.name) + ": " + e.what();
+        }
+      }
+    }  // the task's views are let go here, before the next task or sync
+    lock.lock();
+  }
+}
+
+}  // namespace mt

@@ -1,0 +1,100 @@
+// What an operator sees of a tensor: memory, element type, shape and strides. Cheap to copy; holding one keeps the
+// memory alive.
+#pragma once
+#include <algorithm>
+#include <memory>
+#include <string>
+
+#include "core/dtype.h"
+#include "core/storage.h"
+
+namespace mt {
+
+inline constexpr int kMaxRank = 6;
+
+struct View {
+  std::shared_ptr<Storage> storage;
+  DType dtype = DType::f32;
+  int rank = 0;
+  int64_t shape[kMaxRank] = {};
+  int64_t stride[kMaxRank] = {};  // in elements; 0 repeats
+  int64_t offset = 0;             // in elements
+
+  /// False for an optional argument that was not given.
+  explicit operator bool() const { return storage != nullptr; }
+
+  template <typename T>
+  T* data() const {
+    return static_cast<T*>(storage->data()) + offset;
+  }
+  /// Size of dimension i; negative counts from the end.
+  int64_t size(int i) const { return shape[i < 0 ? rank + i : i]; }
+  int64_t numel() const {
+    int64_t n = 1;
+    for (int i = 0; i < rank; ++i) n *= shape[i];
+    return n;
+  }
+  /// Product of all dimensions but the last: how many rows a matrix or normalisation sees.
+  int64_t rows() const {
+    int64_t n = 1;
+    for (int i = 0; i + 1 < rank; ++i) n *= shape[i];
+    return n;
+  }
+  bool contiguous() const {
+    int64_t expected = 1;
+    for (int i = rank - 1; i >= 0; --i) {
+      if (shape[i] != 1 && stride[i] != expected) return false;
+      expected *= shape[i];
+    }
+    return true;
+  }
+  bool same_shape(const View& other) const {
+    if (rank != other.rank) return false;
+    for (int i = 0; i < rank; ++i)
+      if (shape[i] != other.shape[i]) return false;
+    return true;
+  }
+};
+
+/// An argument that may be missing.
+struct Maybe : View {};
+/// A result: allocated by the queue before the operator runs; its old content does not matter.
+struct Out : View {};
+/// A result that may be unwanted.
+struct MaybeOut : View {};
+/// Read and written in place.
+struct InOut : View {};
+
+inline std::string shape_text(const int64_t* shape, int rank) {
+  std::ostringstream s;
+  for (int i = 0; i < rank; ++i) s << (i ? "," : "[") << shape[i];
+  s << (rank ? "]" : "[]");
+  return s.str();
+}
+inline std::string shape_text(const View& v) { return shape_text(v.shape, v.rank); }
+
+// ---- checks: each names the argument, what was expected and what came ----
+
+inline void require_dtype(const View& v, const char* what, DType t) {
+  require(v.dtype == t, what, ": expected dtype ", name(t), ", but got ", name(v.dtype), ".");
+}
+inline void require_contiguous(const View& v, const char* what) {
+  require(v.contiguous(), what, ": expected a contiguous tensor, but got strides for shape ", shape_text(v), "; call contiguous() first.");
+}
+inline void require_rank(const View& v, const char* what, int rank) {
+  require(v.rank == rank, what, ": expected ", rank, " dimensions, but got shape ", shape_text(v), ".");
+}
+inline void require_shape(const View& v, const char* what, std::initializer_list<int64_t> shape) {
+  bool ok = v.rank == int(shape.size()) && std::equal(shape.begin(), shape.end(), v.shape);
+  require(ok, what, ": expected shape ", shape_text(shape.begin(), int(shape.size())), ", but got ", shape_text(v), ".");
+}
+inline void require_same_shape(const View& v, const char* what, const View& other, const char* whose) {
+  require(v.same_shape(other), what, ": expected the shape of ", whose, ", ", shape_text(other), ", but got ", shape_text(v), ".");
+}
+/// float32 and contiguous: what most operators ask of most arguments.
+inline void require_dense(const View& v, const char* what) {
+  require_dtype(v, what, DType::f32);
+  require_contiguous(v, what);
+}
+
+}  // namespace mt

@@ -1,0 +1,52 @@
+// Elementwise operators on contiguous float32 tensors of one shape; the scalar mathematics of both twins.
+#pragma once
+#include <cmath>
+
+#include "core/view.h"
+
+namespace mt {
+
+// ---- scalar maths ----
+
+/// Exact GELU, x/2 (1 + erf(x/√2)), and its derivative Φ(x) + x φ(x).
+inline float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f)); }
+inline float gelu_slope(float x) {
+  return 0.5f * (1.0f + std::erf(x * 0.70710678118654752f)) + x * 0.39894228040143268f * std::exp(-0.5f * x * x);
+}
+inline float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+
+// ---- contracts ----
+
+/// out = a + scale·b. Backward: da = dy, db = scale·dy (by `scale`). b may repeat: its shape is a's trailing dimensions.
+void check_add(const View& a, const View& b, double scale, Out out);
+/// out = factor·x.
+void check_scale(const View& x, double factor, Out out);
+/// out = a∘b.
+void check_multiply(const View& a, const View& b, Out out);
+/// y = gelu(x); dx = dy∘gelu'(x).
+void check_gelu_forward(const View& x, Out y);
+void check_gelu_backward(const View& dy, const View& x, Out dx);
+/// y = max(x, 0); dx = dy where x > 0. At 0 the slope is 0.
+void check_relu_forward(const View& x, Out y);
+void check_relu_backward(const View& dy, const View& x, Out dx);
+/// y = gate·sigmoid(gate)·up (SwiGLU's product).
+void check_silu_mul_forward(const View& gate, const View& up, Out y);
+void check_silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);
+/// y = a + tanh(g)(b − a), g one number. da = (1 − tanh g) dy, db = tanh(g) dy, dg = (1 − tanh² g) Σ dy∘(b − a).
+void check_gate_forward(const View& a, const View& b, const View& g, Out y);
+void check_gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg);
+
+namespace cpu {
+void add(const View& a, const View& b, double scale, Out out);
+void scale(const View& x, double factor, Out out);
+void multiply(const View& a, const View& b, Out out);
+void gelu_forward(const View& x, Out y);
+void gelu_backward(const View& dy, const View& x, Out dx);
+void relu_forward(const View& x, Out y);
+void relu_backward(const View& dy, const View& x, Out dx);
+void silu_mul_forward(const View& gate, const View& up, Out y);
+void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);
+void gate_forward(const View& a, const View& b, const View& g, Out y);
+void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg);
+}  // namespace cpu
+}  // namespace mt
