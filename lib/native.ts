@@ -1,0 +1,109 @@
+/**
+ * The border to the native addon: finds and loads it on first use, and gives its functions types. Nothing else in
+ * `lib` touches the addon. Imports `errors` alone; keep this file at the top of `lib`, one below the package root.
+ */
+import { createRequire } from 'node:module'
+import { arch, platform, versions } from 'node:process'
+import { fileURLToPath } from 'node:url'
+
+/** A tensor on the native side. Opaque; made by `create`, `upload`, `view` and `mapped` alone. */
+export interface NativeTensor {
+  readonly native: unique symbol
+}
+// Roles of arguments, as the C++ signatures have them.
+type tensor = NativeTensor
+type out = NativeTensor
+type inout = NativeTensor
+type float = number
+type int = number
+type bool = boolean
+
+/** The operators: every call checks its arguments, takes its place in the queue and returns. A test compares this with the addon. */
+export interface Ops {
+  add(a: tensor, b: tensor, scale: float, y: out): void
+  scale(x: tensor, factor: float, y: out): void
+  multiply(a: tensor, b: tensor, y: out): void
+  gelu_forward(x: tensor, y: out): void
+  gelu_backward(dy: tensor, x: tensor, dx: out): void
+  relu_forward(x: tensor, y: out): void
+  relu_backward(dy: tensor, x: tensor, dx: out): void
+  silu_mul_forward(gate: tensor, up: tensor, y: out): void
+  silu_mul_backward(dy: tensor, gate: tensor, up: tensor, dgate: out, dup: out): void
+  gate_forward(a: tensor, b: tensor, g: tensor, y: out): void
+  gate_backward(dy: tensor, a: tensor, b: tensor, g: tensor, da: out, db: out, dg: out | null): void
+  copy(x: tensor, y: out): void
+  fill(value: float, y: out): void
+  random_uniform(seed: int, stream: int, low: float, high: float, y: out): void
+  random_normal(seed: int, stream: int, mean: float, std: float, y: out): void
+  swap(x: tensor, y: out): void
+  layernorm_forward(x: tensor, weight: tensor, bias: tensor, eps: float, y: out, mean: out, rstd: out): void
+  layernorm_backward(dy: tensor, x: tensor, weight: tensor, mean: tensor, rstd: tensor, dx: out | null, dweight: out | null, dbias: out | null): void
+  rmsnorm_forward(x: tensor, weight: tensor, eps: float, y: out, rstd: out): void
+  rmsnorm_backward(dy: tensor, x: tensor, weight: tensor, rstd: tensor, dx: out | null, dweight: out | null): void
+  embedding_forward(ids: tensor, table: tensor, y: out): void
+  embedding_backward(dy: tensor, ids: tensor, dtable: out): void
+  rope_forward(x: tensor, positions: tensor, theta: float, inverse: bool, y: out): void
+  patchify_forward(pixels: tensor, patch: int, y: out): void
+  patchify_backward(dy: tensor, patch: int, dpixels: out): void
+  reduce_forward(x: tensor, dim: int, factor: float, y: out): void
+  reduce_backward(dy: tensor, dim: int, factor: float, dx: out): void
+  cross_entropy_forward(logits: tensor, labels: tensor, ignore: int, factor: float, loss: out, lse: out): void
+  cross_entropy_backward(dloss: tensor, logits: tensor, labels: tensor, lse: tensor, ignore: int, factor: float, dlogits: out): void
+  square_sum(x: tensor, sum: inout): void
+  adamw(param: inout, grad: tensor, m: inout, v: inout, scale: tensor | null, lr: float, beta1: float, beta2: float, eps: float, decay: float, step: int): void
+}
+
+/** Counters of the whole process; `bytes` counts tensors alive, `peak` what was really allocated at one time. */
+export interface Memory {
+  bytes: number
+  peak: number
+  cached: number
+  tensors: number
+  limit: number
+}
+
+export interface Native {
+  create(shape: readonly number[], dtype: string): NativeTensor
+  upload(bytes: Uint8Array, shape: readonly number[], dtype: string): NativeTensor
+  view(base: NativeTensor, shape: readonly number[], strides: readonly number[], offset: number): NativeTensor
+  map(path: string): object
+  mapped(mapping: object, offset: number, shape: readonly number[], dtype: string): NativeTensor
+  read(t: NativeTensor): Promise<ArrayBuffer>
+  readBlocking(t: NativeTensor): ArrayBuffer
+  release(t: NativeTensor): void
+  sync(): Promise<void>
+  syncBlocking(): void
+  memory(): Memory
+  resetPeak(): void
+  threads(n?: number): number
+  ops: Ops
+  signatures: string[]
+}
+
+let loaded: Native | undefined
+
+/** The addon, loaded on first use. Throws an error that lists what was tried and what to do. */
+export function native(): Native {
+  return (loaded ??= load())
+}
+
+function load(): Native {
+  const require = createRequire(import.meta.url)
+  const places = [process.env.MT_ADDON, '../build/Release/mtransllama.node'].filter((p): p is string => !!p)
+  const failures: string[] = []
+  for (const place of places) {
+    const path = place.startsWith('..') ? fileURLToPath(new URL(place, import.meta.url)) : place
+    try {
+      return require(path) as Native
+    } catch (error) {
+      failures.push(`  ${path}: ${(error as Error).message.split('\n')[0]}`)
+    }
+  }
+  throw new Error(
+    [
+      `mtransllama: the native addon could not be loaded (${platform}-${arch}, Node ${versions.node}):`,
+      ...failures,
+      'Build it with "npm run build" in the package\'s folder; that needs a C++20 compiler, make, and cmake or python3.',
+    ].join('\n'),
+  )
+}

@@ -1,0 +1,96 @@
+/**
+ * The operators: one file per native operator, the call and its backward side by side. This folder imports `tensor`,
+ * `native` and `errors`. Shapes, dtypes and layout are checked natively; a violation throws a TypeError.
+ */
+import { native } from '../native.js'
+import { record } from '../tensor/tape.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+import { sumLeading } from './reduce.js'
+import { contiguous } from './copy.js'
+
+/** a + scale·b. `b` has the shape of `a` or of its last dimensions, over which it then repeats. */
+export function add(a: Tensor, b: Tensor, scale = 1): Tensor {
+  const [x, z] = [contiguous(a), contiguous(b)]
+  const y = empty(x.shape)
+  native().ops.add(x.handle, z.handle, scale, y.handle)
+  return record(y, [x, z], (dy, [needsA, needsB]) => {
+    let db: Tensor | undefined
+    if (needsB) {
+      db = z.size === x.size ? dy : sumLeading(dy, z.shape)
+      if (scale !== 1) db = times(db, scale)
+    }
+    return [needsA ? dy : undefined, db]
+  })
+}
+
+function times(x: Tensor, factor: number): Tensor {
+  const y = empty(x.shape)
+  native().ops.scale(x.handle, factor, y.handle)
+  return y
+}
+
+/** factor·x. */
+export function scale(a: Tensor, factor: number): Tensor {
+  const x = contiguous(a)
+  return record(times(x, factor), [x], (dy) => [times(dy, factor)])
+}
+
+/** a∘b, of one shape. */
+export function multiply(a: Tensor, b: Tensor): Tensor {
+  const [x, z] = [contiguous(a), contiguous(b)]
+  const product = (p: Tensor, q: Tensor): Tensor => {
+    const y = empty(p.shape)
+    native().ops.multiply(p.handle, q.handle, y.handle)
+    return y
+  }
+  return record(product(x, z), [x, z], (dy, needs) => [needs[0] ? product(dy, z) : undefined, needs[1] ? product(dy, x) : undefined])
+}
+
+/** Exact GELU, x/2 (1 + erf(x/√2)). */
+export function gelu(a: Tensor): Tensor {
+  const x = contiguous(a)
+  const y = empty(x.shape)
+  native().ops.gelu_forward(x.handle, y.handle)
+  return record(y, [x], (dy) => {
+    const dx = empty(x.shape)
+    native().ops.gelu_backward(dy.handle, x.handle, dx.handle)
+    return [dx]
+  })
+}
+
+/** max(x, 0). */
+export function relu(a: Tensor): Tensor {
+  const x = contiguous(a)
+  const y = empty(x.shape)
+  native().ops.relu_forward(x.handle, y.handle)
+  return record(y, [x], (dy) => {
+    const dx = empty(x.shape)
+    native().ops.relu_backward(dy.handle, x.handle, dx.handle)
+    return [dx]
+  })
+}
+
+/** SwiGLU's product, gate·sigmoid(gate)·up. */
+export function siluMul(gate: Tensor, up: Tensor): Tensor {
+  const [g, u] = [contiguous(gate), contiguous(up)]
+  const y = empty(g.shape)
+  native().ops.silu_mul_forward(g.handle, u.handle, y.handle)
+  return record(y, [g, u], (dy) => {
+    const [dg, du] = [empty(g.shape), empty(g.shape)]
+    native().ops.silu_mul_backward(dy.handle, g.handle, u.handle, dg.handle, du.handle)
+    return [dg, du]
+  })
+}
+
+/** a + tanh(g)·(b − a), g a tensor of one number: the gated residual of SPEC §3. */
+export function gate(a: Tensor, b: Tensor, g: Tensor): Tensor {
+  const [x, z] = [contiguous(a), contiguous(b)]
+  const y = empty(x.shape)
+  native().ops.gate_forward(x.handle, z.handle, g.handle, y.handle)
+  return record(y, [x, z, g], (dy, needs) => {
+    const [da, db] = [empty(x.shape), empty(x.shape)]
+    const dg = needs[2] ? empty([1]) : undefined
+    native().ops.gate_backward(dy.handle, x.handle, z.handle, g.handle, da.handle, db.handle, dg?.handle ?? null)
+    return [da, db, dg]
+  })
+}

@@ -1,0 +1,84 @@
+/** Who frees a tensor: the scope it was made in, unless it is returned, kept or disposed before. Imports nothing. */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import type { Tensor } from './tensor.js'
+
+class Scope {
+  readonly tensors = new Set<Tensor>()
+  constructor(readonly parent: Scope | undefined) {}
+}
+
+const current = new AsyncLocalStorage<Scope | undefined>()
+const home = new WeakMap<Tensor, Scope>()
+const warn = process.env.MT_LEAKS === '1'
+// What was forgotten is freed by the garbage collector; under MT_LEAKS=1 it also says so.
+const forgotten = warn
+  ? new FinalizationRegistry<string>((what) => process.emitWarning(`mtransllama: a tensor was left to the garbage collector: ${what}`))
+  : undefined
+
+/** For Tensor: notes where it was made. */
+export function enter(t: Tensor): void {
+  const scope = current.getStore()
+  if (scope) {
+    scope.tensors.add(t)
+    home.set(t, scope)
+  } else forgotten?.register(t, `${t.dtype} [${t.shape}] ${new Error().stack?.split('\n')[4]?.trim() ?? ''}`, t)
+}
+/** For Tensor: it needs no owner any more. */
+export function leave(t: Tensor): void {
+  home.get(t)?.tensors.delete(t)
+  home.delete(t)
+  forgotten?.unregister(t)
+}
+
+/** Takes a tensor out of every scope: whoever calls this frees it. Returns it. */
+export function keep<T extends Tensor>(t: T): T {
+  leave(t)
+  return t
+}
+
+/** The tensors in a value: itself, or in arrays, maps and plain objects. */
+function* tensorsIn(value: unknown, depth = 0): Generator<Tensor> {
+  if (typeof value !== 'object' || value === null || depth > 4) return
+  if ('handle' in value && 'dispose' in value) yield value as Tensor
+  else if (Array.isArray(value)) for (const v of value) yield* tensorsIn(v, depth + 1)
+  else if (value instanceof Map) for (const v of value.values()) yield* tensorsIn(v, depth + 1)
+  else if (Object.getPrototypeOf(value) === Object.prototype) for (const v of Object.values(value)) yield* tensorsIn(v, depth + 1)
+}
+
+function close(scope: Scope, result?: unknown): void {
+  for (const t of tensorsIn(result)) {
+    if (!scope.tensors.delete(t)) continue
+    home.delete(t)
+    if (scope.parent) {
+      scope.parent.tensors.add(t)
+      home.set(t, scope.parent)
+    }
+  }
+  for (const t of [...scope.tensors]) t.dispose()
+}
+
+/**
+ * Runs `f` and frees every tensor made in it that is not kept or returned (alone, or in arrays, maps and plain
+ * objects). `f` may be async; then so is the result. Scopes nest.
+ */
+export function scope<R>(f: () => R): R {
+  const inner = new Scope(current.getStore())
+  let result: R
+  try {
+    result = current.run(inner, f)
+  } catch (error) {
+    close(inner)
+    throw error
+  }
+  if (result instanceof Promise) {
+    return result.then(
+      (value: unknown) => (close(inner, value), value),
+      (error: unknown) => {
+        close(inner)
+        throw error
+      },
+    ) as R
+  }
+  close(inner, result)
+  return result
+}

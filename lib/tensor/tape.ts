@@ -1,0 +1,154 @@
+/**
+ * Reverse-mode differentiation. An operator records how its outputs came about; `backward` walks the records from the
+ * last to the first. Where nothing needs a gradient nothing is recorded, so frozen parts cost nothing.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { invalid } from '../errors.js'
+import { native } from '../native.js'
+import { keep, scope } from './scope.js'
+import { empty, Tensor } from './tensor.js'
+
+/** Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. */
+export type Backward = (dys: Tensor[], needs: boolean[]) => (Tensor | undefined)[]
+
+export interface Node {
+  /** Position in the order of recording. */
+  readonly order: number
+  readonly inputs: Tensor[]
+  readonly outputs: Tensor[]
+  readonly backward: Backward
+}
+
+let recorded = 0
+const disabled = new AsyncLocalStorage<boolean>()
+
+/** Runs `f` without recording: evaluation, generation, frozen towers. */
+export function noGrad<R>(f: () => R): R {
+  return disabled.run(true, f)
+}
+
+/**
+ * Notes that `outputs` were computed from `inputs`. `backward` is called with one gradient per output (a tensor of
+ * zeros where none came) and says which inputs' gradients are wanted.
+ */
+export function recordAll(outputs: Tensor[], inputs: Tensor[], backward: Backward): Tensor[] {
+  if (!inputs.some((t) => t.requiresGrad) || disabled.getStore()) return outputs
+  const node: Node = { order: recorded++, inputs, outputs, backward }
+  for (const t of outputs) {
+    t.requiresGrad = true
+    t.node = node
+  }
+  return outputs
+}
+
+/** {@link recordAll} for the usual case of one output. */
+export function record(output: Tensor, inputs: Tensor[], backward: (dy: Tensor, needs: boolean[]) => (Tensor | undefined)[]): Tensor {
+  recordAll([output], inputs, ([dy], needs) => backward(dy!, needs))
+  return output
+}
+
+/** Everything `from` was computed from, last first. */
+function history(from: Tensor): Node[] {
+  const seen = new Set<Node>()
+  const todo = from.node ? [from.node] : []
+  while (todo.length) {
+    const node = todo.pop()!
+    if (seen.has(node)) continue
+    seen.add(node)
+    for (const t of node.inputs) if (t.node) todo.push(t.node)
+  }
+  return [...seen].sort((a, b) => b.order - a.order)
+}
+
+function sum(a: Tensor, b: Tensor): Tensor {
+  const y = empty(a.shape)
+  native().ops.add(a.handle, b.handle, 1, y.handle)
+  return y
+}
+
+function filled(shape: readonly number[], value: number): Tensor {
+  const y = empty(shape)
+  native().ops.fill(value, y.handle)
+  return y
+}
+
+/**
+ * Adds ∂loss/∂leaf to `grad` of every leaf that requires a gradient. Contributions are summed in the order of the
+ * records, so a rerun gives the same bits.
+ *
+ * @param loss one number, unless `seed` gives the gradient of each of its elements
+ * @param wanted tensors inside the graph whose gradients are returned as well, in order
+ */
+export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Tensor[] {
+  if (!loss.requiresGrad) throw invalid('backward', 'a loss that depends on a parameter', `shape [${loss.shape}], computed from frozen tensors alone`)
+  if (!seed && loss.size !== 1) throw invalid('backward', 'a loss of one number', `shape [${loss.shape}]`, 'give the gradient of its elements as seed')
+  return scope(() =>
+    noGrad(() => {
+      const grads = new Map<Tensor, Tensor>([[loss, seed ? seed.detach() : filled(loss.shape, 1)]])
+      const found = new Map<Tensor, Tensor>()
+      const give = (t: Tensor, g: Tensor): void => {
+        if (t.node) {
+          const before = grads.get(t)
+          grads.set(t, before ? sum(before, g) : g)
+        } else {
+          const before = t.grad
+          t.grad = keep(before ? sum(before, g) : g.detach())
+          before?.dispose()
+        }
+      }
+      if (!loss.node) give(loss, grads.get(loss)!)
+      for (const node of history(loss)) {
+        const dys = node.outputs.map((t) => grads.get(t))
+        if (dys.every((g) => g === undefined)) continue
+        const whole = dys.map((g, i) => g ?? filled(node.outputs[i]!.shape, 0))
+        const needs = node.inputs.map((t) => t.requiresGrad)
+        const results = node.backward(whole, needs)
+        node.inputs.forEach((t, i) => {
+          const g = results[i]
+          // The same tensor may come back for several inputs; each holds a handle of its own.
+          if (needs[i] && g) give(t, g.detach())
+        })
+        node.outputs.forEach((t, i) => {
+          grads.delete(t)
+          if (wanted.includes(t)) found.set(t, whole[i]!)
+          else whole[i]!.dispose()
+        })
+        for (const g of results) if (g && !found_has(found, g)) g.dispose()
+      }
+      return wanted.map((t) => found.get(t) ?? filled(t.shape, 0))
+    }),
+  )
+}
+
+function found_has(found: Map<Tensor, Tensor>, g: Tensor): boolean {
+  for (const f of found.values()) if (f === g) return true
+  return false
+}
+
+/**
+ * Computes `f(...inputs)` without keeping what happens inside, and computes it again when gradients are wanted:
+ * memory for time. Parameters that `f` uses without being `inputs` get their gradients too.
+ */
+export function checkpoint(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]): Tensor {
+  if (disabled.getStore()) return f(...inputs)
+  const output = noGrad(() => scope(() => f(...inputs)))
+  // Parameters inside f are not known here: record as if the output needed a gradient.
+  const marker = empty([0])
+  marker.requiresGrad = true
+  return record(output, [...inputs, marker], (dy, needs) =>
+    scope(() => {
+      const copies = inputs.map((t, i) => Object.assign(t.detach(), { requiresGrad: needs[i] === true }))
+      const again = disabled.run(false, () => f(...copies))
+      backward(again, dy)
+      return [...copies.map((t) => (t.grad ? own(t) : undefined)), undefined]
+    }),
+  )
+}
+
+/** Hands a leaf's gradient to the current scope. */
+function own(t: Tensor): Tensor {
+  const g = t.grad!.detach()
+  t.grad!.dispose()
+  t.grad = undefined
+  return g
+}

@@ -1,0 +1,197 @@
+/**
+ * The tensor: a typed, strided face over native memory. This folder holds what every operator needs (tensor, scope,
+ * tape, random) and imports `native` and `errors` alone.
+ */
+import { invalid } from '../errors.js'
+import { native, type Memory, type NativeTensor } from '../native.js'
+import { enter, leave } from './scope.js'
+import type { Node } from './tape.js'
+
+export type DType = 'float32' | 'bfloat16' | 'float16' | 'int64' | 'int32' | 'uint8'
+export type TypedArray = Float32Array | Int32Array | Uint8Array | BigInt64Array | Uint16Array
+
+const arrays = {
+  float32: Float32Array, bfloat16: Uint16Array, float16: Uint16Array, int64: BigInt64Array, int32: Int32Array, uint8: Uint8Array,
+} as const
+
+/** Bytes of one element. */
+export const itemSize = (dtype: DType): number => arrays[dtype].BYTES_PER_ELEMENT
+
+/** Strides, in elements, of a contiguous tensor. */
+export function contiguousStrides(shape: readonly number[]): number[] {
+  const strides = new Array<number>(shape.length)
+  for (let i = shape.length - 1, n = 1; i >= 0; n *= shape[i--]!) strides[i] = n
+  return strides
+}
+
+/** Product of the dimensions. */
+export const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
+
+/**
+ * An n-dimensional array in native memory. Made by {@link tensor}, {@link empty} and the operators; freed by
+ * {@link dispose}, by `using`, or with the {@link scope} it was made in.
+ */
+export class Tensor {
+  readonly shape: readonly number[]
+  readonly strides: readonly number[]
+  readonly dtype: DType
+  /** Whether gradients flow to it: set on parameters, inherited by what is computed from them. */
+  requiresGrad = false
+  /** Of a leaf, after `backward`: its gradient, summed over calls until it is disposed and unset. */
+  grad: Tensor | undefined
+  /** How it was computed, where a gradient needs it. */
+  node: Node | undefined
+  /** For messages: the name of a weight or parameter. */
+  label: string | undefined
+  #handle: NativeTensor | undefined
+
+  /** For the operators: takes a native handle over. */
+  constructor(handle: NativeTensor, shape: readonly number[], dtype: DType, strides: readonly number[] = contiguousStrides(shape)) {
+    this.#handle = handle
+    this.shape = shape
+    this.dtype = dtype
+    this.strides = strides
+    enter(this)
+  }
+
+  /** The native side of it. Throws once the tensor was disposed. */
+  get handle(): NativeTensor {
+    if (!this.#handle) throw invalid(this.label ?? 'tensor', 'a live tensor', `one of shape [${this.shape}] that was disposed`, 'keep() it, or return it from its scope')
+    return this.#handle
+  }
+  get disposed(): boolean {
+    return !this.#handle
+  }
+  get rank(): number {
+    return this.shape.length
+  }
+  /** Number of elements. */
+  get size(): number {
+    return sizeOf(this.shape)
+  }
+  /** Size of dimension i; negative counts from the end. Throws if there is no such dimension. */
+  dim(i: number): number {
+    const n = this.shape.at(i)
+    if (n === undefined) throw invalid('dim', `a dimension of shape [${this.shape}]`, i)
+    return n
+  }
+  get isContiguous(): boolean {
+    const expected = contiguousStrides(this.shape)
+    return this.shape.every((n, i) => n === 1 || this.strides[i] === expected[i])
+  }
+
+  /**
+   * The same memory seen with another shape, strides and offset, all in elements and relative to this tensor.
+   * No gradient flows through it; the operators of `ops/views` are the differentiable ones.
+   */
+  view(shape: readonly number[], strides: readonly number[] = contiguousStrides(shape), offset = 0): Tensor {
+    return new Tensor(native().view(this.handle, shape, strides, offset), shape, this.dtype, strides)
+  }
+  /** A second handle on the same memory, cut off from the tape. */
+  detach(): Tensor {
+    return this.view(this.shape, this.strides)
+  }
+
+  /** The elements in row-major order, once everything before has been computed. 16-bit floats come as their bits. */
+  async data(): Promise<TypedArray> {
+    return new arrays[this.dtype](await native().read(this.handle))
+  }
+  /** Like {@link data}, waiting on the calling thread: for tests, benchmarks and exit handlers. */
+  dataBlocking(): TypedArray {
+    return new arrays[this.dtype](native().readBlocking(this.handle))
+  }
+  /** The one number in it. */
+  async item(): Promise<number> {
+    if (this.size !== 1) throw invalid('item()', 'a tensor of one element', `shape [${this.shape}]`)
+    return Number((await this.data())[0])
+  }
+
+  /** Marks it as a trained parameter. Returns it. */
+  requireGrad(label?: string): this {
+    if (this.dtype !== 'float32') throw invalid(label ?? 'parameter', 'dtype float32', this.dtype)
+    this.requiresGrad = true
+    if (label !== undefined) this.label = label
+    return this
+  }
+
+  /** Frees it, as soon as the queue has no more use for it. Does nothing the second time. */
+  dispose(): void {
+    if (!this.#handle) return
+    native().release(this.#handle)
+    this.#handle = undefined
+    this.node = undefined
+    leave(this)
+  }
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+// Node 20 has no Symbol.dispose of its own; the compilers' `using` looks it up when it is used.
+declare global {
+  interface SymbolConstructor {
+    readonly dispose: unique symbol
+  }
+}
+
+/** A tensor whose content is not yet defined: an operator's output. */
+export function empty(shape: readonly number[], dtype: DType = 'float32'): Tensor {
+  return new Tensor(native().create(shape, dtype), shape, dtype)
+}
+
+function checkShape(name: string, shape: readonly number[], length: number): void {
+  if (!Array.isArray(shape) || shape.some((n) => !Number.isInteger(n) || n < 0)) throw invalid(name, 'a shape of integers >= 0', shape)
+  if (sizeOf(shape) !== length) throw invalid(name, `${sizeOf(shape)} elements for shape [${shape}]`, length)
+}
+
+/**
+ * A tensor with the given elements, copied. The dtype follows the array (Float32Array: float32, Int32Array: int32,
+ * Uint8Array: uint8, BigInt64Array: int64; number[]: float32) unless given; Uint16Array holds the bits of a 16-bit
+ * float and needs `dtype`.
+ */
+export function tensor(data: TypedArray | readonly number[], shape?: readonly number[], dtype?: DType): Tensor {
+  const type = dtype ?? dtypeOf(data)
+  const source = isTyped(data) && data instanceof arrays[type] ? data : convert(data, type)
+  const dims = shape ?? [source.length]
+  checkShape('tensor', dims, source.length)
+  const bytes = new Uint8Array(source.buffer, source.byteOffset, source.byteLength)
+  return new Tensor(native().upload(bytes, dims, type), [...dims], type)
+}
+
+const isTyped = (data: unknown): data is TypedArray => ArrayBuffer.isView(data) && !(data instanceof DataView)
+
+function dtypeOf(data: unknown): DType {
+  if (data instanceof Float32Array) return 'float32'
+  if (data instanceof Int32Array) return 'int32'
+  if (data instanceof Uint8Array) return 'uint8'
+  if (data instanceof BigInt64Array) return 'int64'
+  if (Array.isArray(data) || data instanceof Float64Array) return 'float32'
+  throw invalid('tensor', 'a typed array or an array of numbers', data)
+}
+
+function convert(data: TypedArray | readonly number[], type: DType): TypedArray {
+  if (type === 'bfloat16' || type === 'float16') throw invalid('tensor', `a Uint16Array of bits for ${type}`, data, 'make a float32 tensor and cast() it')
+  if (type === 'int64') return BigInt64Array.from(Array.from(data as ArrayLike<number | bigint>, (x) => BigInt(x)))
+  return arrays[type].from(Array.from(data as ArrayLike<number | bigint>, Number))
+}
+
+/** Counters of native memory, of the whole process. Call after `await sync()`: what is queued still holds its tensors. */
+export function memory(): Memory {
+  return native().memory()
+}
+/** Starts a new measurement of `memory().peak`. */
+export function resetPeak(): void {
+  native().resetPeak()
+}
+/** Settles when everything called so far has been computed; rejects with the first failure, named after its operator. */
+export function sync(): Promise<void> {
+  return native().sync()
+}
+/** Like {@link sync}, waiting on the calling thread: for tests, benchmarks and exit handlers. */
+export function syncBlocking(): void {
+  native().syncBlocking()
+}
+/** Number of threads the CPU backend computes with; sets it if given. Default: MT_THREADS, else the machine's. */
+export function threads(n?: number): number {
+  return n === undefined ? native().threads() : native().threads(n)
+}
