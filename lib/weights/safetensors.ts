@@ -6,7 +6,7 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import { InputError, invalid, show } from '../errors.js'
 import { writeAtomically, type FileSystem } from './atomic.js'
-import { duplicateKey } from './json.js'
+import { duplicateKey } from '../json.js'
 
 /** Bytes per element of every dtype that the format knows. */
 export const DTYPE_BYTES = {

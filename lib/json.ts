@@ -1,6 +1,6 @@
-/** The two things that JSON.parse does not do: notice a key that occurs twice, and say which file is wrong. Imports lib/errors alone. */
+/** What JSON.parse does not do: notice a key that occurs twice, and say which file is wrong. Imports lib/errors alone. */
 import { readFile } from 'node:fs/promises'
-import { InputError } from '../errors.js'
+import { InputError } from './errors.js'
 
 /** The first key that occurs twice in the same object of a *valid* JSON text. JSON.parse would silently keep the last one. */
 export function duplicateKey(text: string): string | undefined {
