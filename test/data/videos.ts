@@ -2,9 +2,9 @@
  * Writes small videos whose pixels are known: constant colours or single marks, converted to YUV here (not by swscale,
  * which is what the tests check) and encoded without loss. Used by the tests of lib/data alone.
  */
-import { Codec, CodecContext, Dictionary, FFmpegError, FormatContext, Frame, Packet, Rational } from 'node-av/lib'
+import { Codec, CodecContext, Dictionary, FFmpegError, FormatContext, Frame, Log, Packet, Rational } from 'node-av/lib'
 import * as AV from 'node-av/constants'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -20,7 +20,7 @@ export interface VideoOptions {
   pts?: number[]
   matrix?: Matrix | 'unspecified'
   fullRange?: boolean
-  /** Frames between keyframes. */
+  /** Frames from one keyframe to the next. */
   gop?: number
   bFrames?: number
   codec?: 'libx264' | 'ffv1' | 'mpeg4'
@@ -28,7 +28,9 @@ export interface VideoOptions {
   rotation?: 90 | 180 | 270
   /** `moov` in front, so that a file cut in the middle can still be opened. */
   faststart?: boolean
-  /** Pixel formats: 4:2:0 by default. */
+  /** Milliseconds added to every time stamp, in containers that keep them (.ts). */
+  offset?: number
+  /** 4:2:0, the default, or 4:4:4. */
   subsampled?: boolean
 }
 
@@ -50,6 +52,7 @@ export type Picture = Colour | ((x: number, y: number) => Colour)
 /** Encodes `pictures` to `path`; the container follows from the name (.mp4, .mkv). */
 export async function writeVideo(path: string, pictures: Picture[], options: VideoOptions = {}): Promise<string> {
   const { width = 32, height = 16, fps = 10, matrix = 'bt601', fullRange = false, gop = 12, subsampled = true } = options
+  Log.setLevel(AV.AV_LOG_QUIET)
   const colours = matrix === 'unspecified' ? 'bt601' : matrix
   const format = subsampled ? AV.AV_PIX_FMT_YUV420P : AV.AV_PIX_FMT_YUV444P
   const out = new FormatContext()
@@ -65,7 +68,8 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
     encoder.colorRange = fullRange ? AV.AVCOL_RANGE_JPEG : AV.AVCOL_RANGE_MPEG
     if (matrix !== 'unspecified') encoder.colorSpace = matrix === 'bt601' ? AV.AVCOL_SPC_SMPTE170M : AV.AVCOL_SPC_BT709
     if (out.oformat!.hasFlags(AV.AVFMT_GLOBALHEADER)) encoder.setFlags(AV.AV_CODEC_FLAG_GLOBAL_HEADER)
-    const settings: Record<string, string> = encoder.codecId === AV.AV_CODEC_ID_H264 ? { qp: '0', preset: 'ultrafast', 'x264-params': 'log-level=none:scenecut=0' } : {}
+    encoder.setFlags(AV.AV_CODEC_FLAG_FRAME_DURATION)
+    const settings: Record<string, string> = encoder.codecId === AV.AV_CODEC_ID_H264 ? { qp: '0', preset: 'ultrafast', 'x264-params': 'scenecut=0:b-adapt=0' } : {}
     ok(await encoder.open2(codec, Dictionary.fromObject(settings)), 'open2')
     const stream = out.newStream(codec)
     stream.timeBase = new Rational(1, 1000)
@@ -87,7 +91,7 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
     }
     for (const [i, picture] of pictures.entries()) {
       frame.alloc()
-      Object.assign(frame, { width, height, format, pts: BigInt(Math.round(options.pts?.[i] ?? (1000 * i) / fps)) })
+      Object.assign(frame, { width, height, format, pts: BigInt((options.offset ?? 0) + Math.round(options.pts?.[i] ?? (1000 * i) / fps)) })
       frame.colorRange = encoder.colorRange
       frame.colorSpace = encoder.colorSpace
       frame.duration = BigInt(Math.round(options.pts ? (options.pts[i + 1] ?? options.pts[i]! + 100) - options.pts[i]! : 1000 / fps))
@@ -111,7 +115,7 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
 }
 
 /** Writes a file with sound and no picture. */
-export async function writeAudio(path: string, seconds = 1): Promise<string> {
+export function writeAudio(path: string, seconds = 1): string {
   const rate = 8000
   const data = Buffer.alloc(44 + rate * seconds * 2)
   data.write('RIFF', 0)
@@ -122,7 +126,7 @@ export async function writeAudio(path: string, seconds = 1): Promise<string> {
   data.write('data', 36)
   data.writeUInt32LE(rate * seconds * 2, 40)
   for (let i = 0; i < rate * seconds; i++) data.writeInt16LE(Math.round(8000 * Math.sin(i / 5)), 44 + 2 * i)
-  await (await import('node:fs/promises')).writeFile(path, data)
+  writeFileSync(path, data)
   return path
 }
 

@@ -1,0 +1,132 @@
+/**
+ * lib/data: from a manifest to pixels: samples, frames, preprocessing, and the cache of what the frozen vision tower made of
+ * them. May import lib/errors, lib/weights/safetensors and npm libraries; knows no tensor, no model and no native code.
+ *
+ * This file: features on disk. The vision tower is frozen, so a clip's features are computed once and then read under a key
+ * of everything that they depend on.
+ */
+
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { mkdir, stat, unlink } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { invalid } from '../errors.js'
+import { readEntry, readHeader, writeSafetensors } from '../weights/safetensors.js'
+import { frameImages, type Sampling } from './frames.js'
+import type { Preprocessor } from './preprocess.js'
+
+/** To be raised when decoding, sampling or resizing comes to give other pixels than before. */
+const VERSION = 1
+
+const known = new Map<string, { stamp: string; hash: Promise<string> }>()
+
+/**
+ * SHA-256 (hex) of a video file's bytes, or of all names and bytes of a folder's frame images. Remembered for the life of
+ * the process while size and modification time stay the same.
+ * @throws InputError if it cannot be read
+ */
+export async function contentHash(path: string): Promise<string> {
+  try {
+    const files = (await stat(path)).isDirectory() ? await frameImages(path) : undefined
+    if (!files) return await fileHash(path)
+    const hash = createHash('sha256')
+    for (const file of files) hash.update(`${basename(file)}\0${await fileHash(file)}\0`)
+    return hash.digest('hex')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === undefined) throw error
+    throw invalid(path, 'a readable video file or folder of frame images', error)
+  }
+}
+
+async function fileHash(path: string): Promise<string> {
+  const { size, mtimeMs } = await stat(path)
+  const stamp = `${size} ${mtimeMs}`
+  const entry = known.get(path)
+  if (entry?.stamp === stamp) return entry.hash
+  const hash = (async () => {
+    const digest = createHash('sha256')
+    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) digest.update(chunk as Buffer)
+    return digest.digest('hex')
+  })()
+  known.set(path, { stamp, hash })
+  hash.catch(() => known.delete(path))
+  return hash
+}
+
+/** Everything that features depend on. */
+export interface FeatureSource {
+  /** `contentHash` of the video. */
+  content: string
+  start?: number | undefined
+  end?: number | undefined
+  /** Of a folder of frame images. */
+  fps?: number | undefined
+  sampling: Sampling
+  frames: number
+  preprocessor: Preprocessor
+  /** Names the vision tower's weights and the precision that they compute in. */
+  visionFingerprint: string
+}
+
+/** The key under which features are cached: 64 hexadecimal digits. An absent `start` equals 0. */
+export function featureKey({ content, start = 0, end, fps, sampling, frames, preprocessor: p, visionFingerprint }: FeatureSource): string {
+  const pixels = [p.size.height, p.size.width, p.mean, p.std, p.rescale, p.resample]
+  const rate = sampling.kind === 'fps' ? sampling.fps : null
+  const parts = [VERSION, content, start, end ?? null, fps ?? null, sampling.kind, rate, frames, pixels, visionFingerprint]
+  return sha256(JSON.stringify(parts))
+}
+
+/** Features by key, one safetensors file each (`features`, float32). Several processes may share a folder. */
+export class FeatureCache {
+  constructor(readonly folder: string) {}
+
+  /**
+   * The features under `key`; undefined where there are none. A file that is not whole and unchanged counts as none and
+   * is deleted.
+   */
+  async get(key: string): Promise<{ data: Float32Array; shape: number[] } | undefined> {
+    const path = this.path(key)
+    try {
+      await stat(path)
+    } catch {
+      return undefined
+    }
+    try {
+      const header = await readHeader(path)
+      const bytes = await readEntry(header, 'features')
+      const { dtype, shape } = header.entries.get('features')!
+      if (dtype === 'F32' && header.metadata.key === key && header.metadata.sha256 === sha256(bytes)) {
+        return { data: new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4), shape }
+      }
+    } catch {}
+    await unlink(path).catch(() => {})
+    return undefined
+  }
+
+  /**
+   * Stores features, row-major, of the given shape ([T, K_V, D_v]); the file appears whole or not at all.
+   * @throws InputError if shape and data disagree or the folder cannot be written
+   */
+  async put(key: string, shape: readonly number[], data: Float32Array): Promise<void> {
+    const size = shape.reduce((n, d) => n * d, 1)
+    if (size !== data.length) throw invalid('features', `${size} values for the shape [${shape.join(', ')}]`, data.length)
+    const path = this.path(key)
+    try {
+      await mkdir(dirname(path), { recursive: true })
+    } catch (error) {
+      throw invalid(this.folder, 'a folder that can be written', error)
+    }
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    await writeSafetensors(path, [{ name: 'features', dtype: 'F32', shape: [...shape], data }], { key, sha256: sha256(bytes) })
+  }
+
+  /** Two letters of the key make a folder, so that no folder grows without bounds. */
+  private path(key: string): string {
+    if (!/^[0-9a-f]{64}$/.test(key)) throw invalid('key', 'a key made by featureKey', key)
+    return join(this.folder, key.slice(0, 2), `${key}.safetensors`)
+  }
+}
+
+function sha256(data: string | Uint8Array): string {
+  return createHash('sha256').update(data).digest('hex')
+}

@@ -1,0 +1,22 @@
+/**
+ * FFmpeg through node-av, loaded when the first video is opened and not before: importing this project must cost nothing.
+ * See cache.ts for what this folder may import.
+ */
+
+type Lib = typeof import('node-av/lib')
+type Constants = typeof import('node-av/constants')
+
+/** node-av's low-level classes; set once `loadFfmpeg` is done. */
+export let lib: Lib
+/** FFmpeg's constants; set once `loadFfmpeg` is done. */
+export let AV: Constants
+
+let loading: Promise<void> | undefined
+
+/** Loads FFmpeg once and silences what it would print: whatever goes wrong arrives as an error. */
+export function loadFfmpeg(): Promise<void> {
+  return (loading ??= (async () => {
+    ;[lib, AV] = await Promise.all([import('node-av/lib'), import('node-av/constants')])
+    lib.Log.setLevel(AV.AV_LOG_QUIET)
+  })())
+}

@@ -1,0 +1,123 @@
+/**
+ * What stands between a decoded frame and the vision tower: one resize straight to the model's square, division by 255,
+ * normalisation. Nothing is cropped and nothing is ever mirrored. See cache.ts for what this folder may import.
+ */
+
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { invalid, show } from '../errors.js'
+
+/** Where no preprocessor file says otherwise: CLIP's. */
+const CLIP_MEAN: Triple = [0.48145466, 0.4578275, 0.40821073]
+const CLIP_STD: Triple = [0.26862954, 0.26130258, 0.27577711]
+/** PIL's numbers for filters, by sharp's names for them. */
+const KERNELS = { 0: 'nearest', 1: 'lanczos3', 2: 'linear', 3: 'cubic' } as const
+
+/** One value each for red, green and blue. */
+export type Triple = [number, number, number]
+
+/** How a picture becomes a tensor: resized to `size` pixels, x·rescale, (x − mean)/std. */
+export interface Preprocessor {
+  size: { height: number; width: number }
+  mean: Triple
+  std: Triple
+  rescale: number
+  resample: (typeof KERNELS)[keyof typeof KERNELS]
+}
+
+const pixels = z.number().int().positive()
+const triple = z.tuple([z.number(), z.number(), z.number()])
+/** The fields of Hugging Face's BlipImageProcessor that matter here; others are for other models and pass. */
+const schema = z.looseObject({
+  size: z.union([pixels, z.looseObject({ height: pixels, width: pixels }), z.looseObject({ shortest_edge: pixels })]).nullish(),
+  do_resize: z.literal(true).nullish(),
+  do_center_crop: z.literal(false).nullish(),
+  do_rescale: z.boolean().nullish(),
+  rescale_factor: z.number().positive().nullish(),
+  do_normalize: z.boolean().nullish(),
+  image_mean: triple.nullish(),
+  image_std: triple.refine((s) => s.every((x) => x > 0), 'deviations above 0').nullish(),
+  resample: z.union([z.literal(0), z.literal(1), z.literal(2), z.literal(3)]).nullish(),
+})
+
+/**
+ * Reads `preprocessor_config.json` of a model folder. What it omits, or the whole file where it is absent, is CLIP's mean
+ * and std, 1/255, bicubic, and `imageSize`.
+ * @param imageSize pixels of a side, as the vision tower's configuration says
+ * @throws InputError if the file is not understood, asks for a crop, or its size is not `imageSize`
+ */
+export async function readPreprocessor(folder: string, imageSize: number): Promise<Preprocessor> {
+  const path = join(folder, 'preprocessor_config.json')
+  let value: unknown = {}
+  try {
+    value = JSON.parse(await readFile(path, 'utf8'))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw invalid(path, 'a readable JSON file', error)
+  }
+  const parsed = schema.safeParse(value)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!
+    const got = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown>)?.[key], value)
+    throw invalid(issue.path.length ? `${path}, ${issue.path.join('.')}` : path, EXPECTED[String(issue.path[0])] ?? issue.message, got)
+  }
+  const p = parsed.data
+  const size = sizeOf(p.size) ?? { height: imageSize, width: imageSize }
+  if (size.height !== imageSize || size.width !== imageSize) {
+    throw invalid(`${path}, size`, `the vision tower's image size, ${imageSize} × ${imageSize}`, p.size, 'take both files from the same checkpoint')
+  }
+  return {
+    size,
+    mean: p.do_normalize === false ? [0, 0, 0] : (p.image_mean ?? CLIP_MEAN),
+    std: p.do_normalize === false ? [1, 1, 1] : (p.image_std ?? CLIP_STD),
+    rescale: p.do_rescale === false ? 1 : (p.rescale_factor ?? 1 / 255),
+    resample: KERNELS[p.resample ?? 3],
+  }
+}
+
+const EXPECTED: Record<string, string> = {
+  size: 'a number, {height, width} or {shortest_edge}, in whole pixels',
+  do_resize: 'true, since the vision tower takes one size alone',
+  do_center_crop: 'false, since this model is fed the whole picture',
+  rescale_factor: 'a number above 0',
+  image_mean: 'three numbers',
+  image_std: 'three numbers above 0',
+  resample: '0 (nearest), 1 (Lanczos), 2 (bilinear) or 3 (bicubic)',
+}
+
+type Size = z.infer<typeof schema>['size']
+
+function sizeOf(size: Size): Preprocessor['size'] | undefined {
+  if (size === null || size === undefined) return undefined
+  if (typeof size === 'number') return { height: size, width: size }
+  if ('shortest_edge' in size) return { height: size.shortest_edge as number, width: size.shortest_edge as number }
+  return { height: size.height as number, width: size.width as number }
+}
+
+/**
+ * One picture for the vision tower. The aspect ratio is not kept. No resize, and so no change of any pixel, where the
+ * picture has the size already.
+ * @param rgb 8-bit RGB, row by row
+ * @returns float32 [3, height, width]: channel, row, column
+ * @throws InputError if `data` has not 3·width·height bytes
+ */
+export async function preprocess(rgb: { data: Uint8Array; width: number; height: number }, p: Preprocessor): Promise<Float32Array> {
+  const { width, height } = rgb
+  if (!(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0) || rgb.data.length !== 3 * width * height) {
+    throw invalid('rgb', 'a picture with 3·width·height bytes', new Error(`${rgb.data.length} bytes for ${show(width)} × ${show(height)}`))
+  }
+  const data = width === p.size.width && height === p.size.height ? rgb.data : await resize(rgb, p)
+  const area = p.size.height * p.size.width
+  const out = new Float32Array(3 * area)
+  for (const c of [0, 1, 2] as const) {
+    const [mean, std] = [p.mean[c], p.std[c]]
+    for (let i = 0; i < area; i++) out[c * area + i] = (data[3 * i + c]! * p.rescale - mean) / std
+  }
+  return out
+}
+
+async function resize({ data, width, height }: { data: Uint8Array; width: number; height: number }, p: Preprocessor): Promise<Uint8Array> {
+  const { default: sharp } = await import('sharp')
+  const image = sharp(data, { raw: { width, height, channels: 3 } })
+  return image.resize(p.size.width, p.size.height, { fit: 'fill', kernel: p.resample }).raw().toBuffer()
+}
