@@ -1,6 +1,16 @@
 // The registry: one line per operator. JavaScript's name, the check, the CPU twin.
 #include "binding/bind.h"
+#include "ops/adamw.h"
+#include "ops/copy.h"
+#include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/layernorm.h"
+#include "ops/patchify.h"
+#include "ops/reduce.h"
+#include "ops/rmsnorm.h"
+#include "ops/rope.h"
+#include "ops/swap.h"
 
 namespace mt::binding {
 
@@ -17,6 +27,26 @@ const std::vector<Operator>& table() {
       op<check_silu_mul_backward, cpu::silu_mul_backward>("silu_mul_backward"),
       op<check_gate_forward, cpu::gate_forward>("gate_forward"),
       op<check_gate_backward, cpu::gate_backward>("gate_backward"),
+      op<check_copy, cpu::copy>("copy"),
+      op<check_fill, cpu::fill>("fill"),
+      op<check_random_uniform, cpu::random_uniform>("random_uniform"),
+      op<check_random_normal, cpu::random_normal>("random_normal"),
+      op<check_swap, cpu::swap>("swap"),
+      op<check_layernorm_forward, cpu::layernorm_forward>("layernorm_forward"),
+      op<check_layernorm_backward, cpu::layernorm_backward>("layernorm_backward"),
+      op<check_rmsnorm_forward, cpu::rmsnorm_forward>("rmsnorm_forward"),
+      op<check_rmsnorm_backward, cpu::rmsnorm_backward>("rmsnorm_backward"),
+      op<check_embedding_forward, cpu::embedding_forward>("embedding_forward"),
+      op<check_embedding_backward, cpu::embedding_backward>("embedding_backward"),
+      op<check_rope_forward, cpu::rope_forward>("rope_forward"),
+      op<check_patchify_forward, cpu::patchify_forward>("patchify_forward"),
+      op<check_patchify_backward, cpu::patchify_backward>("patchify_backward"),
+      op<check_reduce_forward, cpu::reduce_forward>("reduce_forward"),
+      op<check_reduce_backward, cpu::reduce_backward>("reduce_backward"),
+      op<check_cross_entropy_forward, cpu::cross_entropy_forward>("cross_entropy_forward"),
+      op<check_cross_entropy_backward, cpu::cross_entropy_backward>("cross_entropy_backward"),
+      op<check_square_sum, cpu::square_sum>("square_sum"),
+      op<check_adamw, cpu::adamw>("adamw"),
   };
   return operators;
 }

@@ -1,0 +1,16 @@
+// Sums over one dimension, times a factor: the mean over frames, gradients of what was repeated.
+#pragma once
+#include "core/view.h"
+
+namespace mt {
+
+/// y = factor·Σ over dimension `dim` of x; x float32, contiguous; y has x's shape without that dimension. Summed in order.
+void check_reduce_forward(const View& x, int64_t dim, double factor, Out y);
+/// dx = factor·dy, repeated along `dim`.
+void check_reduce_backward(const View& dy, int64_t dim, double factor, Out dx);
+
+namespace cpu {
+void reduce_forward(const View& x, int64_t dim, double factor, Out y);
+void reduce_backward(const View& dy, int64_t dim, double factor, Out dx);
+}  // namespace cpu
+}  // namespace mt

@@ -1,0 +1,15 @@
+// Rotary position embedding in LLaMA's half-split form: with angle a = pos·theta^(−2i/d), the pair (x_i, x_{i+d/2})
+// becomes (x_i cos a − x_{i+d/2} sin a, x_{i+d/2} cos a + x_i sin a).
+#pragma once
+#include "core/view.h"
+
+namespace mt {
+
+/// x, y [B,n,h,d] float32 with contiguous last dimension (strided otherwise), d even; positions [B,n] int32.
+/// `inverse` turns back: the backward of the rotation.
+void check_rope_forward(const View& x, const View& positions, double theta, bool inverse, Out y);
+
+namespace cpu {
+void rope_forward(const View& x, const View& positions, double theta, bool inverse, Out y);
+}  // namespace cpu
+}  // namespace mt

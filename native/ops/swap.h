@@ -1,0 +1,14 @@
+// The channel swap as a copy: [B,T,L,D] to [B,L,T,D]. The model never calls it (its attention swaps by strides); it
+// stands here so that what the stride saves can be measured. Backward of a swap is a swap.
+#pragma once
+#include "core/view.h"
+
+namespace mt {
+
+/// y[b,l,t,:] = x[b,t,l,:]. float32, contiguous.
+void check_swap(const View& x, Out y);
+
+namespace cpu {
+void swap(const View& x, Out y);
+}  // namespace cpu
+}  // namespace mt
