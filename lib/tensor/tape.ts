@@ -113,16 +113,11 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
           if (wanted.includes(t)) found.set(t, whole[i]!)
           else whole[i]!.dispose()
         })
-        for (const g of results) if (g && !found_has(found, g)) g.dispose()
+        for (const g of results) if (g && ![...found.values()].includes(g)) g.dispose()
       }
       return wanted.map((t) => found.get(t) ?? filled(t.shape, 0))
     }),
   )
-}
-
-function found_has(found: Map<Tensor, Tensor>, g: Tensor): boolean {
-  for (const f of found.values()) if (f === g) return true
-  return false
 }
 
 /**
@@ -139,7 +134,7 @@ export function checkpoint(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[])
     scope(() => {
       const copies = inputs.map((t, i) => Object.assign(t.detach(), { requiresGrad: needs[i] === true }))
       const again = disabled.run(false, () => f(...copies))
-      backward(again, dy)
+      if (again.requiresGrad) backward(again, dy)
       return [...copies.map((t) => (t.grad ? own(t) : undefined)), undefined]
     }),
   )

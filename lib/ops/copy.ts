@@ -1,0 +1,43 @@
+/** Copies and conversions. */
+import { native } from '../native.js'
+import { record } from '../tensor/tape.js'
+import { empty, Tensor, type DType } from '../tensor/tensor.js'
+
+function copied(x: Tensor, dtype: DType = x.dtype): Tensor {
+  const y = empty(x.shape, dtype)
+  native().ops.copy(x.handle, y.handle)
+  return y
+}
+
+/** The same elements in row-major order: `x` itself if it is so already, else a copy. */
+export function contiguous(x: Tensor): Tensor {
+  return x.isContiguous ? x : record(copied(x), [x], (dy) => [dy])
+}
+
+/** A copy of its own memory, contiguous. */
+export function copy(x: Tensor): Tensor {
+  return record(copied(x), [x], (dy) => [dy])
+}
+
+/** The elements as another dtype: between the float types, and from integers to int32, int64 or float32. */
+export function cast(x: Tensor, dtype: DType): Tensor {
+  if (dtype === x.dtype) return x
+  return record(copied(x, dtype), [x], (dy) => [dy.dtype === x.dtype ? dy : copied(dy, x.dtype)])
+}
+
+/** Writes `x` over `target`, a tensor or a view of one, of the same shape. No gradient flows. */
+export function write(target: Tensor, x: Tensor): void {
+  native().ops.copy(x.handle, target.handle)
+}
+
+/** A tensor of one value. */
+export function full(shape: readonly number[], value: number, dtype: DType = 'float32'): Tensor {
+  const y = empty(shape, dtype)
+  native().ops.fill(value, y.handle)
+  return y
+}
+
+/** A tensor of zeros. */
+export function zeros(shape: readonly number[], dtype: DType = 'float32'): Tensor {
+  return full(shape, 0, dtype)
+}

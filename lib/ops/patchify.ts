@@ -1,0 +1,19 @@
+import { invalid } from '../errors.js'
+import { native } from '../native.js'
+import { record } from '../tensor/tape.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+import { contiguous } from './copy.js'
+
+/** Images [B,C,H,W] as rows of patches, [B,(H/p)(W/p),C·p·p], in the order of a flattened convolution weight. */
+export function patchify(a: Tensor, patch: number): Tensor {
+  const pixels = contiguous(a)
+  const [b, c, h, w] = pixels.shape as [number, number, number, number]
+  if (pixels.rank !== 4 || h % patch || w % patch) throw invalid('pixels', `shape [B,C,H,W] with a height and width that ${patch} divides`, `[${pixels.shape}]`)
+  const y = empty([b, (h / patch) * (w / patch), c * patch * patch])
+  native().ops.patchify_forward(pixels.handle, patch, y.handle)
+  return record(y, [pixels], (dy) => {
+    const dpixels = empty(pixels.shape)
+    native().ops.patchify_backward(dy.handle, patch, dpixels.handle)
+    return [dpixels]
+  })
+}

@@ -1,0 +1,24 @@
+import { native } from '../native.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+
+/**
+ * Random numbers that depend on (seed, stream, position) alone, by a counter-based generator (Philox): the same on
+ * every machine, for any number of threads and in any order of calls.
+ */
+export class Random {
+  #streams = 0
+  constructor(readonly seed: number) {}
+
+  /** A float32 tensor, uniform in [low, high). Every call takes the next stream. */
+  uniform(shape: readonly number[], low = 0, high = 1): Tensor {
+    const y = empty(shape)
+    native().ops.random_uniform(this.seed, this.#streams++, low, high, y.handle)
+    return y
+  }
+  /** A float32 tensor, normally distributed. */
+  normal(shape: readonly number[], mean = 0, std = 1): Tensor {
+    const y = empty(shape)
+    native().ops.random_normal(this.seed, this.#streams++, mean, std, y.handle)
+    return y
+  }
+}

@@ -1,0 +1,36 @@
+/** Sums and means over a dimension. */
+import { invalid } from '../errors.js'
+import { native } from '../native.js'
+import { record } from '../tensor/tape.js'
+import { empty, sizeOf, type Tensor } from '../tensor/tensor.js'
+import { contiguous } from './copy.js'
+
+function reduced(a: Tensor, dim: number, factor: number): Tensor {
+  const x = contiguous(a)
+  const d = dim < 0 ? x.rank + dim : dim
+  const y = empty(x.shape.filter((_, i) => i !== d))
+  native().ops.reduce_forward(x.handle, d, factor, y.handle)
+  return record(y, [x], (dy) => {
+    const dx = empty(x.shape)
+    native().ops.reduce_backward(contiguous(dy).handle, d, factor, dx.handle)
+    return [dx]
+  })
+}
+
+/** Sum over dimension `dim`, which disappears. */
+export function sumDim(x: Tensor, dim: number): Tensor {
+  return reduced(x, dim, 1)
+}
+
+/** Mean over dimension `dim`, which disappears. */
+export function mean(x: Tensor, dim: number): Tensor {
+  const n = x.dim(dim)
+  if (n === 0) throw invalid('mean', 'at least one element to average', `shape [${x.shape}]`)
+  return reduced(x, dim, 1 / n)
+}
+
+/** Sum over the leading dimensions that `shape` does not have: the gradient of what was repeated. */
+export function sumLeading(x: Tensor, shape: readonly number[]): Tensor {
+  const flat = contiguous(x).view([x.size / Math.max(1, sizeOf(shape)), sizeOf(shape)])
+  return sumDim(flat, 0).view(shape)
+}
