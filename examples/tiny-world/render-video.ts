@@ -1,0 +1,91 @@
+/**
+ * Frames to a video file: H.264 in mp4, by FFmpeg's C interface (node-av's low-level API).
+ *
+ * 4:4:4, since at 48 × 48 halved chroma would smear the objects' colours (measured, 40 clips: worst frame 30 dB, below the
+ * 34 dB that the world's own noise allows, against 41 dB so). Plays in FFmpeg, VLC, mpv, Chrome and Firefox.
+ */
+
+import * as AV from 'node-av/constants'
+import * as av from 'node-av/lib'
+import { invalid } from '../../lib/errors.js'
+import { FPS, SIZE } from './world.js'
+
+/** Part of a set's recipe: other settings, other files. One thread and no frame type decisions: the same bytes each time. */
+export const ENCODER = { codec: 'libx264', preset: 'veryfast', crf: '4', pixels: 'yuv444p' } as const
+
+/** Encodes frames (48 × 48 × 3 bytes, RGB) at 8 frames a second. Several calls may be in flight. */
+export async function writeVideo(path: string, frames: readonly Uint8Array[]): Promise<void> {
+  av.Log.setLevel(AV.AV_LOG_QUIET) // what goes wrong arrives as an error
+  const codec = av.Codec.findEncoderByName(AV.FF_ENCODER_LIBX264)
+  if (!codec) throw invalid('FFmpeg', 'the encoder libx264', null, 'install the node-av package that carries binaries for this platform')
+  const encoder = new av.CodecContext()
+  const file = new av.FormatContext()
+  const packet = new av.Packet()
+  const options = av.Dictionary.fromObject({ preset: ENCODER.preset, crf: ENCODER.crf })
+  let open = false
+  const check = (code: number, doing: string): void => {
+    if (code < 0) throw invalid(path, `a file that can be written (${doing})`, new Error(av.FFmpegError.strerror(code)))
+  }
+  try {
+    encoder.allocContext3(codec)
+    encoder.width = encoder.height = SIZE
+    encoder.pixelFormat = AV.AV_PIX_FMT_YUV444P
+    encoder.colorSpace = AV.AVCOL_SPC_SMPTE170M
+    encoder.colorRange = AV.AVCOL_RANGE_MPEG
+    encoder.timeBase = new av.Rational(1, FPS)
+    encoder.framerate = new av.Rational(FPS, 1)
+    encoder.gopSize = frames.length
+    encoder.maxBFrames = 0
+    encoder.threadCount = 1
+    encoder.setFlags(AV.AV_CODEC_FLAG_GLOBAL_HEADER) // mp4 keeps the parameter sets in its header
+    check(await encoder.open2(codec, options), 'opening the encoder')
+
+    check(file.allocOutputContext2(null, 'mp4', path), 'choosing mp4')
+    const stream = file.newStream()
+    check(stream.codecpar.fromContext(encoder), 'describing the stream')
+    stream.timeBase = encoder.timeBase
+    check(await file.openOutput(), 'opening the file')
+    open = true
+    check(await file.writeHeader(), 'writing the header')
+
+    packet.alloc()
+    for (let i = 0; i <= frames.length; i++) {
+      if (i < frames.length) {
+        using frame = picture(frames[i]!, i)
+        check(await encoder.sendFrame(frame), 'encoding a frame')
+      } else check(await encoder.sendFrame(null), 'ending the stream')
+      for (;;) {
+        const code = await encoder.receivePacket(packet)
+        if (code === AV.AVERROR_EAGAIN || code === AV.AVERROR_EOF) break
+        check(code, 'encoding a frame')
+        packet.streamIndex = stream.index
+        packet.duration = 1n
+        packet.rescaleTs(encoder.timeBase, stream.timeBase)
+        check(await file.interleavedWriteFrame(packet), 'writing a frame')
+      }
+    }
+    check(await file.writeTrailer(), 'writing the index')
+  } finally {
+    if (open) await file.closeOutput()
+    file.freeContext()
+    encoder.freeContext()
+    options.free()
+    packet.free()
+  }
+}
+
+/** A frame for the encoder: BT.601, limited range, as players take for granted at this size. */
+function picture(rgb: Uint8Array, pts: number): av.Frame {
+  const n = SIZE * SIZE
+  const planes = Buffer.alloc(3 * n) // Y, Cb, Cr
+  for (let i = 0; i < n; i++) {
+    const r = rgb[3 * i]! / 255
+    const g = rgb[3 * i + 1]! / 255
+    const b = rgb[3 * i + 2]! / 255
+    planes[i] = Math.round(16 + 65.481 * r + 128.553 * g + 24.966 * b)
+    planes[n + i] = Math.round(128 - 37.797 * r - 74.203 * g + 112 * b)
+    planes[2 * n + i] = Math.round(128 + 112 * r - 93.786 * g - 18.214 * b)
+  }
+  const timeBase = { num: 1, den: FPS }
+  return av.Frame.fromVideoBuffer(planes, { width: SIZE, height: SIZE, format: AV.AV_PIX_FMT_YUV444P, timeBase, pts: BigInt(pts) })
+}
