@@ -33,13 +33,13 @@ function unknownKey(schema: z.ZodType, issue: z.core.$ZodIssueUnrecognizedKeys, 
   const key = issue.keys[0]!
   const path = dotted([...issue.path, key])
   const known = keyPaths(schema)
-  const suggestion = nearest(path, known) ?? byLastPart(key, known)
+  const suggestion = known.find((k) => last(k) === key) ?? nearest(path, known) ?? byLastPart(key, known)
   const siblings = known.filter((k) => parent(k) === parent(path)).map(last)
   const advice = suggestion ? `did you mean ${suggestion}?` : `known keys here: ${siblings.join(', ')}.`
   return new InputError(`${where}: there is no key named ${path}; ${advice}`)
 }
 
-/** `maxFrames` written at the top is `temporal.maxFrames`. */
+/** `maxFrame` written at the top may be `temporal.maxFrames`. */
 function byLastPart(key: string, known: string[]): string | undefined {
   const found = nearest(key, known.map(last))
   return known.find((path) => last(path) === found)

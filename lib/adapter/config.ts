@@ -1,0 +1,169 @@
+/**
+ * lib/adapter: everything that is trained. May import ops, nn, models, weights and what lies below them.
+ *
+ * This file: the configuration keys of the adapter, their defaults, and every check that needs more than one of them.
+ */
+import { z } from 'zod'
+import { InputError, invalid } from '../errors.js'
+import type { ModelConfig } from '../models/config.js'
+import { checkWith } from '../schema.js'
+
+const windows = z.array(z.int().min(0)).optional()
+
+/** The keys as zod fields, so that a larger configuration can hold them beside its own. */
+export const AdapterKeys = {
+  /** Frames of each clip, T. */
+  frames: z.int().min(1).default(4),
+  text: z.strictObject({
+    /** Tokens of text that the Q-Former gets at most; 128, or as many as it has positions for. */
+    maxTokens: z.int().min(2).optional(),
+  }).prefault({}),
+  /** Whether the Q-Former sees the text. */
+  fusion: z.boolean().default(true),
+  /** Without fusion: whether the text is put in front of the prompt, or dropped. */
+  lateText: z.enum(['prompt', 'drop']).default('prompt'),
+  /** What becomes of the frames' query tokens: their mean, or all of them one after another. */
+  aggregate: z.enum(['mean', 'concat']).default('mean'),
+  temporal: z.strictObject({
+    attention: z.enum(['factorized', 'joint', 'none']).default('factorized'),
+    residual: z.enum(['reuse', 'gated']).default('reuse'),
+    gateInit: z.number().default(0),
+    /** `reuse`: the frozen weights of spatial attention; `fresh`: own weights, trained from a random start. */
+    weights: z.enum(['reuse', 'fresh']).default('reuse'),
+    /** Rows of the temporal position table; no clip may have more frames. */
+    maxFrames: z.int().min(1).default(64),
+  }).prefault({}),
+  dar: z.strictObject({
+    mode: z.enum(['attention', 'score', 'off']).default('attention'),
+    /** Masks of the deepest layers, P. */
+    choices: z.int().min(1).max(8).default(4),
+    routerHidden: z.int().min(1).default(64),
+    /** What the router's bias for plain attention starts at. */
+    globalBias: z.number().default(4),
+    /** A built-in set, or the name of a file. */
+    spatialMasks: z.string().min(1).default('window'),
+    temporalMasks: z.string().min(1).default('window'),
+    spatialWindows: windows,
+    temporalWindows: windows,
+  }).prefault({}),
+  lora: z.strictObject({ r: z.int().min(1).default(16), alpha: z.number().positive().default(16) }).prefault({}),
+}
+
+const Schema = z.strictObject(AdapterKeys)
+type Parsed = z.output<typeof Schema>
+
+export type AdapterConfig = Omit<Parsed, 'dar'> & {
+  dar: Omit<Parsed['dar'], 'spatialWindows' | 'temporalWindows'> & { spatialWindows: number[]; temporalWindows: number[] }
+}
+
+/** An AdapterConfig that has been checked against a model: nothing is left open. */
+export type CheckedAdapterConfig = AdapterConfig & { text: { maxTokens: number } }
+
+const SPATIAL_WINDOWS = [16, 8, 4]
+const TEMPORAL_WINDOWS = [2, 1, 0]
+const MAX_TOKENS = 128
+
+/** Fills in defaults; an unknown key is an error that suggests the nearest known one. `where` begins every complaint. */
+export function parseAdapterConfig(value: unknown = {}, where = 'adapter configuration'): AdapterConfig {
+  return completeAdapterConfig(checkWith(Schema, value, where), where)
+}
+
+/** The second half of parseAdapterConfig, for a caller that has checked AdapterKeys as part of a larger schema. */
+export function completeAdapterConfig(parsed: Parsed, where = 'adapter configuration'): AdapterConfig {
+  const { dar } = parsed
+  return {
+    frames: parsed.frames, text: parsed.text, fusion: parsed.fusion, lateText: parsed.lateText, aggregate: parsed.aggregate,
+    temporal: parsed.temporal,
+    dar: {
+      ...dar,
+      spatialWindows: windowsFor('spatial', dar.spatialMasks, dar.spatialWindows, SPATIAL_WINDOWS, dar, where),
+      temporalWindows: windowsFor('temporal', dar.temporalMasks, dar.temporalWindows, TEMPORAL_WINDOWS, dar, where),
+    },
+    lora: parsed.lora,
+  }
+}
+
+/** One window for every mask but M_0. With fewer choices the first of the standard ones serve; more have to be given. */
+function windowsFor(
+  axis: 'spatial' | 'temporal', masks: string, given: number[] | undefined, standard: number[], dar: Parsed['dar'], where: string,
+): number[] {
+  const wanted = dar.choices - 1
+  if (masks !== 'window') return given ?? standard.slice(0, wanted)
+  if (given === undefined && wanted <= standard.length) return standard.slice(0, wanted)
+  if (given?.length === wanted) return given
+  throw invalid(`${where}: dar.${axis}Windows`, `${wanted} windows, one less than dar.choices (${dar.choices})`, given ?? standard)
+}
+
+// -------------------------------------------------------------------------------------------------------------- checks
+
+/** Everything that can only be known with the model at hand. Returns the configuration with nothing left open. */
+export function checkAdapterConfig(adapter: AdapterConfig, model: ModelConfig, where = 'adapter configuration'): CheckedAdapterConfig {
+  const { temporal, dar, lora, frames } = adapter
+  const { qformer, language, numQueryTokens } = model
+  const at = (key: string) => `${where}: ${key}`
+
+  if (frames > temporal.maxFrames) {
+    throw invalid(at('frames'), `at most temporal.maxFrames (${temporal.maxFrames})`, frames, 'raise temporal.maxFrames or take fewer frames')
+  }
+  if (adapter.fusion && !qformer.hasText) {
+    throw new InputError(
+      `${at('fusion')}: the Q-Former of a ${model.family} checkpoint has no text path, so it cannot read the dialogue; ` +
+        'set fusion: false (lateText: prompt then puts the dialogue in front of the prompt) or use an InstructBLIP checkpoint.',
+    )
+  }
+  if (temporal.attention === 'joint' && dar.mode !== 'off') {
+    throw invalid(at('dar.mode'), '"off" with temporal.attention: joint', dar.mode, 'routing is defined for factorized attention and for none')
+  }
+  if (temporal.attention !== 'factorized' && temporal.weights === 'fresh') {
+    throw invalid(at('temporal.weights'), `"reuse" with temporal.attention: ${temporal.attention}`, temporal.weights, 'there is no temporal block to give weights to')
+  }
+  if (dar.temporalMasks === 'modality') {
+    throw invalid(at('dar.temporalMasks'), 'window or the name of a file', dar.temporalMasks, 'frames are all of one modality')
+  }
+  if (dar.spatialMasks === 'modality' && dar.choices > 4) {
+    throw invalid(at('dar.choices'), 'at most 4 with dar.spatialMasks: modality, which has that many masks', dar.choices)
+  }
+  const most = Math.min(qformer.hiddenSize, qformer.encoderHiddenSize)
+  if (lora.r > most) throw invalid(at('lora.r'), `at most ${most}, the narrower side of the matrices`, lora.r)
+
+  const visual = visualTokens(adapter, numQueryTokens)
+  if (visual >= language.maxPositions) {
+    throw invalid(
+      at('frames'), `fewer than ${language.maxPositions} visual tokens, the positions of the language model`, visual,
+      `with aggregate: ${adapter.aggregate} they are ${adapter.aggregate === 'concat' ? `${frames} frames x ` : ''}${numQueryTokens}`,
+    )
+  }
+  const { maxTokens } = adapter.text
+  if (maxTokens !== undefined && maxTokens > qformer.maxPositions) {
+    throw invalid(at('text.maxTokens'), `at most ${qformer.maxPositions}, the positions of this Q-Former`, maxTokens)
+  }
+  return { ...adapter, text: { maxTokens: maxTokens ?? Math.min(MAX_TOKENS, qformer.maxPositions) } }
+}
+
+/** Rows that the language model gets for a clip. */
+export function visualTokens(adapter: Pick<AdapterConfig, 'aggregate' | 'frames'>, numQueryTokens: number): number {
+  return adapter.aggregate === 'concat' ? adapter.frames * numQueryTokens : numQueryTokens
+}
+
+/** p_m of every layer: 1 + floor(m P / N), choices that grow with depth. */
+export function masksPerLayer(layers: number, choices: number): number[] {
+  return Array.from({ length: layers }, (_, m) => 1 + Math.floor((m * choices) / layers))
+}
+
+// ------------------------------------------------------------------------------------------------------------- goldens
+
+/** The `config` of a golden case: snake case, `t_max` for temporal.maxFrames, and a `train` part that is not the adapter's. */
+export function adapterConfigFromGolden(config: Record<string, unknown>, frames?: number): AdapterConfig {
+  const { train: _, t_max: maxFrames, ...rest } = config
+  const adapter = camelCase(rest) as Record<string, unknown>
+  if (maxFrames !== undefined) adapter.temporal = { ...(adapter.temporal as object | undefined), maxFrames }
+  if (frames !== undefined) adapter.frames = frames
+  return parseAdapterConfig(adapter, 'golden configuration')
+}
+
+function camelCase(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
+  return Object.fromEntries(
+    Object.entries(value).map(([key, inner]) => [key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()), camelCase(inner)]),
+  )
+}
