@@ -1,0 +1,97 @@
+/** What both language models share: a decoder over given input embeddings, with a cache for generation. */
+import { attention } from '../ops/attention.js'
+import { write } from '../ops/copy.js'
+import { embedding } from '../ops/embedding.js'
+import { linear } from '../ops/gemm.js'
+import { expand, reshape } from '../ops/views.js'
+import { empty, tensor, type Tensor } from '../tensor/tensor.js'
+import type { LanguageConfig } from './config.js'
+import { llama } from './llama.js'
+import { opt } from './opt.js'
+import type { Observe, Weights } from './weights.js'
+
+/** Where the tokens of a call stand: mask [B, all tokens so far] uint8, positions [B, tokens of this call] int32. */
+export interface Context {
+  mask: Tensor
+  positions: Tensor
+  cache?: Cache | undefined
+  observe?: Observe | undefined
+}
+
+export interface LanguageModel {
+  config: LanguageConfig
+  /** Token embeddings [V,D]. */
+  tokens: Tensor
+  /** Output matrix [V,D]. */
+  head: Tensor
+  /** x [B,n,D] to the hidden states after the last norm, [B,n,D]. */
+  forward(x: Tensor, context: Context): Tensor
+  /** Positions of tokens from the mask over all of them. */
+  positions(mask: ArrayLike<number>, rows: number): Int32Array
+}
+
+export function languageModel(weights: Weights, config: LanguageConfig): LanguageModel {
+  return config.kind === 'llama' ? llama(weights, config) : opt(weights, config)
+}
+
+/** Rows of the token table: ids [B,n] int32 to [B,n,D]. */
+export const embedTokens = (model: LanguageModel, ids: Tensor): Tensor => embedding(ids, model.tokens)
+
+/** Hidden states [...,D] to logits [...,V]. */
+export const logits = (model: LanguageModel, hidden: Tensor): Tensor => linear(hidden, model.head, undefined)
+
+/** Keys and values of the tokens so far, per layer. For generation, without gradients. */
+export class Cache {
+  readonly #slots: { k: Tensor; v: Tensor }[] = []
+  /** Tokens held. */
+  length = 0
+
+  /** @param limit most tokens that will ever be held */
+  constructor(readonly limit: number) {}
+
+  /** Appends keys and values [B,n,D] of layer `i` and returns all so far, [B,length+n,D]. */
+  append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
+    const [b, n, d] = k.shape as [number, number, number]
+    const slot = (this.#slots[i] ??= { k: empty([b, this.limit, d]), v: empty([b, this.limit, d]) })
+    const part = (t: Tensor, start: number, count: number): Tensor => t.view([b, count, d], t.strides, start * d)
+    write(part(slot.k, this.length, n), k)
+    write(part(slot.v, this.length, n), v)
+    return { k: part(slot.k, 0, this.length + n), v: part(slot.v, 0, this.length + n) }
+  }
+  dispose(): void {
+    for (const { k, v } of this.#slots) {
+      k.dispose()
+      v.dispose()
+    }
+  }
+}
+
+/** Causal self-attention of one layer over what it and the cache hold. q [B,n,h·d], k and v [B,n,kv·d]. */
+export function causal(q: Tensor, k: Tensor, v: Tensor, heads: number, kvHeads: number, layer: number, context: Context): Tensor {
+  const all = context.cache ? context.cache.append(layer, k, v) : { k, v }
+  const share = (t: Tensor): Tensor => {
+    if (kvHeads === heads) return t
+    const [b, n, width] = t.shape as [number, number, number]
+    const d = width / kvHeads
+    return reshape(expand(reshape(t, [b, n, kvHeads, 1, d]), [b, n, kvHeads, heads / kvHeads, d]), [b, n, heads * d])
+  }
+  return attention(q, share(all.k), share(all.v), { heads, keyMask: context.mask, causal: true, mode: 'off' })
+}
+
+/**
+ * Positions that count attended tokens, 0, 1, 2, … (what generation does). Nothing depends on those of padding: behind
+ * the last token the count goes on, before it they are 1, as in Hugging Face's model.
+ */
+export function countedPositions(mask: ArrayLike<number>, rows: number): Int32Array {
+  const n = mask.length / rows
+  const out = new Int32Array(mask.length)
+  for (let r = 0; r < rows; r++) {
+    let last = n - 1
+    while (last >= 0 && !mask[r * n + last]) last--
+    for (let i = 0, count = 0; i < n; i++) out[r * n + i] = mask[r * n + i] || i > last ? count++ : 1
+  }
+  return out
+}
+
+/** A mask or positions, [rows,n], as a tensor. */
+export const rowsOf = (data: Uint8Array | Int32Array, rows: number): Tensor => tensor(data, [rows, data.length / rows])

@@ -1,0 +1,64 @@
+/** OPT: pre-norm with LayerNorm and biases, learned positions with two extra rows, ReLU, output tied to the embedding. */
+import { normalise, project, type Linear, type Norm } from '../nn/layers.js'
+import { add, relu } from '../ops/elementwise.js'
+import { embedding } from '../ops/embedding.js'
+import type { Tensor } from '../tensor/tensor.js'
+import type { OptConfig } from './config.js'
+import { causal, type Context, type LanguageModel } from './language.js'
+import { Finder, type Weights } from './weights.js'
+
+interface Block {
+  norm1: Norm
+  q: Linear
+  k: Linear
+  v: Linear
+  o: Linear
+  norm2: Norm
+  fc1: Linear
+  fc2: Linear
+}
+
+export function opt(weights: Weights, config: OptConfig): LanguageModel {
+  const at = new Finder(weights, 'language_model.model.decoder.')
+  const blocks: Block[] = Array.from({ length: config.layers }, (_, i) => {
+    const layer = at.at(`layers.${i}`)
+    return {
+      norm1: layer.norm('self_attn_layer_norm', config.eps),
+      q: layer.linear('self_attn.q_proj'), k: layer.linear('self_attn.k_proj'), v: layer.linear('self_attn.v_proj'), o: layer.linear('self_attn.out_proj'),
+      norm2: layer.norm('final_layer_norm', config.eps),
+      fc1: layer.linear('fc1'), fc2: layer.linear('fc2'),
+    }
+  })
+  const tokens = at.get('embed_tokens.weight')
+  const places = at.get('embed_positions.weight')
+  const last = at.norm('final_layer_norm', config.eps)
+  const head = new Finder(weights, 'language_model.')
+  return {
+    config,
+    tokens,
+    head: head.has('lm_head.weight') ? head.get('lm_head.weight') : tokens,
+    /** Rows of the position table: attended tokens read 2, 3, 4, …, padding row 1. */
+    positions(mask, rows) {
+      const n = mask.length / rows
+      const out = new Int32Array(mask.length)
+      for (let r = 0; r < rows; r++) {
+        for (let i = 0, count: number = config.positionOffset; i < n; i++) out[r * n + i] = mask[r * n + i] ? count++ : config.positionOffset - 1
+      }
+      return out
+    },
+    forward(inputs: Tensor, context: Context): Tensor {
+      let x = add(inputs, embedding(context.positions, places))
+      context.observe?.('lm.hidden.0', x)
+      for (const [i, block] of blocks.entries()) {
+        const h = normalise(block.norm1, x)
+        const [q, k, v] = [block.q, block.k, block.v].map((w) => project(w, h)) as [Tensor, Tensor, Tensor]
+        x = add(x, project(block.o, causal(q, k, v, config.heads, config.heads, i, context)))
+        x = add(x, project(block.fc2, relu(project(block.fc1, normalise(block.norm2, x)))))
+        if (i + 1 < blocks.length) context.observe?.(`lm.hidden.${i + 1}`, x)
+      }
+      const out = normalise(last, x)
+      context.observe?.(`lm.hidden.${blocks.length}`, out)
+      return out
+    },
+  }
+}

@@ -1,0 +1,136 @@
+/**
+ * The Q-Former: BERT layers in which learned queries attend to each other, to a text and to an image. It is the *image*
+ * model; what a video model adds to a layer is declared here and made in `adapter`.
+ */
+import { invalid } from '../errors.js'
+import { attend, type AttentionWeights, type Routing } from '../nn/attention.js'
+import { feedForward, normalise, type FeedForward, type LoRA, type Norm } from '../nn/layers.js'
+import { add, gate } from '../ops/elementwise.js'
+import { contiguous, full } from '../ops/copy.js'
+import { embedding } from '../ops/embedding.js'
+import { concat, expand, reshape, split } from '../ops/views.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
+import type { QFormerConfig } from './config.js'
+import { Finder, type Observe, type Weights } from './weights.js'
+
+interface Layer {
+  self: AttentionWeights
+  cross: AttentionWeights | undefined
+  queryFeed: FeedForward
+  textFeed: FeedForward | undefined
+}
+
+export interface QFormer {
+  config: QFormerConfig
+  queries: Tensor // [1,L,D]
+  words: Tensor | undefined // [V,D]
+  wordPositions: Tensor | undefined // [K_max,D]
+  norm: Norm
+  layers: Layer[]
+}
+
+type QV = { q: LoRA; v: LoRA }
+
+/** What an adapter may do in one layer. Absent members leave the image model as it is. */
+export interface LayerAdapter {
+  spatial?: { lora?: QV; routing?: Routing }
+  /** Attention over time with this layer's spatial weights, or with `weights` of its own. */
+  temporal?: { lora?: QV | undefined; routing?: Routing | undefined; weights?: AttentionWeights | undefined; gate?: Tensor | undefined }
+  cross?: { lora?: QV }
+}
+
+export function qformer(weights: Weights, config: QFormerConfig): QFormer {
+  const at = new Finder(weights, 'qformer.')
+  const attention = (layer: Finder, name: string): AttentionWeights => {
+    const a = layer.at(name)
+    return {
+      query: a.linear('attention.query'), key: a.linear('attention.key'), value: a.linear('attention.value'),
+      dense: a.linear('output.dense'), norm: a.norm('output.LayerNorm', config.eps), heads: config.heads,
+    }
+  }
+  const feed = (layer: Finder, suffix: string): FeedForward => ({
+    inner: layer.linear(`intermediate${suffix}.dense`), outer: layer.linear(`output${suffix}.dense`), norm: layer.norm(`output${suffix}.LayerNorm`, config.eps),
+  })
+  return {
+    config,
+    queries: new Finder(weights).get('query_tokens'),
+    words: config.hasText ? at.get('embeddings.word_embeddings.weight') : undefined,
+    wordPositions: config.hasText ? at.get('embeddings.position_embeddings.weight') : undefined,
+    norm: at.norm(config.hasText ? 'embeddings.layernorm' : 'layernorm', config.eps),
+    layers: Array.from({ length: config.layers }, (_, i) => {
+      const layer = at.at(`encoder.layer.${i}`)
+      return {
+        self: attention(layer, 'attention'),
+        cross: i % config.crossFrequency === 0 ? attention(layer, 'crossattention') : undefined,
+        queryFeed: feed(layer, '_query'),
+        textFeed: config.hasText ? feed(layer, '') : undefined,
+      }
+    }),
+  }
+}
+
+export interface QFormerInput {
+  /** [B,G,n,D]: G groups of n queries that see each other; a group is a frame, or (joint) the whole video. */
+  queries: Tensor
+  /** E_v [B,T,K_V,D_v]. Each frame's share of a video's queries attends to that frame alone. */
+  image: Tensor
+  /** Token ids [B,K] int32 and their mask [B,K] uint8; every group carries a copy of the text through the layers. */
+  text?: { ids: Tensor; mask: Tensor } | undefined
+  adapters?: readonly LayerAdapter[] | undefined
+  observe?: Observe | undefined
+}
+
+/** Word and position embeddings of a text, [B,K,D]. */
+export function textEmbeddings(model: QFormer, ids: Tensor): Tensor {
+  if (!model.words || !model.wordPositions) {
+    throw invalid('fusion', 'false', true, 'this checkpoint\'s Q-Former has no text path (BLIP-2 files have none); use an InstructBLIP checkpoint for early fusion')
+  }
+  const k = ids.dim(1)
+  if (k > model.wordPositions.dim(0)) throw invalid('text', `at most ${model.wordPositions.dim(0)} tokens`, k, 'lower text.maxTokens')
+  const positions = tensor(Int32Array.from({ length: k }, (_, i) => i))
+  return add(embedding(ids, model.words), embedding(positions, model.wordPositions))
+}
+
+/** The query tokens after the last layer, [B,G,n,D]. */
+export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
+  const { observe } = input
+  const [B, G, n, D] = input.queries.shape as [number, number, number, number]
+  const T = input.image.dim(1)
+  const K = input.text?.ids.dim(1) ?? 0
+  let x = contiguous(input.queries)
+  let padding: Tensor | undefined
+  if (input.text) {
+    const words = reshape(textEmbeddings(model, input.text.ids), [B, 1, K, D])
+    x = concat([x, expand(words, [B, G, K, D])], 2)
+    padding = expand(reshape(concat([full([B, n], 1, 'uint8'), input.text.mask], 1), [B, 1, n + K]), [B, G, n + K])
+  }
+  x = normalise(model.norm, x)
+  observe?.('embeddings', x)
+
+  for (const [m, layer] of model.layers.entries()) {
+    const { spatial, temporal, cross } = input.adapters?.[m] ?? {}
+    const seen = (name: string) => (value: Tensor) => observe?.(`layer.${m}.${name}`, value)
+    x = attend(layer.self, x, { over: 2, padding, pooled: n, lora: spatial?.lora, routing: spatial?.routing, observeAlpha: seen('spatial.alpha') }) // (7)
+    seen('spatial')(x)
+    const [head, text] = K ? split(x, [n, K], 2) : [x]
+    let queries = contiguous(head!)
+
+    if (temporal) {
+      const block = attend(temporal.weights ?? layer.self, queries, { over: 1, lora: temporal.lora, routing: temporal.routing, observeAlpha: seen('temporal.alpha') }) // (9)
+      queries = temporal.gate ? gate(queries, block, temporal.gate) : block
+      seen('temporal')(queries)
+    }
+    if (layer.cross) {
+      const perFrame = reshape(queries, [B, T, (G * n) / T, D])
+      const crossed = attend(layer.cross, perFrame, { over: 2, kv: input.image, lora: cross?.lora }) // (8)
+      seen('cross')(crossed)
+      queries = reshape(crossed, [B, G, n, D])
+    }
+    queries = feedForward(layer.queryFeed, queries)
+    // What the last layer makes of the text is read by nobody.
+    const wanted = text && (m + 1 < model.layers.length || observe)
+    x = wanted ? concat([queries, feedForward(layer.textFeed!, text)], 2) : queries
+    seen('ffn')(x)
+  }
+  return x.dim(2) === n ? x : contiguous(split(x, [n, K], 2)[0]!)
+}

@@ -1,0 +1,55 @@
+/** Brings the planned tensors of a checkpoint into native memory: mapped from the file where they can be used as they are. */
+import { native } from '../native.js'
+import { cast, copy } from '../ops/copy.js'
+import { keep, scope } from '../tensor/scope.js'
+import { tensor, Tensor, type DType } from '../tensor/tensor.js'
+import { readPlanned, type CheckpointPlan, type FloatDtype, type PlannedTensor } from './plan.js'
+
+const DTYPES: Record<FloatDtype, DType> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
+
+/**
+ * Matrices that operators read in 16 bit as well: weights of linear layers and token tables. Everything else is small
+ * and widened to float32; widening is exact.
+ */
+function keepsDtype({ name, shape }: PlannedTensor): boolean {
+  return shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
+}
+
+/**
+ * The weights of a complete plan, by canonical name. The caller frees them.
+ *
+ * @param trained makes float32 copies of everything, which can be trained; else files are mapped, not read
+ */
+export async function loadWeights(plan: CheckpointPlan, { trained = false } = {}): Promise<Map<string, Tensor>> {
+  const files = new Map<string, object>()
+  const map = (path: string): object => {
+    const mapping = files.get(path) ?? native().map(path)
+    files.set(path, mapping)
+    return mapping
+  }
+  const weights = new Map<string, Tensor>()
+  try {
+    for (const planned of plan.entries.values()) {
+      const { name, shape } = planned
+      const dtype = DTYPES[planned.dtype]
+      // A fused bias that is stored in thirds is put together in memory.
+      const bytes = planned.kind === 'thirds' ? await readPlanned(planned) : undefined
+      weights.set(
+        name,
+        scope(() => {
+          const stored =
+            planned.kind === 'stored'
+              ? new Tensor(native().mapped(map(planned.piece.header.path), planned.piece.begin, shape, dtype), shape, dtype)
+              : tensor(dtype === 'float32' ? new Float32Array(bytes!.buffer) : new Uint16Array(bytes!.buffer), shape, dtype)
+          const used = trained ? copy(cast(stored, 'float32')) : keepsDtype(planned) ? stored : cast(stored, 'float32')
+          used.label = name
+          return keep(used)
+        }),
+      )
+    }
+  } catch (error) {
+    for (const t of weights.values()) t.dispose()
+    throw error
+  }
+  return weights
+}
