@@ -4,9 +4,9 @@
  */
 
 import type { CodecContext, FormatContext, Frame, Packet, Stream } from 'node-av/lib'
-import { open, stat } from 'node:fs/promises'
-import { invalid, type InputError } from '../errors.js'
+import { invalid } from '../errors.js'
 import { AV, lib, loadFfmpeg } from './ffmpeg.js'
+import { checkFile, notAVideo, unopened } from './reject.js'
 
 /** A decoded frame, owned by whoever received it. `time` in seconds from time zero; `damaged`: its pixels cannot be trusted. */
 export interface Decoded {
@@ -37,8 +37,9 @@ export class FrameStream {
   private pending = false // `packet` holds a packet that was read while seeking
   private draining = false
   private needKey = false // packets before a keyframe are of no use
-  private lastDts!: bigint // of the last packet given to the decoder
-  private skipTo!: bigint // packets up to here were decoded before the seek
+  private lastPacket!: bigint // time stamp of the last packet given to the decoder
+  private lastKey!: bigint // and of the last keyframe among them
+  private skipping = false // packets up to `lastPacket` were decoded before the seek
   private badSince: number | undefined // the first loss since the last keyframe
   private lastTime = 0
   private tick = 0 // seconds per unit of the stream's time stamps
@@ -110,9 +111,9 @@ export class FrameStream {
       return false
     }
     this.pending = true
-    const { dts } = this.packet
-    if (forward && !this.draining && dts !== AV.AV_NOPTS_VALUE && dts <= this.lastDts) {
-      this.skipTo = this.lastDts
+    const { pts, isKeyframe } = this.packet
+    if (forward && !this.draining && isKeyframe && pts !== AV.AV_NOPTS_VALUE && pts <= this.lastKey && this.lastPacket !== AV.AV_NOPTS_VALUE) {
+      this.skipping = true
       return true
     }
     this.decoder!.flushBuffers()
@@ -143,8 +144,8 @@ export class FrameStream {
   }
 
   private forget(): void {
-    this.draining = this.needKey = false
-    this.lastDts = this.skipTo = AV.AV_NOPTS_VALUE
+    this.draining = this.needKey = this.skipping = false
+    this.lastPacket = this.lastKey = AV.AV_NOPTS_VALUE
     this.badSince = undefined
     this.lastTime = 0
     this.lost = []
@@ -228,12 +229,13 @@ export class FrameStream {
         return (await this.decoder!.sendPacket(null)) >= 0
       }
       try {
-        const { dts, pts } = packet
         if (packet.streamIndex !== this.stream.index) continue
-        if (this.skipTo !== AV.AV_NOPTS_VALUE && dts !== AV.AV_NOPTS_VALUE && dts <= this.skipTo) continue
-        if (this.needKey && !packet.isKeyframe) continue
+        const { pts, isKeyframe } = packet
+        if (this.skipping && !this.passed(pts, isKeyframe)) continue
+        if (this.needKey && !isKeyframe) continue
         this.needKey = false
-        if (dts !== AV.AV_NOPTS_VALUE) this.lastDts = dts
+        this.lastPacket = pts
+        if (isKeyframe) this.lastKey = pts
         const time = pts === AV.AV_NOPTS_VALUE ? this.lastTime : Number(pts) * tick - this.zero
         const cut = packet.hasFlags(AV.AV_PKT_FLAG_CORRUPT)
         if (cut || (await this.decoder!.sendPacket(packet)) < 0) this.lose(time)
@@ -242,6 +244,17 @@ export class FrameStream {
         packet.unref()
       }
     }
+  }
+
+  /** While skipping: is this packet one that the decoder has not had? The last that it had is known by its time stamp. */
+  private passed(pts: bigint, isKeyframe: boolean): boolean {
+    if (pts === this.lastPacket) this.skipping = false
+    else if (isKeyframe && pts > this.lastKey) {
+      this.skipping = false // it did not turn up: what comes before this keyframe cannot be had this way
+      this.lose(this.lastTime)
+      return true
+    }
+    return false
   }
 
   private lose(time: number): void {
@@ -258,31 +271,4 @@ export class FrameStream {
     const length = frame.duration > 0n ? Number(frame.duration) * this.tick : this.fps ? 1 / this.fps : 0
     return { frame, time, length, damaged: this.badSince !== undefined && this.badSince <= time }
   }
-}
-
-// -------------------------------------------------------------------------------------------------------------------- errors
-
-/** Is there a file, with something in it, that may be read? */
-async function checkFile(path: string): Promise<void> {
-  try {
-    const s = await stat(path)
-    if (!s.isFile()) throw new Error(s.isDirectory() ? 'a folder' : 'neither a file nor a folder')
-    if (s.size === 0) throw new Error('an empty file')
-    await (await open(path)).close()
-  } catch (error) {
-    throw invalid(path, 'a readable video file', error)
-  }
-}
-
-/** FFmpeg does not open it: an MP4 whose index is cut off deserves a word of its own. */
-async function unopened(path: string, reason: string): Promise<InputError> {
-  const file = await open(path)
-  const head = Buffer.alloc(12)
-  await file.read(head, 0, 12, 0).finally(() => file.close())
-  if (head.toString('latin1', 4, 8) === 'ftyp') return notAVideo(path, 'an MP4 file without its index (moov)', 'it is truncated, or was never finished')
-  return notAVideo(path, `something that FFmpeg cannot read (${reason})`)
-}
-
-function notAVideo(path: string, got: string, hint?: string): InputError {
-  return invalid(path, 'a video file', new Error(got), hint)
 }

@@ -69,7 +69,7 @@ function parseLine(line: string, where: string): Sample {
     throw invalid(where, 'a JSON object', line.trim(), (error as Error).message)
   }
   const parsed = schema.safeParse(value)
-  if (!parsed.success) throw explain(parsed.error.issues[0]!, value, where)
+  if (!parsed.success) throw explain(parsed.error.issues, value, where)
   const sample = parsed.data
   if (sample.end !== undefined && sample.end <= (sample.start ?? 0)) {
     throw invalid(`${where}, end`, `a time after start (${sample.start ?? 0} s)`, sample.end)
@@ -82,8 +82,9 @@ function parseLine(line: string, where: string): Sample {
   return sample
 }
 
-/** Zod's first complaint in this project's words. */
-function explain(issue: z.core.$ZodIssue, value: unknown, where: string): InputError {
+/** Zod's first complaint in this project's words; an unknown key goes first, since it is often a required one mistyped. */
+function explain(issues: z.core.$ZodIssue[], value: unknown, where: string): InputError {
+  const issue = issues.find((i) => i.code === 'unrecognized_keys') ?? issues[0]!
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!
     const near = nearest(key, Object.keys(schema.shape))
@@ -91,20 +92,13 @@ function explain(issue: z.core.$ZodIssue, value: unknown, where: string): InputE
   }
   const got = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown> | undefined)?.[key], value)
   const name = issue.path.length ? `${where}, ${issue.path.join('.')}` : where
-  if (got === undefined && issue.path.length) return unknownInstead(value, issue.path[0]!, name)
+  if (got === undefined && issue.path.length) return invalid(name, 'this field', new Error('nothing'), 'it is required')
   if (issue.code === 'invalid_type') return invalid(name, `${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`, got)
   if (issue.code === 'too_small') {
     const least = `${issue.inclusive ? 'at least' : 'more than'} ${issue.minimum}`
     return invalid(name, { string: 'a text that is not empty', array: `${least} entries` }[issue.origin as string] ?? `a number, ${least}`, got)
   }
   return invalid(name, issue.message, got)
-}
-
-/** A required key is missing: perhaps it is there under a mistyped name. */
-function unknownInstead(value: unknown, key: PropertyKey, name: string): InputError {
-  const other = Object.keys(value as object).filter((k) => !(k in schema.shape))
-  const near = nearest(String(key), other)
-  return invalid(name, 'this field', new Error('nothing'), near ? `did you mean it by ${show(near)}?` : 'it is required')
 }
 
 /** Every video is there, and `fps` stands where frames are images and only there. */

@@ -69,7 +69,7 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
     if (matrix !== 'unspecified') encoder.colorSpace = matrix === 'bt601' ? AV.AVCOL_SPC_SMPTE170M : AV.AVCOL_SPC_BT709
     if (out.oformat!.hasFlags(AV.AVFMT_GLOBALHEADER)) encoder.setFlags(AV.AV_CODEC_FLAG_GLOBAL_HEADER)
     encoder.setFlags(AV.AV_CODEC_FLAG_FRAME_DURATION)
-    const settings: Record<string, string> = encoder.codecId === AV.AV_CODEC_ID_H264 ? { qp: '0', preset: 'ultrafast', 'x264-params': 'scenecut=0:b-adapt=0' } : {}
+    const settings: Record<string, string> = encoder.codecId === AV.AV_CODEC_ID_H264 ? { qp: options.bFrames ? '1' : '0', preset: 'ultrafast', 'x264-params': 'scenecut=0:b-adapt=0' } : {}
     ok(await encoder.open2(codec, Dictionary.fromObject(settings)), 'open2')
     const stream = out.newStream(codec)
     stream.timeBase = new Rational(1, 1000)

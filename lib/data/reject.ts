@@ -1,0 +1,44 @@
+/** Files that are no video, said in one sentence each. See cache.ts for what this folder may import. */
+
+import { open, stat } from 'node:fs/promises'
+import { invalid, type InputError } from '../errors.js'
+
+/** Is there a file, with something in it, that may be read? And is an AVI file whole? */
+export async function checkFile(path: string): Promise<void> {
+  let size: number
+  let head: Buffer
+  try {
+    const s = await stat(path)
+    if (!s.isFile()) throw new Error(s.isDirectory() ? 'a folder' : 'neither a file nor a folder')
+    if (s.size === 0) throw new Error('an empty file')
+    size = s.size
+    head = await readHead(path)
+  } catch (error) {
+    throw invalid(path, 'a readable video file', error)
+  }
+  if (!/^RIFF....AVI /s.test(head.toString('latin1'))) return
+  // Without the index at its end, FFmpeg makes up the time stamps after a seek and shortens the duration.
+  const promised = head.readUInt32LE(4) + 8
+  if (promised > size || promised === 8) {
+    throw notAVideo(path, `the first ${size} bytes of an AVI file of ${promised === 8 ? 'unknown length' : `${promised} bytes`}`, 'it is truncated, or was never finished')
+  }
+}
+
+/** The first 12 bytes, zeros after the end. */
+async function readHead(path: string): Promise<Buffer> {
+  const file = await open(path)
+  const head = Buffer.alloc(12)
+  await file.read(head, 0, 12, 0).finally(() => file.close())
+  return head
+}
+
+/** FFmpeg does not open it: an MP4 whose index is cut off deserves a word of its own. */
+export async function unopened(path: string, reason: string): Promise<InputError> {
+  if ((await readHead(path)).toString('latin1', 4, 8) === 'ftyp') return notAVideo(path, 'an MP4 file without its index (moov)', 'it is truncated, or was never finished')
+  return notAVideo(path, `something that FFmpeg cannot read (${reason})`)
+}
+
+/** The error for a file that is something else. */
+export function notAVideo(path: string, got: string, hint?: string): InputError {
+  return invalid(path, 'a video file', new Error(got), hint)
+}
