@@ -28,7 +28,8 @@ export interface AttentionOptions {
 export function attention(q: NdArray, k: NdArray, v: NdArray, options: AttentionOptions = {}): NdArray {
   const [rows, heads, nq, d] = q.shape as [number, number, number, number]
   const nk = k.shape[2]!
-  const out = array([rows, heads, nq, v.shape[3]!])
+  const width = v.shape[3]!
+  const out = array([rows, heads, nq, width])
   const p = new Float64Array(nk)
   for (let r = 0; r < rows; r++)
     for (let h = 0; h < heads; h++) {
@@ -36,10 +37,10 @@ export function attention(q: NdArray, k: NdArray, v: NdArray, options: Attention
       for (let i = 0; i < nq; i++) {
         const row = (r * heads + h) * nq + i
         weights(p, scores(q.data.subarray(row * d, (row + 1) * d), k.data, keys, nk), r, i, nq, options)
-        const at = row * v.shape[3]!
+        const at = row * width
         for (let j = 0; j < nk; j++) {
-          if (p[j] === 0) continue
-          for (let c = 0; c < v.shape[3]!; c++) out.data[at + c]! += p[j]! * v.data[(keys + j) * v.shape[3]! + c]!
+          const weight = p[j]!
+          if (weight !== 0) for (let c = 0, from = (keys + j) * width; c < width; c++) out.data[at + c]! += weight * v.data[from + c]!
         }
       }
     }
@@ -48,7 +49,7 @@ export function attention(q: NdArray, k: NdArray, v: NdArray, options: Attention
 
 /** The attention weights themselves [rows, heads, nq, nk]. */
 export function attentionWeights(q: NdArray, k: NdArray, options: AttentionOptions = {}): NdArray {
-  const [rows, heads, , ] = q.shape as [number, number, number, number]
+  const [rows, heads] = q.shape as [number, number, number, number]
   const nk = k.shape[2]!
   const identity = array([rows, heads, nk, nk])
   for (let r = 0; r < rows * heads; r++) for (let j = 0; j < nk; j++) identity.data[(r * nk + j) * nk + j] = 1
@@ -70,9 +71,11 @@ function scores(q: Float64Array, k: Float64Array, first: number, nk: number): Fl
 function weights(p: Float64Array, s: Float64Array, r: number, i: number, nq: number, options: AttentionOptions): void {
   const nk = s.length
   const mode = options.mode ?? 'off'
-  const visible = (j: number): boolean => {
-    if (options.keyMask !== undefined && options.keyMask.data[r * nk + j] === 0) return false
-    return options.causal !== true || j <= i + nk - nq
+  const visible = new Uint8Array(nk)
+  for (let j = 0; j < nk; j++) {
+    const padded = options.keyMask !== undefined && options.keyMask.data[r * nk + j] === 0
+    const future = options.causal === true && j > i + nk - nq
+    visible[j] = padded || future ? 0 : 1
   }
   p.fill(0)
   if (mode === 'off') return accumulate(p, s, visible, 1)
@@ -80,32 +83,33 @@ function weights(p: Float64Array, s: Float64Array, r: number, i: number, nq: num
   const { masks, alpha } = options
   if (masks === undefined || alpha === undefined) throw new Error(`attention: mode ${mode} needs masks and alpha`)
   const choices = alpha.shape[1]!
-  const a = (m: number): number => alpha.data[r * choices + m]!
-  const keeps = (m: number, j: number): boolean => ((masks.data[i * nk + j]! >> m) & 1) === 1
+  const a = alpha.data.subarray(r * choices, (r + 1) * choices)
+  const bits = masks.data.subarray(i * nk, (i + 1) * nk)
   if (mode === 'score') {
     const weighted = s.map((value, j) => {
       let w = 0
-      for (let m = 0; m < choices; m++) if (keeps(m, j)) w += a(m)
+      for (let m = 0; m < choices; m++) if ((bits[j]! >> m) & 1) w += a[m]!
       return value * w
     })
     return accumulate(p, weighted, visible, 1)
   }
   for (let m = 0; m < choices; m++) {
-    let any = false
-    for (let j = 0; j < nk; j++) any ||= visible(j) && keeps(m, j)
-    accumulate(p, s, any ? (j) => visible(j) && keeps(m, j) : (j) => visible(j) && keeps(0, j), a(m))
+    let kept = visible.map((seen, j) => seen & (bits[j]! >> m))
+    if (!kept.includes(1)) kept = visible.map((seen, j) => seen & bits[j]!)
+    accumulate(p, s, kept, a[m]!)
   }
 }
 
-/** p += factor * softmax of s over the chosen keys; over all keys alike where none is chosen. */
-function accumulate(p: Float64Array, s: Float64Array, chosen: (j: number) => boolean, factor: number): void {
+/** p += factor * softmax of s over the keys where chosen is 1; over all keys alike where none is. */
+function accumulate(p: Float64Array, s: Float64Array, chosen: Uint8Array, factor: number): void {
   let top = -Infinity
-  for (let j = 0; j < s.length; j++) if (chosen(j)) top = Math.max(top, s[j]!)
+  for (let j = 0; j < s.length; j++) if (chosen[j] === 1 && s[j]! > top) top = s[j]!
   if (top === -Infinity) {
     for (let j = 0; j < s.length; j++) p[j]! += factor / s.length
     return
   }
+  const e = new Float64Array(s.length)
   let sum = 0
-  for (let j = 0; j < s.length; j++) if (chosen(j)) sum += Math.exp(s[j]! - top)
-  for (let j = 0; j < s.length; j++) if (chosen(j)) p[j]! += (factor * Math.exp(s[j]! - top)) / sum
+  for (let j = 0; j < s.length; j++) if (chosen[j] === 1) sum += e[j] = Math.exp(s[j]! - top)
+  for (let j = 0; j < s.length; j++) p[j]! += (factor * e[j]!) / sum
 }

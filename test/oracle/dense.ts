@@ -9,12 +9,30 @@ export function linear(x: NdArray, weight: NdArray, bias?: NdArray): NdArray {
   const rows = x.data.length / k
   const out = array([...x.shape.slice(0, -1), n])
   const [xd, wd, od] = [x.data, weight.data, out.data]
-  for (let r = 0; r < rows; r++)
-    for (let o = 0; o < n; o++) {
-      let sum = bias === undefined ? 0 : bias.data[o]!
-      for (let i = 0, a = r * k, b = o * k; i < k; i++, a++, b++) sum += xd[a]! * wd[b]!
+  for (let r = 0; r < rows; r++) {
+    const at = r * k
+    let o = 0
+    for (; o + 4 <= n; o += 4) { // four dot products side by side
+      let [s0, s1, s2, s3] = [0, 0, 0, 0]
+      for (let i = 0, b = o * k; i < k; i++, b++) {
+        const value = xd[at + i]!
+        s0 += value * wd[b]!
+        s1 += value * wd[b + k]!
+        s2 += value * wd[b + 2 * k]!
+        s3 += value * wd[b + 3 * k]!
+      }
+      od[r * n + o] = s0
+      od[r * n + o + 1] = s1
+      od[r * n + o + 2] = s2
+      od[r * n + o + 3] = s3
+    }
+    for (; o < n; o++) {
+      let sum = 0
+      for (let i = 0, b = o * k; i < k; i++, b++) sum += xd[at + i]! * wd[b]!
       od[r * n + o] = sum
     }
+    if (bias !== undefined) for (o = 0; o < n; o++) od[r * n + o]! += bias.data[o]!
+  }
   return out
 }
 
