@@ -4,6 +4,7 @@ import { write } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
 import { linear } from '../ops/gemm.js'
 import { expand, reshape } from '../ops/views.js'
+import { keep } from '../tensor/scope.js'
 import { empty, tensor, type Tensor } from '../tensor/tensor.js'
 import type { LanguageConfig } from './config.js'
 import { llama } from './llama.js'
@@ -52,7 +53,7 @@ export class Cache {
   /** Appends keys and values [B,n,D] of layer `i` and returns all so far, [B,length+n,D]. */
   append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
     const [b, n, d] = k.shape as [number, number, number]
-    const slot = (this.#slots[i] ??= { k: empty([b, this.limit, d]), v: empty([b, this.limit, d]) })
+    const slot = (this.#slots[i] ??= { k: keep(empty([b, this.limit, d])), v: keep(empty([b, this.limit, d])) })
     const part = (t: Tensor, start: number, count: number): Tensor => t.view([b, count, d], t.strides, start * d)
     write(part(slot.k, this.length, n), k)
     write(part(slot.v, this.length, n), v)

@@ -1,0 +1,19 @@
+/** The command line: one file per command, registered here. May import everything below it. */
+import { readFile } from 'node:fs/promises'
+import { Command } from 'commander'
+import { InputError } from '../errors.js'
+
+const commands = ['./parity.js'] as const
+
+async function main(): Promise<void> {
+  const { version } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+  const program = new Command('mtransllama').description('Turn an image language model into a video model.').version(version).showHelpAfterError()
+  for (const file of commands) ((await import(file)) as { register(program: Command): void }).register(program)
+  await program.parseAsync()
+}
+
+main().catch((error: unknown) => {
+  // What users can mend is one sentence; anything else is a fault of ours and shows where.
+  console.error(error instanceof InputError ? `mtransllama: ${error.message}` : error)
+  process.exitCode = 1
+})

@@ -1,0 +1,63 @@
+/**
+ * Answers from a model: greedy generation, and the losses of given choices. This folder imports what `train` imports,
+ * and never writes a weight.
+ */
+import { invalid } from '../errors.js'
+import { Cache, embedTokens, logits, rowsOf } from '../models/language.js'
+import type { ImageModel } from '../models/mtransllama.js'
+import { concat, narrow, reshape } from '../ops/views.js'
+import { scope } from '../tensor/scope.js'
+import { noGrad } from '../tensor/tape.js'
+import type { Tensor } from '../tensor/tensor.js'
+
+export interface GenerateOptions {
+  /** Most tokens of the answer. Default 64. */
+  maxTokens?: number | undefined
+  /** Any of these ends the answer and is not yielded. */
+  eosIds?: readonly number[] | undefined
+  signal?: AbortSignal | undefined
+}
+
+/**
+ * Greedy decoding of one sample: visual tokens [1,V,D_llm] and the prompt's ids; yields the answer's ids one by one.
+ * Stops at an end token, at `maxTokens`, at the end of the model's positions, or when the signal aborts (then it throws).
+ */
+export async function* generate(model: ImageModel, visual: Tensor, prompt: readonly number[], options: GenerateOptions = {}): AsyncGenerator<number, void> {
+  const { maxTokens = 64, eosIds = [], signal } = options
+  if (visual.rank !== 3 || visual.dim(0) !== 1) throw invalid('visual', 'visual tokens [1,V,D] of one sample', `[${visual.shape}]`)
+  const limit = Math.min(model.config.language.maxPositions, visual.dim(1) + prompt.length + maxTokens)
+  const cache = new Cache(limit)
+  try {
+    let next: number | undefined
+    for (let made = 0; made < maxTokens && cache.length < limit; made++) {
+      signal?.throwIfAborted()
+      const ids = next === undefined ? prompt : [next]
+      next = await scope(() => noGrad(() => step(model, cache, next === undefined ? visual : undefined, ids)))
+      if (eosIds.includes(next)) return
+      yield next
+    }
+  } finally {
+    cache.dispose()
+  }
+}
+
+/** Feeds rows to the language model and returns the likeliest next id. */
+async function step(model: ImageModel, cache: Cache, visual: Tensor | undefined, ids: readonly number[]): Promise<number> {
+  const { language } = model
+  const words = ids.length ? embedTokens(language, rowsOf(Int32Array.from(ids), 1)) : undefined
+  const rows = [visual, words].filter((t): t is Tensor => t !== undefined)
+  const x = concat(rows, 1)
+  const n = x.dim(1)
+  const mask = new Uint8Array(cache.length + n).fill(1)
+  const positions = language.positions(mask, 1).subarray(cache.length)
+  const hidden = language.forward(x, { mask: rowsOf(mask, 1), positions: rowsOf(positions, 1), cache })
+  cache.length += n
+  const scores = (await logits(language, reshape(narrow(hidden, 1, n - 1, 1), [1, hidden.dim(2)])).data()) as Float32Array
+  return argmax(scores)
+}
+
+function argmax(scores: Float32Array): number {
+  let best = 0
+  for (let i = 1; i < scores.length; i++) if (scores[i]! > scores[best]!) best = i
+  return best
+}
