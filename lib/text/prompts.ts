@@ -1,0 +1,73 @@
+/**
+ * The three texts of a sample as ids: what the Q-Former reads, the prompt of the language model, and the answer. Each has
+ * its own limit and its own side that is cut, as InstructBLIP was trained.
+ */
+import type { LanguageConfig } from '../models/config.js'
+import { invalid } from '../errors.js'
+import type { Tokenizer } from './tokenizer.js'
+
+/** What a sample says. Without `qformerText` the Q-Former reads the prompt, as in InstructBLIP. */
+export interface SampleText {
+  qformerText?: string | undefined
+  prompt: string
+  answer?: string | undefined
+}
+
+/** Where the Q-Former's text goes: `fusion` into the Q-Former, else `lateText` into the prompt or nowhere. */
+export interface TextRoute {
+  fusion: boolean
+  lateText: 'prompt' | 'drop'
+}
+
+/** The ids that begin a prompt, end an answer and fill up a batch. */
+export interface SpecialIds {
+  bosId: number | null
+  eosId: number
+  padId: number
+}
+
+/** Tokens of an answer at most, its EOS included. */
+export const MAX_ANSWER = 256
+
+/** The two texts as each model gets them; `qformer` is null where it gets none. */
+export function routeText(sample: SampleText, { fusion, lateText }: TextRoute): { qformer: string | null; prompt: string } {
+  const { qformerText, prompt } = sample
+  if (fusion) return { qformer: qformerText ?? prompt, prompt }
+  const moved = lateText === 'prompt' && qformerText !== undefined && qformerText !== '' && qformerText !== prompt
+  return { qformer: null, prompt: moved ? `${qformerText}\n${prompt}` : prompt }
+}
+
+/** [CLS] … [SEP], cut on the left, so that a dialogue keeps its last utterance. */
+export function qformerIds(tokenizer: Tokenizer, text: string, maxTokens = 128): number[] {
+  return tokenizer.encode(text, { maxTokens, truncation: 'left' })
+}
+
+/** BOS and the prompt, cut on the left behind the BOS. */
+export function promptIds(tokenizer: Tokenizer, prompt: string, special: Pick<SpecialIds, 'bosId'>, maxTokens = Infinity): number[] {
+  const frame = special.bosId === null ? [] : [special.bosId]
+  if (maxTokens < frame.length + 1) throw invalid('the room for the prompt', `at least ${frame.length + 1} tokens`, maxTokens, 'take fewer visual tokens or shorter answers')
+  return [...frame, ...tokenizer.encode(prompt, { addSpecialTokens: false, maxTokens: maxTokens - frame.length, truncation: 'left' })]
+}
+
+/** The answer without BOS, cut on the right, and the EOS that ends it. */
+export function answerIds(tokenizer: Tokenizer, answer: string, special: Pick<SpecialIds, 'eosId'>, maxTokens = MAX_ANSWER): number[] {
+  if (maxTokens < 2) throw invalid('the room for the answer', 'at least 2 tokens', maxTokens)
+  const text = tokenizer.wordsCarrySpaces && /^\S/.test(answer) ? ` ${answer}` : answer
+  return [...tokenizer.encode(text, { addSpecialTokens: false, maxTokens: maxTokens - 1 }), special.eosId]
+}
+
+/** Tokens that a prompt may have beside the visual ones and the answer. */
+export function promptRoom(language: Pick<LanguageConfig, 'maxPositions'>, visualTokens: number, answerTokens: number): number {
+  return language.maxPositions - visualTokens - answerTokens
+}
+
+/**
+ * Which ids count. LLaMA's tokenizer overrules config.json, which has been wrong on the hub (pad 0, bos 1); OPT ends an
+ * answer with what its config says, a newline, and not with its tokenizer's EOS. Padding is masked, so that where no id is
+ * named for it EOS will do.
+ */
+export function specialIds(tokenizer: Tokenizer, language: LanguageConfig): SpecialIds {
+  const eosId = language.kind === 'opt' ? language.eosId ?? tokenizer.eosId : tokenizer.eosId ?? language.eosId
+  if (eosId === null) throw invalid(`${tokenizer.folder}: eos_token`, 'a token that ends an answer, there or in config.json', null)
+  return { bosId: tokenizer.bosId ?? language.bosId, eosId, padId: tokenizer.padId ?? language.padId ?? eosId }
+}

@@ -1,0 +1,70 @@
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { parseModelConfig } from '../../lib/models/config.js'
+import { answerIds, promptIds, promptRoom, qformerIds, routeText, specialIds } from '../../lib/text/prompts.js'
+import { makeTokenizer } from '../../lib/text/tokenizer.js'
+import { bert, bytes, llama } from './fixtures.js'
+
+const llamaTokenizer = makeTokenizer(...llama())
+const what = [1724, 338, 22910, 1048, 445, 1967, 29973]
+const language = (text: object) => parseModelConfig({ model_type: 'instructblip', text_config: text }).language
+
+test('the Q-Former keeps the end of a dialogue', () => {
+  const t = makeTokenizer(...bert())
+  const long = `${'the cafe '.repeat(200)}this image?`
+  const ids = qformerIds(t, long)
+  assert.is(ids.length, 128)
+  assert.equal([ids[0], ...ids.slice(-4)], [101, 2023, 3746, 1029, 102])
+  assert.equal(qformerIds(t, long, 4), [101, 3746, 1029, 102])
+  assert.equal(qformerIds(t, ''), [101, 102])
+})
+
+test('the prompt begins with BOS and keeps its end', () => {
+  const text = 'What is unusual about this image?'
+  assert.equal(promptIds(llamaTokenizer, text, { bosId: 2 }), [2, ...what])
+  assert.equal(promptIds(llamaTokenizer, text, { bosId: null }), what)
+  assert.equal(promptIds(llamaTokenizer, text, { bosId: 2 }, 4), [2, 445, 1967, 29973])
+  assert.equal(promptIds(llamaTokenizer, '', { bosId: 2 }), [2])
+  assert.throws(() => promptIds(llamaTokenizer, text, { bosId: 2 }, 1), /room for the prompt: expected at least 2 tokens, but got 1/)
+})
+
+test('the answer has no BOS and always its EOS', () => {
+  assert.equal(answerIds(llamaTokenizer, 'The man is ironing clothes.', { eosId: 2 }), [450, 767, 338, 13977, 292, 22095, 29889, 2])
+  assert.equal(answerIds(llamaTokenizer, 'The man is ironing clothes.', { eosId: 2 }, 3), [450, 767, 2])
+  assert.equal(answerIds(llamaTokenizer, '', { eosId: 2 }), [2])
+  assert.is(answerIds(llamaTokenizer, 'The man '.repeat(300), { eosId: 2 }).length, 256)
+})
+
+test('a byte-level answer is tokenised as the continuation that it is', () => {
+  const t = makeTokenizer(...bytes())
+  const space = t.idOf('\u0120cat')!
+  assert.equal(answerIds(t, 'cat', { eosId: 1 }), [space, 1])
+  assert.equal(answerIds(t, ' cat', { eosId: 1 }), [space, 1])
+})
+
+test('text goes into the Q-Former, into the prompt, or nowhere', () => {
+  const sample = { qformerText: 'A: hi\nB: ho', prompt: 'Who laughs?' }
+  const route = (fusion: boolean, lateText: 'prompt' | 'drop' = 'prompt', s: { qformerText?: string; prompt: string } = sample) => routeText(s, { fusion, lateText })
+  assert.equal(route(true), { qformer: 'A: hi\nB: ho', prompt: 'Who laughs?' })
+  assert.equal(route(false), { qformer: null, prompt: 'A: hi\nB: ho\nWho laughs?' })
+  assert.equal(route(false, 'drop'), { qformer: null, prompt: 'Who laughs?' })
+  assert.equal(route(true, 'prompt', { prompt: 'Why?' }), { qformer: 'Why?', prompt: 'Why?' })
+  assert.equal(route(false, 'prompt', { prompt: 'Why?' }), { qformer: null, prompt: 'Why?' })
+  assert.equal(route(false, 'prompt', { prompt: 'Why?', qformerText: 'Why?' }), { qformer: null, prompt: 'Why?' })
+})
+
+test("LLaMA's tokenizer overrules a wrong config; OPT's config says what ends an answer", () => {
+  const wrong = language({ model_type: 'llama', bos_token_id: 0, eos_token_id: 1, pad_token_id: 0 })
+  assert.equal(specialIds(llamaTokenizer, wrong), { bosId: 2, eosId: 2, padId: 32000 })
+  const opt = language({ model_type: 'opt', eos_token_id: 50118 })
+  assert.equal(specialIds(makeTokenizer(...bytes()), opt), { bosId: 1, eosId: 50118, padId: 0 })
+  const [json] = llama()
+  assert.equal(specialIds(makeTokenizer(json), language({ model_type: 'llama' })), { bosId: 1, eosId: 2, padId: 2 })
+  assert.throws(() => specialIds(makeTokenizer(json), language({ model_type: 'llama', eos_token_id: null })), /a token that ends an answer/)
+})
+
+test('what remains for the prompt', () => {
+  assert.is(promptRoom({ maxPositions: 2048 }, 32, 256), 1760)
+})
+
+test.run()
