@@ -7,12 +7,11 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { invalid, show } from '../errors.js'
-import { resize, type Resample } from './resize.js'
 
 /** Where no preprocessor file says otherwise: CLIP's. */
 const CLIP_MEAN: Triple = [0.48145466, 0.4578275, 0.40821073]
 const CLIP_STD: Triple = [0.26862954, 0.26130258, 0.27577711]
-/** PIL's numbers for filters. */
+/** PIL's numbers for filters, by sharp's names for them. */
 const KERNELS = { 0: 'nearest', 1: 'lanczos3', 2: 'linear', 3: 'cubic' } as const
 
 /** One value each for red, green and blue. */
@@ -24,7 +23,7 @@ export interface Preprocessor {
   mean: Triple
   std: Triple
   rescale: number
-  resample: Resample
+  resample: (typeof KERNELS)[keyof typeof KERNELS]
 }
 
 const pixels = z.number().int().positive()
@@ -96,8 +95,8 @@ function sizeOf(size: Size): Preprocessor['size'] | undefined {
 }
 
 /**
- * One picture for the vision tower. The aspect ratio is not kept; the resize is PIL's, to the byte. No pixel changes where
- * the picture has the size already.
+ * One picture for the vision tower. The aspect ratio is not kept. No resize, and so no change of any pixel, where the
+ * picture has the size already.
  * @param rgb 8-bit RGB, row by row
  * @returns float32 [3, height, width]: channel, row, column
  * @throws InputError if `data` has not 3·width·height bytes
@@ -107,7 +106,7 @@ export async function preprocess(rgb: { data: Uint8Array; width: number; height:
   if (!(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0) || rgb.data.length !== 3 * width * height) {
     throw invalid('rgb', 'a picture with 3·width·height bytes', new Error(`${rgb.data.length} bytes for ${show(width)} × ${show(height)}`))
   }
-  const data = width === p.size.width && height === p.size.height ? rgb.data : await resize(rgb.data, width, height, p.size.width, p.size.height, p.resample)
+  const data = width === p.size.width && height === p.size.height ? rgb.data : await resize(rgb, p)
   const area = p.size.height * p.size.width
   const out = new Float32Array(3 * area)
   for (const c of [0, 1, 2] as const) {
@@ -115,4 +114,10 @@ export async function preprocess(rgb: { data: Uint8Array; width: number; height:
     for (let i = 0; i < area; i++) out[c * area + i] = (data[3 * i + c]! * p.rescale - mean) / std
   }
   return out
+}
+
+async function resize({ data, width, height }: { data: Uint8Array; width: number; height: number }, p: Preprocessor): Promise<Uint8Array> {
+  const { default: sharp } = await import('sharp')
+  const image = sharp(data, { raw: { width, height, channels: 3 } })
+  return image.resize(p.size.width, p.size.height, { fit: 'fill', kernel: p.resample }).raw().toBuffer()
 }
