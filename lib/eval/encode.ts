@@ -1,0 +1,67 @@
+/** Samples as ids, and ids as the padded rows of a batch. */
+import { InputError } from '../errors.js'
+import type { CheckedAdapterConfig } from '../adapter/config.js'
+import type { QFormerText, TextRows } from '../models/mtransllama.js'
+import { tensor } from '../tensor/tensor.js'
+import { answerIds, promptIds, promptRoom, qformerIds, routeText, type SampleText } from '../text/prompts.js'
+import { visualTokens } from '../adapter/config.js'
+import type { Bundle } from './bundle.js'
+
+/** What decides where a text goes and how long it may be. */
+export type TextConfig = Pick<CheckedAdapterConfig, 'fusion' | 'lateText' | 'text' | 'aggregate' | 'frames'>
+
+export interface Encoded {
+  /** For the Q-Former; undefined where it gets no text. */
+  qformer: number[] | undefined
+  prompt: number[]
+  /** With its end token. */
+  answer: number[]
+}
+
+/** How the untrained image model reads a sample: the text in the Q-Former where that has a text path. */
+export function imageTextConfig(bundle: Bundle, frames: number): TextConfig {
+  const { hasText, maxPositions } = bundle.model.config.qformer
+  return { fusion: hasText, lateText: 'prompt', text: { maxTokens: Math.min(128, maxPositions) }, aggregate: 'mean', frames }
+}
+
+/** The ids of a sample's texts; the prompt is cut on the left to the room that is left beside visual tokens and answer. */
+export function encode(bundle: Bundle, config: TextConfig, sample: SampleText, answer = sample.answer): Encoded {
+  const { model, tokenizer, qformerTokenizer, special } = bundle
+  const routed = routeText(sample, config)
+  const ids = answer === undefined ? [] : answerIds(tokenizer, answer, special)
+  const room = promptRoom(model.config.language, visualTokens(config, model.config.numQueryTokens), ids.length)
+  return {
+    qformer: routed.qformer !== null && qformerTokenizer ? qformerIds(qformerTokenizer, routed.qformer, config.text.maxTokens) : undefined,
+    prompt: promptIds(tokenizer, routed.prompt, special, room),
+    answer: ids,
+  }
+}
+
+/** Pads on the right to the longest. */
+function padded(rows: readonly (readonly number[])[], fill: number): { width: number; ids: Int32Array; mask: Uint8Array } {
+  const width = Math.max(0, ...rows.map((r) => r.length))
+  const ids = new Int32Array(rows.length * width).fill(fill)
+  const mask = new Uint8Array(rows.length * width)
+  rows.forEach((row, r) => {
+    ids.set(row, r * width)
+    mask.fill(1, r * width, r * width + row.length)
+  })
+  return { width, ids, mask }
+}
+
+/** The language model's rows: prompt, then answer; labels on the answer and its end alone. */
+export function textRows(encoded: readonly Pick<Encoded, 'prompt' | 'answer'>[], padId: number): TextRows {
+  const { width, ids, mask } = padded(encoded.map((e) => [...e.prompt, ...e.answer]), padId)
+  const labels = new Int32Array(ids.length).fill(-100)
+  encoded.forEach((e, r) => labels.set(e.answer, r * width + e.prompt.length))
+  return { rows: encoded.length, ids, mask, labels }
+}
+
+/** The Q-Former's rows, or undefined where it gets no text. */
+export function qformerRows(encoded: readonly Pick<Encoded, 'qformer'>[]): QFormerText | undefined {
+  const rows = encoded.map((e) => e.qformer)
+  if (rows.every((r) => r === undefined)) return undefined
+  if (rows.some((r) => r === undefined)) throw new InputError('batch: either every sample has a text for the Q-Former, or none has.')
+  const { width, ids, mask } = padded(rows as number[][], 0)
+  return { ids: tensor(ids, [rows.length, width]), mask: tensor(mask, [rows.length, width]) }
+}
