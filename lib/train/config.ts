@@ -1,0 +1,103 @@
+/** The configuration of a training run: the adapter's keys beside those of model, data and training, read from YAML. */
+import { readFile } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
+import { parse, YAMLParseError } from 'yaml'
+import { z } from 'zod'
+import { AdapterKeys, completeAdapterConfig, type AdapterConfig } from '../adapter/config.js'
+import { InputError, invalid } from '../errors.js'
+import { checkWith } from '../schema.js'
+import type { Sampling } from '../data/frames.js'
+
+const rate = z.number().positive()
+
+const Schema = z.strictObject({
+  /** Folder of the image model. */
+  model: z.string().min(1),
+  /** Folder that the adapter, the metrics and the state are written to. */
+  output: z.string().min(1),
+  data: z.strictObject({
+    /** Manifests, JSONL. */
+    train: z.string().min(1),
+    val: z.string().min(1).optional(),
+    sampling: z.enum(['uniform', 'fps', 'first']).default('uniform'),
+    fps: rate.optional(),
+    /** Folder for E_v; beside the output by default. */
+    cache: z.string().min(1).optional(),
+  }),
+  train: z
+    .strictObject({
+      batch: z.int().min(1).default(2),
+      epochs: z.int().min(1).default(25),
+      /** Micro-batches per optimiser step. */
+      accumulation: z.int().min(1).default(1),
+      /** One rate, or one per group of parameters. */
+      lr: z.union([rate, z.strictObject({ lora: rate.optional(), router: rate.optional(), position: rate.optional(), gate: rate.optional(), temporal: rate.optional() })]).default(1e-4),
+      betas: z.tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)]).default([0.9, 0.95]),
+      eps: z.number().positive().default(1e-8),
+      weightDecay: z.number().min(0).default(0.05),
+      schedule: z.enum(['constant', 'cosine']).default('constant'),
+      /** Steps of linear warm-up. */
+      warmup: z.int().min(0).default(0),
+      /** Largest global norm of the gradient; 0: no clipping. */
+      clip: z.number().min(0).default(0),
+      seed: z.int().min(0).default(0),
+      /** Steps in a row whose loss or gradient is not finite before training stops. */
+      maxBadSteps: z.int().min(1).default(5),
+    })
+    .prefault({}),
+  ...AdapterKeys,
+})
+
+type Parsed = z.output<typeof Schema>
+
+/** Everything of {@link Schema}, with paths made absolute and the adapter's keys gathered. */
+export interface TrainConfig {
+  model: string
+  output: string
+  data: { train: string; val?: string | undefined; sampling: Sampling; cache: string }
+  train: Parsed['train']
+  adapter: AdapterConfig
+}
+
+/** The JSON Schema of a configuration file. */
+export function trainConfigJsonSchema(): Record<string, unknown> {
+  const { $schema, ...rest } = z.toJSONSchema(Schema, { io: 'input' })
+  return { $schema, title: 'Configuration of mtransllama train', ...rest }
+}
+
+/** Checks a configuration; an unknown key is an error that suggests the nearest. Paths are relative to `base`. */
+export function parseTrainConfig(value: unknown, base = process.cwd(), where = 'configuration'): TrainConfig {
+  const { model, output, data, train, ...adapter } = checkWith(Schema, value ?? {}, where)
+  const at = (path: string): string => resolve(base, path)
+  if ((data.sampling === 'fps') !== (data.fps !== undefined)) {
+    throw invalid(`${where}: data.fps`, data.sampling === 'fps' ? 'frames per second, with data.sampling: fps' : 'nothing, unless data.sampling is fps', data.fps)
+  }
+  return {
+    model: at(model),
+    output: at(output),
+    data: {
+      train: at(data.train),
+      val: data.val === undefined ? undefined : at(data.val),
+      sampling: data.sampling === 'fps' ? { kind: 'fps', fps: data.fps! } : { kind: data.sampling },
+      cache: at(data.cache ?? `${output}/features`),
+    },
+    train,
+    adapter: completeAdapterConfig(adapter, where),
+  }
+}
+
+/** Reads a YAML (or JSON) file; paths in it are relative to it. */
+export async function readTrainConfig(path: string): Promise<TrainConfig> {
+  let text: string
+  try {
+    text = await readFile(path, 'utf8')
+  } catch (error) {
+    throw invalid(path, 'a readable YAML file', error)
+  }
+  try {
+    return parseTrainConfig(parse(text), dirname(resolve(path)), path)
+  } catch (error) {
+    if (error instanceof YAMLParseError) throw new InputError(`${path}: not YAML: ${error.message.split('\n')[0]}`)
+    throw error
+  }
+}
