@@ -1,6 +1,7 @@
 // The registry: one line per operator. JavaScript's name, the check, the CPU twin.
 #include "binding/bind.h"
 #include "ops/adamw.h"
+#include "ops/attention.h"
 #include "ops/copy.h"
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
@@ -10,6 +11,7 @@
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
+#include "ops/router.h"
 #include "ops/swap.h"
 
 namespace mt::binding {
@@ -45,6 +47,10 @@ const std::vector<Operator>& table() {
       op<check_reduce_backward, cpu::reduce_backward>("reduce_backward"),
       op<check_cross_entropy_forward, cpu::cross_entropy_forward>("cross_entropy_forward"),
       op<check_cross_entropy_backward, cpu::cross_entropy_backward>("cross_entropy_backward"),
+      op<check_attention_forward, cpu::attention_forward>("attention_forward"),
+      op<check_attention_backward, cpu::attention_backward>("attention_backward"),
+      op<check_router_forward, cpu::router_forward>("router_forward"),
+      op<check_router_backward, cpu::router_backward>("router_backward"),
       op<check_square_sum, cpu::square_sum>("square_sum"),
       op<check_adamw, cpu::adamw>("adamw"),
   };

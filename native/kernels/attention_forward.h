@@ -1,0 +1,175 @@
+// Forward attention of one unit; included by each_isa.h. Padding, the keys that causality hides and the
+// lanes behind the last key all carry a bias of −inf, so that no loop over keys needs a condition.
+#include "kernels/multiply.h"
+
+constexpr float kNone = -INFINITY;
+constexpr float kTinySum = 1e-26f;  // below it a mask's keys lie 60 under the row's maximum: it gets an exponential of its own
+
+/// The row's bias: the unit's, cut off behind the keys that query i sees.
+inline const float* row_bias(const AttentionUnit& u, int64_t i, int64_t width, float* room) {
+  if (u.visible_all()) return u.bias;
+  int64_t n = u.sees(i);
+  for (int64_t j = 0; j < width; ++j) room[j] = j < n ? u.bias[j] : kNone;
+  return room;
+}
+
+MT_INLINE ivec in_mask(ivec bits, int j) { return (bits & isplat(1 << j)) != isplat(0); }
+
+/// Σ_j c_j M_j for a vector of pairs.
+template <int P>
+MT_INLINE vec weight(ivec bits, const float* c) {
+  vec w = splat(0.0f);
+#pragma GCC unroll 8
+  for (int j = 0; j < P; ++j) w = w + select(in_mask(bits, j), splat(c[j]), splat(0.0f));
+  return w;
+}
+
+inline void clear(float* row, int64_t width) {
+  for (int64_t j = 0; j < width; j += kLanes) store(row + j, splat(0.0f));
+}
+
+/// max of row + bias, which replaces row.
+inline float biased_max(float* row, const float* bias, int64_t width) {
+  vec m = splat(kNone);
+  for (int64_t j = 0; j < width; j += kLanes) {
+    vec s = load(row + j) + load(bias + j);
+    store(row + j, s);
+    m = max(m, s);
+  }
+  return max(m);
+}
+
+/// row = exp(row − m); the sum.
+inline float exp_sum(float* row, float m, int64_t width) {
+  vec z = splat(0.0f);
+  for (int64_t j = 0; j < width; j += kLanes) {
+    vec e = exp(load(row + j) - splat(m));
+    store(row + j, e);
+    z = z + e;
+  }
+  return sum(z);
+}
+
+/// Scores to exponentials in place; the factor that makes them probabilities. lse gets the row's one number.
+inline float softmax_row(float* row, const float* bias, int64_t width, float* lse) {
+  float m = biased_max(row, bias, width);
+  if (m == kNone) {
+    clear(row, width);
+    *lse = kNone;
+    return 0;
+  }
+  float z = exp_sum(row, m, width);
+  *lse = m + std::log(z);
+  return 1 / z;
+}
+
+/// row = row ∘ Σ α_j M_j.
+template <int P>
+void weigh_row(float* row, const int32_t* bits, const float* alpha, int64_t width) {
+  for (int64_t j = 0; j < width; j += kLanes) store(row + j, load(row + j) * weight<P>(load(bits + j), alpha));
+}
+
+/// max of the row's scores in mask j.
+inline float mask_max(const float* row, const int32_t* bits, int j, int64_t width) {
+  vec m = splat(kNone);
+  for (int64_t k = 0; k < width; k += kLanes) m = max(m, select(in_mask(load(bits + k), j), load(row + k), splat(kNone)));
+  return max(m);
+}
+
+/// Mode attention: scores to Σ_j α_j P_j in place. lse[j] is −inf where mask j keeps no key that the row sees.
+template <int P>
+void mixed_row(float* row, const float* bias, const int32_t* bits, const AttentionUnit& u, int64_t width, float* lse, float* e) {
+  float m = biased_max(row, bias, width);
+  for (int j = 0; j < P; ++j) lse[j] = kNone;
+  if (m == kNone) return clear(row, width);
+  vec z[P] = {};
+  for (int64_t k = 0; k < width; k += kLanes) {
+    vec x = exp(load(row + k) - splat(m));
+    ivec b = load(bits + k);
+    store(e + k, x);
+    for (int j = 0; j < P; ++j) z[j] = z[j] + select(in_mask(b, j), x, splat(0.0f));
+  }
+  float shared[P], own[P], own_max[P], homeless = 0;  // α_j / Z_j, by which maximum Z_j is measured
+  bool any_own = false;
+  for (int j = 0; j < P; ++j) {
+    float sum_j = sum(z[j]);
+    shared[j] = own[j] = own_max[j] = 0;
+    if (sum_j >= kTinySum) {
+      lse[j] = m + std::log(sum_j);
+      shared[j] = 1 / sum_j;
+      continue;
+    }
+    float mine = mask_max(row, bits, j, width);
+    if (mine == kNone) {
+      homeless += u.alpha[j];
+      continue;
+    }
+    vec total = splat(0.0f);
+    for (int64_t k = 0; k < width; k += kLanes) total = total + select(in_mask(load(bits + k), j), exp(load(row + k) - splat(mine)), splat(0.0f));
+    float own_sum = sum(total);
+    lse[j] = mine + std::log(own_sum);
+    own[j] = 1 / own_sum;
+    own_max[j] = mine;
+    any_own = true;
+  }
+  for (int j = 0; j < P; ++j) {
+    float a = u.alpha[j] + (j == 0 ? homeless : 0);  // a mask without keys lends its α to M_0
+    shared[j] *= a;
+    own[j] *= a;
+  }
+  for (int64_t k = 0; k < width; k += kLanes) {
+    ivec b = load(bits + k);
+    vec x = load(e + k) * weight<P>(b, shared);
+    if (any_own)
+      for (int j = 0; j < P; ++j)
+        if (own[j] != 0) x = x + select(in_mask(b, j), exp(load(row + k) - splat(own_max[j])), splat(0.0f)) * splat(own[j]);
+    store(row + k, x);
+  }
+}
+
+inline int64_t whole(int64_t keys) { return (keys + kLanes - 1) / kLanes * kLanes; }
+
+/// P is the number of masks, known when this is compiled so that sums per mask stay in registers.
+template <int P>
+void forward_unit(const AttentionUnit& u) {
+  int64_t ld = padded(u.nk), dp = padded(u.d), strip = u.strip();
+  Scratch& s = Scratch::begin(u.d * ld + ld * dp + strip * (ld + 2 * dp) + 2 * ld + strip, 8);
+  float *kt = s.take(u.d * ld), *v = s.take(ld * dp), *scores = s.take(strip * ld), *q = s.take(strip * dp), *o = s.take(strip * dp);
+  float *room = s.take(ld), *e = s.take(ld), *factor = s.take(strip);
+  transpose(kt, ld, u.k, u.k_row, u.keys, whole(u.keys), u.d, u.bias);
+  copy_rows(v, dp, u.v, u.v_row, u.keys, u.d, 1, u.bias);
+  for (int64_t i0 = 0; i0 < u.nq; i0 += strip) {
+    int64_t rows = u.nq - i0 < strip ? u.nq - i0 : strip, keys = u.sees(i0 + rows - 1), width = whole(keys);
+    copy_rows(q, dp, u.q + i0 * u.q_row, u.q_row, rows, u.d, u.scale, nullptr);
+    multiply(scores, ld, q, dp, 1, kt, ld, rows, width, u.d, false);
+    for (int64_t r = 0; r < rows; ++r) {
+      int64_t i = i0 + r;
+      float* row = scores + r * ld;
+      const float* bias = row_bias(u, i, width, room);
+      const int32_t* bits = u.mode ? u.masks + i * ld : nullptr;
+      float* lse = u.lse + i * u.lse_size();
+      if (u.mode == 1) weigh_row<P>(row, bits, u.alpha, width);
+      factor[r] = 1;
+      if (u.mode == 2) mixed_row<P>(row, bias, bits, u, width, lse, e);
+      else factor[r] = softmax_row(row, bias, width, lse);
+    }
+    multiply(o, dp, scores, ld, 1, v, dp, rows, u.d, keys, false);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* to = u.out + (i0 + r) * u.out_row;
+      for (int64_t c = 0; c < u.d; ++c) to[c] = o[r * dp + c] * factor[r];
+    }
+  }
+}
+
+inline void forward(const AttentionUnit& u) {
+  switch (u.p) {
+    case 1: return forward_unit<1>(u);
+    case 2: return forward_unit<2>(u);
+    case 3: return forward_unit<3>(u);
+    case 4: return forward_unit<4>(u);
+    case 5: return forward_unit<5>(u);
+    case 6: return forward_unit<6>(u);
+    case 7: return forward_unit<7>(u);
+    default: return forward_unit<8>(u);
+  }
+}

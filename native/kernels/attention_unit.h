@@ -1,0 +1,79 @@
+// One unit of attention work: a (b0, b1, head), its rows wherever they lie in memory. What the instruction sets' kernels
+// (attention_forward.h, attention_backward.h) are given.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <new>
+
+namespace mt {
+
+inline constexpr int kMostMasks = 8;
+inline constexpr int64_t kVectorPad = 16;  // floats: the widest vector
+
+inline int64_t padded(int64_t n) { return (n + kVectorPad - 1) / kVectorPad * kVectorPad; }
+
+struct AttentionUnit {
+  int64_t nq, nk, d;
+  int64_t keys;   // nk without padding at its end
+  int64_t shift;  // query i sees keys up to i + shift; at least nk where not causal
+  int mode, p;
+  float scale;
+  // Row starts of this unit, and the distance of rows.
+  const float *q, *k, *v;
+  int64_t q_row, k_row, v_row;
+  const float* bias;     // [padded(nk)]: 0, or −inf for padding and behind the end
+  const int32_t* masks;  // [nq, padded(nk)], bit j = M_j
+  float alpha[kMostMasks];
+  float* lse;  // [nq, m]
+  // forward
+  float* out;
+  int64_t out_row;
+  // backward; null where not wanted
+  const float* dout;
+  int64_t dout_row;
+  float *dq, *dk, *dv;
+  int64_t dq_row, dk_row, dv_row;
+  double* dalpha;  // [p], this unit's share
+
+  bool visible_all() const { return shift >= nk; }
+  /// Keys that query i sees, padding included.
+  int64_t sees(int64_t i) const { return visible_all() ? keys : i + shift + 1 < 0 ? 0 : i + shift + 1 < keys ? i + shift + 1 : keys; }
+  int64_t lse_size() const { return mode == 2 ? p : 1; }
+  /// Queries per strip: its scores stay in the first-level cache, and strips are even.
+  int64_t strip() const {
+    int64_t most = 8192 / padded(nk > 0 ? nk : 1) / 6 * 6;
+    most = most < 6 ? 6 : most > 48 ? 48 : most;
+    int64_t strips = (nq + most - 1) / most;
+    return strips ? (nq + strips - 1) / strips : 0;
+  }
+};
+
+/// A thread's working memory, kept between calls. take() hands out consecutive pieces, each aligned to 64 bytes.
+class Scratch {
+ public:
+  /// Starts over with room for `floats` in at most `pieces` pieces.
+  static Scratch& begin(int64_t floats, int pieces) {
+    thread_local Scratch mine;
+    int64_t need = floats + pieces * kVectorPad;
+    if (need > mine.held_) {
+      mine.memory_.reset();
+      mine.memory_.reset(static_cast<float*>(::operator new(size_t(need) * sizeof(float), std::align_val_t(64))));
+      mine.held_ = need;
+    }
+    mine.next_ = mine.memory_.get();
+    return mine;
+  }
+  float* take(int64_t floats) {
+    float* piece = next_;
+    next_ += padded(floats);
+    return piece;
+  }
+
+ private:
+  struct Free { void operator()(float* p) const { ::operator delete(p, std::align_val_t(64)); } };
+  std::unique_ptr<float, Free> memory_;
+  float* next_ = nullptr;
+  int64_t held_ = 0;
+};
+
+}  // namespace mt

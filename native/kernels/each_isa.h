@@ -1,0 +1,56 @@
+// Compiles one header for every instruction set of the machine at hand, each in its own namespace: define MT_EACH_ISA
+// as the header's name, then include this file. The header finds vec.h and exp.h around it and includes
+// nothing but headers of its kind.
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/isa.h"
+
+namespace mt::portable {
+#define MT_LANES 4
+#include "kernels/vec.h"
+#include "kernels/exp.h"
+#include MT_EACH_ISA
+#undef MT_LANES
+}  // namespace mt::portable
+
+#ifdef MT_X86
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+namespace mt::avx2 {
+#define MT_LANES 8
+#include "kernels/vec.h"
+#include "kernels/exp.h"
+#include MT_EACH_ISA
+#undef MT_LANES
+}  // namespace mt::avx2
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#endif
+namespace mt::avx512 {
+#define MT_LANES 16
+#include "kernels/vec.h"
+#include "kernels/exp.h"
+#include MT_EACH_ISA
+#undef MT_LANES
+}  // namespace mt::avx512
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif
+#undef MT_EACH_ISA

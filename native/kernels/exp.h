@@ -1,0 +1,17 @@
+// exp of a vector; included like vec.h and after it.
+
+/// e^x for x <= 88, relative error below 1.5e-7; exactly 0 below −87.3, −inf included. e^0 is exactly 1.
+MT_INLINE vec exp(vec x) {
+  const vec magic = splat(12582912.0f);  // 1.5·2^23: adding it rounds to an integer and leaves that in the low bits
+  vec shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic;
+  vec r = fma(n, splat(-0.693359375f), x);  // ln 2 in two parts, the first exact in products
+  r = fma(n, splat(2.12194440e-4f), r);
+  vec y = splat(1.9875691500e-4f);  // Cephes' polynomial for (e^r − 1 − r) / r²
+  y = fma(y, r, splat(1.3981999507e-3f));
+  y = fma(y, r, splat(8.3334519073e-3f));
+  y = fma(y, r, splat(4.1665795894e-2f));
+  y = fma(y, r, splat(1.6666665459e-1f));
+  y = fma(y, r, splat(5.0000001201e-1f));
+  y = fma(y, r * r, r) + splat(1.0f);
+  return select(x > splat(-87.3f), as_float(as_int(y) + (as_int(shifted) << 23)), splat(0.0f));
+}

@@ -1,0 +1,39 @@
+// Which instruction set this machine runs: asked once. MT_ISA = portable, avx2 or avx512 asks for less than there is.
+#pragma once
+#include <cstdlib>
+#include <cstring>
+
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(MT_NO_VECTOR_EXTENSION)
+#define MT_VECTOR_EXTENSION
+#define MT_INLINE [[gnu::always_inline]] static inline
+#if defined(__x86_64__)
+#define MT_X86
+#include <immintrin.h>
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+#else
+#define MT_INLINE static inline
+#endif
+
+namespace mt {
+
+enum class Isa { portable, avx2, avx512 };
+
+inline Isa isa() {
+  static const Isa found = [] {
+    Isa best = Isa::portable;
+#ifdef MT_X86
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::avx2;
+    if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq"))
+      best = Isa::avx512;
+#endif
+    const char* asked = std::getenv("MT_ISA");
+    Isa most = !asked ? best : !std::strcmp(asked, "portable") ? Isa::portable : !std::strcmp(asked, "avx2") ? Isa::avx2 : best;
+    return most < best ? most : best;
+  }();
+  return found;
+}
+
+}  // namespace mt

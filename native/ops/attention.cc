@@ -1,0 +1,215 @@
+#include "ops/attention.h"
+
+#include <vector>
+
+#include "core/parallel.h"
+#include "kernels/attention_unit.h"
+
+#define MT_EACH_ISA "kernels/attention_backward.h"
+#include "kernels/each_isa.h"
+
+namespace mt {
+
+static_assert(kMostMasks == kMostChoices);
+
+// ---- checks ----
+
+namespace {
+
+void rows_of(const View& v, const char* what) {
+  require_dtype(v, what, DType::f32);
+  require_rank(v, what, 5);
+  require(v.stride[4] == 1 || v.shape[4] == 1, what, ": expected stride 1 in the last dimension, but got ", v.stride[4], "; call contiguous() first.");
+}
+
+/// An output: each element has a place of its own, as far as strides of 0 tell.
+void written(const View& v, const char* what) {
+  for (int i = 0; i < v.rank; ++i) require(v.stride[i] != 0 || v.shape[i] <= 1, what, ": expected an output whose dimensions do not repeat, but dimension ", i, " has stride 0.");
+}
+
+/// All but the output.
+void check_inputs(const View& q, const View& k, const View& v, const Maybe& key_mask, const Maybe& masks, const Maybe& alpha, int64_t mode, const View& lse) {
+  rows_of(q, "q");
+  rows_of(k, "k");
+  rows_of(v, "v");
+  int64_t b0 = q.shape[0], b1 = q.shape[1], nq = q.shape[2], h = q.shape[3], d = q.shape[4], nk = k.shape[2];
+  require(d >= 1, "q: expected a head width of at least 1, but got shape ", shape_text(q), ".");
+  require_shape(k, "k", {b0, b1, nk, h, d});
+  require_same_shape(v, "v", k, "k");
+  require(mode >= 0 && mode <= 2, "mode: expected 0 (off), 1 (score) or 2 (attention), but got ", mode, ".");
+  if (key_mask) {
+    require_dtype(key_mask, "key_mask", DType::u8);
+    require_shape(key_mask, "key_mask", {b0, b1, nk});
+  }
+  require(bool(masks) == (mode != 0), "masks: expected ", mode ? "a tensor in this mode, but got none." : "none in mode 0 (off), but got a tensor.");
+  require(bool(alpha) == (mode != 0), "alpha: expected ", mode ? "a tensor in this mode, but got none." : "none in mode 0 (off), but got a tensor.");
+  int64_t p = 1;
+  if (mode) {
+    require_dtype(masks, "masks", DType::u8);
+    require_shape(masks, "masks", {nq, nk});
+    require_dtype(alpha, "alpha", DType::f32);
+    require_rank(alpha, "alpha", 3);
+    p = alpha.shape[2];
+    require_shape(alpha, "alpha", {b0, b1, p});
+    require(p >= 1 && p <= kMostChoices, "alpha: expected 1 to ", kMostChoices, " choices, but got shape ", shape_text(alpha), ".");
+  }
+  require_dense(lse, "lse");
+  require_shape(lse, "lse", {b0, b1, h, nq, mode == 2 ? p : 1});
+}
+
+void check_like(const View& v, const char* what, const View& x, const char* whose) {
+  rows_of(v, what);
+  require_same_shape(v, what, x, whose);
+}
+
+}  // namespace
+
+void check_attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool, Out out, Out lse) {
+  check_inputs(q, k, v, key_mask, masks, alpha, mode, lse);
+  check_like(out, "out", q, "q");
+  written(out, "out");
+}
+
+void check_attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool,
+                              const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv, MaybeOut dalpha) {
+  check_inputs(q, k, v, key_mask, masks, alpha, mode, lse);
+  check_like(dout, "dout", q, "q");
+  if (dq) { check_like(dq, "dq", q, "q"); written(dq, "dq"); }
+  if (dk) { check_like(dk, "dk", k, "k"); written(dk, "dk"); }
+  if (dv) { check_like(dv, "dv", v, "v"); written(dv, "dv"); }
+  if (!dalpha) return;
+  require(mode != 0, "dalpha: expected none in mode 0 (off), but got a tensor.");
+  require_dense(dalpha, "dalpha");
+  require_same_shape(dalpha, "dalpha", alpha, "alpha");
+}
+
+// ---- CPU ----
+
+namespace cpu {
+namespace {
+
+float* rows_at(const View& v, int64_t i0, int64_t i1, int64_t head) {
+  return v ? v.data<float>() + i0 * v.stride[0] + i1 * v.stride[1] + head * v.stride[3] : nullptr;
+}
+
+/// What all units of a call share, and the unit for a (b0, b1, head).
+struct Call {
+  const View &q, &k, &v, &key_mask, &masks, &alpha, &lse;
+  int64_t mode;
+  bool causal;
+  std::vector<int32_t> bits;  // masks, wide and padded
+
+  int64_t heads() const { return q.shape[3]; }
+  int64_t units() const { return q.shape[0] * q.shape[1] * q.shape[3]; }
+  int64_t cost() const { return q.shape[2] * k.shape[2] * (q.shape[4] / 4 + 4) + (q.shape[2] + k.shape[2]) * q.shape[4]; }
+
+  Call(const View& q, const View& k, const View& v, const View& key_mask, const View& masks, const View& alpha, const View& lse, int64_t mode, bool causal)
+      : q(q), k(k), v(v), key_mask(key_mask), masks(masks), alpha(alpha), lse(lse), mode(mode), causal(causal) {
+    if (!mode) return;
+    int64_t nq = masks.shape[0], nk = masks.shape[1], ld = padded(nk);
+    bits.resize(size_t(nq * ld));
+    for (int64_t i = 0; i < nq; ++i)
+      for (int64_t j = 0; j < nk; ++j) bits[size_t(i * ld + j)] = masks.data<uint8_t>()[i * masks.stride[0] + j * masks.stride[1]];
+  }
+
+  /// `bias` has room for padded(nk) floats and lives as long as the unit.
+  AttentionUnit unit(int64_t index, std::vector<float>& bias) const {
+    int64_t head = index % heads(), i1 = index / heads() % q.shape[1], i0 = index / heads() / q.shape[1];
+    AttentionUnit u{};
+    u.nq = q.shape[2];
+    u.nk = u.keys = k.shape[2];
+    u.d = q.shape[4];
+    u.shift = causal ? u.nk - u.nq : u.nk;
+    u.mode = int(mode);
+    u.p = mode ? int(alpha.shape[2]) : 1;
+    u.scale = float(1 / std::sqrt(double(u.d)));
+    u.q = rows_at(q, i0, i1, head);
+    u.k = rows_at(k, i0, i1, head);
+    u.v = rows_at(v, i0, i1, head);
+    u.q_row = q.stride[2];
+    u.k_row = k.stride[2];
+    u.v_row = v.stride[2];
+    bias.assign(size_t(padded(u.nk)), -INFINITY);
+    const uint8_t* kept = key_mask ? key_mask.data<uint8_t>() + i0 * key_mask.stride[0] + i1 * key_mask.stride[1] : nullptr;
+    for (int64_t j = 0; j < u.nk; ++j)
+      if (!kept || kept[j * key_mask.stride[2]]) bias[size_t(j)] = 0;
+    while (u.keys > 0 && bias[size_t(u.keys - 1)] != 0) --u.keys;
+    u.bias = bias.data();
+    u.masks = bits.data();
+    if (mode)
+      for (int j = 0; j < u.p; ++j) u.alpha[j] = alpha.data<float>()[i0 * alpha.stride[0] + i1 * alpha.stride[1] + j * alpha.stride[2]];
+    u.lse = lse.data<float>() + index * u.nq * u.lse_size();
+    return u;
+  }
+};
+
+using Kernel = void (*)(const AttentionUnit&);
+
+/// The widest kernel that this machine runs, unless most of its lanes would be idle.
+Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Kernel avx512, [[maybe_unused]] int64_t nk) {
+#ifdef MT_X86
+  if (isa() == Isa::avx512 && nk > 8) return avx512;
+  if (isa() >= Isa::avx2) return avx2;
+#endif
+  return portable;
+}
+
+#ifdef MT_X86
+#define MT_KERNELS(name) mt::portable::name, mt::avx2::name, mt::avx512::name
+#else
+#define MT_KERNELS(name) mt::portable::name, nullptr, nullptr
+#endif
+
+}  // namespace
+
+void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool causal, Out out, Out lse) {
+  if (!out.numel()) return;
+  Call call(q, k, v, key_mask, masks, alpha, lse, mode, causal);
+  Kernel run = choose(MT_KERNELS(forward), k.shape[2]);
+  parallel_for(call.units(), call.cost(), [&](int64_t begin, int64_t end) {
+    std::vector<float> bias;
+    for (int64_t i = begin; i < end; ++i) {
+      AttentionUnit u = call.unit(i, bias);
+      int64_t h = call.heads(), b1 = q.shape[1];
+      u.out = rows_at(out, i / h / b1, i / h % b1, i % h);
+      u.out_row = out.stride[2];
+      run(u);
+    }
+  });
+}
+
+void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
+                        bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv, MaybeOut dalpha) {
+  Call call(q, k, v, key_mask, masks, alpha, lse, mode, causal);
+  Kernel run = choose(MT_KERNELS(backward), k.shape[2]);
+  int64_t h = call.heads(), b1 = q.shape[1], p = mode ? alpha.shape[2] : 0;
+  std::vector<double> shares(dalpha ? size_t(call.units() * p) : 0, 0.0);
+  parallel_for(call.units(), 3 * call.cost(), [&](int64_t begin, int64_t end) {
+    std::vector<float> bias;
+    for (int64_t i = begin; i < end; ++i) {
+      AttentionUnit u = call.unit(i, bias);
+      int64_t i0 = i / h / b1, i1 = i / h % b1, head = i % h;
+      u.dout = rows_at(dout, i0, i1, head);
+      u.dout_row = dout.stride[2];
+      u.dq = rows_at(dq, i0, i1, head);
+      u.dk = rows_at(dk, i0, i1, head);
+      u.dv = rows_at(dv, i0, i1, head);
+      u.dq_row = dq.stride[2];
+      u.dk_row = dk.stride[2];
+      u.dv_row = dv.stride[2];
+      u.dalpha = dalpha ? shares.data() + i * p : nullptr;
+      run(u);
+    }
+  });
+  if (!dalpha) return;
+  float* to = dalpha.data<float>();
+  for (int64_t b = 0; b < q.shape[0] * b1; ++b)
+    for (int64_t j = 0; j < p; ++j) {
+      double sum = 0;
+      for (int64_t head = 0; head < h; ++head) sum += shares[size_t((b * h + head) * p + j)];
+      to[b * p + j] = float(sum);
+    }
+}
+
+}  // namespace cpu
+}  // namespace mt
