@@ -6,7 +6,9 @@
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/gemm.h"
 #include "ops/layernorm.h"
+#include "ops/lora.h"
 #include "ops/patchify.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
@@ -29,6 +31,11 @@ const std::vector<Operator>& table() {
       op<check_silu_mul_backward, cpu::silu_mul_backward>("silu_mul_backward"),
       op<check_gate_forward, cpu::gate_forward>("gate_forward"),
       op<check_gate_backward, cpu::gate_backward>("gate_backward"),
+      op<check_gemm_forward, cpu::gemm_forward>("gemm_forward"),
+      op<check_gemm_backward_input, cpu::gemm_backward_input>("gemm_backward_input"),
+      op<check_gemm_backward_weight, cpu::gemm_backward_weight>("gemm_backward_weight"),
+      op<check_lora_forward, cpu::lora_forward>("lora_forward"),
+      op<check_lora_backward, cpu::lora_backward>("lora_backward"),
       op<check_copy, cpu::copy>("copy"),
       op<check_fill, cpu::fill>("fill"),
       op<check_random_uniform, cpu::random_uniform>("random_uniform"),

@@ -1,0 +1,46 @@
+// What an instruction set brings to the matrix product, and the choice between them.
+#pragma once
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace mt::kernels {
+
+/// Where a tile of results goes: c = alpha·sum + bias, plus c where `add`.
+struct Target {
+  float* c;
+  int64_t ldc;
+  const float* bias;  // may be null
+  float alpha;
+  bool add;
+  int columns;  // of the tile, at most `nr`
+};
+
+inline constexpr int kMaxRows = 16;     // bound on Level::mr
+inline constexpr int kDotRows = 4;      // left rows per dot
+inline constexpr int kDotColumns = 4;   // right columns per dot, or 1
+
+struct Level {
+  int mr, nr, width;  // a tile's rows and columns; floats of a vector
+  /// tile[vectors - 1][rows - 1]: element (i, k) of the left factor at a[i·row + k·col], k-th row of the right at b + k·ldb.
+  using Tile = void (*)(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb, const Target& out);
+  Tile tile[2][kMaxRows];
+  /// pack[dtype]: out[k·ld + i] = in[i·across + k·along] for i < n, and 0 up to a whole vector. Where n = ld is no
+  /// whole number of vectors, up to a vector after the last row is overwritten.
+  using Pack = void (*)(const void* in, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld);
+  Pack pack[3];
+  /// dot[dtype][columns > 1][rows - 1]: sums[i·columns + j] = Σ a[i·lda + k] b[j·ldb + k].
+  using Dot = void (*)(int64_t k, const float* a, int64_t lda, const void* b, int64_t ldb, float* sums);
+  Dot dot[3][2][kDotRows];
+};
+
+extern const Level portable;
+#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
+#define MT_X86 1
+extern const Level avx2, avx512;
+#endif
+
+/// The best level of this machine, or the lower one that MT_CPU names.
+const Level& level();
+
+}  // namespace mt::kernels

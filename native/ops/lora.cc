@@ -1,0 +1,70 @@
+#include "ops/lora.h"
+
+#include <vector>
+
+#include "kernels/linear.h"
+
+namespace mt {
+
+// ---- checks ----
+
+namespace {
+void check_factors(const View& w, const View& a, const View& b) {
+  require_weight(w, "w");
+  require_dense(a, "a");
+  require_rank(a, "a", 2);
+  require_shape(a, "a", {a.size(0), w.size(1)});
+  require_dense(b, "b");
+  require_shape(b, "b", {w.size(0), a.size(0)});
+}
+}  // namespace
+
+void check_lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double, Out y, Out shrunk) {
+  check_factors(w, a, b);
+  require_last(x, "x", w.size(1), "the weight's second");
+  if (bias) require_vector(bias, "bias", w.size(0));
+  require_rows(y, "y", w.size(0), x, "x");
+  require_rows(shrunk, "shrunk", a.size(0), x, "x");
+}
+void check_lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b, double, MaybeOut dx, Out da, Out db) {
+  check_factors(w, a, b);
+  require_last(x, "x", w.size(1), "the weight's second");
+  require_rows(dy, "dy", w.size(0), x, "x");
+  require_rows(shrunk, "shrunk", a.size(0), x, "x");
+  if (dx) {
+    require_dense(dx, "dx");
+    require_same_shape(dx, "dx", x, "x");
+  }
+  require_dense(da, "da");
+  require_same_shape(da, "da", a, "a");
+  require_dense(db, "db");
+  require_same_shape(db, "db", b, "b");
+}
+
+// ---- CPU ----
+
+namespace cpu {
+
+void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y, Out shrunk) {
+  int64_t m = x.rows(), n = w.size(0), k = w.size(1), r = a.size(0);
+  float* py = y.data<float>();
+  matmul(m, r, k, left(x), right_transposed(a), shrunk.data<float>(), r);
+  matmul(m, n, k, left(x), right_transposed(w), py, n, {.bias = bias ? bias.data<float>() : nullptr});
+  matmul(m, n, r, left(shrunk), right_transposed(b), py, n, {.alpha = float(scaling), .accumulate = true});
+}
+
+void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b, double scaling, MaybeOut dx, Out da, Out db) {
+  int64_t m = x.rows(), n = w.size(0), k = w.size(1), r = a.size(0);
+  float s = float(scaling);
+  std::vector<float> g(size_t(m * r));
+  matmul(m, r, n, left(dy), right(b), g.data(), r, {.alpha = s});
+  matmul(r, k, m, {g.data(), 1, r}, right(x), da.data<float>(), k);
+  matmul(n, r, m, left_transposed(dy), right(shrunk), db.data<float>(), r, {.alpha = s});
+  if (!dx) return;
+  float* px = dx.data<float>();
+  matmul(m, k, n, left(dy), right(w), px, k);
+  matmul(m, k, r, {g.data(), r, 1}, right(a), px, k, {.accumulate = true});
+}
+
+}  // namespace cpu
+}  // namespace mt
