@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
 import { InputError } from '../errors.js'
 
-const commands = ['./parity.js'] as const
+const commands = ['./inspect.js', './parity.js'] as const
 
 async function main(): Promise<void> {
   const { version } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }

@@ -16,7 +16,7 @@ export function add(a: Tensor, b: Tensor, scale = 1): Tensor {
   return record(y, [x, z], (dy, [needsA, needsB]) => {
     let db: Tensor | undefined
     if (needsB) {
-      db = z.size === x.size ? dy : sumLeading(dy, z.shape)
+      db = z.rank === x.rank ? dy : sumLeading(dy, z.shape)
       if (scale !== 1) db = times(db, scale)
     }
     return [needsA ? dy : undefined, db]

@@ -6,7 +6,6 @@ import { generate } from '../../eval/generate.js'
 import { logits } from '../../models/language.js'
 import { loadModel } from '../../models/load.js'
 import { answerTokens, type ImageModel, type QFormerText, type TextRows } from '../../models/mtransllama.js'
-import { cast } from '../../ops/copy.js'
 import { narrow } from '../../ops/views.js'
 import { keep, scope } from '../../tensor/scope.js'
 import { backward, noGrad } from '../../tensor/tape.js'
@@ -20,7 +19,7 @@ function textRows(c: GoldenCase): TextRows {
 }
 
 function qformerText(c: GoldenCase): QFormerText | undefined {
-  return c.has('in.qformer_ids') ? { ids: c.tensor('in.qformer_ids'), mask: cast(c.tensor('in.qformer_mask'), 'uint8') } : undefined
+  return c.has('in.qformer_ids') ? { ids: c.tensor('in.qformer_ids'), mask: tensor(Uint8Array.from(c.get('in.qformer_mask').data), c.get('in.qformer_mask').shape) } : undefined
 }
 
 /** Collects observed tensors under the goldens' names. */
@@ -163,6 +162,7 @@ async function trainSteps(c: GoldenCase, adapter: Adapter, optimizer: AdamW, sta
     if (tiny.has(name) || !c.has(`after.${name}`)) continue
     const was = before.get(name)!
     const moved = Array.from((await t.data()) as Float32Array, (x, i) => x - was[i]!)
+    if (process.env.DBG) console.log(name, relativeError(moved, Array.from(c.get(`after.${name}`).data, (x, i) => x - was[i]!)))
     score.note('update', `after.${name}`, relativeError(moved, Array.from(c.get(`after.${name}`).data, (x, i) => x - was[i]!)))
   }
 }

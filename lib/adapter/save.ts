@@ -1,0 +1,239 @@
+/**
+ * An adapter as a folder. LoRA lies as PEFT lays it out, one adapter by role: spatial and cross in the folder itself, where
+ * PEFT finds an image adapter, temporal in `temporal/`, under the same module names. What PEFT does not know (positions,
+ * routers, gates, temporal weights of their own) is in `mtransllama.safetensors`; `mtransllama.json` says what all of it is.
+ *
+ *     FOLDER/  adapter_config.json  adapter_model.safetensors  mtransllama.json  mtransllama.safetensors  README.md
+ *              temporal/adapter_config.json  temporal/adapter_model.safetensors
+ *              spatial_masks.safetensors  temporal_masks.safetensors        where the mask sets came from files
+ *
+ * The folder is replaced as a whole: see {@link replaceFolder}.
+ */
+import { randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import * as fs from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { z } from 'zod'
+import { InputError, invalid } from '../errors.js'
+import { readJsonObject } from '../json.js'
+import type { ModelConfig } from '../models/config.js'
+import { checkWith } from '../schema.js'
+import { scope } from '../tensor/scope.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
+import { writeFileAtomic, type FileSystem } from '../weights/atomic.js'
+import { readAsFloat32, readHeader, writeSafetensors, type TensorData } from '../weights/safetensors.js'
+import { Adapter } from './adapter.js'
+import { checkAdapterConfig, parseAdapterConfig, type AdapterConfig, type CheckedAdapterConfig } from './config.js'
+import { countGroups, countTrained, GROUPS, type GroupCount, type TrainedParameter } from './parameters.js'
+import { MASKS, readMasks } from './read-masks.js'
+
+const FORMAT = 'mtransllama-adapter'
+const VERSION = 1
+const ABOUT = 'mtransllama.json'
+const OWN = 'mtransllama.safetensors'
+const PEFT = 'adapter_model.safetensors'
+const PEFT_CONFIG = 'adapter_config.json'
+
+/** What an adapter remembers about where it comes from. */
+export interface AdapterMeta {
+  /** {@link LoadedModel.fingerprint} of the base model. */
+  fingerprint: string
+  /** Name of the base model for people and for PEFT: a hub name, or that of its folder. */
+  base: string
+  /** Anything worth keeping as JSON: step, metrics, seed. */
+  info?: Record<string, unknown> | undefined
+}
+
+export interface AdapterInfo extends AdapterMeta {
+  config: AdapterConfig
+  /** Trained tensors and parameters by group. */
+  counts: GroupCount[]
+  /** Program and version that wrote it. */
+  createdBy: string
+}
+
+/** What has to be known of the loaded base model; a LoadedModel has it. */
+export interface AdapterBase {
+  model: { config: ModelConfig }
+  plan: { folder: string }
+  fingerprint: string
+}
+
+// --------------------------------------------------------------------------------------------------------------- names
+
+const MODULES: Record<string, string> = { spatial: 'attention', temporal: 'attention', cross: 'crossattention', q: 'query', v: 'value' }
+
+/** The file and the key in it that a trained parameter is stored under. */
+export function placeOf(name: string): { file: string; key: string } {
+  const [, layer, role, part, side] = /^layer\.(\d+)\.(spatial|temporal|cross)\.([qv])\.(lora_[AB])$/.exec(name) ?? []
+  if (!layer) return { file: OWN, key: name }
+  const module = `qformer.encoder.layer.${layer}.${MODULES[role!]}.attention.${MODULES[part!]}`
+  return { file: role === 'temporal' ? `temporal/${PEFT}` : PEFT, key: `base_model.model.${module}.${side}.weight` }
+}
+
+/** Where every parameter of a table is stored: file to key to parameter. */
+function places(table: readonly TrainedParameter[]): Map<string, Map<string, TrainedParameter>> {
+  const files = new Map<string, Map<string, TrainedParameter>>()
+  for (const parameter of table) {
+    const { file, key } = placeOf(parameter.name)
+    files.set(file, (files.get(file) ?? new Map()).set(key, parameter))
+  }
+  return files
+}
+
+/** Only the fields that every version of PEFT knows: an older one refuses a file with newer fields. */
+function peftConfig(file: string, base: string, { lora }: AdapterConfig): Record<string, unknown> {
+  const attention = file === PEFT ? '(attention|crossattention)' : 'attention'
+  return {
+    peft_type: 'LORA', task_type: null, base_model_name_or_path: base, inference_mode: true, r: lora.r, lora_alpha: lora.alpha, lora_dropout: 0,
+    bias: 'none', fan_in_fan_out: false, modules_to_save: null,
+    target_modules: String.raw`qformer\.encoder\.layer\.\d+\.${attention}\.attention\.(query|value)`,
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------- save
+
+/** A file of a folder that is to be written, by its path inside the folder. */
+export type FolderFile = { path: string } & ({ text: string } | { tensors: readonly TensorData[] })
+
+/**
+ * Saves an adapter over what is in `folder`: afterwards that is the new adapter or, if anything fails, still the old one.
+ *
+ * @param on the file system, for tests
+ * @throws InputError where the folder cannot be written, or holds something that is not an adapter
+ */
+export async function saveAdapter(folder: string, adapter: Adapter, meta: AdapterMeta, on: FileSystem = fs): Promise<void> {
+  await replaceFolder(folder, await adapterFiles(adapter, meta), on)
+}
+
+/** The content of all files. The tensors are read as they are at the moment of the call, whatever is computed afterwards. */
+export async function adapterFiles(adapter: Adapter, meta: AdapterMeta): Promise<FolderFile[]> {
+  const names = [...adapter.parameters.keys()]
+  const [values, createdBy] = await Promise.all([Promise.all([...adapter.parameters.values()].map((t) => t.data())), program()])
+  const data = new Map(names.map((name, i) => [name, values[i]!]))
+  const table = adapter.table()
+  const { config, files } = withMasks(adapter)
+  for (const [path, parameters] of places(table)) {
+    files.push({ path, tensors: [...parameters].map(([name, p]) => ({ name, dtype: 'F32', shape: p.shape, data: data.get(p.name)! })) })
+    if (path !== OWN) files.push({ path: join(dirname(path), PEFT_CONFIG), text: json(peftConfig(path, meta.base, config)) })
+  }
+  const { base, fingerprint, info } = meta
+  const about = { format: FORMAT, version: VERSION, createdBy, base: { name: base, fingerprint }, config, counts: countGroups(table), ...(info && { info }) }
+  files.push({ path: 'README.md', text: readme(base, createdBy, table) }, { path: ABOUT, text: json(about) })
+  return files
+}
+
+/** Mask sets that came from outside travel with the adapter; its configuration then names the copies. */
+function withMasks(adapter: Adapter): { config: CheckedAdapterConfig; files: FolderFile[] } {
+  const dar = { ...adapter.config.dar }
+  const files: FolderFile[] = []
+  for (const axis of ['spatial', 'temporal'] as const) {
+    const set = adapter['given'][axis]
+    if (!set) continue
+    dar[`${axis}Masks`] = `${axis}_masks.safetensors`
+    files.push({ path: dar[`${axis}Masks`], tensors: [{ name: MASKS, dtype: 'U8', shape: [set.size, set.size], data: set.bits }] })
+  }
+  return { config: { ...adapter.config, dar }, files }
+}
+
+const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`
+
+async function program(): Promise<string> {
+  const about = await readJsonObject(fileURLToPath(new URL('../../package.json', import.meta.url))).catch(() => undefined)
+  return `mtransllama ${about?.version ?? '(unknown version)'}`
+}
+
+function readme(base: string, createdBy: string, table: readonly TrainedParameter[]): string {
+  const rows = countGroups(table).map(({ group, tensors, parameters }) => `| ${group} | ${tensors} | ${parameters.toLocaleString('en')} |`)
+  return `# A video adapter for ${base}
+
+Turns the image model ${base} into a video model; written by ${createdBy}. ${countTrained(table).toLocaleString('en')} trained
+parameters, float32, and no weight of the base model:
+
+| group | tensors | parameters |
+| --- | --- | --- |
+${rows.join('\n')}
+
+    mtransllama ask --model BASE --adapter THIS_FOLDER --video FILE --prompt "..."
+
+\`${ABOUT}\` has the configuration and the fingerprint of the base model; on another base the adapter is refused.
+\`${PEFT_CONFIG}\` and \`${PEFT}\` are the spatial and cross-attention LoRA as PEFT stores it, so PEFT can load this
+folder as an adapter of the image model. \`temporal/\` has the temporal LoRA of the same modules (where it was trained), and
+\`${OWN}\` everything that PEFT does not know; the video model needs them all.
+`
+}
+
+// ---------------------------------------------------------------------------------------------------------------- load
+
+const About = z.strictObject({
+  format: z.literal(FORMAT), version: z.literal(VERSION), createdBy: z.string(),
+  base: z.strictObject({ name: z.string(), fingerprint: z.string().min(1) }),
+  config: z.unknown(), info: z.record(z.string(), z.unknown()).optional(),
+  counts: z.array(z.strictObject({ group: z.enum(GROUPS), tensors: z.int().min(0), parameters: z.int().min(0) })),
+})
+
+/** What an adapter is, without its tensors. */
+export async function readAdapterInfo(folder: string): Promise<AdapterInfo> {
+  const path = join(await findFolder(folder), ABOUT)
+  const value = await readJsonObject(path, 'a folder with a saved adapter has one')
+  if (value.format !== FORMAT) throw invalid(`${path}: format`, `"${FORMAT}"`, value.format)
+  if (value.version !== VERSION) throw invalid(`${path}: version`, `${VERSION}, the one that this program reads`, value.version, 'load it with the program that wrote it')
+  const { base, config, counts, createdBy, info } = checkWith(About, value, path)
+  return { base: base.name, fingerprint: base.fingerprint, config: parseAdapterConfig(config, `${path}: config`), counts, createdBy, info }
+}
+
+/**
+ * Loads an adapter onto the base model that it was trained on. Every parameter has to be there once and in its shape, and
+ * nothing else.
+ *
+ * @throws InputError for another base, an unfinished or damaged folder, or one that is replaced while it is being read
+ */
+export async function loadAdapter(folder: string, base: AdapterBase): Promise<Adapter> {
+  const at = await findFolder(folder)
+  const before = await identity(at)
+  const { config: model } = base.model
+  const info = await readAdapterInfo(folder)
+  if (info.fingerprint !== base.fingerprint) {
+    throw new InputError(
+      `${folder}: this adapter belongs to the base model ${info.base} (fingerprint ${info.fingerprint.slice(0, 12)}), but the one loaded is ` +
+        `${basename(resolve(base.plan.folder))} (fingerprint ${base.fingerprint.slice(0, 12)}); load it onto the model that it was trained on.`,
+    )
+  }
+  const config = checkAdapterConfig(info.config, model, `${join(at, ABOUT)}: config`)
+  const masks = await readMasks(config, at, model.numQueryTokens)
+  return scope(async () => {
+    const values = await readParameters(at, config, model)
+    if ((await identity(at)) !== before) throw new InputError(`${folder}: the adapter was replaced while it was being read; load it again.`)
+    return new Adapter(model, config, { values, masks })
+  })
+}
+
+async function readParameters(at: string, config: CheckedAdapterConfig, model: ModelConfig): Promise<Map<string, Tensor>> {
+  const values = new Map<string, Tensor>()
+  const faults: string[] = []
+  const files = places(trainedParameters(model, config))
+  if (!files.has(`temporal/${PEFT}`) && existsSync(join(at, 'temporal', PEFT))) faults.push(`temporal/${PEFT} is there, but this configuration has no temporal LoRA`)
+  for (const [file, expected] of files) {
+    if (file !== OWN) await checkPeftConfig(join(at, dirname(file), PEFT_CONFIG), config)
+    const header = await readHeader(join(at, file))
+    for (const key of header.entries.keys()) if (!expected.has(key)) faults.push(`${file}: ${key} is not a parameter of this adapter`)
+    for (const [key, { name, shape }] of expected) {
+      const entry = header.entries.get(key)
+      if (!entry) faults.push(`${file}: ${key} is missing`)
+      else if (entry.dtype !== 'F32' || `${entry.shape}` !== `${shape}`) faults.push(`${file}: ${key} should be F32 [${shape}], and is ${entry.dtype} [${entry.shape}]`)
+      else values.set(name, tensor(await readAsFloat32(header, key), shape))
+    }
+  }
+  if (faults.length) throw new InputError(`${at}: the tensors do not fit ${ABOUT}: ${faults.slice(0, 5).join('; ')}${faults.length > 5 ? `; and ${faults.length - 5} more` : ''}.`)
+  return values
+}
+
+/** PEFT scales by alpha / r of this file, and we by our own configuration: they have to agree. */
+async function checkPeftConfig(path: string, { lora }: AdapterConfig): Promise<void> {
+  const peft = await readJsonObject(path)
+  for (const [key, wanted] of [['peft_type', 'LORA'], ['r', lora.r], ['lora_alpha', lora.alpha]] as const) {
+    if (peft[key] !== wanted) throw invalid(`${path}: ${key}`, `${wanted}, as ${ABOUT} has it`, peft[key])
+  }
+  for (const key of ['use_rslora', 'use_dora']) if (peft[key]) throw invalid(`${path}: ${key}`, 'false, another way of scaling is not supported', peft[key])
+}
