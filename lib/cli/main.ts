@@ -2,8 +2,9 @@
 import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
 import { InputError } from '../errors.js'
+import { Interrupted } from './common.js'
 
-const commands = ['./inspect.js', './parity.js'] as const
+const commands = ['./train.js', './eval.js', './ask.js', './inspect.js', './parity.js'] as const
 
 async function main(): Promise<void> {
   const { version } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
@@ -13,6 +14,7 @@ async function main(): Promise<void> {
 }
 
 main().catch((error: unknown) => {
+  if (error instanceof Interrupted) return void (process.exitCode = 130)
   // What users can mend is one sentence; anything else is a fault of ours and shows where.
   console.error(error instanceof InputError ? `mtransllama: ${error.message}` : error)
   process.exitCode = 1

@@ -82,8 +82,14 @@ export function parseTrainConfig(value: unknown, base = process.cwd(), where = '
       cache: at(data.cache ?? `${output}/features`),
     },
     train,
-    adapter: completeAdapterConfig(adapter, where),
+    adapter: withPaths(completeAdapterConfig(adapter, where), at),
   }
+}
+
+/** Mask sets that are files are found relative to the configuration, wherever the process was started. */
+function withPaths(adapter: AdapterConfig, at: (path: string) => string): AdapterConfig {
+  const file = (masks: string): string => (masks === 'window' || masks === 'modality' ? masks : at(masks))
+  return { ...adapter, dar: { ...adapter.dar, spatialMasks: file(adapter.dar.spatialMasks), temporalMasks: file(adapter.dar.temporalMasks) } }
 }
 
 /** Reads a YAML (or JSON) file; paths in it are relative to it. */

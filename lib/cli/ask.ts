@@ -1,0 +1,45 @@
+/** `mtransllama ask --model DIR --adapter DIR --video FILE --prompt "…"`: streams the answer. */
+import type { Command } from 'commander'
+import { ask, openVideoModel } from '../eval/ask.js'
+import { count } from './eval.js'
+import { interruptible } from './common.js'
+
+interface Options {
+  model: string
+  adapter?: string
+  video: string
+  fps?: string
+  start?: string
+  end?: string
+  prompt: string
+  dialogue?: string
+  maxTokens: string
+}
+
+export function register(program: Command): void {
+  program
+    .command('ask')
+    .description('ask one question about one video')
+    .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
+    .option('--adapter <dir>', 'trained adapter; without one the image model answers')
+    .requiredOption('--video <file>', 'video file, or folder of frame images with --fps')
+    .option('--fps <n>', 'frames per second of a folder of images')
+    .option('--start <seconds>', 'start of the clip')
+    .option('--end <seconds>', 'end of the clip')
+    .requiredOption('--prompt <text>', 'the question')
+    .option('--dialogue <text>', 'what is said in the video; goes to the Q-Former')
+    .option('--max-tokens <n>', 'longest answer', '64')
+    .action(async (o: Options) => {
+      const { signal, done } = interruptible()
+      const seconds = (text: string | undefined): number | undefined => (text === undefined ? undefined : Number(text))
+      const model = await openVideoModel(o.model, o.adapter)
+      try {
+        const clip = { video: o.video, start: seconds(o.start), end: seconds(o.end), fps: seconds(o.fps) }
+        for await (const piece of ask(model, { ...clip, prompt: o.prompt, dialogue: o.dialogue }, { maxTokens: count('--max-tokens', o.maxTokens), signal })) process.stdout.write(piece)
+        process.stdout.write('\n')
+      } finally {
+        done()
+        model.dispose()
+      }
+    })
+}

@@ -1,0 +1,65 @@
+/** What several commands share. */
+import { performance } from 'node:perf_hooks'
+import cliProgress from 'cli-progress'
+import { memory } from '../tensor/tensor.js'
+
+/** A signal that Ctrl-C (or a polite kill) aborts; a second Ctrl-C ends the process at once. Call `done` when it is over. */
+export function interruptible(): { signal: AbortSignal; done(): void } {
+  const controller = new AbortController()
+  const stop = (): void => {
+    if (controller.signal.aborted) process.exit(130)
+    console.error('\nmtransllama: stopping after this step and saving; press Ctrl-C again to end at once.')
+    controller.abort(new Interrupted())
+  }
+  process.on('SIGINT', stop)
+  process.on('SIGTERM', stop)
+  return {
+    signal: controller.signal,
+    done() {
+      process.off('SIGINT', stop)
+      process.off('SIGTERM', stop)
+    },
+  }
+}
+
+/** What an aborted command ends with; the exit code is 130. */
+export class Interrupted extends Error {
+  override name = 'AbortError'
+  constructor() {
+    super('stopped by the user')
+  }
+}
+
+/** A progress bar on the terminal's error stream; silent where there is no terminal. */
+export class Bar {
+  readonly #bar: cliProgress.SingleBar
+  readonly #start = performance.now()
+  constructor(what: string, total: number, details = '') {
+    this.#bar = new cliProgress.SingleBar(
+      { format: `${what} {bar} {value}/{total} | {eta_formatted} left${details ? ` | ${details}` : ''}`, stream: process.stderr, hideCursor: true, etaBuffer: 50, barsize: 24 },
+      cliProgress.Presets.shades_classic,
+    )
+    this.#bar.start(total, 0, Object.fromEntries([...details.matchAll(/\{(\w+)\}/g)].map((m) => [m[1]!, '-'])))
+  }
+  get seconds(): number {
+    return (performance.now() - this.#start) / 1000
+  }
+  update(value: number, payload: Record<string, string> = {}): void {
+    this.#bar.update(value, payload)
+  }
+  stop(): void {
+    this.#bar.stop()
+  }
+}
+
+/** `0.640` as `64.0 %`. */
+export const percent = (x: number): string => `${(100 * x).toFixed(1)} %`
+
+/** Native memory in use, for people. */
+export const memoryText = (): string => `${(memory().bytes / 2 ** 20).toFixed(0)} MiB`
+
+/** Rows with their columns aligned; the first column on the left, numbers on the right. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]!.map((_, i) => Math.max(...rows.map((r) => r[i]!.length)))
+  return rows.map((r) => r.map((cell, i) => (i ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!))).join('  ').trimEnd()).join('\n')
+}

@@ -1,0 +1,56 @@
+/** `mtransllama train CONFIG.yaml` */
+import type { Command } from 'commander'
+import { countTrained } from '../adapter/parameters.js'
+import { readTrainConfig } from '../train/config.js'
+import { train } from '../train/loop.js'
+import { Bar, interruptible, memoryText, percent, table } from './common.js'
+
+export function register(program: Command): void {
+  program
+    .command('train <config>')
+    .description('train an adapter as a YAML file says')
+    .action(async (path: string) => {
+      const config = await readTrainConfig(path)
+      const { signal, done } = interruptible()
+      let bar: Bar | undefined
+      let tokens = 0
+      const next = (what: string, total: number, details = ''): Bar => {
+        bar?.stop()
+        return (bar = new Bar(what, total, details))
+      }
+      let features: Bar | undefined
+      let epoch = 0
+      try {
+        const result = await train(config, {
+          signal,
+          onStart({ counts, samples, steps, adapter }) {
+            const rows = [['trained', 'tensors', 'parameters'], ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')])]
+            console.log(table([...rows, ['total', String(counts.reduce((n, c) => n + c.tensors, 0)), countTrained(adapter.table()).toLocaleString('en')]]))
+            console.log(`${samples} samples, ${config.train.epochs} epochs, ${steps} steps; writing to ${config.output}`)
+          },
+          onFeatures(ready, total) {
+            ;(features ??= next('features', total)).update(ready)
+          },
+          onStep(e) {
+            if (e.epoch !== epoch) {
+              epoch = e.epoch
+              tokens = 0
+              next(`epoch ${epoch}`, e.steps / config.train.epochs, 'loss {loss} | {speed} tokens/s | {memory}')
+            }
+            tokens += e.tokens
+            const within = e.step - ((epoch - 1) * e.steps) / config.train.epochs
+            bar!.update(within, { loss: e.loss.toFixed(4), speed: (tokens / bar!.seconds).toFixed(0), memory: memoryText() })
+            if (e.bad !== undefined) console.error(`\nstep ${e.step} skipped: ${e.bad} is not finite`)
+          },
+          onEpoch(e) {
+            bar?.stop()
+            console.log(`epoch ${e.epoch}: loss ${e.loss.toFixed(4)}${e.accuracy === undefined ? '' : `, validation ${percent(e.accuracy)}`}${e.best ? ' (best so far)' : ''}`)
+          },
+        })
+        console.log(`best adapter: ${result.best}\nlast adapter: ${result.last}`)
+      } finally {
+        bar?.stop()
+        done()
+      }
+    })
+}

@@ -1,0 +1,207 @@
+/** A whole training run: epochs, validation, what is written when, and how it ends early without losing anything. */
+import { appendFile, mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Adapter } from '../adapter/adapter.js'
+import { readMasks } from '../adapter/read-masks.js'
+import { saveAdapter } from '../adapter/save.js'
+import { countGroups, type GroupCount } from '../adapter/parameters.js'
+import { readManifest, type Sample } from '../data/manifest.js'
+import { InputError, invalid } from '../errors.js'
+import { openBundle, type Bundle } from '../eval/bundle.js'
+import { accuracy, evaluate, type Prediction } from '../eval/evaluate.js'
+import { Features } from '../eval/features.js'
+import { encode } from '../eval/encode.js'
+import { AdamW } from './optimizer.js'
+import { chunks, rateFactor, shuffled } from './schedule.js'
+import { Trainer, type StepResult } from './step.js'
+import type { TrainConfig } from './config.js'
+
+export interface StepEvent extends StepResult {
+  epoch: number
+  /** Optimiser steps so far, and of the whole run. */
+  step: number
+  steps: number
+  /** Factor on the learning rates. */
+  factor: number
+}
+
+export interface EpochEvent {
+  epoch: number
+  /** Mean training loss per answer token. */
+  loss: number
+  /** Share of right answers on the validation manifest. */
+  accuracy?: number
+  tasks?: Record<string, number>
+  /** Whether this is the best epoch so far. */
+  best: boolean
+}
+
+/** Listeners; all are optional, and what they throw ends the run. */
+export interface TrainEvents {
+  onStart?(start: { counts: GroupCount[]; samples: number; steps: number; bundle: Bundle; adapter: Adapter }): void
+  /** While E_v of all clips is made sure of. */
+  onFeatures?(done: number, total: number): void
+  onStep?(event: StepEvent): void
+  onEpoch?(event: EpochEvent): void
+}
+
+export interface TrainOptions extends TrainEvents {
+  /** Stops after the step that is running; the adapter is saved, and the run rejects with the signal's reason. */
+  signal?: AbortSignal | undefined
+  /** An open bundle to use instead of opening `config.model`; the caller frees it. */
+  bundle?: Bundle
+}
+
+export interface TrainResult {
+  epochs: EpochEvent[]
+  /** Folders of the adapters. */
+  best: string
+  last: string
+}
+
+/**
+ * Trains an adapter as `config` says and writes to `config.output`: `last/` and `best/` (adapters), `metrics.jsonl`.
+ *
+ * @throws InputError for anything wrong with configuration, model or data, before the first step; and when
+ *   `train.maxBadSteps` steps in a row were not finite
+ */
+export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
+  const samples = await readManifest(config.data.train)
+  const validation = config.data.val === undefined ? undefined : await readManifest(config.data.val)
+  const bundle = options.bundle ?? (await openBundle(config.model))
+  try {
+    const { seed } = config.train
+    const adapter = new Adapter(bundle.model.config, config.adapter, { seed, masks: await readMasks(config.adapter, '.') })
+    try {
+      return await new Run(config, options, bundle, adapter, samples, validation).run()
+    } finally {
+      adapter.dispose()
+    }
+  } finally {
+    if (!options.bundle) bundle.model.dispose()
+  }
+}
+
+class Run {
+  private readonly features: Features
+  private readonly optimizer: AdamW
+  private readonly trainer: Trainer
+  private readonly epochs: EpochEvent[] = []
+  private step = 0
+  private bad = 0
+
+  constructor(
+    private readonly config: TrainConfig,
+    private readonly options: TrainOptions,
+    private readonly bundle: Bundle,
+    private readonly adapter: Adapter,
+    private readonly samples: Sample[],
+    private readonly validation: Sample[] | undefined,
+  ) {
+    const { data, train: t } = config
+    this.features = new Features(bundle, { frames: adapter.config.frames, sampling: data.sampling, cache: data.cache })
+    const table = adapter.table()
+    const lr = typeof t.lr === 'number' ? t.lr : Object.fromEntries(Object.entries(t.lr).filter((e): e is [string, number] => e[1] !== undefined))
+    this.optimizer = new AdamW(table.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip })
+    this.trainer = new Trainer(bundle, adapter, this.features, this.optimizer)
+  }
+
+  private get out(): { last: string; best: string; metrics: string } {
+    const at = (name: string): string => join(this.config.output, name)
+    return { last: at('last'), best: at('best'), metrics: at('metrics.jsonl') }
+  }
+
+  async run(): Promise<TrainResult> {
+    const { train: t, output } = this.config
+    const { signal } = this.options
+    try {
+      await mkdir(output, { recursive: true })
+      await writeFile(this.out.metrics, '')
+    } catch (error) {
+      throw invalid('output', 'a folder that can be written', error, `choose another than ${output}`)
+    }
+    for (const sample of this.samples) encode(this.bundle, this.adapter.config, sample) // a text that does not fit is found before the first step
+    const perEpoch = Math.ceil(Math.ceil(this.samples.length / t.batch) / t.accumulation)
+    const steps = perEpoch * t.epochs
+    this.options.onStart?.({ counts: countGroups(this.adapter.table()), samples: this.samples.length, steps, bundle: this.bundle, adapter: this.adapter })
+    try {
+      await this.prepare()
+      for (let epoch = 1; epoch <= t.epochs; epoch++) await this.epoch(epoch, steps)
+      return { epochs: this.epochs, best: this.out.best, last: this.out.last }
+    } catch (error) {
+      // Stopped by the user: what was learned so far is kept.
+      if (signal?.aborted && this.step > 0) await this.save(this.out.last, { stopped: true })
+      throw error
+    } finally {
+      this.optimizer.dispose()
+    }
+  }
+
+  /** E_v of every clip, once. */
+  private async prepare(): Promise<void> {
+    const all = [...this.samples, ...(this.validation ?? [])]
+    const clips = new Map(all.map((s) => [JSON.stringify([s.video, s.start, s.end]), s]))
+    let done = 0
+    for (const clip of clips.values()) {
+      this.options.signal?.throwIfAborted()
+      await this.features.of(clip)
+      this.options.onFeatures?.(++done, clips.size)
+    }
+  }
+
+  private async epoch(epoch: number, steps: number): Promise<void> {
+    const { train: t } = this.config
+    const order = shuffled(this.samples.length, t.seed, epoch).map((i) => this.samples[i]!)
+    let loss = 0
+    let tokens = 0
+    for (const microBatches of chunks(chunks(order, t.batch), t.accumulation)) {
+      this.options.signal?.throwIfAborted()
+      const factor = rateFactor(this.step, steps, t.warmup, t.schedule)
+      const result = await this.trainer.step(microBatches, factor)
+      this.step++
+      const event = { ...result, epoch, step: this.step, steps, factor }
+      await this.log({ kind: 'step', ...event })
+      this.options.onStep?.(event)
+      if (result.bad === undefined) {
+        loss += result.loss * result.tokens
+        tokens += result.tokens
+        this.bad = 0
+      } else if (++this.bad >= t.maxBadSteps) {
+        throw new InputError(`training: ${this.bad} steps in a row were not finite, the last because of ${result.bad}; lower train.lr or set train.clip.`)
+      }
+    }
+    await this.finish(epoch, tokens ? loss / tokens : NaN)
+  }
+
+  private async finish(epoch: number, loss: number): Promise<void> {
+    const scored = this.validation && accuracy(await this.predictions(this.validation))
+    const before = Math.max(-Infinity, ...this.epochs.map((e) => e.accuracy ?? -e.loss))
+    const event: EpochEvent = {
+      epoch, loss, best: (scored?.overall.accuracy ?? -loss) > before,
+      ...(scored && { accuracy: scored.overall.accuracy, tasks: Object.fromEntries(Object.entries(scored.tasks).map(([k, v]) => [k, v.accuracy])) }),
+    }
+    this.epochs.push(event)
+    await this.log({ kind: 'epoch', ...event })
+    await this.save(this.out.last, event)
+    if (event.best) await this.save(this.out.best, event)
+    this.options.onEpoch?.(event)
+  }
+
+  private async predictions(samples: readonly Sample[]): Promise<Prediction[]> {
+    const all: Prediction[] = []
+    for await (const p of evaluate(this.bundle, this.features, samples, { adapter: this.adapter, signal: this.options.signal })) all.push(p)
+    return all
+  }
+
+  private async save(folder: string, metrics: object): Promise<void> {
+    await saveAdapter(folder, this.adapter, { fingerprint: this.bundle.fingerprint, base: this.bundle.folder, info: { step: this.step, seed: this.config.train.seed, ...metrics } })
+  }
+
+  private async log(entry: object): Promise<void> {
+    try {
+      await appendFile(this.out.metrics, `${JSON.stringify(entry)}\n`)
+    } catch (error) {
+      throw invalid(this.out.metrics, 'a file that can be written', error, 'free space on the disk, or choose another output')
+    }
+  }
+}
