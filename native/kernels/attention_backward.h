@@ -41,6 +41,14 @@ void score_row_backward(float* row, float* dp, const float* bias, const int32_t*
     for (int j = 0; j < P; ++j) u.dalpha[j] += sum(a[j]);
 }
 
+/// Σ P_j (dP − centre) of a mask with an exponential of its own.
+inline float own_mean(const float* row, const float* dp, const int32_t* bits, int j, int64_t width, float lse, float centre) {
+  vec d = splat(0.0f);
+  for (int64_t k = 0; k < width; k += kLanes)
+    d = fma(select(in_mask(load(bits + k), j), exp(load(row + k) - splat(lse)), splat(0.0f)), load(dp + k) - splat(centre), d);
+  return sum(d);
+}
+
 /// Mode attention: P = Σ α_j P_j, dS = Σ α_j P_j (dP − D_j), D_j = rowsum(P_j ∘ dP), dα_j += D_j.
 template <int P>
 void mixed_row_backward(float* row, float* dp, const float* bias, const int32_t* bits, const AttentionUnit& u, int64_t width, const float* lse, float* e) {
@@ -70,15 +78,7 @@ void mixed_row_backward(float* row, float* dp, const float* bias, const int32_t*
     store(e + k, x);
     for (int j = 0; j < P; ++j) t[j] = t[j] + select(in_mask(b, j), xd, splat(0.0f));
   }
-  for (int j = 0; j < P; ++j) {
-    d[j] = sum(t[j]) * lift[j];
-    if (own[j] != 0) {
-      vec mine = splat(0.0f);
-      for (int64_t k = 0; k < width; k += kLanes)
-        mine = mine + select(in_mask(load(bits + k), j), exp(load(row + k) - splat(lse[j])) * load(dp + k), splat(0.0f));
-      d[j] = sum(mine);
-    }
-  }
+  for (int j = 0; j < P; ++j) d[j] = own[j] != 0 ? own_mean(row, dp, bits, j, width, lse[j], 0) : sum(t[j]) * lift[j];
   // Centred twice, as in probabilities().
   vec r[P] = {};
   for (int64_t k = 0; k < width; k += kLanes) {
@@ -86,7 +86,7 @@ void mixed_row_backward(float* row, float* dp, const float* bias, const int32_t*
     vec x = load(e + k), g = load(dp + k);
     for (int j = 0; j < P; ++j) r[j] = fma(select(in_mask(b, j), x, splat(0.0f)), g - splat(d[j]), r[j]);
   }
-  for (int j = 0; j < P; ++j) left[j] = sum(r[j]) * lift[j];
+  for (int j = 0; j < P; ++j) left[j] = own[j] != 0 ? own_mean(row, dp, bits, j, width, lse[j], d[j]) : sum(r[j]) * lift[j];
   for (int j = 0; j < P; ++j) {
     float alpha = u.alpha[j] + (j == 0 ? homeless : 0);
     a[j] = alpha * lift[j];
@@ -108,7 +108,7 @@ void mixed_row_backward(float* row, float* dp, const float* bias, const int32_t*
         if (own[j] != 0) {
           vec pj = select(in_mask(b, j), exp(load(row + k) - splat(lse[j])), splat(0.0f)) * splat(own[j]);
           p = p + pj;
-          ds = ds + pj * (g - splat(d[j]));
+          ds = ds + pj * (g - splat(d[j]) - splat(left[j]));
         }
     store(row + k, p);
     store(dp + k, ds);

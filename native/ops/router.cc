@@ -55,7 +55,7 @@ void check_router_backward(const View& dalpha, const View& alpha, const View& po
   require_dtype(dx, "dx", DType::f32);
   require_rank(dx, "dx", 4);
   require_shape(dx, "dx", {m0, m1, dx.shape[2], width});
-  for (int i = 0; i < 4; ++i) require(dx.stride[i] != 0 || dx.shape[i] <= 1, "dx: expected an output whose dimensions do not repeat, but dimension ", i, " has stride 0.");
+  for (int i = 0; i < 4 && dx.numel(); ++i) require(dx.stride[i] != 0 || dx.shape[i] <= 1, "dx: expected an output whose dimensions do not repeat, but dimension ", i, " has stride 0.");
 }
 
 // ---- CPU ----
