@@ -108,9 +108,11 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
     std::vector<float> row(static_cast<size_t>(width));
     for (int64_t b = begin; b < end; ++b) {
       float *z = dz.data() + b * p, *g = dh.data() + b * h;
-      double mean = 0;
-      for (int64_t j = 0; j < p; ++j) mean += double(pa[b * p + j]) * pd[b * p + j];
-      for (int64_t j = 0; j < p; ++j) z[j] = pa[b * p + j] * (pd[b * p + j] - float(mean));
+// Divided by Σ α, which rounding leaves a little off 1: equal dα then give exactly no gradient.
+      double mean = 0, sum = 0;
+      for (int64_t j = 0; j < p; ++j) mean += double(pa[b * p + j]) * pd[b * p + j], sum += pa[b * p + j];
+      mean /= sum;
+      for (int64_t j = 0; j < p; ++j) z[j] = float(pa[b * p + j] * (pd[b * p + j] - mean));
       for (int64_t j = 0; j < p; ++j) add_scaled(g, pw2 + j * h, z[j], h);
       for (int64_t i = 0; i < h; ++i)
         if (!(ph[b * h + i] > 0)) g[i] = 0;

@@ -162,7 +162,6 @@ async function trainSteps(c: GoldenCase, adapter: Adapter, optimizer: AdamW, sta
     if (tiny.has(name) || !c.has(`after.${name}`)) continue
     const was = before.get(name)!
     const moved = Array.from((await t.data()) as Float32Array, (x, i) => x - was[i]!)
-    if (process.env.DBG) console.log(name, relativeError(moved, Array.from(c.get(`after.${name}`).data, (x, i) => x - was[i]!)))
     score.note('update', `after.${name}`, relativeError(moved, Array.from(c.get(`after.${name}`).data, (x, i) => x - was[i]!)))
   }
 }
