@@ -11,6 +11,13 @@ export const MASKS = 'masks'
 
 const BUILT_IN: readonly string[] = ['window', 'modality']
 
+export interface ReadMasksOptions {
+  /** L of the model, where known: the spatial set is then checked for every length of text up to `text.maxTokens`. */
+  queries?: number | undefined
+  /** The sets of a saved adapter were accepted when it was trained: only the form of the files is checked. */
+  accepted?: boolean
+}
+
 /**
  * Reads the mask sets that a configuration names as files. Sets that it does not use (`dar.mode: off`, no temporal
  * attention) are not read.
@@ -19,50 +26,58 @@ const BUILT_IN: readonly string[] = ['window', 'modality']
  * mask of the first `dar.choices` leaves a row without a key, at its full size or at one it will be cut to.
  *
  * @param folder what relative file names are relative to: the folder of the configuration
- * @param queries L of the model, where known: then the spatial set is checked for every length of text
  * @throws InputError naming key and file
  */
-export async function readMasks(config: AdapterConfig, folder: string, queries?: number): Promise<GivenMasks> {
+export async function readMasks(config: AdapterConfig, folder: string, options: ReadMasksOptions = {}): Promise<GivenMasks> {
   const { dar, frames, fusion, text, temporal } = config
+  const { queries, accepted = false } = options
   const masks: GivenMasks = {}
   if (dar.mode === 'off') return masks
-  const read = (axis: 'spatial' | 'temporal', least: number, most: number, hint: string) => readSet(`dar.${axis}Masks`, resolve(folder, dar[`${axis}Masks`]), dar.choices, least, most, hint)
+  const read = async (axis: 'spatial' | 'temporal', fewest: number, most: number, remedy: string): Promise<MaskSet> => {
+    const path = resolve(folder, dar[`${axis}Masks`])
+    const name = `dar.${axis}Masks (${path})`
+    const set = await readSet(name, path)
+    if (!accepted) check(name, set, dar.choices, fewest, most, remedy)
+    return set
+  }
   if (!BUILT_IN.includes(dar.spatialMasks)) {
     const most = queries === undefined ? 1 : queries + (fusion ? (text.maxTokens ?? 0) : 0)
-    masks.spatial = await read('spatial', queries ?? Infinity, most, fusion ? 'give a larger set, or lower text.maxTokens' : 'give a larger set')
+    masks.spatial = await read('spatial', queries ?? Infinity, most, fusion ? 'or lower text.maxTokens' : 'one row for each query token')
   }
   if (!BUILT_IN.includes(dar.temporalMasks) && temporal.attention === 'factorized') {
-    masks.temporal = await read('temporal', frames, frames, 'give a larger set, or lower frames')
+    masks.temporal = await read('temporal', frames, frames, 'or lower frames')
   }
   return masks
 }
 
-/** @param least, most the numbers of tokens that the set will be cut to; it has to be at least as large as `most` */
-async function readSet(key: string, path: string, choices: number, least: number, most: number, hint: string): Promise<MaskSet> {
+async function readSet(name: string, path: string): Promise<MaskSet> {
   const header = await readHeader(path)
-  const name = `${key} (${path})`
   const entry = header.entries.get(MASKS)
   if (!entry || header.entries.size !== 1) throw invalid(name, `one tensor, named ${MASKS}`, [...header.entries.keys()])
   const { dtype, shape } = entry
   if (dtype !== 'U8') throw invalid(name, `${MASKS} of dtype U8, one bit for each mask`, dtype)
   const [size = 0, width] = shape
   if (shape.length !== 2 || size !== width || size === 0) throw invalid(name, `${MASKS} of shape [n,n], queries by keys`, shape)
-  if (size < most) throw invalid(name, `a set for at least ${most} tokens`, size, hint)
-  const set = customMasks(name, await readEntry(header, MASKS), size, choices)
-  checkCuts(name, set, choices, least)
-  return set
+  return { size, bits: await readEntry(header, MASKS) }
 }
 
-/** Row i is still there when the set is cut to the larger of `least` and i + 1 tokens, and then needs a key among those. */
-function checkCuts(name: string, { size, bits }: MaskSet, choices: number, least: number): void {
+/**
+ * Row i is still there when the set is cut to the larger of `fewest` and i + 1 tokens, and then needs a key among those.
+ *
+ * @param fewest, most the smallest and the largest number of tokens that there will be
+ */
+function check(name: string, { size, bits }: MaskSet, choices: number, fewest: number, most: number, remedy: string): void {
+  if (size < most) throw invalid(name, `a set for at least ${most} tokens`, size, `give a larger set, ${remedy}`)
+  customMasks(name, bits, size, choices)
   for (let i = 0; i < size; i++) {
-    const tokens = Math.min(size, Math.max(least, i + 1))
+    const tokens = Math.min(size, Math.max(fewest, i + 1))
     let kept = 0
     for (let k = 0; k < tokens; k++) kept |= bits[i * size + k]!
-    for (let j = 0; j < choices; j++) {
-      if (!(kept & (1 << j))) {
-        throw invalid(name, `at least one key in every row of mask M_${j}, also when the set is cut to ${tokens} tokens`, `none in row ${i}`, 'let every row of every mask keep at least its own token')
-      }
-    }
+    const empty = Array.from({ length: choices }, (_, j) => j).find((j) => !(kept & (1 << j)))
+    if (empty === undefined) continue
+    throw invalid(
+      name, `at least one key in every row of mask M_${empty}, also when the set is cut to ${tokens} tokens`, `none in row ${i}`,
+      'let every row of every mask keep at least its own token',
+    )
   }
 }

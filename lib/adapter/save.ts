@@ -4,10 +4,7 @@
  * routers, gates, temporal weights of their own) is in `mtransllama.safetensors`; `mtransllama.json` says what all of it is.
  *
  *     FOLDER/  adapter_config.json  adapter_model.safetensors  mtransllama.json  mtransllama.safetensors  README.md
- *              temporal/adapter_config.json  temporal/adapter_model.safetensors
- *              spatial_masks.safetensors  temporal_masks.safetensors        where the mask sets came from files
- *
- * The folder is replaced as a whole: see {@link replaceFolder}.
+ *              temporal/ (the first two)  and, of mask sets that came from files, {spatial,temporal}_masks.safetensors
  */
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
@@ -25,15 +22,12 @@ import { writeFileAtomic, type FileSystem } from '../weights/atomic.js'
 import { readAsFloat32, readHeader, writeSafetensors, type TensorData } from '../weights/safetensors.js'
 import { Adapter } from './adapter.js'
 import { checkAdapterConfig, parseAdapterConfig, type AdapterConfig, type CheckedAdapterConfig } from './config.js'
-import { countGroups, countTrained, GROUPS, type GroupCount, type TrainedParameter } from './parameters.js'
+import { countGroups, countTrained, GROUPS, trainedParameters, type GroupCount, type TrainedParameter } from './parameters.js'
 import { MASKS, readMasks } from './read-masks.js'
 
-const FORMAT = 'mtransllama-adapter'
-const VERSION = 1
-const ABOUT = 'mtransllama.json'
-const OWN = 'mtransllama.safetensors'
-const PEFT = 'adapter_model.safetensors'
-const PEFT_CONFIG = 'adapter_config.json'
+const [FORMAT, VERSION] = ['mtransllama-adapter', 1] as const
+const [ABOUT, OWN] = ['mtransllama.json', 'mtransllama.safetensors'] as const
+const [PEFT, PEFT_CONFIG] = ['adapter_model.safetensors', 'adapter_config.json'] as const
 
 /** What an adapter remembers about where it comes from. */
 export interface AdapterMeta {
@@ -45,20 +39,11 @@ export interface AdapterMeta {
   info?: Record<string, unknown> | undefined
 }
 
-export interface AdapterInfo extends AdapterMeta {
-  config: AdapterConfig
-  /** Trained tensors and parameters by group. */
-  counts: GroupCount[]
-  /** Program and version that wrote it. */
-  createdBy: string
-}
+/** What a saved adapter says of itself: its trained tensors by group, and the program and version that wrote it, beside its origin. */
+export type AdapterInfo = AdapterMeta & { config: AdapterConfig; counts: GroupCount[]; createdBy: string }
 
 /** What has to be known of the loaded base model; a LoadedModel has it. */
-export interface AdapterBase {
-  model: { config: ModelConfig }
-  plan: { folder: string }
-  fingerprint: string
-}
+export type AdapterBase = { model: { config: ModelConfig }; plan: { folder: string }; fingerprint: string }
 
 // --------------------------------------------------------------------------------------------------------------- names
 
@@ -99,9 +84,7 @@ export type FolderFile = { path: string } & ({ text: string } | { tensors: reado
 
 /**
  * Saves an adapter over what is in `folder`: afterwards that is the new adapter or, if anything fails, still the old one.
- *
- * @param on the file system, for tests
- * @throws InputError where the folder cannot be written, or holds something that is not an adapter
+ * Throws an InputError where the folder cannot be written, or holds something that is not an adapter.
  */
 export async function saveAdapter(folder: string, adapter: Adapter, meta: AdapterMeta, on: FileSystem = fs): Promise<void> {
   await replaceFolder(folder, await adapterFiles(adapter, meta), on)
@@ -112,8 +95,7 @@ export async function adapterFiles(adapter: Adapter, meta: AdapterMeta): Promise
   const names = [...adapter.parameters.keys()]
   const [values, createdBy] = await Promise.all([Promise.all([...adapter.parameters.values()].map((t) => t.data())), program()])
   const data = new Map(names.map((name, i) => [name, values[i]!]))
-  const table = adapter.table()
-  const { config, files } = withMasks(adapter)
+  const [table, { config, files }] = [adapter.table(), withMasks(adapter)]
   for (const [path, parameters] of places(table)) {
     files.push({ path, tensors: [...parameters].map(([name, p]) => ({ name, dtype: 'F32', shape: p.shape, data: data.get(p.name)! })) })
     if (path !== OWN) files.push({ path: join(dirname(path), PEFT_CONFIG), text: json(peftConfig(path, meta.base, config)) })
@@ -138,22 +120,15 @@ function withMasks(adapter: Adapter): { config: CheckedAdapterConfig; files: Fol
 }
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`
-
-async function program(): Promise<string> {
-  const about = await readJsonObject(fileURLToPath(new URL('../../package.json', import.meta.url))).catch(() => undefined)
-  return `mtransllama ${about?.version ?? '(unknown version)'}`
-}
+const program = (): Promise<string> =>
+  readJsonObject(fileURLToPath(new URL('../../package.json', import.meta.url))).then((about) => `mtransllama ${about.version}`, () => 'mtransllama')
 
 function readme(base: string, createdBy: string, table: readonly TrainedParameter[]): string {
-  const rows = countGroups(table).map(({ group, tensors, parameters }) => `| ${group} | ${tensors} | ${parameters.toLocaleString('en')} |`)
+  const counts = countGroups(table).map(({ group, parameters }) => `${group} ${parameters.toLocaleString('en')}`)
   return `# A video adapter for ${base}
 
 Turns the image model ${base} into a video model; written by ${createdBy}. ${countTrained(table).toLocaleString('en')} trained
-parameters, float32, and no weight of the base model:
-
-| group | tensors | parameters |
-| --- | --- | --- |
-${rows.join('\n')}
+parameters in float32 (${counts.join(', ')}) and no weight of the base model.
 
     mtransllama ask --model BASE --adapter THIS_FOLDER --video FILE --prompt "..."
 
@@ -201,7 +176,7 @@ export async function loadAdapter(folder: string, base: AdapterBase): Promise<Ad
     )
   }
   const config = checkAdapterConfig(info.config, model, `${join(at, ABOUT)}: config`)
-  const masks = await readMasks(config, at, model.numQueryTokens)
+  const masks = await readMasks(config, at, { accepted: true })
   return scope(async () => {
     const values = await readParameters(at, config, model)
     if ((await identity(at)) !== before) throw new InputError(`${folder}: the adapter was replaced while it was being read; load it again.`)
@@ -232,8 +207,93 @@ async function readParameters(at: string, config: CheckedAdapterConfig, model: M
 /** PEFT scales by alpha / r of this file, and we by our own configuration: they have to agree. */
 async function checkPeftConfig(path: string, { lora }: AdapterConfig): Promise<void> {
   const peft = await readJsonObject(path)
-  for (const [key, wanted] of [['peft_type', 'LORA'], ['r', lora.r], ['lora_alpha', lora.alpha]] as const) {
-    if (peft[key] !== wanted) throw invalid(`${path}: ${key}`, `${wanted}, as ${ABOUT} has it`, peft[key])
+  for (const [key, wanted] of [['peft_type', 'LORA'], ['r', lora.r], ['lora_alpha', lora.alpha], ['use_rslora', false], ['use_dora', false]] as const) {
+    if ((peft[key] ?? false) !== wanted) throw invalid(`${path}: ${key}`, `${wanted}, as ${ABOUT} has it`, peft[key])
   }
-  for (const key of ['use_rslora', 'use_dora']) if (peft[key]) throw invalid(`${path}: ${key}`, 'false, another way of scaling is not supported', peft[key])
+}
+
+// -------------------------------------------------------------------------------------------------------------- folder
+
+/** Everything that this project writes into such a folder; what else lies there is the user's, and is carried over. */
+const OURS = /^(temporal|README\.md|adapter_(config\.json|model\.safetensors)|(mtransllama|training)\.(json|safetensors)|(spatial|temporal)_masks\.safetensors)$/
+
+/**
+ * Replaces a folder as a whole. The files go to a temporary folder beside it, flushed to the disk; then the old folder is
+ * moved aside (`.NAME.previous`), the new one gets its name, and the old one is removed. If anything fails, the old one is
+ * back in its place and no temporary folder is left. If the process is killed, the folder is the old or the new one; killed
+ * between the two renames it is not there, but `.NAME.previous` is, which readers then use ({@link findFolder}) and which
+ * the next save puts back before it begins. Leftovers of killed processes are removed then too. One writer at a time.
+ */
+export async function replaceFolder(folder: string, files: readonly FolderFile[], on: FileSystem = fs): Promise<void> {
+  const target = await targetOf(folder)
+  const [parent, previous] = [dirname(target), previousOf(target)]
+  const temporary = join(parent, `.${basename(target)}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`)
+  try {
+    await fs.mkdir(parent, { recursive: true })
+    await tidy(target)
+    const kept = await foreign(target)
+    await fs.mkdir(temporary)
+    for (const name of kept) await fs.cp(join(target, name), join(temporary, name), { recursive: true, verbatimSymlinks: true })
+    for (const file of files) {
+      const path = join(temporary, file.path)
+      await fs.mkdir(dirname(path), { recursive: true })
+      if ('text' in file) await writeFileAtomic(path, file.text, on)
+      else await writeSafetensors(path, file.tensors, { format: 'pt' }, on)
+    }
+    const old = existsSync(target)
+    if (old) await on.rename(target, previous)
+    try {
+      await on.rename(temporary, target)
+    } catch (error) {
+      if (old) await fs.rename(previous, target)
+      throw error
+    }
+  } catch (error) {
+    await fs.rm(temporary, { recursive: true, force: true }).catch(() => {})
+    if (error instanceof InputError) throw new InputError(error.message.replaceAll(temporary, folder), { cause: error.cause })
+    const { message, code } = error as NodeJS.ErrnoException
+    if (code === undefined) throw error
+    throw new InputError(`${folder}: cannot be written: ${message.replaceAll(temporary, folder)}; what was there before is intact.`, { cause: error })
+  }
+  await fs.open(parent, 'r').then((h) => h.sync().finally(() => h.close())).catch(() => {})
+  await fs.rm(previous, { recursive: true, force: true }).catch(() => {})
+}
+
+/** Where a saved folder is to be read: under its name or, after a crash between two renames, where it was moved aside. */
+export async function findFolder(folder: string): Promise<string> {
+  const previous = previousOf(await targetOf(folder))
+  return !existsSync(folder) && existsSync(previous) ? previous : folder
+}
+
+/** The folder itself, also where `folder` is a link to it, and where it is missing. */
+const targetOf = (folder: string): Promise<string> =>
+  fs.realpath(folder).catch(async () => resolve(dirname(resolve(folder)), await fs.readlink(resolve(folder)).catch(() => basename(resolve(folder)))))
+const previousOf = (target: string): string => join(dirname(target), `.${basename(target)}.previous`)
+/** Changes when another folder takes the name; not when the folder itself is renamed. */
+const identity = (at: string): Promise<string> => fs.stat(at).then((s) => `${s.ino} ${s.mtimeMs}`, () => '')
+
+/** Undoes what a killed process left behind. */
+async function tidy(target: string): Promise<void> {
+  const previous = previousOf(target)
+  if (existsSync(previous)) await (existsSync(target) ? fs.rm(previous, { recursive: true }) : fs.rename(previous, target))
+  for (const name of await fs.readdir(dirname(target))) {
+    const pid = name.startsWith(`.${basename(target)}.`) ? /\.(\d+)\.[0-9a-f]{8}\.tmp$/.exec(name)?.[1] : undefined
+    if (pid && !alive(Number(pid))) await fs.rm(join(dirname(target), name), { recursive: true, force: true })
+  }
+}
+
+function alive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
+
+/** What else is in the folder. A folder without an adapter is nobody's to replace. */
+async function foreign(target: string): Promise<string[]> {
+  if (!existsSync(target)) return []
+  const names = await fs.readdir(target)
+  if (names.length && !names.includes(ABOUT)) throw invalid(target, 'a saved adapter, an empty folder or none', `a folder that holds ${names.slice(0, 3).join(', ')}`, 'choose another folder')
+  return names.filter((name) => !OURS.test(name))
 }
