@@ -2,7 +2,7 @@
  * The demonstration: an image language model that has never seen anything move learns to answer questions about videos,
  * on two cores in some minutes. Renders clips, trains the adapter, evaluates on clips it has not seen, asks one question.
  */
-import { writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
@@ -49,6 +49,7 @@ async function render(split: keyof typeof CLIPS, order: Order = 'normal'): Promi
 
 async function learn(name: string): Promise<string> {
   const config = await readTrainConfig(join(here, `${name}.yaml`))
+  await rm(config.output, { recursive: true, force: true })
   console.log(`\ntraining ${name} (${config.train.epochs} epochs)`)
   let bar: Bar | undefined
   try {

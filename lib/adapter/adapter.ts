@@ -48,7 +48,8 @@ export class Adapter implements VideoAdapter {
       }),
     )
   }
-  private readonly given: GivenMasks
+  /** Mask sets that came from outside. */
+  readonly given: GivenMasks
 
   /** Names, shapes, groups and decay of the trained tensors. */
   table(): TrainedParameter[] {

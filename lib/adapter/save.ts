@@ -6,7 +6,6 @@
  *     FOLDER/  adapter_config.json  adapter_model.safetensors  mtransllama.json  mtransllama.safetensors  README.md
  *              temporal/ (the first two)  and, of mask sets that came from files, {spatial,temporal}_masks.safetensors
  */
-import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -18,8 +17,9 @@ import type { ModelConfig } from '../models/config.js'
 import { checkWith } from '../schema.js'
 import { scope } from '../tensor/scope.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import { writeFileAtomic, type FileSystem } from '../weights/atomic.js'
-import { readAsFloat32, readHeader, writeSafetensors, type TensorData } from '../weights/safetensors.js'
+import type { FileSystem } from '../weights/atomic.js'
+import { findFolder, identity, replaceFolder, type FolderFile, type FolderKind } from '../weights/folder.js'
+import { readAsFloat32, readHeader } from '../weights/safetensors.js'
 import { Adapter } from './adapter.js'
 import { checkAdapterConfig, parseAdapterConfig, type AdapterConfig, type CheckedAdapterConfig } from './config.js'
 import { countGroups, countTrained, GROUPS, trainedParameters, type GroupCount, type TrainedParameter } from './parameters.js'
@@ -28,6 +28,13 @@ import { MASKS, readMasks } from './read-masks.js'
 const [FORMAT, VERSION] = ['mtransllama-adapter', 1] as const
 const [ABOUT, OWN] = ['mtransllama.json', 'mtransllama.safetensors'] as const
 const [PEFT, PEFT_CONFIG] = ['adapter_model.safetensors', 'adapter_config.json'] as const
+
+/** An adapter's folder; that of a training run has the run's state in it as well. */
+export const ADAPTER_FOLDER: FolderKind = {
+  name: 'a saved adapter',
+  mark: ABOUT,
+  ours: /^(temporal|README\.md|adapter_(config\.json|model\.safetensors)|(mtransllama|training)\.(json|safetensors)|(spatial|temporal)_masks\.safetensors)$/,
+}
 
 /** What an adapter remembers about where it comes from. */
 export interface AdapterMeta {
@@ -79,15 +86,12 @@ function peftConfig(file: string, base: string, { lora }: AdapterConfig): Record
 
 // ---------------------------------------------------------------------------------------------------------------- save
 
-/** A file of a folder that is to be written, by its path inside the folder. */
-export type FolderFile = { path: string } & ({ text: string } | { tensors: readonly TensorData[] })
-
 /**
  * Saves an adapter over what is in `folder`: afterwards that is the new adapter or, if anything fails, still the old one.
  * Throws an InputError where the folder cannot be written, or holds something that is not an adapter.
  */
 export async function saveAdapter(folder: string, adapter: Adapter, meta: AdapterMeta, on: FileSystem = fs): Promise<void> {
-  await replaceFolder(folder, await adapterFiles(adapter, meta), on)
+  await replaceFolder(folder, await adapterFiles(adapter, meta), ADAPTER_FOLDER, on)
 }
 
 /** The content of all files. The tensors are read as they are at the moment of the call, whatever is computed afterwards. */
@@ -111,7 +115,7 @@ function withMasks(adapter: Adapter): { config: CheckedAdapterConfig; files: Fol
   const dar = { ...adapter.config.dar }
   const files: FolderFile[] = []
   for (const axis of ['spatial', 'temporal'] as const) {
-    const set = adapter['given'][axis]
+    const set = adapter.given[axis]
     if (!set) continue
     dar[`${axis}Masks`] = `${axis}_masks.safetensors`
     files.push({ path: dar[`${axis}Masks`], tensors: [{ name: MASKS, dtype: 'U8', shape: [set.size, set.size], data: set.bits }] })
@@ -210,90 +214,4 @@ async function checkPeftConfig(path: string, { lora }: AdapterConfig): Promise<v
   for (const [key, wanted] of [['peft_type', 'LORA'], ['r', lora.r], ['lora_alpha', lora.alpha], ['use_rslora', false], ['use_dora', false]] as const) {
     if ((peft[key] ?? false) !== wanted) throw invalid(`${path}: ${key}`, `${wanted}, as ${ABOUT} has it`, peft[key])
   }
-}
-
-// -------------------------------------------------------------------------------------------------------------- folder
-
-/** Everything that this project writes into such a folder; what else lies there is the user's, and is carried over. */
-const OURS = /^(temporal|README\.md|adapter_(config\.json|model\.safetensors)|(mtransllama|training)\.(json|safetensors)|(spatial|temporal)_masks\.safetensors)$/
-
-/**
- * Replaces a folder as a whole. The files go to a temporary folder beside it, flushed to the disk; then the old folder is
- * moved aside (`.NAME.previous`), the new one gets its name, and the old one is removed. If anything fails, the old one is
- * back in its place and no temporary folder is left. If the process is killed, the folder is the old or the new one; killed
- * between the two renames it is not there, but `.NAME.previous` is, which readers then use ({@link findFolder}) and which
- * the next save puts back before it begins. Leftovers of killed processes are removed then too. One writer at a time.
- */
-export async function replaceFolder(folder: string, files: readonly FolderFile[], on: FileSystem = fs): Promise<void> {
-  const target = await targetOf(folder)
-  const [parent, previous] = [dirname(target), previousOf(target)]
-  const temporary = join(parent, `.${basename(target)}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`)
-  try {
-    await fs.mkdir(parent, { recursive: true })
-    await tidy(target)
-    const kept = await foreign(target)
-    await fs.mkdir(temporary)
-    for (const name of kept) await fs.cp(join(target, name), join(temporary, name), { recursive: true, verbatimSymlinks: true })
-    for (const file of files) {
-      const path = join(temporary, file.path)
-      await fs.mkdir(dirname(path), { recursive: true })
-      if ('text' in file) await writeFileAtomic(path, file.text, on)
-      else await writeSafetensors(path, file.tensors, { format: 'pt' }, on)
-    }
-    const old = existsSync(target)
-    if (old) await on.rename(target, previous)
-    try {
-      await on.rename(temporary, target)
-    } catch (error) {
-      if (old) await fs.rename(previous, target)
-      throw error
-    }
-  } catch (error) {
-    await fs.rm(temporary, { recursive: true, force: true }).catch(() => {})
-    if (error instanceof InputError) throw new InputError(error.message.replaceAll(temporary, folder), { cause: error.cause })
-    const { message, code } = error as NodeJS.ErrnoException
-    if (code === undefined) throw error
-    throw new InputError(`${folder}: cannot be written: ${message.replaceAll(temporary, folder)}; what was there before is intact.`, { cause: error })
-  }
-  await fs.open(parent, 'r').then((h) => h.sync().finally(() => h.close())).catch(() => {})
-  await fs.rm(previous, { recursive: true, force: true }).catch(() => {})
-}
-
-/** Where a saved folder is to be read: under its name or, after a crash between two renames, where it was moved aside. */
-export async function findFolder(folder: string): Promise<string> {
-  const previous = previousOf(await targetOf(folder))
-  return !existsSync(folder) && existsSync(previous) ? previous : folder
-}
-
-/** The folder itself, also where `folder` is a link to it, and where it is missing. */
-const targetOf = (folder: string): Promise<string> =>
-  fs.realpath(folder).catch(async () => resolve(dirname(resolve(folder)), await fs.readlink(resolve(folder)).catch(() => basename(resolve(folder)))))
-const previousOf = (target: string): string => join(dirname(target), `.${basename(target)}.previous`)
-/** Changes when another folder takes the name; not when the folder itself is renamed. */
-const identity = (at: string): Promise<string> => fs.stat(at).then((s) => `${s.ino} ${s.mtimeMs}`, () => '')
-
-/** Undoes what a killed process left behind. */
-async function tidy(target: string): Promise<void> {
-  const previous = previousOf(target)
-  if (existsSync(previous)) await (existsSync(target) ? fs.rm(previous, { recursive: true }) : fs.rename(previous, target))
-  for (const name of await fs.readdir(dirname(target))) {
-    const pid = name.startsWith(`.${basename(target)}.`) ? /\.(\d+)\.[0-9a-f]{8}\.tmp$/.exec(name)?.[1] : undefined
-    if (pid && !alive(Number(pid))) await fs.rm(join(dirname(target), name), { recursive: true, force: true })
-  }
-}
-
-function alive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0)
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
-}
-
-/** What else is in the folder. A folder without an adapter is nobody's to replace. */
-async function foreign(target: string): Promise<string[]> {
-  if (!existsSync(target)) return []
-  const names = await fs.readdir(target)
-  if (names.length && !names.includes(ABOUT)) throw invalid(target, 'a saved adapter, an empty folder or none', `a folder that holds ${names.slice(0, 3).join(', ')}`, 'choose another folder')
-  return names.filter((name) => !OURS.test(name))
 }

@@ -9,7 +9,8 @@ export function register(program: Command): void {
   program
     .command('train <config>')
     .description('train an adapter as a YAML file says')
-    .action(async (path: string) => {
+    .option('--resume', 'go on with the run whose state lies in the output folder')
+    .action(async (path: string, { resume = false }: { resume?: boolean }) => {
       const config = await readTrainConfig(path)
       const { signal, done } = interruptible()
       let bar: Bar | undefined
@@ -23,6 +24,7 @@ export function register(program: Command): void {
       try {
         const result = await train(config, {
           signal,
+          resume,
           onStart({ counts, samples, steps, adapter }) {
             const rows = [['trained', 'tensors', 'parameters'], ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')])]
             console.log(table([...rows, ['total', String(counts.reduce((n, c) => n + c.tensors, 0)), countTrained(adapter.table()).toLocaleString('en')]]))

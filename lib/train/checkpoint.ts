@@ -10,7 +10,7 @@ import * as fs from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Adapter } from '../adapter/adapter.js'
-import { adapterFiles, findFolder, loadAdapter, replaceFolder, saveAdapter, type AdapterBase, type AdapterMeta } from '../adapter/save.js'
+import { ADAPTER_FOLDER, adapterFiles, loadAdapter, saveAdapter, type AdapterBase, type AdapterMeta } from '../adapter/save.js'
 import { InputError, invalid, show } from '../errors.js'
 import { readJsonObject } from '../json.js'
 import { write } from '../ops/copy.js'
@@ -18,6 +18,7 @@ import { checkWith } from '../schema.js'
 import { scope } from '../tensor/scope.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { FileSystem } from '../weights/atomic.js'
+import { findFolder, replaceFolder } from '../weights/folder.js'
 import { readAsFloat32, readHeader, type TensorData } from '../weights/safetensors.js'
 import type { AdamW } from './optimizer.js'
 
@@ -62,7 +63,7 @@ export async function saveState(dir: string, state: TrainingState, meta: Adapter
   }
   const text = `${JSON.stringify(about, null, 2)}\n`
   const [files, moments] = await Promise.all([adapterFiles(adapter, meta), momentData(optimizer)])
-  await replaceFolder(join(dir, 'last'), [...files, { path: MOMENTS, tensors: moments }, { path: STATE, text }], on)
+  await replaceFolder(join(dir, 'last'), [...files, { path: MOMENTS, tensors: moments }, { path: STATE, text }], ADAPTER_FOLDER, on)
 }
 
 /** Saves the adapter alone into `dir/best`. */

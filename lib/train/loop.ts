@@ -1,9 +1,9 @@
 /** A whole training run: epochs, validation, what is written when, and how it ends early without losing anything. */
 import { appendFile, mkdir, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { Adapter } from '../adapter/adapter.js'
 import { readMasks } from '../adapter/read-masks.js'
-import { saveAdapter } from '../adapter/save.js'
+import type { AdapterMeta } from '../adapter/save.js'
 import { countGroups, type GroupCount } from '../adapter/parameters.js'
 import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError, invalid } from '../errors.js'
@@ -11,6 +11,7 @@ import { openBundle, type Bundle } from '../eval/bundle.js'
 import { accuracy, evaluate, type Prediction } from '../eval/evaluate.js'
 import { Features } from '../eval/features.js'
 import { encode } from '../eval/encode.js'
+import { hasState, loadState, saveBest, saveState } from './checkpoint.js'
 import { AdamW } from './optimizer.js'
 import { chunks, rateFactor, shuffled } from './schedule.js'
 import { Trainer, type StepResult } from './step.js'
@@ -48,6 +49,8 @@ export interface TrainEvents {
 export interface TrainOptions extends TrainEvents {
   /** Stops after the step that is running; the adapter is saved, and the run rejects with the signal's reason. */
   signal?: AbortSignal | undefined
+  /** Goes on with the run whose state lies in `config.output`. */
+  resume?: boolean
   /** An open bundle to use instead of opening `config.model`; the caller frees it. */
   bundle?: Bundle
 }
@@ -71,7 +74,7 @@ export async function train(config: TrainConfig, options: TrainOptions = {}): Pr
   const bundle = options.bundle ?? (await openBundle(config.model))
   try {
     const { seed } = config.train
-    const adapter = new Adapter(bundle.model.config, config.adapter, { seed, masks: await readMasks(config.adapter, '.') })
+    const adapter = new Adapter(bundle.model.config, config.adapter, { seed, masks: await readMasks(config.adapter, '.', { queries: bundle.model.config.numQueryTokens }) })
     try {
       return await new Run(config, options, bundle, adapter, samples, validation).run()
     } finally {
@@ -89,6 +92,8 @@ class Run {
   private readonly epochs: EpochEvent[] = []
   private step = 0
   private bad = 0
+  /** Where in the data the run is: complete epochs, steps of the next one, and what those have come to. */
+  private progress = { epoch: 0, position: 0, loss: 0, tokens: 0 }
 
   constructor(
     private readonly config: TrainConfig,
@@ -114,9 +119,11 @@ class Run {
   async run(): Promise<TrainResult> {
     const { train: t, output } = this.config
     const { signal } = this.options
+    if (this.options.resume) await this.restore()
+    else if (await hasState(output)) throw new InputError(`output: ${output} holds a run already; go on with it (--resume), or choose another folder.`)
     try {
       await mkdir(output, { recursive: true })
-      await writeFile(this.out.metrics, '')
+      if (!this.options.resume) await writeFile(this.out.metrics, '')
     } catch (error) {
       throw invalid('output', 'a folder that can be written', error, `choose another than ${output}`)
     }
@@ -126,11 +133,11 @@ class Run {
     this.options.onStart?.({ counts: countGroups(this.adapter.table()), samples: this.samples.length, steps, bundle: this.bundle, adapter: this.adapter })
     try {
       await this.prepare()
-      for (let epoch = 1; epoch <= t.epochs; epoch++) await this.epoch(epoch, steps)
+      while (this.progress.epoch < t.epochs) await this.epoch(this.progress.epoch + 1, steps)
       return { epochs: this.epochs, best: this.out.best, last: this.out.last }
     } catch (error) {
       // Stopped by the user: what was learned so far is kept.
-      if (signal?.aborted && this.step > 0) await this.save(this.out.last, { stopped: true })
+      if (signal?.aborted && this.step > 0) await this.save()
       throw error
     } finally {
       this.optimizer.dispose()
@@ -152,24 +159,25 @@ class Run {
   private async epoch(epoch: number, steps: number): Promise<void> {
     const { train: t } = this.config
     const order = shuffled(this.samples.length, t.seed, epoch).map((i) => this.samples[i]!)
-    let loss = 0
-    let tokens = 0
-    for (const microBatches of chunks(chunks(order, t.batch), t.accumulation)) {
+    for (const microBatches of chunks(chunks(order, t.batch), t.accumulation).slice(this.progress.position)) {
       this.options.signal?.throwIfAborted()
       const factor = rateFactor(this.step, steps, t.warmup, t.schedule)
       const result = await this.trainer.step(microBatches, factor)
       this.step++
+      this.progress.position++
       const event = { ...result, epoch, step: this.step, steps, factor }
       await this.log({ kind: 'step', ...event })
       this.options.onStep?.(event)
       if (result.bad === undefined) {
-        loss += result.loss * result.tokens
-        tokens += result.tokens
+        this.progress.loss += result.loss * result.tokens
+        this.progress.tokens += result.tokens
         this.bad = 0
       } else if (++this.bad >= t.maxBadSteps) {
         throw new InputError(`training: ${this.bad} steps in a row were not finite, the last because of ${result.bad}; lower train.lr or set train.clip.`)
       }
     }
+    const { loss, tokens } = this.progress
+    this.progress = { epoch, position: 0, loss: 0, tokens: 0 }
     await this.finish(epoch, tokens ? loss / tokens : NaN)
   }
 
@@ -182,8 +190,8 @@ class Run {
     }
     this.epochs.push(event)
     await this.log({ kind: 'epoch', ...event })
-    await this.save(this.out.last, event)
-    if (event.best) await this.save(this.out.best, event)
+    if (event.best) await saveBest(this.config.output, this.adapter, this.meta(event))
+    await this.save()
     this.options.onEpoch?.(event)
   }
 
@@ -193,8 +201,28 @@ class Run {
     return all
   }
 
-  private async save(folder: string, metrics: object): Promise<void> {
-    await saveAdapter(folder, this.adapter, { fingerprint: this.bundle.fingerprint, base: this.bundle.folder, info: { step: this.step, seed: this.config.train.seed, ...metrics } })
+  private meta(info: object = {}): AdapterMeta {
+    return { fingerprint: this.bundle.fingerprint, base: basename(resolve(this.bundle.folder)), info: { step: this.step, seed: this.config.train.seed, ...info } }
+  }
+
+  /** What must be the same when a run goes on. Folders may move. */
+  private get unchanging(): object {
+    const { train, adapter, data } = this.config
+    return { train, adapter, sampling: data.sampling, samples: this.samples.map((s) => s.id) }
+  }
+
+  private async save(): Promise<void> {
+    const { adapter, optimizer, progress, step, epochs } = this
+    await saveState(this.config.output, { adapter, optimizer, progress: { ...progress, step, epochs }, random: { seed: this.config.train.seed }, config: this.unchanging }, this.meta())
+  }
+
+  private async restore(): Promise<void> {
+    const { adapter, optimizer } = this
+    const { progress } = await loadState(this.config.output, { adapter, optimizer, config: this.unchanging, base: this.bundle })
+    const { epoch, position, loss, tokens, step, epochs } = progress as typeof this.progress & { step: number; epochs: EpochEvent[] }
+    this.progress = { epoch, position, loss, tokens }
+    this.step = step
+    this.epochs.push(...epochs)
   }
 
   private async log(entry: object): Promise<void> {
