@@ -28,7 +28,10 @@ function leaves(c: GoldenCase, names: string[]): Inputs {
 async function check(c: GoldenCase, score: Score, out: string, y: Tensor, dy: Tensor | undefined, inputs: Inputs, named: (n: string) => string): Promise<void> {
   await score.compare('forward', c, out, y)
   backward(y, dy)
-  for (const [n, x] of Object.entries(inputs)) if (c.has(named(n))) await score.compare('gradient', c, named(n), x.grad!)
+  for (const [n, x] of Object.entries(inputs)) {
+    if (c.has(named(n))) await score.compare('gradient', c, named(n), x.grad!)
+    x.grad?.dispose()
+  }
 }
 
 export async function operatorCase(c: GoldenCase, score: Score): Promise<void> {
