@@ -25,7 +25,10 @@ export interface GenerateOptions {
 export async function* generate(model: ImageModel, visual: Tensor, prompt: readonly number[], options: GenerateOptions = {}): AsyncGenerator<number, void> {
   const { maxTokens = 64, eosIds = [], signal } = options
   if (visual.rank !== 3 || visual.dim(0) !== 1) throw invalid('visual', 'visual tokens [1,V,D] of one sample', `[${visual.shape}]`)
-  const limit = Math.min(model.config.language.maxPositions, visual.dim(1) + prompt.length + maxTokens)
+  const { maxPositions } = model.config.language
+  const start = visual.dim(1) + prompt.length
+  if (start > maxPositions) throw invalid('context', `at most ${maxPositions} tokens, the positions of the language model`, `${visual.dim(1)} visual and ${prompt.length} of the prompt`, 'use fewer frames, aggregate: mean, or a shorter prompt')
+  const limit = Math.min(maxPositions, start + maxTokens)
   const cache = new Cache(limit)
   try {
     let next: number | undefined
