@@ -19,10 +19,10 @@ export function copy(x: Tensor): Tensor {
   return record(copied(x), [x], (dy) => [dy])
 }
 
-/** The elements as another dtype: between the float types, and from integers to int32, int64 or float32. */
+/** The elements as another dtype: between the float types, and from integers to int32, int64 or float32. The gradient is float32 on both sides. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (dtype === x.dtype) return x
-  return record(copied(x, dtype), [x], (dy) => [dy.dtype === x.dtype ? dy : copied(dy, x.dtype)])
+  return record(copied(x, dtype), [x], (dy) => [dy])
 }
 
 /** Writes `x` over `target`, a tensor or a view of one, of the same shape. No gradient flows. */
