@@ -1,5 +1,7 @@
 #include "ops/copy.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numbers>
 
@@ -160,8 +162,9 @@ void fill(double value, Out y) {
 }
 
 void random_uniform(int64_t seed, int64_t stream, double low, double high, Out y) {
+  float last = std::nextafter(float(high), float(low));  // what rounding must not pass
   generate(seed, stream, y, 60, [=](Four r, float* out) {
-    for (int i = 0; i < 4; ++i) out[i] = float(low + (high - low) * (double(r.v[i] >> 8) * 0x1p-24));
+    for (int i = 0; i < 4; ++i) out[i] = std::min(float(low + (high - low) * (double(r.v[i] >> 8) * 0x1p-24)), last);
   });
 }
 void random_normal(int64_t seed, int64_t stream, double mean, double std, Out y) {
