@@ -12,6 +12,7 @@ export const IGNORE = -100
  */
 export function crossEntropy(a: Tensor, labels: Tensor, factor = 1): Tensor {
   const logits = contiguous(a)
+  labels = contiguous(labels)
   const [loss, lse] = [empty([]), empty([logits.size / (logits.shape.at(-1) || 1)])]
   native().ops.cross_entropy_forward(logits.handle, labels.handle, IGNORE, factor, loss.handle, lse.handle)
   return record(loss, [logits], (dloss) => {

@@ -1,12 +1,15 @@
 import { native } from '../native.js'
 import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
+import { contiguous } from './copy.js'
 
 /**
  * Rows of a table: ids int32 of any shape, table [V,D] float32, bfloat16 or float16; result [...ids,D] float32.
  * An id outside the table rejects the next await, with the id and V.
  */
 export function embedding(ids: Tensor, table: Tensor): Tensor {
+  ids = contiguous(ids)
+  table = contiguous(table)
   const y = empty([...ids.shape, table.dim(1)])
   native().ops.embedding_forward(ids.handle, table.handle, y.handle)
   return record(y, [table], (dy) => {

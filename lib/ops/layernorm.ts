@@ -6,6 +6,8 @@ import { contiguous } from './copy.js'
 /** LayerNorm over the last dimension D with the biased variance: x [...,D], weight and bias [D], float32. */
 export function layerNorm(a: Tensor, weight: Tensor, bias: Tensor, eps: number): Tensor {
   const x = contiguous(a)
+  weight = contiguous(weight)
+  bias = contiguous(bias)
   const rows = [x.size / (x.shape.at(-1) || 1)]
   const [y, mean, rstd] = [empty(x.shape), empty(rows), empty(rows)]
   native().ops.layernorm_forward(x.handle, weight.handle, bias.handle, eps, y.handle, mean.handle, rstd.handle)

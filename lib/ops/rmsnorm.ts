@@ -6,6 +6,7 @@ import { contiguous } from './copy.js'
 /** RMSNorm over the last dimension D, as LLaMA has it: x [...,D], weight [D], float32. */
 export function rmsNorm(a: Tensor, weight: Tensor, eps: number): Tensor {
   const x = contiguous(a)
+  weight = contiguous(weight)
   const [y, rstd] = [empty(x.shape), empty([x.size / (x.shape.at(-1) || 1)])]
   native().ops.rmsnorm_forward(x.handle, weight.handle, eps, y.handle, rstd.handle)
   return record(y, [x, weight], (dy, needs) => {
