@@ -1,0 +1,59 @@
+/**
+ * mtransllama: an image language model answers questions about videos. The public names; importing them does no work,
+ * and the native addon is loaded by the first tensor.
+ */
+
+// Open, ask, train, evaluate
+export { openVideoModel, ask, type AskOptions, type Question, type VideoModel } from './eval/ask.js'
+export { openBundle, type Bundle } from './eval/bundle.js'
+export { accuracy, evaluate, type Accuracy, type EvaluateOptions, type Prediction } from './eval/evaluate.js'
+export { Features, type FeatureOptions } from './eval/features.js'
+export { generate, type GenerateOptions } from './eval/generate.js'
+export { parseTrainConfig, readTrainConfig, trainConfigJsonSchema, type TrainConfig } from './train/config.js'
+export { train, type EpochEvent, type StepEvent, type TrainEvents, type TrainOptions, type TrainResult } from './train/loop.js'
+export { Trainer, type StepResult } from './train/step.js'
+export { AdamW, type AdamWOptions, type Parameter } from './train/optimizer.js'
+
+// The adapter: everything that is trained
+export { Adapter, type GivenMasks } from './adapter/adapter.js'
+export { parseAdapterConfig, type AdapterConfig } from './adapter/config.js'
+export { countGroups, countTrained, trainedParameters, type GroupCount, type ParameterGroup, type TrainedParameter } from './adapter/parameters.js'
+export { loadAdapter, readAdapterInfo, saveAdapter, type AdapterBase, type AdapterInfo, type AdapterMeta } from './adapter/save.js'
+
+// The image model
+export { loadModel, type LoadedModel } from './models/load.js'
+export { ImageModel, trainAll, type QFormerText, type TextRows, type VideoAdapter } from './models/mtransllama.js'
+export { parseModelConfig, readModelConfig, type LanguageConfig, type ModelConfig } from './models/config.js'
+export { assertComplete, planCheckpoint, type CheckpointPlan } from './weights/plan.js'
+export { readAsFloat32, readEntry, readHeader, writeSafetensors, type SafetensorsEntry, type SafetensorsHeader, type TensorData } from './weights/safetensors.js'
+
+// Videos, manifests, words
+export { readFrames, sampleTimes, type Clip, type RgbFrame, type Sampling } from './data/frames.js'
+export { manifestJsonSchema, readManifest, type Sample } from './data/manifest.js'
+export { preprocess, readPreprocessor, type Preprocessor } from './data/preprocess.js'
+export { loadTokenizer, makeTokenizer, type EncodeOptions, type TextStream, type Tokenizer } from './text/tokenizer.js'
+
+// Tensors
+export { empty, memory, resetPeak, sync, syncBlocking, tensor, Tensor, threads, type DType, type TypedArray } from './tensor/tensor.js'
+export { keep, scope } from './tensor/scope.js'
+export { backward, checkpoint, noGrad, record, recordAll, type Backward } from './tensor/tape.js'
+export type { Memory } from './native.js'
+export { InputError } from './errors.js'
+
+// Operators
+export { adamw, addSquareSum, type AdamWStep } from './ops/adamw.js'
+export { attention, type AttentionOptions } from './ops/attention.js'
+export { cast, contiguous, copy, full, write, zeros } from './ops/copy.js'
+export { crossEntropy, IGNORE } from './ops/cross_entropy.js'
+export { add, gate, gelu, multiply, relu, scale, siluMul } from './ops/elementwise.js'
+export { embedding } from './ops/embedding.js'
+export { linear } from './ops/gemm.js'
+export { layerNorm } from './ops/layernorm.js'
+export { lora } from './ops/lora.js'
+export { patchify } from './ops/patchify.js'
+export { Random } from './ops/random.js'
+export { mean, sumDim, sumLeading } from './ops/reduce.js'
+export { rmsNorm } from './ops/rmsnorm.js'
+export { rope } from './ops/rope.js'
+export { router, type RouterWeights } from './ops/router.js'
+export { concat, expand, narrow, permute, reshape, split, swap } from './ops/views.js'
