@@ -1,0 +1,305 @@
+// One list of operator cases: inputs by seed, the call through lib/ops, the same in float64, and what gradients flow to.
+// Correctness, gradients, layouts and reruns (run-cases.test.ts), a second backend and timings all walk this list. The
+// sizes are tails and tiles of vector kernels: 1, 2, 7, 16, 17, 33, 65, 130; some cases are large enough to be shared
+// out over threads; 0 where it means something.
+import { adamw, addSquareSum } from '../../lib/ops/adamw.js'
+import { attention } from '../../lib/ops/attention.js'
+import { cast, contiguous, copy, full, zeros } from '../../lib/ops/copy.js'
+import { IGNORE, crossEntropy } from '../../lib/ops/cross_entropy.js'
+import { add, gate, gelu, multiply, relu, scale, siluMul } from '../../lib/ops/elementwise.js'
+import { embedding } from '../../lib/ops/embedding.js'
+import { linear } from '../../lib/ops/gemm.js'
+import { layerNorm } from '../../lib/ops/layernorm.js'
+import { lora } from '../../lib/ops/lora.js'
+import { patchify } from '../../lib/ops/patchify.js'
+import { mean, sumDim, sumLeading } from '../../lib/ops/reduce.js'
+import { rmsNorm } from '../../lib/ops/rmsnorm.js'
+import { rope } from '../../lib/ops/rope.js'
+import { router } from '../../lib/ops/router.js'
+import { concat, expand, narrow, permute, reshape, split, swap } from '../../lib/ops/views.js'
+import type { DType, Tensor } from '../../lib/tensor/tensor.js'
+import { type NdArray, map, size, zip } from '../oracle/array.js'
+import * as nd from '../oracle/array.js'
+import * as oracle from '../oracle/ops.js'
+import { Draw, type Input, type OpCase, input, toBits, widen } from './support.js'
+
+export const cases: OpCase[] = []
+
+function define<N extends string>(
+  operator: string, variant: string, inputs: (draw: Draw) => Record<N, Input>, differentiable: readonly NoInfer<N>[],
+  run: (i: Record<N, Tensor>) => Tensor | Tensor[], reference: (i: Record<N, NdArray>) => NdArray | NdArray[], packed: readonly NoInfer<N>[] = [],
+): void {
+  const name = `${operator} ${variant}`
+  cases.push({ operator, name, differentiable, inputs: () => inputs(new Draw(name)), run, oracle: reference, packed } as OpCase)
+}
+
+const text = (shape: readonly number[]): string => `[${shape}]`
+/** The elements of `a` repeated to `shape`, dimensions aligned at the last. */
+function stretch(a: NdArray, shape: readonly number[]): NdArray {
+  if (!size(shape)) return nd.array(shape)
+  let out = nd.reshape(a, [...shape.slice(a.shape.length).map(() => 1), ...a.shape])
+  shape.forEach((n, i) => {
+    if (out.shape[i] !== n) out = nd.reshape(nd.repeat(out, i, n), out.shape.map((m, j) => (j === i ? n : m)))
+  })
+  return out
+}
+
+// ---- elementwise ----
+
+const flat = [[1], [2, 7], [7, 33], [17, 1, 16], [0, 7], [41, 65, 33]]
+const wide16 = ['bfloat16', 'float16'] as const
+
+for (const shape of flat) {
+  const [one, two] = [(d: Draw) => ({ x: d.normal(shape, 2) }), (d: Draw) => ({ a: d.normal(shape, 2), b: d.normal(shape) })]
+  define('add', text(shape), two, ['a', 'b'], (i) => add(i.a, i.b), (i) => nd.add(i.a, i.b))
+  define('add', `${text(shape)} scale −1.5`, two, ['a', 'b'], (i) => add(i.a, i.b, -1.5), (i) => nd.add(i.a, nd.scale(i.b, -1.5)))
+  define('scale', text(shape), one, ['x'], (i) => scale(i.x, -0.375), (i) => nd.scale(i.x, -0.375))
+  define('multiply', text(shape), two, ['a', 'b'], (i) => multiply(i.a, i.b), (i) => zip(i.a, i.b, (x, y) => x * y))
+  define('gelu', text(shape), one, ['x'], (i) => gelu(i.x), (i) => oracle.gelu(i.x))
+  define('relu', text(shape), (d) => ({ x: d.apart(shape) }), ['x'], (i) => relu(i.x), (i) => oracle.relu(i.x))
+  define('siluMul', text(shape), two, ['a', 'b'], (i) => siluMul(i.a, i.b), (i) => oracle.siluMul(i.a, i.b))
+  define('gate', text(shape), (d) => ({ ...two(d), g: d.normal([1]) }), ['a', 'b', 'g'], (i) => gate(i.a, i.b, i.g), (i) => {
+    const t = Math.tanh(i.g.data[0]!)
+    return zip(i.a, i.b, (x, y) => x + t * (y - x))
+  })
+}
+for (const [shape, tail] of [[[2, 7], [7]], [[5, 16, 17], [16, 17]], [[3, 2, 7], [7]], [[7, 1], [1]], [[7, 3], []], [[0, 7], [7]], [[41, 33, 65], [65]]] as const)
+  for (const s of [1, 0.25])
+    define('add', `${text(shape)} + ${text(tail)} repeated, scale ${s}`, (d) => ({ a: d.normal(shape), b: d.normal(tail) }), ['a', 'b'],
+      (i) => add(i.a, i.b, s), (i) => nd.add(i.a, nd.scale(stretch(i.b, shape), s)))
+define('add', 'x + x', (d) => ({ x: d.normal([7, 5]) }), ['x'], (i) => add(i.x, i.x, 2), (i) => nd.scale(i.x, 3))
+define('multiply', 'x∘x', (d) => ({ x: d.normal([7, 5]) }), ['x'], (i) => multiply(i.x, i.x), (i) => map(i.x, (x) => x * x))
+define('gelu', 'far from 0', () => ({ x: input([8], [-40, -12, -6, -3, 3, 6, 12, 40]) }), ['x'], (i) => gelu(i.x), (i) => oracle.gelu(i.x))
+define('siluMul', 'far from 0', (d) => ({ a: input([6], [-90, -20, -5, 5, 20, 90]), b: d.normal([6]) }), ['a', 'b'], (i) => siluMul(i.a, i.b), (i) => oracle.siluMul(i.a, i.b))
+define('gate', 'closed', (d) => ({ a: d.normal([3, 7]), b: d.normal([3, 7]), g: input([1], [0]) }), ['a', 'b', 'g'],
+  (i) => gate(i.a, i.b, i.g), (i) => zip(i.a, i.b, (x, y) => x + Math.tanh(i.g.data[0]!) * (y - x)))
+
+// ---- norms ----
+
+for (const [shape, eps, offset] of [
+  [[3, 1], 1e-5, 0], [[5, 2], 0.5, 0], [[2, 3, 7], 1e-6, 0], [[7, 33], 1e-12, 0], [[17, 65], 1e-5, 20], [[2, 130], 1e-12, 0], [[0, 7], 1e-5, 0], [[53, 770], 1e-6, 0], [[5], 1e-5, 0],
+] as const) {
+  const inputs = (d: Draw) => ({ x: d.normal(shape, 1.5, offset), weight: d.normal([shape.at(-1)!], 0.5, 1), bias: d.normal([shape.at(-1)!]) })
+  const variant = `${text(shape)} eps ${eps}${offset ? ` mean ${offset}` : ''}`
+  define('layerNorm', variant, inputs, ['x', 'weight', 'bias'], (i) => layerNorm(i.x, i.weight, i.bias, eps), (i) => oracle.layerNorm(i.x, i.weight, i.bias, eps))
+  // Of one number, x/√(x² + eps) has the slope eps/…: nothing but rounding where eps is small.
+  const e = shape.at(-1) === 1 ? 1 : eps
+  define('rmsNorm', variant, (d) => { const { x, weight } = inputs(d); return { x, weight } }, ['x', 'weight'], (i) => rmsNorm(i.x, i.weight, e), (i) => oracle.rmsNorm(i.x, i.weight, e))
+}
+
+// ---- rows by id, positions, patches ----
+
+for (const [ids, rows, width] of [[[7], 3, 1], [[2, 16], 17, 7], [[], 5, 16], [[0], 5, 2], [[33], 1, 17], [[8, 130], 65, 130]] as const) {
+  const places = (d: Draw) => d.integers(ids, 0, rows)
+  define('embedding', `${text(ids)} of ${rows}×${width}`, (d) => ({ ids: places(d), table: d.normal([rows, width]) }), ['table'],
+    (i) => embedding(i.ids, i.table), (i) => oracle.embedding(i.ids, i.table))
+  for (const dtype of wide16)
+    define('embedding', `${text(ids)} of ${rows}×${width} ${dtype}`, (d) => ({ ids: places(d), table: d.half([rows, width], dtype) }), [],
+      (i) => embedding(i.ids, i.table), (i) => oracle.embedding(i.ids, i.table))
+}
+
+for (const [b, n, heads, d, theta] of [[1, 1, 1, 2, 1e4], [2, 7, 3, 12, 1e4], [3, 2, 1, 64, 1e6], [1, 17, 2, 88, 1e4], [0, 3, 1, 4, 1e4], [2, 65, 8, 64, 1e4]] as const)
+  define('rope', `[${[b, n, heads, d]}] theta ${theta}`, (r) => ({ x: r.normal([b, n, heads, d]), positions: r.integers([b, n], 0, 2048) }), ['x'],
+    (i) => rope(i.x, i.positions, theta), (i) => nd.permute(oracle.rope(nd.permute(i.x, [0, 2, 1, 3]), i.positions, theta), [0, 2, 1, 3]))
+
+for (const [shape, patch] of [[[1, 1, 2, 2], 1], [[2, 3, 4, 6], 2], [[1, 3, 7, 14], 7], [[0, 3, 4, 4], 2], [[2, 1, 16, 16], 16], [[8, 3, 70, 56], 14]] as const)
+  define('patchify', `${text(shape)} by ${patch}`, (d) => ({ x: d.normal(shape) }), ['x'], (i) => patchify(i.x, patch), (i) => oracle.patchify(i.x, patch))
+
+// ---- sums ----
+
+for (const shape of [[1], [7], [2, 7, 16], [3, 1, 2, 5], [2, 0, 3], [17, 65, 74]])
+  for (let dim = -1; dim < shape.length; dim++) {
+    const at = dim < 0 ? shape.length + dim : dim
+    const n = shape[at]!
+    define('sumDim', `${text(shape)} over ${dim}`, (d) => ({ x: d.normal(shape, 1, 0.5) }), ['x'], (i) => sumDim(i.x, dim),
+      (i) => n ? nd.scale(nd.mean(i.x, at), n) : nd.array(shape.filter((_, k) => k !== at)))
+    if (n) define('mean', `${text(shape)} over ${dim}`, (d) => ({ x: d.normal(shape, 1, 0.5) }), ['x'], (i) => mean(i.x, dim), (i) => nd.mean(i.x, at))
+  }
+for (const [shape, tail] of [[[2, 3, 7], [7]], [[5, 3], []], [[2, 3], [2, 3]], [[0, 3], [3]], [[65, 17, 74], [17, 74]]] as const)
+  define('sumLeading', `${text(shape)} to ${text(tail)}`, (d) => ({ x: d.normal(shape) }), [], (i) => sumLeading(i.x, tail), (i) => {
+    const n = size(tail) ? i.x.data.length / size(tail) : 0
+    return n ? nd.reshape(nd.scale(nd.mean(nd.reshape(i.x, [n, ...tail]), 0), n), tail) : nd.array(tail)
+  })
+
+// ---- loss ----
+
+/** Labels below 0 are rows that do not count. */
+function loss(variant: string, logits: (d: Draw) => Input, label: (row: number, d: Draw) => number, factor: number): void {
+  define('crossEntropy', variant, (d) => {
+    const x = logits(d)
+    const rows = size(x.shape.slice(0, -1))
+    return { logits: x, labels: input(x.shape.slice(0, -1), Array.from({ length: rows }, (_, r) => { const l = label(r, d); return l < 0 ? IGNORE : l }), 'int32') }
+  }, ['logits'], (i) => crossEntropy(i.logits, i.labels, factor), (i) => nd.array([], [factor * oracle.crossEntropy(i.logits, i.labels.data, 'sum')]))
+}
+const any = (classes: number) => (_: number, d: Draw): number => Number(d.integers([1], 0, classes).data[0])
+loss('[1,1]', (d) => d.normal([1, 1]), () => 0, 1)
+loss('[7,2]', (d) => d.normal([7, 2]), any(2), 1 / 7)
+loss('[2,3,17], rows ignored', (d) => d.normal([2, 3, 17], 3), (r, d) => (r % 3 ? any(17)(r, d) : -1), 0.25)
+loss('[3,7], all rows ignored', (d) => d.normal([3, 7]), () => -1, 1)
+loss('[0,7]', (d) => d.normal([0, 7]), any(7), 1)
+loss('[17], one row', (d) => d.normal([17]), any(17), 1)
+loss('[5,16], ties', (d) => d.integers([5, 16], 0, 2, 'float32'), any(16), 1)
+loss('[7,33], ±80', (d) => input([7, 33], d.integers([7, 33], -1, 2).wide.data.map((x) => 80 * x)), any(33), 1)
+loss('[16,130], wide', (d) => d.uniform([16, 130], -80, 80), any(130), -2)
+loss('[65,1030], rows ignored', (d) => d.normal([65, 1030], 4), (r, d) => (r % 2 ? any(1030)(r, d) : -1), 1 / 32)
+
+// ---- views and copies ----
+
+const x = (shape: readonly number[]) => (d: Draw) => ({ x: d.normal(shape) })
+for (const [from, to] of [[[2, 6], [3, 4]], [[7, 4], [-1, 2]], [[1], []], [[0, 3], [5, 0]], [[33, 16, 17], [16, -1]]] as const)
+  define('reshape', `${text(from)} to ${text(to)}`, x(from), ['x'], (i) => reshape(i.x, to), (i) => nd.reshape(i.x, to))
+for (const [shape, dim, start, length] of [[[7], 0, 2, 3], [[2, 17, 3], 1, 16, 1], [[5, 7], -1, 0, 7], [[5, 7], 0, 4, 0], [[17, 33, 65], 1, 7, 16]] as const)
+  define('narrow', `${text(shape)} dimension ${dim} from ${start}, ${length}`, x(shape), ['x'], (i) => narrow(i.x, dim, start, length),
+    (i) => nd.slice(i.x, dim < 0 ? shape.length + dim : dim, start, start + length))
+define('narrow', 'overlapping pieces, added', x([3, 7]), ['x'], (i) => add(narrow(i.x, 1, 0, 5), narrow(i.x, 1, 2, 5)), (i) => nd.add(nd.slice(i.x, 1, 0, 5), nd.slice(i.x, 1, 2, 7)))
+for (const [shape, sizes, dim] of [[[7], [1, 6], 0], [[2, 17, 3], [16, 0, 1], 1], [[5, 9], [3, 3, 3], -1], [[17, 33, 130], [65, 65], 2]] as const)
+  define('split', `${text(shape)} dimension ${dim} into ${text(sizes)}`, x(shape), ['x'], (i) => split(i.x, sizes, dim), (i) => {
+    let at = 0
+    return sizes.map((n) => nd.slice(i.x, dim < 0 ? shape.length + dim : dim, at, (at += n)))
+  })
+define('split', 'one piece used', x([4, 6]), ['x'], (i) => gelu(split(i.x, [1, 2, 3], 1)[1]!), (i) => oracle.gelu(nd.slice(i.x, 1, 1, 3)))
+for (const [shape, order] of [[[2, 7], [1, 0]], [[2, 3, 5, 7], [0, 2, 1, 3]], [[3, 1, 2], [2, 0, 1]], [[0, 3], [1, 0]], [[41, 65, 33], [2, 1, 0]]] as const) {
+  define('permute', `${text(shape)} to ${text(order)}`, x(shape), ['x'], (i) => permute(i.x, order), (i) => nd.permute(i.x, order))
+  define('contiguous', `of ${text(shape)} permuted to ${text(order)}`, x(shape), ['x'], (i) => contiguous(permute(i.x, order)), (i) => nd.permute(i.x, order))
+  define('gelu', `of ${text(shape)} permuted to ${text(order)}`, x(shape), ['x'], (i) => gelu(permute(i.x, order)), (i) => oracle.gelu(nd.permute(i.x, order)))
+}
+for (const [from, to] of [[[1, 7], [5, 7]], [[7, 1], [7, 5]], [[7], [2, 3, 7]], [[2, 1, 3, 1], [4, 2, 5, 3, 2]], [[], [2, 3]], [[1], [1]], [[1, 3], [0, 3]], [[1, 130], [37, 17, 130]]] as const) {
+  define('expand', `${text(from)} to ${text(to)}`, x(from), ['x'], (i) => expand(i.x, to), (i) => stretch(i.x, to))
+  define('gelu', `of ${text(from)} expanded to ${text(to)}`, x(from), ['x'], (i) => gelu(expand(i.x, to)), (i) => oracle.gelu(stretch(i.x, to)))
+}
+for (const [a, b, dim] of [[[7], [2], 0], [[2, 1, 3], [2, 16, 3], 1], [[5, 7], [5, 0], -1], [[17, 65, 33], [17, 1, 33], 1]] as const)
+  define('concat', `${text(a)} and ${text(b)}, dimension ${dim}`, (d) => ({ a: d.normal(a), b: d.normal(b) }), ['a', 'b'],
+    (i) => concat([i.a, i.b], dim), (i) => nd.concat([i.a, i.b], dim < 0 ? a.length + dim : dim))
+define('concat', 'x with itself, expanded', x([1, 3]), ['x'], (i) => concat([expand(i.x, [2, 3]), i.x, i.x], 0), (i) => stretch(i.x, [4, 3]))
+for (const shape of [[1, 1, 1, 1], [2, 3, 5, 7], [1, 17, 2, 33], [2, 0, 3, 4], [2, 16, 65, 40]])
+  define('swap', text(shape), x(shape), ['x'], (i) => swap(i.x), (i) => nd.permute(i.x, [0, 2, 1, 3]))
+for (const shape of [[7], [3, 0], [2, 17, 3], [65, 17, 74]])
+  define('copy', text(shape), x(shape), ['x'], (i) => copy(i.x), (i) => i.x)
+for (const dtype of wide16) {
+  const rounded = (values: ArrayLike<number>): Float64Array => widen(Uint16Array.from(values, (v) => toBits(v, dtype)), dtype)
+  define('cast', `float32 to ${dtype}, rounded`, (d) => ({ x: d.normal([33, 65], 3) }), [], (i) => cast(i.x, dtype), (i) => nd.array(i.x.shape, rounded(i.x.data)))
+  define('cast', `float32 to ${dtype}: ties, subnormals, overflow of the significand`, () => ({
+    x: input([12], [1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 + 2 ** -11, 1 + 3 * 2 ** -11, -(2 - 2 ** -9), 2 - 2 ** -12, 2 ** -25, 3 * 2 ** -25, 2 ** -24, -(2 ** -15), 65504, 0]),
+  }), [], (i) => cast(i.x, dtype), (i) => nd.array(i.x.shape, rounded(i.x.data)))
+  define('cast', `${dtype} to float32`, (d) => ({ x: d.half([7, 17], dtype) }), [], (i) => cast(i.x, 'float32'), (i) => i.x)
+  define('cast', `float32 to ${dtype} and back`, (d) => ({ x: input([3, 7], rounded(d.normal([3, 7]).wide.data)) }), ['x'], (i) => cast(cast(i.x, dtype), 'float32'), (i) => i.x)
+  define('cast', `float32 to ${dtype} and back in two places`, (d) => ({ x: input([3, 7], rounded(d.normal([3, 7]).wide.data)) }), ['x'], (i) => {
+    const h = cast(i.x, dtype)
+    return add(cast(h, 'float32'), cast(h, 'float32'), 2)
+  }, (i) => nd.scale(i.x, 3))
+  define('cast', `views of ${dtype}, put together`, (d) => ({ x: d.half([4, 6], dtype) }), [], (i) => concat([permute(narrow(i.x, 1, 1, 4), [1, 0]), permute(narrow(i.x, 1, 0, 2), [1, 0])], 0),
+    (i) => nd.concat([nd.permute(nd.slice(i.x, 1, 1, 5), [1, 0]), nd.permute(nd.slice(i.x, 1, 0, 2), [1, 0])], 0))
+}
+for (const [from, to] of [['uint8', 'float32'], ['uint8', 'int32'], ['int32', 'float32'], ['int32', 'int64'], ['int64', 'int32'], ['int64', 'float32']] as const)
+  define('cast', `${from} to ${to}`, (d) => ({ x: d.integers([7, 33], 0, 256, from) }), [], (i) => cast(i.x, to), (i) => i.x)
+
+// ---- products ----
+
+for (const [lead, n, k] of [[[1], 1, 1], [[2, 7], 16, 17], [[17], 33, 7], [[0], 7, 16], [[], 2, 33], [[3, 33], 65, 130]] as const)
+  for (const dtype of ['float32', 'bfloat16', 'float16'] as DType[])
+    for (const biased of [true, false]) {
+      const variant = `${text([...lead, k])} to ${n}, ${dtype}${biased ? ', bias' : ''}`
+      const w = (d: Draw): Input => (dtype === 'float32' ? d.normal([n, k]) : d.half([n, k], dtype))
+      const frozen = dtype !== 'float32'
+      if (biased)
+        define('linear', variant, (d) => ({ x: d.normal([...lead, k]), w: w(d), b: d.normal([n]) }), frozen ? ['x', 'b'] : ['x', 'w', 'b'],
+          (i) => linear(i.x, i.w, i.b), (i) => oracle.linear(i.x, i.w, i.b), ['b'])
+      else
+        define('linear', variant, (d) => ({ x: d.normal([...lead, k]), w: w(d) }), frozen ? ['x'] : ['x', 'w'], (i) => linear(i.x, i.w), (i) => oracle.linear(i.x, i.w))
+      const rank = lead.length % 2 ? 3 : 16
+      define('lora', `${variant}, rank ${rank}`, (d) => ({ x: d.normal([...lead, k]), w: w(d), bias: d.normal([n]), a: d.normal([rank, k], 1 / rank), b: d.normal([n, rank]) }), ['x', 'a', 'b'],
+        (i) => lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16), ['bias', 'a', 'b'])
+    }
+
+// ---- attention ----
+
+interface Attention {
+  /** Shapes of q and, where they differ, of k and v, as the tensors have them. */
+  q: readonly number[]; k?: readonly number[]; heads: number; over?: number
+  mode?: 'off' | 'score' | 'attention'; choices?: number; padding?: boolean; causal?: boolean
+}
+
+/** [a, n, h·d] or [a, b, n, h·d] with the attended dimension anywhere, as the oracle's [rows, heads, n, d]; and back. */
+const inward = (t: NdArray, over: number, heads: number): NdArray => {
+  const moved = nd.permute(t, [...[...t.shape.keys()].filter((i) => i !== over && i !== t.shape.length - 1), over, t.shape.length - 1])
+  return oracle.splitHeads(nd.reshape(moved, [size(moved.shape.slice(0, -2)), ...moved.shape.slice(-2)]), heads)
+}
+const outward = (t: NdArray, over: number, shape: readonly number[]): NdArray => {
+  const order = [...[...shape.keys()].filter((i) => i !== over && i !== shape.length - 1), over, shape.length - 1]
+  return nd.permute(nd.reshape(oracle.joinHeads(t), order.map((i) => shape[i]!)), shape.map((_, i) => order.indexOf(i)))
+}
+
+function attend({ q, k = q, heads, over = q.length - 2, mode = 'off', choices = 3, padding = false, causal = false }: Attention): void {
+  const [nq, nk] = [q[over]!, k[over]!]
+  const batch = q.filter((_, i) => i !== over && i !== q.length - 1)
+  const variant = [text(q), k === q ? '' : `to ${text(k)}`, `over ${over}`, `heads ${heads}`, mode === 'off' ? '' : `${mode} of ${choices}`, padding ? 'padding' : '', causal ? 'causal' : ''].filter(Boolean).join(' ')
+  define('attention', variant, (d) => ({
+    q: d.normal(q), k: d.normal(k), v: d.normal(k),
+    // Of every row the first key is a token.
+    keyMask: input([...batch, nk], d.uniform([...batch, nk], 0, 1).wide.data.map((u, i) => (i % nk === 0 || u > 0.4 ? 1 : 0)), 'uint8'),
+    // M_0 keeps everything, the others what chance has it.
+    masks: input([nq, nk], d.integers([nq, nk], 0, 2 ** choices).wide.data.map((bits) => bits | 1), 'uint8'),
+    alpha: d.uniform([...batch, choices], 0.1, 1),
+  }), mode === 'off' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'alpha'],
+  (i) => attention(i.q, i.k, i.v, { heads, over, mode, causal, ...(padding && { keyMask: i.keyMask }), ...(mode !== 'off' && { masks: i.masks, alpha: i.alpha }) }),
+  (i) => outward(oracle.attention(inward(i.q, over, heads), inward(i.k, over, heads), inward(i.v, over, heads), {
+    mode, causal, keyMask: padding ? i.keyMask : undefined, masks: i.masks, alpha: nd.reshape(i.alpha, [-1, choices]),
+  }), over, q))
+}
+attend({ q: [1, 1, 2], heads: 1 })
+attend({ q: [2, 7, 24], heads: 2 })
+attend({ q: [2, 16, 36], heads: 3, padding: true })
+attend({ q: [1, 17, 88], heads: 1, causal: true })
+attend({ q: [1, 33, 128], heads: 2, causal: true, padding: true })
+attend({ q: [2, 7, 64], k: [2, 65, 64], heads: 1 })
+attend({ q: [1, 17, 24], k: [1, 130, 24], heads: 2, padding: true })
+attend({ q: [2, 1, 24], k: [2, 33, 24], heads: 2, causal: true })
+attend({ q: [2, 3, 24], k: [2, 16, 24], heads: 2, causal: true, padding: true })
+attend({ q: [2, 7, 3, 24], heads: 2, over: 1 })
+attend({ q: [2, 2, 5, 24], heads: 2, over: 2, padding: true })
+attend({ q: [1, 16, 7, 88], heads: 1, over: 1, padding: true })
+attend({ q: [2, 65, 128], heads: 2, mode: 'attention', choices: 4 })
+attend({ q: [0, 7, 24], heads: 2 })
+attend({ q: [2, 0, 24], k: [2, 7, 24], heads: 2 })
+for (const mode of ['score', 'attention'] as const) {
+  attend({ q: [1, 2, 2], heads: 1, mode, choices: 2 })
+  attend({ q: [2, 7, 24], heads: 2, mode, choices: 1 })
+  attend({ q: [3, 17, 36], heads: 3, mode, choices: 8, padding: true })
+  attend({ q: [1, 33, 88], heads: 1, mode, choices: 4, causal: true })
+  attend({ q: [1, 7, 64], k: [1, 65, 64], heads: 1, mode, padding: true })
+  attend({ q: [2, 7, 3, 24], heads: 2, over: 1, mode, choices: 4 })
+  attend({ q: [2, 3, 16, 24], heads: 2, over: 2, mode, choices: 3, padding: true, causal: true })
+}
+
+/** b1 keeps what the hidden ReLU sees away from its corner; half of the units are off. */
+for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[4, 8, 33, 130], 1, 64, 4]] as const)
+  define('router', `${text(shape)} over ${over}, ${hidden} hidden, ${choices} choices`, (d) => ({
+    x: d.normal(shape), w1: d.uniform([hidden, shape.at(-1)!], -1, 1), b1: input([hidden], Array.from({ length: hidden }, (_, i) => (i % 2 ? -1 : 1) * (1 + 3 * shape.at(-1)! ** 0.5))),
+    w2: d.normal([choices, hidden], 1 / (hidden * shape.at(-1)!) ** 0.5), b2: d.normal([choices]),
+  }), ['x', 'w1', 'b1', 'w2', 'b2'], (i) => router(i.x, i, over), (i) => {
+    const rows = nd.permute(i.x, [...[...shape.keys()].filter((k) => k !== over && k !== shape.length - 1), over, shape.length - 1])
+    return nd.reshape(oracle.router(nd.reshape(rows, [size(rows.shape.slice(0, -2)), ...rows.shape.slice(-2)]), i), [...rows.shape.slice(0, -2), choices])
+  })
+
+// ---- optimiser: values alone ----
+
+for (const shape of [[1], [7], [0], [17, 33], [65, 17, 75]]) {
+  define('addSquareSum', text(shape), (d) => ({ x: d.normal(shape) }), [], (i) => {
+    const sum = full([1], 0.5)
+    addSquareSum(sum, contiguous(i.x))
+    return sum
+  }, (i) => nd.array([1], [0.5 + nd.dot(i.x.data, i.x.data)]))
+  for (const [scaled, weightDecay] of [[false, 0], [true, 0.05]] as const)
+    define('adamw', `${text(shape)}, three steps, decay ${weightDecay}${scaled ? ', clipped' : ''}`, (d) => ({ w: d.normal(shape), g: d.normal([3, ...shape]), s: d.uniform([1], 0.2, 0.9) }), [], (i) => {
+      const [w, m, v] = [copy(i.w), zeros(shape), zeros(shape)]
+      for (let t = 0; t < 3; t++) {
+        const g = reshape(narrow(i.g, 0, t, 1), shape)
+        adamw(w, g, m, v, { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay, step: t + 1, ...(scaled && { scale: i.s }) })
+      }
+      return [w, m, v]
+    }, (i) => {
+      const [w, state, n] = [nd.clone(i.w), oracle.moments(i.w.data.length), i.w.data.length]
+      for (let t = 0; t < 3; t++) oracle.adamw(w.data, i.g.data.slice(t * n, (t + 1) * n).map((g) => g * (scaled ? i.s.data[0]! : 1)), state, { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay })
+      return [w, nd.array(shape, state.average), nd.array(shape, state.square)]
+    })
+}

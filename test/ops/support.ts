@@ -1,0 +1,208 @@
+// What a list of operator cases needs, whoever runs it: inputs by seed, their upload in several layouts, and what a case
+// gives. No assertion here and no list: cases.ts is the list, run-cases.test.ts the test.
+import { multiply, add } from '../../lib/ops/elementwise.js'
+import { sumDim } from '../../lib/ops/reduce.js'
+import { reshape } from '../../lib/ops/views.js'
+import { scope } from '../../lib/tensor/scope.js'
+import { backward } from '../../lib/tensor/tape.js'
+import { type DType, type Tensor, type TypedArray, tensor } from '../../lib/tensor/tensor.js'
+import { type NdArray, array, dot, norm, size } from '../oracle/array.js'
+import { directional, gradient } from '../oracle/differences.js'
+import { type Random, random } from '../oracle/random.js'
+
+// ---- cases ----
+
+/** An argument: what the tensor holds (16-bit floats as bits) and the same numbers in float64, exactly. */
+export interface Input { readonly shape: readonly number[]; readonly dtype: DType; readonly data: TypedArray; readonly wide: NdArray }
+
+export interface OpCase<N extends string = string> {
+  /** The function of lib/ops. */
+  readonly operator: string
+  /** Operator and variant; no two are equal. */
+  readonly name: string
+  /** The names of inputs that gradients flow to, all float32. */
+  readonly differentiable: readonly N[]
+  /** Inputs that the operator takes in row-major order alone, and refuses otherwise. */
+  readonly packed?: readonly N[]
+  /** The same numbers at every call. */
+  inputs(): Record<N, Input>
+  run(inputs: Record<N, Tensor>): Tensor | Tensor[]
+  oracle(inputs: Record<N, NdArray>): NdArray | NdArray[]
+}
+
+// ---- inputs ----
+
+/** Draws inputs. */
+export class Draw {
+  readonly #r: Random
+  constructor(name: string) {
+    let seed = 2166136261
+    for (const c of name) seed = Math.imul(seed ^ c.charCodeAt(0), 16777619)
+    this.#r = random(seed)
+  }
+  #fill(shape: readonly number[], next: () => number): Float64Array {
+    return Float64Array.from({ length: size(shape) }, next)
+  }
+  normal(shape: readonly number[], std = 1, mean = 0): Input {
+    return input(shape, this.#fill(shape, () => mean + std * this.#r.normal()))
+  }
+  /** Normal numbers at least `gap` from 0: no central difference steps over a corner there. */
+  apart(shape: readonly number[], gap = 0.05): Input {
+    return input(shape, this.#fill(shape, () => { const x = this.#r.normal(); return x + (x < 0 ? -gap : gap) }))
+  }
+  uniform(shape: readonly number[], low: number, high: number): Input {
+    return input(shape, this.#fill(shape, () => low + (high - low) * this.#r.uniform()))
+  }
+  /** Whole numbers in [from, to). */
+  integers(shape: readonly number[], from: number, to: number, dtype: DType = 'int32'): Input {
+    return input(shape, this.#fill(shape, () => this.#r.integer(from, to)), dtype)
+  }
+  /** Normal numbers as a 16-bit float holds them. */
+  half(shape: readonly number[], dtype: DType, std = 1): Input {
+    return input(shape, this.#fill(shape, () => std * this.#r.normal()), dtype)
+  }
+}
+
+/** Values as a dtype holds them. */
+export function input(shape: readonly number[], values: ArrayLike<number>, dtype: DType = 'float32'): Input {
+  const data = dtype === 'float32' ? Float32Array.from(values) : dtype === 'int32' ? Int32Array.from(values) : dtype === 'uint8' ? Uint8Array.from(values)
+    : dtype === 'int64' ? BigInt64Array.from(Array.from(values, BigInt)) : Uint16Array.from(values, (x) => toBits(x, dtype))
+  return { shape, dtype, data, wide: array(shape, widen(data, dtype)) }
+}
+
+/** Bits of significand and exponent. */
+const halves = { bfloat16: [7, 8], float16: [10, 5] } as const
+const formOf = (dtype: DType): readonly [number, number] => {
+  if (dtype !== 'bfloat16' && dtype !== 'float16') throw new Error(`${dtype} is no 16-bit float`)
+  return halves[dtype]
+}
+
+/** A finite number as the bits of a 16-bit float: to nearest, ties to even, past the largest to infinity. */
+export function toBits(x: number, dtype: DType): number {
+  const [m, exponents] = formOf(dtype)
+  const [bias, sign, a] = [2 ** (exponents - 1) - 1, x < 0 || Object.is(x, -0) ? 1 << (m + exponents) : 0, Math.abs(x)]
+  if (a === 0) return sign
+  let e = Math.max(Math.floor(Math.log2(a)), 1 - bias)
+  while (e > 1 - bias && 2 ** e > a) e--
+  while (2 ** (e + 1) <= a) e++
+  const scaled = a / 2 ** (e - m)
+  let q = Math.floor(scaled)
+  if (scaled - q > 0.5 || (scaled - q === 0.5 && q % 2 === 1)) q++
+  return sign | Math.min((e + bias - 1) * 2 ** m + q, (2 ** exponents - 1) << m)
+}
+
+/** The numbers that an array of a dtype stands for. */
+export function widen(data: TypedArray, dtype: DType): Float64Array {
+  if (dtype !== 'bfloat16' && dtype !== 'float16') return Float64Array.from(data as ArrayLike<number | bigint>, Number)
+  const [m, exponents] = formOf(dtype)
+  const bias = 2 ** (exponents - 1) - 1
+  return Float64Array.from(data as Uint16Array, (bits) => {
+    const [e, f] = [(bits >> m) & (2 ** exponents - 1), bits & (2 ** m - 1)]
+    const magnitude = e === 2 ** exponents - 1 ? (f ? NaN : Infinity) : e === 0 ? f * 2 ** (1 - bias - m) : (1 + f / 2 ** m) * 2 ** (e - bias)
+    return bits >> (m + exponents) ? -magnitude : magnitude
+  })
+}
+
+// ---- layouts ----
+
+/**
+ * How inputs lie in memory: row-major; `spaced`, dimensions in reverse order and every second place; `sliced`, rows of
+ * stride 1 cut out of wider ones, the dimensions before in reverse order.
+ */
+export type Layout = 'contiguous' | 'spaced' | 'sliced'
+
+export function upload(x: Input, layout: Layout = 'contiguous'): Tensor {
+  if (layout === 'contiguous' || x.shape.length === 0) return tensor(x.data, x.shape, x.dtype)
+  const rank = x.shape.length
+  const strides = new Array<number>(rank)
+  let total = layout === 'spaced' ? 2 : 1
+  const order = layout === 'spaced' ? x.shape.map((_, i) => i) : [rank - 1, ...x.shape.keys()].slice(0, rank)
+  for (const i of order) {
+    strides[i] = total
+    total *= x.shape[i]!
+    if (layout === 'sliced' && i === rank - 1) total += 3
+  }
+  const start = 1
+  const store = new (x.data.constructor as Float32ArrayConstructor)(total + start)
+  const index = x.shape.map(() => 0)
+  for (let k = 0; k < x.data.length; k++) {
+    store[start + index.reduce((at, n, i) => at + n * strides[i]!, 0)] = x.data[k] as number
+    for (let i = rank - 1; i >= 0 && ++index[i]! === x.shape[i]; i--) index[i] = 0
+  }
+  return tensor(store, [store.length], x.dtype).view(x.shape, strides, start)
+}
+
+// ---- results ----
+
+export interface Result { outputs: Tensor[]; gradients: Record<string, Tensor> }
+
+const several = <T extends object>(x: T | T[]): T[] => (Array.isArray(x) ? x : [x])
+const named = <T>(names: readonly string[], f: (name: string) => T): Record<string, T> => Object.fromEntries(names.map((n) => [n, f(n)]))
+
+/** What outputs are multiplied with to get one number: multiples of 1/64 up to 2, exact in every float type. */
+const projection = (c: OpCase, shapes: readonly (readonly number[])[]): Input[] => {
+  const draw = new Draw(`${c.name} projection`)
+  return shapes.map((s) => input(s, draw.integers(s, -128, 129).wide.data.map((x) => x / 64)))
+}
+
+/** Runs a case forward, and backward from the projection of its outputs. The caller's scope owns the result. */
+export function evaluate(c: OpCase, layout: Layout = 'contiguous', given = c.inputs()): Result {
+  return scope(() => {
+    const t = named(Object.keys(given), (n) => upload(given[n]!, c.packed?.includes(n) ? 'contiguous' : layout))
+    for (const n of c.differentiable) t[n]!.requireGrad(n)
+    const outputs = several(c.run(t))
+    if (c.differentiable.length) {
+      const dys = projection(c, outputs.map((y) => y.shape)).map((d) => upload(d))
+      if (outputs.length === 1) backward(outputs[0]!, dys[0])
+      else backward(outputs.map((y, i) => sumDim(multiply(reshape(y, [y.size]), reshape(dys[i]!, [y.size])), 0)).reduce((a, b) => add(a, b)))
+    }
+    const gradients = named(c.differentiable.filter((n) => t[n]!.grad), (n) => t[n]!.grad!.detach())
+    for (const n of c.differentiable) t[n]!.grad?.dispose()
+    return { outputs, gradients }
+  })
+}
+
+/** All bits of a result, output by output and gradient by gradient. */
+export function bits({ outputs, gradients }: Result): Buffer[] {
+  return [...outputs, ...Object.values(gradients)].map((t) => Buffer.from(t.dataBlocking().buffer))
+}
+
+export interface Errors { forward: number; gradients: Record<string, number> }
+
+/**
+ * Relative errors against the oracle, forward and of each gradient: ‖g − slope‖/‖slope‖ over all coordinates of inputs
+ * of at most `most` numbers, else along two random directions, |g·d − slope|/‖g‖. A gradient below a thousandth of the
+ * case's largest is mere rounding to it (a softmax of one key) and is held against that thousandth.
+ */
+export function errors(c: OpCase, result: Result, most = 64, given = c.inputs()): Errors {
+  const wide = named(Object.keys(given), (n) => given[n]!.wide)
+  const expected = several(c.oracle(wide))
+  if (result.outputs.map((t) => `[${t.shape}]`).join() !== expected.map((t) => `[${t.shape}]`).join()) throw new Error(`${c.name}: shapes ${result.outputs.map((t) => `[${t.shape}]`)}, the oracle has ${expected.map((t) => `[${t.shape}]`)}`)
+  const got = result.outputs.map((t) => widen(t.dataBlocking(), t.dtype))
+  const forward = Math.max(...got.map((y, i) => norm(y.map((v, k) => v - expected[i]!.data[k]!)) / (norm(expected[i]!.data) || 1)))
+
+  const dys = projection(c, expected.map((y) => y.shape)).map((d) => d.wide.data)
+  const draw = new Draw(`${c.name} directions`)
+  const grads = named(c.differentiable, (n) => {
+    const g = result.gradients[n]
+    if (`${g?.shape}` !== `${given[n]!.shape}`) throw new Error(`${c.name}: gradient of ${n} has shape [${g?.shape}], ${n} has [${given[n]!.shape}]`)
+    return Float64Array.from(g!.dataBlocking() as Float32Array)
+  })
+  const floor = 1e-3 * Math.max(...Object.values(grads).map(norm)) || 1
+  return {
+    forward,
+    gradients: named(c.differentiable, (n) => {
+      const [g, x] = [grads[n]!, wide[n]!]
+      const f = (v: Float64Array): number => several(c.oracle({ ...wide, [n]: array(x.shape, v) })).reduce((s, y, i) => s + dot(y.data, dys[i]!), 0)
+      if (g.length <= most) {
+        const slope = gradient(f, x.data)
+        return norm(g.map((v, i) => v - slope[i]!)) / Math.max(norm(slope), floor)
+      }
+      const along = (): number => {
+        const d = draw.normal(x.shape).wide.data
+        return Math.abs(dot(g, d) - directional(f, x.data, d)) / Math.max(norm(g), floor)
+      }
+      return Math.max(along(), along())
+    }),
+  }
+}
