@@ -6,15 +6,18 @@ import { logits } from '../../lib/models/language.js'
 import { narrow } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
-import { memory, sync, type Tensor } from '../../lib/tensor/tensor.js'
+import type { Tensor } from '../../lib/tensor/tensor.js'
 import { array } from '../oracle/array.js'
 import { random } from '../oracle/random.js'
+import { bytes, settled } from '../support/memory.js'
 import { type Both, float32, openTiny } from '../support/tiny.js'
 
 const prompt = [1, 17, 23, 5]
 
 for (const kind of ['instructblip', 'blip2'] as const) {
-  const opened = openTiny(kind, 21)
+  let model: Both
+  test.before(async () => void (model = await openTiny(kind, 21)))
+  test.after(() => model.native.dispose())
   /** Visual tokens [1,5,30], by seed. */
   const visualTokens = (seed: number): Tensor => {
     const rng = random(seed)
@@ -34,7 +37,6 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     }))
 
   test(`${kind}: with the cache comes what comes from the whole sequence each time`, async () => {
-    const model = await opened
     const answers = new Set<string>()
     for (const seed of [1, 2, 3]) {
       await scope(async () => {
@@ -51,7 +53,6 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   })
 
   test(`${kind}: it ends at an end token, which is not shown, or after maxTokens`, async () => {
-    const model = await opened
     await scope(async () => {
       const visual = visualTokens(1)
       const all = await ids(model, visual, { maxTokens: 12 })
@@ -67,7 +68,6 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   })
 
   test(`${kind}: it ends where the positions of the language model do`, async () => {
-    const model = await opened
     await scope(async () => {
       const visual = visualTokens(2)
       const limit = model.native.config.language.maxPositions
@@ -87,11 +87,9 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   })
 
   test(`${kind}: an AbortSignal stops it with its reason, and the memory comes back however it ends`, async () => {
-    const model = await opened
-    await sync()
-    const before = memory().bytes
+    const before = await settled()
     const visual = visualTokens(3)
-    const held = await sync().then(() => memory().bytes)
+    const held = await bytes()
     const controller = new AbortController()
     const seen: number[] = []
     try {
@@ -104,14 +102,11 @@ for (const kind of ['instructblip', 'blip2'] as const) {
       assert.is((error as Error).message, 'enough')
     }
     assert.is(seen.length, 3)
-    await sync()
-    assert.is(memory().bytes, held, 'aborted')
+    assert.is(await bytes(), held, 'aborted')
     for await (const _ of generate(model.native, visual, prompt, { maxTokens: 40 })) break
-    await sync()
-    assert.is(memory().bytes, held, 'left by the reader')
+    assert.is(await bytes(), held, 'left by the reader')
     visual.dispose()
-    await sync()
-    assert.is(memory().bytes, before)
+    assert.is(await bytes(), before)
   })
 }
 

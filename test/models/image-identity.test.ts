@@ -4,7 +4,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
-import type { QFormerText, VideoAdapter } from '../../lib/models/mtransllama.js'
+import type { ImageModel, QFormerText, VideoAdapter } from '../../lib/models/mtransllama.js'
 import { qformerForward } from '../../lib/models/qformer.js'
 import { full, write } from '../../lib/ops/copy.js'
 import { Random } from '../../lib/ops/random.js'
@@ -15,16 +15,16 @@ import { noGrad } from '../../lib/tensor/tape.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'
 import { relativeError } from '../oracle/array.js'
 import { tinyInputs } from '../oracle/tiny.js'
-import { float32, openTiny, qformerText, read } from '../support/tiny.js'
+import { type Both, float32, openTiny, qformerText, read } from '../support/tiny.js'
 
 const [B, T] = [2, 3]
 
 for (const kind of ['instructblip', 'blip2'] as const) {
-  const opened = openTiny(kind, 5)
+  let opened: Both | undefined
   const fusion = kind === 'instructblip'
   /** Runs `f` with a batch of videos and its text. */
-  const within = async (f: (features: Tensor, text: QFormerText | undefined, model: Awaited<typeof opened>['native']) => Promise<void>): Promise<void> => {
-    const { native, config } = await opened
+  const within = async (f: (features: Tensor, text: QFormerText | undefined, model: ImageModel) => Promise<void>): Promise<void> => {
+    const { native, config } = (opened ??= await openTiny(kind, 5))
     await scope(() => noGrad(() => {
       const batch = tinyInputs(config, 3, { videos: B, frames: T })
       return f(native.features(float32(batch.pixelValues!)), qformerText(batch), native)
@@ -36,7 +36,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     assert.equal(await a.data(), await b.data(), what)
   }
   /** The image model's visual tokens of every frame alone, averaged: [B,L,D]. */
-  const average = (features: Tensor, text: QFormerText | undefined, model: Awaited<typeof opened>['native']): Tensor => {
+  const average = (features: Tensor, text: QFormerText | undefined, model: ImageModel): Tensor => {
     const frames = Array.from({ length: T }, (_, t) => model.visualTokens(narrow(features, 1, t, 1), text))
     return mean(concat(frames.map((x) => reshape(x, [B, 1, ...x.shape.slice(1)])), 1), 1)
   }
@@ -94,6 +94,8 @@ for (const kind of ['instructblip', 'blip2'] as const) {
         adapter.dispose()
       }))
   }
+
+  test.after(() => opened?.native.dispose())
 
   test(`${kind}: it leaves the image model as soon as something is trained`, () =>
     within(async (features, text, model) => {

@@ -6,12 +6,12 @@ import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parity, type ParityResult } from '../../lib/cli/parity.js'
-import { memory, sync } from '../../lib/tensor/tensor.js'
 import { writeSafetensors, type TensorData } from '../../lib/weights/safetensors.js'
 import { type NdArray, array } from '../oracle/array.js'
 import { type Batch, forward, greedyIds, model } from '../oracle/model.js'
 import { tinyCheckpoint, tinyInputs, writeTiny } from '../oracle/tiny.js'
 import { cli } from '../support/cli.js'
+import { bytes, settled } from '../support/memory.js'
 import { temporaryFolder } from '../support/tiny.js'
 
 async function all(golden: string): Promise<ParityResult[]> {
@@ -28,15 +28,14 @@ if (!existsSync(join(golden, 'cases'))) {
   test.skip('golden files are absent', () => {})
 } else {
   test('every golden case passes, and all memory is given back', async () => {
-    const before = memory().bytes
+    const before = await settled()
     const results = await all(golden)
     assert.ok(results.length > 0)
     const failed = results.filter((r) => r.score.faults.length)
     assert.equal(failed.map((r) => `${r.name}: ${r.score.faults[0]}`), [])
     const worst = (kind: 'forward' | 'gradient' | 'update') => Math.max(...results.map((r) => r.score[kind])).toExponential(1)
     console.log(`${results.length} golden cases; worst relative errors: forward ${worst('forward')}, gradient ${worst('gradient')}, update ${worst('update')}`)
-    await sync()
-    assert.is(memory().bytes, before)
+    assert.is(await bytes(), before)
   })
 }
 

@@ -8,17 +8,19 @@ import { answerTokens } from '../../lib/models/mtransllama.js'
 import { narrow } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward, noGrad } from '../../lib/tensor/tape.js'
-import { memory, sync, type Tensor } from '../../lib/tensor/tensor.js'
+import type { Tensor } from '../../lib/tensor/tensor.js'
 import { type NdArray, array, clone, dot, map, norm } from '../oracle/array.js'
 import { directional } from '../oracle/differences.js'
 import { type Adapter as OracleAdapter, type Batch, type Json, features, forward, greedyIds } from '../oracle/model.js'
 import { random } from '../oracle/random.js'
 import { type Tiny, type TinyInputOptions, tinyInputs } from '../oracle/tiny.js'
+import { bytes, settled } from '../support/memory.js'
 import { type Both, bothAdapters, errorOf, float32, nativeName, openTiny, qformerText, read, textRows } from '../support/tiny.js'
 
 const [FORWARD, GRADIENT] = [1e-5, 1e-4]
 const worst = { forward: 0, gradient: 0 }
-const start = memory().bytes
+let start = 0
+test.before(async () => void (start = await settled()))
 
 interface Case {
   name: string
@@ -317,8 +319,7 @@ test('the same batch twice gives the same bits, gradients included', async () =>
 
 test('with the models freed, memory is as it was at the start', async () => {
   for (const model of open.values()) (await model).native.dispose()
-  await sync()
-  assert.is(memory().bytes, start)
+  assert.is(await bytes(), start)
 })
 
 test.after(() => console.log(`whole model: worst relative errors, forward ${worst.forward.toExponential(1)}, gradient ${worst.gradient.toExponential(1)}`))

@@ -1,0 +1,53 @@
+/**
+ * A checkpoint folder and clips for whole runs: the random tiny InstructBLIP or BLIP-2 with the tokenizers of the tiny
+ * world, and a few of its rendered clips. Nothing in it has learned anything.
+ */
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { renderClips } from '../../examples/tiny-world/render.js'
+import { tokenizerFiles, writeTokenizerFiles } from '../../examples/tiny-world/tokenizer-files.js'
+import { parseTrainConfig, type TrainConfig } from '../../lib/train/config.js'
+import { tinyCheckpoint, type TinyKind, writeTiny } from '../oracle/tiny.js'
+import { temporaryFolder } from './tiny.js'
+
+/** Writes the checkpoint into `folder` and returns that. */
+export async function writeCheckpoint(folder: string, kind: TinyKind = 'instructblip', seed = 7): Promise<string> {
+  const tiny = tinyCheckpoint(kind, seed)
+  writeTiny(folder, tiny)
+  await writeTokenizerFiles(folder)
+  const side = tiny.config['vision_config'].image_size as number
+  const preprocessor = { ...tokenizerFiles()['preprocessor_config.json'], size: { height: side, width: side } }
+  writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(preprocessor))
+  if (kind === 'blip2') rmSync(join(folder, 'qformer_tokenizer'), { recursive: true })
+  return folder
+}
+
+export interface World {
+  root: string
+  model: string
+  /** Manifests. */
+  train: string
+  val: string
+}
+
+/** A checkpoint with six clips to train on and two to validate with, in a folder that goes with the process. */
+export async function makeWorld(): Promise<World> {
+  const root = temporaryFolder('world')
+  const model = await writeCheckpoint(join(root, 'model'))
+  const train = await renderClips({ dir: join(root, 'clips'), seed: 1, split: 'train', clips: 6 })
+  const val = await renderClips({ dir: join(root, 'clips'), seed: 1, split: 'val', clips: 2 })
+  return { root, model, train, val }
+}
+
+/** What a configuration file of a short run says; `more` changes or adds keys, one level deep in `train` and `data`. */
+export function configOf(world: World, output: string, more: { train?: object; data?: object; [key: string]: unknown } = {}): Record<string, unknown> {
+  const { train, data, ...rest } = more
+  return {
+    model: world.model, output: join(world.root, output), data: { train: world.train, val: world.val, cache: join(world.root, 'features'), ...data },
+    train: { batch: 4, epochs: 2, lr: 3e-3, seed: 5, ...train }, frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 }, ...rest,
+  }
+}
+export const trainConfig = (...args: Parameters<typeof configOf>): TrainConfig => parseTrainConfig(configOf(...args))
+
+/** The lines of a file of JSON lines. */
+export const jsonLines = (path: string): Record<string, any>[] => readFileSync(path, 'utf8').trim().split('\n').map((line) => JSON.parse(line))
