@@ -41,7 +41,7 @@ constexpr int64_t kDepth = 384;              // of a block along k: a tile's lef
 constexpr int64_t kGroup = 8;                // panels per task: a block of them lies in the second cache
 constexpr int64_t kLeft = int64_t(4) << 20;  // floats of the left factor packed at a time
 constexpr int64_t kStretch = 64;             // rows of it packed in one go
-constexpr int64_t kFewRows = 8;              // up to which the right factor is not worth packing
+constexpr int64_t kFewRows = 16;             // up to which a deep right factor is not worth packing, see worth_dots
 constexpr int64_t kPadding = 16;             // floats after a packed left panel, see Level::pack
 constexpr int64_t kSpeed = 16;               // multiply-adds in the time of one scalar operation
 
@@ -78,7 +78,10 @@ void empty_sum(int64_t m, int64_t n, float* c, int64_t ldc, const MatmulOptions&
     for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = (o.accumulate ? c[i * ldc + j] : 0) + (o.bias ? o.bias[j] : 0);
 }
 
-/// Few rows: each column's dot products, the right factor read once and as it lies.
+/// Whether dot products beat packing: few rows, and k deep enough to pay for adding up the lanes of each sum.
+bool worth_dots(int64_t m, int64_t k) { return m <= std::clamp<int64_t>(k / 64, 1, kFewRows); }
+
+/// Each column's dot products, the right factor read once and as it lies.
 void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Right& b, float* c, int64_t ldc, const MatmulOptions& o) {
   using kernels::kDotColumns;
   using kernels::kDotRows;
@@ -106,7 +109,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t 
   if (m <= 0 || n <= 0) return;
   if (k <= 0) return empty_sum(m, n, c, ldc, o);
   const Level& l = kernels::level();
-  if (m <= kFewRows && a.col == 1 && b.row == 1 && !b.packed) return few_rows(l, m, n, k, a, b, c, ldc, o);
+  if (worth_dots(m, k) && a.col == 1 && b.row == 1 && !b.packed) return few_rows(l, m, n, k, a, b, c, ldc, o);
 
   const int64_t depth = up(k, up(k, kDepth));
   const int64_t panels = up(n, l.nr), groups = up(panels, kGroup);
