@@ -38,9 +38,10 @@ using kernels::Level;
 using kernels::Target;
 
 constexpr int64_t kDepth = 384;              // of a block along k: a tile's left rows then lie in the first cache
-constexpr int64_t kGroup = 4;                // panels per task: a block of them lies in the second cache
+constexpr int64_t kGroup = 8;                // panels per task: a block of them lies in the second cache
 constexpr int64_t kLeft = int64_t(4) << 20;  // floats of the left factor packed at a time
-constexpr int64_t kFewRows = 8;              // up to which the right factor is not worth packing
+constexpr int64_t kStretch = 64;             // rows of it packed in one go
+constexpr int64_t kFewRows = 16;             // up to which a deep right factor is not worth packing, see worth_dots
 constexpr int64_t kPadding = 16;             // floats after a packed left panel, see Level::pack
 constexpr int64_t kSpeed = 16;               // multiply-adds in the time of one scalar operation
 
@@ -77,7 +78,10 @@ void empty_sum(int64_t m, int64_t n, float* c, int64_t ldc, const MatmulOptions&
     for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = (o.accumulate ? c[i * ldc + j] : 0) + (o.bias ? o.bias[j] : 0);
 }
 
-/// Few rows: each column's dot products, the right factor read once and as it lies.
+/// Whether dot products beat packing: few rows, and k deep enough to pay for adding up the lanes of each sum.
+bool worth_dots(int64_t m, int64_t k) { return m <= std::clamp<int64_t>(k / 64, 1, kFewRows); }
+
+/// Each column's dot products, the right factor read once and as it lies.
 void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Right& b, float* c, int64_t ldc, const MatmulOptions& o) {
   using kernels::kDotColumns;
   using kernels::kDotRows;
@@ -88,7 +92,7 @@ void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Rig
       columns = j + kDotColumns <= n ? kDotColumns : 1;
       for (int64_t i = 0, count; i < m; i += count) {
         count = std::min<int64_t>(kDotRows, m - i);
-        dots[columns > 1][count - 1](k, a.data + i * a.row, a.row, at(b, 0, j), b.col, sums);
+        dots[columns > 1][count - 1](k, a.data + i * a.row, a.row, at(b, 0, j), b.col, at(b, 0, j + 2 * columns <= n ? j + columns : j), sums);
         for (int64_t r = 0; r < count; ++r)
           for (int64_t s = 0; s < columns; ++s) {
             float& out = c[(i + r) * ldc + j + s];
@@ -105,7 +109,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t 
   if (m <= 0 || n <= 0) return;
   if (k <= 0) return empty_sum(m, n, c, ldc, o);
   const Level& l = kernels::level();
-  if (m <= kFewRows && a.col == 1 && b.row == 1 && !b.packed) return few_rows(l, m, n, k, a, b, c, ldc, o);
+  if (worth_dots(m, k) && a.col == 1 && b.row == 1 && !b.packed) return few_rows(l, m, n, k, a, b, c, ldc, o);
 
   const int64_t depth = up(k, up(k, kDepth));
   const int64_t panels = up(n, l.nr), groups = up(panels, kGroup);
@@ -121,10 +125,12 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t 
     if (pack_left) {
       packed = left_scratch.floats(strips * stride);
       parallel_for(strips, mr * k, [&](int64_t begin, int64_t end) {
-        for (int64_t s = begin; s < end; ++s) {
-          int64_t count = std::min(mr, height - s * mr);
-          l.pack[0](a.data + (top + s * mr) * a.row, a.row, a.col, count, k, packed + s * stride, count);
-        }
+        // All strips by short stretches of k: where these are rows, few pages are in use at a time.
+        for (int64_t x = 0; x < k; x += kStretch)
+          for (int64_t s = begin; s < end; ++s) {
+            int64_t count = std::min(mr, height - s * mr);
+            l.pack[0](a.data + (top + s * mr) * a.row + x * a.col, a.row, a.col, count, std::min(kStretch, k - x), packed + s * stride + x * count, count, 0);
+          }
       });
     }
     // Few groups are cut by rows too, each cut packing its own copy of the panels.
@@ -136,21 +142,22 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t 
         const int64_t s0 = task % parts * cut, s1 = std::min(strips, s0 + cut);
         for (int64_t x = 0; x < k; x += depth) {
           const int64_t deep = std::min(depth, k - x);
-          const float* right[kGroup];
-          int64_t ldb[kGroup];
-          float* scratch = b.packed ? nullptr : right_scratch.floats(kGroup * depth * l.nr);
-          for (int64_t p = first; p < last; ++p) {
-            const int64_t g = p - first, columns = std::min<int64_t>(l.nr, n - p * l.nr);
-            ldb[g] = l.nr;
-            if (b.packed) {
-              right[g] = b.packed + (p * k + x) * l.nr;
-            } else if (b.dtype == DType::f32 && b.col == 1 && columns == l.nr && (s1 - s0) * mr <= 64) {
-              right[g] = static_cast<const float*>(at(b, x, p * l.nr));
-              ldb[g] = b.row;
-            } else {
-              l.pack[size_t(b.dtype)](at(b, x, p * l.nr), b.col, b.row, columns, deep, scratch + g * depth * l.nr, l.nr);
-              right[g] = scratch + g * depth * l.nr;
-            }
+          const int64_t wide = std::min(n, last * l.nr) - first * l.nr;
+          // Panel p of the group starts at right + p·panel, its rows lie ldb apart.
+          const float* right;
+          int64_t ldb = l.nr, panel;
+          if (b.packed) {
+            right = b.packed + (first * k + x) * l.nr;
+            panel = k * l.nr;
+          } else if (b.dtype == DType::f32 && b.col == 1 && wide % l.nr == 0 && k * b.row <= 16384) {
+            right = static_cast<const float*>(at(b, x, first * l.nr));
+            ldb = b.row;
+            panel = l.nr;
+          } else {
+            panel = deep * l.nr;
+            float* scratch = right_scratch.floats(kGroup * depth * l.nr);
+            l.pack[size_t(b.dtype)](at(b, x, first * l.nr), b.col, b.row, wide, deep, scratch, l.nr, panel);
+            right = scratch;
           }
           for (int64_t s = s0; s < s1; ++s) {
             const int64_t i = top + s * mr, count = std::min(mr, height - s * mr);
@@ -158,7 +165,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t 
             for (int64_t p = first; p < last; ++p) {
               const int64_t j = p * l.nr;
               Target out{c + i * ldc + j, ldc, x == 0 && o.bias ? o.bias + j : nullptr, o.alpha, o.accumulate || x > 0, int(std::min<int64_t>(l.nr, n - j))};
-              l.tile[out.columns > l.width][count - 1](deep, left, packed ? 1 : a.row, packed ? count : a.col, right[p - first], ldb[p - first], out);
+              l.tile[out.columns > l.width][count - 1](deep, left, packed ? 1 : a.row, packed ? count : a.col, right + (p - first) * panel, ldb, out);
             }
           }
         }
@@ -175,8 +182,7 @@ int64_t packed_size(int64_t n, int64_t k) {
 void pack_right(int64_t n, int64_t k, Right b, float* out) {
   const Level& l = kernels::level();
   parallel_for(up(n, l.nr), k * l.nr, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p)
-      l.pack[size_t(b.dtype)](at(b, 0, p * l.nr), b.col, b.row, std::min<int64_t>(l.nr, n - p * l.nr), k, out + p * l.nr * k, l.nr);
+    l.pack[size_t(b.dtype)](at(b, 0, begin * l.nr), b.col, b.row, std::min(n, end * l.nr) - begin * l.nr, k, out + begin * l.nr * k, l.nr, l.nr * k);
   });
 }
 

@@ -25,12 +25,14 @@ struct Level {
   /// tile[vectors - 1][rows - 1]: element (i, k) of the left factor at a[i·row + k·col], k-th row of the right at b + k·ldb.
   using Tile = void (*)(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb, const Target& out);
   Tile tile[2][kMaxRows];
-  /// pack[dtype]: out[k·ld + i] = in[i·across + k·along] for i < n, and 0 up to a whole vector. Where n = ld is no
-  /// whole number of vectors, up to a vector after the last row is overwritten.
-  using Pack = void (*)(const void* in, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld);
+  /// pack[dtype]: element (i, k) of n by k, at in[i·across + k·along], goes to out[k·ld + i], or where n > ld into
+  /// panels of ld that lie `panel` apart. Whole vectors are written: up to a vector's end with zeros, which for a
+  /// left panel, whose ld is no whole number of vectors, is overwritten by the next row or lies after the last.
+  using Pack = void (*)(const void* in, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld, int64_t panel);
   Pack pack[3];
-  /// dot[dtype][columns > 1][rows - 1]: sums[i·columns + j] = Σ a[i·lda + k] b[j·ldb + k].
-  using Dot = void (*)(int64_t k, const float* a, int64_t lda, const void* b, int64_t ldb, float* sums);
+  /// dot[dtype][columns > 1][rows - 1]: sums[i·columns + j] = Σ a[i·lda + k] b[j·ldb + k]. The columns at
+  /// `next` come after these: they are asked for meanwhile.
+  using Dot = void (*)(int64_t k, const float* a, int64_t lda, const void* b, int64_t ldb, const void* next, float* sums);
   Dot dot[3][2][kDotRows];
 };
 

@@ -11,6 +11,14 @@ namespace {
 using V = Simd::V;
 constexpr int W = Simd::width;
 
+/// Asks for memory that is read soon, though no hardware would guess it: rows lie pages apart.
+template <typename T>
+inline void ahead([[maybe_unused]] const T* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#endif
+}
+
 // ---- tile: R rows times C vectors, all sums in registers ----
 
 template <int R, int C>
@@ -64,36 +72,58 @@ MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const f
 
 // ---- pack ----
 
+/// One vector of a row: the elements from i on, of which `valid` exist.
 template <typename T>
-MT_TARGET void pack(const void* from, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld) {
+MT_TARGET inline V row_part(const T* in, int valid) {
+  if (valid == W) return Simd::load(in);
+  if constexpr (std::is_same_v<T, float>) {
+    return Simd::load_part(in, valid);
+  } else {
+    T part[W] = {};
+    std::memcpy(part, in, size_t(valid) * sizeof(T));
+    return Simd::load(part);
+  }
+}
+
+template <typename T>
+MT_TARGET void pack(const void* from, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld, int64_t panel) {
   const T* in = static_cast<const T*>(from);
+  if (across == 1) {  // row by row, through all panels: long reads
+    for (int64_t x = 0; x < k; ++x) {
+      const T* later = in + (x + 8 < k ? x + 8 : x) * along;
+      for (int64_t i = 0; i < n; i += W) {
+        ahead(later + i);
+        Simd::store(out + i / ld * panel + x * ld + i % ld, row_part(in + x * along + i, int(n - i < W ? n - i : W)));
+      }
+    }
+    return;
+  }
   for (int64_t i = 0; i < n; i += W) {
     int valid = int(n - i < W ? n - i : W);
-    int64_t x = 0;
+    float* to = out + i / ld * panel + i % ld;
+    int64_t x = 0, later = i + 2 * W <= n ? W : 0;
     if (along == 1) {
       for (; x + W <= k; x += W) {
         V block[W];
-        for (int r = 0; r < W; ++r) block[r] = r < valid ? Simd::load(in + (i + r) * across + x) : Simd::set(0);
+        for (int r = 0; r < W; ++r) {
+          block[r] = r < valid ? Simd::load(in + (i + r) * across + x) : Simd::set(0);
+          ahead(in + (i + (r < valid ? r : 0) + later) * across + x);
+        }
         Simd::transpose(block);
-        for (int r = 0; r < W; ++r) Simd::store(out + (x + r) * ld + i, block[r]);
+        for (int r = 0; r < W; ++r) Simd::store(to + (x + r) * ld, block[r]);
       }
-    } else if (across == 1 && valid == W) {
-      for (; x < k; ++x) Simd::store(out + x * ld + i, Simd::load(in + i + x * along));
-    } else if constexpr (std::is_same_v<T, float>) {
-      if (across == 1)
-        for (; x < k; ++x) Simd::store(out + x * ld + i, Simd::load_part(in + i + x * along, valid));
     }
-    int64_t fill = ld - i < W ? ld - i : W;
+    int64_t fill = ld < W ? ld : W;
     for (; x < k; ++x)
-      for (int64_t r = 0; r < fill; ++r) out[x * ld + i + r] = r < valid ? float(in[(i + r) * across + x * along]) : 0.0f;
+      for (int64_t r = 0; r < fill; ++r) to[x * ld + r] = r < valid ? float(in[(i + r) * across + x * along]) : 0.0f;
   }
 }
 
 // ---- dot: few rows against a right factor that is read once, as it lies ----
 
 template <typename T, int R, int C>
-MT_TARGET void dot(int64_t k, const float* a, int64_t lda, const void* from, int64_t ldb, float* sums) {
-  const T* b = static_cast<const T*>(from);
+MT_TARGET void dot(int64_t k, const float* a, int64_t lda, const void* from, int64_t ldb, const void* next, float* sums) {
+  const T *b = static_cast<const T*>(from), *later = static_cast<const T*>(next);
   V sum[R][C];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
@@ -103,7 +133,10 @@ MT_TARGET void dot(int64_t k, const float* a, int64_t lda, const void* from, int
   for (; x + W <= k; x += W) {
     V right[C];
 #pragma GCC unroll 16
-    for (int j = 0; j < C; ++j) right[j] = Simd::load(b + j * ldb + x);
+    for (int j = 0; j < C; ++j) {
+      right[j] = Simd::load(b + j * ldb + x);
+      ahead(later + j * ldb + x);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       V left = Simd::load(a + i * lda + x);
