@@ -1,4 +1,4 @@
-// Which instruction set this machine runs: asked once. MT_ISA = portable, avx2 or avx512 asks for less than there is.
+// Which instruction set this machine runs: asked once. MT_CPU = portable, avx2 or avx512 asks for less than there is.
 #pragma once
 #include <cstdlib>
 #include <cstring>
@@ -29,7 +29,7 @@ inline Isa isa() {
         __builtin_cpu_supports("avx512dq"))
       best = Isa::avx512;
 #endif
-    const char* asked = std::getenv("MT_ISA");
+    const char* asked = std::getenv("MT_CPU");
     Isa most = !asked ? best : !std::strcmp(asked, "portable") ? Isa::portable : !std::strcmp(asked, "avx2") ? Isa::avx2 : best;
     return most < best ? most : best;
   }();
