@@ -1,5 +1,6 @@
 /** `mtransllama ask --model DIR --adapter DIR --video FILE --prompt "…"`: streams the answer. */
 import type { Command } from 'commander'
+import { invalid } from '../errors.js'
 import { ask, openVideoModel } from '../eval/ask.js'
 import { count } from './eval.js'
 import { interruptible } from './common.js'
@@ -31,11 +32,16 @@ export function register(program: Command): void {
     .option('--max-tokens <n>', 'longest answer', '64')
     .action(async (o: Options) => {
       const { signal, done } = interruptible()
-      const seconds = (text: string | undefined): number | undefined => (text === undefined ? undefined : Number(text))
+      const number = (name: string, text: string | undefined): number | undefined => {
+        const n = text === undefined ? undefined : Number(text)
+        if (text?.trim() === '' || Number.isNaN(n)) throw invalid(name, 'a number', text)
+        return n
+      }
+      const clip = { video: o.video, start: number('--start', o.start), end: number('--end', o.end), fps: number('--fps', o.fps) }
+      const maxTokens = count('--max-tokens', o.maxTokens)
       const model = await openVideoModel(o.model, o.adapter)
       try {
-        const clip = { video: o.video, start: seconds(o.start), end: seconds(o.end), fps: seconds(o.fps) }
-        for await (const piece of ask(model, { ...clip, prompt: o.prompt, dialogue: o.dialogue }, { maxTokens: count('--max-tokens', o.maxTokens), signal })) process.stdout.write(piece)
+        for await (const piece of ask(model, { ...clip, prompt: o.prompt, dialogue: o.dialogue }, { maxTokens, signal })) process.stdout.write(piece)
         process.stdout.write('\n')
       } finally {
         done()
