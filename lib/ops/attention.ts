@@ -3,6 +3,7 @@ import { native } from '../native.js'
 import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
+import { expand } from './views.js'
 
 const modes = { off: 0, score: 1, attention: 2 } as const
 
@@ -36,7 +37,9 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, o: AttentionOptions):
   if (mode === undefined) throw invalid('mode', 'off, score or attention', o.mode)
   if (mode && !(o.masks && o.alpha)) throw invalid('attention', `masks and alpha in mode ${o.mode}`, { masks: o.masks?.shape, alpha: o.alpha?.shape })
   const batch = q.shape.filter((_, i) => i !== over && i !== q.rank - 1)
-  const [keys, alpha] = [k.dim(over), mode ? o.alpha! : undefined]
+  const keys = k.dim(over)
+  // Repeated by an operator, so that its gradient is summed where it was repeated.
+  const alpha = mode ? repeated(o.alpha!, [...batch, o.alpha!.dim(-1)]) : undefined
   const [a, b, c] = [q, k, v].map((t) => (t.strides.at(-1) === 1 || t.dim(-1) === 1 ? t : contiguous(t))) as [Tensor, Tensor, Tensor]
 
   /** Runs an operator on views that live as long as the call. */
@@ -47,7 +50,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, o: AttentionOptions):
       f(
         (t) => lend(perHead(t, over, o.heads)),
         o.keyMask && lend(broadcast(o.keyMask, 'keyMask', [...batch, keys])),
-        alpha && lend(broadcast(alpha, 'alpha', [...batch, alpha.dim(-1)])),
+        alpha && lend(broadcast(alpha, 'alpha', alpha.shape)),
       )
     } finally {
       for (const t of views) t.dispose()
@@ -86,6 +89,11 @@ function perHead(t: Tensor, over: number, heads: number): Tensor {
   const d = t.dim(-1) / heads
   const order = [rest[0]!, rest[1], over]
   return t.view([...order.map((i) => (i === undefined ? 1 : t.shape[i]!)), heads, d], [...order.map((i) => (i === undefined ? 0 : t.strides[i]!)), d, 1])
+}
+
+/** `alpha` in the shape of the batch. */
+function repeated(alpha: Tensor, shape: readonly number[]): Tensor {
+  return `${alpha.shape}` === `${shape}` ? alpha : expand(alpha, shape)
 }
 
 /** `t` as [b0, b1, n] by strides of 0 where it is smaller than `shape`, [b0, n] or [b0, b1, n]. */

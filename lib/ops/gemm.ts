@@ -4,8 +4,8 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
 /** y = x Wᵀ + b: x [...,in] float32, weight [out,in] float32, bfloat16 or float16, bias [out]. Frozen arguments cost no gradient. */
-export function linear(a: Tensor, weight: Tensor, bias?: Tensor): Tensor {
-  const [x, w] = [contiguous(a), contiguous(weight)]
+export function linear(a: Tensor, weight: Tensor, offset?: Tensor): Tensor {
+  const [x, w, bias] = [contiguous(a), contiguous(weight), offset && contiguous(offset)]
   const y = empty([...x.shape.slice(0, -1), w.dim(0)])
   native().ops.gemm_forward(x.handle, w.handle, bias?.handle ?? null, y.handle)
   return record(y, bias ? [x, w, bias] : [x, w], (dy, [needsX, needsW, needsBias]) => {

@@ -18,7 +18,7 @@ export function reshape(a: Tensor, shape: readonly number[]): Tensor {
   const x = contiguous(a)
   const known = sizeOf(shape.filter((n) => n !== -1))
   const dims = shape.map((n) => (n === -1 ? x.size / known : n))
-  if (sizeOf(dims) !== x.size) throw invalid('reshape', `${x.size} elements, as shape [${x.shape}] has`, `[${shape}]`)
+  if (sizeOf(dims) !== x.size || dims.some((n) => !Number.isInteger(n) || n < 0)) throw invalid('reshape', `${x.size} elements, as shape [${x.shape}] has`, `[${shape}]`)
   return record(x.view(dims), [x], (dy) => [contiguous(dy).view(x.shape)])
 }
 

@@ -72,6 +72,14 @@ function filled(shape: readonly number[], value: number): Tensor {
   return y
 }
 
+/** A contiguous handle of its own: backward functions may rely on the layout. */
+function packed(t: Tensor): Tensor {
+  if (t.isContiguous) return t.detach()
+  const y = empty(t.shape)
+  native().ops.copy(t.handle, y.handle)
+  return y
+}
+
 /**
  * Adds ∂loss/∂leaf to `grad` of every leaf that requires a gradient. Contributions are summed in the order of the
  * records, so a rerun gives the same bits.
@@ -82,9 +90,10 @@ function filled(shape: readonly number[], value: number): Tensor {
 export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Tensor[] {
   if (!loss.requiresGrad) throw invalid('backward', 'a loss that depends on a parameter', `shape [${loss.shape}], computed from frozen tensors alone`)
   if (!seed && loss.size !== 1) throw invalid('backward', 'a loss of one number', `shape [${loss.shape}]`, 'give the gradient of its elements as seed')
+  if (seed && (seed.dtype !== 'float32' || `${seed.shape}` !== `${loss.shape}`)) throw invalid('seed', `float32 of the loss's shape, [${loss.shape}]`, `${seed.dtype} [${seed.shape}]`)
   return scope(() =>
     noGrad(() => {
-      const grads = new Map<Tensor, Tensor>([[loss, seed ? seed.detach() : filled(loss.shape, 1)]])
+      const grads = new Map<Tensor, Tensor>([[loss, seed ? packed(seed) : filled(loss.shape, 1)]])
       const found = new Map<Tensor, Tensor>()
       const give = (t: Tensor, g: Tensor): void => {
         if (t.node) {

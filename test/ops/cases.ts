@@ -27,10 +27,10 @@ export const cases: OpCase[] = []
 
 function define<N extends string>(
   operator: string, variant: string, inputs: (draw: Draw) => Record<N, Input>, differentiable: readonly NoInfer<N>[],
-  run: (i: Record<N, Tensor>) => Tensor | Tensor[], reference: (i: Record<N, NdArray>) => NdArray | NdArray[], packed: readonly NoInfer<N>[] = [],
+  run: (i: Record<N, Tensor>) => Tensor | Tensor[], reference: (i: Record<N, NdArray>) => NdArray | NdArray[],
 ): void {
   const name = `${operator} ${variant}`
-  cases.push({ operator, name, differentiable, inputs: () => inputs(new Draw(name)), run, oracle: reference, packed } as OpCase)
+  cases.push({ operator, name, differentiable, inputs: () => inputs(new Draw(name)), run, oracle: reference } as OpCase)
 }
 
 const text = (shape: readonly number[]): string => `[${shape}]`
@@ -203,12 +203,12 @@ for (const [lead, n, k] of [[[1], 1, 1], [[2, 7], 16, 17], [[17], 33, 7], [[0], 
       const frozen = dtype !== 'float32'
       if (biased)
         define('linear', variant, (d) => ({ x: d.normal([...lead, k]), w: w(d), b: d.normal([n]) }), frozen ? ['x', 'b'] : ['x', 'w', 'b'],
-          (i) => linear(i.x, i.w, i.b), (i) => oracle.linear(i.x, i.w, i.b), ['b'])
+          (i) => linear(i.x, i.w, i.b), (i) => oracle.linear(i.x, i.w, i.b))
       else
         define('linear', variant, (d) => ({ x: d.normal([...lead, k]), w: w(d) }), frozen ? ['x'] : ['x', 'w'], (i) => linear(i.x, i.w), (i) => oracle.linear(i.x, i.w))
       const rank = lead.length % 2 ? 3 : 16
       define('lora', `${variant}, rank ${rank}`, (d) => ({ x: d.normal([...lead, k]), w: w(d), bias: d.normal([n]), a: d.normal([rank, k], 1 / rank), b: d.normal([n, rank]) }), ['x', 'a', 'b'],
-        (i) => lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16), ['bias', 'a', 'b'])
+        (i) => lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16))
     }
 
 // ---- attention ----

@@ -22,8 +22,6 @@ export interface OpCase<N extends string = string> {
   readonly name: string
   /** The names of inputs that gradients flow to, all float32. */
   readonly differentiable: readonly N[]
-  /** Inputs that the operator takes in row-major order alone, and refuses otherwise. */
-  readonly packed?: readonly N[]
   /** The same numbers at every call. */
   inputs(): Record<N, Input>
   run(inputs: Record<N, Tensor>): Tensor | Tensor[]
@@ -148,7 +146,7 @@ const projection = (c: OpCase, shapes: readonly (readonly number[])[]): Input[] 
 /** Runs a case forward, and backward from the projection of its outputs. The caller's scope owns the result. */
 export function evaluate(c: OpCase, layout: Layout = 'contiguous', given = c.inputs()): Result {
   return scope(() => {
-    const t = named(Object.keys(given), (n) => upload(given[n]!, c.packed?.includes(n) ? 'contiguous' : layout))
+    const t = named(Object.keys(given), (n) => upload(given[n]!, layout))
     for (const n of c.differentiable) t[n]!.requireGrad(n)
     const outputs = several(c.run(t))
     if (c.differentiable.length) {
