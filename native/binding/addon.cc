@@ -10,8 +10,10 @@ namespace {
 std::vector<int64_t> integers(const Napi::Value& v, const char* function, int position) {
   if (!v.IsArray()) refuse(v, function, position, "an array of integers");
   auto a = v.As<Napi::Array>();
-  std::vector<int64_t> out(a.Length());
-  for (uint32_t i = 0; i < a.Length(); ++i) out[i] = Decoder<int64_t>::decode(a.Get(i), function, position);
+  const uint32_t n = a.Length();
+  require(n <= kMaxRank, "argument ", position + 1, ": expected at most ", kMaxRank, " dimensions, but got ", n, ".");
+  std::vector<int64_t> out(n);
+  for (uint32_t i = 0; i < n; ++i) out[i] = Decoder<int64_t>::decode(a.Get(i), function, position);
   return out;
 }
 
@@ -20,9 +22,10 @@ DType dtype_argument(const Napi::Value& v, const char* function, int position) {
   return dtype_of(v.As<Napi::String>().Utf8Value());
 }
 
+constexpr int64_t kMostElements = int64_t(1) << 46;
+
 /// A contiguous view of the given shape without memory yet. Refuses what no machine could hold.
 View shaped(const std::vector<int64_t>& shape, DType dtype) {
-  require(shape.size() <= kMaxRank, "shape: expected at most ", kMaxRank, " dimensions, but got ", shape.size(), ".");
   View v;
   v.dtype = dtype;
   v.rank = int(shape.size());
@@ -31,8 +34,10 @@ View shaped(const std::vector<int64_t>& shape, DType dtype) {
     require(shape[i] >= 0, "shape: expected sizes of 0 or more, but got ", shape[i], ".");
     v.shape[i] = shape[i];
     v.stride[i] = n;
-    require(shape[i] == 0 || n <= (int64_t(1) << 46) / std::max<int64_t>(shape[i], 1), "shape: the tensor would have more than 2^46 elements.");
-    n *= shape[i];
+    // Sizes of 0 are left out, so that no product of the others overflows either.
+    int64_t size = std::max<int64_t>(shape[i], 1);
+    require(n <= kMostElements / size, "shape: expected at most 2^46 elements, but got ", shape_text(shape.data(), v.rank), ".");
+    n *= size;
   }
   return v;
 }
@@ -41,6 +46,7 @@ View shaped(const std::vector<int64_t>& shape, DType dtype) {
 Napi::Value create(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
   v.storage = std::make_shared<Storage>(size_t(v.numel()) * size_of(v.dtype));
+  if (!v.numel()) v.storage->ensure();  // nothing will ever have to be written
   return wrap(info.Env(), std::move(v));
 }
 
@@ -50,7 +56,7 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   size_t bytes = size_t(v.numel()) * size_of(v.dtype);
   if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) refuse(info[0], "upload", 0, "a Uint8Array");
   auto data = info[0].As<Napi::Uint8Array>();
-  require(data.ByteLength() == bytes, "upload: expected ", bytes, " bytes for shape ", shape_text(v), " of ", name(v.dtype), ", but got ", data.ByteLength(), ".");
+  require(data.ByteLength() == bytes, "expected ", bytes, " bytes for shape ", shape_text(v), " of ", name(v.dtype), ", but got ", data.ByteLength(), ".");
   v.storage = std::make_shared<Storage>(bytes);
   v.storage->ensure();
   if (bytes) std::memcpy(v.storage->data(), data.Data(), bytes);
@@ -59,41 +65,52 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
 
 /// view(tensor, shape, strides, offset): the same memory seen differently. Offset in elements, from the tensor's own start.
 Napi::Value view(const Napi::CallbackInfo& info) {
-  const View& base = unwrap(info[0], "view", 0).view;
+  const View base = unwrap(info[0], "view", 0).view;  // a copy: reading the arrays may run code that releases the tensor
   auto strides = integers(info[2], "view", 2);
   View v = shaped(integers(info[1], "view", 1), base.dtype);
-  require(int(strides.size()) == v.rank, "view: expected one stride per dimension, but got ", strides.size(), " strides for shape ", shape_text(v), ".");
+  require(int(strides.size()) == v.rank, "expected one stride per dimension, but got ", strides.size(), " strides for shape ", shape_text(v), ".");
   v.offset = base.offset + Decoder<int64_t>::decode(info[3], "view", 3);
+  require(v.offset >= 0 && v.offset <= kMostElements, "expected an offset inside the tensor, but got ", v.offset - base.offset, ".");
   int64_t last = v.offset;
   for (int i = 0; i < v.rank; ++i) {
-    require(strides[i] >= 0, "view: expected strides of 0 or more, but got ", strides[i], ".");
+    require(strides[i] >= 0, "expected strides of 0 or more, but got ", strides[i], ".");
     v.stride[i] = strides[i];
-    require(v.shape[i] <= 1 || strides[i] < (int64_t(1) << 46) / v.shape[i], "view: stride ", strides[i], " is too large.");
+    require(v.shape[i] <= 1 || strides[i] < kMostElements / v.shape[i], "stride ", strides[i], " is too large.");
     if (v.shape[i] > 0) last += (v.shape[i] - 1) * strides[i];
   }
   int64_t held = int64_t(base.storage->bytes() / size_of(v.dtype));
-  require(v.offset >= 0 && (v.numel() == 0 || last < held), "view: shape ", shape_text(v), " at offset ", v.offset, " reaches past the tensor's ", held, " elements.");
+  require(v.numel() == 0 ? v.offset <= held : last < held, "shape ", shape_text(v), " at offset ", v.offset, " reaches past the tensor's ", held, " elements.");
   v.storage = base.storage;
   return wrap(info.Env(), std::move(v));
 }
 
-struct MappedFile { std::shared_ptr<Mapping> mapping; };
+constexpr napi_type_tag kFileTag = {0x6d7472616e736c6c, 0x616d612d66696c65};
+using File = std::shared_ptr<Mapping>;
 
-/// map(path): a file mapping, for mapped().
+/// map(path): a file's bytes, for mapped().
 Napi::Value map(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) refuse(info[0], "map", 0, "a path");
-  auto* file = new MappedFile{std::make_shared<Mapping>(info[0].As<Napi::String>().Utf8Value())};
-  return Napi::External<MappedFile>::New(info.Env(), file, [](Napi::Env, MappedFile* f) { delete f; });
+  std::string path = info[0].As<Napi::String>().Utf8Value();
+  require(path.find('\0') == std::string::npos, "expected a path, but got one with a zero byte in it.");
+  auto file = std::make_unique<File>(std::make_shared<Mapping>(path));
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.TypeTag(&kFileTag);
+  napi_status status = napi_wrap(info.Env(), object, file.get(), [](napi_env, void* f, void*) { delete static_cast<File*>(f); }, nullptr, nullptr);
+  if (status != napi_ok) throw Napi::Error::New(info.Env());
+  file.release();
+  return object;
 }
 
-/// mapped(mapping, offset in bytes, shape, dtype): a read-only tensor in the file; copied where it is not aligned.
+/// mapped(file, offset in bytes, shape, dtype): a read-only tensor in the file; copied where it is not aligned.
 Napi::Value mapped(const Napi::CallbackInfo& info) {
-  if (!info[0].IsExternal()) refuse(info[0], "mapped", 0, "a file mapping");
-  auto mapping = info[0].As<Napi::External<MappedFile>>().Data()->mapping;
+  void* file = nullptr;
+  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kFileTag) || napi_unwrap(info.Env(), info[0], &file) != napi_ok)
+    refuse(info[0], "mapped", 0, "a file opened with map()");
+  auto mapping = *static_cast<File*>(file);
   int64_t offset = Decoder<int64_t>::decode(info[1], "mapped", 1);
   View v = shaped(integers(info[2], "mapped", 2), dtype_argument(info[3], "mapped", 3));
   size_t bytes = size_t(v.numel()) * size_of(v.dtype);
-  require(offset >= 0 && size_t(offset) <= mapping->size() && bytes <= mapping->size() - size_t(offset), "mapped: bytes ", offset, " to ", size_t(offset) + bytes,
+  require(offset >= 0 && size_t(offset) <= mapping->size() && bytes <= mapping->size() - size_t(offset), "bytes ", offset, " to ", size_t(offset) + bytes,
           " lie outside the file's ", mapping->size(), ".");
   if (reinterpret_cast<uintptr_t>(mapping->data() + offset) % size_of(v.dtype) == 0) {
     v.storage = std::make_shared<Storage>(mapping, size_t(offset), bytes);
@@ -121,11 +138,12 @@ void gather(const View& v, char* out) {
 }
 
 /// The memory a read writes to, and the work that writes it.
-std::pair<Napi::ArrayBuffer, std::function<void()>> reading(const Napi::CallbackInfo& info, const char* function) {
+std::pair<Napi::Value, std::function<void()>> reading(const Napi::CallbackInfo& info, const char* function) {
   View v = unwrap(info[0], function, 0).view;
-  auto buffer = Napi::ArrayBuffer::New(info.Env(), size_t(v.numel()) * size_of(v.dtype));
-  char* out = static_cast<char*>(buffer.Data());
-  return {buffer, [v = std::move(v), out] {
+  size_t bytes = size_t(v.numel()) * size_of(v.dtype);
+  require(bytes <= memory_limit(), "expected a tensor that fits into memory, but got shape ", shape_text(v), ", ", bytes, " bytes.");
+  auto [buffer, out] = Environment::of(info.Env()).array_buffer(bytes);
+  return {buffer, [v = std::move(v), out = static_cast<char*>(out)] {
             prepare(v);
             gather(v, out);
           }};
@@ -173,7 +191,7 @@ Napi::Value forget_peak(const Napi::CallbackInfo& info) {
 Napi::Value thread_count(const Napi::CallbackInfo& info) {
   if (info.Length() > 0 && !info[0].IsUndefined()) {
     int64_t n = Decoder<int64_t>::decode(info[0], "threads", 0);
-    require(n >= 1 && n <= 256, "threads: expected 1 to 256, but got ", n, ".");
+    require(n >= 1 && n <= 256, "expected 1 to 256, but got ", n, ".");
     set_threads(int(n));
   }
   return Napi::Number::New(info.Env(), threads());
@@ -182,7 +200,8 @@ Napi::Value thread_count(const Napi::CallbackInfo& info) {
 template <Napi::Value (*F)(const Napi::CallbackInfo&)>
 void add(Napi::Object exports, const char* name) {
   exports.Set(name, Napi::Function::New(
-                        exports.Env(), [](const Napi::CallbackInfo& info) { return guarded(info, [&] { return F(info); }); }, name));
+                        exports.Env(), [](const Napi::CallbackInfo& info) { return guarded(info, static_cast<const char*>(info.Data()), [&] { return F(info); }); }, name,
+                        const_cast<char*>(name)));
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <napi.h>
 
+#include <array>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -21,8 +22,7 @@ struct Operator {
 };
 
 [[noreturn]] inline void refuse(const Napi::Value& v, const char* function, int position, const char* expected) {
-  std::string shown = v.IsSymbol() ? "a symbol" : v.IsObject() ? "an object" : v.ToString().Utf8Value().substr(0, 60);
-  throw Napi::TypeError::New(v.Env(), text(function, ": argument ", position + 1, ": expected ", expected, ", but got ", shown, "."));
+  throw Napi::TypeError::New(v.Env(), text(function, ": argument ", position + 1, ": expected ", expected, ", but got ", shown(v), "."));
 }
 
 // ---- one decoder per parameter type ----
@@ -79,14 +79,25 @@ template <typename T>
   requires std::is_arithmetic_v<T>
 void prepare(T) {}
 
-inline void refuse_read_only(const View&) {}
-inline void writable(const View& v) { require(!v || !v.storage->read_only(), "output: expected memory of its own, but got a tensor mapped from a file; copy it first."); }
-inline void refuse_read_only(const Out& v) { writable(v); }
-inline void refuse_read_only(const MaybeOut& v) { writable(v); }
-inline void refuse_read_only(const InOut& v) { writable(v); }
+// ---- what holds for the outputs of every operator ----
+
+/// An argument's view, and whether it is written.
+struct Role {
+  const View* view = nullptr;
+  bool written = false;
+};
+inline Role role(const View& v) { return {&v, false}; }
+inline Role role(const Out& v) { return {&v, true}; }
+inline Role role(const MaybeOut& v) { return {&v, true}; }
+inline Role role(const InOut& v) { return {&v, true}; }
 template <typename T>
   requires std::is_arithmetic_v<T>
-void refuse_read_only(T) {}
+Role role(T) {
+  return {};
+}
+
+/// Outputs have memory of their own: not a file's, not an input's, and no element twice.
+void check_outputs(const Role* roles, size_t count);
 
 template <typename Function>
 struct Signature;
@@ -107,17 +118,17 @@ struct Signature<void (*)(Args...)> {
   static Tuple decode(const Napi::CallbackInfo& info, const char* name) { return decode(info, name, std::index_sequence_for<Args...>{}); }
 };
 
-/// Runs `f`, turning C++ exceptions into JavaScript ones.
+/// Runs `f`, turning C++ exceptions into JavaScript ones that name the function.
 template <typename F>
-Napi::Value guarded(const Napi::CallbackInfo& info, F f) {
+Napi::Value guarded(const Napi::CallbackInfo& info, const char* function, F f) {
   try {
     return f();
   } catch (const Napi::Error&) {
     throw;
   } catch (const shape_error& e) {
-    throw Napi::TypeError::New(info.Env(), e.what());
+    throw Napi::TypeError::New(info.Env(), text(function, ": ", e.what()));
   } catch (const std::exception& e) {
-    throw Napi::Error::New(info.Env(), e.what());
+    throw Napi::Error::New(info.Env(), text(function, ": ", e.what(), "."));
   }
 }
 
@@ -128,14 +139,11 @@ Operator op(const char* name) {
   static const char* const id = name;
   using S = Signature<decltype(Cpu)>;
   return {name, std::string(name) + S::text(), [](const Napi::CallbackInfo& info) {
-            return guarded(info, [&]() -> Napi::Value {
+            return guarded(info, id, [&]() -> Napi::Value {
               auto args = S::decode(info, id);
-              try {
-                std::apply([](const auto&... a) { (refuse_read_only(a), ...); }, args);
-                std::apply(Check, args);
-              } catch (const shape_error& e) {
-                throw shape_error(text(id, ": ", e.what()));
-              }
+              std::apply(Check, args);
+              auto roles = std::apply([](const auto&... a) { return std::array<Role, sizeof...(a)>{role(a)...}; }, args);
+              check_outputs(roles.data(), roles.size());
               Environment::of(info.Env()).stream.enqueue(id, [args = std::move(args)] {
                 std::apply([](const auto&... a) { (prepare(a), ...); }, args);
                 std::apply(Cpu, args);

@@ -5,8 +5,8 @@
 namespace mt::binding {
 
 struct Environment::Pending {
-  Napi::Promise::Deferred deferred;
-  Napi::Reference<Napi::Value> result;
+  napi_deferred deferred = nullptr;
+  napi_ref result = nullptr;  // null where the promise resolves to undefined
   std::string failure;
 };
 
@@ -15,41 +15,60 @@ Environment::Environment(Napi::Env env) {
   napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, settle, &back_);
   if (status != napi_ok) throw Napi::Error::New(env);
   napi_unref_threadsafe_function(env, back_);
+  array_buffer_ = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
   // The queue must be still before Node tears the way back down.
   env.AddCleanupHook([](Environment* self) { self->stream.stop(); }, this);
 }
 
+/// Calls Node-API directly: the thread may be ending, when every call fails and an exception would have nowhere to go.
 void Environment::settle(napi_env env, napi_value, void* context, void* data) {
   auto* self = static_cast<Environment*>(context);
   std::unique_ptr<Pending> pending(static_cast<Pending*>(data));
-  if (!env) return;  // the environment is going away
-  Napi::HandleScope scope(env);
+  if (!env) return;  // the environment is going away, and references with it
   if (--self->waiting_ == 0) napi_unref_threadsafe_function(env, self->back_);
-  if (pending->failure.empty()) pending->deferred.Resolve(pending->result.Value());
-  else pending->deferred.Reject(Napi::Error::New(env, pending->failure).Value());
+  napi_handle_scope scope;
+  if (napi_open_handle_scope(env, &scope) != napi_ok) return;
+  napi_value value = nullptr;
+  if (pending->failure.empty()) {
+    if (pending->result) napi_get_reference_value(env, pending->result, &value);
+    else napi_get_undefined(env, &value);
+    napi_resolve_deferred(env, pending->deferred, value);
+  } else {
+    napi_value message;
+    if (napi_create_string_utf8(env, pending->failure.data(), pending->failure.size(), &message) == napi_ok && napi_create_error(env, nullptr, message, &value) == napi_ok)
+      napi_reject_deferred(env, pending->deferred, value);
+  }
+  if (pending->result) napi_delete_reference(env, pending->result);
+  napi_close_handle_scope(env, scope);
 }
 
 Napi::Value Environment::after(Napi::Value result, std::function<void()> work) {
   Napi::Env env = result.Env();
-  auto* pending = new Pending{Napi::Promise::Deferred::New(env), {}, {}};
-  // References hold objects alone; what is no object (undefined) is wrapped by nothing and returned as it is.
-  pending->result = Napi::Reference<Napi::Value>::New(result.IsObject() ? result : Napi::Object::New(env), 1);
-  auto promise = pending->deferred.Promise();
+  auto pending = std::make_unique<Pending>();
+  napi_value promise;
+  if (napi_create_promise(env, &pending->deferred, &promise) != napi_ok) throw Napi::Error::New(env);
+  if (result.IsObject() && napi_create_reference(env, result, 1, &pending->result) != napi_ok) throw Napi::Error::New(env);
   if (waiting_++ == 0) napi_ref_threadsafe_function(env, back_);
-  stream.sync([this, pending, work = std::move(work)](const std::string& failure) {
+  stream.sync([this, pending = pending.release(), work = std::move(work)](const std::string& failure) {
     pending->failure = failure;
     if (failure.empty() && work) {
       try {
         work();
       } catch (const std::exception& e) {
-        pending->failure = e.what();
+        pending->failure = text("read: ", e.what());
       }
     }
-    if (napi_call_threadsafe_function(back_, pending, napi_tsfn_nonblocking) != napi_ok) {
-      // Closing: the reference cannot be released from this thread; the process is on its way out.
-    }
+    // Fails while the thread is ending: nobody waits any more, and the reference goes with the thread.
+    if (napi_call_threadsafe_function(back_, pending, napi_tsfn_nonblocking) != napi_ok) delete pending;
   });
-  return promise;
+  return Napi::Value(env, promise);
+}
+
+std::pair<Napi::Value, void*> Environment::array_buffer(size_t bytes) {
+  // Through JavaScript's constructor, which throws where memory is short; Node-API would end the process.
+  Napi::Env env = array_buffer_.Env();
+  auto buffer = array_buffer_.New({Napi::Number::New(env, double(bytes))}).As<Napi::ArrayBuffer>();
+  return {buffer, buffer.Data()};
 }
 
 }  // namespace mt::binding

@@ -2,7 +2,10 @@
 #pragma once
 #include <napi.h>
 
-#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
 
 #include "core/stream.h"
 
@@ -18,12 +21,15 @@ class Environment {
   /// A promise that settles when the queue has come so far. `work` runs on the queue's thread; the promise resolves to
   /// `result` (kept alive meanwhile) or rejects with the queue's failure or what `work` throws.
   Napi::Value after(Napi::Value result, std::function<void()> work);
+  /// A new ArrayBuffer and its memory. Throws a RangeError where there is none left.
+  std::pair<Napi::Value, void*> array_buffer(size_t bytes);
 
  private:
   struct Pending;
   static void settle(napi_env env, napi_value, void* context, void* data);
 
   napi_threadsafe_function back_ = nullptr;
+  Napi::FunctionReference array_buffer_;
   int waiting_ = 0;  // promises open: the process must not end before they settle
 };
 

@@ -1,16 +1,38 @@
 #include "binding/handle.h"
 
+#include <algorithm>
+
 namespace mt::binding {
 namespace {
 
 constexpr napi_type_tag kTag = {0x6d7472616e736c6c, 0x616d612d74656e73};
 constexpr int64_t kWorthReporting = 1 << 20;
 
-[[noreturn]] void refuse(Napi::Env env, const char* function, int position, const char* what) {
+[[noreturn]] void refuse_tensor(Napi::Env env, const char* function, int position, const char* what) {
   throw Napi::TypeError::New(env, text(function, ": argument ", position + 1, ": expected a tensor, but got ", what, "."));
 }
 
 }  // namespace
+
+std::string shown(const Napi::Value& value) {
+  switch (value.Type()) {
+    case napi_undefined: return "undefined";
+    case napi_null: return "null";
+    case napi_symbol: return "a symbol";
+    case napi_function: return "a function";
+    case napi_object: return value.IsArray() ? "an array" : "an object";
+    case napi_external: return "an external value";
+    default: break;
+  }
+  std::string s = value.ToString().Utf8Value();
+  for (char& c : s)
+    if (c == '\n' || c == '\r') c = ' ';
+  // Cut between characters: bytes 10xxxxxx continue one.
+  size_t end = std::min<size_t>(s.size(), 60);
+  while (end < s.size() && end > 0 && (s[end] & 0xC0) == 0x80) --end;
+  if (end < s.size()) s.replace(end, std::string::npos, "...");
+  return value.IsString() ? "\"" + s + "\"" : s;
+}
 
 Napi::Value wrap(Napi::Env env, View view) {
   auto* handle = new Handle{std::move(view)};
@@ -37,15 +59,12 @@ Napi::Value wrap(Napi::Env env, View view) {
 
 Handle& unwrap(const Napi::Value& value, const char* function, int position) {
   Napi::Env env = value.Env();
-  if (!value.IsObject()) {
-    std::string shown = value.IsUndefined() ? "undefined" : value.IsNull() ? "null" : value.IsSymbol() ? "a symbol" : value.ToString().Utf8Value().substr(0, 60);
-    refuse(env, function, position, shown.c_str());
-  }
+  if (!value.IsObject()) refuse_tensor(env, function, position, shown(value).c_str());
   Napi::Object object = value.As<Napi::Object>();
   void* data = nullptr;
-  if (!object.CheckTypeTag(&kTag) || napi_unwrap(env, object, &data) != napi_ok) refuse(env, function, position, "another object");
+  if (!object.CheckTypeTag(&kTag) || napi_unwrap(env, object, &data) != napi_ok) refuse_tensor(env, function, position, "another object");
   auto& handle = *static_cast<Handle*>(data);
-  if (!handle.view) refuse(env, function, position, "one that was disposed");
+  if (!handle.view) refuse_tensor(env, function, position, "one that was disposed");
   return handle;
 }
 

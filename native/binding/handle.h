@@ -2,6 +2,8 @@
 #pragma once
 #include <napi.h>
 
+#include <string>
+
 #include "core/view.h"
 
 namespace mt::binding {
@@ -11,6 +13,8 @@ struct Handle {
   int64_t reported = 0;  // bytes told to V8
 };
 
+/// What a value is, for an error message: in at most 60 characters, and without running anything of the caller's.
+std::string shown(const Napi::Value& value);
 /// Wraps a view. Views of 1 MiB and more are reported to V8 as external memory.
 Napi::Value wrap(Napi::Env env, View view);
 /// The handle behind `value`; throws a TypeError that names the argument when it is none or was disposed.

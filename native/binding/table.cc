@@ -1,5 +1,6 @@
 // The registry: one line per operator. JavaScript's name, the check, the CPU twin.
 #include "binding/bind.h"
+#include "core/overlap.h"
 #include "ops/adamw.h"
 #include "ops/attention.h"
 #include "ops/copy.h"
@@ -17,6 +18,18 @@
 #include "ops/swap.h"
 
 namespace mt::binding {
+
+void check_outputs(const Role* roles, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    if (!roles[i].written || !*roles[i].view) continue;
+    const View& out = *roles[i].view;
+    require(!out.storage->read_only(), "argument ", i + 1, ": expected an output with memory of its own, but got a tensor that lies in a file; copy it first.");
+    require(!repeats(out), "argument ", i + 1, ": expected an output that has each element once, but got a view that repeats, of shape ", shape_text(out), ".");
+    for (size_t j = 0; j < count; ++j)
+      require(i == j || !roles[j].view || !*roles[j].view || !overlap(out, *roles[j].view), "argument ", i + 1,
+              ": expected an output with memory of its own, but got one that shares elements with argument ", j + 1, ".");
+  }
+}
 
 const std::vector<Operator>& table() {
   static const std::vector<Operator> operators = {

@@ -40,7 +40,9 @@ struct View {
     for (int i = 0; i + 1 < rank; ++i) n *= shape[i];
     return n;
   }
+  /// Whether the elements lie behind each other in row-major order; where there are none, they do.
   bool contiguous() const {
+    if (!numel()) return true;
     int64_t expected = 1;
     for (int i = rank - 1; i >= 0; --i) {
       if (shape[i] != 1 && stride[i] != expected) return false;

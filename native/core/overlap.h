@@ -1,0 +1,54 @@
+// Whether views share elements. An exact answer would take integer programming; where these cannot tell, they say yes.
+#pragma once
+#include <numeric>
+
+#include "core/view.h"
+
+namespace mt {
+
+/// Distance of the last element from the first. The view has elements.
+inline int64_t reach(const View& v) {
+  int64_t n = 0;
+  for (int i = 0; i < v.rank; ++i) n += (v.shape[i] - 1) * v.stride[i];
+  return n;
+}
+
+/// False where every element has a place of its own.
+inline bool repeats(const View& v) {
+  if (!v.numel()) return false;
+  int order[kMaxRank];
+  std::iota(order, order + v.rank, 0);
+  std::sort(order, order + v.rank, [&](int a, int b) { return v.stride[a] < v.stride[b]; });
+  int64_t inner = 0;  // how far the dimensions with smaller strides reach
+  for (int i = 0; i < v.rank; ++i) {
+    int d = order[i];
+    if (v.shape[d] == 1) continue;
+    if (v.stride[d] <= inner) return true;
+    inner += (v.shape[d] - 1) * v.stride[d];
+  }
+  return false;
+}
+
+/// False where no element of one is an element of the other. Slices of a packed tensor that interleave are told apart.
+inline bool overlap(const View& a, const View& b) {
+  if (a.storage != b.storage || !a.numel() || !b.numel()) return false;
+  if (a.offset + reach(a) < b.offset || b.offset + reach(b) < a.offset) return false;
+  // Take strides of `least` and more as whole periods: what is left are two intervals on a circle.
+  const View* views[] = {&a, &b};
+  for (const View* chosen : views)
+    for (int c = 0; c < chosen->rank; ++c) {
+      int64_t least = chosen->stride[c], period = 0, inner[2] = {};
+      if (least == 0 || chosen->shape[c] == 1) continue;
+      for (int k = 0; k < 2; ++k)
+        for (int i = 0; i < views[k]->rank; ++i) {
+          if (views[k]->shape[i] == 1) continue;
+          if (views[k]->stride[i] >= least) period = std::gcd(period, views[k]->stride[i]);
+          else inner[k] += (views[k]->shape[i] - 1) * views[k]->stride[i];
+        }
+      int64_t ahead = ((b.offset - a.offset) % period + period) % period;
+      if (ahead > inner[0] && ahead + inner[1] < period) return false;
+    }
+  return true;
+}
+
+}  // namespace mt
