@@ -1,7 +1,9 @@
 #include "core/storage.h"
 
 #include <cstdlib>
+#include <cerrno>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <stdexcept>
@@ -26,6 +28,7 @@ namespace {
 constexpr size_t kAlign = 64;
 constexpr size_t kLargestCached = size_t(64) << 20;
 constexpr size_t kMostCached = size_t(256) << 20;
+[[maybe_unused]] constexpr size_t kSmallestMapped = size_t(64) << 20;
 
 size_t physical_memory() {
 #ifdef _WIN32
@@ -149,20 +152,32 @@ Mapping::Mapping(const std::string& path) {
 Mapping::~Mapping() { raw_free(data_); }
 #else
 Mapping::Mapping(const std::string& path) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK, opening a pipe would wait for a writer.
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) throw std::runtime_error(text("cannot open \"", path, "\": ", std::strerror(errno)));
+  std::unique_ptr<int, void (*)(int*)> closer(&fd, [](int* f) { ::close(*f); });
   struct stat s {};
-  if (::fstat(fd, &s) != 0 || s.st_size <= 0) {
-    ::close(fd);
-    throw std::runtime_error(text("cannot map \"", path, "\": it is empty or not a regular file"));
-  }
+  if (::fstat(fd, &s) != 0 || !S_ISREG(s.st_mode) || s.st_size <= 0) throw std::runtime_error(text("cannot map \"", path, "\": it is empty or not a regular file"));
   size_ = size_t(s.st_size);
+  if (size_ < kSmallestMapped) {
+    data_ = static_cast<char*>(allocator().allocate(size_));
+    for (size_t done = 0; done < size_;) {
+      ssize_t n = ::read(fd, data_ + done, size_ - done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) {
+        std::string why = n < 0 ? std::strerror(errno) : "it became shorter while it was read";
+        allocator().release(data_, size_);
+        throw std::runtime_error(text("cannot read \"", path, "\": ", why));
+      }
+      done += size_t(n);
+    }
+    return;
+  }
   void* p = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-  ::close(fd);
   if (p == MAP_FAILED) throw std::runtime_error(text("cannot map \"", path, "\": ", std::strerror(errno)));
   data_ = static_cast<char*>(p);
 }
-Mapping::~Mapping() { ::munmap(data_, size_); }
+Mapping::~Mapping() { size_ < kSmallestMapped ? allocator().release(data_, size_) : void(::munmap(data_, size_)); }
 #endif
 
 Storage::Storage(size_t bytes) : bytes_(bytes) { allocator().count(ptrdiff_t(bytes), 1); }

@@ -20,7 +20,8 @@ void reset_peak();
 /// The most bytes that may be allocated at one time: MT_MEMORY_LIMIT, else the machine's memory.
 size_t memory_limit();
 
-/// A read-only file mapping, shared by the tensors that lie in it.
+/// A file's bytes, read-only, shared by the tensors that lie in it. Files of 64 MiB and more are mapped, so that only
+/// what is used is read; smaller ones are read at once, and what happens to the file later does not matter.
 class Mapping {
  public:
   explicit Mapping(const std::string& path);

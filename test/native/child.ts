@@ -1,0 +1,26 @@
+// For tests that need a process of their own: runs a piece of JavaScript with the project's modules in scope as `m`.
+import { spawn } from 'node:child_process'
+
+export interface Ended {
+  status: number | null
+  signal: NodeJS.Signals | null
+  stdout: string
+  stderr: string
+}
+
+const modules = ['native', 'tensor/tensor', 'tensor/scope', 'tensor/tape', 'ops/copy', 'ops/elementwise', 'ops/gemm', 'ops/random', 'ops/embedding']
+
+/** The first lines of such a piece: one object of all exports. */
+export const prelude = `const m = Object.assign({}, ...(await Promise.all(${JSON.stringify(modules.map((name) => new URL(`../../lib/${name}.ts`, import.meta.url).href))}.map((url) => import(url)))))\n`
+
+/** Never rejects; kills what takes longer than `timeout` ms. Does not block this process. */
+export function run(code: string, env: Record<string, string> = {}, timeout = 120_000, flags: string[] = []): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [...flags, '--import', 'tsx', '--input-type=module', '-e', prelude + code], { env: { ...process.env, ...env }, timeout, killSignal: 'SIGKILL' })
+    const out = { stdout: '', stderr: '' }
+    child.stdout.on('data', (data) => (out.stdout += data))
+    child.stderr.on('data', (data) => (out.stderr += data))
+    child.on('error', reject)
+    child.on('close', (status, signal) => resolve({ status, signal, ...out }))
+  })
+}
