@@ -33,14 +33,15 @@ class Pool {
     for (auto& t : workers_) t.join();
     workers_.clear();
     stopping_ = false;
-    size_ = std::clamp(n, 1, 256);
-    for (int i = 1; i < size_; ++i) workers_.emplace_back([this] { work(); });
+    size_ = 1;
+    // Where the system has no more threads to give, those that came do the work and the caller learns of it.
+    for (int i = 1; i < std::clamp(n, 1, 256); ++i, ++size_) workers_.emplace_back([this] { work(); });
   }
 
   void run(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
     if (n <= 0) return;
-    int64_t total = n * std::max<int64_t>(cost, 1);
-    int64_t pieces = std::min<int64_t>({n, int64_t(size_) * kPiecesPerThread, total / kPieceCost});
+    double worth = double(n) * double(std::max<int64_t>(cost, 1)) / double(kPieceCost);  // in integers it may overflow
+    int64_t pieces = std::min(n, int64_t(std::min(double(size_ * kPiecesPerThread), worth)));
     // Another queue (a worker thread of Node) may own the pool: then this one works alone rather than waits.
     std::unique_lock own(owner_, std::defer_lock);
     if (inside || size_ == 1 || pieces < 2 || !own.try_lock()) return body(0, n);
@@ -110,7 +111,8 @@ class Pool {
   int64_t n_ = 0, pieces_ = 0, left_ = 0;
   std::atomic<int64_t> next_{0};
   uint64_t generation_ = 0;
-  int busy_ = 0, size_ = 1;
+  int busy_ = 0;
+  std::atomic<int> size_{1};
   bool stopping_ = false;
   std::exception_ptr error_;
 };

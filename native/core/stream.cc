@@ -1,6 +1,7 @@
 #include "core/stream.h"
 
 #include <future>
+#include <memory>
 #include <stdexcept>
 
 namespace mt {
@@ -33,9 +34,10 @@ void Stream::enqueue(const char* name, std::function<void()> task) { push({name,
 void Stream::sync(std::function<void(const std::string&)> done) { push({"sync", nullptr, std::move(done)}); }
 
 void Stream::sync_blocking() {
-  std::promise<std::string> promise;
-  auto future = promise.get_future();
-  sync([&promise](const std::string& failure) { promise.set_value(failure); });
+  // Shared: set_value may still be on its way out when this thread goes on.
+  auto promise = std::make_shared<std::promise<std::string>>();
+  auto future = promise->get_future();
+  sync([promise](const std::string& failure) { promise->set_value(failure); });
   if (std::string failure = future.get(); !failure.empty()) throw std::runtime_error(failure);
 }
 
