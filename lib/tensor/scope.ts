@@ -4,7 +4,14 @@ import type { Tensor } from './tensor.js'
 
 class Scope {
   readonly tensors = new Set<Tensor>()
+  closed = false
   constructor(readonly parent: Scope | undefined) {}
+}
+
+/** The innermost scope that is still open: asynchronous work may go on after the scope it was started in. */
+function open(scope: Scope | undefined): Scope | undefined {
+  while (scope?.closed) scope = scope.parent
+  return scope
 }
 
 const current = new AsyncLocalStorage<Scope | undefined>()
@@ -17,22 +24,32 @@ const forgotten = warn
 
 /** For Tensor: notes where it was made. */
 export function enter(t: Tensor): void {
-  const scope = current.getStore()
+  own(t, open(current.getStore()))
+  forgotten?.register(t, `${t.dtype} [${t.shape}] ${caller()}`, t)
+}
+/** For Tensor: it was freed. */
+export function leave(t: Tensor): void {
+  own(t, undefined)
+  forgotten?.unregister(t)
+}
+
+function own(t: Tensor, scope: Scope | undefined): void {
+  home.get(t)?.tensors.delete(t)
   if (scope) {
     scope.tensors.add(t)
     home.set(t, scope)
-  } else forgotten?.register(t, `${t.dtype} [${t.shape}] ${new Error().stack?.split('\n')[4]?.trim() ?? ''}`, t)
+  } else home.delete(t)
 }
-/** For Tensor: it needs no owner any more. */
-export function leave(t: Tensor): void {
-  home.get(t)?.tensors.delete(t)
-  home.delete(t)
-  forgotten?.unregister(t)
+
+/** The first line of the stack outside the folders of tensors and operators. */
+function caller(): string {
+  const lines = new Error().stack?.split('\n').slice(1) ?? []
+  return (lines.find((line) => !/[\\/](tensor|ops)[\\/]\w+\.[jt]s/.test(line)) ?? lines.at(-1) ?? '').trim()
 }
 
 /** Takes a tensor out of every scope: whoever calls this frees it. Returns it. */
 export function keep<T extends Tensor>(t: T): T {
-  leave(t)
+  own(t, undefined)
   return t
 }
 
@@ -46,14 +63,9 @@ function* tensorsIn(value: unknown, depth = 0): Generator<Tensor> {
 }
 
 function close(scope: Scope, result?: unknown): void {
-  for (const t of tensorsIn(result)) {
-    if (!scope.tensors.delete(t)) continue
-    home.delete(t)
-    if (scope.parent) {
-      scope.parent.tensors.add(t)
-      home.set(t, scope.parent)
-    }
-  }
+  scope.closed = true
+  const outer = open(scope.parent)
+  for (const t of tensorsIn(result)) if (scope.tensors.has(t)) own(t, outer)
   for (const t of [...scope.tensors]) t.dispose()
 }
 

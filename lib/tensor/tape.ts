@@ -135,7 +135,8 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
  */
 export function checkpoint(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]): Tensor {
   if (disabled.getStore()) return f(...inputs)
-  const output = noGrad(() => scope(() => f(...inputs)))
+  const result = noGrad(() => scope(() => f(...inputs)))
+  const output = inputs.includes(result) ? result.detach() : result // what returns its input is a step of its own all the same
   // Parameters inside f are not known here: record as if the output needed a gradient.
   const marker = empty([0])
   marker.requiresGrad = true

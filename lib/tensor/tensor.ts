@@ -48,9 +48,10 @@ export class Tensor {
   /** For the operators: takes a native handle over. */
   constructor(handle: NativeTensor, shape: readonly number[], dtype: DType, strides: readonly number[] = contiguousStrides(shape)) {
     this.#handle = handle
-    this.shape = shape
+    // Copies: the caller may go on with its arrays.
+    this.shape = [...shape]
     this.dtype = dtype
-    this.strides = strides
+    this.strides = [...strides]
     enter(this)
   }
 
@@ -151,11 +152,13 @@ function checkShape(name: string, shape: readonly number[], length: number): voi
  */
 export function tensor(data: TypedArray | readonly number[], shape?: readonly number[], dtype?: DType): Tensor {
   const type = dtype ?? dtypeOf(data)
+  if (!Object.hasOwn(arrays, type)) throw invalid('tensor', `a dtype, one of ${Object.keys(arrays).join(', ')}`, type)
+  if (!isTyped(data) && !Array.isArray(data)) throw invalid('tensor', 'a typed array or an array of numbers', data)
   const source = isTyped(data) && data instanceof arrays[type] ? data : convert(data, type)
   const dims = shape ?? [source.length]
   checkShape('tensor', dims, source.length)
   const bytes = new Uint8Array(source.buffer, source.byteOffset, source.byteLength)
-  return new Tensor(native().upload(bytes, dims, type), [...dims], type)
+  return new Tensor(native().upload(bytes, dims, type), dims, type)
 }
 
 const isTyped = (data: unknown): data is TypedArray => ArrayBuffer.isView(data) && !(data instanceof DataView)
@@ -171,6 +174,10 @@ function dtypeOf(data: unknown): DType {
 
 function convert(data: TypedArray | readonly number[], type: DType): TypedArray {
   if (type === 'bfloat16' || type === 'float16') throw invalid('tensor', `a Uint16Array of bits for ${type}`, data, 'make a float32 tensor and cast() it')
+  if (!isTyped(data)) {
+    const wrong = data.findIndex((x) => typeof x !== 'number' && typeof x !== 'bigint')
+    if (wrong >= 0) throw invalid('tensor', 'an array of numbers', data[wrong], `see element ${wrong}; give the shape as the second argument`)
+  }
   if (type === 'int64') return BigInt64Array.from(Array.from(data as ArrayLike<number | bigint>, (x) => BigInt(x)))
   return arrays[type].from(Array.from(data as ArrayLike<number | bigint>, Number))
 }
