@@ -120,8 +120,20 @@ inline void write_rows(float* to, int64_t to_row, const float* from, int64_t fro
     for (int64_t c = 0; c < width; ++c) to[r * to_row + c] = from[r * from_row + c] * factor;
 }
 
-template <int P>
-void backward_unit(const AttentionUnit& u) {
+inline auto score_row_backward_of(int p) {
+  static constexpr decltype(&score_row_backward<1>) of[] = {score_row_backward<1>, score_row_backward<2>, score_row_backward<3>, score_row_backward<4>,
+                                                            score_row_backward<5>, score_row_backward<6>, score_row_backward<7>, score_row_backward<8>};
+  return of[p - 1];
+}
+inline auto mixed_row_backward_of(int p) {
+  static constexpr decltype(&mixed_row_backward<1>) of[] = {mixed_row_backward<1>, mixed_row_backward<2>, mixed_row_backward<3>, mixed_row_backward<4>,
+                                                            mixed_row_backward<5>, mixed_row_backward<6>, mixed_row_backward<7>, mixed_row_backward<8>};
+  return of[p - 1];
+}
+
+inline void backward(const AttentionUnit& u) {
+  auto score = score_row_backward_of(u.p);
+  auto mixed = mixed_row_backward_of(u.p);
   int64_t ld = padded(u.nk), dp = padded(u.d), strip = u.strip(), n = u.keys;
   bool scores_matter = u.dq || u.dk || u.dalpha;  // dV alone needs no dP
   Scratch& s = Scratch::begin(2 * u.d * ld + 3 * ld * dp + 2 * strip * (ld + dp) + strip * dp + 2 * ld, 11);
@@ -146,7 +158,7 @@ void backward_unit(const AttentionUnit& u) {
       const float *bias = row_bias(u, i, width, room), *lse = u.lse + i * u.lse_size();
       const int32_t* bits = u.mode ? u.masks + i * ld : nullptr;
       if (u.mode == 2) {
-        mixed_row_backward<P>(row, drow, bias, bits, u, width, lse, e);
+        mixed(row, drow, bias, bits, u, width, lse, e);
         continue;
       }
       if (*lse == kNone) {
@@ -154,7 +166,7 @@ void backward_unit(const AttentionUnit& u) {
         clear(drow, width);
         continue;
       }
-      if (u.mode == 1) score_row_backward<P>(row, drow, bias, bits, u, width, *lse, e);
+      if (u.mode == 1) score(row, drow, bias, bits, u, width, *lse, e);
       else probabilities(row, drow, bias, width, *lse);
     }
     if (u.dv) multiply(dv, dp, p, 1, ld, dout, dp, keys, u.d, rows, true);
@@ -166,17 +178,4 @@ void backward_unit(const AttentionUnit& u) {
   }
   if (u.dk) write_rows(u.dk, u.dk_row, dk, dp, u.nk, u.d, 1);
   if (u.dv) write_rows(u.dv, u.dv_row, dv, dp, u.nk, u.d, 1);
-}
-
-inline void backward(const AttentionUnit& u) {
-  switch (u.p) {
-    case 1: return backward_unit<1>(u);
-    case 2: return backward_unit<2>(u);
-    case 3: return backward_unit<3>(u);
-    case 4: return backward_unit<4>(u);
-    case 5: return backward_unit<5>(u);
-    case 6: return backward_unit<6>(u);
-    case 7: return backward_unit<7>(u);
-    default: return backward_unit<8>(u);
-  }
 }

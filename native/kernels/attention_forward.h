@@ -129,9 +129,19 @@ void mixed_row(float* row, const float* bias, const int32_t* bits, const Attenti
 
 inline int64_t whole(int64_t keys) { return (keys + kLanes - 1) / kLanes * kLanes; }
 
-/// P is the number of masks, known when this is compiled so that sums per mask stay in registers.
-template <int P>
-void forward_unit(const AttentionUnit& u) {
+/// The row functions by the number of masks, which they know when they are compiled: sums per mask stay in registers.
+inline auto weigh_row_of(int p) {
+  static constexpr decltype(&weigh_row<1>) of[] = {weigh_row<1>, weigh_row<2>, weigh_row<3>, weigh_row<4>, weigh_row<5>, weigh_row<6>, weigh_row<7>, weigh_row<8>};
+  return of[p - 1];
+}
+inline auto mixed_row_of(int p) {
+  static constexpr decltype(&mixed_row<1>) of[] = {mixed_row<1>, mixed_row<2>, mixed_row<3>, mixed_row<4>, mixed_row<5>, mixed_row<6>, mixed_row<7>, mixed_row<8>};
+  return of[p - 1];
+}
+
+inline void forward(const AttentionUnit& u) {
+  auto weigh = weigh_row_of(u.p);
+  auto mix = mixed_row_of(u.p);
   int64_t ld = padded(u.nk), dp = padded(u.d), strip = u.strip();
   Scratch& s = Scratch::begin(u.d * ld + ld * dp + strip * (ld + 2 * dp) + 2 * ld + strip, 8);
   float *kt = s.take(u.d * ld), *v = s.take(ld * dp), *scores = s.take(strip * ld), *q = s.take(strip * dp), *o = s.take(strip * dp);
@@ -148,9 +158,9 @@ void forward_unit(const AttentionUnit& u) {
       const float* bias = row_bias(u, i, width, room);
       const int32_t* bits = u.mode ? u.masks + i * ld : nullptr;
       float* lse = u.lse + i * u.lse_size();
-      if (u.mode == 1) weigh_row<P>(row, bits, u.alpha, width);
+      if (u.mode == 1) weigh(row, bits, u.alpha, width);
       factor[r] = 1;
-      if (u.mode == 2) mixed_row<P>(row, bias, bits, u, width, lse, e);
+      if (u.mode == 2) mix(row, bias, bits, u, width, lse, e);
       else factor[r] = softmax_row(row, bias, width, lse);
     }
     multiply(o, dp, scores, ld, 1, v, dp, rows, u.d, keys, false);
@@ -158,18 +168,5 @@ void forward_unit(const AttentionUnit& u) {
       float* to = u.out + (i0 + r) * u.out_row;
       for (int64_t c = 0; c < u.d; ++c) to[c] = o[r * dp + c] * factor[r];
     }
-  }
-}
-
-inline void forward(const AttentionUnit& u) {
-  switch (u.p) {
-    case 1: return forward_unit<1>(u);
-    case 2: return forward_unit<2>(u);
-    case 3: return forward_unit<3>(u);
-    case 4: return forward_unit<4>(u);
-    case 5: return forward_unit<5>(u);
-    case 6: return forward_unit<6>(u);
-    case 7: return forward_unit<7>(u);
-    default: return forward_unit<8>(u);
   }
 }

@@ -6,6 +6,7 @@
 #if (defined(__GNUC__) || defined(__clang__)) && !defined(MT_NO_VECTOR_EXTENSION)
 #define MT_VECTOR_EXTENSION
 #define MT_INLINE [[gnu::always_inline]] static inline
+#define MT_NOINLINE [[gnu::noinline]]
 #if defined(__x86_64__)
 #define MT_X86
 #include <immintrin.h>
@@ -14,6 +15,7 @@
 #endif
 #else
 #define MT_INLINE static inline
+#define MT_NOINLINE
 #endif
 
 namespace mt {

@@ -27,7 +27,7 @@ MT_INLINE void tile(float* c, int64_t c_row, const float* a, int64_t a_row, int6
 
 /// All rows for one block of N vectors. Rows are shared out evenly, so that no tile is thin.
 template <int N>
-void columns(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t rows, int64_t k, bool add) {
+MT_NOINLINE void columns(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t rows, int64_t k, bool add) {
   for (int64_t left = rows; left > 0;) {
     int64_t tiles = (left + 5) / 6, m = (left + tiles - 1) / tiles;
     switch (m) {
