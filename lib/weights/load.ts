@@ -1,4 +1,11 @@
-/** Brings the planned tensors of a checkpoint into native memory: mapped from the file where they can be used as they are. */
+/**
+ * Brings the planned tensors of a checkpoint into native memory, used as they lie in the file where that is possible.
+ *
+ * A file of 64 MiB or more is mapped: its pages are read when they are first used, shared between processes, and dropped
+ * when memory is short. Such a file may be renamed, deleted or replaced by another of its name while the model lives; cut
+ * short or written over in place it may not be: then the operating system ends the process (SIGBUS), or weights change.
+ * Put new weights beside the old and rename, as saving does. A smaller file is read whole: nothing that happens to it later matters.
+ */
 import { native } from '../native.js'
 import { cast, copy } from '../ops/copy.js'
 import { keep, scope } from '../tensor/scope.js'
@@ -18,7 +25,7 @@ function keepsDtype({ name, shape }: PlannedTensor): boolean {
 /**
  * The weights of a complete plan, by canonical name. The caller frees them.
  *
- * @param trained makes float32 copies of everything, which can be trained; else files are mapped, not read
+ * @param trained makes float32 copies of everything, which can be trained; else files are used as they lie
  */
 export async function loadWeights(plan: CheckpointPlan, { trained = false } = {}): Promise<Map<string, Tensor>> {
   const files = new Map<string, object>()
