@@ -54,7 +54,9 @@ export async function readFrames(clip: Clip, { frames, sampling }: { frames: num
   const { start = 0, end } = clip
   if (!(start >= 0)) throw invalid('start', 'seconds, from 0 on', start)
   if (end !== undefined && !(end > start)) throw invalid('end', `a time after start (${seconds(start)})`, end)
-  const source = (await isFolder(clip.video)) ? await openFolder(clip) : await openVideo(clip.video)
+  const folder = await isFolder(clip.video)
+  if (!folder && clip.fps !== undefined) throw invalid('fps', 'nothing, for a video file', clip.fps, 'it is the rate of a folder of frame images')
+  const source = folder ? await openFolder(clip) : await openVideo(clip.video)
   try {
     const clipEnd = checkRange(clip.video, start, end, source)
     if (sampling.kind === 'first') return await firstFrames(clip.video, source, frames, start, clipEnd)

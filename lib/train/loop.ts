@@ -177,7 +177,6 @@ class Run {
       }
     }
     const { loss, tokens } = this.progress
-    this.progress = { epoch, position: 0, loss: 0, tokens: 0 }
     await this.finish(epoch, tokens ? loss / tokens : NaN)
   }
 
@@ -188,6 +187,8 @@ class Run {
       epoch, loss, best: (scored?.overall.accuracy ?? -loss) > before,
       ...(scored && { accuracy: scored.overall.accuracy, tasks: Object.fromEntries(Object.entries(scored.tasks).map(([k, v]) => [k, v.accuracy])) }),
     }
+    // Complete only now: a run that is stopped while it validates validates again when it goes on.
+    this.progress = { epoch, position: 0, loss: 0, tokens: 0 }
     this.epochs.push(event)
     await this.log({ kind: 'epoch', ...event })
     if (event.best) await saveBest(this.config.output, this.adapter, this.meta(event))
