@@ -3,6 +3,7 @@
 #pragma once
 #include <napi.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <tuple>
@@ -144,6 +145,8 @@ Operator op(const char* name) {
               std::apply(Check, args);
               auto roles = std::apply([](const auto&... a) { return std::array<Role, sizeof...(a)>{role(a)...}; }, args);
               check_outputs(roles.data(), roles.size());
+              // Nothing to write is nothing to do, however large the sizes beside the 0.
+              if (std::none_of(roles.begin(), roles.end(), [](const Role& r) { return r.written && *r.view && r.view->numel(); })) return info.Env().Undefined();
               Environment::of(info.Env()).stream.enqueue(id, [args = std::move(args)] {
                 std::apply([](const auto&... a) { (prepare(a), ...); }, args);
                 std::apply(Cpu, args);
