@@ -1,5 +1,5 @@
 // Whatever JavaScript passes to the addon, it gets one clear error: no crash, no hang. Seeded, in a process of its own.
-// `npm run test:sanitize` does the same under the address and undefined-behaviour sanitizers (test/native/sanitize.mjs).
+// `node test/native/sanitize.mjs` does the same under the address and undefined-behaviour sanitizers.
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'

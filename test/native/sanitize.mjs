@@ -1,0 +1,30 @@
+// Runs the tests of the border, of tensors and of operators on an addon built with the address and undefined-behaviour
+// sanitizers: node test/native/sanitize.mjs [FILE...]. Takes some minutes, so `npm test` leaves it out; needs cmake and g++.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync, readdirSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
+const node = (args, env = {}) => spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } })
+
+const built = node([join(root, 'node_modules', 'cmake-js', 'bin', 'cmake-js'), 'compile', '-O', 'build-sanitize', '--log-level', 'warn', '--CDMT_SANITIZE=ON'])
+if (built.status !== 0) process.exit(built.status ?? 1)
+
+const library = (name) => execFileSync('g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim()
+const env = {
+  MT_ADDON: join(root, 'build-sanitize', 'Release', 'mtransllama.node'),
+  LD_PRELOAD: `${library('libasan.so')} ${library('libubsan.so')}`,
+  // Node itself leaks at exit, and asks for more than there is to learn how much there is.
+  ASAN_OPTIONS: 'detect_leaks=0:allocator_may_return_null=1',
+  UBSAN_OPTIONS: 'print_stacktrace=1',
+}
+// Not test/tensor/leak.test.ts: the sanitizers keep freed memory for a while.
+const folders = ['test/native', 'test/tensor', 'test/ops']
+const files = process.argv.length > 2 ? process.argv.slice(2) : folders.filter((f) => existsSync(join(root, f))).flatMap((f) => readdirSync(join(root, f)).filter((n) => n.endsWith('.test.ts') && n !== 'leak.test.ts').map((n) => join(f, n)))
+const failed = files.filter((file) => {
+  console.log(`== ${file}`)
+  return node(['--import', 'tsx', file], env).status !== 0
+})
+console.log(failed.length ? `failed under the sanitizers: ${failed.join(', ')}` : `${files.length} files passed under the sanitizers`)
+process.exit(failed.length ? 1 : 0)
