@@ -54,3 +54,10 @@ namespace mt::avx512 {
 
 #endif
 #undef MT_EACH_ISA
+
+/// The function of that name for the machine at hand.
+#ifdef MT_X86
+#define MT_FOR_ISA(name) (isa() == Isa::avx512 ? avx512::name : isa() == Isa::avx2 ? avx2::name : portable::name)
+#else
+#define MT_FOR_ISA(name) (portable::name)
+#endif

@@ -23,6 +23,7 @@ using ivec = lanes_of<int32_t>;
 MT_INLINE vec operator+(vec a, vec b) MT_LANEWISE(vec, a.v[i] + b.v[i])
 MT_INLINE vec operator-(vec a, vec b) MT_LANEWISE(vec, a.v[i] - b.v[i])
 MT_INLINE vec operator*(vec a, vec b) MT_LANEWISE(vec, a.v[i] * b.v[i])
+MT_INLINE vec operator/(vec a, vec b) MT_LANEWISE(vec, a.v[i] / b.v[i])
 MT_INLINE ivec operator>(vec a, vec b) MT_LANEWISE(ivec, a.v[i] > b.v[i] ? -1 : 0)
 MT_INLINE ivec operator+(ivec a, ivec b) MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i])))
 MT_INLINE ivec operator&(ivec a, ivec b) MT_LANEWISE(ivec, a.v[i] & b.v[i])

@@ -4,6 +4,9 @@
 
 #include "core/parallel.h"
 
+#define MT_EACH_ISA "kernels/gelu.h"
+#include "kernels/each_isa.h"
+
 namespace mt {
 
 // ---- checks ----
@@ -94,12 +97,14 @@ void multiply(const View& a, const View& b, Out out) {
 void gelu_forward(const View& x, Out y) {
   const float* px = x.data<float>();
   float* py = y.data<float>();
-  each(x, 20, [=](int64_t i) { py[i] = gelu(px[i]); });
+  auto run = MT_FOR_ISA(gelu);
+  parallel_for(x.numel(), 4, [=](int64_t begin, int64_t end) { run(px + begin, py + begin, end - begin); });
 }
 void gelu_backward(const View& dy, const View& x, Out dx) {
   const float *pd = dy.data<float>(), *px = x.data<float>();
   float* po = dx.data<float>();
-  each(x, 30, [=](int64_t i) { po[i] = pd[i] * gelu_slope(px[i]); });
+  auto run = MT_FOR_ISA(gelu_backward);
+  parallel_for(x.numel(), 5, [=](int64_t begin, int64_t end) { run(pd + begin, px + begin, po + begin, end - begin); });
 }
 
 void relu_forward(const View& x, Out y) {

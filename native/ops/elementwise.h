@@ -8,11 +8,6 @@ namespace mt {
 
 // ---- scalar maths ----
 
-/// Exact GELU, x/2 (1 + erf(x/√2)), and its derivative Φ(x) + x φ(x).
-inline float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f)); }
-inline float gelu_slope(float x) {
-  return 0.5f * (1.0f + std::erf(x * 0.70710678118654752f)) + x * 0.39894228040143268f * std::exp(-0.5f * x * x);
-}
 inline float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
 // ---- contracts ----
@@ -23,7 +18,7 @@ void check_add(const View& a, const View& b, double scale, Out out);
 void check_scale(const View& x, double factor, Out out);
 /// out = a∘b.
 void check_multiply(const View& a, const View& b, Out out);
-/// y = gelu(x); dx = dy∘gelu'(x).
+/// y = gelu(x) = x Φ(x), the exact one, Φ(x) = (1 + erf(x/√2))/2; dx = dy∘(Φ(x) + x φ(x)).
 void check_gelu_forward(const View& x, Out y);
 void check_gelu_backward(const View& dy, const View& x, Out dx);
 /// y = max(x, 0); dx = dy where x > 0. At 0 the slope is 0.
