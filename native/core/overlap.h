@@ -13,18 +13,15 @@ inline int64_t reach(const View& v) {
   return n;
 }
 
-/// False where every element has a place of its own.
+/// False where every element has a place of its own: each stride reaches past all smaller ones together.
 inline bool repeats(const View& v) {
   if (!v.numel()) return false;
-  int order[kMaxRank];
-  std::iota(order, order + v.rank, 0);
-  std::sort(order, order + v.rank, [&](int a, int b) { return v.stride[a] < v.stride[b]; });
-  int64_t inner = 0;  // how far the dimensions with smaller strides reach
   for (int i = 0; i < v.rank; ++i) {
-    int d = order[i];
-    if (v.shape[d] == 1) continue;
-    if (v.stride[d] <= inner) return true;
-    inner += (v.shape[d] - 1) * v.stride[d];
+    if (v.shape[i] == 1) continue;
+    int64_t inner = 0;  // how far the dimensions with smaller strides reach; of equal ones, the later
+    for (int j = 0; j < v.rank; ++j)
+      if (v.stride[j] < v.stride[i] || (v.stride[j] == v.stride[i] && j > i)) inner += (v.shape[j] - 1) * v.stride[j];
+    if (v.stride[i] <= inner) return true;
   }
   return false;
 }
