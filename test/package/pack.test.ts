@@ -1,0 +1,121 @@
+// The package as its users get it: packed, installed in an empty folder, compiled there by node-gyp (the clone's own addon
+// was built by CMake where that is found), type-checked under the strictest settings, run. Takes the time of one build;
+// MT_TEST_PACKAGE=0 leaves it out.
+import { spawnSync } from 'node:child_process'
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { delimiter, dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const work = mkdtempSync(join(tmpdir(), 'mt-pack-'))
+const [source, app, tools] = ['source', 'app', 'tools'].map((name) => join(work, name)) as [string, string, string]
+const installed = join(app, 'node_modules', 'mtransllama')
+test.after(() => rmSync(work, { recursive: true, force: true }))
+
+function run(cwd: string, command: string, args: string[], env: Record<string, string> = {}): string {
+  const { status, stdout, stderr } = spawnSync(command, args, { cwd, encoding: 'utf8', env: { ...process.env, ...env }, timeout: 570_000, shell: process.platform === 'win32' })
+  assert.is(status, 0, `${command} ${args.join(' ')}\n${stdout.slice(-3000)}\n${stderr.slice(-3000)}`)
+  return stdout.trim()
+}
+
+test('npm pack: what is compiled, what is needed to compile the addon, and nothing else', () => {
+  const files = run(root, 'git', ['ls-files', '--cached', '--others', '--exclude-standard']).split('\n').filter((file) => existsSync(join(root, file)))
+  for (const file of files) {
+    mkdirSync(dirname(join(source, file)), { recursive: true })
+    cpSync(join(root, file), join(source, file))
+  }
+  symlinkSync(join(root, 'node_modules'), join(source, 'node_modules'), 'junction')
+  const [packed] = JSON.parse(run(source, 'npm', ['pack', '--json', '--pack-destination', work]).replace(/^[^[{]*/, '')) as [{ files: { path: string }[]; size: number }]
+  const paths = packed.files.map((f) => f.path)
+  for (const needed of ['package.json', 'README.md', 'bin/mtransllama.mjs', 'dist/index.js', 'dist/index.d.ts', 'dist/cli/main.js', 'native/build.mjs', 'native/exports.map', 'native/binding/table.cc', 'CMakeLists.txt', 'binding.gyp'])
+    assert.ok(paths.includes(needed), `${needed} is packed`)
+  for (const path of paths) assert.not.match(path, /(^|\/)(lib|test|bench|examples|node_modules|build)\/|\.test\./)
+  assert.ok(packed.size < 2 << 20, `${packed.size} bytes`)
+})
+
+test('npm install of the tarball builds the addon with node-gyp where there is no cmake', () => {
+  mkdirSync(app)
+  mkdirSync(tools)
+  // A cmake that cannot be run, found before any other.
+  writeFileSync(join(tools, 'cmake'), '#!/bin/sh\nexit 127\n')
+  chmodSync(join(tools, 'cmake'), 0o755)
+  writeFileSync(join(app, 'package.json'), JSON.stringify({ name: 'app', private: true, type: 'module', allowScripts: { mtransllama: true, esbuild: true, 'node-av': false } }))
+  const tarball = readdirSync(work).find((f) => f.endsWith('.tgz'))!
+  run(app, 'npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', join(work, tarball)], { PATH: `${tools}${delimiter}${process.env.PATH}`, MT_BUILD: '' })
+  assert.ok(existsSync(join(installed, 'build', 'Release', 'mtransllama.node')))
+  assert.not(existsSync(join(installed, 'build', 'CMakeCache.txt')), 'by node-gyp')
+  run(app, process.execPath, [join(installed, 'native', 'build.mjs')])
+})
+
+const program = `
+import { ask, backward, InputError, linear, loadModel, memory, openVideoModel, parseTrainConfig, Random, scope, sumDim, sync, tensor, train } from 'mtransllama'
+import type { Adapter, AdapterConfig, Sample, Tensor, TrainConfig } from 'mtransllama'
+
+const loss: number = await scope(async () => {
+  const w: Tensor = new Random(1).normal([3, 2]).requireGrad('w')
+  const y = sumDim(linear(tensor([1, 2]), w), 0)
+  backward(y)
+  const gradient: ArrayLike<number | bigint> = await w.grad!.data()
+  console.log(Array.from(gradient, Number).join())
+  w.grad!.dispose()
+  return y.item()
+})
+{
+  using one = tensor([1])
+  console.log(one.shape)
+}
+await sync()
+const refused: unknown = await loadModel('/nowhere').catch((e: unknown) => e)
+console.log(Number.isFinite(loss), memory().tensors, refused instanceof InputError)
+export type Public = [Adapter, AdapterConfig, Sample, TrainConfig, typeof ask, typeof openVideoModel, typeof parseTrainConfig, typeof train]
+`
+const strict = {
+  target: 'es2022', module: 'nodenext', lib: ['es2023', 'esnext.disposable'], types: ['node'], outDir: 'out', strict: true, skipLibCheck: false,
+  noUncheckedIndexedAccess: true, exactOptionalPropertyTypes: true, verbatimModuleSyntax: true, noPropertyAccessFromIndexSignature: true,
+}
+
+test('a program over the public names passes strict nodenext, libraries checked too, and runs', () => {
+  writeFileSync(join(app, 'use.ts'), program)
+  writeFileSync(join(app, 'tsconfig.json'), JSON.stringify({ compilerOptions: strict, include: ['use.ts'] }))
+  cpSync(join(root, 'node_modules', '@types', 'node'), join(app, 'node_modules', '@types', 'node'), { recursive: true })
+  cpSync(join(root, 'node_modules', 'undici-types'), join(app, 'node_modules', 'undici-types'), { recursive: true })
+  run(app, process.execPath, [join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', '.'])
+  assert.equal(run(app, process.execPath, [join('out', 'use.js')]).split('\n'), ['1,2,1,2,1,2', '[ 1 ]', 'true 0 true'])
+})
+
+test('importing it loads no addon and starts no thread', () => {
+  writeFileSync(
+    join(app, 'alone.mjs'),
+    `import { existsSync, readdirSync } from 'node:fs'
+     const threads = () => (existsSync('/proc/self/task') ? readdirSync('/proc/self/task').length : 0)
+     const addons = () => process.report.getReport().sharedObjects.filter((f) => f.endsWith('.node'))
+     const before = threads()
+     const { memory } = await import('mtransllama')
+     console.log(threads() - before, addons().length)
+     memory()
+     console.log(addons().length)`,
+  )
+  assert.equal(run(app, process.execPath, ['alone.mjs']).split('\n'), ['0 0', '1'])
+})
+
+test('the command works where it is installed', () => {
+  const command = join(app, 'node_modules', '.bin', process.platform === 'win32' ? 'mtransllama.cmd' : 'mtransllama')
+  assert.match(run(app, command, ['--version']), /^\d+\.\d+\.\d+/)
+  assert.match(run(app, command, ['--help']), /train/)
+})
+
+test('in a clone the command runs what is compiled, unless the sources are newer', () => {
+  const main = join(source, 'dist', 'cli', 'main.js')
+  const version = (): string => run(source, process.execPath, [join('bin', 'mtransllama.mjs'), '--version'])
+  assert.ok(existsSync(main), 'left by npm pack')
+  writeFileSync(main, "console.log('compiled')\n")
+  assert.is(version(), 'compiled')
+  const later = statSync(main).mtimeMs / 1000 + 60
+  utimesSync(join(source, 'lib', 'cli', 'main.ts'), later, later)
+  assert.match(version(), /^\d+\.\d+\.\d+/)
+})
+
+if (process.env.MT_TEST_PACKAGE !== '0') test.run()
