@@ -3,32 +3,23 @@
 #include "kernels/matmul.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
 #include <new>
-#include <string>
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "kernels/isa.h"
 #include "kernels/matmul_kernels.h"
 
 namespace mt {
 
 namespace kernels {
 const Level& level() {
-  static const Level* chosen = [] {
-    const char* s = std::getenv("MT_CPU");
-    std::string asked = s ? s : "";
-    if (!asked.empty() && asked != "avx512" && asked != "avx2" && asked != "portable")
-      throw std::runtime_error(text("MT_CPU: expected avx512, avx2 or portable, but got \"", asked, "\"."));
 #ifdef MT_X86
-    __builtin_cpu_init();
-    if ((asked.empty() || asked == "avx512") && __builtin_cpu_supports("avx512f")) return &avx512;
-    if (asked != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return &avx2;
+  if (isa() == Isa::avx512) return avx512;
+  if (isa() == Isa::avx2) return avx2;
 #endif
-    return &portable;
-  }();
-  return *chosen;
+  return portable;
 }
 }  // namespace kernels
 

@@ -37,8 +37,10 @@ struct Level {
 };
 
 extern const Level portable;
-#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
-#define MT_X86 1
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#ifndef MT_X86
+#define MT_X86
+#endif
 extern const Level avx2, avx512;
 #endif
 
