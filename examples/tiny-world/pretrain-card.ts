@@ -90,9 +90,9 @@ Made by
 
     npx tsx examples/tiny-world/pretrain.ts --seed ${seed} --steps ${steps}
 
-in ${Math.round(seconds / 60)} minutes on 2 CPU cores: ${vision.steps} steps of ${vision.images} images for the ViT alone, then ${steps} steps of ${images} images for everything.
-${Math.round(100 * share)} % of its prompts show two to four images, whose visual tokens follow one another. The same command gives the same
-weights on the same kind of processor.
+in ${Math.round(seconds / 60)} minutes on the CPU: ${vision.steps} steps of ${vision.images} images for the ViT alone, then ${steps} steps of ${images} images for everything.
+${Math.round(100 * share)} % of its prompts show two to four images, whose visual tokens follow one another. The same command and
+build give the same weights on the same kind of processor.
 
 Scores of this folder, on scenes that were not trained on. Questions about one image (closed ones ranked by their loss,
 \`describe\` generated):
