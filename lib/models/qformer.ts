@@ -106,14 +106,21 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
   }
   x = normalise(model.norm, x)
   observe?.('embeddings', x)
+  let [queries, text] = parts(x)
+
+  /** Queries and text of [B,G,n+K,D], each in memory of its own. */
+  function parts(all: Tensor): [Tensor, Tensor | undefined] {
+    if (!K) return [all, undefined]
+    const [head, tail] = split(all, [n, K], 2)
+    return [contiguous(head!), contiguous(tail!)]
+  }
 
   for (const [m, layer] of model.layers.entries()) {
     const { spatial, temporal, cross } = input.adapters?.[m] ?? {}
     const seen = (name: string) => (value: Tensor) => observe?.(`layer.${m}.${name}`, value)
-    x = attend(layer.self, x, { over: 2, padding, pooled: n, lora: spatial?.lora, routing: spatial?.routing, observeAlpha: seen('spatial.alpha') }) // (7)
+    x = attend(layer.self, x, { over: 2, padding, pooled: queries, lora: spatial?.lora, routing: spatial?.routing, observeAlpha: seen('spatial.alpha') }) // (7)
     seen('spatial')(x)
-    const [head, text] = K ? split(x, [n, K], 2) : [x]
-    let queries = contiguous(head!)
+    ;[queries, text] = parts(x)
 
     if (temporal) {
       const block = attend(temporal.weights ?? layer.self, queries, { over: 1, lora: temporal.lora, routing: temporal.routing, observeAlpha: seen('temporal.alpha') }) // (9)
@@ -129,8 +136,8 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
     queries = feedForward(layer.queryFeed, queries)
     // What the last layer makes of the text is read by nobody.
     const wanted = text && (m + 1 < model.layers.length || observe)
-    x = wanted ? concat([queries, feedForward(layer.textFeed!, text)], 2) : queries
+    x = wanted ? concat([queries, feedForward(layer.textFeed!, text!)], 2) : queries
     seen('ffn')(x)
   }
-  return x.dim(2) === n ? x : contiguous(split(x, [n, K], 2)[0]!)
+  return queries
 }

@@ -3,7 +3,6 @@ import { add } from '../ops/elementwise.js'
 import { attention } from '../ops/attention.js'
 import { contiguous } from '../ops/copy.js'
 import { router } from '../ops/router.js'
-import { narrow } from '../ops/views.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { normalise, project, type Linear, type LoRA, type Norm } from './layers.js'
 
@@ -40,8 +39,8 @@ export interface Attend {
   padding?: Tensor | undefined
   lora?: { q: LoRA; v: LoRA } | undefined
   routing?: Routing | undefined
-  /** How many of the first tokens the router pools: the query tokens. Default: all. */
-  pooled?: number | undefined
+  /** What the router pools over `over`: the query tokens. Default: all of x. */
+  pooled?: Tensor | undefined
   /** Sees the router's choice, α [...batch, p]. */
   observeAlpha?: ((alpha: Tensor) => void) | undefined
 }
@@ -55,7 +54,7 @@ export function attend(weights: AttentionWeights, input: Tensor, o: Attend): Ten
   const v = project(weights.value, source, o.lora?.v)
   let alpha: Tensor | undefined
   if (o.routing) {
-    alpha = router(o.pooled === undefined ? x : narrow(x, o.over, 0, o.pooled), o.routing.router, o.over)
+    alpha = router(o.pooled ?? x, o.routing.router, o.over)
     o.observeAlpha?.(alpha)
   }
   const mixed = attention(q, k, v, {
