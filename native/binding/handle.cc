@@ -1,6 +1,7 @@
 #include "binding/handle.h"
 
 #include <algorithm>
+#include <memory>
 
 namespace mt::binding {
 namespace {
@@ -35,7 +36,9 @@ std::string shown(const Napi::Value& value) {
 }
 
 Napi::Value wrap(Napi::Env env, View view) {
-  auto* handle = new Handle{std::move(view)};
+  // Every call here may throw, where the thread is being ended.
+  auto owned = std::make_unique<Handle>(Handle{std::move(view)});
+  Handle* handle = owned.get();
   Napi::Object object = Napi::Object::New(env);
   object.TypeTag(&kTag);
   napi_status status = napi_wrap(
@@ -46,10 +49,8 @@ Napi::Value wrap(Napi::Env env, View view) {
         delete h;
       },
       nullptr, nullptr);
-  if (status != napi_ok) {
-    delete handle;
-    throw Napi::Error::New(env);
-  }
+  if (status != napi_ok) throw Napi::Error::New(env);
+  owned.release();  // the object's finaliser frees it
   if (int64_t bytes = int64_t(handle->view.storage->bytes()); bytes >= kWorthReporting && !handle->view.storage->read_only()) {
     handle->reported = bytes;
     Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
@@ -70,7 +71,9 @@ Handle& unwrap(const Napi::Value& value, const char* function, int position) {
 
 void release(Napi::Env env, Handle& handle) {
   handle.view.storage.reset();
-  if (handle.reported) Napi::MemoryManagement::AdjustExternalMemory(env, -handle.reported);
+  // Node-API itself: this also runs as a finaliser, where an exception would end the process.
+  int64_t total;
+  if (handle.reported) napi_adjust_external_memory(env, -handle.reported, &total);
   handle.reported = 0;
 }
 

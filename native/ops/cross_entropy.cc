@@ -32,6 +32,13 @@ void check_cross_entropy_backward(const View& dloss, const View& logits, const V
 // ---- CPU ----
 
 namespace cpu {
+namespace {
+
+void require_class(int32_t label, int64_t classes) {
+  if (label < 0 || label >= classes) throw std::runtime_error(text("label ", label, " is outside the ", classes, " classes"));
+}
+
+}  // namespace
 
 void cross_entropy_forward(const View& logits, const View& labels, int64_t ignore, double factor, Out loss, Out lse) {
   int64_t V = logits.size(-1), rows = logits.rows();
@@ -42,7 +49,7 @@ void cross_entropy_forward(const View& logits, const View& labels, int64_t ignor
     for (int64_t r = begin; r < end; ++r) {
       out[r] = 0;
       if (label[r] == ignore) continue;
-      if (label[r] < 0 || label[r] >= V) throw std::runtime_error(text("label ", label[r], " is outside the ", V, " classes"));
+      require_class(label[r], V);
       const float* row = x + r * V;
       float most = *std::max_element(row, row + V);
       double sum = 0;
@@ -68,6 +75,7 @@ void cross_entropy_backward(const View& dloss, const View& logits, const View& l
         std::fill(row, row + V, 0.0f);
         continue;
       }
+      require_class(label[r], V);
       for (int64_t v = 0; v < V; ++v) row[v] = scale * std::exp(x[r * V + v] - saved[r]);
       row[label[r]] -= scale;
     }

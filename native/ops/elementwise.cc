@@ -53,7 +53,7 @@ void check_gate_backward(const View& dy, const View& a, const View& b, const Vie
   check_gate_forward(a, b, g, da);
   same(dy, "dy", a, "a");
   same(db, "db", a, "a");
-  if (dg) require_shape(dg, "dg", {1});
+  if (dg) require_dense(dg, "dg"), require_shape(dg, "dg", {1});
 }
 
 // ---- CPU ----

@@ -10,7 +10,8 @@ namespace {
 void check(const View& pixels, const char* what, int64_t patch, const View& rows, const char* whose) {
   require_dense(pixels, what);
   require_rank(pixels, what, 4);
-  require(patch >= 1, "patch: expected 1 or more, but got ", patch, ".");
+  require(patch >= 1 && patch <= (1 << 15), "patch: expected 1 to 32768, but got ", patch, ".");
+  require(pixels.shape[1] <= (int64_t(1) << 46) / (patch * patch), what, ": expected fewer channels, but got ", shape_text(pixels), ".");  // no product below overflows
   require(pixels.shape[2] % patch == 0 && pixels.shape[3] % patch == 0, what, ": expected a height and width that patches of ", patch, " divide, but got ", shape_text(pixels), ".");
   require_dense(rows, whose);
   require_shape(rows, whose, {pixels.shape[0], (pixels.shape[2] / patch) * (pixels.shape[3] / patch), pixels.shape[1] * patch * patch});
