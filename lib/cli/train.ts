@@ -1,4 +1,5 @@
 /** `mtransllama train CONFIG.yaml` */
+import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { countTrained } from '../adapter/parameters.js'
 import { readTrainConfig } from '../train/config.js'
@@ -9,9 +10,10 @@ export function register(program: Command): void {
   program
     .command('train <config>')
     .description('train an adapter as a YAML file says')
+    .option('--output <dir>', 'write there instead of where the file says')
     .option('--resume', 'go on with the run whose state lies in the output folder')
-    .action(async (path: string, { resume = false }: { resume?: boolean }) => {
-      const config = await readTrainConfig(path)
+    .action(async (path: string, { output, resume = false }: { output?: string; resume?: boolean }) => {
+      const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
       const { signal, done } = interruptible()
       let bar: Bar | undefined
       let tokens = 0
