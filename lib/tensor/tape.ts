@@ -50,12 +50,12 @@ export function record(output: Tensor, inputs: Tensor[], backward: (dy: Tensor, 
 /** Everything `from` was computed from, last first. */
 function history(from: Tensor): Node[] {
   const seen = new Set<Node>()
-  const todo = from.node ? [from.node] : []
-  while (todo.length) {
-    const node = todo.pop()!
+  const open = from.node ? [from.node] : []
+  while (open.length) {
+    const node = open.pop()!
     if (seen.has(node)) continue
     seen.add(node)
-    for (const t of node.inputs) if (t.node) todo.push(t.node)
+    for (const t of node.inputs) if (t.node) open.push(t.node)
   }
   return [...seen].sort((a, b) => b.order - a.order)
 }
