@@ -13,7 +13,6 @@ MT_INLINE vec exp(vec x) {
   y = fma(y, r, splat(1.6666665459e-1f));
   y = fma(y, r, splat(5.0000001201e-1f));
   y = fma(y, r * r, r) + splat(1.0f);
-  // Below, the exponent's addition would leave the range of an integer: those lanes add 0 instead.
-  ivec inside = x > splat(-87.3f);
-  return select(inside, as_float(as_int(y) + (inside & (as_int(shifted) << 23))), splat(0.0f));
+  // Lanes outside the range may leave that of an integer; what they wrap to is thrown away.
+  return select(x > splat(-87.3f), as_float(add_wrapping(as_int(y), as_int(shifted) << 23)), splat(0.0f));
 }

@@ -11,6 +11,8 @@ MT_INLINE ivec isplat(int32_t x) { return x - ivec{}; }
 MT_INLINE vec select(ivec where, vec yes, vec no) { return where ? yes : no; }
 MT_INLINE ivec as_int(vec a) { return (ivec)a; }
 MT_INLINE vec as_float(ivec a) { return (vec)a; }
+typedef uint32_t uvec __attribute__((vector_size(MT_LANES * 4)));
+MT_INLINE ivec add_wrapping(ivec a, ivec b) { return (ivec)((uvec)a + (uvec)b); }
 #else
 template <typename T>
 struct lanes_of {
@@ -34,6 +36,7 @@ MT_INLINE ivec isplat(int32_t x) MT_LANEWISE(ivec, x)
 MT_INLINE vec select(ivec where, vec yes, vec no) MT_LANEWISE(vec, where.v[i] ? yes.v[i] : no.v[i])
 MT_INLINE ivec as_int(vec a) { return std::bit_cast<ivec>(a); }
 MT_INLINE vec as_float(ivec a) { return std::bit_cast<vec>(a); }
+MT_INLINE ivec add_wrapping(ivec a, ivec b) { return a + b; }
 #undef MT_LANEWISE
 #endif
 
