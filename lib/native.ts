@@ -3,6 +3,7 @@
  * `lib` touches the addon. Imports `errors` alone; keep this file at the top of `lib`, one below the package root.
  */
 import { createRequire } from 'node:module'
+import { resolve } from 'node:path'
 import { arch, platform, versions } from 'node:process'
 import { fileURLToPath } from 'node:url'
 
@@ -71,10 +72,41 @@ export interface Memory {
   limit: number
 }
 
+/** Counters of a CUDA device, of the whole process: what is allocated now, the most at one time, what the device has. */
+export interface DeviceMemory {
+  bytes: number
+  peak: number
+  limit: number
+}
+
+/** A CUDA device as the driver describes it, or why it cannot be used. */
+export type NativeDevice = { name: string; capability: string; multiprocessors: number; memory: number; free: number } | { failure: string }
+
+/** What the addon can run on: whether it holds CUDA kernels, for which architectures, and why there is no device. */
+export interface NativeDevices {
+  built: boolean
+  emulated: boolean
+  architectures: string
+  reason: string
+  devices: NativeDevice[]
+}
+
+/** A captured CUDA graph. */
+export interface NativeGraph {
+  readonly graph: unique symbol
+}
+
 export interface Native {
-  create(shape: readonly number[], dtype: string): NativeTensor
+  create(shape: readonly number[], dtype: string, device?: number): NativeTensor
   upload(bytes: Uint8Array, shape: readonly number[], dtype: string): NativeTensor
   view(base: NativeTensor, shape: readonly number[], strides: readonly number[], offset: number): NativeTensor
+  transfer(t: NativeTensor, device: number): NativeTensor
+  device(t: NativeTensor): number
+  devices(): NativeDevices
+  beginCapture(device: number): void
+  endCapture(device: number): NativeGraph
+  replay(graph: NativeGraph): void
+  releaseGraph(graph: NativeGraph): void
   map(path: string): object
   mapped(mapping: object, offset: number, shape: readonly number[], dtype: string): NativeTensor
   read(t: NativeTensor): Promise<ArrayBuffer>
@@ -82,8 +114,8 @@ export interface Native {
   release(t: NativeTensor): void
   sync(): Promise<void>
   syncBlocking(): void
-  memory(): Memory
-  resetPeak(): void
+  memory: { (): Memory; (device: number): DeviceMemory }
+  resetPeak(device?: number): void
   threads(n?: number): number
   ops: Ops
   signatures: string[]
@@ -101,7 +133,7 @@ function load(): Native {
   const places = [process.env.MT_ADDON, '../build/Release/mtransllama.node'].filter((p): p is string => !!p)
   const failures: string[] = []
   for (const place of places) {
-    const path = place.startsWith('..') ? fileURLToPath(new URL(place, import.meta.url)) : place
+    const path = place.startsWith('..') ? fileURLToPath(new URL(place, import.meta.url)) : resolve(place)
     try {
       return require(path) as Native
     } catch (error) {

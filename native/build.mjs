@@ -1,5 +1,7 @@
-// Builds the addon if its sources are newer than it: with CMake where cmake is found, else with node-gyp.
-// Nothing is downloaded. MT_BUILD=gyp or MT_BUILD=cmake chooses; --force builds in any case.
+// Builds the addon if its sources are newer than it: with CMake where cmake is found, else with node-gyp (CPU alone).
+// Nothing is downloaded. --cuda=auto|on|off|emulated (or MT_CUDA) says whether CUDA kernels are built; emulated ones, for
+// tests, go into build-emulated. --archs=LIST (as CMake has them; "release" for all) says for which devices; without it,
+// for the device of this machine, or as PTX 8.0 where there is none. MT_BUILD=gyp or cmake chooses; --force builds anyway.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -9,7 +11,10 @@ import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const require = createRequire(import.meta.url)
-const addon = join(root, 'build', 'Release', 'mtransllama.node')
+const option = (name) => process.argv.findLast((a) => a.startsWith(`--${name}=`))?.slice(name.length + 3)
+const cuda = (option('cuda') ?? process.env.MT_CUDA ?? 'off').toUpperCase()
+const folder = cuda === 'EMULATED' ? 'build-emulated' : 'build'
+const addon = join(root, folder, 'Release', 'mtransllama.node')
 
 /** When the newest of the addon's sources was written. */
 function newest(path) {
@@ -38,13 +43,28 @@ function headers() {
   return existsSync(join(prefix, 'include', 'node', 'node_api.h')) ? [`--nodedir=${prefix}`] : []
 }
 
+const released = '80-real;90-real;100-real;120-real;80-virtual'
+
+/** The architectures to compile kernels for. */
+function architectures() {
+  const asked = option('archs') ?? process.env.MT_CUDA_ARCHS
+  if (asked) return asked === 'release' ? released : asked
+  const { status, stdout } = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8' })
+  const found = status === 0 ? [...new Set(stdout.match(/\d+\.\d/g))].map((c) => `${c.replace('.', '')}-real`) : []
+  return found.length ? found.join(';') : '80-virtual'
+}
+
 function build() {
   const sources = ['native', 'CMakeLists.txt', 'binding.gyp'].map((f) => newest(join(root, f)))
   if (!process.argv.includes('--force') && existsSync(addon) && statSync(addon).mtimeMs > Math.max(...sources)) return 0
   const cmake = process.env.MT_BUILD ? process.env.MT_BUILD === 'cmake' : has('cmake')
   const jobs = Math.max(1, cpus().length)
+  if (!cmake && (cuda === 'ON' || cuda === 'EMULATED')) {
+    console.error(`mtransllama: CUDA kernels are built with CMake, and ${process.env.MT_BUILD ? `MT_BUILD=${process.env.MT_BUILD} asks for another` : 'cmake was not found'}; install cmake 3.25 or newer.`)
+    return 1
+  }
   const [file, args] = cmake
-    ? [script('cmake-js', 'cmake-js'), ['compile', '--log-level', 'warn', '--parallel', String(jobs), `--CDMT_CUDA=${process.env.MT_CUDA ?? 'OFF'}`]]
+    ? [script('cmake-js', 'cmake-js'), ['compile', '--log-level', 'warn', '--parallel', String(jobs), '-O', folder, `--CDMT_CUDA=${cuda}`, ...(cuda === 'ON' || cuda === 'AUTO' ? [`--CDCMAKE_CUDA_ARCHITECTURES=${architectures()}`] : [])]]
     : [script('node-gyp', 'node-gyp') ?? process.env.npm_config_node_gyp, ['rebuild', '--silent', '--jobs', String(jobs), ...headers()]]
   if (!file) {
     console.error(`mtransllama: ${cmake ? 'cmake-js' : 'node-gyp'} is not installed; run "npm install", or "npm install node-gyp" where there is no cmake.`)

@@ -57,7 +57,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, o: AttentionOptions):
     }
   }
 
-  const y = empty(q.shape)
+  const y = empty(q.shape, q.dtype)
   const [b0, b1] = [batch[0]!, batch[1] ?? 1]
   const lse = empty([b0, b1, o.heads, q.dim(over), mode === 2 ? alpha!.dim(-1) : 1])
   const masks = mode ? o.masks!.handle : null
@@ -66,7 +66,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, o: AttentionOptions):
   )
   record(y, alpha ? [a, b, c, alpha] : [a, b, c], (dy, needs) => {
     const d = contiguous(dy)
-    const [dq, dk, dv] = [a, b, c].map((t, i) => (needs[i] ? empty(t.shape) : undefined))
+    const [dq, dk, dv] = [a, b, c].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
     const dalpha = needs[3] ? empty(alpha!.shape) : undefined
     call((rows, keyMask, weights) => {
       const into = (t: Tensor | undefined) => (t ? rows(t).handle : null)

@@ -1,5 +1,6 @@
 /** Copies and conversions. */
 import { native } from '../native.js'
+import type { Device } from '../tensor/device.js'
 import { record } from '../tensor/tape.js'
 import { empty, Tensor, type DType } from '../tensor/tensor.js'
 
@@ -19,10 +20,10 @@ export function copy(x: Tensor): Tensor {
   return record(copied(x), [x], (dy) => [dy])
 }
 
-/** The elements as another dtype: between the float types, and from integers to int32, int64 or float32. The gradient is float32 on both sides. */
+/** The elements as another dtype: between the float types, and from integers to int32, int64 or float32. The gradient has the dtype of what it belongs to, float32 for a float16 input. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (dtype === x.dtype) return x
-  return record(copied(x, dtype), [x], (dy) => [dy])
+  return record(copied(x, dtype), [x], (dy) => [x.dtype === 'bfloat16' || x.dtype === 'float32' ? cast(dy, x.dtype) : dy])
 }
 
 /** Writes `x` over `target`, a tensor or a view of one, of the same shape. No gradient flows. */
@@ -31,13 +32,13 @@ export function write(target: Tensor, x: Tensor): void {
 }
 
 /** A tensor of one value. */
-export function full(shape: readonly number[], value: number, dtype: DType = 'float32'): Tensor {
-  const y = empty(shape, dtype)
+export function full(shape: readonly number[], value: number, dtype: DType = 'float32', device: Device = 'cpu'): Tensor {
+  const y = empty(shape, dtype, device)
   native().ops.fill(value, y.handle)
   return y
 }
 
 /** A tensor of zeros. */
-export function zeros(shape: readonly number[], dtype: DType = 'float32'): Tensor {
-  return full(shape, 0, dtype)
+export function zeros(shape: readonly number[], dtype: DType = 'float32', device: Device = 'cpu'): Tensor {
+  return full(shape, 0, dtype, device)
 }

@@ -8,7 +8,7 @@ export const IGNORE = -100
 
 /**
  * factor·Σ (log Σ exp(logits) − logits at the label) over the rows whose label is not {@link IGNORE}: logits [...,V]
- * float32, labels [...] int32; one number. factor 1/count makes it a mean.
+ * float32 or bfloat16, labels [...] int32; one float32 number. factor 1/count makes it a mean.
  */
 export function crossEntropy(a: Tensor, labels: Tensor, factor = 1): Tensor {
   const logits = contiguous(a)
@@ -16,7 +16,7 @@ export function crossEntropy(a: Tensor, labels: Tensor, factor = 1): Tensor {
   const [loss, lse] = [empty([]), empty([logits.size / (logits.shape.at(-1) || 1)])]
   native().ops.cross_entropy_forward(logits.handle, labels.handle, IGNORE, factor, loss.handle, lse.handle)
   return record(loss, [logits], (dloss) => {
-    const dlogits = empty(logits.shape)
+    const dlogits = empty(logits.shape, logits.dtype)
     native().ops.cross_entropy_backward(dloss.handle, logits.handle, labels.handle, lse.handle, IGNORE, factor, dlogits.handle)
     return [dlogits]
   })

@@ -11,7 +11,7 @@ import { contiguous } from './copy.js'
 /** a + scale·b. `b` has the shape of `a` or of its last dimensions, over which it then repeats. */
 export function add(a: Tensor, b: Tensor, scale = 1): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
-  const y = empty(x.shape)
+  const y = empty(x.shape, x.dtype)
   native().ops.add(x.handle, z.handle, scale, y.handle)
   return record(y, [x, z], (dy, [needsA, needsB]) => {
     let db: Tensor | undefined
@@ -24,7 +24,7 @@ export function add(a: Tensor, b: Tensor, scale = 1): Tensor {
 }
 
 function times(x: Tensor, factor: number): Tensor {
-  const y = empty(x.shape)
+  const y = empty(x.shape, x.dtype)
   native().ops.scale(x.handle, factor, y.handle)
   return y
 }
@@ -39,7 +39,7 @@ export function scale(a: Tensor, factor: number): Tensor {
 export function multiply(a: Tensor, b: Tensor): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
   const product = (p: Tensor, q: Tensor): Tensor => {
-    const y = empty(p.shape)
+    const y = empty(p.shape, p.dtype)
     native().ops.multiply(p.handle, q.handle, y.handle)
     return y
   }
@@ -49,10 +49,10 @@ export function multiply(a: Tensor, b: Tensor): Tensor {
 /** Exact GELU, x/2 (1 + erf(x/√2)). */
 export function gelu(a: Tensor): Tensor {
   const x = contiguous(a)
-  const y = empty(x.shape)
+  const y = empty(x.shape, x.dtype)
   native().ops.gelu_forward(x.handle, y.handle)
   return record(y, [x], (dy) => {
-    const dx = empty(x.shape)
+    const dx = empty(x.shape, x.dtype)
     native().ops.gelu_backward(dy.handle, x.handle, dx.handle)
     return [dx]
   })
@@ -61,10 +61,10 @@ export function gelu(a: Tensor): Tensor {
 /** max(x, 0). */
 export function relu(a: Tensor): Tensor {
   const x = contiguous(a)
-  const y = empty(x.shape)
+  const y = empty(x.shape, x.dtype)
   native().ops.relu_forward(x.handle, y.handle)
   return record(y, [x], (dy) => {
-    const dx = empty(x.shape)
+    const dx = empty(x.shape, x.dtype)
     native().ops.relu_backward(dy.handle, x.handle, dx.handle)
     return [dx]
   })
@@ -73,10 +73,10 @@ export function relu(a: Tensor): Tensor {
 /** SwiGLU's product, gate·sigmoid(gate)·up. */
 export function siluMul(gate: Tensor, up: Tensor): Tensor {
   const [g, u] = [contiguous(gate), contiguous(up)]
-  const y = empty(g.shape)
+  const y = empty(g.shape, g.dtype)
   native().ops.silu_mul_forward(g.handle, u.handle, y.handle)
   return record(y, [g, u], (dy) => {
-    const [dg, du] = [empty(g.shape), empty(g.shape)]
+    const [dg, du] = [empty(g.shape, g.dtype), empty(g.shape, g.dtype)]
     native().ops.silu_mul_backward(dy.handle, g.handle, u.handle, dg.handle, du.handle)
     return [dg, du]
   })
@@ -85,10 +85,10 @@ export function siluMul(gate: Tensor, up: Tensor): Tensor {
 /** a + tanh(g)·(b − a), g a tensor of one number: the gated residual of SPEC §3. */
 export function gate(a: Tensor, b: Tensor, g: Tensor): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
-  const y = empty(x.shape)
+  const y = empty(x.shape, x.dtype)
   native().ops.gate_forward(x.handle, z.handle, g.handle, y.handle)
   return record(y, [x, z, g], (dy, needs) => {
-    const [da, db] = [empty(x.shape), empty(x.shape)]
+    const [da, db] = [empty(x.shape, x.dtype), empty(x.shape, x.dtype)]
     const dg = needs[2] ? empty([1]) : undefined
     native().ops.gate_backward(dy.handle, x.handle, z.handle, g.handle, da.handle, db.handle, dg?.handle ?? null)
     return [da, db, dg]

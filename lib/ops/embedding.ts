@@ -4,13 +4,13 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
 /**
- * Rows of a table: ids int32 of any shape, table [V,D] float32, bfloat16 or float16; result [...ids,D] float32.
+ * Rows of a table: ids int32 of any shape, table [V,D] float32, bfloat16 or float16; result [...ids,D] of `dtype`.
  * An id outside the table rejects the next await, with the id and V.
  */
-export function embedding(ids: Tensor, table: Tensor): Tensor {
+export function embedding(ids: Tensor, table: Tensor, dtype: 'float32' | 'bfloat16' = 'float32'): Tensor {
   ids = contiguous(ids)
   table = contiguous(table)
-  const y = empty([...ids.shape, table.dim(1)])
+  const y = empty([...ids.shape, table.dim(1)], dtype)
   native().ops.embedding_forward(ids.handle, table.handle, y.handle)
   return record(y, [table], (dy) => {
     const dtable = empty(table.shape)

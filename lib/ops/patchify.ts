@@ -9,10 +9,10 @@ export function patchify(a: Tensor, patch: number): Tensor {
   const pixels = contiguous(a)
   const [b, c, h, w] = pixels.shape as [number, number, number, number]
   if (pixels.rank !== 4 || h % patch || w % patch) throw invalid('pixels', `shape [B,C,H,W] with a height and width that ${patch} divides`, `[${pixels.shape}]`)
-  const y = empty([b, (h / patch) * (w / patch), c * patch * patch])
+  const y = empty([b, (h / patch) * (w / patch), c * patch * patch], pixels.dtype)
   native().ops.patchify_forward(pixels.handle, patch, y.handle)
   return record(y, [pixels], (dy) => {
-    const dpixels = empty(pixels.shape)
+    const dpixels = empty(pixels.shape, pixels.dtype)
     native().ops.patchify_backward(dy.handle, patch, dpixels.handle)
     return [dpixels]
   })

@@ -1,4 +1,5 @@
 import { native } from '../native.js'
+import type { Device } from '../tensor/device.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 
 /**
@@ -7,17 +8,18 @@ import { empty, type Tensor } from '../tensor/tensor.js'
  */
 export class Random {
   #streams = 0
-  constructor(readonly seed: number) {}
+  /** @param device where its tensors lie */
+  constructor(readonly seed: number, readonly device: Device = 'cpu') {}
 
   /** A float32 tensor, uniform in [low, high). Every call takes the next stream. */
   uniform(shape: readonly number[], low = 0, high = 1): Tensor {
-    const y = empty(shape)
+    const y = empty(shape, 'float32', this.device)
     native().ops.random_uniform(this.seed, this.#streams++, low, high, y.handle)
     return y
   }
   /** A float32 tensor, normally distributed. */
   normal(shape: readonly number[], mean = 0, std = 1): Tensor {
-    const y = empty(shape)
+    const y = empty(shape, 'float32', this.device)
     native().ops.random_normal(this.seed, this.#streams++, mean, std, y.handle)
     return y
   }

@@ -3,14 +3,14 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
-/** RMSNorm over the last dimension D, as LLaMA has it: x [...,D], weight [D], float32. */
+/** RMSNorm over the last dimension D, as LLaMA has it: x [...,D] float32 or bfloat16, weight [D] float32. */
 export function rmsNorm(a: Tensor, weight: Tensor, eps: number): Tensor {
   const x = contiguous(a)
   weight = contiguous(weight)
-  const [y, rstd] = [empty(x.shape), empty([x.size / (x.shape.at(-1) || 1)])]
+  const [y, rstd] = [empty(x.shape, x.dtype), empty([x.size / (x.shape.at(-1) || 1)])]
   native().ops.rmsnorm_forward(x.handle, weight.handle, eps, y.handle, rstd.handle)
   return record(y, [x, weight], (dy, needs) => {
-    const [dx, dw] = [x, weight].map((t, i) => (needs[i] ? empty(t.shape) : undefined))
+    const [dx, dw] = [x, weight].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
     native().ops.rmsnorm_backward(dy.handle, x.handle, weight.handle, rstd.handle, dx?.handle ?? null, dw?.handle ?? null)
     return [dx, dw]
   })

@@ -33,7 +33,7 @@ export function router(input: Tensor, weights: RouterWeights, over: number): Ten
   seen.dispose()
   return record(alpha.view([...batch, b2.size]), [x, w1, b1, w2, b2], (dy, needs) => {
     const dalpha = contiguous(dy).view(alpha.shape)
-    const dx = needs[0] ? empty(x.shape) : undefined
+    const dx = needs[0] ? empty(x.shape, x.dtype) : undefined
     const [dw1, db1, dw2, db2] = [w1, b1, w2, b2].map((t) => empty(t.shape)) as [Tensor, Tensor, Tensor, Tensor]
     native().ops.router_backward(
       dalpha.handle, alpha.handle, pooled.handle, hidden.handle, w1.handle, w2.handle, dx ? rows(dx).handle : null, dw1.handle, db1.handle, dw2.handle, db2.handle,

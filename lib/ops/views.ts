@@ -28,7 +28,7 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
   if (!(start >= 0 && length >= 0 && start + length <= x.shape[d]!)) throw invalid('narrow', `a range inside dimension ${d} of [${x.shape}]`, [start, start + length])
   const at = (t: Tensor): Tensor => t.view(replaced(t.shape, d, length), t.strides, start * t.strides[d]!)
   return record(at(x), [x], (dy) => {
-    const dx = zeros(x.shape)
+    const dx = zeros(x.shape, x.dtype, x.device)
     write(at(dx), dy)
     return [dx]
   })
@@ -111,7 +111,7 @@ export function swap(a: Tensor): Tensor {
   const x = contiguous(a)
   const turn = (t: Tensor): Tensor => {
     if (t.rank !== 4) throw invalid('swap', 'shape [B,T,L,D]', `[${t.shape}]`)
-    const y = empty([t.shape[0]!, t.shape[2]!, t.shape[1]!, t.shape[3]!])
+    const y = empty([t.shape[0]!, t.shape[2]!, t.shape[1]!, t.shape[3]!], t.dtype)
     native().ops.swap(t.handle, y.handle)
     return y
   }

@@ -61,13 +61,14 @@ function history(from: Tensor): Node[] {
 }
 
 function sum(a: Tensor, b: Tensor): Tensor {
-  const y = empty(a.shape)
+  const y = empty(a.shape, a.dtype)
   native().ops.add(a.handle, b.handle, 1, y.handle)
   return y
 }
 
-function filled(shape: readonly number[], value: number): Tensor {
-  const y = empty(shape)
+/** One value in the shape of a tensor, where that lies: the gradient of what is float32 or bfloat16. */
+function filled(t: Tensor, value: number): Tensor {
+  const y = empty(t.shape, t.dtype === 'bfloat16' ? 'bfloat16' : 'float32', t.device)
   native().ops.fill(value, y.handle)
   return y
 }
@@ -75,7 +76,7 @@ function filled(shape: readonly number[], value: number): Tensor {
 /** A contiguous handle of its own: backward functions may rely on the layout. */
 function packed(t: Tensor): Tensor {
   if (t.isContiguous) return t.detach()
-  const y = empty(t.shape)
+  const y = empty(t.shape, t.dtype)
   native().ops.copy(t.handle, y.handle)
   return y
 }
@@ -90,10 +91,10 @@ function packed(t: Tensor): Tensor {
 export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Tensor[] {
   if (!loss.requiresGrad) throw invalid('backward', 'a loss that depends on a parameter', `shape [${loss.shape}], computed from frozen tensors alone`)
   if (!seed && loss.size !== 1) throw invalid('backward', 'a loss of one number', `shape [${loss.shape}]`, 'give the gradient of its elements as seed')
-  if (seed && (seed.dtype !== 'float32' || `${seed.shape}` !== `${loss.shape}`)) throw invalid('seed', `float32 of the loss's shape, [${loss.shape}]`, `${seed.dtype} [${seed.shape}]`)
+  if (seed && (seed.dtype !== loss.dtype || `${seed.shape}` !== `${loss.shape}`)) throw invalid('seed', `the loss's dtype and shape, ${loss.dtype} [${loss.shape}]`, `${seed.dtype} [${seed.shape}]`)
   return scope(() =>
     noGrad(() => {
-      const grads = new Map<Tensor, Tensor>([[loss, seed ? packed(seed) : filled(loss.shape, 1)]])
+      const grads = new Map<Tensor, Tensor>([[loss, seed ? packed(seed) : filled(loss, 1)]])
       const found = new Map<Tensor, Tensor>()
       const give = (t: Tensor, g: Tensor): void => {
         if (t.node) {
@@ -109,7 +110,7 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
       for (const node of history(loss)) {
         const dys = node.outputs.map((t) => grads.get(t))
         if (dys.every((g) => g === undefined)) continue
-        const whole = dys.map((g, i) => g ?? filled(node.outputs[i]!.shape, 0))
+        const whole = dys.map((g, i) => g ?? filled(node.outputs[i]!, 0))
         const needs = node.inputs.map((t) => t.requiresGrad)
         const results = node.backward(whole, needs)
         node.inputs.forEach((t, i) => {
@@ -124,7 +125,7 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
         })
         for (const g of results) if (g && ![...found.values()].includes(g)) g.dispose()
       }
-      return wanted.map((t) => found.get(t) ?? filled(t.shape, 0))
+      return wanted.map((t) => found.get(t) ?? filled(t, 0))
     }),
   )
 }

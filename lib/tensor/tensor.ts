@@ -4,6 +4,7 @@
  */
 import { invalid } from '../errors.js'
 import { native, type Memory, type NativeTensor } from '../native.js'
+import { deviceId, deviceOf, type Device } from './device.js'
 import { enter, leave } from './scope.js'
 import type { Node } from './tape.js'
 
@@ -63,6 +64,10 @@ export class Tensor {
   get disposed(): boolean {
     return !this.#handle
   }
+  /** Where it lies; undefined until an operator decides it by writing to it, where inputs of that operator lie. */
+  get device(): Device | undefined {
+    return deviceOf(native().device(this.handle))
+  }
   get rank(): number {
     return this.shape.length
   }
@@ -87,6 +92,13 @@ export class Tensor {
    */
   view(shape: readonly number[], strides: readonly number[] = contiguousStrides(shape), offset = 0): Tensor {
     return new Tensor(native().view(this.handle, shape, strides, offset), shape, this.dtype, strides)
+  }
+  /** Its elements on a device, in contiguous memory: itself if it lies there. No gradient flows through it. */
+  to(device: Device): Tensor {
+    if (this.device === device) return this
+    const moved = new Tensor(native().transfer(this.handle, deviceId(device)), this.shape, this.dtype)
+    if (this.label !== undefined) moved.label = this.label
+    return moved
   }
   /** A second handle on the same memory, cut off from the tape. */
   detach(): Tensor {
@@ -135,9 +147,9 @@ declare global {
   }
 }
 
-/** A tensor whose content is not yet defined: an operator's output. */
-export function empty(shape: readonly number[], dtype: DType = 'float32'): Tensor {
-  return new Tensor(native().create(shape, dtype), shape, dtype)
+/** A tensor whose content is not yet defined: an operator's output. It lies where that operator runs, unless that is said here. */
+export function empty(shape: readonly number[], dtype: DType = 'float32', device?: Device): Tensor {
+  return new Tensor(native().create(shape, dtype, device && deviceId(device)), shape, dtype)
 }
 
 function checkShape(name: string, shape: readonly number[], length: number): void {
@@ -146,11 +158,11 @@ function checkShape(name: string, shape: readonly number[], length: number): voi
 }
 
 /**
- * A tensor with the given elements, copied. The dtype follows the array (Float32Array: float32, Int32Array: int32,
+ * A tensor with the given elements, copied to `device`. The dtype follows the array (Float32Array: float32, Int32Array: int32,
  * Uint8Array: uint8, BigInt64Array: int64; number[]: float32) unless given; Uint16Array holds the bits of a 16-bit
  * float and needs `dtype`.
  */
-export function tensor(data: TypedArray | readonly number[], shape?: readonly number[], dtype?: DType): Tensor {
+export function tensor(data: TypedArray | readonly number[], shape?: readonly number[], dtype?: DType, device: Device = 'cpu'): Tensor {
   const type = dtype ?? dtypeOf(data)
   if (!Object.hasOwn(arrays, type)) throw invalid('tensor', `a dtype, one of ${Object.keys(arrays).join(', ')}`, type)
   if (!isTyped(data) && !Array.isArray(data)) throw invalid('tensor', 'a typed array or an array of numbers', data)
@@ -158,7 +170,11 @@ export function tensor(data: TypedArray | readonly number[], shape?: readonly nu
   const dims = shape ?? [source.length]
   checkShape('tensor', dims, source.length)
   const bytes = new Uint8Array(source.buffer, source.byteOffset, source.byteLength)
-  return new Tensor(native().upload(bytes, dims, type), dims, type)
+  const made = new Tensor(native().upload(bytes, dims, type), dims, type)
+  if (device === 'cpu') return made
+  const there = made.to(device)
+  made.dispose()
+  return there
 }
 
 const isTyped = (data: unknown): data is TypedArray => ArrayBuffer.isView(data) && !(data instanceof DataView)
@@ -186,9 +202,9 @@ function convert(data: TypedArray | readonly number[], type: DType): TypedArray 
 export function memory(): Memory {
   return native().memory()
 }
-/** Starts a new measurement of `memory().peak`. */
-export function resetPeak(): void {
-  native().resetPeak()
+/** Starts a new measurement of `memory().peak`, or of a CUDA device's. */
+export function resetPeak(device: Device = 'cpu'): void {
+  native().resetPeak(deviceId(device))
 }
 /** Settles when everything called so far has been computed; rejects with the first failure, named after its operator. */
 export function sync(): Promise<void> {

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "binding/bind.h"
+#include "core/overlap.h"
 #include "core/parallel.h"
 
 namespace mt::binding {
@@ -42,15 +43,91 @@ View shaped(const std::vector<int64_t>& shape, DType dtype) {
   return v;
 }
 
-/// create(shape, dtype): a tensor whose memory comes with its first result.
+/// A device by number, -1 for the CPU; undecided where it was not given.
+Device device_argument(const Napi::Value& v, const char* function, int position) {
+  if (v.IsUndefined() || v.IsNull()) return {};
+  int64_t id = Decoder<int64_t>::decode(v, function, position);
+  require(id >= Device::kCpu && id < 1024, "device: expected -1 for the CPU or the number of a CUDA device, but got ", id, ".");
+  return {int(id)};
+}
+
+/// create(shape, dtype, device?): a tensor whose memory comes with its first result. Without a device, it lies where the
+/// operator runs that first writes it.
 Napi::Value create(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
+  Device device = device_argument(info[2], "create", 2);
   v.storage = std::make_shared<Storage>(size_t(v.numel()) * size_of(v.dtype));
+  if (device.decided()) v.storage->settle(Environment::of(info.Env()).queue(device));
   if (!v.numel()) v.storage->ensure();  // nothing will ever have to be written
   return wrap(info.Env(), std::move(v));
 }
 
-/// upload(bytes: Uint8Array, shape, dtype): copies at once.
+/// Copies any strided view to contiguous memory of the same dtype. `base` is where its storage begins.
+void gather(const View& v, const char* base, char* out) {
+  size_t item = size_of(v.dtype);
+  if (!v.numel()) return;
+  base += size_t(v.offset) * item;
+  if (v.contiguous()) { std::memcpy(out, base, size_t(v.numel()) * item); return; }
+  int64_t index[kMaxRank] = {};
+  for (int64_t n = v.numel(), i = 0; i < n; ++i, out += item) {
+    int64_t at = 0;
+    for (int d = 0; d < v.rank; ++d) at += index[d] * v.stride[d];
+    std::memcpy(out, base + size_t(at) * item, item);
+    for (int d = v.rank - 1; d >= 0 && ++index[d] == v.shape[d]; --d) index[d] = 0;
+  }
+}
+
+/// The elements of a view, wherever it lies, in order. Runs in the queue, or while it is empty.
+void fetch(const View& v, cuda::Queue* queue, char* out) {
+  prepare(v);
+  size_t item = size_of(v.dtype);
+  if (!queue || !v.numel()) return gather(v, static_cast<const char*>(v.storage->data()), out);
+  cuda::Use use(*queue);
+  const char* first = static_cast<const char*>(v.storage->data()) + size_t(v.offset) * item;
+  if (v.contiguous()) return queue->download(out, first, size_t(v.numel()) * item);
+  std::vector<char> span(size_t(reach(v) + 1) * item);
+  queue->download(span.data(), first, span.size());
+  View inside = v;
+  inside.offset = 0;
+  gather(inside, span.data(), out);
+}
+
+/// transfer(tensor, device): its elements in contiguous memory of a device.
+Napi::Value transfer(const Napi::CallbackInfo& info) {
+  const View from = unwrap(info[0], "transfer", 0).view;
+  Device device = device_argument(info[1], "transfer", 1);
+  require(device.decided(), "argument 2: expected a device, but got ", shown(info[1]), ".");
+  auto& environment = Environment::of(info.Env());
+  auto source = environment.queue(from.storage->device()), target = environment.queue(device);
+  View to = shaped({from.shape, from.shape + from.rank}, from.dtype);
+  const size_t bytes = size_t(to.numel()) * size_of(to.dtype);
+  to.storage = std::make_shared<Storage>(bytes);
+  to.storage->settle(target);
+  environment.stream.enqueue("transfer", [from, to, source, target, bytes] {
+    prepare(from);
+    if (!target) {
+      to.storage->ensure();
+      return fetch(from, source.get(), static_cast<char*>(to.storage->data()));
+    }
+    // By way of the host: what already lies there in order goes without a copy.
+    std::vector<char> host;
+    const char* data = static_cast<const char*>(from.storage->data()) + size_t(from.offset) * size_of(from.dtype);
+    if (source || !from.contiguous()) {
+      host.resize(bytes);
+      fetch(from, source.get(), host.data());
+      data = host.data();
+    }
+    cuda::Use use(*target);
+    to.storage->ensure();
+    target->upload(to.storage->data(), data, bytes);
+  });
+  return wrap(info.Env(), std::move(to));
+}
+
+/// device(tensor): -1 for the CPU, the number of a CUDA device, or -2 where nothing was written to it yet.
+Napi::Value device_of(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), unwrap(info[0], "device", 0).view.storage->device().id); }
+
+/// upload(bytes: Uint8Array, shape, dtype): copies at once, on the CPU.
 Napi::Value upload(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[1], "upload", 1), dtype_argument(info[2], "upload", 2));
   size_t bytes = size_t(v.numel()) * size_of(v.dtype);
@@ -58,6 +135,7 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   auto data = info[0].As<Napi::Uint8Array>();
   require(data.ByteLength() == bytes, "expected ", bytes, " bytes for shape ", shape_text(v), " of ", name(v.dtype), ", but got ", data.ByteLength(), ".");
   v.storage = std::make_shared<Storage>(bytes);
+  v.storage->settle(nullptr);
   v.storage->ensure();
   if (bytes) std::memcpy(v.storage->data(), data.Data(), bytes);
   return wrap(info.Env(), std::move(v));
@@ -117,25 +195,11 @@ Napi::Value mapped(const Napi::CallbackInfo& info) {
     v.storage = std::make_shared<Storage>(mapping, size_t(offset), bytes);
   } else {
     v.storage = std::make_shared<Storage>(bytes);
+    v.storage->settle(nullptr);
     v.storage->ensure();
     std::memcpy(v.storage->data(), mapping->data() + offset, bytes);
   }
   return wrap(info.Env(), std::move(v));
-}
-
-/// Copies any strided view to contiguous memory of the same dtype.
-void gather(const View& v, char* out) {
-  size_t item = size_of(v.dtype);
-  if (!v.numel()) return;
-  const char* base = static_cast<const char*>(v.storage->data()) + size_t(v.offset) * item;
-  if (v.contiguous()) { std::memcpy(out, base, size_t(v.numel()) * item); return; }
-  int64_t index[kMaxRank] = {};
-  for (int64_t n = v.numel(), i = 0; i < n; ++i, out += item) {
-    int64_t at = 0;
-    for (int d = 0; d < v.rank; ++d) at += index[d] * v.stride[d];
-    std::memcpy(out, base + size_t(at) * item, item);
-    for (int d = v.rank - 1; d >= 0 && ++index[d] == v.shape[d]; --d) index[d] = 0;
-  }
 }
 
 /// The memory a read writes to, and the work that writes it.
@@ -143,11 +207,10 @@ std::pair<Napi::Value, std::function<void()>> reading(const Napi::CallbackInfo& 
   View v = unwrap(info[0], function, 0).view;
   size_t bytes = size_t(v.numel()) * size_of(v.dtype);
   require(bytes <= memory_limit(), "expected a tensor that fits into memory, but got shape ", shape_text(v), ", ", bytes, " bytes.");
-  auto [buffer, out] = Environment::of(info.Env()).array_buffer(bytes);
-  return {buffer, [v = std::move(v), out = static_cast<char*>(out)] {
-            prepare(v);
-            gather(v, out);
-          }};
+  auto& environment = Environment::of(info.Env());
+  auto [buffer, out] = environment.array_buffer(bytes);
+  auto queue = environment.queue(v.storage->device());
+  return {buffer, [v = std::move(v), queue, out = static_cast<char*>(out)] { fetch(v, queue.get(), out); }};
 }
 
 /// read(tensor): a promise of an ArrayBuffer with the elements in order. readBlocking(tensor) waits instead.
@@ -173,9 +236,18 @@ Napi::Value sync_blocking(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+/// memory(device = -1): counters of the CPU's memory, or of a CUDA device's.
 Napi::Value memory(const Napi::CallbackInfo& info) {
-  MemoryStats s = memory_stats();
   auto o = Napi::Object::New(info.Env());
+  if (Device device = device_argument(info[0], "memory", 0); device.is_cuda()) {
+    cuda::DeviceInfo d = cuda::device_info(device.id);
+    cuda::Memory m = cuda::memory(device.id);
+    o["bytes"] = double(m.bytes);
+    o["peak"] = double(m.peak);
+    o["limit"] = double(d.memory);
+    return o;
+  }
+  MemoryStats s = memory_stats();
   o["bytes"] = double(s.bytes);
   o["peak"] = double(s.peak);
   o["cached"] = double(s.cached);
@@ -184,7 +256,106 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   return o;
 }
 Napi::Value forget_peak(const Napi::CallbackInfo& info) {
-  reset_peak();
+  if (Device device = device_argument(info[0], "resetPeak", 0); device.is_cuda()) {
+    cuda::device_info(device.id);  // throws where there is none
+    cuda::reset_peak(device.id);
+  } else {
+    reset_peak();
+  }
+  return info.Env().Undefined();
+}
+
+/// devices(): what this build can run on, and why it cannot run on more.
+Napi::Value devices(const Napi::CallbackInfo& info) {
+  cuda::Availability a = cuda::availability();
+  auto o = Napi::Object::New(info.Env());
+  o["built"] = a.built;
+  o["emulated"] = a.emulated;
+  o["architectures"] = a.architectures;
+  o["reason"] = a.reason;
+  auto list = Napi::Array::New(info.Env());
+  for (int i = 0; i < a.count; ++i) {
+    auto d = Napi::Object::New(info.Env());
+    try {
+      cuda::DeviceInfo found = cuda::device_info(i);
+      d["name"] = found.name;
+      d["capability"] = text(found.major, ".", found.minor);
+      d["multiprocessors"] = found.multiprocessors;
+      d["memory"] = double(found.memory);
+      d["free"] = double(found.free);
+    } catch (const std::exception& e) {
+      d["failure"] = std::string(e.what());
+    }
+    list.Set(uint32_t(i), d);
+  }
+  o["devices"] = list;
+  return o;
+}
+
+constexpr napi_type_tag kGraphTag = {0x6d7472616e736c6c, 0x616d612d67726170};
+struct Captured {
+  std::shared_ptr<cuda::Queue> queue;
+  std::shared_ptr<cuda::Graph> graph;  // set by the queue
+};
+
+/// beginCapture(device): from here to endCapture(), operators of this thread on that device are recorded, not run.
+Napi::Value begin_capture(const Napi::CallbackInfo& info) {
+  Device device = device_argument(info[0], "beginCapture", 0);
+  require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), "; graphs are of CUDA alone.");
+  auto& environment = Environment::of(info.Env());
+  auto queue = environment.queue(device);
+  environment.stream.enqueue("beginCapture", [queue] {
+    cuda::Use use(*queue);
+    queue->begin_capture();
+  });
+  return info.Env().Undefined();
+}
+
+/// endCapture(device): the graph. Called whether or not operators failed; what failed is reported by the next sync.
+Napi::Value end_capture(const Napi::CallbackInfo& info) {
+  Device device = device_argument(info[0], "endCapture", 0);
+  require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), ".");
+  auto& environment = Environment::of(info.Env());
+  auto captured = std::make_unique<std::shared_ptr<Captured>>(std::make_shared<Captured>(environment.queue(device), nullptr));
+  environment.stream.enqueue_always("endCapture", [c = *captured] {
+    cuda::Use use(*c->queue);
+    c->graph = c->queue->end_capture();
+  });
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.TypeTag(&kGraphTag);
+  napi_status status = napi_wrap(info.Env(), object, captured.get(), [](napi_env, void* p, void*) { delete static_cast<std::shared_ptr<Captured>*>(p); }, nullptr, nullptr);
+  if (status != napi_ok) throw Napi::Error::New(info.Env());
+  captured.release();
+  return object;
+}
+
+std::shared_ptr<Captured>& graph_argument(const Napi::CallbackInfo& info, const char* function) {
+  void* data = nullptr;
+  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kGraphTag) || napi_unwrap(info.Env(), info[0], &data) != napi_ok) refuse(info[0], function, 0, "a graph of endCapture()");
+  auto& graph = *static_cast<std::shared_ptr<Captured>*>(data);
+  require(graph != nullptr, "argument 1: expected a graph, but got one that was released.");
+  return graph;
+}
+
+/// replay(graph): runs what was recorded, on what its tensors then hold.
+Napi::Value replay(const Napi::CallbackInfo& info) {
+  auto graph = graph_argument(info, "replay");
+  Environment::of(info.Env()).stream.enqueue("replay", [graph] {
+    if (!graph->graph) throw std::runtime_error("the graph was not captured, because one of its operators failed");
+    cuda::Use use(*graph->queue);
+    graph->queue->replay(*graph->graph);
+  });
+  return info.Env().Undefined();
+}
+
+/// releaseGraph(graph): lets its memory go, once the queue has no more use for it.
+Napi::Value release_graph(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).stream.enqueue_always("releaseGraph", [graph = std::exchange(graph_argument(info, "releaseGraph"), nullptr)]() mutable {
+    if (!graph->graph) return;
+    cuda::Use use(*graph->queue);
+    graph->queue->wait();
+    graph->graph.reset();
+  });
   return info.Env().Undefined();
 }
 
@@ -209,6 +380,13 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   add<create>(exports, "create");
   add<upload>(exports, "upload");
+  add<transfer>(exports, "transfer");
+  add<device_of>(exports, "device");
+  add<devices>(exports, "devices");
+  add<begin_capture>(exports, "beginCapture");
+  add<end_capture>(exports, "endCapture");
+  add<replay>(exports, "replay");
+  add<release_graph>(exports, "releaseGraph");
   add<view>(exports, "view");
   add<map>(exports, "map");
   add<mapped>(exports, "mapped");

@@ -11,6 +11,7 @@
 
 #include "binding/environment.h"
 #include "binding/handle.h"
+#include "binding/widen.h"
 #include "core/view.h"
 
 namespace mt::binding {
@@ -82,14 +83,14 @@ void prepare(T) {}
 
 // ---- what holds for the outputs of every operator ----
 
-/// An argument's view, and whether it is written.
+/// An argument's view, whether it is written, and whether what was in it before matters.
 struct Role {
   const View* view = nullptr;
-  bool written = false;
+  bool written = false, read = true;
 };
 inline Role role(const View& v) { return {&v, false}; }
-inline Role role(const Out& v) { return {&v, true}; }
-inline Role role(const MaybeOut& v) { return {&v, true}; }
+inline Role role(const Out& v) { return {&v, true, false}; }
+inline Role role(const MaybeOut& v) { return {&v, true, false}; }
 inline Role role(const InOut& v) { return {&v, true}; }
 template <typename T>
   requires std::is_arithmetic_v<T>
@@ -133,24 +134,88 @@ Napi::Value guarded(const Napi::CallbackInfo& info, const char* function, F f) {
   }
 }
 
-/// The registry's line for an operator: its check runs at once, its CPU twin in the queue.
-template <auto Check, auto Cpu>
+/// The device that all arguments lie on, and on which the results will: that of the first one that lies anywhere, else
+/// the CPU. Throws where two differ.
+Device common_device(const Role* roles, size_t count);
+/// Where operators of a device run. `queue` is null for the CPU.
+void settle(const Role* roles, size_t count, const std::shared_ptr<cuda::Queue>& queue);
+/// What a graph that is being captured needs of an operator's arguments.
+void keep(cuda::Queue& queue, const Role* roles, size_t count);
+/// Whether MT_CUDA_SYNC=1 asks to wait for every operator, so that one that fails is named.
+bool waits_for_each();
+
+/// The arguments of an operator that may be bfloat16 instead of float32, all of them or none: its activations.
+template <size_t... I>
+struct Activations {
+  template <typename Tuple, typename F>
+  static void each([[maybe_unused]] Tuple& args, [[maybe_unused]] F f) {
+    (f(I, static_cast<View&>(std::get<I>(args))), ...);
+  }
+  /// Whether they are bfloat16. Throws where some are and some are not.
+  template <typename Tuple>
+  static bool narrow(Tuple& args) {
+    size_t given = 0, narrow = 0, which = 0;
+    each(args, [&](size_t, View& v) { given += bool(v), narrow += v && v.dtype == DType::bf16; });
+    each(args, [&](size_t i, View& v) { if (v && v.dtype != DType::bf16) which = i; });
+    require(narrow == 0 || narrow == given, "argument ", which + 1, ": expected dtype bfloat16 like the other activations, but got another; cast() it first.");
+    return narrow != 0;
+  }
+  /// The same arguments as if they were float32: what checks look at.
+  template <typename Tuple>
+  static Tuple relabelled(Tuple args) {
+    each(args, [](size_t, View& v) { if (v) v.dtype = DType::f32; });
+    return args;
+  }
+};
+
+/// Runs a CPU twin on float32 copies of bfloat16 activations. Sums and everything between are float32 either way.
+template <auto Cpu, typename Narrow, typename Tuple>
+void widened(const Tuple& args) {
+  Tuple wide = args;
+  const auto roles = std::apply([](const auto&... a) { return std::array<Role, sizeof...(a)>{role(a)...}; }, args);
+  Narrow::each(wide, [&](size_t i, View& v) { if (v) widen(v, roles[i].read); });
+  std::apply(Cpu, wide);
+  Narrow::each(wide, [&](size_t i, View& v) { if (v && roles[i].written) narrow(v, *roles[i].view); });
+}
+
+/// The registry's line for an operator: its check runs at once, one of its twins in the queue. `Cuda` is null in a build
+/// without CUDA; behind it stand the numbers of the arguments that are activations.
+template <auto Check, auto Cpu, auto Cuda, size_t... Narrow>
 Operator op(const char* name) {
   static_assert(std::is_same_v<decltype(Check), decltype(Cpu)>, "check and twin have one signature");
+  constexpr bool has_cuda = !std::is_same_v<decltype(Cuda), std::nullptr_t>;
   static const char* const id = name;
   using S = Signature<decltype(Cpu)>;
+  using A = Activations<Narrow...>;
   return {name, std::string(name) + S::text(), [](const Napi::CallbackInfo& info) {
             return guarded(info, id, [&]() -> Napi::Value {
               auto args = S::decode(info, id);
-              std::apply(Check, args);
+              const bool narrow = A::narrow(args);
+              if (narrow) std::apply(Check, A::relabelled(args));
+              else std::apply(Check, args);
               auto roles = std::apply([](const auto&... a) { return std::array<Role, sizeof...(a)>{role(a)...}; }, args);
               check_outputs(roles.data(), roles.size());
+              const Device device = common_device(roles.data(), roles.size());
               // Nothing to write is nothing to do, however large the sizes beside the 0.
               if (std::none_of(roles.begin(), roles.end(), [](const Role& r) { return r.written && *r.view && r.view->numel(); })) return info.Env().Undefined();
-              Environment::of(info.Env()).stream.enqueue(id, [args = std::move(args)] {
-                std::apply([](const auto&... a) { (prepare(a), ...); }, args);
-                std::apply(Cpu, args);
-              });
+              auto& environment = Environment::of(info.Env());
+              auto queue = environment.queue(device);
+              settle(roles.data(), roles.size(), queue);
+              if (!queue) {
+                environment.stream.enqueue(id, [args = std::move(args), narrow] {
+                  std::apply([](const auto&... a) { (prepare(a), ...); }, args);
+                  if (narrow) widened<Cpu, A>(args);
+                  else std::apply(Cpu, args);
+                });
+              } else if constexpr (has_cuda) {
+                environment.stream.enqueue(id, [args = std::move(args), queue] {
+                  cuda::Use use(*queue);
+                  std::apply([](const auto&... a) { (prepare(a), ...); }, args);
+                  std::apply(Cuda, args);
+                  if (queue->capturing()) std::apply([&](const auto&... a) { const Role all[] = {role(a)...}; keep(*queue, all, sizeof...(a)); }, args);
+                  else if (waits_for_each()) queue->wait();
+                });
+              }
               return info.Env().Undefined();
             });
           }};

@@ -10,7 +10,7 @@ struct Environment::Pending {
   std::string failure;
 };
 
-Environment::Environment(Napi::Env env) {
+Environment::Environment(Napi::Env env) : stream([this] { finish(); }) {
   napi_value name = Napi::String::New(env, "mtransllama queue");
   napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, settle, &back_);
   if (status != napi_ok) throw Napi::Error::New(env);
@@ -18,6 +18,36 @@ Environment::Environment(Napi::Env env) {
   array_buffer_ = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
   // The queue must be still before Node tears the way back down.
   env.AddCleanupHook([](Environment* self) { self->stream.stop(); }, this);
+}
+
+std::shared_ptr<cuda::Queue> Environment::queue(Device device) {
+  if (!device.is_cuda()) return nullptr;
+  std::lock_guard lock(mutex_);
+  size_t i = size_t(device.id);
+  if (i < queues_.size() && queues_[i]) return queues_[i];
+  auto made = std::make_shared<cuda::Queue>(device.id);
+  if (i >= queues_.size()) queues_.resize(i + 1);
+  return queues_[i] = std::move(made);
+}
+
+/// Waits for every GPU, and reports the first that failed.
+void Environment::finish() {
+  std::vector<std::shared_ptr<cuda::Queue>> queues;
+  {
+    std::lock_guard lock(mutex_);
+    queues = queues_;
+  }
+  std::string failure;
+  for (auto& q : queues) {
+    if (!q || q->capturing()) continue;
+    try {
+      cuda::Use use(*q);
+      q->wait();
+    } catch (const std::exception& e) {
+      if (failure.empty()) failure = e.what();
+    }
+  }
+  if (!failure.empty()) throw std::runtime_error(failure);
 }
 
 /// Calls Node-API directly: the thread may be ending, when every call fails and an exception would have nowhere to go.

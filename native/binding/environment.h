@@ -5,8 +5,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <mutex>
 #include <utility>
+#include <vector>
 
+#include "core/cuda.h"
+#include "core/device.h"
 #include "core/stream.h"
 
 namespace mt::binding {
@@ -18,6 +22,9 @@ class Environment {
 
   Stream stream;
 
+  /// The device's queue of this thread, made when it is first asked for; null for the CPU. Throws where there is no such device.
+  std::shared_ptr<cuda::Queue> queue(Device device);
+
   /// A promise that settles when the queue has come so far. `work` runs on the queue's thread; the promise resolves to
   /// `result` (kept alive meanwhile) or rejects with the queue's failure or what `work` throws.
   Napi::Value after(Napi::Value result, std::function<void()> work);
@@ -26,10 +33,13 @@ class Environment {
 
  private:
   struct Pending;
+  void finish();
   static void settle(napi_env env, napi_value, void* context, void* data);
 
   napi_threadsafe_function back_ = nullptr;
   Napi::FunctionReference array_buffer_;
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<cuda::Queue>> queues_;  // by device
   int waiting_ = 0;  // promises open: the process must not end before they settle
 };
 

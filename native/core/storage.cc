@@ -182,18 +182,26 @@ Mapping::~Mapping() { size_ < kSmallestMapped ? allocator().release(data_, size_
 
 Storage::Storage(size_t bytes) : bytes_(bytes) { allocator().count(ptrdiff_t(bytes), 1); }
 
-Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes) : bytes_(bytes), mapping_(std::move(mapping)) {
+Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes) : bytes_(bytes), device_(cpu_device), mapping_(std::move(mapping)) {
   data_ = const_cast<char*>(mapping_->data()) + offset;
   allocator().count(ptrdiff_t(bytes), 1);
 }
 
 Storage::~Storage() {
-  if (void* p = data(); p && !mapping_) allocator().release(p, bytes_);
+  if (block_.data) queue_->release(std::move(block_));
+  else if (void* p = data(); p && !mapping_) allocator().release(p, bytes_);
   allocator().count(-ptrdiff_t(bytes_), -1);
 }
 
+void Storage::settle(const std::shared_ptr<cuda::Queue>& queue) {
+  device_ = queue ? Device{queue->device()} : cpu_device;
+  queue_ = queue;
+}
+
 void Storage::ensure() {
-  if (!data()) data_.store(allocator().allocate(bytes_), std::memory_order_release);
+  if (data()) return;
+  if (queue_) block_ = queue_->allocate(bytes_);
+  data_.store(queue_ ? block_.data : allocator().allocate(bytes_), std::memory_order_release);
 }
 
 }  // namespace mt

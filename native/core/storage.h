@@ -1,11 +1,14 @@
-// Memory that tensors are made of. Allocated when the queue first writes to it, given back when the last view or
-// queued operator lets go: both stream-ordered, so JavaScript may run ahead without costing memory.
+// Memory that tensors are made of, on the CPU or a CUDA device. Allocated when the queue first writes to it, given back
+// when the last view or queued operator lets go: both stream-ordered, so JavaScript may run ahead without costing memory.
 #pragma once
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+
+#include "core/cuda.h"
+#include "core/device.h"
 
 namespace mt {
 
@@ -37,22 +40,31 @@ class Mapping {
 
 class Storage {
  public:
+  /// Lies where the first operator that writes it runs, if that is not said with settle().
   explicit Storage(size_t bytes);
   Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes);
   ~Storage();
   Storage(const Storage&) = delete;
 
   size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+  /// Decides where it lies, once, on the thread that it was made by; `queue` is the device's, null for the CPU.
+  void settle(const std::shared_ptr<cuda::Queue>& queue);
   /// Null until something has been written.
   void* data() const { return data_.load(std::memory_order_acquire); }
   /// Allocates if nothing was allocated yet. Throws std::runtime_error with the bytes asked for.
   void ensure();
   bool read_only() const { return mapping_ != nullptr; }
+  /// Its memory on a CUDA device.
+  const cuda::Block& block() const { return block_; }
 
  private:
   size_t bytes_;
+  Device device_;
   std::atomic<void*> data_{nullptr};
   std::shared_ptr<Mapping> mapping_;
+  std::shared_ptr<cuda::Queue> queue_;
+  cuda::Block block_;
 };
 
 }  // namespace mt

@@ -6,7 +6,7 @@
 
 namespace mt {
 
-Stream::Stream() : thread_([this] { loop(); }) {}
+Stream::Stream(std::function<void()> settle) : settle_(std::move(settle)), thread_([this] { loop(); }) {}
 Stream::~Stream() { stop(); }
 
 void Stream::stop() {
@@ -31,6 +31,7 @@ void Stream::push(Task task) {
 }
 
 void Stream::enqueue(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr}); }
+void Stream::enqueue_always(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr, true}); }
 void Stream::sync(std::function<void(const std::string&)> done) { push({"sync", nullptr, std::move(done)}); }
 
 void Stream::sync_blocking() {
@@ -51,14 +52,19 @@ void Stream::loop() {
       tasks_.pop_front();
       lock.unlock();
       if (task.done) {
+        try {
+          settle_();
+        } catch (const std::exception& e) {
+          if (failure_.empty()) failure_ = e.what();
+        }
         std::string failure = std::move(failure_);
         failure_.clear();
         task.done(failure);
-      } else if (failure_.empty()) {
+      } else if (failure_.empty() || task.always) {
         try {
           task.run();
         } catch (const std::exception& e) {
-          failure_ = std::string(task.name) + ": " + e.what();
+          if (failure_.empty()) failure_ = std::string(task.name) + ": " + e.what();
         }
       }
     }  // the task's views are let go here, before the next task or sync

@@ -1,4 +1,5 @@
-// The CPU's queue: one native thread that runs operators in the order of their calls, as a CUDA stream does.
+// The queue: one native thread that runs operators in the order of their calls. CPU operators are done when their task is;
+// those of a GPU are then launched, in the same order.
 #pragma once
 #include <condition_variable>
 #include <cstdint>
@@ -12,12 +13,15 @@ namespace mt {
 
 class Stream {
  public:
-  Stream();
+  /// `settle` waits for what tasks started elsewhere, as on a GPU; it runs before every sync, which reports what it throws.
+  explicit Stream(std::function<void()> settle);
   /// Finishes the task that is running, drops the rest.
   ~Stream();
 
   /// Runs `task` after all before it. If it throws, what follows is skipped up to the next sync, which reports it.
   void enqueue(const char* name, std::function<void()> task);
+  /// The same, but never skipped.
+  void enqueue_always(const char* name, std::function<void()> task);
   /// Runs `done` on the queue's thread after everything before it, with the first failure since the last sync ("" if none).
   void sync(std::function<void(const std::string& failure)> done);
   /// Waits on the calling thread. Throws std::runtime_error with the failure, if there was one.
@@ -29,6 +33,7 @@ class Stream {
     const char* name;
     std::function<void()> run;
     std::function<void(const std::string&)> done;
+    bool always = false;
   };
   void push(Task task);
   void loop();
@@ -38,6 +43,7 @@ class Stream {
   std::deque<Task> tasks_;
   bool stopping_ = false;
   std::string failure_;  // touched by the queue's thread alone
+  std::function<void()> settle_;
   std::thread thread_;
 };
 

@@ -14,4 +14,8 @@ namespace cpu {
 void square_sum(const View& x, InOut sum);
 void adamw(InOut param, const View& grad, InOut m, InOut v, const Maybe& scale, double lr, double beta1, double beta2, double eps, double decay, int64_t step);
 }  // namespace cpu
+namespace cuda {
+void square_sum(const View& x, InOut sum);
+void adamw(InOut param, const View& grad, InOut m, InOut v, const Maybe& scale, double lr, double beta1, double beta2, double eps, double decay, int64_t step);
+}  // namespace cuda
 }  // namespace mt

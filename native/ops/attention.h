@@ -33,4 +33,9 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
 void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
                         bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv, MaybeOut dalpha);
 }  // namespace cpu
+namespace cuda {
+void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool causal, Out out, Out lse);
+void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
+                        bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv, MaybeOut dalpha);
+}  // namespace cuda
 }  // namespace mt

@@ -21,4 +21,10 @@ void fill(double value, Out y);
 void random_uniform(int64_t seed, int64_t stream, double low, double high, Out y);
 void random_normal(int64_t seed, int64_t stream, double mean, double std, Out y);
 }  // namespace cpu
+namespace cuda {
+void copy(const View& x, Out y);
+void fill(double value, Out y);
+void random_uniform(int64_t seed, int64_t stream, double low, double high, Out y);
+void random_normal(int64_t seed, int64_t stream, double mean, double std, Out y);
+}  // namespace cuda
 }  // namespace mt

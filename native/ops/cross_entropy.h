@@ -14,4 +14,8 @@ namespace cpu {
 void cross_entropy_forward(const View& logits, const View& labels, int64_t ignore, double factor, Out loss, Out lse);
 void cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore, double factor, Out dlogits);
 }  // namespace cpu
+namespace cuda {
+void cross_entropy_forward(const View& logits, const View& labels, int64_t ignore, double factor, Out loss, Out lse);
+void cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore, double factor, Out dlogits);
+}  // namespace cuda
 }  // namespace mt

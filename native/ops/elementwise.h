@@ -44,4 +44,17 @@ void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dga
 void gate_forward(const View& a, const View& b, const View& g, Out y);
 void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg);
 }  // namespace cpu
+namespace cuda {
+void add(const View& a, const View& b, double scale, Out out);
+void scale(const View& x, double factor, Out out);
+void multiply(const View& a, const View& b, Out out);
+void gelu_forward(const View& x, Out y);
+void gelu_backward(const View& dy, const View& x, Out dx);
+void relu_forward(const View& x, Out y);
+void relu_backward(const View& dy, const View& x, Out dx);
+void silu_mul_forward(const View& gate, const View& up, Out y);
+void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);
+void gate_forward(const View& a, const View& b, const View& g, Out y);
+void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg);
+}  // namespace cuda
 }  // namespace mt

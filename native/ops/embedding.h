@@ -14,4 +14,8 @@ namespace cpu {
 void embedding_forward(const View& ids, const View& table, Out y);
 void embedding_backward(const View& dy, const View& ids, Out dtable);
 }  // namespace cpu
+namespace cuda {
+void embedding_forward(const View& ids, const View& table, Out y);
+void embedding_backward(const View& dy, const View& ids, Out dtable);
+}  // namespace cuda
 }  // namespace mt

@@ -17,4 +17,9 @@ void gemm_forward(const View& x, const View& w, const Maybe& bias, Out y);
 void gemm_backward_input(const View& dy, const View& w, Out dx);
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
 }  // namespace cpu
+namespace cuda {
+void gemm_forward(const View& x, const View& w, const Maybe& bias, Out y);
+void gemm_backward_input(const View& dy, const View& w, Out dx);
+void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
+}  // namespace cuda
 }  // namespace mt

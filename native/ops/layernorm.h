@@ -13,4 +13,8 @@ namespace cpu {
 void layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, Out mean, Out rstd);
 void layernorm_backward(const View& dy, const View& x, const View& weight, const View& mean, const View& rstd, MaybeOut dx, MaybeOut dweight, MaybeOut dbias);
 }  // namespace cpu
+namespace cuda {
+void layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, Out mean, Out rstd);
+void layernorm_backward(const View& dy, const View& x, const View& weight, const View& mean, const View& rstd, MaybeOut dx, MaybeOut dweight, MaybeOut dbias);
+}  // namespace cuda
 }  // namespace mt

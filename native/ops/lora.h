@@ -14,4 +14,8 @@ namespace cpu {
 void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y, Out shrunk);
 void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b, double scaling, MaybeOut dx, Out da, Out db);
 }  // namespace cpu
+namespace cuda {
+void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y, Out shrunk);
+void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b, double scaling, MaybeOut dx, Out da, Out db);
+}  // namespace cuda
 }  // namespace mt

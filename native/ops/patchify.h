@@ -14,4 +14,8 @@ namespace cpu {
 void patchify_forward(const View& pixels, int64_t patch, Out y);
 void patchify_backward(const View& dy, int64_t patch, Out dpixels);
 }  // namespace cpu
+namespace cuda {
+void patchify_forward(const View& pixels, int64_t patch, Out y);
+void patchify_backward(const View& dy, int64_t patch, Out dpixels);
+}  // namespace cuda
 }  // namespace mt

@@ -13,4 +13,8 @@ namespace cpu {
 void reduce_forward(const View& x, int64_t dim, double factor, Out y);
 void reduce_backward(const View& dy, int64_t dim, double factor, Out dx);
 }  // namespace cpu
+namespace cuda {
+void reduce_forward(const View& x, int64_t dim, double factor, Out y);
+void reduce_backward(const View& dy, int64_t dim, double factor, Out dx);
+}  // namespace cuda
 }  // namespace mt

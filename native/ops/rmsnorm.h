@@ -13,4 +13,8 @@ namespace cpu {
 void rmsnorm_forward(const View& x, const View& weight, double eps, Out y, Out rstd);
 void rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, MaybeOut dx, MaybeOut dweight);
 }  // namespace cpu
+namespace cuda {
+void rmsnorm_forward(const View& x, const View& weight, double eps, Out y, Out rstd);
+void rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, MaybeOut dx, MaybeOut dweight);
+}  // namespace cuda
 }  // namespace mt

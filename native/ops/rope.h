@@ -12,4 +12,7 @@ void check_rope_forward(const View& x, const View& positions, double theta, bool
 namespace cpu {
 void rope_forward(const View& x, const View& positions, double theta, bool inverse, Out y);
 }  // namespace cpu
+namespace cuda {
+void rope_forward(const View& x, const View& positions, double theta, bool inverse, Out y);
+}  // namespace cuda
 }  // namespace mt

@@ -20,4 +20,9 @@ void router_forward(const View& x, const View& w1, const View& b1, const View& w
 void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, MaybeOut dx,
                      Out dw1, Out db1, Out dw2, Out db2);
 }  // namespace cpu
+namespace cuda {
+void router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha, Out pooled, Out hidden);
+void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, MaybeOut dx,
+                     Out dw1, Out db1, Out dw2, Out db2);
+}  // namespace cuda
 }  // namespace mt

@@ -11,4 +11,7 @@ void check_swap(const View& x, Out y);
 namespace cpu {
 void swap(const View& x, Out y);
 }  // namespace cpu
+namespace cuda {
+void swap(const View& x, Out y);
+}  // namespace cuda
 }  // namespace mt

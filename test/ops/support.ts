@@ -1,8 +1,10 @@
 // What a list of operator cases needs, whoever runs it: inputs by seed, their upload in several layouts, and what a case
 // gives. No assertion here and no list: cases.ts is the list, run-cases.test.ts the test.
+import { cast } from '../../lib/ops/copy.js'
 import { multiply, add } from '../../lib/ops/elementwise.js'
 import { sumDim } from '../../lib/ops/reduce.js'
 import { reshape } from '../../lib/ops/views.js'
+import type { Device } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
 import { type DType, type Tensor, type TypedArray, tensor } from '../../lib/tensor/tensor.js'
@@ -22,6 +24,8 @@ export interface OpCase<N extends string = string> {
   readonly name: string
   /** The names of inputs that gradients flow to, all float32. */
   readonly differentiable: readonly N[]
+  /** Gradients are rounded to bfloat16 on their way. */
+  readonly narrow: boolean
   /** The same numbers at every call. */
   inputs(): Record<N, Input>
   run(inputs: Record<N, Tensor>): Tensor | Tensor[]
@@ -109,8 +113,8 @@ export function widen(data: TypedArray, dtype: DType): Float64Array {
  */
 export type Layout = 'contiguous' | 'spaced' | 'sliced'
 
-export function upload(x: Input, layout: Layout = 'contiguous'): Tensor {
-  if (layout === 'contiguous' || x.shape.length === 0) return tensor(x.data, x.shape, x.dtype)
+export function upload(x: Input, layout: Layout = 'contiguous', device: Device = 'cpu'): Tensor {
+  if (layout === 'contiguous' || x.shape.length === 0) return tensor(x.data, x.shape, x.dtype, device)
   const rank = x.shape.length
   const strides = new Array<number>(rank)
   let total = layout === 'spaced' ? 2 : 1
@@ -127,7 +131,7 @@ export function upload(x: Input, layout: Layout = 'contiguous'): Tensor {
     store[start + index.reduce((at, n, i) => at + n * strides[i]!, 0)] = x.data[k] as number
     for (let i = rank - 1; i >= 0 && ++index[i]! === x.shape[i]; i--) index[i] = 0
   }
-  return tensor(store, [store.length], x.dtype).view(x.shape, strides, start)
+  return tensor(store, [store.length], x.dtype, device).view(x.shape, strides, start)
 }
 
 // ---- results ----
@@ -143,14 +147,39 @@ const projection = (c: OpCase, shapes: readonly (readonly number[])[]): Input[] 
   return shapes.map((s) => input(s, draw.integers(s, -128, 129).wide.data.map((x) => x / 64)))
 }
 
+/** The arguments that may be bfloat16, by operator: what the registry calls activations. */
+const activations: Record<string, readonly string[]> = {
+  add: ['a', 'b', 'x'], scale: ['x'], multiply: ['a', 'b', 'x'], gelu: ['x'], relu: ['x'], siluMul: ['a', 'b'], gate: ['a', 'b'], layerNorm: ['x'], rmsNorm: ['x'], rope: ['x'],
+  patchify: ['x'], sumDim: ['x'], mean: ['x'], sumLeading: ['x'], linear: ['x'], lora: ['x'], attention: ['q', 'k', 'v', 'x'], router: ['x'], crossEntropy: ['logits'], swap: ['x'],
+}
+
+/** Where and how a case is run. */
+export interface Run {
+  layout?: Layout
+  device?: Device
+  /** Activations as bfloat16: inputs are rounded by an operator that gradients pass, outputs stay so. */
+  narrow?: boolean
+}
+
+/** Whether a case has activations that can be bfloat16. */
+export const canBeNarrow = (c: OpCase): boolean => !!activations[c.operator]?.some((n) => n in c.inputs() && c.inputs()[n]!.dtype === 'float32')
+
+/** The inputs as bfloat16 activations hold them, still float32. */
+export const roundedInputs = (c: OpCase, given = c.inputs()): Record<string, Input> =>
+  named(Object.keys(given), (n) => {
+    const x = given[n]!
+    return activations[c.operator]?.includes(n) && x.dtype === 'float32' ? input(x.shape, widen(Uint16Array.from(x.wide.data, (v) => toBits(v, 'bfloat16')), 'bfloat16')) : x
+  })
+
 /** Runs a case forward, and backward from the projection of its outputs. The caller's scope owns the result. */
-export function evaluate(c: OpCase, layout: Layout = 'contiguous', given = c.inputs()): Result {
+export function evaluate(c: OpCase, { layout = 'contiguous', device = 'cpu', narrow = false }: Run = {}, given = c.inputs()): Result {
   return scope(() => {
-    const t = named(Object.keys(given), (n) => upload(given[n]!, layout))
+    const t = named(Object.keys(given), (n) => upload(given[n]!, layout, device))
     for (const n of c.differentiable) t[n]!.requireGrad(n)
-    const outputs = several(c.run(t))
+    const used = narrow ? named(Object.keys(t), (n) => (activations[c.operator]!.includes(n) && t[n]!.dtype === 'float32' ? cast(t[n]!, 'bfloat16') : t[n]!)) : t
+    const outputs = several(c.run(used))
     if (c.differentiable.length) {
-      const dys = projection(c, outputs.map((y) => y.shape)).map((d) => upload(d))
+      const dys = projection(c, outputs.map((y) => y.shape)).map((d, i) => cast(upload(d, 'contiguous', device), outputs[i]!.dtype))
       if (outputs.length === 1) backward(outputs[0]!, dys[0])
       else backward(outputs.map((y, i) => sumDim(multiply(reshape(y, [y.size]), reshape(dys[i]!, [y.size])), 0)).reduce((a, b) => add(a, b)))
     }

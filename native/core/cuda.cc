@@ -1,0 +1,390 @@
+#include "core/cuda.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <unordered_map>
+#include <vector>
+
+#include "core/device.h"
+#include "core/error.h"
+
+#ifndef MT_CUDA_ARCHS
+#define MT_CUDA_ARCHS ""
+#endif
+
+namespace mt::cuda {
+namespace {
+
+constexpr int kMostDevices = 64;
+constexpr size_t kChunk = size_t(8) << 20;  // of pinned staging memory
+constexpr unsigned kMessages = 64;
+
+/// What is known of a device, for the whole process.
+struct Known {
+  std::atomic<bool> lost{false};
+  std::string why;  // written once, before `lost`
+  std::atomic<size_t> bytes{0}, peak{0};
+};
+Known& known(int device) {
+  static std::array<Known, kMostDevices>* all = new std::array<Known, kMostDevices>;
+  return (*all)[size_t(device)];
+}
+
+std::string name(int device) { return Device{device}.name(); }
+
+/// Errors after which the device's context answers nothing else.
+bool sticky(cudaError_t e) {
+  switch (int(e)) {
+    case 214: case 219: case 220: case 226: case 700: case 702: case 709: case 710: case 714: case 715: case 716: case 717: case 718: case 719: case 999: return true;
+    default: return false;
+  }
+}
+
+[[noreturn]] void lose(int device, const std::string& why) {
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
+  Known& k = known(device);
+  if (!k.lost) {
+    k.why = why;
+    k.lost = true;
+  }
+  throw std::runtime_error(text(name(device), " was lost: ", k.why, "; its tensors are gone, start a new process to use it again"));
+}
+
+void require_alive(int device) {
+  if (known(device).lost) lose(device, "");
+}
+
+void count(int device, ptrdiff_t bytes) {
+  Known& k = known(device);
+  size_t now = k.bytes += size_t(bytes), peak = k.peak;
+  while (now > peak && !k.peak.compare_exchange_weak(peak, now)) {}
+}
+
+std::string version(int v) { return text(v / 1000, ".", v % 1000 / 10); }
+
+thread_local Queue* in_use = nullptr;
+
+}  // namespace
+
+/// Throws unless `e` is success. Called by launches too.
+void check(cudaError_t e, const char* what) {
+  if (e == cudaSuccess) return;
+  cudaGetLastError();  // an error that is not sticky is forgotten here
+  int device = in_use ? in_use->device() : 0;
+  std::string why = text(what, ": ", cudaGetErrorString(e), " (", cudaGetErrorName(e), ")");
+  if (sticky(e)) lose(device, why);
+  throw std::runtime_error(text(name(device), ": ", why));
+}
+
+// ---- devices ----
+
+Availability availability() {
+  static const Availability found = [] {
+    Availability a{true, false, 0, "", MT_CUDA_ARCHS};
+#ifdef MT_CUDA_EMULATED
+    a.emulated = true;
+#endif
+    cudaError_t e = cudaGetDeviceCount(&a.count);
+    cudaGetLastError();
+    if (e == cudaSuccess && a.count == 0) e = cudaErrorNoDevice;
+    if (e == cudaSuccess) {
+      a.count = std::min(a.count, kMostDevices);
+      return a;
+    }
+    a.count = 0;
+    int driver = 0, runtime = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    cudaGetLastError();
+    if (driver == 0) a.reason = "no NVIDIA driver is installed";
+    else if (e == cudaErrorInsufficientDriver) a.reason = text("the NVIDIA driver knows CUDA ", version(driver), " at most, and this build needs ", version(runtime), "; update the driver");
+    else if (e == cudaErrorNoDevice) a.reason = "no CUDA device was found";
+    else a.reason = text(cudaGetErrorString(e), " (", cudaGetErrorName(e), ")");
+    return a;
+  }();
+  return found;
+}
+
+DeviceInfo device_info(int device) {
+  require_alive(device);
+  Availability a = availability();
+  if (device < 0 || device >= a.count)
+    throw std::runtime_error(text(name(device), " does not exist: ", a.count ? text("there ", a.count == 1 ? "is 1 device, cuda:0" : text("are ", a.count, " devices, cuda:0 to cuda:", a.count - 1)) : a.reason));
+  DeviceInfo info{};
+  cudaDeviceProp p;
+  check(cudaSetDevice(device), "cudaSetDevice");
+  check(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
+  check(cudaMemGetInfo(&info.free, &info.memory), "cudaMemGetInfo");
+  info.name = p.name;
+  info.major = p.major;
+  info.minor = p.minor;
+  info.multiprocessors = p.multiProcessorCount;
+  return info;
+}
+
+Memory memory(int device) { return {known(device).bytes, known(device).peak}; }
+void reset_peak(int device) { known(device).peak = known(device).bytes.load(); }
+
+// ---- graphs ----
+
+/// What is released during the capture serves what comes after in it, as the graph always runs in this order; all of it
+/// is kept until the graph goes.
+class Graph {
+ public:
+  explicit Graph(int device) : device_(device) {}
+  ~Graph() {
+    cudaSetDevice(device_);
+    if (exec) cudaGraphExecDestroy(exec);
+    for (auto [p, size] : blocks_) {
+      cudaFree(p);
+      count(device_, -ptrdiff_t(size));
+    }
+  }
+  void* allocate(size_t bytes) {
+    size_t size = (bytes + 511) / 512 * 512;
+    std::lock_guard lock(mutex_);
+    if (auto it = free_.lower_bound(size); it != free_.end() && it->first <= size * 2) {
+      void* p = it->second;
+      free_.erase(it);
+      return p;
+    }
+    void* p = nullptr;
+    if (cudaError_t e = cudaMalloc(&p, size); e != cudaSuccess) {
+      if (e != cudaErrorMemoryAllocation) check(e, "cudaMalloc");
+      cudaGetLastError();
+      throw std::runtime_error(text("out of memory on ", name(device_), ": ", bytes, " bytes were asked for while a graph was captured; use a smaller batch or fewer frames, or switch graphs off"));
+    }
+    blocks_.emplace_back(p, size);
+    count(device_, ptrdiff_t(size));
+    return p;
+  }
+  void release(void* p) {
+    std::lock_guard lock(mutex_);
+    auto it = std::find_if(blocks_.begin(), blocks_.end(), [p](auto& b) { return b.first == p; });
+    if (it != blocks_.end() && !exec) free_.emplace(it->second, p);
+  }
+
+  cudaGraphExec_t exec = nullptr;
+  std::vector<std::shared_ptr<void>> kept;
+
+ private:
+  int device_;
+  std::mutex mutex_;
+  std::vector<std::pair<void*, size_t>> blocks_;
+  std::multimap<size_t, void*> free_;
+};
+
+// ---- queues ----
+
+struct Queue::State {
+  cudaStream_t stream = nullptr;
+  /// Pinned chunks that uploads and downloads go through, in turn.
+  struct Chunk {
+    char* data = nullptr;
+    cudaEvent_t done = nullptr;
+  } chunks[2];
+  size_t next = 0;
+  Fault* fault = nullptr;  // on the device
+  std::vector<std::string> messages;  // of Queue::fault; none is ever dropped, since a graph may report it
+  std::mutex mutex;           // release() comes from any thread
+  std::vector<Block> deferred;  // released during a capture that they are no part of
+
+  Chunk& chunk() {
+    Chunk& c = chunks[next++ % 2];
+    if (!c.data) {
+      check(cudaMallocHost(reinterpret_cast<void**>(&c.data), kChunk), "cudaMallocHost");
+      check(cudaEventCreateWithFlags(&c.done, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    } else {
+      check(cudaEventSynchronize(c.done), "cudaEventSynchronize");
+    }
+    return c;
+  }
+};
+
+Queue::Queue(int device) : device_(device), state_(std::make_unique<State>()) {
+  device_info(device);  // throws where there is none
+  State& s = *state_;
+  check(cudaSetDevice(device), "cudaSetDevice");
+  check(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  cudaMemPool_t pool;
+  uint64_t keep = UINT64_MAX;  // freed memory stays with the process for the next allocation
+  check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
+  check(cudaMalloc(reinterpret_cast<void**>(&s.fault), sizeof(Fault)), "cudaMalloc");
+  check(cudaMemsetAsync(s.fault, 0, sizeof(Fault), s.stream), "cudaMemsetAsync");
+}
+
+Queue::~Queue() {
+  State& s = *state_;
+  if (cudaSetDevice(device_) != cudaSuccess) return;
+  if (s.stream) cudaStreamSynchronize(s.stream);
+  for (auto& c : s.chunks) {
+    if (c.done) cudaEventDestroy(c.done);
+    if (c.data) cudaFreeHost(c.data);
+  }
+  if (s.fault) cudaFree(s.fault);
+  if (s.stream) cudaStreamDestroy(s.stream);
+  cudaGetLastError();
+}
+
+void* Queue::stream() const { return state_->stream; }
+
+void Queue::require_running(const char* what) const {
+  require_alive(device_);
+  if (capture_) throw std::runtime_error(text(what, " cannot be part of a captured graph; do it before or after"));
+}
+
+Block Queue::allocate(size_t bytes) {
+  require_alive(device_);
+  bytes = std::max<size_t>(bytes, 1);
+  if (capture_) return {capture_->allocate(bytes), bytes, capture_};
+  void* p = nullptr;
+  cudaError_t e = cudaMallocAsync(&p, bytes, state_->stream);
+  if (e == cudaErrorMemoryAllocation) {
+    // Memory whose release is still queued comes back with a wait.
+    cudaGetLastError();
+    check(cudaStreamSynchronize(state_->stream), "cudaStreamSynchronize");
+    e = cudaMallocAsync(&p, bytes, state_->stream);
+  }
+  if (e == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    cudaGetLastError();
+    throw std::runtime_error(text("out of memory on ", name(device_), ": ", bytes, " bytes were asked for while tensors hold ", memory(device_).bytes, " of its ", total,
+                                  " bytes; use a smaller batch or fewer frames"));
+  }
+  check(e, "cudaMallocAsync");
+  count(device_, ptrdiff_t(bytes));
+  return {p, bytes, nullptr};
+}
+
+void Queue::release(Block block) noexcept {
+  if (block.graph) return block.graph->release(block.data);
+  count(device_, -ptrdiff_t(block.bytes));
+  if (known(device_).lost) return;
+  std::lock_guard lock(state_->mutex);
+  if (capture_) return state_->deferred.push_back(std::move(block));
+  int before = 0;
+  cudaGetDevice(&before);
+  cudaSetDevice(device_);
+  cudaFreeAsync(block.data, state_->stream);
+  cudaSetDevice(before);
+  cudaGetLastError();
+}
+
+void Queue::upload(void* to, const void* from, size_t bytes) {
+  require_running("an upload");
+  for (size_t at = 0; at < bytes; at += kChunk) {
+    size_t n = std::min(kChunk, bytes - at);
+    State::Chunk& c = state_->chunk();
+    std::memcpy(c.data, static_cast<const char*>(from) + at, n);
+    check(cudaMemcpyAsync(static_cast<char*>(to) + at, c.data, n, cudaMemcpyHostToDevice, state_->stream), "cudaMemcpyAsync");
+    check(cudaEventRecord(c.done, state_->stream), "cudaEventRecord");
+  }
+}
+
+void Queue::download(void* to, const void* from, size_t bytes) {
+  require_running("a download");
+  struct Piece { State::Chunk* chunk; size_t at, bytes; };
+  auto finish = [&](const Piece& p) {
+    check(cudaEventSynchronize(p.chunk->done), "a download");
+    std::memcpy(static_cast<char*>(to) + p.at, p.chunk->data, p.bytes);
+  };
+  Piece before{nullptr, 0, 0};
+  for (size_t at = 0; at < bytes; at += kChunk) {
+    Piece p{&state_->chunk(), at, std::min(kChunk, bytes - at)};
+    check(cudaMemcpyAsync(p.chunk->data, static_cast<const char*>(from) + at, p.bytes, cudaMemcpyDeviceToHost, state_->stream), "cudaMemcpyAsync");
+    check(cudaEventRecord(p.chunk->done, state_->stream), "cudaEventRecord");
+    if (before.chunk) finish(before);
+    before = p;
+  }
+  if (before.chunk) finish(before);
+}
+
+void Queue::wait() {
+  require_running("a wait");
+  if (state_->messages.empty()) return check(cudaStreamSynchronize(state_->stream), "queued work");
+  Fault found;
+  download(&found, state_->fault, sizeof found);
+  if (!found.set) return;
+  std::string message(256, '\0');
+  message.resize(size_t(std::snprintf(message.data(), message.size(), state_->messages[found.what].c_str(), found.value, found.bound)));
+  check(cudaMemsetAsync(state_->fault, 0, sizeof(Fault), state_->stream), "cudaMemsetAsync");
+  throw std::runtime_error(message);
+}
+
+Fault* Queue::fault(const char* message, unsigned* what) {
+  auto& all = state_->messages;
+  auto it = std::find(all.begin(), all.end(), message);
+  if (it == all.end()) it = all.insert(all.end(), message);
+  *what = unsigned(it - all.begin());
+  return state_->fault;
+}
+
+void Queue::begin_capture() {
+  require_running("a capture");
+  check(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+  std::lock_guard lock(state_->mutex);
+  capture_ = std::make_shared<Graph>(device_);
+}
+
+std::shared_ptr<Graph> Queue::end_capture() {
+  if (!capture_) throw std::runtime_error("no graph is being captured");
+  std::shared_ptr<Graph> graph;
+  std::vector<Block> deferred;
+  {
+    std::lock_guard lock(state_->mutex);
+    graph = std::exchange(capture_, nullptr);
+    deferred = std::exchange(state_->deferred, {});
+  }
+  cudaGraph_t recorded = nullptr;
+  cudaError_t e = cudaStreamEndCapture(state_->stream, &recorded);
+  for (Block& b : deferred) {
+    count(device_, ptrdiff_t(b.bytes));
+    release(std::move(b));
+  }
+  check(e, "cudaStreamEndCapture");
+  e = cudaGraphInstantiate(&graph->exec, recorded, 0);
+  cudaGraphDestroy(recorded);
+  check(e, "cudaGraphInstantiate");
+  return graph;
+}
+
+void Queue::keep(const Block& block, std::shared_ptr<void> owner) {
+  if (block.graph != capture_) capture_->kept.push_back(std::move(owner));
+}
+
+void Queue::replay(const Graph& graph) {
+  require_running("a graph");
+  check(cudaGraphLaunch(graph.exec, state_->stream), "cudaGraphLaunch");
+}
+
+// ---- the queue in use ----
+
+Use::Use(Queue& queue) : before_(std::exchange(in_use, &queue)) {
+  try {
+    require_alive(queue.device());
+    check(cudaSetDevice(queue.device()), "cudaSetDevice");
+  } catch (...) {
+    in_use = before_;
+    throw;
+  }
+}
+Use::~Use() { in_use = before_; }
+
+Queue& current() {
+  if (!in_use) throw std::runtime_error("a CUDA operator was called outside a queue");
+  return *in_use;
+}
+cudaStream_t current_stream() { return static_cast<cudaStream_t>(current().stream()); }
+
+}  // namespace mt::cuda
