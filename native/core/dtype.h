@@ -1,4 +1,5 @@
-// Element types. float32 is computed with; 16-bit floats are stored; int64 and float16 are read from files.
+// Element types. float32 is computed with; 16-bit floats are stored; int64 and float16 are read from files. The conversions are
+// constexpr, which is what lets nvcc compile them for the device as well.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -27,18 +28,18 @@ inline DType dtype_of(std::string_view s) {
 struct bf16 {
   uint16_t bits;
   bf16() = default;
-  explicit bf16(float x) {
+  constexpr explicit bf16(float x) : bits() {
     uint32_t u = std::bit_cast<uint32_t>(x);
-    bits = std::isnan(x) ? uint16_t((u >> 16) | 0x40) : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+    bits = x != x ? uint16_t((u >> 16) | 0x40) : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
   }
-  explicit operator float() const { return std::bit_cast<float>(uint32_t(bits) << 16); }
+  constexpr explicit operator float() const { return std::bit_cast<float>(uint32_t(bits) << 16); }
 };
 
 /// IEEE binary16. Widening is exact; narrowing rounds to nearest, ties to even.
 struct f16 {
   uint16_t bits;
   f16() = default;
-  explicit f16(float x) {
+  constexpr explicit f16(float x) : bits() {
     uint32_t u = std::bit_cast<uint32_t>(x), sign = (u >> 16) & 0x8000, a = u & 0x7fffffff;
     if (a > 0x7f800000) { bits = uint16_t(sign | 0x7e00); return; }
     if (a >= 0x477ff000) { bits = uint16_t(sign | 0x7c00); return; }  // rounds past 65504
@@ -49,7 +50,7 @@ struct f16 {
     }
     bits = uint16_t(sign | ((a - 0x38000000 + 0xfff + ((a >> 13) & 1)) >> 13));
   }
-  explicit operator float() const {
+  constexpr explicit operator float() const {
     uint32_t sign = uint32_t(bits & 0x8000) << 16, e = (bits >> 10) & 31, m = bits & 0x3ff;
     if (e == 0) {
       float v = float(m) * 0x1p-24f;

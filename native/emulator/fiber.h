@@ -1,0 +1,51 @@
+// A stack to run on besides the OS thread's own. A fiber stays on the OS thread that made it, so thread_local is safe in it.
+#pragma once
+#include <cstddef>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SIMT_ASAN 1
+#else
+#define SIMT_ASAN 0
+#endif
+#if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__)) && !defined(SIMT_UCONTEXT)
+#define SIMT_OWN_SWITCH 1
+#else
+#define SIMT_OWN_SWITCH 0
+#include <ucontext.h>
+#endif
+
+namespace mt::simt {
+
+#if SIMT_OWN_SWITCH
+using Context = void*;  // the stack pointer; the registers lie on the stack
+#else
+using Context = ucontext_t;
+#endif
+
+class Fiber {
+ public:
+  /// Runs entry(argument) at the first resume. The entry never returns: it ends in a suspend that nobody resumes.
+  Fiber(void (*entry)(void*), void* argument);
+  ~Fiber();
+  Fiber(const Fiber&) = delete;
+  Fiber& operator=(const Fiber&) = delete;
+
+  void resume();   // on the OS thread's own stack: returns when the fiber suspends
+  void suspend();  // on the fiber
+
+ private:
+  static void start();
+  void (*entry_)(void*);
+  void* argument_;
+  char* stack_;
+  Context here_{}, home_{};
+  // What the address sanitizer asks to be told about a switch.
+  void *fake_ = nullptr, *home_fake_ = nullptr;
+  const void* home_stack_ = nullptr;
+  size_t home_size_ = 0;
+};
+
+void poison(const void* p, size_t bytes);
+void unpoison(const void* p, size_t bytes);
+
+}  // namespace mt::simt

@@ -1,0 +1,220 @@
+// Emulated memory. Every allocation stands alone between guard bytes: the address sanitizer sees each access beside it; without it,
+// the release sees what was overwritten. A stream-ordered release happens when its stream gets there, and then for good.
+#include <cstdlib>
+#include <cstring>
+#include <map>
+
+#include "emulator/state.h"
+
+namespace mt::simt {
+namespace {
+
+constexpr size_t kGuard = 256;  // also the alignment that CUDA promises
+constexpr int kGuardByte = 0xa5;
+
+struct Allocation {
+  size_t bytes;
+  int device;  // -1: pinned host memory
+  bool released = false;  // its stream-ordered release is queued
+};
+struct Table {
+  std::mutex mutex;
+  std::map<char*, Allocation> live;
+  std::map<int, size_t> used;
+};
+Table& table() {
+  static Table* t = new Table;
+  return *t;
+}
+
+size_t whole(size_t bytes) { return kGuard + (bytes + kGuard - 1) / kGuard * kGuard + kGuard; }
+
+char* allocate(size_t bytes, int device) {
+  Table& t = table();
+  std::lock_guard hold(t.mutex);
+  if (device >= 0 && (bytes > state().modes.memory || t.used[device] > state().modes.memory - bytes)) return nullptr;
+  char* raw = static_cast<char*>(std::aligned_alloc(kGuard, whole(bytes)));
+  if (!raw) return nullptr;
+  char* p = raw + kGuard;
+  std::memset(raw, kGuardByte, whole(bytes));
+  std::memset(p, 0xff, bytes);
+  poison(raw, kGuard);
+  poison(p + bytes, whole(bytes) - kGuard - bytes);
+  t.live[p] = {bytes, device};
+  t.used[device] += bytes;
+  return p;
+}
+
+void release(char* p) {
+  Table& t = table();
+  size_t bytes;
+  {
+    std::lock_guard hold(t.mutex);
+    auto it = t.live.find(p);
+    bytes = it->second.bytes;
+    t.used[it->second.device] -= bytes;
+    t.live.erase(it);
+  }
+  char* raw = p - kGuard;
+  unpoison(raw, whole(bytes));
+  auto touched = [](const char* from, const char* to) {
+    for (; from < to; ++from)
+      if (static_cast<unsigned char>(*from) != kGuardByte) return true;
+    return false;
+  };
+  bool before = touched(raw, p), after = touched(p + bytes, raw + whole(bytes));
+  std::free(raw);
+  if (before || after) stick(cudaErrorIllegalAddress, "memory was written " + std::string(before ? "before the start" : "past the end") + " of an allocation of " + std::to_string(bytes) + " bytes");
+}
+
+enum class Where { device, pinned, pageable };
+struct Found {
+  Where where;
+  bool whole;  // the range lies inside the allocation
+};
+Found find(const void* p, size_t bytes) {
+  Table& t = table();
+  std::lock_guard hold(t.mutex);
+  auto* c = static_cast<char*>(const_cast<void*>(p));
+  auto it = t.live.upper_bound(c);
+  if (it == t.live.begin()) return {Where::pageable, true};
+  --it;
+  size_t at = size_t(c - it->first), size = it->second.bytes;
+  if (at > size || (at == size && size)) return {Where::pageable, true};
+  return {it->second.device < 0 ? Where::pinned : Where::device, bytes <= size - at};
+}
+bool on_device(const void* p, size_t bytes) {
+  Found f = find(p, bytes);
+  return f.where == Where::device && f.whole;
+}
+/// A host range: anything but device memory, and not past the end of pinned memory.
+bool on_host(const void* p, size_t bytes) {
+  Found f = find(p, bytes);
+  return f.where != Where::device && f.whole;
+}
+
+cudaError_t make(void** p, size_t bytes, Stream* stream) {
+  *p = nullptr;
+  if (cudaError_t e = standing()) return note(e);
+  if (strikes(&State::mallocs, &Modes::fail_malloc)) return note(cudaErrorMemoryAllocation);
+  if (!bytes) return stream ? note(cudaErrorInvalidValue) : cudaSuccess;
+  int device = stream ? stream->device : current_device();
+  *p = allocate(bytes, device);
+  if (!*p && drain_device(device)) *p = allocate(bytes, device);  // what is queued for release may be enough
+  return *p ? cudaSuccess : note(cudaErrorMemoryAllocation);
+}
+
+/// True once for every live allocation of the kind: a second release is an error.
+bool claim(void* p, bool device) {
+  Table& t = table();
+  std::lock_guard hold(t.mutex);
+  auto it = t.live.find(static_cast<char*>(p));
+  if (it == t.live.end() || it->second.released || (it->second.device >= 0) != device) return false;
+  return it->second.released = true;
+}
+
+}  // namespace
+}  // namespace mt::simt
+
+using namespace mt::simt;
+
+cudaError_t cudaMalloc(void** p, size_t bytes) { return make(p, bytes, nullptr); }
+cudaError_t cudaFree(void* p) {
+  if (!p) return note(standing());
+  if (!claim(p, true)) return note(cudaErrorInvalidValue);
+  drain_device(current_device());
+  release(static_cast<char*>(p));
+  return note(standing());
+}
+cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream) {
+  auto s = find_stream(stream);
+  if (!s) return note(cudaErrorInvalidResourceHandle);
+  std::lock_guard hold(s->mutex);
+  if (s->capture) {
+    s->capture_broken = true;
+    return note(cudaErrorStreamCaptureUnsupported);
+  }
+  return make(p, bytes, s.get());
+}
+cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
+  auto s = find_stream(stream);
+  if (!s) return note(cudaErrorInvalidResourceHandle);
+  if (!p) return note(standing());
+  std::lock_guard hold(s->mutex);
+  if (s->capture || !claim(p, true)) {
+    s->capture_broken = true;
+    return note(cudaErrorInvalidValue);
+  }
+  push(*s, {[p] { release(static_cast<char*>(p)); }, true});
+  return note(standing());
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  if (cudaError_t e = standing()) return note(e);
+  std::lock_guard hold(table().mutex);
+  *total = state().modes.memory;
+  size_t used = table().used[current_device()];
+  *free = used > *total ? 0 : *total - used;
+  return cudaSuccess;
+}
+
+// Pools keep nothing here: a threshold and trimming have nothing to do.
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
+  if (cudaError_t e = standing()) return note(e);
+  if (device < 0 || device >= state().modes.devices) return note(cudaErrorInvalidDevice);
+  *pool = reinterpret_cast<cudaMemPool_t>(uintptr_t(device) + 1);
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) { return note(pool && value ? standing() : cudaErrorInvalidValue); }
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) { return note(pool ? standing() : cudaErrorInvalidValue); }
+
+cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
+  *p = nullptr;
+  if (cudaError_t e = standing()) return note(e);
+  if (!bytes) return cudaSuccess;
+  *p = allocate(bytes, -1);
+  return *p ? cudaSuccess : note(cudaErrorMemoryAllocation);
+}
+cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, cudaHostAllocDefault); }
+cudaError_t cudaFreeHost(void* p) {
+  if (!p) return note(standing());
+  if (!claim(p, false)) return note(cudaErrorInvalidValue);
+  release(static_cast<char*>(p));
+  return note(standing());
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (cudaError_t e = standing()) return note(e);
+  auto s = find_stream(stream);
+  if (!s) return note(cudaErrorInvalidResourceHandle);
+  if (strikes(&State::memcpys, &Modes::fail_memcpy)) return note(cudaErrorInvalidValue);
+  if (!bytes) return cudaSuccess;
+  bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+  bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+  if (!(from_device ? on_device : on_host)(from, bytes) || !(to_device ? on_device : on_host)(to, bytes)) return note(cudaErrorInvalidValue);
+
+  std::lock_guard hold(s->mutex);
+  // Memory that is not pinned is read before the call returns, or written before it returns, as the real thing does.
+  std::shared_ptr<std::vector<char>> staged;
+  if (!s->capture && !from_device && find(from, bytes).where == Where::pageable) {
+    auto* c = static_cast<const char*>(from);
+    staged = std::make_shared<std::vector<char>>(c, c + bytes);
+  }
+  push(*s, {[=] {
+    if ((to_device && !on_device(to, bytes)) || (from_device && !on_device(from, bytes))) return stick(cudaErrorIllegalAddress, "a copy of " + std::to_string(bytes) + " bytes found its device memory released");
+    std::memmove(to, staged ? staged->data() : from, bytes);
+  }});
+  if (!s->capture && !to_device && find(to, bytes).where == Where::pageable) s->drain();
+  return note(standing());
+}
+cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
+  if (cudaError_t e = standing()) return note(e);
+  auto s = find_stream(stream);
+  if (!s) return note(cudaErrorInvalidResourceHandle);
+  if (!bytes) return cudaSuccess;
+  if (!on_device(p, bytes)) return note(cudaErrorInvalidValue);
+  push(*s, {[=] {
+    if (!on_device(p, bytes)) return stick(cudaErrorIllegalAddress, "a fill of " + std::to_string(bytes) + " bytes found its device memory released");
+    std::memset(p, value, bytes);
+  }});
+  return note(standing());
+}

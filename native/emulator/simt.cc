@@ -1,0 +1,287 @@
+#include "emulator/simt.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstdlib>
+#include <exception>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <utility>
+
+#include "core/error.h"
+
+namespace mt::simt {
+
+constinit thread_local Thread* cur = nullptr;
+
+namespace {
+std::atomic<Order::Kind> order_kind{Order::forward};
+std::atomic<uint64_t> order_seed{0};
+constexpr unsigned char kGuardByte = 0xa5;
+constexpr size_t kGuardBytes = 128;
+
+struct Released {
+  void operator()(char* p) const { std::free(p); }
+};
+
+/// Dynamic shared memory, exactly as large as asked: the address sanitizer sees one byte more, the guard a write near the end.
+class Shared {
+ public:
+  explicit Shared(size_t bytes) : bytes_(bytes), whole_((bytes + 127) / 128 * 128 + kGuardBytes), p_(static_cast<char*>(std::aligned_alloc(128, whole_))) {
+    if (!p_) throw std::bad_alloc();
+    std::memset(p_.get() + bytes_, kGuardByte, whole_ - bytes_);
+    poison(p_.get() + bytes_, whole_ - bytes_);
+  }
+  ~Shared() { unpoison(p_.get(), whole_); }
+  char* fresh() {
+    std::memset(p_.get(), 0xff, bytes_);
+    return p_.get();
+  }
+  bool intact() const {
+    return SIMT_ASAN || std::all_of(p_.get() + bytes_, p_.get() + whole_, [](char c) { return static_cast<unsigned char>(c) == kGuardByte; });
+  }
+
+ private:
+  size_t bytes_, whole_;
+  std::unique_ptr<char, Released> p_;
+};
+
+/// Runs one block after the other on the calling OS thread. Keeps its fibers: mapping stacks costs more than a small block.
+class Engine {
+ public:
+  void grid(const Launch& l) {
+    block_.grid = l.grid;
+    block_.dim = l.block;
+    body_ = &l.body;
+    order_ = order_kind;
+    random_.seed(order_seed);
+    const unsigned n = l.block.x * l.block.y * l.block.z;
+    if (threads_.size() < n) threads_.resize(n), warps_.resize((n + 31) / 32);
+    sequence_.resize(n);
+    std::iota(sequence_.begin(), sequence_.end(), 0u);
+    if (order_ == Order::reversed) std::reverse(sequence_.begin(), sequence_.end());
+
+    const uint64_t blocks = uint64_t(l.grid.x) * l.grid.y * l.grid.z;
+    uint64_t step = 1, at = 0;  // a walk over all blocks: a stride without a common divisor with their number
+    if (order_ == Order::reversed) step = blocks - 1, at = blocks - 1;
+    if (order_ == Order::random) {
+      at = random_() % blocks;
+      do step = random_() % blocks + 1;
+      while (std::gcd(step, blocks) != 1);
+    }
+    Shared shared(l.shared_bytes);
+    for (uint64_t i = 0; i < blocks; ++i, at = (at + step) % blocks) {
+      block_.idx = {unsigned(at % l.grid.x), unsigned(at / l.grid.x % l.grid.y), unsigned(at / (uint64_t(l.grid.x) * l.grid.y))};
+      block_.shared = shared.fresh();
+      run_block();
+      if (!shared.intact()) throw fault("block " + place(block_.idx) + " wrote past the end of its dynamic shared memory of " + std::to_string(l.shared_bytes) + " bytes");
+    }
+  }
+
+  void finish(Thread& t) {
+    t.done = true;
+    ++work.threads;
+    // A thread that is gone counts nowhere: it may have been the last one that others waited for.
+    if (Meeting& b = block_.barrier; --block_.live == b.arrived && b.arrived) b.complete();
+    t.warp->live &= ~(1u << t.lane);
+    for (Meeting& m : t.warp->meetings)
+      if (m.arrived && int(m.arrived) == std::popcount(m.mask & t.warp->live)) m.complete();
+  }
+
+  static std::string place(uint3 v) { return mt::text("(", v.x, ",", v.y, ",", v.z, ")"); }
+
+  Work work{};
+
+ private:
+  void run_block() {
+    const unsigned n = unsigned(sequence_.size());
+    block_.live = n;
+    uint3 tid{0, 0, 0};
+    for (unsigned i = 0; i < n; ++i) {
+      Thread& t = threads_[i];
+      t.tid = tid;
+      t.rank = i;
+      t.lane = i % 32;
+      t.block = &block_;
+      t.warp = &warps_[i / 32];
+      t.fiber = nullptr;
+      t.wait = nullptr;
+      t.done = false;
+      t.copies.clear();
+      t.group = 0;
+      if (++tid.x == block_.dim.x) {
+        tid.x = 0;
+        if (++tid.y == block_.dim.y) tid.y = 0, ++tid.z;
+      }
+    }
+    for (unsigned i = 0; i < n; i += 32) warps_[i / 32].live = n - i < 32 ? (1u << (n - i)) - 1 : ~0u;
+
+    shuffle();
+    next_ = 0;
+    while (next_ < n && !error_) {  // the first pass: a fiber takes thread after thread until one of them waits
+      if (idle_.empty()) fibers_.push_back(std::make_unique<Fiber>(&Engine::enter, this)), idle_.push_back(fibers_.back().get());
+      running_ = idle_.back();
+      idle_.pop_back();
+      resume(nullptr, running_);
+    }
+    while (block_.live && !error_) {
+      shuffle();
+      bool moved = false;
+      for (unsigned k = 0; k < n && !error_; ++k) {
+        Thread& t = threads_[sequence_[k]];
+        if (t.done || *t.wait == t.seen) continue;
+        moved = true;
+        resume(&t, t.fiber);
+      }
+      if (!moved) error_ = std::make_exception_ptr(fault(deadlock()));
+    }
+    if (error_) abandon();
+  }
+
+  void shuffle() {
+    if (order_ == Order::random) std::shuffle(sequence_.begin(), sequence_.end(), random_);
+  }
+
+  void resume(Thread* t, Fiber* f) {
+    ++work.switches;
+    cur = t;
+    running_ = f;
+    f->resume();
+    cur = nullptr;
+  }
+
+  static void enter(void* self) {
+    Engine& e = *static_cast<Engine*>(self);
+    Fiber* me = e.running_;
+    for (;;) {
+      while (e.next_ < e.sequence_.size() && !e.error_) {
+        Thread& t = e.threads_[e.sequence_[e.next_++]];
+        t.fiber = me;
+        cur = &t;
+        try {
+          (*e.body_)();
+          e.finish(t);
+        } catch (const fault& f) {
+          e.error_ = std::make_exception_ptr(fault(std::string(f.what()) + ", in " + e.whose(t)));
+        } catch (const std::exception& x) {
+          e.error_ = std::make_exception_ptr(fault(std::string("exception \"") + x.what() + "\" in " + e.whose(t)));
+        } catch (...) {
+          e.error_ = std::make_exception_ptr(fault("exception in " + e.whose(t)));
+        }
+      }
+      e.idle_.push_back(me);
+      me->suspend();
+    }
+  }
+
+  std::string whose(const Thread& t) const { return "thread " + place(t.tid) + " of block " + place(block_.idx); }
+
+  std::string deadlock() const {
+    std::map<std::string, std::pair<unsigned, const Thread*>> places;
+    for (size_t i = 0; i < sequence_.size(); ++i)
+      if (const Thread& t = threads_[i]; !t.done) {
+        auto& [count, first] = places[t.at.text()];
+        if (!count++) first = &t;
+      }
+    std::string s = "deadlock in block " + place(block_.idx);
+    for (auto& [site, who] : places) s += "; " + std::to_string(who.first) + (who.first == 1 ? " thread waits at " : " threads wait at ") + site + " (first: " + place(who.second->tid) + ")";
+    return s;
+  }
+
+  /// The fibers of a failed block stand in the middle of its kernel: none of them can be used again.
+  [[noreturn]] void abandon() {
+    auto error = std::exchange(error_, nullptr);
+    idle_.clear();
+    fibers_.clear();
+    warps_.assign(warps_.size(), {});
+    block_.barrier = {};
+    std::rethrow_exception(error);
+  }
+
+  Block block_;
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  std::vector<unsigned> sequence_;
+  unsigned next_ = 0;  // of the sequence: the first thread not yet started
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Fiber*> idle_;
+  Fiber* running_ = nullptr;
+  const std::function<void()>* body_ = nullptr;
+  std::exception_ptr error_;
+  Order::Kind order_ = Order::forward;
+  std::mt19937_64 random_;
+};
+
+Engine& engine() {
+  static thread_local Engine e;
+  return e;
+}
+
+void join(Meeting& m, Site site, unsigned expected) {
+  Thread& t = *cur;
+  if (++m.arrived == expected) return m.complete();
+  t.at = site;
+  t.wait = &m.generation;
+  t.seen = m.generation;
+  t.fiber->suspend();
+}
+
+const char* base(const char* path) {
+  const char* slash = std::strrchr(path, '/');
+  return slash ? slash + 1 : path;
+}
+
+}  // namespace
+
+bool Site::operator==(const Site& o) const {
+  return at.line() == o.at.line() && at.column() == o.at.column() && !std::strcmp(op, o.op) && !std::strcmp(at.file_name(), o.at.file_name());
+}
+std::string text(const std::source_location& at) { return std::string(base(at.file_name())) + ":" + std::to_string(at.line()) + ":" + std::to_string(at.column()); }
+std::string Site::text() const { return std::string(op) + " " + simt::text(at); }
+
+void Meeting::complete() {
+  if (all) all(slot, site);
+  std::memset(slot, 0, sizeof slot);
+  arrived = 0;
+  ++generation;
+}
+
+void sync_block(Site site) {
+  Meeting& b = cur->block->barrier;
+  if (!b.arrived) b.site = site;
+  else if (!(b.site == site)) throw fault("block diverged: " + site.text() + " meets " + b.site.text());
+  join(b, site, cur->block->live);
+}
+
+void meet(Site site, unsigned mask, void* mine, void (*all)(void**, const Site&)) {
+  Thread& t = *cur;
+  if (!(mask >> t.lane & 1)) throw fault(site.text() + ": lane " + std::to_string(t.lane) + " is not in its own mask");
+  auto& meetings = t.warp->meetings;
+  auto m = std::find_if(meetings.begin(), meetings.end(), [&](const Meeting& x) { return x.mask == mask; });
+  if (m == meetings.end()) m = meetings.emplace(m), m->mask = mask;
+  if (!m->arrived) m->site = site, m->all = all;
+  else if (!(m->site == site)) throw fault("warp diverged: " + site.text() + " meets " + m->site.text());
+  m->slot[t.lane] = mine;
+  join(*m, site, unsigned(std::popcount(mask & t.warp->live)));
+}
+
+std::string refused(const Launch& l) {
+  const dim3 &g = l.grid, &b = l.block;
+  if (!b.x || !b.y || !b.z || b.x > 1024 || b.y > 1024 || b.z > 64 || uint64_t(b.x) * b.y * b.z > 1024) return "a block of " + Engine::place({b.x, b.y, b.z}) + " threads";
+  if (!g.x || !g.y || !g.z || g.x > 0x7fffffff || g.y > 65535 || g.z > 65535) return "a grid of " + Engine::place({g.x, g.y, g.z}) + " blocks";
+  if (l.shared_bytes > 227 * 1024) return std::to_string(l.shared_bytes) + " bytes of dynamic shared memory";
+  return "";
+}
+
+void run(const Launch& l) { engine().grid(l); }
+
+void set_order(Order order) {
+  order_kind = order.kind;
+  order_seed = order.seed;
+}
+Work work_done() { return engine().work; }
+
+}  // namespace mt::simt

@@ -1,0 +1,118 @@
+// Runs CUDA kernels on the CPU: a fiber for every CUDA thread that has to wait, one OS thread for a launch.
+//
+// Threads run in a chosen order, each up to a barrier or a warp operation. As long as none waits, one fiber runs them all, so a
+// kernel without barriers costs little more than a loop. A pass over the threads without progress is a deadlock and says who
+// waits where. Shared memory starts as NaN in every block. Not modelled: weak memory order, bank conflicts, registers, time.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <source_location>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "emulator/fiber.h"
+#include "emulator/vector_types.h"
+
+namespace mt::simt {
+
+/// An operation and where it stands. Columns tell two operations on one line apart.
+struct Site {
+  const char* op = nullptr;
+  std::source_location at{};
+  bool operator==(const Site& other) const;
+  std::string text() const;
+};
+std::string text(const std::source_location& at);
+
+/// What a kernel did wrong.
+struct fault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Where threads wait for each other: the block's barrier, or the lanes of one mask of a warp.
+struct Meeting {
+  unsigned mask = 0, arrived = 0;
+  uint64_t generation = 0;
+  Site site;
+  void* slot[32] = {};
+  void (*all)(void** lanes, const Site&) = nullptr;
+  void complete();
+};
+struct Warp {
+  unsigned live = 0;
+  std::deque<Meeting> meetings;  // one for every mask in use; a deque, because waiting threads point into it
+};
+struct Copy {
+  void* to;
+  uint32_t group;
+  alignas(16) char bytes[16];
+};
+struct Block {
+  dim3 grid, dim;
+  uint3 idx{};
+  char* shared = nullptr;
+  unsigned live = 0;
+  Meeting barrier;
+};
+struct Thread {
+  uint3 tid{};
+  unsigned rank = 0, lane = 0;
+  Block* block = nullptr;
+  Warp* warp = nullptr;
+  Fiber* fiber = nullptr;
+  const uint64_t* wait = nullptr;  // waits until this generation is no longer the one seen
+  uint64_t seen = 0;
+  Site at;
+  bool done = false;
+  std::vector<Copy> copies;  // cp.async in flight
+  uint32_t group = 0;
+};
+
+/// The CUDA thread that runs on this OS thread.
+extern constinit thread_local Thread* cur;
+
+/// A kernel's launch with its arguments bound.
+struct Launch {
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+  std::function<void()> body;
+  std::source_location at;
+};
+/// Empty, or what a device would refuse about the launch's sizes.
+std::string refused(const Launch& l);
+/// Runs the grid to its end. Throws `fault`.
+void run(const Launch& l);
+
+void sync_block(Site site);
+/// The calling lane joins the meeting of `mask` and waits until all have come; the last one computes for everyone.
+void meet(Site site, unsigned mask, void* mine, void (*all)(void**, const Site&));
+
+/// Every lane brings a Slot on its own stack; `compute` sees all of them (null: absent) and writes the results into them.
+template <auto compute, typename Slot>
+void warp_op(Site site, unsigned mask, Slot& mine) {
+  meet(site, mask, &mine, [](void** lanes, const Site& s) {
+    Slot* slots[32];
+    for (int i = 0; i < 32; ++i) slots[i] = static_cast<Slot*>(lanes[i]);
+    compute(slots, s);
+  });
+}
+
+/// Modes as in MT_EMULATOR, a comma list: order=forward|reversed|random:SEED, late, devices=N, nodriver, nodevice,
+/// fail=malloc:N, fail=launch:N, fail=memcpy:N, sticky=N, memory=BYTES. Also clears errors, as a new process would.
+void configure(const std::string& modes);
+/// What the last failed launch of this process said; empty if none failed.
+std::string last_report();
+
+struct Order {
+  enum Kind { forward, reversed, random } kind = forward;
+  uint64_t seed = 0;
+};
+void set_order(Order order);
+/// Work so far on this OS thread: lets a test see that a kernel without barriers needs no switches.
+struct Work { uint64_t threads, switches; };
+Work work_done();
+
+}  // namespace mt::simt

@@ -1,0 +1,76 @@
+// What the emulated runtime's files share: modes, errors, streams. Private to native/emulator.
+#pragma once
+#include <chrono>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+
+#include "emulator/cuda_runtime.h"
+
+namespace mt::simt {
+
+struct Modes {
+  Order order;
+  bool late = false, nodriver = false, nodevice = false;
+  int devices = 1;
+  size_t memory = size_t(4) << 30;
+  uint64_t fail_malloc = 0, fail_launch = 0, fail_memcpy = 0, sticky = 0;  // 0: never
+};
+
+/// A step of a stream, with what it does in a device that has failed: frees still free.
+struct Step {
+  std::function<void()> run;
+  bool always = false;
+};
+using Steps = std::vector<Step>;
+
+struct Stream {
+  explicit Stream(int device) : device(device) {}
+  const int device;
+  std::recursive_mutex mutex;  // also held while its steps run
+  std::deque<Step> queue;
+  uint64_t pushed = 0, done = 0;
+  bool polled = false;
+  std::shared_ptr<Steps> capture;  // set while capturing
+  bool capture_broken = false;
+
+  void drain(uint64_t until);
+  void drain() { drain(UINT64_MAX); }
+};
+struct Event {
+  bool timed;
+  std::shared_ptr<Stream> stream;  // null: never recorded
+  uint64_t ticket = 0;
+  bool polled = false;
+  std::shared_ptr<std::chrono::steady_clock::time_point> when;
+};
+
+/// One lock for the tables below. Never held while a step runs.
+struct State {
+  std::mutex mutex;
+  Modes modes;
+  uint64_t mallocs = 0, launches = 0, memcpys = 0, kernels = 0;
+  cudaError_t sticky = cudaSuccess;
+  std::string report;
+};
+State& state();
+int current_device();
+
+/// The error that every call gives now: none, or a sticky one, or that there is no device.
+cudaError_t standing();
+/// Notes an error as this thread's last and gives it back.
+cudaError_t note(cudaError_t e);
+/// From now on every call fails with `e`.
+void stick(cudaError_t e, const std::string& report);
+/// Counts a call; true where it is the one that shall fail.
+bool strikes(uint64_t State::*counter, uint64_t Modes::*target);
+
+std::shared_ptr<Stream> find_stream(cudaStream_t s);  // null: no such stream
+/// Every stream of a device runs dry. False, and captures broken, where one of them is being captured.
+bool drain_device(int device);
+/// Records the step, or queues it and, unless late, runs it.
+void push(Stream& s, Step step);
+
+}  // namespace mt::simt

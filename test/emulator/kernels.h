@@ -1,0 +1,10 @@
+// The self-test's cases: name, and what went wrong ("" where nothing did). Each .cu file lists its own.
+#pragma once
+#include <string>
+#include <vector>
+
+struct Case {
+  const char* name;
+  std::string (*run)();
+};
+extern const std::vector<Case> legal_cases, fault_cases, runtime_cases;

@@ -1,0 +1,44 @@
+// The emulator's self-test: `selftest` runs every case in every order of threads and blocks, at once and late; `selftest crash NAME`
+// runs one fault that only a sanitizer sees. Prints a line for every failure.
+#include <cstdio>
+#include <stdexcept>
+
+#include "emulator/cuda_runtime.h"
+#include "host.h"
+#include "kernels.h"
+
+namespace mt::cuda {
+cudaStream_t current_stream() { return nullptr; }
+void check(cudaError_t e, const char* what) {
+  if (e != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(e));
+}
+std::string failure() {
+  cudaError_t e = cudaDeviceSynchronize();
+  return e == cudaSuccess ? "" : std::string(cudaGetErrorName(e)) + ": " + mt::simt::last_report();
+}
+}  // namespace mt::cuda
+
+namespace {
+int run(const std::vector<Case>& cases, const std::string& modes) {
+  int failed = 0;
+  for (const Case& c : cases) {
+    std::string what;
+    mt::simt::configure(modes);
+    try {
+      what = c.run();
+    } catch (const std::exception& e) {
+      what = std::string("threw ") + e.what() + " " + mt::simt::last_report();
+    }
+    if (!what.empty()) ++failed, std::printf("FAILED [%s] %s: %s\n", modes.c_str(), c.name, what.c_str());
+  }
+  return failed;
+}
+}  // namespace
+
+int main() {
+  int failed = 0, cases = 0;
+  for (const char* order : {"order=forward", "order=reversed", "order=random:1", "order=random:2"})
+    for (const char* when : {"", ",late"}) failed += run(legal_cases, std::string(order) + when), cases += int(legal_cases.size());
+  std::printf("%d cases, %d failed\n", cases, failed);
+  return failed != 0;
+}
