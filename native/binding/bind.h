@@ -196,11 +196,11 @@ Operator op(const char* name) {
               auto roles = std::apply([](const auto&... a) { return std::array<Role, sizeof...(a)>{role(a)...}; }, args);
               check_outputs(roles.data(), roles.size());
               const Device device = common_device(roles.data(), roles.size());
-              // Nothing to write is nothing to do, however large the sizes beside the 0.
-              if (std::none_of(roles.begin(), roles.end(), [](const Role& r) { return r.written && *r.view && r.view->numel(); })) return info.Env().Undefined();
               auto& environment = Environment::of(info.Env());
               auto queue = environment.queue(device);
               settle(roles.data(), roles.size(), queue);
+              // Nothing to write is nothing to do, however large the sizes beside the 0.
+              if (std::none_of(roles.begin(), roles.end(), [](const Role& r) { return r.written && *r.view && r.view->numel(); })) return info.Env().Undefined();
               if (!queue) {
                 environment.stream.enqueue(id, [args = std::move(args), narrow] {
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);

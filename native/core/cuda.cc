@@ -9,7 +9,7 @@
 #include <map>
 #include <mutex>
 #include <stdexcept>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/device.h"

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "core/parallel.h"
+#include "core/strides.h"
 
 namespace mt {
 
@@ -40,27 +41,6 @@ void check_random_normal(int64_t, int64_t, double mean, double std, Out y) {
 
 namespace cpu {
 namespace {
-
-/// Dimensions of a copy after those of size 1 are dropped and those that lie behind each other are joined.
-struct Loop {
-  int rank = 0;
-  int64_t shape[kMaxRank], from[kMaxRank], to[kMaxRank];
-  Loop(const View& x, const View& y) {
-    for (int i = 0; i < x.rank; ++i) {
-      if (x.shape[i] == 1) continue;
-      if (rank && from[rank - 1] == x.stride[i] * x.shape[i] && to[rank - 1] == y.stride[i] * x.shape[i]) {
-        shape[rank - 1] *= x.shape[i];
-        from[rank - 1] = x.stride[i];
-        to[rank - 1] = y.stride[i];
-      } else {
-        shape[rank] = x.shape[i];
-        from[rank] = x.stride[i];
-        to[rank++] = y.stride[i];
-      }
-    }
-    if (!rank) shape[rank] = from[rank] = to[rank] = 1, rank = 1;
-  }
-};
 
 template <typename A, typename B, typename F>
 void strided(const View& x, const View& y, F convert) {

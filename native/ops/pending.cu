@@ -22,23 +22,8 @@ __attribute__((weak)) void square_sum(const View&, InOut) { throw std::runtime_e
 __attribute__((weak)) void adamw(InOut, const View&, InOut, InOut, const Maybe&, double, double, double, double, double, int64_t) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void attention_forward(const View&, const View&, const View&, Maybe, Maybe, Maybe, int64_t, bool, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void attention_backward(const View&, const View&, const View&, const View&, Maybe, Maybe, Maybe, int64_t, bool, const View&, MaybeOut, MaybeOut, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void copy(const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void fill(double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void random_uniform(int64_t, int64_t, double, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void random_normal(int64_t, int64_t, double, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void cross_entropy_forward(const View&, const View&, int64_t, double, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void cross_entropy_backward(const View&, const View&, const View&, const View&, int64_t, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void add(const View&, const View&, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void scale(const View&, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void multiply(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void gelu_forward(const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void gelu_backward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void relu_forward(const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void relu_backward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void silu_mul_forward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void silu_mul_backward(const View&, const View&, const View&, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void gate_forward(const View&, const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void gate_backward(const View&, const View&, const View&, const View&, Out, Out, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void embedding_forward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void embedding_backward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void gemm_forward(const View&, const View&, const Maybe&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
@@ -50,13 +35,10 @@ __attribute__((weak)) void lora_forward(const View&, const View&, const Maybe&, 
 __attribute__((weak)) void lora_backward(const View&, const View&, const View&, const View&, const View&, const View&, double, MaybeOut, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void patchify_forward(const View&, int64_t, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void patchify_backward(const View&, int64_t, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void reduce_forward(const View&, int64_t, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void reduce_backward(const View&, int64_t, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void rmsnorm_forward(const View&, const View&, double, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void rmsnorm_backward(const View&, const View&, const View&, const View&, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void rope_forward(const View&, const View&, double, bool, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void router_forward(const View&, const View&, const View&, const View&, const View&, Out, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void router_backward(const View&, const View&, const View&, const View&, const View&, const View&, MaybeOut, Out, Out, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void swap(const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 }
 

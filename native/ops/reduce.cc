@@ -13,13 +13,6 @@ void check(const View& whole, const char* what, int64_t dim, const View& part, c
   for (int i = 0; ok && i < part.rank; ++i) ok = part.shape[i] == whole.shape[i < dim ? i : i + 1];
   require(ok, whose, ": expected shape ", shape_text(whole), " without dimension ", dim, ", but got ", shape_text(part), ".");
 }
-/// The dimensions before `dim`, itself, and those behind it.
-struct Split {
-  int64_t outer = 1, n, inner = 1;
-  Split(const View& x, int64_t dim) : n(x.shape[dim]) {
-    for (int i = 0; i < x.rank; ++i) (i < dim ? outer : i > dim ? inner : n) *= i == dim ? 1 : x.shape[i];
-  }
-};
 }  // namespace
 
 void check_reduce_forward(const View& x, int64_t dim, double, Out y) { check(x, "x", dim, y, "y"); }

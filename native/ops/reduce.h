@@ -4,6 +4,14 @@
 
 namespace mt {
 
+/// The dimensions before `dim`, itself, and those behind it.
+struct Split {
+  int64_t outer = 1, n, inner = 1;
+  Split(const View& x, int64_t dim) : n(x.shape[dim]) {
+    for (int i = 0; i < x.rank; ++i) (i < dim ? outer : i > dim ? inner : n) *= i == dim ? 1 : x.shape[i];
+  }
+};
+
 /// y = factor·Σ over dimension `dim` of x; x float32, contiguous; y has x's shape without that dimension. Summed in order.
 void check_reduce_forward(const View& x, int64_t dim, double factor, Out y);
 /// dx = factor·dy, repeated along `dim`.
