@@ -285,13 +285,13 @@ for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12],
 
 for (const shape of [[1], [7], [0], [17, 33], [65, 17, 75]]) {
   define('addSquareSum', text(shape), (d) => ({ x: d.normal(shape) }), [], (i) => {
-    const sum = full([1], 0.5)
+    const sum = full([1], 0.5, 'float32', i.x!.device)
     addSquareSum(sum, contiguous(i.x))
     return sum
   }, (i) => nd.array([1], [0.5 + nd.dot(i.x.data, i.x.data)]))
   for (const [scaled, weightDecay] of [[false, 0], [true, 0.05]] as const)
     define('adamw', `${text(shape)}, three steps, decay ${weightDecay}${scaled ? ', clipped' : ''}`, (d) => ({ w: d.normal(shape), g: d.normal([3, ...shape]), s: d.uniform([1], 0.2, 0.9) }), [], (i) => {
-      const [w, m, v] = [copy(i.w), zeros(shape), zeros(shape)]
+      const [w, m, v] = [copy(i.w), zeros(shape, 'float32', i.w!.device), zeros(shape, 'float32', i.w!.device)]
       for (let t = 0; t < 3; t++) {
         const g = reshape(narrow(i.g, 0, t, 1), shape)
         adamw(w, g, m, v, { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay, step: t + 1, ...(scaled && { scale: i.s }) })
