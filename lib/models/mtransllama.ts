@@ -7,10 +7,11 @@ import { project, type Linear } from '../nn/layers.js'
 import { crossEntropy } from '../ops/cross_entropy.js'
 import { embedding } from '../ops/embedding.js'
 import { add } from '../ops/elementwise.js'
-import { full } from '../ops/copy.js'
+import { cast } from '../ops/copy.js'
 import { mean } from '../ops/reduce.js'
 import { concat, expand, narrow, reshape } from '../ops/views.js'
 import { keep } from '../tensor/scope.js'
+import type { Device } from '../tensor/device.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { ModelConfig } from './config.js'
 import { embedTokens, languageModel, logits, rowsOf, type Cache, type LanguageModel } from './language.js'
@@ -46,16 +47,23 @@ export interface TextRows {
   labels?: Int32Array | undefined
 }
 
+export type Precision = 'float32' | 'bfloat16'
+
 export class ImageModel {
+  /** Where the weights lie and everything is computed; inputs are moved there. */
+  readonly device: Device
   readonly vision: Vit
   readonly qformer: QFormer
   readonly projection: Linear
   readonly language: LanguageModel
 
+  /** @param precision what activations are stored in; sums, softmax and norms are float32 either way */
   constructor(
     readonly config: ModelConfig,
     readonly weights: Weights,
+    readonly precision: Precision = 'float32',
   ) {
+    this.device = weights.values().next().value?.device ?? 'cpu'
     this.vision = vit(weights, config.vision)
     this.qformer = qformer(weights, config.qformer)
     this.projection = new Finder(weights).linear('language_projection')
@@ -67,7 +75,7 @@ export class ImageModel {
     const { imageSize: s, channels, tokens, hiddenSize } = this.config.vision
     const [b, t] = pixels.shape as [number, number]
     if (pixels.rank !== 5 || pixels.dim(2) !== channels || pixels.dim(3) !== s || pixels.dim(4) !== s) throw invalid('pixels', `shape [B,T,${channels},${s},${s}]`, `[${pixels.shape}]`)
-    return reshape(vitForward(this.vision, reshape(pixels, [b * t, channels, s, s]), observe), [b, t, tokens, hiddenSize])
+    return reshape(vitForward(this.vision, cast(reshape(pixels.to(this.device), [b * t, channels, s, s]), this.precision), observe), [b, t, tokens, hiddenSize])
   }
 
   /** E_v [B,T,K_V,D_v] and a text to visual tokens for the language model: [B,L,D_llm], or [B,T·L,D_llm] with `concat`. */
@@ -83,10 +91,10 @@ export class ImageModel {
       queries = add(add(queries, expand(reshape(narrow(frame, 0, 0, T), [1, T, 1, D]), [1, T, L, D])), query)
     }
     const grouped = adapter?.joint ? [B, 1, T * L, D] : [B, T, L, D]
-    const fused = (adapter?.fusion ?? hasText) ? text : undefined
+    const fused = (adapter?.fusion ?? hasText) && text ? { ids: text.ids.to(this.device), mask: text.mask.to(this.device) } : undefined
     const out = qformerForward(this.qformer, {
-      queries: reshape(expand(queries, [B, T, L, D]), grouped),
-      image: features,
+      queries: reshape(expand(cast(queries, this.precision), [B, T, L, D]), grouped),
+      image: cast(features.to(this.device), this.precision),
       text: fused,
       adapters: adapter?.layers(T, fused?.ids.dim(1) ?? 0),
       observe,
@@ -111,9 +119,9 @@ export class ImageModel {
       mask.fill(1, r * (V + S), r * (V + S) + V)
       mask.set(text.mask.subarray(r * S, (r + 1) * S), r * (V + S) + V)
     }
-    const words = embedTokens(this.language, rowsOf(text.ids, rows))
+    const words = embedTokens(this.language, rowsOf(text.ids, rows, this.device), this.precision)
     return this.language.forward(concat([visual, words], 1), {
-      mask: rowsOf(mask, rows), positions: rowsOf(this.language.positions(mask, rows), rows), ...options,
+      mask: rowsOf(mask, rows, this.device), positions: rowsOf(this.language.positions(mask, rows), rows, this.device), ...options,
     })
   }
 
@@ -137,8 +145,8 @@ export class ImageModel {
       }
     }
     if (!places.length) throw invalid('labels', 'at least one answer token', 'none in the batch')
-    const chosen = embedding(tensor(Int32Array.from(places)), reshape(hidden, [rows * N, D]))
-    return crossEntropy(logits(this.language, chosen), tensor(Int32Array.from(targets)), factor)
+    const chosen = embedding(tensor(Int32Array.from(places), [places.length], 'int32', this.device), reshape(hidden, [rows * N, D]), this.precision)
+    return crossEntropy(logits(this.language, chosen), tensor(Int32Array.from(targets), [targets.length], 'int32', this.device), factor)
   }
 
   /** Frees the weights. */
@@ -159,6 +167,3 @@ export function answerTokens(text: TextRows): number {
 export function trainAll(model: ImageModel): Map<string, Tensor> {
   return new Map([...model.weights].map(([name, t]) => [name, keep(t).requireGrad(name)]))
 }
-
-/** A mask of ones, [rows,n] uint8. */
-export const ones = (rows: number, n: number): Tensor => full([rows, n], 1, 'uint8')

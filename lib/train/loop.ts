@@ -11,6 +11,8 @@ import { openBundle, type Bundle } from '../eval/bundle.js'
 import { accuracy, evaluate, type Prediction } from '../eval/evaluate.js'
 import { Features } from '../eval/features.js'
 import { encode } from '../eval/encode.js'
+import type { Precision } from '../models/mtransllama.js'
+import type { DeviceChoice } from '../tensor/device.js'
 import { hasState, loadState, saveBest, saveState } from './checkpoint.js'
 import { AdamW } from './optimizer.js'
 import { chunks, rateFactor, shuffled } from './schedule.js'
@@ -51,6 +53,9 @@ export interface TrainOptions extends TrainEvents {
   signal?: AbortSignal | undefined
   /** Goes on with the run whose state lies in `config.output`. */
   resume?: boolean
+  /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link loadModel}. */
+  device?: DeviceChoice | undefined
+  precision?: Precision | undefined
   /** An open bundle to use instead of opening `config.model`; the caller frees it. */
   bundle?: Bundle
 }
@@ -71,10 +76,10 @@ export interface TrainResult {
 export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
   const samples = await readManifest(config.data.train)
   const validation = config.data.val === undefined ? undefined : await readManifest(config.data.val)
-  const bundle = options.bundle ?? (await openBundle(config.model))
+  const bundle = options.bundle ?? (await openBundle(config.model, { device: options.device, precision: options.precision }))
   try {
     const { seed } = config.train
-    const adapter = new Adapter(bundle.model.config, config.adapter, { seed, masks: await readMasks(config.adapter, '.', { queries: bundle.model.config.numQueryTokens }) })
+    const adapter = new Adapter(bundle.model.config, config.adapter, { seed, device: bundle.model.device, masks: await readMasks(config.adapter, '.', { queries: bundle.model.config.numQueryTokens }) })
     try {
       return await new Run(config, options, bundle, adapter, samples, validation).run()
     } finally {
