@@ -118,6 +118,13 @@ void configure(const std::string& modes) {
   last_error = cudaSuccess;
   device_of_thread = 0;
 }
+void clear_errors() {
+  State& s = state();
+  std::lock_guard hold(s.mutex);
+  s.sticky = cudaSuccess;
+  s.report.clear();
+  last_error = cudaSuccess;
+}
 std::string last_report() {
   std::lock_guard hold(state().mutex);
   return state().report;
@@ -169,7 +176,7 @@ void Stream::drain(uint64_t until) {
   }
 }
 
-bool drain_device(int device) {
+bool drain_device(int device, bool breaks_captures) {
   std::vector<std::shared_ptr<Stream>> all;
   {
     std::lock_guard hold(handles().mutex);
@@ -180,7 +187,7 @@ bool drain_device(int device) {
   bool fine = true;
   for (auto& s : all) {
     std::lock_guard hold(s->mutex);
-    if (s->capture) s->capture_broken = true, fine = false;
+    if (s->capture && breaks_captures) s->capture_broken = true, fine = false;
   }
   if (fine)
     for (auto& s : all) s->drain();
@@ -249,13 +256,14 @@ const ErrorText* find(cudaError_t e) {
 }  // namespace
 const char* cudaGetErrorName(cudaError_t e) { return find(e) ? find(e)->name : "unrecognized error code"; }
 const char* cudaGetErrorString(cudaError_t e) { return find(e) ? find(e)->text : "unrecognized error code"; }
-cudaError_t cudaGetLastError() {
-  if (cudaError_t e = state().sticky) return e;
-  return std::exchange(last_error, cudaSuccess);
-}
 cudaError_t cudaPeekAtLastError() {
-  if (cudaError_t e = state().sticky) return e;
-  return last_error;
+  std::lock_guard hold(state().mutex);
+  return state().sticky != cudaSuccess ? state().sticky : last_error;
+}
+cudaError_t cudaGetLastError() {
+  cudaError_t e = cudaPeekAtLastError();
+  last_error = cudaSuccess;  // a sticky one comes back
+  return e;
 }
 
 // ---- devices ----
@@ -313,7 +321,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 }
 cudaError_t cudaDeviceSynchronize() {
   if (cudaError_t e = standing()) return note(e);
-  return drain_device(device_of_thread) ? note(standing()) : note(cudaErrorStreamCaptureUnsupported);
+  return drain_device(device_of_thread, true) ? note(standing()) : note(cudaErrorStreamCaptureUnsupported);
 }
 
 // ---- streams and events ----
