@@ -5,7 +5,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 
 #include "emulator/cuda_runtime.h"
 
@@ -68,8 +67,8 @@ void stick(cudaError_t e, const std::string& report);
 bool strikes(uint64_t State::*counter, uint64_t Modes::*target);
 
 std::shared_ptr<Stream> find_stream(cudaStream_t s);  // null: no such stream
-/// Every stream of a device runs dry. False, and captures broken, where one of them is being captured.
-bool drain_device(int device);
+/// Every stream of a device runs dry; or none does, and captures break, where that is asked for and one is being captured.
+bool drain_device(int device, bool breaks_captures);
 /// Records the step, or queues it and, unless late, runs it.
 void push(Stream& s, Step step);
 
