@@ -38,7 +38,9 @@ export function register(program: Command): void {
       }
       const clip = { video: o.video, start: number('--start', o.start), end: number('--end', o.end), fps: number('--fps', o.fps) }
       const maxTokens = count('--max-tokens', o.maxTokens)
-      const model = await openVideoModel(o.model, o.adapter, chosen(o))
+      const where = chosen(o)
+      const model = await openVideoModel(o.model, o.adapter, where)
+      where.say()
       try {
         for await (const piece of ask(model, { ...clip, prompt: o.prompt, dialogue: o.dialogue }, { maxTokens, signal })) process.stdout.write(piece)
         process.stdout.write('\n')

@@ -19,12 +19,11 @@ export const computes = (command: Command): Command =>
     .option('--device <device>', 'auto, cpu, cuda or cuda:NUMBER', 'auto')
     .option('--precision <dtype>', 'what activations and matrices are stored in: float32 or bfloat16', 'float32')
 
-/** What they mean, said once: which device, and why. */
-export function chosen({ device, precision }: Where): { device: Device; precision: Precision } {
+/** What they mean; `say` tells on the error stream which device it is and why, once all else is known to be right. */
+export function chosen({ device, precision }: Where): { device: Device; precision: Precision; say(): void } {
   if (precision !== 'float32' && precision !== 'bfloat16') throw invalid('--precision', 'float32 or bfloat16', precision)
   const choice = chooseDevice(device as DeviceChoice)
-  console.error(`mtransllama: computing on ${choice.device} (${choice.reason})`)
-  return { device: choice.device, precision }
+  return { device: choice.device, precision, say: () => console.error(`mtransllama: computing on ${choice.device} (${choice.reason})`) }
 }
 
 /** A signal that Ctrl-C (or a polite kill) aborts; a second Ctrl-C ends the process at once. Call `done` when it is over. */

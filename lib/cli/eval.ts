@@ -49,7 +49,9 @@ export function register(program: Command): void {
     .option('--cache <dir>', 'folder for features')
     .action(async (o: Options) => {
       const samples = await readManifest(o.data)
-      const bundle = await openBundle(o.model, chosen(o))
+      const where = chosen(o)
+      const bundle = await openBundle(o.model, where)
+      where.say()
       const { signal, done } = interruptible()
       try {
         const adapter = o.adapter === undefined ? undefined : await loadAdapter(o.adapter, bundle)

@@ -11,9 +11,10 @@ export function register(program: Command): void {
     .description('train an adapter as a YAML file says')
     .option('--output <dir>', 'write there instead of where the file says')
     .option('--resume', 'go on with the run whose state lies in the output folder')
-    .action(async (path: string, { output, resume = false, ...where }: { output?: string; resume?: boolean } & Where) => {
+    .action(async (path: string, { output, resume = false, ...o }: { output?: string; resume?: boolean } & Where) => {
       const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
       const { signal, done } = interruptible()
+      const where = chosen(o)
       let bar: Bar | undefined
       let tokens = 0
       const next = (what: string, total: number, details = ''): Bar => {
@@ -26,8 +27,10 @@ export function register(program: Command): void {
         const result = await train(config, {
           signal,
           resume,
-          ...chosen(where),
+          device: where.device,
+          precision: where.precision,
           onStart({ counts, samples, steps, adapter }) {
+            where.say()
             const rows = [['trained', 'tensors', 'parameters'], ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')])]
             console.log(table([...rows, ['total', String(counts.reduce((n, c) => n + c.tensors, 0)), countTrained(adapter.table()).toLocaleString('en')]]))
             console.log(`${samples} samples, ${config.train.epochs} epochs, ${steps} steps; writing to ${config.output}`)
