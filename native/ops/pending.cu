@@ -7,9 +7,7 @@
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
-#include "ops/gemm.h"
 #include "ops/layernorm.h"
-#include "ops/lora.h"
 #include "ops/patchify.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
@@ -26,13 +24,8 @@ __attribute__((weak)) void cross_entropy_forward(const View&, const View&, int64
 __attribute__((weak)) void cross_entropy_backward(const View&, const View&, const View&, const View&, int64_t, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void embedding_forward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void embedding_backward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void gemm_forward(const View&, const View&, const Maybe&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void gemm_backward_input(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void gemm_backward_weight(const View&, const View&, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void layernorm_forward(const View&, const View&, const View&, double, Out, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void layernorm_backward(const View&, const View&, const View&, const View&, const View&, MaybeOut, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void lora_forward(const View&, const View&, const Maybe&, const View&, const View&, double, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void lora_backward(const View&, const View&, const View&, const View&, const View&, const View&, double, MaybeOut, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void patchify_forward(const View&, int64_t, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void patchify_backward(const View&, int64_t, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void rmsnorm_forward(const View&, const View&, double, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
