@@ -2,7 +2,6 @@
 #include <stdexcept>
 
 #include "ops/adamw.h"
-#include "ops/attention.h"
 #include "ops/copy.h"
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
@@ -18,8 +17,6 @@
 namespace mt::cuda {
 __attribute__((weak)) void square_sum(const View&, InOut) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void adamw(InOut, const View&, InOut, InOut, const Maybe&, double, double, double, double, double, int64_t) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void attention_forward(const View&, const View&, const View&, Maybe, Maybe, Maybe, int64_t, bool, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void attention_backward(const View&, const View&, const View&, const View&, Maybe, Maybe, Maybe, int64_t, bool, const View&, MaybeOut, MaybeOut, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void cross_entropy_forward(const View&, const View&, int64_t, double, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void cross_entropy_backward(const View&, const View&, const View&, const View&, int64_t, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void embedding_forward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
