@@ -48,6 +48,7 @@ int choose_tile(int64_t m, int64_t n) {
 
 }  // namespace
 
+/// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
 void product(const Product& p) {
   const int64_t m = p.m(), n = p.n();
   if (m == 0 || n == 0) return;
@@ -62,23 +63,26 @@ void product(const Product& p) {
   j.alpha = p.alpha;
   j.m = m;
   j.n = n;
-  // One tile is not worth the tensor cores' rounding, nor a split.
-  const bool cores = false;
+  const bool few = p.a.rows <= kFewRows;
+  if (few && p.form == Form::nt && p.a.cols % 8 == 0) return few_rows(j);
+  // So few rows of activations are limited by memory anyway, and need not be rounded further.
+  const bool cores = p.narrow && !few;
   const int tile = cores ? choose_tile(m, n) : 0;
   const int64_t step = cores ? kMmaStep : kSimtStep;
   j.tiles_m = up(m, cores ? kTiles[tile].rows : kSimtTile);
   j.tiles_n = up(n, cores ? kTiles[tile].cols : kSimtTile);
-  j.tiles = up(p.inner(p.a), step);
-  j.more = up(p.inner(p.a2), step);
+  j.tiles = int(up(p.inner(p.a), step));
+  j.more = int(up(p.inner(p.a2), step));
   // Where tiles of c alone would leave multiprocessors idle, the inner dimension is cut up, into pieces of at least 256.
   const int64_t places = j.tiles_m * j.tiles_n, all = j.tiles + j.more, least = 256 / step;
   const int64_t wanted = std::clamp<int64_t>(2 * multiprocessors() / places, 1, std::max<int64_t>(all / least, 1));
-  j.per_split = std::max<int64_t>(up(all, wanted), 1);
+  j.per_split = int(std::max<int64_t>(up(all, wanted), 1));
   const int64_t splits = std::max<int64_t>(up(all, j.per_split), 1);
   Scratch part(splits > 1 ? size_t(splits * m * n) * sizeof(float) : 0);
   j.part = part.as<float>();
   const dim3 grid = blocks(places * splits, 1);
-  simt(p.form, j, grid);
+  if (cores) mma(p.form, tile, j, grid);
+  else simt(p.form, j, grid);
   if (splits > 1) launch(finish, blocks(m * n), dim3(kThreads), 0, j, splits);
 }
 

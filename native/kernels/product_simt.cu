@@ -33,16 +33,16 @@ __device__ void keep_tile(const float (&v)[kQuads][4], float* to) {
 }
 
 template <Form form>
-__global__ void __launch_bounds__(kSimtThreads) simt_kernel(Job j) {
+__global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
   constexpr int kTileFloats = kSimtStep * kPitch;
   SHARED(float, shared);  // a and b, twice
   const Place at = place(j, kSimtTile, kSimtTile);
   const int tm = int(threadIdx.x) / 8 * 4, tn = int(threadIdx.x) % 8 * 4;
   float total[4][8] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];
-  auto read = [&](int64_t t) {
+  auto read = [&](int t) {
     bool first = t < j.tiles;
-    int64_t inner = (first ? t : t - j.tiles) * kSimtStep;
+    int64_t inner = int64_t(first ? t : t - j.tiles) * kSimtStep;
     read_tile<a_along>(first ? j.a : j.a2, at.row, inner, ra);
     read_tile<b_along>(first ? j.b : j.b2, at.col, inner, rb);
   };
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(Job j) {
     keep(0);
   }
   __syncthreads();
-  for (int64_t t = at.begin; t < at.end; ++t) {
-    const int now = int(t - at.begin) % 2;
+  for (int t = at.begin; t < at.end; ++t) {
+    const int now = (t - at.begin) % 2;
     if (t + 1 < at.end) read(t + 1);
     const float *a = shared + now * 2 * kTileFloats + tm, *b = shared + now * 2 * kTileFloats + kTileFloats + tn;
 #pragma unroll
