@@ -112,15 +112,16 @@ __device__ inline void store2(const Job& j, const Place& at, int64_t row, int64_
 
 // ---- kernels, by file ----
 
-/// product_simt.cu: float32 arithmetic; tiles of 64×64 and 16 inner columns.
-inline constexpr int kSimtTile = 64, kSimtStep = 16;
-void simt(Form form, const Job& j, dim3 grid);
-/// product_mma.cu: tensor cores; tiles of rows × cols and 32 inner columns.
-inline constexpr int kMmaStep = 32;
 struct Tile {
   int rows, cols;
-  float speed;  // of its arithmetic, to the largest
+  float speed;  // of its arithmetic, to the largest of its kernel
 };
+/// product_simt.cu: float32 arithmetic; steps of 16 along the inner dimension.
+inline constexpr int kSimtStep = 16;
+inline constexpr Tile kSimtTile = {64, 64, 1.0f};
+void simt(Form form, const Job& j, dim3 grid);
+/// product_mma.cu: tensor cores; steps of 32.
+inline constexpr int kMmaStep = 32;
 inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 0.4f}, {64, 32, 0.45f}};
 void mma(Form form, int tile, const Job& j, dim3 grid);
 /// product_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
