@@ -35,19 +35,33 @@ Operand operand(const Matrix& x, float factor = 1) {
   return {static_cast<const char*>(x.data), x.type, wide, x.rows, x.cols, factor};
 }
 
-/// The tile that keeps the busiest multiprocessor for the shortest time; of few rows or columns no more are formed than needed.
-int choose_tile(int64_t m, int64_t n) {
-  if (m <= 16) return 2;
-  if (n <= 32) return 3;
-  auto time = [&](int i) {
-    const Tile& t = kTiles[i];
-    return float(up(up(m, t.rows) * up(n, t.cols), multiprocessors())) * float(t.rows * t.cols) / t.speed;
-  };
-  return time(0) <= time(1) ? 0 : 1;
+struct Plan {
+  int tile;
+  int64_t splits;
+};
+/// The tile, and the pieces of the inner dimension, whose slowest multiprocessor is done first. Rates are those of a large
+/// GPU, in multiply-adds per microsecond and multiprocessor and in bytes per microsecond; what decides is their ratios.
+Plan choose(const Tile* tiles, int count, double rate, int64_t m, int64_t n, int64_t all, int64_t step) {
+  constexpr double kBytes = 4e6, kLaunch = 2;
+  constexpr int64_t kMost = 32;
+  const int64_t least = 128 / step;  // tiles of a piece
+  Plan best{0, 1};
+  double shortest = 1e300;
+  for (int i = 0; i < count; ++i) {
+    const Tile& t = tiles[i];
+    const int64_t places = up(m, t.rows) * up(n, t.cols);
+    for (int64_t s = 1; s <= std::clamp<int64_t>(all / least, 1, kMost); ++s) {
+      double time = double(up(places * s, multiprocessors()) * up(all, s) * step) * (t.rows * t.cols / t.speed) / rate;
+      if (s > 1) time += kLaunch + double(s * m * n) * 8 / kBytes;  // sums are written and read once more
+      if (time < shortest) shortest = time, best = {i, s};
+    }
+  }
+  return best;
 }
 
 }  // namespace
 
+/// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
 void product(const Product& p) {
   const int64_t m = p.m(), n = p.n();
   if (m == 0 || n == 0) return;
@@ -62,23 +76,25 @@ void product(const Product& p) {
   j.alpha = p.alpha;
   j.m = m;
   j.n = n;
-  // One tile is not worth the tensor cores' rounding, nor a split.
-  const bool cores = false;
-  const int tile = cores ? choose_tile(m, n) : 0;
+  const bool few = p.a.rows <= kFewRows;
+  if (few && p.form == Form::nt && p.a.cols % 8 == 0) return few_rows(j);
+  // So few rows of activations are limited by memory anyway, and need not be rounded further.
+  const bool cores = p.narrow && !few;
   const int64_t step = cores ? kMmaStep : kSimtStep;
-  j.tiles_m = up(m, cores ? kTiles[tile].rows : kSimtTile);
-  j.tiles_n = up(n, cores ? kTiles[tile].cols : kSimtTile);
-  j.tiles = up(p.inner(p.a), step);
-  j.more = up(p.inner(p.a2), step);
-  // Where tiles of c alone would leave multiprocessors idle, the inner dimension is cut up, into pieces of at least 256.
-  const int64_t places = j.tiles_m * j.tiles_n, all = j.tiles + j.more, least = 256 / step;
-  const int64_t wanted = std::clamp<int64_t>(2 * multiprocessors() / places, 1, std::max<int64_t>(all / least, 1));
-  j.per_split = std::max<int64_t>(up(all, wanted), 1);
+  j.tiles = int(up(p.inner(p.a), step));
+  j.more = int(up(p.inner(p.a2), step));
+  const int64_t all = j.tiles + j.more;
+  const Plan plan = cores ? choose(kTiles, std::size(kTiles), 1.8e6, m, n, all, step) : choose(&kSimtTile, 1, 0.2e6, m, n, all, step);
+  const Tile& tile = cores ? kTiles[plan.tile] : kSimtTile;
+  j.tiles_m = up(m, tile.rows);
+  j.tiles_n = up(n, tile.cols);
+  j.per_split = int(std::max<int64_t>(up(all, plan.splits), 1));
   const int64_t splits = std::max<int64_t>(up(all, j.per_split), 1);
   Scratch part(splits > 1 ? size_t(splits * m * n) * sizeof(float) : 0);
   j.part = part.as<float>();
-  const dim3 grid = blocks(places * splits, 1);
-  simt(p.form, j, grid);
+  const dim3 grid = blocks(j.tiles_m * j.tiles_n * splits, 1);
+  if (cores) mma(p.form, plan.tile, j, grid);
+  else simt(p.form, j, grid);
   if (splits > 1) launch(finish, blocks(m * n), dim3(kThreads), 0, j, splits);
 }
 

@@ -5,7 +5,7 @@
 namespace mt::cuda {
 namespace {
 
-constexpr int kSimtThreads = 128, kPitch = kSimtTile + 4, kQuads = kSimtTile * kSimtStep / 4 / kSimtThreads;
+constexpr int kSide = kSimtTile.rows, kSimtThreads = 128, kPitch = kSide + 4, kQuads = kSide * kSimtStep / 4 / kSimtThreads;
 constexpr int kRun = 16;  // tiles whose sums are added up before they meet the total: long sums stay exact
 
 /// Reads this thread's part of a tile. `along`: rows of memory run along the inner dimension.
@@ -15,7 +15,7 @@ __device__ void read_tile(const Operand& o, int64_t outer, int64_t inner, float 
   for (int i = 0; i < kQuads; ++i) {
     int q = int(threadIdx.x) + i * kSimtThreads;
     if (along) fetch<4>(o, outer + q / (kSimtStep / 4), inner + q % (kSimtStep / 4) * 4, v[i]);
-    else fetch<4>(o, inner + q / (kSimtTile / 4), outer + q % (kSimtTile / 4) * 4, v[i]);
+    else fetch<4>(o, inner + q / (kSide / 4), outer + q % (kSide / 4) * 4, v[i]);
   }
 }
 template <bool along>
@@ -27,22 +27,22 @@ __device__ void keep_tile(const float (&v)[kQuads][4], float* to) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) to[(q % (kSimtStep / 4) * 4 + e) * kPitch + q / (kSimtStep / 4)] = v[i][e];
     } else {
-      *reinterpret_cast<float4*>(to + q / (kSimtTile / 4) * kPitch + q % (kSimtTile / 4) * 4) = make_float4(v[i][0], v[i][1], v[i][2], v[i][3]);
+      *reinterpret_cast<float4*>(to + q / (kSide / 4) * kPitch + q % (kSide / 4) * 4) = make_float4(v[i][0], v[i][1], v[i][2], v[i][3]);
     }
   }
 }
 
 template <Form form>
-__global__ void __launch_bounds__(kSimtThreads) simt_kernel(Job j) {
+__global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
   constexpr int kTileFloats = kSimtStep * kPitch;
   SHARED(float, shared);  // a and b, twice
-  const Place at = place(j, kSimtTile, kSimtTile);
+  const Place at = place(j, kSide, kSide);
   const int tm = int(threadIdx.x) / 8 * 4, tn = int(threadIdx.x) % 8 * 4;
   float total[4][8] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];
-  auto read = [&](int64_t t) {
+  auto read = [&](int t) {
     bool first = t < j.tiles;
-    int64_t inner = (first ? t : t - j.tiles) * kSimtStep;
+    int64_t inner = int64_t(first ? t : t - j.tiles) * kSimtStep;
     read_tile<a_along>(first ? j.a : j.a2, at.row, inner, ra);
     read_tile<b_along>(first ? j.b : j.b2, at.col, inner, rb);
   };
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(Job j) {
     keep(0);
   }
   __syncthreads();
-  for (int64_t t = at.begin; t < at.end; ++t) {
-    const int now = int(t - at.begin) % 2;
+  for (int t = at.begin; t < at.end; ++t) {
+    const int now = (t - at.begin) % 2;
     if (t + 1 < at.end) read(t + 1);
     const float *a = shared + now * 2 * kTileFloats + tm, *b = shared + now * 2 * kTileFloats + kTileFloats + tn;
 #pragma unroll

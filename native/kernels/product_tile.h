@@ -68,17 +68,20 @@ struct Job {
   float alpha;
   float* part;  // [splits, m, n], or null: one split, which writes c
   int64_t m, n;
-  int64_t tiles, more;  // of the first pair, of the second
-  int64_t per_split, tiles_m, tiles_n;
+  int tiles, more;  // of the first pair, of the second
+  int per_split;
+  int64_t tiles_m, tiles_n;
 };
 
 /// What a block computes. Blocks side by side share columns of b, which is the weight.
 struct Place {
-  int64_t row, col, split, begin, end;
+  int64_t row, col;
+  int split, begin, end;
 };
 __device__ inline Place place(const Job& j, int rows, int cols) {
-  int64_t i = blockIdx.x, split = i / (j.tiles_m * j.tiles_n), begin = split * j.per_split, all = j.tiles + j.more;
-  return {i % j.tiles_m * rows, i / j.tiles_m % j.tiles_n * cols, split, begin, begin + j.per_split < all ? begin + j.per_split : all};
+  const int64_t i = blockIdx.x;
+  const int split = int(i / (j.tiles_m * j.tiles_n)), begin = split * j.per_split, all = j.tiles + j.more;
+  return {i % j.tiles_m * rows, i / j.tiles_m % j.tiles_n * cols, split, begin, all - begin > j.per_split ? begin + j.per_split : all};
 }
 
 __device__ inline void write(const Job& j, int64_t row, int64_t col, float sum) {
@@ -109,18 +112,19 @@ __device__ inline void store2(const Job& j, const Place& at, int64_t row, int64_
 
 // ---- kernels, by file ----
 
-/// product_simt.cu: float32 arithmetic; tiles of 64×64 and 16 inner columns.
-inline constexpr int kSimtTile = 64, kSimtStep = 16;
-void simt(Form form, const Job& j, dim3 grid);
-/// product_mma.cu: tensor cores; tiles of rows × cols and 32 inner columns.
-inline constexpr int kMmaStep = 32;
 struct Tile {
   int rows, cols;
-  float speed;  // of its arithmetic, to the largest
+  float speed;  // of its arithmetic, to the largest of its kernel
 };
+/// product_simt.cu: float32 arithmetic; steps of 16 along the inner dimension.
+inline constexpr int kSimtStep = 16;
+inline constexpr Tile kSimtTile = {64, 64, 1.0f};
+void simt(Form form, const Job& j, dim3 grid);
+/// product_mma.cu: tensor cores; steps of 32.
+inline constexpr int kMmaStep = 32;
 inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 0.4f}, {64, 32, 0.45f}};
 void mma(Form form, int tile, const Job& j, dim3 grid);
-/// product_rows.cu: form nt for few rows, every operand wide: reads b once.
+/// product_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
 inline constexpr int kFewRows = 8;
 void few_rows(const Job& j);
 
