@@ -29,14 +29,10 @@ __attribute__((weak)) void embedding_backward(const View&, const View&, Out) { t
 __attribute__((weak)) void gemm_forward(const View&, const View&, const Maybe&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void gemm_backward_input(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void gemm_backward_weight(const View&, const View&, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void layernorm_forward(const View&, const View&, const View&, double, Out, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void layernorm_backward(const View&, const View&, const View&, const View&, const View&, MaybeOut, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void lora_forward(const View&, const View&, const Maybe&, const View&, const View&, double, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void lora_backward(const View&, const View&, const View&, const View&, const View&, const View&, double, MaybeOut, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void patchify_forward(const View&, int64_t, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void patchify_backward(const View&, int64_t, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void rmsnorm_forward(const View&, const View&, double, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void rmsnorm_backward(const View&, const View&, const View&, const View&, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void rope_forward(const View&, const View&, double, bool, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void router_forward(const View&, const View&, const View&, const View&, const View&, Out, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void router_backward(const View&, const View&, const View&, const View&, const View&, const View&, MaybeOut, Out, Out, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }

@@ -78,6 +78,7 @@ define('gate', 'closed', (d) => ({ a: d.normal([3, 7]), b: d.normal([3, 7]), g: 
 
 for (const [shape, eps, offset] of [
   [[3, 1], 1e-5, 0], [[5, 2], 0.5, 0], [[2, 3, 7], 1e-6, 0], [[7, 33], 1e-12, 0], [[17, 65], 1e-5, 20], [[2, 130], 1e-12, 0], [[0, 7], 1e-5, 0], [[53, 770], 1e-6, 0], [[5], 1e-5, 0],
+  [[9, 160], 1e-6, 0], [[70, 31], 1e-5, 0], [[3, 768], 1e-5, 3], [[2, 1028], 1e-5, 0], [[2, 5120], 1e-6, 0], [[2, 5121], 1e-6, 1], [[1, 5124], 1e-6, 0],
 ] as const) {
   const inputs = (d: Draw) => ({ x: d.normal(shape, 1.5, offset), weight: d.normal([shape.at(-1)!], 0.5, 1), bias: d.normal([shape.at(-1)!]) })
   const variant = `${text(shape)} eps ${eps}${offset ? ` mean ${offset}` : ''}`
@@ -86,6 +87,9 @@ for (const [shape, eps, offset] of [
   const e = shape.at(-1) === 1 ? 1 : eps
   define('rmsNorm', variant, (d) => { const { x, weight } = inputs(d); return { x, weight } }, ['x', 'weight'], (i) => rmsNorm(i.x, i.weight, e), (i) => oracle.rmsNorm(i.x, i.weight, e))
 }
+
+define('layerNorm', 'rows of one number each, eps 1e-12', (d) => ({ x: input([3, 7], Array.from({ length: 21 }, (_, i) => [0.3, -41.7, 1e-3][Math.floor(i / 7)]!)), weight: d.normal([7]), bias: d.normal([7]) }), [],
+  (i) => layerNorm(i.x, i.weight, i.bias, 1e-12), (i) => oracle.layerNorm(i.x, i.weight, i.bias, 1e-12))
 
 // ---- rows by id, positions, patches ----
 
