@@ -18,23 +18,12 @@
 #include "ops/swap.h"
 
 namespace mt::cuda {
-__attribute__((weak)) void square_sum(const View&, InOut) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void adamw(InOut, const View&, InOut, InOut, const Maybe&, double, double, double, double, double, int64_t) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void attention_forward(const View&, const View&, const View&, Maybe, Maybe, Maybe, int64_t, bool, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void attention_backward(const View&, const View&, const View&, const View&, Maybe, Maybe, Maybe, int64_t, bool, const View&, MaybeOut, MaybeOut, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void cross_entropy_forward(const View&, const View&, int64_t, double, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void cross_entropy_backward(const View&, const View&, const View&, const View&, int64_t, double, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void embedding_forward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void embedding_backward(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void gemm_forward(const View&, const View&, const Maybe&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void gemm_backward_input(const View&, const View&, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void gemm_backward_weight(const View&, const View&, MaybeOut, MaybeOut) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void lora_forward(const View&, const View&, const Maybe&, const View&, const View&, double, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 __attribute__((weak)) void lora_backward(const View&, const View&, const View&, const View&, const View&, const View&, double, MaybeOut, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void patchify_forward(const View&, int64_t, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void patchify_backward(const View&, int64_t, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void rope_forward(const View&, const View&, double, bool, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void router_forward(const View&, const View&, const View&, const View&, const View&, Out, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
-__attribute__((weak)) void router_backward(const View&, const View&, const View&, const View&, const View&, const View&, MaybeOut, Out, Out, Out, Out) { throw std::runtime_error("has no CUDA twin yet"); }
 }
 
