@@ -49,26 +49,26 @@ __global__ void __launch_bounds__(kThreads) gate_backward_kernel(const T* dy, co
 
 constexpr int kPerThread = 16;  // elements that one thread of a sum adds up
 
-/// part[block] = Σ dy∘(b − a) over the block's elements.
+/// part[block] = Σ dy∘(b − a) over the block's elements; in double, since terms of both signs cancel.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gate_sum(const T* dy, const T* a, const T* b, float* part, int64_t n) {
-  __shared__ float shared[32];
-  float sum = 0;
+__global__ void __launch_bounds__(kThreads) gate_sum(const T* dy, const T* a, const T* b, double* part, int64_t n) {
+  __shared__ double shared[32];
+  double sum = 0;
   for (int k = 0; k < kPerThread; ++k) {
     int64_t i = (int64_t(blockIdx.x) * kPerThread + k) * kThreads + threadIdx.x;
-    if (i < n) sum += float(dy[i]) * (float(b[i]) - float(a[i]));
+    if (i < n) sum += double(float(dy[i])) * (float(b[i]) - float(a[i]));
   }
   sum = block_sum(sum, shared);
   if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
 /// dg = (1 − tanh² g) Σ part.
-__global__ void __launch_bounds__(kThreads) gate_finish(const float* part, int64_t count, const float* g, float* dg) {
-  __shared__ float shared[32];
-  float sum = 0;
+__global__ void __launch_bounds__(kThreads) gate_finish(const double* part, int64_t count, const float* g, float* dg) {
+  __shared__ double shared[32];
+  double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += part[i];
   sum = block_sum(sum, shared);
-  float t = tanhf(*g);
-  if (threadIdx.x == 0) *dg = (1.0f - t * t) * sum;
+  double t = tanhf(*g);
+  if (threadIdx.x == 0) *dg = float((1.0 - t * t) * sum);
 }
 
 // ---- scalar functions ----
@@ -144,13 +144,13 @@ void gate_forward(const View& a, const View& b, const View& g, Out y) {
 }
 void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg) {
   int64_t n = dy.numel(), count = (n + kThreads * kPerThread - 1) / (kThreads * kPerThread);
-  Scratch part(dg ? size_t(count) * sizeof(float) : 0);
+  Scratch part(dg ? size_t(count) * sizeof(double) : 0);
   each_activation(dy.dtype, [&](auto t) {
     using T = decltype(t);
     launch(gate_backward_kernel<T>, blocks(n), dim3(kThreads), 0, (const T*)dy.data<T>(), (const float*)g.data<float>(), da.data<T>(), db.data<T>(), n);
-    if (dg) launch(gate_sum<T>, dim3(unsigned(count)), dim3(kThreads), 0, (const T*)dy.data<T>(), (const T*)a.data<T>(), (const T*)b.data<T>(), part.as<float>(), n);
+    if (dg) launch(gate_sum<T>, dim3(unsigned(count)), dim3(kThreads), 0, (const T*)dy.data<T>(), (const T*)a.data<T>(), (const T*)b.data<T>(), part.as<double>(), n);
   });
-  if (dg) launch(gate_finish, dim3(1), dim3(kThreads), 0, (const float*)part.as<float>(), count, (const float*)g.data<float>(), dg.data<float>());
+  if (dg) launch(gate_finish, dim3(1), dim3(kThreads), 0, (const double*)part.as<double>(), count, (const float*)g.data<float>(), dg.data<float>());
 }
 
 }  // namespace mt::cuda

@@ -9,6 +9,7 @@ import { Adapter, type GivenMasks } from '../../lib/adapter/adapter.js'
 import { adapterConfigFromGolden } from '../../lib/adapter/config.js'
 import { loadModel } from '../../lib/models/load.js'
 import type { ImageModel, QFormerText, TextRows } from '../../lib/models/mtransllama.js'
+import type { DeviceChoice } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { type NdArray, size } from '../oracle/array.js'
@@ -32,12 +33,12 @@ export interface Both {
   native: ImageModel
 }
 
-/** @param change what to change about config.json and weights before they are written */
+/** On the device that MT_TEST_DEVICE names. @param change what to change about config.json and weights before they are written */
 export async function openTiny(kind: TinyKind, seed: number, change: (tiny: Tiny) => Tiny = (t) => t): Promise<Both> {
   const tiny = change(tinyCheckpoint(kind, seed))
   const folder = temporaryFolder('tiny')
   writeTiny(folder, tiny)
-  const { model } = await loadModel(folder)
+  const { model } = await loadModel(folder, { device: (process.env.MT_TEST_DEVICE ?? 'cpu') as DeviceChoice })
   return { kind, config: tiny.config, folder, oracle: oracleModel(tiny.tensors, tiny.config), native: model }
 }
 
@@ -59,7 +60,7 @@ export function bothAdapters(model: Both, json: Json, frames: number, seed: numb
   const config = adapterConfig(json)
   const params = tinyParameters(model.config, config, seed)
   const native = scope(() => new Adapter(model.native.config, adapterConfigFromGolden(json, frames), {
-    values: new Map([...params].map(([name, value]) => [nativeName(name), float32(value)])), masks: givenMasks(masks),
+    device: model.native.device, values: new Map([...params].map(([name, value]) => [nativeName(name), float32(value)])), masks: givenMasks(masks),
   }))
   const names = [...native.parameters.keys()].sort()
   if (`${names}` !== `${[...params.keys()].map(nativeName).sort()}`) throw new Error(`trained tensors differ: ${names}`)
