@@ -10,8 +10,9 @@ export function register(program: Command): void {
   computes(program.command('train <config>'))
     .description('train an adapter as a YAML file says')
     .option('--output <dir>', 'write there instead of where the file says')
+    .option('--no-graphs', 'on a GPU, launch operators one by one instead of as a graph')
     .option('--resume', 'go on with the run whose state lies in the output folder')
-    .action(async (path: string, { output, resume = false, ...o }: { output?: string; resume?: boolean } & Where) => {
+    .action(async (path: string, { output, resume = false, graphs, ...o }: { output?: string; resume?: boolean; graphs: boolean } & Where) => {
       const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
       const { signal, done } = interruptible()
       const where = chosen(o)
@@ -29,6 +30,7 @@ export function register(program: Command): void {
           resume,
           device: where.device,
           precision: where.precision,
+          graphs,
           onStart({ counts, samples, steps, adapter }) {
             where.say()
             const rows = [['trained', 'tensors', 'parameters'], ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')])]

@@ -4,7 +4,7 @@
  */
 import { InputError, invalid } from '../errors.js'
 import { project, type Linear } from '../nn/layers.js'
-import { crossEntropy } from '../ops/cross_entropy.js'
+import { crossEntropy, IGNORE } from '../ops/cross_entropy.js'
 import { embedding } from '../ops/embedding.js'
 import { add } from '../ops/elementwise.js'
 import { cast } from '../ops/copy.js'
@@ -46,6 +46,18 @@ export interface TextRows {
   mask: Uint8Array
   labels?: Int32Array | undefined
 }
+
+/** Text rows as tensors where the model computes. */
+export interface PlacedText {
+  /** [B,S] int32 */
+  ids: Tensor
+  /** [B,V+S]: uint8, 1 = token; int32 */
+  mask: Tensor
+  positions: Tensor
+  /** Which of the B·(V+S) rows predict an answer token, and which: [N] int32 each. Where the text has labels. */
+  answers?: { places: Tensor; targets: Tensor }
+}
+const isPlaced = (text: TextRows | PlacedText): text is PlacedText => !(text.ids instanceof Int32Array)
 
 export type Precision = 'float32' | 'bfloat16'
 
@@ -106,11 +118,12 @@ export class ImageModel {
   }
 
   /**
-   * Hidden states over [visual rows; text rows], [B,V+S,D_llm]. The sequence must fit the language model's positions.
+   * Everything of a text that depends on no weight, where the model computes; `V` visual rows will stand before it.
+   *
+   * @param step answers are filled up to a multiple of this with ones that do not count
    */
-  hidden(visual: Tensor, text: TextRows, options: { cache?: Cache; observe?: Observe | undefined } = {}): Tensor {
-    const { rows } = text
-    const V = visual.dim(1)
+  place(text: TextRows, V: number, step = 1): PlacedText {
+    const { rows, labels } = text
     const S = text.ids.length / rows
     const limit = this.config.language.maxPositions
     if (V + S > limit) throw new InputError(`context: ${V} visual tokens and ${S} text tokens make ${V + S}, but the language model has ${limit} positions; use fewer frames, aggregate: mean, or shorter texts.`)
@@ -119,34 +132,46 @@ export class ImageModel {
       mask.fill(1, r * (V + S), r * (V + S) + V)
       mask.set(text.mask.subarray(r * S, (r + 1) * S), r * (V + S) + V)
     }
-    const words = embedTokens(this.language, rowsOf(text.ids, rows, this.device), this.precision)
-    return this.language.forward(concat([visual, words], 1), {
-      mask: rowsOf(mask, rows, this.device), positions: rowsOf(this.language.positions(mask, rows), rows, this.device), ...options,
-    })
+    const [places, targets]: [number[], number[]] = [[], []]
+    for (let r = 0; labels && r < rows; r++) {
+      for (let i = 1; i < S; i++) {
+        const label = labels[r * S + i]!
+        if (label === IGNORE) continue
+        places.push(r * (V + S) + V + i - 1)
+        targets.push(label)
+      }
+    }
+    while (places.length % step) {
+      places.push(0)
+      targets.push(IGNORE)
+    }
+    const list = (values: number[]): Tensor => tensor(Int32Array.from(values), [values.length], 'int32', this.device)
+    return {
+      ids: rowsOf(text.ids, rows, this.device), mask: rowsOf(mask, rows, this.device), positions: rowsOf(this.language.positions(mask, rows), rows, this.device),
+      ...(labels && { answers: { places: list(places), targets: list(targets) } }),
+    }
+  }
+
+  /**
+   * Hidden states over [visual rows; text rows], [B,V+S,D_llm]. The sequence must fit the language model's positions.
+   */
+  hidden(visual: Tensor, text: TextRows | PlacedText, options: { cache?: Cache; observe?: Observe | undefined } = {}): Tensor {
+    const { ids, mask, positions } = isPlaced(text) ? text : this.place(text, visual.dim(1))
+    const words = embedTokens(this.language, ids, this.precision)
+    return this.language.forward(concat([visual, words], 1), { mask, positions, ...options })
   }
 
   /**
    * Cross-entropy of the answers (3), times `factor`: the sum by default; 1/tokens makes it the mean. Text position i
    * predicts label i+1. The output matrix is applied to those rows alone.
    */
-  loss(hidden: Tensor, text: TextRows, factor = 1): Tensor {
-    const { rows, labels } = text
-    if (!labels) throw invalid('labels', 'one label per text token', undefined)
-    const S = text.ids.length / rows
-    const [, N, D] = hidden.shape as [number, number, number]
-    const places: number[] = []
-    const targets: number[] = []
-    for (let r = 0; r < rows; r++) {
-      for (let i = 1; i < S; i++) {
-        const label = labels[r * S + i]!
-        if (label === -100) continue
-        places.push(r * N + (N - S) + i - 1)
-        targets.push(label)
-      }
-    }
-    if (!places.length) throw invalid('labels', 'at least one answer token', 'none in the batch')
-    const chosen = embedding(tensor(Int32Array.from(places), [places.length], 'int32', this.device), reshape(hidden, [rows * N, D]), this.precision)
-    return crossEntropy(logits(this.language, chosen), tensor(Int32Array.from(targets), [targets.length], 'int32', this.device), factor)
+  loss(hidden: Tensor, text: TextRows | PlacedText, factor = 1): Tensor {
+    const [B, N, D] = hidden.shape as [number, number, number]
+    const { answers } = isPlaced(text) ? text : this.place(text, N - text.ids.length / text.rows)
+    if (!answers) throw invalid('labels', 'one label per text token', undefined)
+    if (!answers.places.size) throw invalid('labels', 'at least one answer token', 'none in the batch')
+    const chosen = embedding(answers.places, reshape(hidden, [B * N, D]), this.precision)
+    return crossEntropy(logits(this.language, chosen), answers.targets, factor)
   }
 
   /** Frees the weights. */

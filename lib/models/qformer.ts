@@ -6,10 +6,10 @@ import { invalid } from '../errors.js'
 import { attend, type AttentionWeights, type Routing } from '../nn/attention.js'
 import { feedForward, normalise, type FeedForward, type LoRA, type Norm } from '../nn/layers.js'
 import { add, gate } from '../ops/elementwise.js'
-import { contiguous, full } from '../ops/copy.js'
+import { cast, contiguous, full } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
-import { concat, expand, reshape, split } from '../ops/views.js'
-import { tensor, type Tensor } from '../tensor/tensor.js'
+import { concat, expand, narrow, reshape, split } from '../ops/views.js'
+import type { Tensor } from '../tensor/tensor.js'
 import type { QFormerConfig } from './config.js'
 import { Finder, type Observe, type Weights } from './weights.js'
 
@@ -87,8 +87,7 @@ export function textEmbeddings(model: QFormer, ids: Tensor, precision: 'float32'
   }
   const k = ids.dim(1)
   if (k > model.wordPositions.dim(0)) throw invalid('text', `at most ${model.wordPositions.dim(0)} tokens`, k, 'lower text.maxTokens')
-  const positions = tensor(Int32Array.from({ length: k }, (_, i) => i), [k], 'int32', ids.device)
-  return add(embedding(ids, model.words, precision), embedding(positions, model.wordPositions, precision))
+  return add(embedding(ids, model.words, precision), cast(narrow(model.wordPositions, 0, 0, k), precision))
 }
 
 /** The query tokens after the last layer, [B,G,n,D]. */

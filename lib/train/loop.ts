@@ -56,6 +56,8 @@ export interface TrainOptions extends TrainEvents {
   /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link loadModel}. */
   device?: DeviceChoice | undefined
   precision?: Precision | undefined
+  /** On a CUDA device, whether steps are launched as graphs. Default: true. */
+  graphs?: boolean | undefined
   /** An open bundle to use instead of opening `config.model`; the caller frees it. */
   bundle?: Bundle
 }
@@ -113,7 +115,7 @@ class Run {
     const table = adapter.table()
     const lr = typeof t.lr === 'number' ? t.lr : Object.fromEntries(Object.entries(t.lr).filter((e): e is [string, number] => e[1] !== undefined))
     this.optimizer = new AdamW(table.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip })
-    this.trainer = new Trainer(bundle, adapter, this.features, this.optimizer)
+    this.trainer = new Trainer(bundle, adapter, this.features, this.optimizer, { graphs: options.graphs })
   }
 
   private get out(): { last: string; best: string; metrics: string } {
@@ -145,6 +147,7 @@ class Run {
       if (signal?.aborted && this.step > 0) await this.save()
       throw error
     } finally {
+      this.trainer.dispose()
       this.optimizer.dispose()
     }
   }

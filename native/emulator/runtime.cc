@@ -29,6 +29,7 @@ Modes parse(std::string_view list) {
     else if (word == "late") m.late = true;
     else if (word == "nodriver") m.nodriver = true;
     else if (word == "nodevice") m.nodevice = true;
+    else if (auto v = after("driver=")) m.driver = int(*v);
     else if (word == "order=forward") m.order = {Order::forward, 0};
     else if (word == "order=reversed") m.order = {Order::reversed, 0};
     else if (auto v = after("order=random:")) m.order = {Order::random, *v};
@@ -96,7 +97,7 @@ int current_device() { return device_of_thread; }
 cudaError_t standing() {
   State& s = state();
   std::lock_guard hold(s.mutex);
-  return s.modes.nodriver ? cudaErrorInsufficientDriver : s.modes.nodevice ? cudaErrorNoDevice : s.sticky;
+  return s.modes.nodriver || s.modes.driver < kVersion ? cudaErrorInsufficientDriver : s.modes.nodevice ? cudaErrorNoDevice : s.sticky;
 }
 cudaError_t note(cudaError_t e) {
   if (e != cudaSuccess) last_error = e;
@@ -174,11 +175,11 @@ cudaError_t cudaGetDevice(int* device) {
   return note(standing());
 }
 cudaError_t cudaDriverGetVersion(int* version) {
-  *version = state().modes.nodriver ? 0 : 13000;
+  *version = state().modes.nodriver ? 0 : state().modes.driver;
   return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = 13000;
+  *version = kVersion;
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {

@@ -10,10 +10,13 @@
 
 namespace mt::simt {
 
+constexpr int kVersion = 13000;  // of CUDA: 1000·major + 10·minor
+
 struct Modes {
   Order order;
   bool late = false, nodriver = false, nodevice = false;
   int devices = 1;
+  int driver = kVersion;  // what the driver knows
   size_t memory = size_t(4) << 30;
   uint64_t fail_malloc = 0, fail_launch = 0, fail_memcpy = 0, sticky = 0;  // 0: never
 };

@@ -8,6 +8,7 @@
 //   cp_async_16(shared, global, valid)   16 bytes, both sides 16-byte aligned; zeros where not valid; seen after
 //   cp_async_commit(), cp_async_wait<N>()                 all but the N newest groups have landed for this thread
 //   pack_bf16(lo, hi)       two floats rounded to bf16, lo in the lower half
+//   widen_f16(bits)         a float16 as float
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -80,6 +81,11 @@ __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
   return r;
 }
+__device__ __forceinline__ float widen_f16(uint32_t bits) {
+  float r;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(uint16_t(bits)));
+  return r;
+}
 
 #else
 
@@ -118,6 +124,7 @@ void cp_async_wait() {
   simt::cp_async_wait(N);
 }
 inline uint32_t pack_bf16(float lo, float hi) { return bf16(lo).bits | uint32_t(bf16(hi).bits) << 16; }
+inline float widen_f16(uint32_t bits) { return float(std::bit_cast<f16>(uint16_t(bits))); }
 
 #endif
 

@@ -218,6 +218,20 @@ for (const [lead, n, k] of [[[1], 1, 1], [[2, 7], 16, 17], [[17], 33, 7], [[0], 
         (i) => lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16))
     }
 
+// Tiles of GPU kernels and their tails: few rows, 16, 64 and 128 of them, few columns; rows of memory that are aligned and
+// such that are not; inner dimensions that are cut up.
+for (const [m, n, k, rank] of [
+  [1, 24, 264, 16], [2, 7, 1032, 4], [3, 33, 128, 8], [8, 17, 64, 17], [9, 64, 31, 1], [15, 160, 64, 8], [16, 128, 63, 16], [17, 8, 2056, 24], [64, 40, 161, 40], [65, 136, 160, 16], [161, 32, 72, 32],
+  [257, 16, 128, 7], [250, 248, 40, 16], [1030, 24, 40, 8], [16, 24, 1032, 16], [20, 1032, 24, 16],
+] as const)
+  for (const dtype of ['float32', 'bfloat16', 'float16'] as DType[]) {
+    const w = (d: Draw): Input => (dtype === 'float32' ? d.normal([n, k]) : d.half([n, k], dtype))
+    define('linear', `${text([m, k])} to ${n}, ${dtype}, tiles`, (d) => ({ x: d.normal([m, k]), w: w(d), b: d.normal([n]) }), dtype === 'float32' ? ['x', 'w', 'b'] : ['x', 'b'],
+      (i) => linear(i.x, i.w, i.b), (i) => oracle.linear(i.x, i.w, i.b))
+    define('lora', `${text([m, k])} to ${n}, ${dtype}, rank ${rank}, tiles`, (d) => ({ x: d.normal([m, k]), w: w(d), bias: d.normal([n]), a: d.normal([rank, k], 1 / rank), b: d.normal([n, rank]) }), ['x', 'a', 'b'],
+      (i) => lora(i.x, i.w, i.bias, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, i.bias, i.a, i.b, 16))
+  }
+
 // ---- attention ----
 
 interface Attention {

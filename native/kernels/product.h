@@ -1,0 +1,45 @@
+// Matrix products on a CUDA device, for every operator that contains one: all of them pass through product(), which chooses
+// the kernel. So a library that is better at some size has one place to be asked.
+//
+//   c [m,n] = alpha·(a·b + factor·a2·b2) + bias [n]
+//
+// How a and b lie in memory is the form: nt, a [m,k] and b [n,k]; nn, a [m,k] and b [k,n]; tn, a [k,m] and b [k,n]. The
+// second pair, of the same form and an inner size of its own, is a low-rank update: more columns for the same sums, so
+// that c is written once. Elements may be float32, bfloat16 or float16, each matrix as it likes; sums are float32.
+#pragma once
+#include "core/view.h"
+
+namespace mt::cuda {
+
+struct Matrix {
+  const void* data = nullptr;
+  DType type = DType::f32;
+  int64_t rows = 0, cols = 0;  // row-major, rows behind each other
+};
+inline void* address(const View& v) { return static_cast<char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype)); }
+/// v [..., width] as [rows, width].
+inline Matrix matrix(const View& v) { return {address(v), v.dtype, v.rows(), v.size(-1)}; }
+
+enum class Form { nt, nn, tn };
+
+struct Product {
+  Form form;
+  Matrix a, b;
+  void* c;
+  DType type;  // of c: float32 or bfloat16
+  /// Factors may be rounded to bfloat16, as activations are: tensor cores. Else every product is formed in float32.
+  bool narrow = false;
+  const float* bias = nullptr;
+  float alpha = 1;
+  Matrix a2 = {}, b2 = {};
+  float factor = 1;
+
+  int64_t m() const { return form == Form::tn ? a.cols : a.rows; }
+  int64_t n() const { return form == Form::nt ? b.rows : b.cols; }
+  /// The inner size of a pair whose left matrix is x.
+  int64_t inner(const Matrix& x) const { return form == Form::tn ? x.rows : x.cols; }
+};
+
+void product(const Product& p);
+
+}  // namespace mt::cuda

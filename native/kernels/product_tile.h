@@ -1,0 +1,131 @@
+// What the kernels of a matrix product share: matrices as they are read, tiles of c and of the inner dimension, and how
+// results are stored.
+#pragma once
+#include "kernels/device.h"
+#include "kernels/product.h"
+
+namespace mt::cuda {
+
+// ---- reading ----
+
+struct Operand {
+  const char* data;
+  DType type;
+  bool wide;  // rows begin at multiples of 16 bytes and hold a multiple of 8 elements
+  int64_t rows, cols;
+  float factor;
+};
+
+__device__ inline float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ inline float high_bf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+/// One element, widened.
+__device__ inline float element(const Operand& o, int64_t i) {
+  if (o.type == DType::f32) return reinterpret_cast<const float*>(o.data)[i];
+  uint32_t bits = reinterpret_cast<const uint16_t*>(o.data)[i];
+  return o.type == DType::bf16 ? low_bf16(bits) : widen_f16(bits);
+}
+/// N = 4 or 8 elements of a row from column `col`, a multiple of N; zeros beyond the matrix.
+template <int N>
+__device__ inline void fetch(const Operand& o, int64_t row, int64_t col, float (&v)[N]) {
+  if (row >= o.rows || col >= o.cols) {
+    for (int e = 0; e < N; ++e) v[e] = 0;
+    return;
+  }
+  int64_t at = row * o.cols + col;
+  if (!o.wide) {
+#pragma unroll
+    for (int e = 0; e < N; ++e) v[e] = col + e < o.cols ? o.factor * element(o, at + e) : 0.0f;
+    return;
+  }
+  if (o.type == DType::f32) {
+#pragma unroll
+    for (int e = 0; e < N; e += 4) {
+      float4 x = *reinterpret_cast<const float4*>(o.data + (at + e) * 4);
+      v[e] = x.x, v[e + 1] = x.y, v[e + 2] = x.z, v[e + 3] = x.w;
+    }
+  } else {
+#pragma unroll
+    for (int e = 0; e < N; e += 4) {
+      uint2 x = *reinterpret_cast<const uint2*>(o.data + (at + e) * 2);
+      if (o.type == DType::bf16) v[e] = low_bf16(x.x), v[e + 1] = high_bf16(x.x), v[e + 2] = low_bf16(x.y), v[e + 3] = high_bf16(x.y);
+      else v[e] = widen_f16(x.x & 0xffff), v[e + 1] = widen_f16(x.x >> 16), v[e + 2] = widen_f16(x.y & 0xffff), v[e + 3] = widen_f16(x.y >> 16);
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < N; ++e) v[e] *= o.factor;
+}
+
+// ---- a product, cut up ----
+
+/// Tiles of the inner dimension count through the first pair and then the second. A split is a run of `per_split` of them;
+/// where there are several, each writes its sums into `part`, and they are added in order.
+struct Job {
+  Operand a, b, a2, b2;
+  void* c;
+  DType type;
+  const float* bias;
+  float alpha;
+  float* part;  // [splits, m, n], or null: one split, which writes c
+  int64_t m, n;
+  int tiles, more;  // of the first pair, of the second
+  int per_split;
+  int64_t tiles_m, tiles_n;
+};
+
+/// What a block computes. Blocks side by side share columns of b, which is the weight.
+struct Place {
+  int64_t row, col;
+  int split, begin, end;
+};
+__device__ inline Place place(const Job& j, int rows, int cols) {
+  const int64_t i = blockIdx.x;
+  const int split = int(i / (j.tiles_m * j.tiles_n)), begin = split * j.per_split, all = j.tiles + j.more;
+  return {i % j.tiles_m * rows, i / j.tiles_m % j.tiles_n * cols, split, begin, all - begin > j.per_split ? begin + j.per_split : all};
+}
+
+__device__ inline void write(const Job& j, int64_t row, int64_t col, float sum) {
+  float y = j.alpha * sum + (j.bias ? j.bias[col] : 0.0f);
+  if (j.type == DType::bf16) static_cast<bf16*>(j.c)[row * j.n + col] = bf16(y);
+  else static_cast<float*>(j.c)[row * j.n + col] = y;
+}
+__device__ inline void store(const Job& j, const Place& at, int64_t row, int64_t col, float sum) {
+  if (row >= j.m || col >= j.n) return;
+  if (j.part) j.part[(at.split * j.m + row) * j.n + col] = sum;
+  else write(j, row, col, sum);
+}
+/// Two neighbours in a row, the first in an even column.
+__device__ inline void store2(const Job& j, const Place& at, int64_t row, int64_t col, float x, float y) {
+  if (j.n % 2 || row >= j.m || col >= j.n) {
+    store(j, at, row, col, x);
+    return store(j, at, row, col + 1, y);
+  }
+  if (j.part) {
+    *reinterpret_cast<float2*>(j.part + (at.split * j.m + row) * j.n + col) = make_float2(x, y);
+    return;
+  }
+  x = j.alpha * x + (j.bias ? j.bias[col] : 0.0f);
+  y = j.alpha * y + (j.bias ? j.bias[col + 1] : 0.0f);
+  if (j.type == DType::bf16) static_cast<uint32_t*>(j.c)[(row * j.n + col) / 2] = pack_bf16(x, y);
+  else *reinterpret_cast<float2*>(static_cast<float*>(j.c) + row * j.n + col) = make_float2(x, y);
+}
+
+// ---- kernels, by file ----
+
+struct Tile {
+  int rows, cols;
+  float speed;  // of its arithmetic, to the largest of its kernel
+};
+/// product_simt.cu: float32 arithmetic; steps of 16 along the inner dimension.
+inline constexpr int kSimtStep = 16;
+inline constexpr Tile kSimtTile = {64, 64, 1.0f};
+void simt(Form form, const Job& j, dim3 grid);
+/// product_mma.cu: tensor cores; steps of 32.
+inline constexpr int kMmaStep = 32;
+inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 0.4f}, {64, 32, 0.45f}};
+void mma(Form form, int tile, const Job& j, dim3 grid);
+/// product_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
+inline constexpr int kFewRows = 8;
+void few_rows(const Job& j);
+
+}  // namespace mt::cuda
