@@ -125,7 +125,6 @@ inline constexpr int kMmaStep = 32;
 inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 0.4f}, {64, 32, 0.45f}};
 void mma(Form form, int tile, const Job& j, dim3 grid);
 /// product_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
-inline constexpr int kFewRows = 8;
 void few_rows(const Job& j);
 
 }  // namespace mt::cuda

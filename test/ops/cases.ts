@@ -225,6 +225,8 @@ for (const [m, n, k, rank] of [
       (i) => lora(i.x, i.w, i.bias, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, i.bias, i.a, i.b, 16))
   }
 
+define('linear', '[9,11008] to 3, a long sum', (d) => ({ x: d.normal([9, 11008], 1, 0.5), w: d.uniform([3, 11008], 0, 1) }), ['x', 'w'], (i) => linear(i.x, i.w), (i) => oracle.linear(i.x, i.w))
+
 // ---- attention ----
 
 interface Attention {
