@@ -87,7 +87,8 @@ __device__ void fragment(uint32_t (&r)[4], const bf16* tile, int pitch, int oute
   else ldmatrix_x4_trans(r, tile + (k + i) * pitch + o);
 }
 
-/// Blocks of rows × cols sums by warps_m × warps_n warps.
+/// Blocks of rows × cols sums by warps_m × warps_n warps. The larger a warp's part, the less often a number is read from
+/// shared memory, whose speed is what limits large products.
 template <Form form, int rows, int cols, int warps_m, int warps_n>
 __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
@@ -131,15 +132,15 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
     const bf16 *ta = shared + s * A::kElements, *tb = tiles_b + s * B::kElements;
 #pragma unroll
     for (int k = 0; k < kMmaStep; k += 16) {
-      uint32_t x[4], y[fn / 2][4];
+      uint32_t x[fm][4], y[fn / 2][4];
+#pragma unroll
+      for (int i = 0; i < fm; ++i) fragment<a_along, false>(x[i], ta, A::kPitch, row + 16 * i, k);
 #pragma unroll
       for (int i = 0; i < fn / 2; ++i) fragment<b_along, true>(y[i], tb, B::kPitch, col + 16 * i, k);
 #pragma unroll
-      for (int i = 0; i < fm; ++i) {
-        fragment<a_along, false>(x, ta, A::kPitch, row + 16 * i, k);
+      for (int i = 0; i < fm; ++i)
 #pragma unroll
-        for (int c = 0; c < fn; ++c) mma_m16n8k16(sum[i][c], x, {y[c / 2][c % 2 * 2], y[c / 2][c % 2 * 2 + 1]});
-      }
+        for (int c = 0; c < fn; ++c) mma_m16n8k16(sum[i][c], x[i], {y[c / 2][c % 2 * 2], y[c / 2][c % 2 * 2 + 1]});
     }
     end(t + kStages - 1);
   }
@@ -161,8 +162,8 @@ void run(const Job& j, dim3 grid) {
 template <Form form>
 void run(int tile, const Job& j, dim3 grid) {
   switch (tile) {
-    case 0: return run<form, 0, 2, 4>(j, grid);
-    case 1: return run<form, 1, 2, 4>(j, grid);
+    case 0: return run<form, 0, 2, 2>(j, grid);
+    case 1: return run<form, 1, 2, 2>(j, grid);
     case 2: return run<form, 2, 1, 4>(j, grid);
     default: return run<form, 3, 4, 1>(j, grid);
   }
