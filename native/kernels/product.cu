@@ -65,7 +65,7 @@ Plan choose(const Tile* tiles, int count, double rate, int64_t m, int64_t n, int
 /// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
 void product(const Product& p) {
   const int64_t m = p.m(), n = p.n();
-  if (m == 0 || n == 0) return;
+  if (m == 0 || n == 0 || library_product(p)) return;
   Job j{};
   j.a = operand(p.a);
   j.b = operand(p.b);

@@ -1,5 +1,5 @@
 // Matrix products on a CUDA device, for every operator that contains one: all of them pass through product(), which chooses
-// the kernel. So a library that is better at some size has one place to be asked.
+// the kernel, or asks cuBLASLt where MT_GEMM says so.
 //
 //   c [m,n] = alpha·(a·b + factor·a2·b2) + bias [n]
 //

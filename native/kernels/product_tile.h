@@ -127,5 +127,7 @@ inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 
 void mma(Form form, int tile, const Job& j, dim3 grid);
 /// product_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
 void few_rows(const Job& j);
+/// product_library.cu: whether another library has computed it.
+bool library_product(const Product& p);
 
 }  // namespace mt::cuda
