@@ -9,6 +9,7 @@ import { full } from '../ops/copy.js'
 import { Random } from '../ops/random.js'
 import { write } from '../ops/copy.js'
 import { keep, scope } from '../tensor/scope.js'
+import type { Device } from '../tensor/device.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import { checkAdapterConfig, masksPerLayer, type AdapterConfig, type CheckedAdapterConfig } from './config.js'
 import { customMasks, modalityMasks, spatialWindows, temporalWindows, type MaskSet } from './masks.js'
@@ -28,26 +29,30 @@ export class Adapter implements VideoAdapter {
   readonly #choices: number[]
 
   /**
-   * @param values initial values by name, taken over; what is missing is drawn from `seed`
+   * @param values initial values by name, taken over; what is missing is drawn from `seed`, the same on every device
+   * @param device where the model computes
    * @throws InputError where the configuration does not fit the model
    */
   constructor(
     readonly model: ModelConfig,
     config: AdapterConfig,
-    { seed = 0, values, masks = {} }: { seed?: number; values?: ReadonlyMap<string, Tensor> | undefined; masks?: GivenMasks } = {},
+    { seed = 0, values, masks = {}, device = 'cpu' }: { seed?: number; values?: ReadonlyMap<string, Tensor> | undefined; masks?: GivenMasks; device?: Device } = {},
   ) {
     this.config = checkAdapterConfig(config, model)
     this.given = masks
+    this.device = device
     this.#choices = this.config.dar.mode === 'off' ? [] : masksPerLayer(model.qformer.layers, this.config.dar.choices)
     const random = new Random(seed)
     this.parameters = new Map(
       this.table().map((p) => {
-        const value = values?.get(p.name) ?? scope(() => initial(p, random))
+        const value = scope(() => (values?.get(p.name) ?? initial(p, random)).to(device))
         if (`${value.shape}` !== `${p.shape}`) throw invalid(p.name, `shape [${p.shape}]`, `[${value.shape}]`)
         return [p.name, keep(value).requireGrad(p.name)]
       }),
     )
   }
+  /** Where it lies: where the model does. */
+  readonly device: Device
   /** Mask sets that came from outside. */
   readonly given: GivenMasks
 
@@ -125,7 +130,7 @@ export class Adapter implements VideoAdapter {
     let t = this.#masks.get(key)
     if (!t) {
       const { size, bits } = this.#build(kind, first, text)
-      t = keep(tensor(bits, [size, size], 'uint8'))
+      t = keep(tensor(bits, [size, size], 'uint8', this.device))
       this.#masks.set(key, t)
     }
     return t

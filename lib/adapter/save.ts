@@ -16,6 +16,7 @@ import { readJsonObject } from '../json.js'
 import type { ModelConfig } from '../models/config.js'
 import { checkWith } from '../schema.js'
 import { scope } from '../tensor/scope.js'
+import type { Device } from '../tensor/device.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { FileSystem } from '../weights/atomic.js'
 import { findFolder, identity, replaceFolder, type FolderFile, type FolderKind } from '../weights/folder.js'
@@ -50,7 +51,7 @@ export interface AdapterMeta {
 export type AdapterInfo = AdapterMeta & { config: AdapterConfig; counts: GroupCount[]; createdBy: string }
 
 /** What has to be known of the loaded base model; a LoadedModel has it. */
-export type AdapterBase = { model: { config: ModelConfig }; plan: { folder: string }; fingerprint: string }
+export type AdapterBase = { model: { config: ModelConfig; device?: Device }; plan: { folder: string }; fingerprint: string }
 
 // --------------------------------------------------------------------------------------------------------------- names
 
@@ -184,7 +185,7 @@ export async function loadAdapter(folder: string, base: AdapterBase): Promise<Ad
   return scope(async () => {
     const values = await readParameters(at, config, model)
     if ((await identity(at)) !== before) throw new InputError(`${folder}: the adapter was replaced while it was being read; load it again.`)
-    return new Adapter(model, config, { values, masks })
+    return new Adapter(model, config, { values, masks, device: base.model.device ?? 'cpu' })
   })
 }
 

@@ -3,9 +3,9 @@ import type { Command } from 'commander'
 import { invalid } from '../errors.js'
 import { ask, openVideoModel } from '../eval/ask.js'
 import { count } from './eval.js'
-import { interruptible } from './common.js'
+import { chosen, computes, interruptible, type Where } from './common.js'
 
-interface Options {
+interface Options extends Where {
   model: string
   adapter?: string
   video: string
@@ -18,8 +18,7 @@ interface Options {
 }
 
 export function register(program: Command): void {
-  program
-    .command('ask')
+  computes(program.command('ask'))
     .description('ask one question about one video')
     .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
     .option('--adapter <dir>', 'trained adapter; without one the image model answers')
@@ -39,7 +38,9 @@ export function register(program: Command): void {
       }
       const clip = { video: o.video, start: number('--start', o.start), end: number('--end', o.end), fps: number('--fps', o.fps) }
       const maxTokens = count('--max-tokens', o.maxTokens)
-      const model = await openVideoModel(o.model, o.adapter)
+      const where = chosen(o)
+      const model = await openVideoModel(o.model, o.adapter, where)
+      where.say()
       try {
         for await (const piece of ask(model, { ...clip, prompt: o.prompt, dialogue: o.dialogue }, { maxTokens, signal })) process.stdout.write(piece)
         process.stdout.write('\n')

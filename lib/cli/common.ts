@@ -1,7 +1,30 @@
 /** What several commands share. */
 import { performance } from 'node:perf_hooks'
 import cliProgress from 'cli-progress'
+import type { Command } from 'commander'
+import { invalid } from '../errors.js'
+import type { Precision } from '../models/mtransllama.js'
+import { chooseDevice, type Device, type DeviceChoice } from '../tensor/device.js'
 import { memory } from '../tensor/tensor.js'
+
+/** The options of every command that computes. */
+export interface Where {
+  device: string
+  precision: string
+}
+
+/** Adds them to a command. */
+export const computes = (command: Command): Command =>
+  command
+    .option('--device <device>', 'auto, cpu, cuda or cuda:NUMBER', 'auto')
+    .option('--precision <dtype>', 'what activations and matrices are stored in: float32 or bfloat16', 'float32')
+
+/** What they mean; `say` tells on the error stream which device it is and why, once all else is known to be right. */
+export function chosen({ device, precision }: Where): { device: Device; precision: Precision; say(): void } {
+  if (precision !== 'float32' && precision !== 'bfloat16') throw invalid('--precision', 'float32 or bfloat16', precision)
+  const choice = chooseDevice(device as DeviceChoice)
+  return { device: choice.device, precision, say: () => console.error(`mtransllama: computing on ${choice.device} (${choice.reason})`) }
+}
 
 /** A signal that Ctrl-C (or a polite kill) aborts; a second Ctrl-C ends the process at once. Call `done` when it is over. */
 export function interruptible(): { signal: AbortSignal; done(): void } {

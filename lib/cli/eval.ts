@@ -8,9 +8,9 @@ import { openBundle } from '../eval/bundle.js'
 import { accuracy, evaluate, type Prediction } from '../eval/evaluate.js'
 import { Features } from '../eval/features.js'
 import { writeFileAtomic } from '../weights/atomic.js'
-import { Bar, interruptible, percent, table } from './common.js'
+import { Bar, chosen, computes, interruptible, percent, table, type Where } from './common.js'
 
-interface Options {
+interface Options extends Where {
   model: string
   adapter?: string
   data: string
@@ -37,8 +37,7 @@ export function sampling(text: string): Sampling {
 }
 
 export function register(program: Command): void {
-  program
-    .command('eval')
+  computes(program.command('eval'))
     .description('predict every sample of a manifest and print the accuracy')
     .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
     .option('--adapter <dir>', 'trained adapter; without one the image model answers')
@@ -50,7 +49,9 @@ export function register(program: Command): void {
     .option('--cache <dir>', 'folder for features')
     .action(async (o: Options) => {
       const samples = await readManifest(o.data)
-      const bundle = await openBundle(o.model)
+      const where = chosen(o)
+      const bundle = await openBundle(o.model, where)
+      where.say()
       const { signal, done } = interruptible()
       try {
         const adapter = o.adapter === undefined ? undefined : await loadAdapter(o.adapter, bundle)

@@ -1,6 +1,6 @@
 /** `mtransllama parity --golden DIR`: runs every golden case of a folder and compares. Knows no case by name. */
 import type { Command } from 'commander'
-import { invalid } from '../errors.js'
+import { chooseDevice, type Device, type DeviceChoice } from '../tensor/device.js'
 import { scope } from '../tensor/scope.js'
 import { caseFiles, GoldenCase, Score } from './parity/golden.js'
 import { imageCase, videoCase } from './parity/models.js'
@@ -16,12 +16,12 @@ export interface ParityResult {
 }
 
 /** Runs the cases one after another. A case that throws has failed; the others go on. */
-export async function* parity(golden: string): AsyncGenerator<ParityResult, void> {
+export async function* parity(golden: string, device: Device = 'cpu'): AsyncGenerator<ParityResult, void> {
   for (const file of await caseFiles(golden)) {
     const score = new Score()
     let name = file
     try {
-      const c = await GoldenCase.read(golden, file)
+      const c = await GoldenCase.read(golden, file, device)
       if (helpers.includes(c.config.kind)) continue
       name = c.name
       const run = kinds[c.config.kind]
@@ -39,13 +39,13 @@ export function register(program: Command): void {
     .command('parity')
     .description('compare every golden case of a folder with what this build computes')
     .requiredOption('--golden <dir>', 'folder with checkpoints and a folder "cases"')
-    .option('--device <device>', 'where to compute', 'cpu')
+    .option('--device <device>', 'where to compute: cpu, cuda or cuda:NUMBER', 'cpu')
     .action(async ({ golden, device }: { golden: string; device: string }) => {
-      if (device !== 'cpu') throw invalid('--device', 'cpu', device, 'this build has no other backend')
+      const { device: place } = chooseDevice(device as DeviceChoice)
       let passed = 0
       let failed = 0
       const digits = (x: number): string => (x ? x.toExponential(1) : '0').padStart(7)
-      for await (const { name, score } of parity(golden)) {
+      for await (const { name, score } of parity(golden, place)) {
         const ok = score.faults.length === 0
         ok ? passed++ : failed++
         console.log(`${ok ? 'ok  ' : 'FAIL'} ${name.padEnd(36)} forward ${digits(score.forward)}  gradient ${digits(score.gradient)}${score.update ? `  update ${digits(score.update)}` : ''}`)

@@ -4,17 +4,18 @@ import type { Command } from 'commander'
 import { countTrained } from '../adapter/parameters.js'
 import { readTrainConfig } from '../train/config.js'
 import { train } from '../train/loop.js'
-import { Bar, interruptible, memoryText, percent, table } from './common.js'
+import { Bar, chosen, computes, interruptible, memoryText, percent, table, type Where } from './common.js'
 
 export function register(program: Command): void {
-  program
-    .command('train <config>')
+  computes(program.command('train <config>'))
     .description('train an adapter as a YAML file says')
     .option('--output <dir>', 'write there instead of where the file says')
+    .option('--no-graphs', 'on a GPU, launch operators one by one instead of as a graph')
     .option('--resume', 'go on with the run whose state lies in the output folder')
-    .action(async (path: string, { output, resume = false }: { output?: string; resume?: boolean }) => {
+    .action(async (path: string, { output, resume = false, graphs, ...o }: { output?: string; resume?: boolean; graphs: boolean } & Where) => {
       const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
       const { signal, done } = interruptible()
+      const where = chosen(o)
       let bar: Bar | undefined
       let tokens = 0
       const next = (what: string, total: number, details = ''): Bar => {
@@ -27,7 +28,11 @@ export function register(program: Command): void {
         const result = await train(config, {
           signal,
           resume,
+          device: where.device,
+          precision: where.precision,
+          graphs,
           onStart({ counts, samples, steps, adapter }) {
+            where.say()
             const rows = [['trained', 'tensors', 'parameters'], ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')])]
             console.log(table([...rows, ['total', String(counts.reduce((n, c) => n + c.tensors, 0)), countTrained(adapter.table()).toLocaleString('en')]]))
             console.log(`${samples} samples, ${config.train.epochs} epochs, ${steps} steps; writing to ${config.output}`)

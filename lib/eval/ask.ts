@@ -2,6 +2,7 @@
 import type { Adapter } from '../adapter/adapter.js'
 import { loadAdapter } from '../adapter/save.js'
 import type { Clip, Sampling } from '../data/frames.js'
+import type { LoadOptions } from '../models/load.js'
 import { keep, scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { openBundle, type Bundle } from './bundle.js'
@@ -16,9 +17,9 @@ export interface VideoModel {
   dispose(): void
 }
 
-/** Opens a checkpoint folder and, if given, an adapter trained on it. */
-export async function openVideoModel(model: string, adapter?: string): Promise<VideoModel> {
-  const bundle = await openBundle(model)
+/** Opens a checkpoint folder and, if given, an adapter trained on it, on the CPU in float32 unless `options` say otherwise. */
+export async function openVideoModel(model: string, adapter?: string, options: Pick<LoadOptions, 'device' | 'precision'> = {}): Promise<VideoModel> {
+  const bundle = await openBundle(model, options)
   try {
     const loaded = adapter === undefined ? undefined : await loadAdapter(adapter, bundle)
     return {

@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { readPreprocessor, type Preprocessor } from '../data/preprocess.js'
 import { readGenerationConfig } from '../models/config.js'
-import { loadModel, type LoadedModel } from '../models/load.js'
+import { loadModel, type LoadedModel, type LoadOptions } from '../models/load.js'
 import { specialIds, type SpecialIds } from '../text/prompts.js'
 import { checkTokenizer, loadTokenizer, type Tokenizer } from '../text/tokenizer.js'
 
@@ -19,7 +19,7 @@ export interface Bundle extends LoadedModel {
 }
 
 /** Opens an InstructBLIP or BLIP-2 folder in the Hugging Face layout. Tokenizers are checked against the embeddings. */
-export async function openBundle(folder: string, options: { trained?: boolean } = {}): Promise<Bundle> {
+export async function openBundle(folder: string, options: LoadOptions = {}): Promise<Bundle> {
   const tokenizer = await loadTokenizer(folder)
   const loaded = await loadModel(folder, options)
   try {

@@ -37,9 +37,17 @@ export function encode(bundle: Bundle, config: TextConfig, sample: SampleText, a
   }
 }
 
-/** Pads on the right to the longest. */
-function padded(rows: readonly (readonly number[])[], fill: number): { width: number; ids: Int32Array; mask: Uint8Array } {
-  const width = Math.max(0, ...rows.map((r) => r.length))
+/** Widths that rows are padded to: multiples of `step` up to `most`, so that batches of nearly one size have one shape. */
+export interface Widths {
+  step: number
+  most: number
+}
+const asNeeded: Widths = { step: 1, most: Infinity }
+
+/** Pads on the right to the longest, or as far as `widths` say. */
+function padded(rows: readonly (readonly number[])[], fill: number, widths: Widths): { width: number; ids: Int32Array; mask: Uint8Array } {
+  const longest = Math.max(0, ...rows.map((r) => r.length))
+  const width = Math.max(longest, Math.min(widths.most, Math.ceil(longest / widths.step) * widths.step))
   const ids = new Int32Array(rows.length * width).fill(fill)
   const mask = new Uint8Array(rows.length * width)
   rows.forEach((row, r) => {
@@ -50,18 +58,18 @@ function padded(rows: readonly (readonly number[])[], fill: number): { width: nu
 }
 
 /** The language model's rows: prompt, then answer; labels on the answer and its end alone. */
-export function textRows(encoded: readonly Pick<Encoded, 'prompt' | 'answer'>[], padId: number): TextRows {
-  const { width, ids, mask } = padded(encoded.map((e) => [...e.prompt, ...e.answer]), padId)
+export function textRows(encoded: readonly Pick<Encoded, 'prompt' | 'answer'>[], padId: number, widths = asNeeded): TextRows {
+  const { width, ids, mask } = padded(encoded.map((e) => [...e.prompt, ...e.answer]), padId, widths)
   const labels = new Int32Array(ids.length).fill(-100)
   encoded.forEach((e, r) => labels.set(e.answer, r * width + e.prompt.length))
   return { rows: encoded.length, ids, mask, labels }
 }
 
 /** The Q-Former's rows, or undefined where it gets no text. */
-export function qformerRows(encoded: readonly Pick<Encoded, 'qformer'>[]): QFormerText | undefined {
+export function qformerRows(encoded: readonly Pick<Encoded, 'qformer'>[], widths = asNeeded): QFormerText | undefined {
   const rows = encoded.map((e) => e.qformer)
   if (rows.every((r) => r === undefined)) return undefined
   if (rows.some((r) => r === undefined)) throw new InputError('batch: either every sample has a text for the Q-Former, or none has.')
-  const { width, ids, mask } = padded(rows as number[][], 0)
+  const { width, ids, mask } = padded(rows as number[][], 0, widths)
   return { ids: tensor(ids, [rows.length, width]), mask: tensor(mask, [rows.length, width]) }
 }

@@ -55,8 +55,8 @@ export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRow
       counts[r]!++
     }
   }
-  const scores = logits(model.language, embedding(tensor(Int32Array.from(places)), reshape(hidden, [rows * N, D])))
-  const wanted = tensor(Int32Array.from(targets))
+  const scores = logits(model.language, embedding(tensor(Int32Array.from(places), [places.length], 'int32', model.device), reshape(hidden, [rows * N, D]), model.precision))
+  const wanted = tensor(Int32Array.from(targets), [targets.length], 'int32', model.device)
   let start = 0
   const losses = counts.map((n) => {
     const loss = crossEntropy(narrow(scores, 0, start, n), narrow(wanted, 0, start, n), 1 / Math.max(1, n))
@@ -97,7 +97,7 @@ async function closedAnswers(bundle: Bundle, samples: readonly Sample[], encoded
   const result = new Map<number, Record<string, number>>()
   if (!rows.length) return result
   const [, V, D] = visual.shape as [number, number, number]
-  const repeated = reshape(embedding(tensor(Int32Array.from(rows, (r) => r.i)), reshape(visual, [samples.length, V * D])), [rows.length, V, D])
+  const repeated = reshape(embedding(tensor(Int32Array.from(rows, (r) => r.i), [rows.length], 'int32', model.device), reshape(visual, [samples.length, V * D]), model.precision), [rows.length, V, D])
   const text = textRows(rows.map((r) => r.encoded), special.padId)
   const losses = await rowLosses(model, model.hidden(repeated, text), text)
   rows.forEach(({ i, choice }, k) => result.set(i, { ...result.get(i), [choice]: losses[k]! }))

@@ -2,6 +2,7 @@
 import { contentHash, featureKey, FeatureCache } from '../data/cache.js'
 import { readFrames, type Clip, type Sampling } from '../data/frames.js'
 import { preprocess } from '../data/preprocess.js'
+import { cast } from '../ops/copy.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
@@ -77,7 +78,7 @@ export class Features {
       prepared.set(frame, ready)
       pixels.set(ready, i * 3 * s * s)
     }
-    const data = await scope(() => noGrad(() => model.features(tensor(pixels, [1, t, 3, s, s])).data()))
+    const data = await scope(() => noGrad(() => cast(model.features(tensor(pixels, [1, t, 3, s, s])), 'float32').data()))
     if (!(data as Float32Array).every(Number.isFinite)) throw new InputError(`${clip.video}: the vision tower gave numbers that are not finite; the checkpoint may be damaged.`)
     return data as Float32Array
   }

@@ -5,6 +5,7 @@
 import { invalid } from '../errors.js'
 import { Cache, embedTokens, logits, rowsOf } from '../models/language.js'
 import type { ImageModel } from '../models/mtransllama.js'
+import { cast } from '../ops/copy.js'
 import { concat, narrow, reshape } from '../ops/views.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
@@ -47,15 +48,15 @@ export async function* generate(model: ImageModel, visual: Tensor, prompt: reado
 /** Feeds rows to the language model and returns the likeliest next id. */
 async function step(model: ImageModel, cache: Cache, visual: Tensor | undefined, ids: readonly number[]): Promise<number> {
   const { language } = model
-  const words = ids.length ? embedTokens(language, rowsOf(Int32Array.from(ids), 1)) : undefined
+  const words = ids.length ? embedTokens(language, rowsOf(Int32Array.from(ids), 1, model.device), model.precision) : undefined
   const rows = [visual, words].filter((t): t is Tensor => t !== undefined)
   const x = concat(rows, 1)
   const n = x.dim(1)
   const mask = new Uint8Array(cache.length + n).fill(1)
   const positions = language.positions(mask, 1).subarray(cache.length)
-  const hidden = language.forward(x, { mask: rowsOf(mask, 1), positions: rowsOf(positions, 1), cache })
+  const hidden = language.forward(x, { mask: rowsOf(mask, 1, model.device), positions: rowsOf(positions, 1, model.device), cache })
   cache.length += n
-  const scores = (await logits(language, reshape(narrow(hidden, 1, n - 1, 1), [1, hidden.dim(2)])).data()) as Float32Array
+  const scores = (await cast(logits(language, reshape(narrow(hidden, 1, n - 1, 1), [1, hidden.dim(2)])), 'float32').data()) as Float32Array
   return argmax(scores)
 }
 

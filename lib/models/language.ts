@@ -5,6 +5,7 @@ import { embedding } from '../ops/embedding.js'
 import { linear } from '../ops/gemm.js'
 import { expand, reshape } from '../ops/views.js'
 import { keep } from '../tensor/scope.js'
+import type { Device } from '../tensor/device.js'
 import { empty, tensor, type Tensor } from '../tensor/tensor.js'
 import type { LanguageConfig } from './config.js'
 import { llama } from './llama.js'
@@ -36,7 +37,7 @@ export function languageModel(weights: Weights, config: LanguageConfig): Languag
 }
 
 /** Rows of the token table: ids [B,n] int32 to [B,n,D]. */
-export const embedTokens = (model: LanguageModel, ids: Tensor): Tensor => embedding(ids, model.tokens)
+export const embedTokens = (model: LanguageModel, ids: Tensor, precision: 'float32' | 'bfloat16'): Tensor => embedding(ids, model.tokens, precision)
 
 /** Hidden states [...,D] to logits [...,V]. */
 export const logits = (model: LanguageModel, hidden: Tensor): Tensor => linear(hidden, model.head, undefined)
@@ -53,7 +54,7 @@ export class Cache {
   /** Appends keys and values [B,n,D] of layer `i` and returns all so far, [B,length+n,D]. */
   append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
     const [b, n, d] = k.shape as [number, number, number]
-    const slot = (this.#slots[i] ??= { k: keep(empty([b, this.limit, d])), v: keep(empty([b, this.limit, d])) })
+    const slot = (this.#slots[i] ??= { k: keep(empty([b, this.limit, d], k.dtype)), v: keep(empty([b, this.limit, d], v.dtype)) })
     const part = (t: Tensor, start: number, count: number): Tensor => t.view([b, count, d], t.strides, start * d)
     write(part(slot.k, this.length, n), k)
     write(part(slot.v, this.length, n), v)
@@ -95,4 +96,5 @@ export function countedPositions(mask: ArrayLike<number>, rows: number): Int32Ar
 }
 
 /** A mask or positions, [rows,n], as a tensor. */
-export const rowsOf = (data: Uint8Array | Int32Array, rows: number): Tensor => tensor(data, [rows, data.length / rows])
+export const rowsOf = (data: Uint8Array | Int32Array, rows: number, device: Device): Tensor =>
+  tensor(data, [rows, data.length / rows], data instanceof Uint8Array ? 'uint8' : 'int32', device)

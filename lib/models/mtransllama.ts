@@ -4,13 +4,14 @@
  */
 import { InputError, invalid } from '../errors.js'
 import { project, type Linear } from '../nn/layers.js'
-import { crossEntropy } from '../ops/cross_entropy.js'
+import { crossEntropy, IGNORE } from '../ops/cross_entropy.js'
 import { embedding } from '../ops/embedding.js'
 import { add } from '../ops/elementwise.js'
-import { full } from '../ops/copy.js'
+import { cast } from '../ops/copy.js'
 import { mean } from '../ops/reduce.js'
 import { concat, expand, narrow, reshape } from '../ops/views.js'
 import { keep } from '../tensor/scope.js'
+import type { Device } from '../tensor/device.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { ModelConfig } from './config.js'
 import { embedTokens, languageModel, logits, rowsOf, type Cache, type LanguageModel } from './language.js'
@@ -46,16 +47,35 @@ export interface TextRows {
   labels?: Int32Array | undefined
 }
 
+/** Text rows as tensors where the model computes. */
+export interface PlacedText {
+  /** [B,S] int32 */
+  ids: Tensor
+  /** [B,V+S]: uint8, 1 = token; int32 */
+  mask: Tensor
+  positions: Tensor
+  /** Which of the B·(V+S) rows predict an answer token, and which: [N] int32 each. Where the text has labels. */
+  answers?: { places: Tensor; targets: Tensor }
+}
+const isPlaced = (text: TextRows | PlacedText): text is PlacedText => !(text.ids instanceof Int32Array)
+
+export type Precision = 'float32' | 'bfloat16'
+
 export class ImageModel {
+  /** Where the weights lie and everything is computed; inputs are moved there. */
+  readonly device: Device
   readonly vision: Vit
   readonly qformer: QFormer
   readonly projection: Linear
   readonly language: LanguageModel
 
+  /** @param precision what activations are stored in; sums, softmax and norms are float32 either way */
   constructor(
     readonly config: ModelConfig,
     readonly weights: Weights,
+    readonly precision: Precision = 'float32',
   ) {
+    this.device = weights.values().next().value?.device ?? 'cpu'
     this.vision = vit(weights, config.vision)
     this.qformer = qformer(weights, config.qformer)
     this.projection = new Finder(weights).linear('language_projection')
@@ -67,7 +87,7 @@ export class ImageModel {
     const { imageSize: s, channels, tokens, hiddenSize } = this.config.vision
     const [b, t] = pixels.shape as [number, number]
     if (pixels.rank !== 5 || pixels.dim(2) !== channels || pixels.dim(3) !== s || pixels.dim(4) !== s) throw invalid('pixels', `shape [B,T,${channels},${s},${s}]`, `[${pixels.shape}]`)
-    return reshape(vitForward(this.vision, reshape(pixels, [b * t, channels, s, s]), observe), [b, t, tokens, hiddenSize])
+    return reshape(vitForward(this.vision, cast(reshape(pixels.to(this.device), [b * t, channels, s, s]), this.precision), observe), [b, t, tokens, hiddenSize])
   }
 
   /** E_v [B,T,K_V,D_v] and a text to visual tokens for the language model: [B,L,D_llm], or [B,T·L,D_llm] with `concat`. */
@@ -83,10 +103,10 @@ export class ImageModel {
       queries = add(add(queries, expand(reshape(narrow(frame, 0, 0, T), [1, T, 1, D]), [1, T, L, D])), query)
     }
     const grouped = adapter?.joint ? [B, 1, T * L, D] : [B, T, L, D]
-    const fused = (adapter?.fusion ?? hasText) ? text : undefined
+    const fused = (adapter?.fusion ?? hasText) && text ? { ids: text.ids.to(this.device), mask: text.mask.to(this.device) } : undefined
     const out = qformerForward(this.qformer, {
-      queries: reshape(expand(queries, [B, T, L, D]), grouped),
-      image: features,
+      queries: reshape(expand(cast(queries, this.precision), [B, T, L, D]), grouped),
+      image: cast(features.to(this.device), this.precision),
       text: fused,
       adapters: adapter?.layers(T, fused?.ids.dim(1) ?? 0),
       observe,
@@ -98,11 +118,12 @@ export class ImageModel {
   }
 
   /**
-   * Hidden states over [visual rows; text rows], [B,V+S,D_llm]. The sequence must fit the language model's positions.
+   * Everything of a text that depends on no weight, where the model computes; `V` visual rows will stand before it.
+   *
+   * @param step answers are filled up to a multiple of this with ones that do not count
    */
-  hidden(visual: Tensor, text: TextRows, options: { cache?: Cache; observe?: Observe | undefined } = {}): Tensor {
-    const { rows } = text
-    const V = visual.dim(1)
+  place(text: TextRows, V: number, step = 1): PlacedText {
+    const { rows, labels } = text
     const S = text.ids.length / rows
     const limit = this.config.language.maxPositions
     if (V + S > limit) throw new InputError(`context: ${V} visual tokens and ${S} text tokens make ${V + S}, but the language model has ${limit} positions; use fewer frames, aggregate: mean, or shorter texts.`)
@@ -111,34 +132,46 @@ export class ImageModel {
       mask.fill(1, r * (V + S), r * (V + S) + V)
       mask.set(text.mask.subarray(r * S, (r + 1) * S), r * (V + S) + V)
     }
-    const words = embedTokens(this.language, rowsOf(text.ids, rows))
-    return this.language.forward(concat([visual, words], 1), {
-      mask: rowsOf(mask, rows), positions: rowsOf(this.language.positions(mask, rows), rows), ...options,
-    })
+    const [places, targets]: [number[], number[]] = [[], []]
+    for (let r = 0; labels && r < rows; r++) {
+      for (let i = 1; i < S; i++) {
+        const label = labels[r * S + i]!
+        if (label === IGNORE) continue
+        places.push(r * (V + S) + V + i - 1)
+        targets.push(label)
+      }
+    }
+    while (places.length % step) {
+      places.push(0)
+      targets.push(IGNORE)
+    }
+    const list = (values: number[]): Tensor => tensor(Int32Array.from(values), [values.length], 'int32', this.device)
+    return {
+      ids: rowsOf(text.ids, rows, this.device), mask: rowsOf(mask, rows, this.device), positions: rowsOf(this.language.positions(mask, rows), rows, this.device),
+      ...(labels && { answers: { places: list(places), targets: list(targets) } }),
+    }
+  }
+
+  /**
+   * Hidden states over [visual rows; text rows], [B,V+S,D_llm]. The sequence must fit the language model's positions.
+   */
+  hidden(visual: Tensor, text: TextRows | PlacedText, options: { cache?: Cache; observe?: Observe | undefined } = {}): Tensor {
+    const { ids, mask, positions } = isPlaced(text) ? text : this.place(text, visual.dim(1))
+    const words = embedTokens(this.language, ids, this.precision)
+    return this.language.forward(concat([visual, words], 1), { mask, positions, ...options })
   }
 
   /**
    * Cross-entropy of the answers (3), times `factor`: the sum by default; 1/tokens makes it the mean. Text position i
    * predicts label i+1. The output matrix is applied to those rows alone.
    */
-  loss(hidden: Tensor, text: TextRows, factor = 1): Tensor {
-    const { rows, labels } = text
-    if (!labels) throw invalid('labels', 'one label per text token', undefined)
-    const S = text.ids.length / rows
-    const [, N, D] = hidden.shape as [number, number, number]
-    const places: number[] = []
-    const targets: number[] = []
-    for (let r = 0; r < rows; r++) {
-      for (let i = 1; i < S; i++) {
-        const label = labels[r * S + i]!
-        if (label === -100) continue
-        places.push(r * N + (N - S) + i - 1)
-        targets.push(label)
-      }
-    }
-    if (!places.length) throw invalid('labels', 'at least one answer token', 'none in the batch')
-    const chosen = embedding(tensor(Int32Array.from(places)), reshape(hidden, [rows * N, D]))
-    return crossEntropy(logits(this.language, chosen), tensor(Int32Array.from(targets)), factor)
+  loss(hidden: Tensor, text: TextRows | PlacedText, factor = 1): Tensor {
+    const [B, N, D] = hidden.shape as [number, number, number]
+    const { answers } = isPlaced(text) ? text : this.place(text, N - text.ids.length / text.rows)
+    if (!answers) throw invalid('labels', 'one label per text token', undefined)
+    if (!answers.places.size) throw invalid('labels', 'at least one answer token', 'none in the batch')
+    const chosen = embedding(answers.places, reshape(hidden, [B * N, D]), this.precision)
+    return crossEntropy(logits(this.language, chosen), answers.targets, factor)
   }
 
   /** Frees the weights. */
@@ -159,6 +192,3 @@ export function answerTokens(text: TextRows): number {
 export function trainAll(model: ImageModel): Map<string, Tensor> {
   return new Map([...model.weights].map(([name, t]) => [name, keep(t).requireGrad(name)]))
 }
-
-/** A mask of ones, [rows,n] uint8. */
-export const ones = (rows: number, n: number): Tensor => full([rows, n], 1, 'uint8')

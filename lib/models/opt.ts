@@ -2,6 +2,7 @@
 import { normalise, project, type Linear, type Norm } from '../nn/layers.js'
 import { add, relu } from '../ops/elementwise.js'
 import { embedding } from '../ops/embedding.js'
+import type { Precision } from './mtransllama.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { OptConfig } from './config.js'
 import { causal, type Context, type LanguageModel } from './language.js'
@@ -47,7 +48,7 @@ export function opt(weights: Weights, config: OptConfig): LanguageModel {
       return out
     },
     forward(inputs: Tensor, context: Context): Tensor {
-      let x = add(inputs, embedding(context.positions, places))
+      let x = add(inputs, embedding(context.positions, places, inputs.dtype as Precision))
       context.observe?.('lm.hidden.0', x)
       for (const [i, block] of blocks.entries()) {
         const h = normalise(block.norm1, x)

@@ -6,10 +6,10 @@ import { invalid } from '../errors.js'
 import { attend, type AttentionWeights, type Routing } from '../nn/attention.js'
 import { feedForward, normalise, type FeedForward, type LoRA, type Norm } from '../nn/layers.js'
 import { add, gate } from '../ops/elementwise.js'
-import { contiguous, full } from '../ops/copy.js'
+import { cast, contiguous, full } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
-import { concat, expand, reshape, split } from '../ops/views.js'
-import { tensor, type Tensor } from '../tensor/tensor.js'
+import { concat, expand, narrow, reshape, split } from '../ops/views.js'
+import type { Tensor } from '../tensor/tensor.js'
 import type { QFormerConfig } from './config.js'
 import { Finder, type Observe, type Weights } from './weights.js'
 
@@ -81,14 +81,13 @@ export interface QFormerInput {
 }
 
 /** Word and position embeddings of a text, [B,K,D]. */
-export function textEmbeddings(model: QFormer, ids: Tensor): Tensor {
+export function textEmbeddings(model: QFormer, ids: Tensor, precision: 'float32' | 'bfloat16' = 'float32'): Tensor {
   if (!model.words || !model.wordPositions) {
     throw invalid('fusion', 'false', true, 'this checkpoint\'s Q-Former has no text path (BLIP-2 files have none); use an InstructBLIP checkpoint for early fusion')
   }
   const k = ids.dim(1)
   if (k > model.wordPositions.dim(0)) throw invalid('text', `at most ${model.wordPositions.dim(0)} tokens`, k, 'lower text.maxTokens')
-  const positions = tensor(Int32Array.from({ length: k }, (_, i) => i))
-  return add(embedding(ids, model.words), embedding(positions, model.wordPositions))
+  return add(embedding(ids, model.words, precision), cast(narrow(model.wordPositions, 0, 0, k), precision))
 }
 
 /** The query tokens after the last layer, [B,G,n,D]. */
@@ -100,9 +99,9 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
   let x = contiguous(input.queries)
   let padding: Tensor | undefined
   if (input.text) {
-    const words = reshape(textEmbeddings(model, input.text.ids), [B, 1, K, D])
+    const words = reshape(textEmbeddings(model, input.text.ids, x.dtype === 'bfloat16' ? 'bfloat16' : 'float32'), [B, 1, K, D])
     x = concat([x, expand(words, [B, G, K, D])], 2)
-    padding = expand(reshape(concat([full([B, n], 1, 'uint8'), input.text.mask], 1), [B, 1, n + K]), [B, G, n + K])
+    padding = expand(reshape(concat([full([B, n], 1, 'uint8', input.text.mask.device), input.text.mask], 1), [B, 1, n + K]), [B, G, n + K])
   }
   x = normalise(model.norm, x)
   observe?.('embeddings', x)

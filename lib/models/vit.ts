@@ -1,6 +1,7 @@
 /** ViT-g/14 as EVA-CLIP and BLIP-2 have it: pre-norm, class token, learned positions, exact GELU. */
 import { project, normalise, type Linear, type Norm } from '../nn/layers.js'
 import { attention } from '../ops/attention.js'
+import { cast } from '../ops/copy.js'
 import { add, gelu } from '../ops/elementwise.js'
 import { linear } from '../ops/gemm.js'
 import { patchify } from '../ops/patchify.js'
@@ -54,8 +55,8 @@ export function vitForward(model: Vit, pixels: Tensor, observe?: Observe): Tenso
   const { config } = model
   const rows = patchify(pixels, config.patchSize)
   const patches = linear(rows, reshape(model.patches.weight, [config.hiddenSize, -1]), model.patches.bias)
-  const first = expand(model.classToken, [pixels.dim(0), 1, config.hiddenSize])
-  let x = add(concat([first, patches], 1), reshape(model.positions, [-1, config.hiddenSize]))
+  const first = expand(cast(model.classToken, patches.dtype), [pixels.dim(0), 1, config.hiddenSize])
+  let x = add(concat([first, patches], 1), cast(reshape(model.positions, [-1, config.hiddenSize]), patches.dtype))
   observe?.('vision.hidden.0', x)
   for (const [i, block] of model.blocks.entries()) {
     const [q, k, v] = split(project(block.qkv, normalise(block.norm1, x)), Array<number>(3).fill(config.hiddenSize), 2) as [Tensor, Tensor, Tensor]

@@ -1,7 +1,7 @@
 import { native } from '../native.js'
 import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
-import { contiguous } from './copy.js'
+import { cast, contiguous } from './copy.js'
 
 /**
  * Rows of a table: ids int32 of any shape, table [V,D] float32, bfloat16 or float16; result [...ids,D] of `dtype`.
@@ -15,6 +15,6 @@ export function embedding(ids: Tensor, table: Tensor, dtype: 'float32' | 'bfloat
   return record(y, [table], (dy) => {
     const dtable = empty(table.shape)
     native().ops.embedding_backward(dy.handle, ids.handle, dtable.handle)
-    return [dtable]
+    return [table.dtype === 'bfloat16' ? cast(dtable, 'bfloat16') : dtable]
   })
 }

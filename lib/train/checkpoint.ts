@@ -134,7 +134,7 @@ async function readMoments(path: string, { moments }: AdamW): Promise<Map<Tensor
     if (entry?.dtype !== 'F32' || `${entry.shape}` !== `${t.shape}`) {
       throw invalid(`${path}: ${name}`, `F32 [${t.shape}]`, entry ? `${entry.dtype} [${entry.shape}]` : 'nothing')
     }
-    values.set(t, tensor(await readAsFloat32(header, name), t.shape))
+    values.set(t, tensor(await readAsFloat32(header, name), t.shape, 'float32', t.device))
   }
   return values
 }

@@ -11,6 +11,8 @@ import { openBundle, type Bundle } from '../eval/bundle.js'
 import { accuracy, evaluate, type Prediction } from '../eval/evaluate.js'
 import { Features } from '../eval/features.js'
 import { encode } from '../eval/encode.js'
+import type { Precision } from '../models/mtransllama.js'
+import type { DeviceChoice } from '../tensor/device.js'
 import { hasState, loadState, saveBest, saveState } from './checkpoint.js'
 import { AdamW } from './optimizer.js'
 import { chunks, rateFactor, shuffled } from './schedule.js'
@@ -51,6 +53,11 @@ export interface TrainOptions extends TrainEvents {
   signal?: AbortSignal | undefined
   /** Goes on with the run whose state lies in `config.output`. */
   resume?: boolean
+  /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link loadModel}. */
+  device?: DeviceChoice | undefined
+  precision?: Precision | undefined
+  /** On a CUDA device, whether steps are launched as graphs. Default: true. */
+  graphs?: boolean | undefined
   /** An open bundle to use instead of opening `config.model`; the caller frees it. */
   bundle?: Bundle
 }
@@ -71,10 +78,10 @@ export interface TrainResult {
 export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
   const samples = await readManifest(config.data.train)
   const validation = config.data.val === undefined ? undefined : await readManifest(config.data.val)
-  const bundle = options.bundle ?? (await openBundle(config.model))
+  const bundle = options.bundle ?? (await openBundle(config.model, { device: options.device, precision: options.precision }))
   try {
     const { seed } = config.train
-    const adapter = new Adapter(bundle.model.config, config.adapter, { seed, masks: await readMasks(config.adapter, '.', { queries: bundle.model.config.numQueryTokens }) })
+    const adapter = new Adapter(bundle.model.config, config.adapter, { seed, device: bundle.model.device, masks: await readMasks(config.adapter, '.', { queries: bundle.model.config.numQueryTokens }) })
     try {
       return await new Run(config, options, bundle, adapter, samples, validation).run()
     } finally {
@@ -108,7 +115,7 @@ class Run {
     const table = adapter.table()
     const lr = typeof t.lr === 'number' ? t.lr : Object.fromEntries(Object.entries(t.lr).filter((e): e is [string, number] => e[1] !== undefined))
     this.optimizer = new AdamW(table.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip })
-    this.trainer = new Trainer(bundle, adapter, this.features, this.optimizer)
+    this.trainer = new Trainer(bundle, adapter, this.features, this.optimizer, { graphs: options.graphs })
   }
 
   private get out(): { last: string; best: string; metrics: string } {
@@ -140,6 +147,7 @@ class Run {
       if (signal?.aborted && this.step > 0) await this.save()
       throw error
     } finally {
+      this.trainer.dispose()
       this.optimizer.dispose()
     }
   }

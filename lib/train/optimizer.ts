@@ -1,7 +1,7 @@
 /** AdamW over named parameters, with learning rates per group and clipping by the global norm. */
 import { InputError } from '../errors.js'
 import { adamw, addSquareSum } from '../ops/adamw.js'
-import { full } from '../ops/copy.js'
+import { full, zeros } from '../ops/copy.js'
 import { keep, scope } from '../tensor/scope.js'
 import type { Tensor } from '../tensor/tensor.js'
 
@@ -41,13 +41,13 @@ export class AdamW {
       const missing = parameters.find((p) => lr[p.group] === undefined)
       if (missing) throw new InputError(`train.lr: expected a rate for the group ${missing.group} (${missing.name}); give train.lr.${missing.group}, or one number for all.`)
     }
-    this.moments = new Map(parameters.map(({ name, tensor }) => [name, { m: keep(full(tensor.shape, 0)), v: keep(full(tensor.shape, 0)) }]))
+    this.moments = new Map(parameters.map(({ name, tensor }) => [name, { m: keep(zeros(tensor.shape, 'float32', tensor.device)), v: keep(zeros(tensor.shape, 'float32', tensor.device)) }]))
   }
 
   /** Global norm of the gradients that there are. */
   async gradientNorm(): Promise<number> {
     return scope(async () => {
-      const sum = full([1], 0)
+      const sum = zeros([1], 'float32', this.parameters[0]?.tensor.device)
       for (const { tensor } of this.parameters) if (tensor.grad) addSquareSum(sum, tensor.grad)
       return Math.sqrt(await sum.item())
     })
@@ -71,7 +71,7 @@ export class AdamW {
     const { lr, betas, eps, weightDecay, clip = 0 } = this.options
     this.steps++
     scope(() => {
-      const scale = clip > 0 ? full([1], clipScale(norm, clip)) : undefined
+      const scale = clip > 0 ? full([1], clipScale(norm, clip), 'float32', this.parameters[0]?.tensor.device) : undefined
       for (const { name, tensor, group, decay } of this.parameters) {
         if (!tensor.grad) continue
         const { m, v } = this.moments.get(name)!

@@ -6,7 +6,8 @@ import { encode, qformerRows, textRows, type Encoded } from '../eval/encode.js'
 import type { Features } from '../eval/features.js'
 import { answerTokens } from '../models/mtransllama.js'
 import { scope } from '../tensor/scope.js'
-import { backward } from '../tensor/tape.js'
+import { full } from '../ops/copy.js'
+import { forwardBackward, StepGraphs } from './graphs.js'
 import type { AdamW } from './optimizer.js'
 
 export interface StepResult {
@@ -21,12 +22,24 @@ export interface StepResult {
 }
 
 export class Trainer {
+  private readonly graphs: StepGraphs | undefined
+
+  /** @param options `graphs: false` launches operators one by one on a CUDA device too */
   constructor(
     readonly bundle: Bundle,
     readonly adapter: Adapter,
     readonly features: Features,
     readonly optimizer: AdamW,
-  ) {}
+    options: { graphs?: boolean | undefined } = {},
+  ) {
+    const { model } = bundle
+    if (model.device !== 'cpu' && options.graphs !== false) this.graphs = new StepGraphs(model, adapter)
+  }
+
+  /** Lets go of what steps keep between them; not the model, the adapter or the optimiser. */
+  dispose(): void {
+    this.graphs?.dispose()
+  }
 
   /**
    * The loss of (3): cross-entropy summed over the answer tokens of all micro-batches, divided by their number; then one
@@ -37,7 +50,7 @@ export class Trainer {
     const encoded = microBatches.map((samples) => samples.map((s) => encode(bundle, adapter.config, s)))
     const tokens = encoded.reduce((n, batch) => n + answerTokens(textRows(batch, bundle.special.padId)), 0)
     let loss = 0
-    for (const [i, samples] of microBatches.entries()) loss += await this.accumulate(samples, encoded[i]!, 1 / tokens)
+    for (const [i, samples] of microBatches.entries()) loss += await this.accumulate(samples, encoded[i]!, tokens)
     const norm = await optimizer.gradientNorm()
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
       const bad = (await this.badParameter()) ?? (await optimizer.firstBad().then((name) => name && `the gradient of ${name}`)) ?? 'the loss'
@@ -49,14 +62,23 @@ export class Trainer {
   }
 
   /** Forward and backward of one micro-batch; gradients add up. Returns its share of the loss. */
-  private accumulate(samples: readonly Sample[], encoded: readonly Encoded[], factor: number): Promise<number> {
-    const { bundle: { model, special }, adapter, features } = this
+  private accumulate(samples: readonly Sample[], encoded: readonly Encoded[], tokens: number): Promise<number> {
+    const { bundle: { model, special }, adapter, features, graphs } = this
+    const { numQueryTokens: L, language, qformer } = model.config
     return scope(async () => {
-      const text = textRows(encoded, special.padId)
-      const visual = model.visualTokens(await features.batch(samples), qformerRows(encoded), adapter)
-      const loss = model.loss(model.hidden(visual, text), text, factor)
-      backward(loss)
-      return loss.item()
+      const seen = (await features.batch(samples)).to(model.device)
+      const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L
+      // Shapes that come back are what graphs are for.
+      const step = graphs ? 8 : 1
+      const words = qformerRows(encoded, { step, most: qformer.maxPositions })
+      const inputs = {
+        features: seen,
+        qformer: words && { ids: words.ids.to(model.device), mask: words.mask.to(model.device) },
+        text: model.place(textRows(encoded, special.padId, { step, most: language.maxPositions - V }), V, step),
+        factor: full([], 1 / tokens, 'float32', model.device),
+      }
+      const loss = graphs ? graphs.run(inputs) : forwardBackward(model, adapter, inputs)
+      return (await loss.item()) / tokens
     })
   }
 

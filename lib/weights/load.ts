@@ -9,6 +9,7 @@
 import { native } from '../native.js'
 import { cast, copy } from '../ops/copy.js'
 import { keep, scope } from '../tensor/scope.js'
+import type { Device } from '../tensor/device.js'
 import { tensor, Tensor, type DType } from '../tensor/tensor.js'
 import { readPlanned, type CheckpointPlan, type FloatDtype, type PlannedTensor } from './plan.js'
 
@@ -26,8 +27,12 @@ function keepsDtype({ name, shape }: PlannedTensor): boolean {
  * The weights of a complete plan, by canonical name. The caller frees them.
  *
  * @param trained makes float32 copies of everything, which can be trained; else files are used as they lie
+ * @param device where they are to lie; on a CUDA device they are copies
+ * @param precision bfloat16 rounds matrices that are stored otherwise
  */
-export async function loadWeights(plan: CheckpointPlan, { trained = false } = {}): Promise<Map<string, Tensor>> {
+export async function loadWeights(
+  plan: CheckpointPlan, { trained = false, device = 'cpu', precision = 'float32' }: { trained?: boolean; device?: Device; precision?: 'float32' | 'bfloat16' } = {},
+): Promise<Map<string, Tensor>> {
   const files = new Map<string, object>()
   const map = (path: string): object => {
     const mapping = files.get(path) ?? native().map(path)
@@ -48,7 +53,9 @@ export async function loadWeights(plan: CheckpointPlan, { trained = false } = {}
             planned.kind === 'stored'
               ? new Tensor(native().mapped(map(planned.piece.header.path), planned.piece.begin, shape, dtype), shape, dtype)
               : tensor(dtype === 'float32' ? new Float32Array(bytes!.buffer) : new Uint16Array(bytes!.buffer), shape, dtype)
-          const used = trained ? copy(cast(stored, 'float32')) : keepsDtype(planned) ? stored : cast(stored, 'float32')
+          const there = stored.to(device)
+          const matrix = keepsDtype(planned)
+          const used = trained ? copy(cast(there, 'float32')) : !matrix ? cast(there, 'float32') : precision === 'bfloat16' ? cast(there, 'bfloat16') : there
           used.label = name
           return keep(used)
         }),

@@ -24,13 +24,13 @@ std::shared_ptr<cuda::Queue> Environment::queue(Device device) {
   if (!device.is_cuda()) return nullptr;
   std::lock_guard lock(mutex_);
   size_t i = size_t(device.id);
-  if (i < queues_.size() && queues_[i]) return queues_[i];
+  if (i < queues_.size() && queues_[i] && !cuda::lost(device.id)) return queues_[i];
   auto made = std::make_shared<cuda::Queue>(device.id);
   if (i >= queues_.size()) queues_.resize(i + 1);
   return queues_[i] = std::move(made);
 }
 
-/// Waits for every GPU, and reports the first that failed.
+/// Waits for every GPU, and reports the first that failed. That one is lost is said once; what it has nothing to do with goes on.
 void Environment::finish() {
   std::vector<std::shared_ptr<cuda::Queue>> queues;
   {
@@ -45,6 +45,8 @@ void Environment::finish() {
       q->wait();
     } catch (const std::exception& e) {
       if (failure.empty()) failure = e.what();
+      std::lock_guard lock(mutex_);
+      if (cuda::lost(q->device())) queues_[size_t(q->device())] = nullptr;
     }
   }
   if (!failure.empty()) throw std::runtime_error(failure);

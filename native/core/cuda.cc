@@ -130,6 +130,8 @@ DeviceInfo device_info(int device) {
   return info;
 }
 
+bool lost(int device) { return device < kMostDevices && known(device).lost; }
+
 Memory memory(int device) { return {known(device).bytes, known(device).peak}; }
 void reset_peak(int device) { known(device).peak = known(device).bytes.load(); }
 

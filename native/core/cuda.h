@@ -26,6 +26,9 @@ struct DeviceInfo {
 /// Throws std::runtime_error if there is no such device, or it was lost.
 DeviceInfo device_info(int device);
 
+/// Whether an error left the device unusable for this process.
+bool lost(int device);
+
 /// Counters of one device, over all its queues.
 struct Memory {
   size_t bytes, peak;  // allocated now, and the most at one time

@@ -14,6 +14,7 @@ struct Queue::State {};
 
 Availability availability() { return {false, false, 0, kReason, ""}; }
 DeviceInfo device_info(int) { refuse(); }
+bool lost(int) { return false; }
 Memory memory(int) { return {}; }
 void reset_peak(int) {}
 Queue::Queue(int) { refuse(); }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 #if SIMT_ASAN
 #include <sanitizer/asan_interface.h>
@@ -68,7 +69,31 @@ namespace mt::simt {
 namespace {
 
 constexpr size_t kStack = (SIMT_ASAN ? 256 : 128) << 10, kGuard = 64 << 10;  // the guard: a page on every machine
-thread_local Fiber* starting = nullptr;
+
+/// The OS thread's own stack, left in resume() and returned to in suspend().
+struct Home {
+  Context context{};
+  Fiber* starting = nullptr;
+  const void* stack = nullptr;
+  size_t size = 0;
+  bool left = false;  // since when no fiber has arrived: the stack that it came from is home
+};
+thread_local Home home;
+
+/// What the address sanitizer has to be told before and after a change of stacks.
+void leave([[maybe_unused]] void** fake, [[maybe_unused]] const void* stack, [[maybe_unused]] size_t size) {
+#if SIMT_ASAN
+  __sanitizer_start_switch_fiber(fake, stack, size);
+#endif
+}
+void arrive([[maybe_unused]] void* fake) {
+#if SIMT_ASAN
+  const void* from;
+  size_t size;
+  __sanitizer_finish_switch_fiber(fake, &from, &size);
+  if (std::exchange(home.left, false)) home.stack = from, home.size = size;
+#endif
+}
 
 void change(Context& save, Context& load) {
 #if SIMT_OWN_SWITCH
@@ -123,33 +148,32 @@ Fiber::~Fiber() {
 }
 
 void Fiber::start() {
-  Fiber* f = starting;
-#if SIMT_ASAN
-  __sanitizer_finish_switch_fiber(nullptr, &f->home_stack_, &f->home_size_);
-#endif
+  Fiber* f = home.starting;
+  arrive(nullptr);
   f->entry_(f->argument_);
   std::abort();
 }
 
 void Fiber::resume() {
-  starting = this;
-#if SIMT_ASAN
-  __sanitizer_start_switch_fiber(&home_fake_, stack_ + kGuard, kStack);
-#endif
-  change(home_, here_);
-#if SIMT_ASAN
-  __sanitizer_finish_switch_fiber(home_fake_, nullptr, nullptr);
-#endif
+  home.starting = this;
+  void* fake = nullptr;
+  home.left = true;
+  leave(&fake, stack_ + kGuard, kStack);
+  change(home.context, here_);
+  arrive(fake);
+}
+
+void Fiber::hand_over(Fiber& other) {
+  home.starting = &other;
+  leave(&fake_, other.stack_ + kGuard, kStack);
+  change(here_, other.here_);
+  arrive(fake_);
 }
 
 void Fiber::suspend() {
-#if SIMT_ASAN
-  __sanitizer_start_switch_fiber(&fake_, home_stack_, home_size_);
-#endif
-  change(here_, home_);
-#if SIMT_ASAN
-  __sanitizer_finish_switch_fiber(fake_, &home_stack_, &home_size_);
-#endif
+  leave(&fake_, home.stack, home.size);
+  change(here_, home.context);
+  arrive(fake_);
 }
 
 }  // namespace mt::simt

@@ -30,19 +30,17 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  void resume();   // on the OS thread's own stack: returns when the fiber suspends
-  void suspend();  // on the fiber
+  void resume();                 // on the OS thread's own stack: returns when some fiber suspends
+  void hand_over(Fiber& other);  // on this fiber: the other goes on instead
+  void suspend();                // on this fiber: back to the OS thread's own stack
 
  private:
   static void start();
   void (*entry_)(void*);
   void* argument_;
   char* stack_;
-  Context here_{}, home_{};
-  // What the address sanitizer asks to be told about a switch.
-  void *fake_ = nullptr, *home_fake_ = nullptr;
-  const void* home_stack_ = nullptr;
-  size_t home_size_ = 0;
+  Context here_{};
+  void* fake_ = nullptr;  // what the address sanitizer keeps for a stack that is left
 };
 
 void poison(const void* p, size_t bytes);

@@ -175,22 +175,20 @@ inline float bf16_half(uint32_t pair, int high) { return std::bit_cast<float>((h
 //   C, D (16×8), element e: row g + 8·(e / 2), column t + e % 2
 struct Mma { float* d; const uint32_t *a, *b; };
 inline void mma_all(Mma** lanes, const Site& site) {
-  float A[16][16], B[16][8];
+  float A[16][16], B[16][8], C[16][8];
   for (int l = 0; l < 32; ++l) {
     if (!lanes[l]) throw fault(site.text() + ": all 32 lanes must take part, lane " + std::to_string(l) + " is gone");
     const int g = l / 4, t = 2 * (l % 4);
     for (int h = 0; h < 2; ++h) {
       for (int i = 0; i < 4; ++i) A[g + 8 * (i % 2)][t + 8 * (i / 2) + h] = bf16_half(lanes[l]->a[i], h);
-      for (int i = 0; i < 2; ++i) B[t + 8 * i + h][g] = bf16_half(lanes[l]->b[i], h);
+      for (int i = 0; i < 2; ++i) B[t + 8 * i + h][g] = bf16_half(lanes[l]->b[i], h), C[g + 8 * i][t + h] = lanes[l]->d[2 * i + h];
     }
   }
+  for (int row = 0; row < 16; ++row)
+    for (int k = 0; k < 16; ++k)
+      for (int column = 0; column < 8; ++column) C[row][column] += A[row][k] * B[k][column];
   for (int l = 0; l < 32; ++l)
-    for (int e = 0; e < 4; ++e) {
-      const int row = l / 4 + 8 * (e / 2), column = 2 * (l % 4) + e % 2;
-      float sum = lanes[l]->d[e];
-      for (int k = 0; k < 16; ++k) sum += A[row][k] * B[k][column];
-      lanes[l]->d[e] = sum;
-    }
+    for (int e = 0; e < 4; ++e) lanes[l]->d[e] = C[l / 4 + 8 * (e / 2)][2 * (l % 4) + e % 2];
 }
 
 // Lane 8·m + r names row r of matrix m, 8 bf16. Register m of lane l: row l / 4, columns 2·(l % 4) and the next; transposed: that

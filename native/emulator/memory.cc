@@ -100,7 +100,7 @@ cudaError_t make(void** p, size_t bytes, Stream* stream) {
   if (!bytes) return stream ? note(cudaErrorInvalidValue) : cudaSuccess;
   int device = stream ? stream->device : current_device();
   *p = allocate(bytes, device);
-  if (!*p && drain_device(device)) *p = allocate(bytes, device);  // what is queued for release may be enough
+  if (!*p) drain_device(device, false), *p = allocate(bytes, device);  // what is queued for release may be enough
   return *p ? cudaSuccess : note(cudaErrorMemoryAllocation);
 }
 
@@ -122,7 +122,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) { return make(p, bytes, nullptr);
 cudaError_t cudaFree(void* p) {
   if (!p) return note(standing());
   if (!claim(p, true)) return note(cudaErrorInvalidValue);
-  drain_device(current_device());
+  drain_device(current_device(), false);
   release(static_cast<char*>(p));
   return note(standing());
 }

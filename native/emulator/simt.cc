@@ -91,6 +91,12 @@ class Engine {
       if (m.arrived && int(m.arrived) == std::popcount(m.mask & t.warp->live)) m.complete();
   }
 
+  /// `from` waits: straight on to the next thread, or back to the scheduler at the end of a pass.
+  void pass_on(Fiber* from) {
+    if (Fiber* next = pick()) from->hand_over(*next);
+    else from->suspend();
+  }
+
   static std::string place(uint3 v) { return mt::text("(", v.x, ",", v.y, ",", v.z, ")"); }
 
   Work work{};
@@ -119,46 +125,49 @@ class Engine {
     }
     for (unsigned i = 0; i < n; i += 32) warps_[i / 32].live = n - i < 32 ? (1u << (n - i)) - 1 : ~0u;
 
-    shuffle();
-    next_ = 0;
-    while (next_ < n && !error_) {  // the first pass: a fiber takes thread after thread until one of them waits
-      if (idle_.empty()) fibers_.push_back(std::make_unique<Fiber>(&Engine::enter, this)), idle_.push_back(fibers_.back().get());
-      running_ = idle_.back();
-      idle_.pop_back();
-      resume(nullptr, running_);
-    }
     while (block_.live && !error_) {
-      shuffle();
-      bool moved = false;
-      for (unsigned k = 0; k < n && !error_; ++k) {
-        Thread& t = threads_[sequence_[k]];
-        if (t.done || *t.wait == t.seen) continue;
-        moved = true;
-        resume(&t, t.fiber);
-      }
-      if (!moved) error_ = std::make_exception_ptr(fault(deadlock()));
+      if (order_ == Order::random) std::shuffle(sequence_.begin(), sequence_.end(), random_);
+      position_ = 0;
+      moved_ = false;
+      while (Fiber* f = pick()) f->resume();
+      cur = nullptr;
+      if (!moved_) error_ = std::make_exception_ptr(fault(deadlock()));
     }
     if (error_) abandon();
   }
 
-  void shuffle() {
-    if (order_ == Order::random) std::shuffle(sequence_.begin(), sequence_.end(), random_);
+  /// The fiber that goes on next: of the next thread of this pass that need not wait, or a free one where that thread has not started.
+  /// Null at the end of the pass.
+  Fiber* pick() {
+    while (position_ < sequence_.size() && !error_) {
+      Thread& t = threads_[sequence_[position_]];
+      if (!t.done && t.fiber && *t.wait == t.seen) ++position_;
+      else if (t.done) ++position_;
+      else {
+        moved_ = true;
+        ++work.switches;
+        if (t.fiber) return ++position_, cur = &t, t.fiber;
+        if (idle_.empty()) idle_.push_back(fibers_.emplace_back(std::make_unique<Fiber>(&Engine::enter, this)).get());
+        running_ = idle_.back();
+        idle_.pop_back();
+        return running_;
+      }
+    }
+    return nullptr;
   }
 
-  void resume(Thread* t, Fiber* f) {
-    ++work.switches;
-    cur = t;
-    running_ = f;
-    f->resume();
-    cur = nullptr;
+  /// The next thread of this pass, if it has not started.
+  Thread* fresh() {
+    if (position_ == sequence_.size() || error_ || threads_[sequence_[position_]].fiber) return nullptr;
+    return &threads_[sequence_[position_++]];
   }
 
   static void enter(void* self) {
     Engine& e = *static_cast<Engine*>(self);
     Fiber* me = e.running_;
     for (;;) {
-      while (e.next_ < e.sequence_.size() && !e.error_) {
-        Thread& t = e.threads_[e.sequence_[e.next_++]];
+      while (Thread* next = e.fresh()) {
+        Thread& t = *next;
         t.fiber = me;
         cur = &t;
         try {
@@ -173,7 +182,7 @@ class Engine {
         }
       }
       e.idle_.push_back(me);
-      me->suspend();
+      e.pass_on(me);
     }
   }
 
@@ -205,7 +214,8 @@ class Engine {
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
   std::vector<unsigned> sequence_;
-  unsigned next_ = 0;  // of the sequence: the first thread not yet started
+  size_t position_ = 0;  // in the sequence, within a pass
+  bool moved_ = false;   // a thread went on in this pass
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;
   Fiber* running_ = nullptr;
@@ -226,7 +236,7 @@ void join(Meeting& m, Site site, unsigned expected) {
   t.at = site;
   t.wait = &m.generation;
   t.seen = m.generation;
-  t.fiber->suspend();
+  engine().pass_on(t.fiber);
 }
 
 const char* base(const char* path) {

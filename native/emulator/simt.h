@@ -100,9 +100,12 @@ void warp_op(Site site, unsigned mask, Slot& mine) {
   });
 }
 
-/// Modes as in MT_EMULATOR, a comma list: order=forward|reversed|random:SEED, late, devices=N, nodriver, nodevice,
-/// fail=malloc:N, fail=launch:N, fail=memcpy:N, sticky=N, memory=BYTES. Also clears errors, as a new process would.
+/// Modes as in MT_EMULATOR, a comma list: order=forward|reversed|random:SEED, late, devices=N, nodriver, driver=VERSION, nodevice,
+/// fail=malloc:N, fail=launch:N, fail=memcpy:N, sticky=N, memory=BYTES. The N-th such call from here on fails; `sticky` is the N-th
+/// kernel that runs, after which every call fails. Also clears errors.
 void configure(const std::string& modes);
+/// As a new process would, in the same modes.
+void clear_errors();
 /// What the last failed launch of this process said; empty if none failed.
 std::string last_report();
 

@@ -5,16 +5,18 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 
 #include "emulator/cuda_runtime.h"
 
 namespace mt::simt {
 
+constexpr int kVersion = 13000;  // of CUDA: 1000·major + 10·minor
+
 struct Modes {
   Order order;
   bool late = false, nodriver = false, nodevice = false;
   int devices = 1;
+  int driver = kVersion;  // what the driver knows
   size_t memory = size_t(4) << 30;
   uint64_t fail_malloc = 0, fail_launch = 0, fail_memcpy = 0, sticky = 0;  // 0: never
 };
@@ -68,8 +70,8 @@ void stick(cudaError_t e, const std::string& report);
 bool strikes(uint64_t State::*counter, uint64_t Modes::*target);
 
 std::shared_ptr<Stream> find_stream(cudaStream_t s);  // null: no such stream
-/// Every stream of a device runs dry. False, and captures broken, where one of them is being captured.
-bool drain_device(int device);
+/// Every stream of a device runs dry; or none does, and captures break, where that is asked for and one is being captured.
+bool drain_device(int device, bool breaks_captures);
 /// Records the step, or queues it and, unless late, runs it.
 void push(Stream& s, Step step);
 

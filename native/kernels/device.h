@@ -25,7 +25,8 @@ void each_weight(DType t, F f) {
 }
 
 /// The sum over a warp, in every lane: halves are added to halves, so the order is always the same.
-__device__ inline float warp_sum(float x) {
+template <typename T>
+__device__ inline T warp_sum(T x) {
   for (int o = 16; o; o /= 2) x += __shfl_xor_sync(~0u, x, o);
   return x;
 }
@@ -33,15 +34,34 @@ __device__ inline float warp_max(float x) {
   for (int o = 16; o; o /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, o));
   return x;
 }
-/// The sum over a block of whole warps, in every thread. `part` is shared memory of 32 floats; all threads call it.
-__device__ inline float block_sum(float x, float* part) {
+/// The sum over a block of whole warps, in every thread. `part` is shared memory for 32 numbers; all threads call it.
+template <typename T>
+__device__ inline T block_sum(T x, T* part) {
   x = warp_sum(x);
   __syncthreads();  // part may still be read from the last sum
   if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
   __syncthreads();
-  float sum = 0;
+  T sum = 0;
   for (unsigned i = 0; i < blockDim.x / 32; ++i) sum += part[i];
   return sum;
+}
+/// Likewise the largest of a block.
+__device__ inline float block_max(float x, float* part) {
+  x = warp_max(x);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
+  __syncthreads();
+  float most = part[0];
+  for (unsigned i = 1; i < blockDim.x / 32; ++i) most = fmaxf(most, part[i]);
+  return most;
+}
+
+/// Notes what is wrong in the data, where nothing is noted yet; see Queue::fault.
+__device__ inline void report(Fault* f, unsigned what, long long value, long long bound) {
+  if (atomicCAS(&f->set, 0u, 1u)) return;
+  f->what = what;
+  f->value = value;
+  f->bound = bound;
 }
 
 }  // namespace mt::cuda

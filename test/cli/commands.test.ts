@@ -24,15 +24,18 @@ function yaml(name: string, content: unknown): string {
 const config = (name: string, more: Parameters<typeof configOf>[2] = {}): string => yaml(`${name}.yaml`, configOf(world, name, more))
 const ask = (...args: string[]): string[] => ['ask', '--model', world.model, '--prompt', 'how many objects move ?', ...args]
 
+/** The error stream without the line that says where is computed. */
+const errors = (err: string): string => err.replace(/^mtransllama: computing on (cpu|cuda:\d+) \(.+\)\n/, '')
+
 function succeeded({ code, out, err }: Ended): string {
   assert.is(code, 0, err)
-  assert.is(err, '')
+  assert.is(errors(err), '')
   return out
 }
 /** Exit 1, nothing on the output, and one sentence about it. */
 function refused({ code, out, err }: Ended, sentence: RegExp): void {
-  assert.match(err, sentence)
-  assert.match(err, /^mtransllama: [^\n]+\n$/)
+  assert.match(errors(err), sentence)
+  assert.match(errors(err), /^mtransllama: [^\n]+\n$/)
   assert.is(out, '')
   assert.is(code, 1)
 }
@@ -88,7 +91,7 @@ test('Ctrl-C during training: exit 130, the step is finished, and what was learn
   running.process.kill('SIGINT')
   const { code, err } = await running.ended
   assert.is(code, 130)
-  assert.match(err, /^\nmtransllama: stopping after this step and saving; press Ctrl-C again to end at once\.\n$/)
+  assert.match(errors(err), /^\nmtransllama: stopping after this step and saving; press Ctrl-C again to end at once\.\n$/)
   const steps = jsonLines(metrics).filter((l) => l.kind === 'step').length
   assert.equal(readdirSync(at(name)).filter((f) => f.startsWith('.')), [], 'nothing half-written is left')
   const bundle = await openBundle(world.model)
@@ -97,6 +100,17 @@ test('Ctrl-C during training: exit 130, the step is finished, and what was learn
   adapter.dispose()
   bundle.model.dispose()
   assert.is(JSON.parse(readFileSync(at(name, 'last', 'training.json'), 'utf8')).steps, steps, 'it is of the last step')
+})
+
+test('where is computed is said once, with the reason; cuda never falls back', async () => {
+  const args = ask('--video', clip(), '--max-tokens', '1')
+  const auto = await cli(...args)
+  assert.is(auto.code, 0, auto.err)
+  assert.match(auto.err, /^mtransllama: computing on (cpu|cuda:0) \(.+\)\n$/)
+  assert.is((await cli(...args, '--device', 'cpu')).err, 'mtransllama: computing on cpu (as asked)\n')
+  refused(await cli(...args, '--device', 'cuda:63'), /device: expected .*cpu.*, but got "cuda:63"; /)
+  refused(await cli(...args, '--device', 'abacus'), /device: expected cpu, cuda or cuda: and a number, but got "abacus"/)
+  refused(await cli(...args, '--precision', 'float8'), /--precision: expected float32 or bfloat16, but got "float8"/)
 })
 
 test('inspect', async () => {

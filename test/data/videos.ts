@@ -96,7 +96,7 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
       frame.colorSpace = encoder.colorSpace
       frame.duration = BigInt(Math.round(options.pts ? (options.pts[i + 1] ?? options.pts[i]! + 100) - options.pts[i]! : 1000 / fps))
       ok(frame.getBuffer(), 'getBuffer')
-      ok(frame.fromBuffer(paint(picture, width, height, subsampled, colours, fullRange)), 'fromBuffer')
+      paint(frame, picture, subsampled, colours, fullRange)
       ok(await encoder.sendFrame(frame), 'sendFrame')
       frame.free()
       await drain()
@@ -136,17 +136,20 @@ export function temporaryFolder(): { path: string; at: (name: string) => string;
   return { path, at: (name) => join(path, name), remove: () => rmSync(path, { recursive: true, force: true }) }
 }
 
-/** Planes Y, Cb, Cr one after the other; chroma is taken at the left upper pixel of each 2×2 block. */
-function paint(picture: Picture, width: number, height: number, subsampled: boolean, matrix: Matrix, fullRange: boolean): Buffer {
+/**
+ * Fills the frame's own memory, since `fromBuffer` would point it at a Buffer that may be collected while the encoder still
+ * reads. Chroma is taken at the left upper pixel of each 2×2 block.
+ */
+function paint(frame: Frame, picture: Picture, subsampled: boolean, matrix: Matrix, fullRange: boolean): void {
   const step = subsampled ? 2 : 1
-  const plane = (channel: 0 | 1 | 2, by: number): number[] => {
-    const values: number[] = []
-    for (let y = 0; y < height; y += by) {
-      for (let x = 0; x < width; x += by) values.push(toYuv(typeof picture === 'function' ? picture(x, y) : picture, matrix, fullRange)[channel])
+  for (const [channel, by] of [[0, 1], [1, step], [2, step]] as const) {
+    const [plane, stride] = [frame.data![channel]!, frame.linesize[channel]!]
+    for (let y = 0; y < frame.height; y += by) {
+      for (let x = 0; x < frame.width; x += by) {
+        plane[(y / by) * stride + x / by] = toYuv(typeof picture === 'function' ? picture(x, y) : picture, matrix, fullRange)[channel]
+      }
     }
-    return values
   }
-  return Buffer.from([...plane(0, 1), ...plane(1, step), ...plane(2, step)])
 }
 
 /** FFmpeg's 3×3 display matrix (16.16, last column 2.30), which turns the picture clockwise by `degrees`. */

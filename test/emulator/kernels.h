@@ -8,3 +8,8 @@ struct Case {
   std::string (*run)();
 };
 extern const std::vector<Case> legal_cases, fault_cases, runtime_cases;
+
+namespace mt::cuda {
+/// Launches one fault that a sanitizer alone sees: shared, global, freed or shift.
+void crash(const std::string& name);
+}  // namespace mt::cuda

@@ -22,7 +22,7 @@ const below: Record<string, string[]> = {
   'models/config': ['errors', 'json', 'schema'],
   models: ['nn', 'ops', 'tensor', 'errors', 'json', 'models/config'],
   weights: ['models/config', 'ops', 'tensor', 'native', 'errors', 'json'],
-  'models/load': ['models', 'models/config', 'weights', 'errors'],
+  'models/load': ['models', 'models/config', 'weights', 'tensor', 'errors'],
   text: ['models/config', 'errors', 'json'],
   // Of weights, the container format and the way to write a file whole: never tensors, never the addon.
   data: ['weights/safetensors', 'weights/atomic', 'errors', 'json', 'schema'],

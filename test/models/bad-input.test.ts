@@ -35,11 +35,11 @@ test('more frames than temporal.maxFrames are refused by that name', () =>
 
 test('a token id past the embedding rejects the next await with the id and the rows; then all is well again', () =>
   scope(async () => {
-    const rows = embedTokens(model.language, tensor(Int32Array.of(language.vocabSize), [1, 1]))
+    const rows = embedTokens(model.language, tensor(Int32Array.of(language.vocabSize), [1, 1]), 'float32')
     const message = await rows.data().then(() => 'nothing', (e: Error) => e.message)
     assert.match(message, new RegExp(`embedding_forward: id ${language.vocabSize} is outside the embedding's ${language.vocabSize} rows`))
     await sync()
-    assert.is((await embedTokens(model.language, tensor(Int32Array.of(0), [1, 1])).data()).length, language.hiddenSize)
+    assert.is((await embedTokens(model.language, tensor(Int32Array.of(0), [1, 1]), 'float32').data()).length, language.hiddenSize)
   }))
 
 test('visual and text tokens past the language model\'s positions are refused with their numbers', () =>

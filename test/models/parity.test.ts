@@ -118,7 +118,7 @@ test('the command: exit 0 with a line a case and the counts, exit 1 past a limit
   assert.match(none.err, /^mtransllama: .*none: expected a golden folder.*\n$/)
   const device = await cli('parity', '--golden', empty, '--device', 'abacus')
   assert.is(device.code, 1)
-  assert.match(device.err, /^mtransllama: --device: expected cpu, but got "abacus".*\n$/)
+  assert.match(device.err, /^mtransllama: device: expected cpu, cuda or cuda: and a number, but got "abacus".*\n$/)
 })
 
 test.run()

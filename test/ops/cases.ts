@@ -78,6 +78,7 @@ define('gate', 'closed', (d) => ({ a: d.normal([3, 7]), b: d.normal([3, 7]), g: 
 
 for (const [shape, eps, offset] of [
   [[3, 1], 1e-5, 0], [[5, 2], 0.5, 0], [[2, 3, 7], 1e-6, 0], [[7, 33], 1e-12, 0], [[17, 65], 1e-5, 20], [[2, 130], 1e-12, 0], [[0, 7], 1e-5, 0], [[53, 770], 1e-6, 0], [[5], 1e-5, 0],
+  [[9, 160], 1e-6, 0], [[70, 31], 1e-5, 0], [[3, 768], 1e-5, 3], [[2, 1028], 1e-5, 0], [[2, 5120], 1e-6, 0], [[2, 5121], 1e-6, 1], [[1, 5124], 1e-6, 0],
 ] as const) {
   const inputs = (d: Draw) => ({ x: d.normal(shape, 1.5, offset), weight: d.normal([shape.at(-1)!], 0.5, 1), bias: d.normal([shape.at(-1)!]) })
   const variant = `${text(shape)} eps ${eps}${offset ? ` mean ${offset}` : ''}`
@@ -87,9 +88,12 @@ for (const [shape, eps, offset] of [
   define('rmsNorm', variant, (d) => { const { x, weight } = inputs(d); return { x, weight } }, ['x', 'weight'], (i) => rmsNorm(i.x, i.weight, e), (i) => oracle.rmsNorm(i.x, i.weight, e))
 }
 
+define('layerNorm', 'rows of one number each, eps 1e-12', (d) => ({ x: input([3, 7], Array.from({ length: 21 }, (_, i) => [0.3, -41.7, 1e-3][Math.floor(i / 7)]!)), weight: d.normal([7]), bias: d.normal([7]) }), [],
+  (i) => layerNorm(i.x, i.weight, i.bias, 1e-12), (i) => oracle.layerNorm(i.x, i.weight, i.bias, 1e-12))
+
 // ---- rows by id, positions, patches ----
 
-for (const [ids, rows, width] of [[[7], 3, 1], [[2, 16], 17, 7], [[], 5, 16], [[0], 5, 2], [[33], 1, 17], [[8, 130], 65, 130]] as const) {
+for (const [ids, rows, width] of [[[7], 3, 1], [[2, 16], 17, 7], [[], 5, 16], [[0], 5, 2], [[33], 1, 17], [[600], 3, 12], [[5], 2, 1030], [[8, 130], 65, 130]] as const) {
   const places = (d: Draw) => d.integers(ids, 0, rows)
   define('embedding', `${text(ids)} of ${rows}×${width}`, (d) => ({ ids: places(d), table: d.normal([rows, width]) }), ['table'],
     (i) => embedding(i.ids, i.table), (i) => oracle.embedding(i.ids, i.table))
@@ -142,6 +146,9 @@ loss('[5,16], ties', (d) => d.integers([5, 16], 0, 2, 'float32'), any(16), 1)
 loss('[7,33], ±80', (d) => input([7, 33], d.integers([7, 33], -1, 2).wide.data.map((x) => 80 * x)), any(33), 1)
 loss('[16,130], wide', (d) => d.uniform([16, 130], -80, 80), any(130), -2)
 loss('[65,1030], rows ignored', (d) => d.normal([65, 1030], 4), (r, d) => (r % 2 ? any(1030)(r, d) : -1), 1 / 32)
+
+loss('[2,2049]', (d) => d.normal([2, 2049], 2), any(2049), 1)
+loss('[300,3], one in seven ignored', (d) => d.normal([300, 3]), (r, d) => (r % 7 ? any(3)(r, d) : -1), 1 / 257)
 
 // ---- views and copies ----
 
@@ -289,7 +296,7 @@ for (const mode of ['score', 'attention'] as const) {
 }
 
 /** b1 keeps what the hidden ReLU sees away from its corner; half of the units are off. */
-for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[4, 8, 33, 130], 1, 64, 4]] as const)
+for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4]] as const)
   define('router', `${text(shape)} over ${over}, ${hidden} hidden, ${choices} choices`, (d) => ({
     x: d.normal(shape), w1: d.uniform([hidden, shape.at(-1)!], -1, 1), b1: input([hidden], Array.from({ length: hidden }, (_, i) => (i % 2 ? -1 : 1) * (1 + 3 * shape.at(-1)! ** 0.5))),
     w2: d.normal([choices, hidden], 1 / (hidden * shape.at(-1)!) ** 0.5), b2: d.normal([choices]),
@@ -302,13 +309,13 @@ for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12],
 
 for (const shape of [[1], [7], [0], [17, 33], [65, 17, 75]]) {
   define('addSquareSum', text(shape), (d) => ({ x: d.normal(shape) }), [], (i) => {
-    const sum = full([1], 0.5)
+    const sum = full([1], 0.5, 'float32', i.x!.device)
     addSquareSum(sum, contiguous(i.x))
     return sum
   }, (i) => nd.array([1], [0.5 + nd.dot(i.x.data, i.x.data)]))
   for (const [scaled, weightDecay] of [[false, 0], [true, 0.05]] as const)
     define('adamw', `${text(shape)}, three steps, decay ${weightDecay}${scaled ? ', clipped' : ''}`, (d) => ({ w: d.normal(shape), g: d.normal([3, ...shape]), s: d.uniform([1], 0.2, 0.9) }), [], (i) => {
-      const [w, m, v] = [copy(i.w), zeros(shape), zeros(shape)]
+      const [w, m, v] = [copy(i.w), zeros(shape, 'float32', i.w!.device), zeros(shape, 'float32', i.w!.device)]
       for (let t = 0; t < 3; t++) {
         const g = reshape(narrow(i.g, 0, t, 1), shape)
         adamw(w, g, m, v, { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay, step: t + 1, ...(scaled && { scale: i.s }) })

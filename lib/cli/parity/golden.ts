@@ -2,6 +2,7 @@
 import { readdir } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { InputError } from '../../errors.js'
+import type { Device } from '../../tensor/device.js'
 import { tensor, type Tensor } from '../../tensor/tensor.js'
 import { readEntry, readHeader, toFloat32, type SafetensorsHeader } from '../../weights/safetensors.js'
 
@@ -18,9 +19,11 @@ export class GoldenCase {
     readonly config: Record<string, any>,
     private readonly header: SafetensorsHeader,
     private readonly arrays: Map<string, Reference>,
+    /** Where its tensors are put. */
+    readonly device: Device,
   ) {}
 
-  static async read(folder: string, file: string): Promise<GoldenCase> {
+  static async read(folder: string, file: string, device: Device): Promise<GoldenCase> {
     const header = await readHeader(join(folder, 'cases', file))
     let config: Record<string, any>
     try {
@@ -31,7 +34,7 @@ export class GoldenCase {
     if (typeof config?.kind !== 'string') throw new InputError(`${file}: a golden case says its configuration in the metadata key "config"; this file does not.`)
     const arrays = new Map<string, Reference>()
     for (const [name, { dtype, shape }] of header.entries) arrays.set(name, { shape, data: widen(dtype, await readEntry(header, name)) })
-    return new GoldenCase(basename(file, '.safetensors'), folder, config, header, arrays)
+    return new GoldenCase(basename(file, '.safetensors'), folder, config, header, arrays, device)
   }
 
   /** Every name that begins with `prefix`. */
@@ -50,7 +53,8 @@ export class GoldenCase {
   tensor(name: string): Tensor {
     const { shape, data } = this.get(name)
     const { dtype } = this.header.entries.get(name)!
-    return dtype === 'U8' ? tensor(Uint8Array.from(data), shape) : dtype.startsWith('I') ? tensor(Int32Array.from(data), shape) : tensor(Float32Array.from(data), shape)
+    const [values, type] = dtype === 'U8' ? [Uint8Array.from(data), 'uint8' as const] : dtype.startsWith('I') ? [Int32Array.from(data), 'int32' as const] : [Float32Array.from(data), 'float32' as const]
+    return tensor(values, shape, type, this.device)
   }
 }
 

@@ -19,7 +19,7 @@ function textRows(c: GoldenCase): TextRows {
 }
 
 function qformerText(c: GoldenCase): QFormerText | undefined {
-  return c.has('in.qformer_ids') ? { ids: c.tensor('in.qformer_ids'), mask: tensor(Uint8Array.from(c.get('in.qformer_mask').data), c.get('in.qformer_mask').shape) } : undefined
+  return c.has('in.qformer_ids') ? { ids: c.tensor('in.qformer_ids'), mask: tensor(Uint8Array.from(c.get('in.qformer_mask').data), c.get('in.qformer_mask').shape, 'uint8', c.device) } : undefined
 }
 
 /** Collects observed tensors under the goldens' names. */
@@ -43,7 +43,7 @@ async function greedy(model: ImageModel, visual: Tensor, text: TextRows, c: Gold
 }
 
 export async function imageCase(c: GoldenCase, score: Score): Promise<void> {
-  const { model } = await loadModel(join(c.folder, c.config.base))
+  const { model } = await loadModel(join(c.folder, c.config.base), { device: c.device })
   try {
     await scope(() =>
       noGrad(async () => {
@@ -82,12 +82,12 @@ async function compareOutputs(c: GoldenCase, seen: Seen, score: Score): Promise<
 }
 
 export async function videoCase(c: GoldenCase, score: Score): Promise<void> {
-  const [inputs, params] = await Promise.all([c.config.inputs, c.config.params].map((file: string) => GoldenCase.read(c.folder, file)))
-  const { model } = await loadModel(join(c.folder, c.config.base))
+  const [inputs, params] = await Promise.all([c.config.inputs, c.config.params].map((file: string) => GoldenCase.read(c.folder, file, c.device)))
+  const { model } = await loadModel(join(c.folder, c.config.base), { device: c.device })
   const config = adapterConfigFromGolden(c.config.config, c.config.T)
   const masks = (name: string) => (c.has(name) ? { size: c.get(name).shape[0]!, bits: Uint8Array.from(c.get(name).data) } : undefined)
   const values = new Map((c.config.trained as string[]).map((n) => [n, params!.tensor(n)]))
-  const adapter = new Adapter(model.config, config, { values, masks: { spatial: masks('in.spatial_masks'), temporal: masks('in.temporal_masks') } })
+  const adapter = new Adapter(model.config, config, { values, device: c.device, masks: { spatial: masks('in.spatial_masks'), temporal: masks('in.temporal_masks') } })
   const ours = [...adapter.parameters.keys()]
   if (`${[...ours].sort()}` !== `${[...values.keys()].sort()}`) score.faults.push(`trained parameters: expected ${[...values.keys()].filter((n) => !ours.includes(n))}, which we lack, or without ${ours.filter((n) => !values.has(n))}`)
   const { train } = c.config.config

@@ -3,7 +3,7 @@ import { masksPerLayer } from '../../adapter/config.js'
 import { spatialWindows, temporalWindows } from '../../adapter/masks.js'
 import { adamw, addSquareSum } from '../../ops/adamw.js'
 import { attention } from '../../ops/attention.js'
-import { full } from '../../ops/copy.js'
+import { full, zeros } from '../../ops/copy.js'
 import { crossEntropy } from '../../ops/cross_entropy.js'
 import { gelu, siluMul } from '../../ops/elementwise.js'
 import { layerNorm } from '../../ops/layernorm.js'
@@ -109,22 +109,22 @@ async function attentionCase(c: GoldenCase, score: Score): Promise<void> {
 async function optimiserCase(c: GoldenCase, score: Score): Promise<void> {
   const { clip, lr = 1e-2, betas = [0.9, 0.95], eps = 1e-8, weight_decay: decay = 0.05 } = c.config
   const names = c.names('in.param.').map((n) => n.slice('in.param.'.length))
-  const state = new Map(names.map((n) => [n, { w: c.tensor(`in.param.${n}`), m: full(c.get(`in.param.${n}`).shape, 0), v: full(c.get(`in.param.${n}`).shape, 0), after: [] as number[] }]))
+  const state = new Map(names.map((n) => [n, { w: c.tensor(`in.param.${n}`), m: zeros(c.get(`in.param.${n}`).shape, 'float32', c.device), v: zeros(c.get(`in.param.${n}`).shape, 'float32', c.device), after: [] as number[] }]))
   const steps = c.get(`in.grad.${names[0]}`).shape[0]!
   const norms: number[] = []
   for (let step = 1; step <= steps; step++) {
     const grads = names.map((n) => {
       const { shape, data } = c.get(`in.grad.${n}`)
       const size = data.length / steps
-      return tensor(Float32Array.from(data.subarray((step - 1) * size, step * size)), shape.slice(1))
+      return tensor(Float32Array.from(data.subarray((step - 1) * size, step * size)), shape.slice(1), 'float32', c.device)
     })
     let scale: Tensor | undefined
     if (clip) {
-      const sum = full([1], 0)
+      const sum = zeros([1], 'float32', c.device)
       for (const g of grads) addSquareSum(sum, g)
       const norm = Math.sqrt(await sum.item())
       norms.push(norm)
-      scale = full([1], clipScale(norm, clip))
+      scale = full([1], clipScale(norm, clip), 'float32', c.device)
     }
     for (const [k, n] of names.entries()) {
       const s = state.get(n)!

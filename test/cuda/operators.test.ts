@@ -5,8 +5,8 @@ import * as assert from 'uvu/assert'
 import { devices } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { syncBlocking } from '../../lib/tensor/tensor.js'
-import { cases } from './cases.js'
-import { bits, canBeNarrow, errors, evaluate, roundedInputs, widen, type OpCase, type Result } from './support.js'
+import { cases } from '../ops/cases.js'
+import { bits, canBeNarrow, errors, evaluate, roundedInputs, widen, type OpCase, type Result } from '../ops/support.js'
 
 const { cuda } = devices()
 const device = cuda.devices[0]?.device

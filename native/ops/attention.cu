@@ -1,0 +1,119 @@
+#include "ops/attention.h"
+
+#include <cmath>
+#include <type_traits>
+
+#include "kernels/attention_general.h"
+
+namespace mt::cuda {
+namespace {
+
+// ---- arguments ----
+
+template <typename E>
+Rows<E> rows(const View& v) {
+  if (!v) return {nullptr, 0, 0, 0, 0};
+  return {v.data<std::remove_const_t<E>>(), v.stride[0], v.stride[1], v.stride[2], v.stride[3]};
+}
+
+template <typename T>
+Attention<T> arguments(const View& q, const View& k, const View& v, const View& key_mask, const View& masks, const View& alpha, int64_t mode, bool causal, const View& lse) {
+  Attention<T> a{};
+  a.q = rows<const T>(q);
+  a.k = rows<const T>(k);
+  a.v = rows<const T>(v);
+  if (key_mask) a.key_mask = key_mask.data<uint8_t>(), a.key_b0 = key_mask.stride[0], a.key_b1 = key_mask.stride[1], a.key_row = key_mask.stride[2];
+  if (mode) {
+    a.masks = masks.data<uint8_t>(), a.mask_q = masks.stride[0], a.mask_k = masks.stride[1];
+    a.alpha = alpha.data<float>(), a.alpha_b0 = alpha.stride[0], a.alpha_b1 = alpha.stride[1], a.alpha_j = alpha.stride[2];
+  }
+  a.lse = lse.data<float>();
+  a.units = q.shape[0] * q.shape[1] * q.shape[3];
+  a.nq = int(q.shape[2]);
+  a.nk = int(k.shape[2]);
+  a.d = int(q.shape[4]);
+  a.heads = int(q.shape[3]);
+  a.b1 = int(q.shape[1]);
+  a.mode = int(mode);
+  a.p = mode ? int(alpha.shape[2]) : 1;
+  a.causal = causal;
+  a.scale = float(1 / std::sqrt(double(a.d)));
+  return a;
+}
+
+int pieces(int n, int size) { return (n + size - 1) / size; }
+
+// ---- any size ----
+
+/// Tiles of 16 where both sides are short, else of 64: f(tile's G, R).
+template <typename T, typename F>
+void each_tile(const Attention<T>& a, F f) {
+  if (a.nq <= 32 && a.nk <= 32) f(std::integral_constant<int, 8>{}, std::integral_constant<int, 2>{});
+  else f(std::integral_constant<int, 16>{}, std::integral_constant<int, 4>{});
+}
+
+template <typename T>
+void forward(const Attention<T>& a) {
+  each_tile(a, [&](auto G, auto R) {
+    using Form = General<T, G(), R()>;
+    int tiles = pieces(a.nq, Form::B), chunks = pieces(a.d, kColumns);
+    launch(general_forward<T, G(), R()>, dim3(unsigned(a.units * tiles * chunks)), dim3(Form::kBlock), Form::kShared, a, tiles, chunks);
+  });
+}
+
+/// dα[b,j] = the shares of its heads and tiles, in order.
+__global__ void __launch_bounds__(kThreads) sum_shares(const float* shares, float* dalpha, int64_t n, int64_t terms, int p) {
+  int64_t i = thread_index();
+  if (i >= n) return;
+  double sum = 0;
+  for (int64_t t = 0; t < terms; ++t) sum += double(shares[(i / p * terms + t) * p + i % p]);
+  dalpha[i] = float(sum);
+}
+
+template <typename T>
+void backward(Attention<T> a, const View& dalpha) {
+  each_tile(a, [&](auto G, auto R) {
+    using Form = General<T, G(), R()>;
+    int tiles = pieces(a.nq, Form::B), chunks = pieces(a.d, kColumns);
+    bool centres = a.dq.data || a.dk.data || dalpha;
+    Scratch centre(centres ? size_t(a.units * a.nq * a.m()) * sizeof(float2) : 0), shares(dalpha ? size_t(a.units * tiles * a.p) * sizeof(float) : 0);
+    a.centre = centre.as<float2>();
+    a.shares = shares.as<float>();
+    if (centres) {
+      int columns = a.dq.data ? chunks : 1;
+      launch(general_backward_queries<T, G(), R()>, dim3(unsigned(a.units * tiles * columns)), dim3(Form::kBlock), Form::kShared, a, tiles, columns);
+    }
+    if (a.dk.data || a.dv.data)
+      launch(general_backward_keys<T, G(), R()>, dim3(unsigned(a.units * pieces(a.nk, Form::B) * chunks)), dim3(Form::kBlock), Form::kShared, a, pieces(a.nk, Form::B), chunks);
+    if (!dalpha) return;
+    int64_t n = dalpha.numel();
+    launch(sum_shares, blocks(n), dim3(kThreads), 0, (const float*)a.shares, dalpha.data<float>(), n, int64_t(a.heads) * tiles, a.p);
+  });
+}
+
+}  // namespace
+
+void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool causal, Out out, Out lse) {
+  if (!out.numel()) return;
+  each_activation(q.dtype, [&](auto t) {
+    using T = decltype(t);
+    auto a = arguments<T>(q, k, v, key_mask, masks, alpha, mode, causal, lse);
+    a.out = rows<T>(out);
+    forward(a);
+  });
+}
+
+void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
+                        bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv, MaybeOut dalpha) {
+  each_activation(q.dtype, [&](auto t) {
+    using T = decltype(t);
+    auto a = arguments<T>(q, k, v, key_mask, masks, alpha, mode, causal, lse);
+    a.dout = rows<const T>(dout);
+    a.dq = rows<T>(dq);
+    a.dk = rows<T>(dk);
+    a.dv = rows<T>(dv);
+    backward(a, dalpha);
+  });
+}
+
+}  // namespace mt::cuda
