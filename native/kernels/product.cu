@@ -44,14 +44,15 @@ struct Plan {
 Plan choose(const Tile* tiles, int count, double rate, int64_t m, int64_t n, int64_t all, int64_t step) {
   constexpr double kBytes = 4e6, kLaunch = 2;
   constexpr int64_t kMost = 32;
-  const int64_t least = 128 / step;  // tiles of a piece
+  const int64_t processors = multiprocessors(), least = 128 / step;  // tiles of a piece
   Plan best{0, 1};
   double shortest = 1e300;
   for (int i = 0; i < count; ++i) {
     const Tile& t = tiles[i];
     const int64_t places = up(m, t.rows) * up(n, t.cols);
-    for (int64_t s = 1; s <= std::clamp<int64_t>(all / least, 1, kMost); ++s) {
-      double time = double(up(places * s, multiprocessors()) * up(all, s) * step) * (t.rows * t.cols / t.speed) / rate;
+    const int64_t most = std::clamp(std::min(all / least, 2 * processors / places), int64_t(1), kMost);
+    for (int64_t s = 1; s <= most; ++s) {
+      double time = double(up(places * s, processors) * up(all, s) * step) * (t.rows * t.cols / t.speed) / rate;
       if (s > 1) time += kLaunch + double(s * m * n) * 8 / kBytes;  // sums are written and read once more
       if (time < shortest) shortest = time, best = {i, s};
     }
@@ -64,7 +65,7 @@ Plan choose(const Tile* tiles, int count, double rate, int64_t m, int64_t n, int
 /// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
 void product(const Product& p) {
   const int64_t m = p.m(), n = p.n();
-  if (m == 0 || n == 0) return;
+  if (m == 0 || n == 0 || library_product(p)) return;
   Job j{};
   j.a = operand(p.a);
   j.b = operand(p.b);
@@ -72,6 +73,7 @@ void product(const Product& p) {
   j.b2 = operand(p.b2);
   j.c = p.c;
   j.type = p.type;
+  j.pairs = n % 2 == 0 && reinterpret_cast<uintptr_t>(p.c) % (2 * size_of(p.type)) == 0;
   j.bias = p.bias;
   j.alpha = p.alpha;
   j.m = m;

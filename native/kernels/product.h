@@ -1,5 +1,5 @@
 // Matrix products on a CUDA device, for every operator that contains one: all of them pass through product(), which chooses
-// the kernel. So a library that is better at some size has one place to be asked.
+// the kernel, or asks cuBLASLt where MT_GEMM says so.
 //
 //   c [m,n] = alpha·(a·b + factor·a2·b2) + bias [n]
 //
@@ -20,6 +20,8 @@ inline void* address(const View& v) { return static_cast<char*>(v.storage->data(
 /// v [..., width] as [rows, width].
 inline Matrix matrix(const View& v) { return {address(v), v.dtype, v.rows(), v.size(-1)}; }
 
+inline constexpr int kFewRows = 8;  // of activations: a's rows in every form
+
 enum class Form { nt, nn, tn };
 
 struct Product {
@@ -27,12 +29,13 @@ struct Product {
   Matrix a, b;
   void* c;
   DType type;  // of c: float32 or bfloat16
-  /// Factors may be rounded to bfloat16, as activations are: tensor cores. Else every product is formed in float32.
+  /// Factors may be rounded to bfloat16, as activations are: tensor cores. Else, and where there are kFewRows at most, every
+  /// product is formed in float32.
   bool narrow = false;
   const float* bias = nullptr;
   float alpha = 1;
   Matrix a2 = {}, b2 = {};
-  float factor = 1;
+  float factor = 1;  // other than 1 only where a2 is float32
 
   int64_t m() const { return form == Form::tn ? a.cols : a.rows; }
   int64_t n() const { return form == Form::nt ? b.rows : b.cols; }

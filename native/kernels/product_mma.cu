@@ -9,13 +9,14 @@ namespace {
 constexpr int kStages = 4, kPad = 8;  // a pitch that is an odd multiple of 16 bytes has no bank conflicts
 
 /// A tile of `outer` rows (or columns) of a factor. `along`: rows of memory run along the inner dimension. `halves`: it may
-/// be float16, as weights are.
+/// be float16, as weights are. A narrow tile is one of low-rank factors, which are float32.
 template <int outer, bool along, bool halves, int threads>
 struct Stage {
   static constexpr int kPitch = (along ? kMmaStep : outer) + kPad, kElements = (along ? outer : kMmaStep) * kPitch;
   static constexpr int kRowChunks = (along ? kMmaStep : outer) / 8, kChunks = outer * kMmaStep / 8, kMine = (kChunks + threads - 1) / threads;
   static constexpr int kApart = threads / kRowChunks;  // rows between the chunks of a thread, which lie in one column
-  uint4 ahead[kMine] = {};
+  static constexpr bool kNarrow = outer == 32;
+  uint4 ahead[kMine * (kNarrow ? 2 : 1)] = {};
 
   static __device__ bool idle() { return kChunks < threads && int(threadIdx.x) >= kChunks; }
 
@@ -37,6 +38,15 @@ struct Stage {
       }
       return;
     }
+    if constexpr (kNarrow) {
+      if (o.wide && o.type == DType::f32) {
+        const uint4* from = reinterpret_cast<const uint4*>(o.data + (row * o.cols + col) * 4);
+#pragma unroll
+        for (int i = 0; i < kMine; ++i)
+          for (int h = 0; h < 2; ++h) ahead[2 * i + h] = i * kApart < left ? from[i * (apart / 8) + h] : make_uint4(0, 0, 0, 0);
+        return;
+      }
+    }
 #pragma unroll 1
     for (int i = 0; i < 2 * kMine; ++i) {  // in halves: fewer registers beside the sums
       float v[4];
@@ -45,11 +55,25 @@ struct Stage {
     }
   }
   __device__ void end(const Operand& o, bf16* to) {
-    if (!halves || !o.wide || o.type != DType::f16 || idle()) return;
+    if (!o.wide || o.type == DType::bf16 || idle()) return;
     to += int(threadIdx.x) / kRowChunks * kPitch + int(threadIdx.x) % kRowChunks * 8;
+    if constexpr (kNarrow) {
+      if (o.type == DType::f32) {
 #pragma unroll
-    for (int i = 0; i < kMine; ++i) *reinterpret_cast<uint4*>(to + i * kApart * kPitch) = make_uint4(rounded(ahead[i].x), rounded(ahead[i].y), rounded(ahead[i].z), rounded(ahead[i].w));
+        for (int i = 0; i < kMine; ++i) {
+          const uint4 x = ahead[2 * i], y = ahead[2 * i + 1];
+          *reinterpret_cast<uint4*>(to + i * kApart * kPitch) = make_uint4(rounded(x.x, x.y), rounded(x.z, x.w), rounded(y.x, y.y), rounded(y.z, y.w));
+        }
+      }
+    }
+    if constexpr (halves) {
+      if (o.type == DType::f16) {
+#pragma unroll
+        for (int i = 0; i < kMine; ++i) *reinterpret_cast<uint4*>(to + i * kApart * kPitch) = make_uint4(rounded(ahead[i].x), rounded(ahead[i].y), rounded(ahead[i].z), rounded(ahead[i].w));
+      }
+    }
   }
+  static __device__ uint32_t rounded(uint32_t x, uint32_t y) { return pack_bf16(__uint_as_float(x), __uint_as_float(y)); }
   static __device__ uint32_t rounded(uint32_t pair) { return pack_bf16(widen_f16(pair & 0xffff), widen_f16(pair >> 16)); }
 };
 
@@ -63,7 +87,8 @@ __device__ void fragment(uint32_t (&r)[4], const bf16* tile, int pitch, int oute
   else ldmatrix_x4_trans(r, tile + (k + i) * pitch + o);
 }
 
-/// Blocks of rows × cols sums by warps_m × warps_n warps.
+/// Blocks of rows × cols sums by warps_m × warps_n warps. The larger a warp's part, the less often a number is read from
+/// shared memory, whose speed is what limits large products.
 template <Form form, int rows, int cols, int warps_m, int warps_n>
 __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
@@ -107,15 +132,15 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
     const bf16 *ta = shared + s * A::kElements, *tb = tiles_b + s * B::kElements;
 #pragma unroll
     for (int k = 0; k < kMmaStep; k += 16) {
-      uint32_t x[4], y[fn / 2][4];
+      uint32_t x[fm][4], y[fn / 2][4];
+#pragma unroll
+      for (int i = 0; i < fm; ++i) fragment<a_along, false>(x[i], ta, A::kPitch, row + 16 * i, k);
 #pragma unroll
       for (int i = 0; i < fn / 2; ++i) fragment<b_along, true>(y[i], tb, B::kPitch, col + 16 * i, k);
 #pragma unroll
-      for (int i = 0; i < fm; ++i) {
-        fragment<a_along, false>(x, ta, A::kPitch, row + 16 * i, k);
+      for (int i = 0; i < fm; ++i)
 #pragma unroll
-        for (int c = 0; c < fn; ++c) mma_m16n8k16(sum[i][c], x, {y[c / 2][c % 2 * 2], y[c / 2][c % 2 * 2 + 1]});
-      }
+        for (int c = 0; c < fn; ++c) mma_m16n8k16(sum[i][c], x[i], {y[c / 2][c % 2 * 2], y[c / 2][c % 2 * 2 + 1]});
     }
     end(t + kStages - 1);
   }
@@ -137,8 +162,8 @@ void run(const Job& j, dim3 grid) {
 template <Form form>
 void run(int tile, const Job& j, dim3 grid) {
   switch (tile) {
-    case 0: return run<form, 0, 2, 4>(j, grid);
-    case 1: return run<form, 1, 2, 4>(j, grid);
+    case 0: return run<form, 0, 2, 2>(j, grid);
+    case 1: return run<form, 1, 2, 2>(j, grid);
     case 2: return run<form, 2, 1, 4>(j, grid);
     default: return run<form, 3, 4, 1>(j, grid);
   }

@@ -64,6 +64,7 @@ struct Job {
   Operand a, b, a2, b2;
   void* c;
   DType type;
+  bool pairs;  // two neighbours of c, the first in an even column, can be stored at once
   const float* bias;
   float alpha;
   float* part;  // [splits, m, n], or null: one split, which writes c
@@ -96,7 +97,7 @@ __device__ inline void store(const Job& j, const Place& at, int64_t row, int64_t
 }
 /// Two neighbours in a row, the first in an even column.
 __device__ inline void store2(const Job& j, const Place& at, int64_t row, int64_t col, float x, float y) {
-  if (j.n % 2 || row >= j.m || col >= j.n) {
+  if (!j.pairs || row >= j.m || col >= j.n) {
     store(j, at, row, col, x);
     return store(j, at, row, col + 1, y);
   }
@@ -125,7 +126,8 @@ inline constexpr int kMmaStep = 32;
 inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 0.4f}, {64, 32, 0.45f}};
 void mma(Form form, int tile, const Job& j, dim3 grid);
 /// product_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
-inline constexpr int kFewRows = 8;
 void few_rows(const Job& j);
+/// product_library.cu: whether another library has computed it.
+bool library_product(const Product& p);
 
 }  // namespace mt::cuda

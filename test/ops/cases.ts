@@ -232,6 +232,9 @@ for (const [m, n, k, rank] of [
       (i) => lora(i.x, i.w, i.bias, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, i.bias, i.a, i.b, 16))
   }
 
+define('linear', '[40,64] to 24, bfloat16, aligned', (d) => ({ x: d.normal([40, 64]), w: d.half([24, 64], 'bfloat16') }), ['x'], (i) => linear(i.x, i.w), (i) => oracle.linear(i.x, i.w))
+define('linear', '[9,11008] to 3, a long sum', (d) => ({ x: d.normal([9, 11008], 1, 0.5), w: d.uniform([3, 11008], 0, 1) }), ['x', 'w'], (i) => linear(i.x, i.w), (i) => oracle.linear(i.x, i.w))
+
 // ---- attention ----
 
 interface Attention {
