@@ -21,15 +21,16 @@ __device__ __forceinline__ void each_four(int64_t n, F f) {
     for (int64_t at = 4 * lane; at < n; at += 4 * Team) f(0, at);
   }
 }
+/// In double from here on: rows meet gradients that nearly cancel.
 template <int Team>
-__device__ __forceinline__ float team_sum(float x, float* shared) {
-  return Team == 32 ? warp_sum(x) : block_sum(x, shared);
+__device__ __forceinline__ float team_sum(float x, double* shared) {
+  return float(Team == 32 ? warp_sum(double(x)) : block_sum(double(x), shared));
 }
 
 /// y = (x − mean)·rstd∘weight + bias.
 template <bool Centred, typename T, int Team, int Held>
 __global__ void __launch_bounds__(kThreads) norm_rows(const T* x, const float* weight, const float* bias, float eps, T* y, float* mean, float* rstd, int64_t rows, int64_t n, bool whole) {
-  __shared__ float shared[32];
+  __shared__ double shared[32];
   int64_t r = thread_index() / Team;
   if (r >= rows) return;
   const T* row = x + r * n;
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const T* x, const float* w
 /// With g = dy∘weight: dx = rstd (g − mean(g) − n mean(g∘n)), the first mean for LayerNorm alone.
 template <bool Centred, typename T, int Team, int Held>
 __global__ void __launch_bounds__(kThreads) norm_rows_backward(const T* dy, const T* x, const float* weight, const float* mean, const float* rstd, T* dx, int64_t rows, int64_t n, bool whole) {
-  __shared__ float shared[32];
+  __shared__ double shared[32];
   int64_t r = thread_index() / Team;
   if (r >= rows) return;
   float m = Centred ? mean[r] : 0.0f, s = rstd[r];

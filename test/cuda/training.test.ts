@@ -115,7 +115,8 @@ test('bfloat16: losses near those of float32 all the way', async () => {
     const before = m.deviceMemory('cuda:0').bytes
     console.log(await trainer.step([big]).then(() => 'fine', (e) => e.message))
     await m.sync().catch(() => {}); optimizer.zeroGrad(); await m.sync()
-    console.log(m.deviceMemory("cuda:0").bytes - before, Number.isFinite((await trainer.step([small])).loss), Number.isFinite((await trainer.step([small])).loss))`
+    // A set of masks for another width of the texts may be kept.
+    console.log(m.deviceMemory('cuda:0').bytes - before < 4096, Number.isFinite((await trainer.step([small])).loss), Number.isFinite((await trainer.step([small])).loss))`
   const out = await lines(code, `memory=${6 << 20}`)
   assert.match(out[0]!, /^\w+: out of memory on cuda:0: \d+ bytes were asked for while tensors hold \d+ of its \d+ bytes; use a smaller batch or fewer frames$/)
   assert.is(out[1], 'true true true')
