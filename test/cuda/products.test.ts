@@ -21,4 +21,4 @@ for (const [value, answer] of [
     assert.equal(out, [answer])
   })
 
-test.run()
+plain.run()
