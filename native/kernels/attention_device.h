@@ -51,8 +51,8 @@ struct Place {
     return a.key_mask ? a.key_mask + i0 * a.key_b0 + i1 * a.key_b1 : nullptr;
   }
   template <typename T>
-  __device__ float alpha(const Attention<T>& a, int j) const {
-    return a.alpha[i0 * a.alpha_b0 + i1 * a.alpha_b1 + j * a.alpha_j];
+  __device__ const float* alphas(const Attention<T>& a) const {
+    return a.alpha ? a.alpha + i0 * a.alpha_b0 + i1 * a.alpha_b1 : nullptr;
   }
 };
 

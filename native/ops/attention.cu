@@ -1,9 +1,11 @@
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
 #include "kernels/attention_general.h"
+#include "kernels/attention_mma_forward.h"
 
 namespace mt::cuda {
 namespace {
@@ -42,6 +44,7 @@ Attention<T> arguments(const View& q, const View& k, const View& v, const View& 
 }
 
 int pieces(int n, int size) { return (n + size - 1) / size; }
+int whole(int n) { return pieces(n, 16) * 16; }
 
 // ---- any size ----
 
@@ -91,6 +94,59 @@ void backward(Attention<T> a, const View& dalpha) {
   });
 }
 
+// ---- tensor cores ----
+
+/// Bytes of shared memory that a block may have.
+size_t shared_limit() {
+  int bytes = 0;
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, current().device()), "attention");
+  return size_t(bytes);
+}
+/// Whether 16 bytes can be read at every eighth element.
+template <typename E>
+bool aligned(const Rows<E>& r) {
+  return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 16 == 0 && r.b0 % 8 == 0 && r.b1 % 8 == 0 && r.row % 8 == 0 && r.head % 8 == 0);
+}
+bool suits(const Attention<bf16>& a) {
+  return a.d % 8 == 0 && a.d <= (a.mode ? 64 : 128) && a.nq && a.nk && aligned(a.q) && aligned(a.k) && aligned(a.v) && aligned(a.dout) && aligned(a.out) &&
+         aligned(a.dq) && aligned(a.dk) && aligned(a.dv);
+}
+/// f(D): the padded width of a head.
+template <typename F>
+bool each_width(const Attention<bf16>& a, F f) {
+  return a.d <= 64 ? f(std::integral_constant<int, 64>{}) : a.d <= 96 ? f(std::integral_constant<int, 96>{}) : f(std::integral_constant<int, 128>{});
+}
+/// Short units share a block of four warps.
+int side_by_side(const Attention<bf16>& a, int warps) { return int(std::min<int64_t>(std::max(1, 4 / warps), a.units)); }
+
+constexpr int kSegment = 160;  // keys that lie in shared memory at a time, where there are more
+
+/// False where it does not fit.
+bool forward_mma(const Attention<bf16>& a) {
+  return suits(a) && each_width(a, [&](auto D) {
+    int tiles = pieces(a.nq, 16);
+    Cut cut{};
+    cut.blocks = pieces(tiles, kMostWarps<D()>);
+    cut.warps = pieces(tiles, cut.blocks);
+    cut.units = side_by_side(a, cut.warps);
+    cut.k_rows = whole(a.mode == 2 ? a.nk : pieces(a.nk, pieces(a.nk, kSegment)));
+    size_t bytes = forward_bytes<D()>(cut);
+    if (bytes > shared_limit()) return false;
+    auto kernel = mma_forward<D(), false>;
+    if constexpr (D() == 64)
+      if (a.mode) kernel = mma_forward<64, true>;
+    launch(kernel, dim3(unsigned((a.units + cut.units - 1) / cut.units * cut.blocks)), dim3(unsigned(32 * cut.units * cut.warps)), bytes, a, cut);
+    return true;
+  });
+}
+
+template <typename T>
+void forward_any(const Attention<T>& a) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (forward_mma(a)) return;
+  forward(a);
+}
+
 }  // namespace
 
 void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool causal, Out out, Out lse) {
@@ -99,7 +155,7 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
     using T = decltype(t);
     auto a = arguments<T>(q, k, v, key_mask, masks, alpha, mode, causal, lse);
     a.out = rows<T>(out);
-    forward(a);
+    forward_any(a);
   });
 }
 

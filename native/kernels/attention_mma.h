@@ -1,0 +1,121 @@
+// Attention on tensor cores, in bfloat16: what forward and backward share. Rows lie in shared memory, D columns and 8 more, so
+// that the eight rows of a matrix fall into different banks; heads narrower than D are filled up with zeros, and so are rows up to
+// a multiple of 16. A warp works on 16 queries, or 16 keys, at a time. A block takes one unit, or several short ones side by side:
+// attention in time reads its strided rows where they are.
+#pragma once
+#include "kernels/attention_device.h"
+
+namespace mt::cuda {
+
+template <int D>
+inline constexpr int kRow = D + 8;
+template <int D>
+inline constexpr int kMostWarps = D == 64 ? 10 : 8;
+inline constexpr float kNothing = -INFINITY;
+inline constexpr float kFar = 60;  // a mask whose sum lies this far (natural logarithms) under the row's maximum has exponentials of its own
+
+/// How a launch is cut up: units of a block, warps of a unit, rows in shared memory (multiples of 16), blocks of a unit.
+struct Cut {
+  int units, warps, q_rows, k_rows, blocks;
+};
+
+/// Where a thread stands. In an accumulator of 16×8 it has elements (row + 8·(e/2), column + e%2), e < 4.
+struct Lane {
+  int index = int(threadIdx.x) % 32, row = index / 4, column = index % 4 * 2;
+};
+
+/// Rows r0.. of a view into shared memory; they are there after cp_async_wait and a barrier.
+template <int D>
+__device__ void load_rows(bf16* to, const bf16* from, int64_t stride, int r0, int n, int rows, int d, int thread, int threads) {
+  constexpr int kPieces = D / 8;
+  for (int i = thread; i < rows * kPieces; i += threads) {
+    int r = i / kPieces, c = i % kPieces * 8;
+    bool valid = r0 + r < n && c < d;
+    cp_async_16(to + r * kRow<D> + c, valid ? from + (r0 + r) * stride + c : from, valid);
+  }
+}
+/// 0 for a key, −∞ for padding and behind the last key.
+__device__ inline void load_bias(float* to, const uint8_t* kept, int64_t stride, int k0, int n, int rows, int thread, int threads) {
+  for (int k = thread; k < rows; k += threads) to[k] = k0 + k < n && (!kept || kept[(k0 + k) * stride]) ? 0.0f : kNothing;
+}
+
+// ---- fragments ----
+
+/// 16×16 as the left factor of a product.
+template <int D>
+__device__ void left_factor(uint32_t (&r)[4], const bf16* tile, Lane l) {
+  ldmatrix_x4(r, tile + l.index % 16 * kRow<D> + l.index / 16 * 8);
+}
+/// sum[2·n][4] = 16 rows · (16·n rows)ᵀ over D columns; only the first `count` sixteens are formed.
+template <int D, int n>
+__device__ void row_products(float (&sum)[2 * n][4], const bf16* left, const bf16* right, int count, Lane l) {
+#pragma unroll
+  for (int c = 0; c < D; c += 16) {
+    uint32_t a[4], b[4];
+    left_factor<D>(a, left + c, l);
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      if (i >= count) break;
+      ldmatrix_x4(b, right + (16 * i + l.index / 16 * 8 + l.index % 8) * kRow<D> + c + l.index / 8 % 2 * 8);
+      mma_m16n8k16(sum[2 * i], a, {b[0], b[1]});
+      mma_m16n8k16(sum[2 * i + 1], a, {b[2], b[3]});
+    }
+  }
+}
+/// Two accumulators side by side, rounded, as a left factor.
+__device__ inline void as_factor(uint32_t (&r)[4], const float (&lo)[4], const float (&hi)[4]) {
+  r[0] = pack_bf16(lo[0], lo[1]);
+  r[1] = pack_bf16(lo[2], lo[3]);
+  r[2] = pack_bf16(hi[0], hi[1]);
+  r[3] = pack_bf16(hi[2], hi[3]);
+}
+/// sum[D/8][4] += 16×16 · 16 rows.
+template <int D>
+__device__ void add_product(float (&sum)[D / 8][4], const uint32_t (&a)[4], const bf16* rows, Lane l) {
+#pragma unroll
+  for (int c = 0; c < D; c += 16) {
+    uint32_t b[4];
+    ldmatrix_x4_trans(b, rows + l.index % 16 * kRow<D> + c + l.index / 16 * 8);
+    mma_m16n8k16(sum[c / 8], a, {b[0], b[1]});
+    mma_m16n8k16(sum[c / 8 + 1], a, {b[2], b[3]});
+  }
+}
+/// Writes 16 rows from r0, those before n.
+template <int D>
+__device__ void store_rows(const float (&sum)[D / 8][4], bf16* to, int64_t stride, int r0, int n, int d, float low, float high, Lane l) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    int r = r0 + l.row + 8 * half;
+    if (r >= n) continue;
+    bf16* at = to + r * stride + l.column;
+#pragma unroll
+    for (int c = 0; c < D / 8; ++c)
+      if (8 * c < d) *reinterpret_cast<uint32_t*>(at + 8 * c) = pack_bf16(sum[c][2 * half] * (half ? high : low), sum[c][2 * half + 1] * (half ? high : low));
+  }
+}
+
+// ---- sums over a row: the four lanes that share it ----
+
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+/// Mask sets of an accumulator's four pairs, a byte each.
+template <typename Query, typename Key>
+__device__ unsigned mask_sets(const Attention<bf16>& a, Query query, Key key) {
+  unsigned sets = 0;
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    int i = query(e), k = key(e);
+    if (i < a.nq && k < a.nk) sets |= unsigned(a.masks[i * a.mask_q + k * a.mask_k]) << (8 * e);
+  }
+  return sets;
+}
+__device__ inline bool keeps(unsigned sets, int e, int j) { return sets >> (8 * e + j) & 1; }
+
+}  // namespace mt::cuda
