@@ -41,25 +41,16 @@ __device__ inline void load_bias(float* to, const uint8_t* kept, int64_t stride,
 
 // ---- fragments ----
 
-/// 16×16 as the left factor of a product.
+/// sum[2][4] += 16 rows · (16 rows)ᵀ over D columns. Unrolled further, its loads would cost the backward kernels registers that they lack.
 template <int D>
-__device__ void left_factor(uint32_t (&r)[4], const bf16* tile, Lane l) {
-  ldmatrix_x4(r, tile + l.index % 16 * kRow<D> + l.index / 16 * 8);
-}
-/// sum[2·n][4] = 16 rows · (16·n rows)ᵀ over D columns; only the first `count` sixteens are formed.
-template <int D, int n>
-__device__ void row_products(float (&sum)[2 * n][4], const bf16* left, const bf16* right, int count, Lane l) {
-#pragma unroll
+__device__ void row_products(float (&sum)[2][4], const bf16* left, const bf16* right, Lane l) {
+#pragma unroll 2
   for (int c = 0; c < D; c += 16) {
     uint32_t a[4], b[4];
-    left_factor<D>(a, left + c, l);
-#pragma unroll
-    for (int i = 0; i < n; ++i) {
-      if (i >= count) break;
-      ldmatrix_x4(b, right + (16 * i + l.index / 16 * 8 + l.index % 8) * kRow<D> + c + l.index / 8 % 2 * 8);
-      mma_m16n8k16(sum[2 * i], a, {b[0], b[1]});
-      mma_m16n8k16(sum[2 * i + 1], a, {b[2], b[3]});
-    }
+    ldmatrix_x4(a, left + l.index % 16 * kRow<D> + c + l.index / 16 * 8);
+    ldmatrix_x4(b, right + (l.index / 16 * 8 + l.index % 8) * kRow<D> + c + l.index / 8 % 2 * 8);
+    mma_m16n8k16(sum[0], a, {b[0], b[1]});
+    mma_m16n8k16(sum[1], a, {b[2], b[3]});
   }
 }
 /// Two accumulators side by side, rounded, as a left factor.

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "kernels/attention_general.h"
+#include "kernels/attention_mma_backward.h"
 #include "kernels/attention_mma_forward.h"
 
 namespace mt::cuda {
@@ -65,12 +66,17 @@ void forward(const Attention<T>& a) {
 }
 
 /// dα[b,j] = the shares of its heads and tiles, in order.
-__global__ void __launch_bounds__(kThreads) sum_shares(const float* shares, float* dalpha, int64_t n, int64_t terms, int p) {
+__global__ void __launch_bounds__(kThreads) sum_shares_kernel(const float* shares, float* dalpha, int64_t n, int64_t terms, int p) {
   int64_t i = thread_index();
   if (i >= n) return;
   double sum = 0;
   for (int64_t t = 0; t < terms; ++t) sum += double(shares[(i / p * terms + t) * p + i % p]);
   dalpha[i] = float(sum);
+}
+
+template <typename T>
+void sum_shares(const Attention<T>& a, const View& dalpha, int tiles) {
+  if (dalpha) launch(sum_shares_kernel, blocks(dalpha.numel()), dim3(kThreads), 0, (const float*)a.shares, dalpha.data<float>(), dalpha.numel(), int64_t(a.heads) * tiles, a.p);
 }
 
 template <typename T>
@@ -88,9 +94,7 @@ void backward(Attention<T> a, const View& dalpha) {
     }
     if (a.dk.data || a.dv.data)
       launch(general_backward_keys<T, G(), R()>, dim3(unsigned(a.units * pieces(a.nk, Form::B) * chunks)), dim3(Form::kBlock), Form::kShared, a, pieces(a.nk, Form::B), chunks);
-    if (!dalpha) return;
-    int64_t n = dalpha.numel();
-    launch(sum_shares, blocks(n), dim3(kThreads), 0, (const float*)a.shares, dalpha.data<float>(), n, int64_t(a.heads) * tiles, a.p);
+    sum_shares(a, dalpha, tiles);
   });
 }
 
@@ -140,11 +144,54 @@ bool forward_mma(const Attention<bf16>& a) {
   });
 }
 
+constexpr size_t kHalfShared = 112 << 10;  // of a multiprocessor's shared memory: two blocks fit
+constexpr int kSide = 64;                  // rows of either side that a block of a long sequence holds
+
+template <int D, Part part>
+void launch_part(const Attention<bf16>& a, int n) {
+  int tiles = pieces(n, 16), blocks = pieces(tiles, kSide / 16), warps = pieces(tiles, blocks), rows = 16 * warps;
+  Cut cut{1, warps, part == Part::queries ? rows : std::min(kSide, whole(a.nq)), part == Part::keys ? rows : std::min(kSide, whole(a.nk)), blocks};
+  launch(mma_backward<D, false, part>, dim3(unsigned(a.units * blocks)), dim3(unsigned(32 * warps)), unit_bytes<D>(cut, 1, false), a, cut);
+}
+/// False where it does not fit.
+bool backward_mma(Attention<bf16> a, const View& dalpha) {
+  if (!suits(a)) return false;
+  auto run = [&](auto D) {
+    int tiles = std::max(pieces(a.nq, 16), pieces(a.nk, 16)), warps = pieces(tiles, pieces(tiles, kMostWarps<D()>));
+    Cut cut{side_by_side(a, warps), warps, whole(a.nq), whole(a.nk), 1};
+    size_t bytes = cut.units * unit_bytes<D()>(cut, a.m(), a.mode != 0);
+    if (bytes <= (a.mode ? shared_limit() : std::min(shared_limit(), kHalfShared))) {
+      Scratch shares(dalpha ? size_t(a.units * a.p) * sizeof(float) : 0);
+      a.shares = shares.as<float>();
+      auto kernel = mma_backward<D(), false, Part::both>;
+      if constexpr (D() == 64)
+        if (a.mode) kernel = mma_backward<64, true, Part::both>;
+      launch(kernel, dim3(unsigned((a.units + cut.units - 1) / cut.units)), dim3(unsigned(32 * cut.units * warps)), bytes, a, cut);
+      sum_shares(a, dalpha, 1);
+      return true;
+    }
+    if (a.mode) return false;
+    Scratch centre(size_t(a.units * a.nq) * sizeof(float2));
+    a.centre = centre.as<float2>();
+    if (a.dq.data || a.dk.data) launch_part<D(), Part::queries>(a, a.nq);
+    if (a.dk.data || a.dv.data) launch_part<D(), Part::keys>(a, a.nk);
+    return true;
+  };
+  return a.d <= 64 ? run(std::integral_constant<int, 64>{}) : run(std::integral_constant<int, 128>{});
+}
+
 template <typename T>
 void forward_any(const Attention<T>& a) {
   if constexpr (std::is_same_v<T, bf16>)
     if (forward_mma(a)) return;
   forward(a);
+}
+
+template <typename T>
+void backward_any(const Attention<T>& a, const View& dalpha) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (backward_mma(a, dalpha)) return;
+  backward(a, dalpha);
 }
 
 }  // namespace
@@ -168,7 +215,7 @@ void attention_backward(const View& dout, const View& q, const View& k, const Vi
     a.dq = rows<T>(dq);
     a.dk = rows<T>(dk);
     a.dv = rows<T>(dv);
-    backward(a, dalpha);
+    backward_any(a, dalpha);
   });
 }
 
