@@ -71,17 +71,35 @@ __device__ void add_product(float (&sum)[D / 8][4], const uint32_t (&a)[4], cons
     mma_m16n8k16(sum[c / 8 + 1], a, {b[2], b[3]});
   }
 }
-/// Writes 16 rows from r0, those before n.
+/// Lane t of four gets what each of them had in word t.
+__device__ inline void exchange(uint32_t (&w)[4]) {
+#pragma unroll
+  for (int bit = 1; bit <= 2; bit *= 2) {
+    bool odd = threadIdx.x & bit;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & bit) continue;
+      uint32_t other = __shfl_xor_sync(~0u, odd ? w[i] : w[i + bit], bit);
+      (odd ? w[i] : w[i + bit]) = other;
+    }
+  }
+}
+/// Writes 16 rows from r0, those before n, 16 bytes a lane.
 template <int D>
 __device__ void store_rows(const float (&sum)[D / 8][4], bf16* to, int64_t stride, int r0, int n, int d, float low, float high, Lane l) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     int r = r0 + l.row + 8 * half;
-    if (r >= n) continue;
-    bf16* at = to + r * stride + l.column;
+    float factor = half ? high : low;
 #pragma unroll
-    for (int c = 0; c < D / 8; ++c)
-      if (8 * c < d) *reinterpret_cast<uint32_t*>(at + 8 * c) = pack_bf16(sum[c][2 * half] * (half ? high : low), sum[c][2 * half + 1] * (half ? high : low));
+    for (int c = 0; c < D / 8; c += 4) {
+      uint32_t w[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) w[i] = pack_bf16(sum[c + i][2 * half] * factor, sum[c + i][2 * half + 1] * factor);
+      exchange(w);
+      int column = 8 * c + 4 * l.column;
+      if (r < n && column < d) *reinterpret_cast<uint4*>(to + r * stride + column) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
   }
 }
 
@@ -96,17 +114,27 @@ __device__ inline float quad_max(float x) {
   return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
 }
 
-/// Mask sets of an accumulator's four pairs, a byte each.
+/// Mask sets of an accumulator's four pairs, a byte each; of no meaning behind the last key, empty behind the last query.
 template <typename Query, typename Key>
 __device__ unsigned mask_sets(const Attention<bf16>& a, Query query, Key key) {
   unsigned sets = 0;
 #pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    int i = query(e), k = key(e);
-    if (i < a.nq && k < a.nk) sets |= unsigned(a.masks[i * a.mask_q + k * a.mask_k]) << (8 * e);
-  }
+  for (int e = 0; e < 4; ++e)
+    if (query(e) < a.nq) sets |= unsigned(a.masks[query(e) * int(a.mask_q) + min(key(e), a.nk - 1) * int(a.mask_k)]) << (8 * e);
   return sets;
 }
 __device__ inline bool keeps(unsigned sets, int e, int j) { return sets >> (8 * e + j) & 1; }
+/// x ∘= Σ α_j M_j of four pairs.
+__device__ inline void weigh(const Attention<bf16>& a, const float* alpha, unsigned sets, float (&x)[4]) {
+  float w[4] = {};
+#pragma unroll 1
+  for (int j = 0; j < a.p; ++j) {
+    float weight = alpha[j * a.alpha_j];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) w[e] += keeps(sets, e, j) ? weight : 0.0f;
+  }
+#pragma unroll
+  for (int e = 0; e < 4; ++e) x[e] *= w[e];
+}
 
 }  // namespace mt::cuda

@@ -83,12 +83,6 @@ struct BackwardTile {
   template <bool rows>
   __device__ int key(int k0, int n, int e) const { return k0 + (rows ? 8 * n + l.column + e % 2 : l.row + e / 2 * 8); }
 
-  __device__ float weight(unsigned sets, int e) const {
-    float w = 0;
-#pragma unroll 1
-    for (int j = 0; j < a.p; ++j) w += keeps(sets, e, j) ? alpha[j * a.alpha_j] : 0.0f;
-    return w;
-  }
   /// Products q·k to logits, −∞ where the query does not see the key, and the masks that keep them; s becomes the score.
   template <bool rows>
   __device__ void logits(Pairs& s, Pairs& x, Sets& sets, int q0, int k0) {
@@ -96,11 +90,12 @@ struct BackwardTile {
     for (int n = 0; n < 2; ++n) {
       if constexpr (masked) sets[n] = mask_sets(a, [&](int e) { return q_first + query<rows>(q0, n, e); }, [&](int e) { return k_first + key<rows>(k0, n, e); });
 #pragma unroll
+      for (int e = 0; e < 4; ++e) x[n][e] = s[n][e] *= a.scale;
+      if constexpr (masked)
+        if (a.mode == 1) weigh(a, alpha, sets[n], x[n]);
+#pragma unroll
       for (int e = 0; e < 4; ++e) {
-        s[n][e] *= a.scale;
-        float y = s[n][e];
-        if (masked && a.mode == 1) y *= weight(sets[n], e);
-        y += bias()[key<rows>(k0, n, e)];
+        float y = x[n][e] + bias()[key<rows>(k0, n, e)];
         x[n][e] = a.causal && k_first + key<rows>(k0, n, e) > q_first + query<rows>(q0, n, e) + a.nk - a.nq ? kNothing : y;
       }
     }
@@ -128,7 +123,7 @@ struct BackwardTile {
         }
       }
 #pragma unroll
-      for (int i = 0; i < 8; ++i) g[i / 4][i % 4] *= weight(sets[i / 4], i % 4);
+      for (int n = 0; n < 2; ++n) weigh(a, alpha, sets[n], g[n]);
     }
   }
   template <bool rows>

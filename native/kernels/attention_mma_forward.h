@@ -62,15 +62,12 @@ struct ForwardTile {
       float shift[2] = {there ? bias[key] : kNothing, there ? bias[key + 1] : kNothing};
       if constexpr (masked) sets[n] = there ? mask_sets(a, [&](int e) { return q0 + l.row + e / 2 * 8; }, [&](int e) { return k0 + key + e % 2; }) : 0u;
 #pragma unroll
+      for (int e = 0; e < 4; ++e) s[n][e] *= a.scale;
+      if constexpr (masked)
+        if (a.mode == 1) weigh(a, alpha, sets[n], s[n]);
+#pragma unroll
       for (int e = 0; e < 4; ++e) {
-        float x = s[n][e] * a.scale;
-        if (masked && a.mode == 1) {
-          float w = 0;
-#pragma unroll 1
-          for (int j = 0; j < a.p; ++j) w += keeps(sets[masked ? n : 0], e, j) ? alpha[j * a.alpha_j] : 0.0f;
-          x *= w;
-        }
-        x += shift[e % 2];
+        float x = s[n][e] + shift[e % 2];
         s[n][e] = a.causal && k0 + key + e % 2 > q0 + l.row + e / 2 * 8 + a.nk - a.nq ? kNothing : x;
       }
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <type_traits>
 
 #include "kernels/attention_general.h"
@@ -112,7 +113,8 @@ bool aligned(const Rows<E>& r) {
   return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 16 == 0 && r.b0 % 8 == 0 && r.b1 % 8 == 0 && r.row % 8 == 0 && r.head % 8 == 0);
 }
 bool suits(const Attention<bf16>& a) {
-  return a.d % 8 == 0 && a.d <= (a.mode ? 64 : 128) && a.nq && a.nk && aligned(a.q) && aligned(a.k) && aligned(a.v) && aligned(a.dout) && aligned(a.out) &&
+  bool near = !a.mode || (std::abs(a.mask_q) < (1 << 20) && std::abs(a.mask_k) < (1 << 20) && a.nq < 1024 && a.nk < 1024);  // places fit an int
+  return near && a.d % 8 == 0 && a.d <= (a.mode ? 64 : 128) && a.nq && a.nk && aligned(a.q) && aligned(a.k) && aligned(a.v) && aligned(a.dout) && aligned(a.out) &&
          aligned(a.dq) && aligned(a.dk) && aligned(a.dv);
 }
 /// f(D): the padded width of a head.
