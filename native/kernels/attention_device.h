@@ -3,7 +3,7 @@
 #include <climits>
 
 #include "kernels/device.h"
-#include "ops/attention.h"
+#include "kernels/routing.h"
 
 namespace mt::cuda {
 
