@@ -30,8 +30,13 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$out" || exit 1
 
 # A line of text as a JSON string.
-quoted() { printf '%s' "$1" | tr -d '\000-\010\013-\037\177' | tr '\n\t' '  ' | cut -c1-400 | sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$/"/'; }
-orEmpty() { local text; text=$(quoted "$1"); printf '%s' "${text:-\"\"}"; }
+quoted() {
+  local text=$1
+  # Cut only where every byte is a character.
+  if [ ${#text} -gt 600 ]; then text=$(printf '%s' "$text" | tr -cd '\12\40-\176' | cut -c1-600); fi
+  text=$(printf '%s' "$text" | tr '\n\t' '  ' | tr -d '\000-\037\177' | sed 's/\\/\\\\/g; s/"/\\"/g')
+  printf '"%s"' "$text"
+}
 has() { command -v "$1" >/dev/null 2>&1; }
 
 # ---- Node: MT_NODE, else the PATH's, else the one packed beside this script ----
@@ -49,7 +54,8 @@ nodeMissing=''
 if [ -z "$node" ]; then nodeMissing='there is no Node: neither MT_NODE, nor one in the PATH, nor bench/gpu/node.tar.xz'
 elif ! "$node" --version >/dev/null 2>&1; then nodeMissing="$node does not run"; fi
 # What stages start by its name is the same Node.
-[ -n "$nodeMissing" ] || PATH=$(dirname "$node"):$PATH
+mkdir -p "$work/bin"
+[ -n "$nodeMissing" ] || { ln -s "$(realpath "$node")" "$work/bin/node" && PATH=$work/bin:$PATH; }
 python=$(command -v python3 || command -v python || true)
 
 # ---- stages ----
@@ -60,7 +66,7 @@ result=''
 merge() {
   local stage sep=''
   {
-    printf '{"schema":1,"name":%s,"date":%s,"quick":%s,"seconds":%s,"stages":{' "$(orEmpty "$name")" "$(orEmpty "$date")" "$([ -n "$quick" ] && echo true || echo false)" "$(($(date +%s) - started))"
+    printf '{"schema":1,"name":%s,"date":%s,"quick":%s,"seconds":%s,"stages":{' "$(quoted "$name")" "$(quoted "$date")" "$([ -n "$quick" ] && echo true || echo false)" "$(($(date +%s) - started))"
     for stage in $stages; do
       printf '%s\n"%s":{%s,"result":' "$sep" "$stage" "$(cat "$work/$stage.status")"
       if [ -s "$work/$stage.json" ]; then cat "$work/$stage.json"; else printf null; fi
@@ -73,26 +79,29 @@ merge() {
 note() { # stage, status, seconds, reason
   stages="$stages $1"
   printf '"status":"%s","seconds":%s' "$2" "$3" >"$work/$1.status"
-  [ -z "$4" ] || printf ',"reason":%s' "$(orEmpty "$4")" >>"$work/$1.status"
+  [ -z "$4" ] || printf ',"reason":%s' "$(quoted "$4")" >>"$work/$1.status"
   merge
   printf '%-10s %-11s %4s s  %s\n' "$1" "$2" "$3" "$4" >&2
 }
 # stage NAME LIMIT COMMAND…: 0 is ok, 3 is unavailable, anything else failed; the last line printed says why.
 stage() {
-  local name=$1 limit=$2 begin code reason
+  local which=$1 limit=$2 begin code reason
   shift 2
-  [ "$limit" -le "$(left)" ] || limit=$(left)
-  if [ "$limit" -lt 3 ]; then note "$name" unavailable 0 'no time was left'; return; fi
+  # The table has to be printed, whatever the others took.
+  local most=$(($(left) - 15))
+  [ "$which" != table ] || most=15
+  [ "$limit" -le "$most" ] || limit=$most
+  if [ "$limit" -lt 3 ]; then note "$which" unavailable 0 'no time was left'; return; fi
   begin=$(date +%s)
-  timeout -k 5 "$limit" "$@" --to "$work/$name.json" --seconds "$((limit > 15 ? limit - 10 : limit))" >"$work/$name.out" 2>"$work/$name.err" </dev/null
+  timeout -k 5 "$limit" "$@" --to "$work/$which.json" --seconds "$((limit > 15 ? limit - 10 : limit))" >"$work/$which.out" 2>"$work/$which.err" </dev/null
   code=$?
-  reason=$(grep -v '^[[:space:]]*$' "$work/$name.out" | tail -n 1)
-  [ -n "$reason" ] || reason=$(grep -v '^[[:space:]]*$' "$work/$name.err" | grep -E 'Error|error' | head -n 1)
+  reason=$(grep -v '^[[:space:]]*$' "$work/$which.out" | tail -n 1)
+  [ -n "$reason" ] || reason=$(grep -v '^[[:space:]]*$' "$work/$which.err" | grep -E 'Error|error' | head -n 1)
   case $code in
-    0) note "$name" ok "$(($(date +%s) - begin))" "$reason" ;;
-    3) note "$name" unavailable "$(($(date +%s) - begin))" "$reason" ;;
-    124 | 137) note "$name" failed "$(($(date +%s) - begin))" "the time limit of $limit s" ;;
-    *) note "$name" failed "$(($(date +%s) - begin))" "${reason:-ended with $code}" ;;
+    0) note "$which" ok "$(($(date +%s) - begin))" "$reason" ;;
+    3) note "$which" unavailable "$(($(date +%s) - begin))" "$reason" ;;
+    124 | 137) note "$which" failed "$(($(date +%s) - begin))" "the time limit of $limit s" ;;
+    *) note "$which" failed "$(($(date +%s) - begin))" "${reason:-ended with $code}" ;;
   esac
 }
 # The same for what needs Node, and for what needs a device as well.
@@ -108,10 +117,10 @@ deviceStage() {
 
 facts() {
   local smi='' text
-  line() { local value; value=$("${@:2}" 2>/dev/null | head -n 1); printf '"%s":%s,' "$1" "$([ -n "$value" ] && orEmpty "$value" || echo null)"; }
+  line() { local value; value=$("${@:2}" 2>/dev/null | head -n 1); printf '"%s":%s,' "$1" "$([ -n "$value" ] && quoted "$value" || echo null)"; }
   printf '{'
   if has nvidia-smi; then smi=$(nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap,clocks.max.sm,clocks.max.mem,power.limit,ecc.mode.current,mig.mode.current --format=csv,noheader 2>&1 | head -n 8); fi
-  printf '"gpus":%s,' "$([ -n "$smi" ] && orEmpty "$smi" || echo null)"
+  printf '"gpus":%s,' "$([ -n "$smi" ] && quoted "$smi" || echo null)"
   text=$(has nvcc && nvcc --version | sed -n 's/.*release [0-9.]*, V//p'); line nvcc printf '%s' "$text"
   line sanitizer sh -c 'compute-sanitizer --version | sed -n "s/.*ersion //p"'
   line cpu sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo
@@ -146,9 +155,9 @@ tsx=(--import tsx)
 deviceStage ceilings 40 "${tsx[@]}" bench/gpu/ceilings.ts
 deviceStage tests 100 bench/gpu/tests.mjs ${golden:+--golden "$golden"}
 deviceStage sanitizer 45 bench/gpu/sanitizer.mjs
-deviceStage kernels 85 "${tsx[@]}" bench/gpu/kernels.ts --ceilings "$work/ceilings.json"
+deviceStage kernels 80 "${tsx[@]}" bench/gpu/kernels.ts --ceilings "$work/ceilings.json"
 if [ -z "$python" ]; then note peers unavailable 0 'there is no python3'
-else stage peers 75 "$python" bench/peers/run.py ${quick:+"$quick"}; fi
+else stage peers "$(($(left) - 65))" "$python" bench/peers/run.py ${quick:+"$quick"}; fi # what the others left, and the next need not
 deviceStage node 40 "${tsx[@]}" bench/gpu/step.ts
 
 # ---- 8 the table ----

@@ -141,7 +141,7 @@ for (const s of sizes) {
     const us = time(() => graph.replay(), 1)
     graph.dispose()
     adapter.dispose()
-    return { us, ...goal('qformer') }
+    return { item: `model q-former ${name}`, pass: 'forward', us, ...goal('qformer') }
   }))
   await row(`model llm ${name} forward`, async () => scope(() => {
     const m = needed()
@@ -150,7 +150,7 @@ for (const s of sizes) {
     const { graph } = Graph.capture(device, () => noGrad(() => m.hidden(visual, inputs.text)))
     const us = time(() => graph.replay(), 1)
     graph.dispose()
-    return { us, tokens: s.B * (m.config.numQueryTokens + s.prompt), ...goal('llm') }
+    return { item: `model llm ${name}`, pass: 'forward', us, tokens: s.B * (m.config.numQueryTokens + s.prompt), ...goal('llm') }
   }))
   for (const graphs of [true, false])
     await row(`model step ${name}, ${graphs ? 'graph' : 'launched one by one'}`, async () => scope(async () => {
@@ -169,7 +169,7 @@ for (const s of sizes) {
       const peakBytes = deviceMemory(device).peak
       t.dispose()
       const at = (q: number): number => us[Math.floor(q * us.length)]!
-      return { us: { median: at(0.5), p10: at(0.1), p90: at(0.9), samples: us.length }, peakBytes, ...(graphs ? goal('step') : {}) }
+      return { item: `model step ${name}${graphs ? '' : ', launched'}`, pass: 'forward', us: { median: at(0.5), p10: at(0.1), p90: at(0.9), samples: us.length }, peakBytes, ...(graphs ? goal('step') : {}) }
     }))
 }
 model?.dispose()

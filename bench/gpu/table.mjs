@@ -9,7 +9,7 @@ const rowsOf = (stage) => stages[stage]?.result?.rows ?? []
 const emulated = Boolean(stages.kernels?.result?.emulated ?? stages.build?.result?.devices?.cuda?.emulated)
 
 /** How far the samples of outputs are apart, in norm; null where there is nothing to compare. */
-export function difference(mine, theirs) {
+function difference(mine, theirs) {
   if (!mine?.length || mine.length !== theirs?.length) return null
   let [apart, whole] = [0, 0]
   mine.forEach((m, i) => m.at.forEach((x, k) => {
@@ -22,42 +22,66 @@ export function difference(mine, theirs) {
 /** Our rows with the fastest peer under a graph and, apart, the fastest launched by PyTorch. */
 function joined() {
   const peers = rowsOf('peers').filter((p) => p.status === 'ok' && p.us)
-  const ours = [...rowsOf('kernels').filter((r) => r.us), ...rowsOf('node').filter((r) => r.us)]
+  const ours = [...rowsOf('kernels'), ...rowsOf('node')].filter((r) => r.us)
   return ours.map((r) => {
-    const [item, pass] = r.item ? [r.item, r.pass] : [r.id, 'forward']
-    const fitting = peers.filter((p) => p.item === item && p.pass === pass)
+    const fitting = peers.filter((p) => p.item === r.item && p.pass === r.pass)
     const fastest = (modes) => fitting.filter((p) => modes.includes(p.mode)).sort((a, b) => a.us.median - b.us.median)[0]
     const short = (p) => p && { peer: p.peer, mode: p.mode, us: p.us.median, ratio: p.us.median / r.us.median, same: p.same }
     const errors = fitting.filter((p) => p.same).map((p) => difference(r.digest, p.digest)).filter((e) => e !== null)
     return {
-      id: r.id, us: r.us.median, ...(r.warmUs && { warmUs: r.warmUs.median }), ...(r.floorUs !== undefined && { floorUs: r.floorUs, share: r.floorUs / r.us.median, bound: r.bound }),
+      id: r.id, item: r.item, pass: r.pass, us: r.us.median, ...(r.warmUs && { warmUs: r.warmUs.median }), ...(r.floorUs !== undefined && { floorUs: r.floorUs, share: r.floorUs / r.us.median, bound: r.bound }),
       ...(r.goalUs !== undefined && { goalUs: r.goalUs, ...(!emulated && { met: r.us.median <= r.goalUs }) }),
       ...(fitting.length && { graph: short(fastest(['graph', 'compile'])) ?? null, eager: short(fastest(['eager'])) ?? null }), ...(errors.length && { error: Math.max(...errors) }),
     }
   })
 }
 
+/** Attention in space and in time against one attention over all tokens: ours, and the fastest peer's. */
+function factorized(rows) {
+  const of = (item, pass) => rows.find((r) => r.item === item && r.pass === pass)
+  return [['4/8/32', '4/8'], ['4/32/32', '4/32'], ['8/64/32', '8/64']].flatMap(([space, time]) => ['forward', 'backward'].flatMap((pass) => {
+    const parts = [of(`spatial ${space}`, pass), of(`temporal ${time}`, pass)]
+    const joint = of(`joint ${space}`, pass)
+    if (!parts.every(Boolean) || !joint) return []
+    const us = parts[0].us + parts[1].us
+    return [{ id: `factorized ${space} ${pass}`, us, jointUs: joint.us, ratio: joint.us / us, ...(joint.graph && { peerJointUs: joint.graph.us, peerRatio: joint.graph.us / us, peer: joint.graph.peer }) }]
+  }))
+}
+
 const rows = joined()
+const ratios = factorized(rows)
 const to = option('to')
 if (to) {
-  writeFileSync(`${to}.part`, JSON.stringify({ rows }))
+  writeFileSync(`${to}.part`, JSON.stringify({ rows, factorized: ratios }))
   renameSync(`${to}.part`, to)
 }
 
 const number = (x) => (x === undefined || x === null ? '–' : x >= 1000 ? x.toFixed(0) : x.toPrecision(3))
-const columns = [['what', 34, (r) => r.id], ['µs', 8, (r) => number(r.us)], ['warm', 8, (r) => number(r.warmUs)], ['floor', 8, (r) => number(r.floorUs)], ['%', 4, (r) => (r.share === undefined ? '–' : (100 * r.share).toFixed(0))],
-  ['goal', 7, (r) => number(r.goalUs)], ['', 4, (r) => (r.met === undefined ? '' : r.met ? 'met' : 'no')], ['peer, graph', 22, (r) => (r.graph ? `${r.graph.peer}${r.graph.same ? '' : '*'} ${number(r.graph.us)}` : '–')],
-  ['×', 6, (r) => number(r.graph?.ratio)], ['eager ×', 7, (r) => number(r.eager?.ratio)], ['error', 8, (r) => (r.error === undefined ? '–' : r.error.toExponential(1))]]
-const line = (cell) => columns.map(([title, width, f], i) => { const text = cell(title, f).slice(0, width); return i === 0 || i === 7 ? text.padEnd(width) : text.padStart(width) }).join(' ').trimEnd()
+const perPass = (pass, title) => [
+  [title, 8, (p) => number(p[pass]?.us)], ['floor', 7, (p) => number(p[pass]?.floorUs)], ['%', 4, (p) => (p[pass]?.share === undefined ? '–' : (100 * p[pass].share).toFixed(0))],
+  ['goal', 9, (p) => (p[pass]?.goalUs === undefined ? '–' : `${number(p[pass].goalUs)}${p[pass].met === undefined ? '' : p[pass].met ? ' ok' : ' no'}`)],
+  ['×graph', 7, (p) => number(p[pass]?.graph?.ratio)], ['×eager', 7, (p) => number(p[pass]?.eager?.ratio)],
+]
+const columns = [
+  ['', 32, (p) => p.item], ...perPass('forward', 'fwd µs'), ...perPass('backward', 'bwd µs'),
+  ['error', 8, (p) => { const e = ['forward', 'backward'].flatMap((pass) => p[pass]?.error ?? []); return e.length ? Math.max(...e).toExponential(1) : '–' }],
+  [' best peer', 24, (p) => { const g = p.forward?.graph ?? p.forward?.eager; return g ? ` ${g.peer}${g.same ? '' : '*'}` : ' –' }],
+]
+const line = (cell) => columns.map(([title, width, f], i) => { const text = cell(title, f).slice(0, width); return i === 0 || i === columns.length - 1 ? text.padEnd(width) : text.padStart(width) }).join(' ').trimEnd()
+const items = [...new Set(rows.map((r) => r.item))].map((item) => ({ item, ...Object.fromEntries(rows.filter((r) => r.item === item).map((r) => [r.pass, r])) }))
 
 const facts = stages.machine?.result ?? {}
-const counts = (stage) => { const all = rowsOf(stage); return all.length ? ` ${all.filter((r) => r.status === 'ok').length} of ${all.length} rows` : '' }
+const counts = (stage) => { const all = rowsOf(stage); return all.length ? `${all.filter((r) => r.status === 'ok').length} of ${all.length} rows; ` : '' }
 const head = [
   `${name}, ${date}${emulated ? ': EMULATED on the CPU, times mean nothing' : ''}; ${facts.gpus ?? 'no GPU'}`,
-  ...Object.entries(stages).filter(([s]) => s !== 'machine' && s !== 'table').map(([s, { status, seconds, reason }]) => `  ${s.padEnd(10)} ${status.padEnd(11)} ${String(seconds).padStart(4)} s ${counts(s)}${reason ? `  ${reason}`.slice(0, 110) : ''}`),
+  ...Object.entries(stages).filter(([s]) => s !== 'machine' && s !== 'table').map(([s, { status, seconds, reason }]) => `  ${s.padEnd(10)} ${status.padEnd(11)} ${String(seconds).padStart(4)} s  ${counts(s)}${reason ?? ''}`.slice(0, 150)),
 ]
-const body = rows.length ? [line((title) => title), ...rows.map((r) => line((_, f) => f(r)))] : ['nothing was timed']
-const room = 60 - head.length - 1
-const cut = body.length > room ? [...body.slice(0, room - 1), `${body.length - room + 1} more rows in the result`] : body
-console.error([...head, ...cut, '× how many times longer the peer takes; * a peer that computes less (no routing)'].join('\n'))
+const tail = [
+  ...ratios.map((r) => `${r.id}: space + time ${number(r.us)} µs, joint ×${number(r.ratio)}${r.peer ? `, joint by ${r.peer} ×${number(r.peerRatio)}` : ''}`),
+  '× how many times longer it takes; * a peer that computes less (no routing, no padding, or no attention in time); ok, no: the goal',
+]
+const body = items.length ? [line((title) => title), ...items.map((p) => line((_, f) => f(p)))] : ['nothing was timed']
+const room = 60 - head.length - tail.length
+const cut = body.length > room ? [...body.slice(0, room - 1), `${body.length - room + 1} more in the result`] : body
+console.error([...head, ...cut, ...tail].join('\n'))
 console.log(`${rows.length} rows`)
