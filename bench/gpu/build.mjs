@@ -46,7 +46,7 @@ if (!process.env.MT_ADDON) {
 }
 
 const probe = spawnSync(process.execPath, ['--import', 'tsx', '-e', "import('./lib/tensor/device.ts').then((m) => console.log(JSON.stringify(m.devices())))"], { cwd: root, encoding: 'utf8' })
-if (probe.status !== 0) end(1, probe.stderr.split('\n').find((line) => /Error\b/.test(line)) ?? lastLine(probe.stderr))
+if (probe.status !== 0) end(1, probe.stderr.split('\n').find((line) => /^\w*Error\b/.test(line)) ?? lastLine(probe.stderr))
 result.devices = JSON.parse(lastLine(probe.stdout))
 const { cuda } = result.devices
 if (!cuda.devices.length) end(3, cuda.reason)
