@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) add_places(const T* dy, const int32_
   int32_t id = ids[begin];
   if (id < 0 || id >= rows || first[id] != unsigned(n - begin)) return;
   float sum[4] = {};
-  for (unsigned left = count[id]; left; begin += kThreads) {
+  for (unsigned left = count[id]; left && begin < n; begin += kThreads) {
     int64_t mine = begin + threadIdx.x;
     unsigned hits = __ballot_sync(~0u, mine < n && ids[mine] == id);
     if (threadIdx.x % 32 == 0) found[threadIdx.x / 32] = hits;
