@@ -23,7 +23,7 @@ export const nvcc = () => /release [\d.]+, V([\d.]+)/.exec(spawnSync('nvcc', ['-
 // ---- names ----
 
 function demangled(text) {
-  for (const tool of ['cu++filt', 'c++filt']) {
+  for (const tool of ['c++filt', 'cu++filt']) {
     const { status, stdout } = spawnSync(tool, { input: text, encoding: 'utf8', maxBuffer: 1 << 28 })
     if (status === 0) return stdout
   }

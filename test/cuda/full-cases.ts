@@ -27,6 +27,9 @@ const turn = <T>(list: readonly T[], i: number): T => list[i % list.length]!
 const pairs = sizes.flatMap((a, i) => sizes.map((b, j) => [a, b, i, j] as const))
 const weight = (d: Draw, shape: readonly number[], dtype: (typeof weights)[number]): Input => (dtype === 'float32' ? d.normal(shape) : d.half(shape, dtype))
 
+/** Cases in which a query sees no key: 0 for the operators, as attention.h says, but the mean of all keys for the formulas in float64. */
+export const unseen = new Set<string>()
+
 const before = cases.length
 
 for (const [a, b, i, j] of pairs) {
@@ -104,6 +107,7 @@ for (const [a, b, i, j] of pairs) {
 
   // ---- attention across: queries × keys ----
   attend({ q: [1, a, turn([64, 8, 88], i + j)], k: [1, b, turn([64, 8, 88], i + j)], heads: 1, mode: turn(modes, i + 2 * j), choices: 1 + ((i + j) % 3), padding: (i + j) % 2 === 1, causal: i % 3 === 1 })
+  if (i % 3 === 1 && a > b) unseen.add(cases.at(-1)!.name)
 }
 
 // ---- rotary positions and patches ----
