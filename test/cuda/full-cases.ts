@@ -39,7 +39,7 @@ for (const [a, b, i, j] of pairs) {
   // ---- elementwise ----
   const [one, two] = [(d: Draw) => ({ x: d.normal(shape, 2) }), (d: Draw) => ({ a: d.normal(shape, 2), b: d.normal(shape) })]
   define('add', `[${shape}]`, two, ['a', 'b'], (t) => add(t.a, t.b, -1.5), (t) => nd.add(t.a, nd.scale(t.b, -1.5)))
-  define('add', `[${shape}] + [${b}] repeated`, (d) => ({ a: d.normal(shape), b: d.normal([b]) }), ['a', 'b'], (t) => add(t.a, t.b, 0.25), (t) => nd.add(t.a, nd.scale(nd.repeat(nd.reshape(t.b, [1, b]), 0, a), 0.25)))
+  define('add', `[${shape}] + [${b}] repeated`, (d) => ({ a: d.normal(shape), b: d.normal([b]) }), ['a', 'b'], (t) => add(t.a, t.b, 0.25), (t) => nd.add(t.a, nd.scale(nd.repeat(t.b, 0, a), 0.25)))
   define('scale', `[${shape}]`, one, ['x'], (t) => scale(t.x, -0.375), (t) => nd.scale(t.x, -0.375))
   define('multiply', `[${shape}]`, two, ['a', 'b'], (t) => multiply(t.a, t.b), (t) => nd.zip(t.a, t.b, (x, y) => x * y))
   define('gelu', `[${shape}]`, one, ['x'], (t) => gelu(t.x), (t) => oracle.gelu(t.x))

@@ -106,7 +106,7 @@ async function main(wanted: string[]): Promise<void> {
       failed ||= result.failures.length > 0
       if (--state.left) continue
       const { part } = state
-      console.log(`${key}: ${part.cases} cases in ${part.seconds} s, ${part.failures.length} failures; forward ${part.forward?.error.toExponential(1)}, gradients ${part.gradient?.error.toExponential(1)}`)
+      console.log(`${key}: ${part.cases} cases in ${part.seconds} s, ${part.failures.length} failures; forward ${part.forward?.error.toExponential(1)}, gradients ${part.gradient?.error.toExponential(1) ?? 'none'}`)
       save({ operator, dtype, ...part, order, date, commit })
     }
   }
