@@ -23,8 +23,8 @@ function ownerOf(file) {
 const about = (header) => /^(?:\/\/.*\n)+/.exec(read(header))[0].replace(/^\/\/ ?/gm, '').replace(/\n/g, ' ').split(/(?<=[.])\s(?=[A-Z])/)[0].split('   ')[0].trim().replace(/(?<![.])$/, '.')
 
 const table = (head, rows) => [`| ${head.join(' | ')} |`, `|${head.map(() => ' --- ').join('|')}|`, ...rows.map((r) => `| ${r.join(' | ')} |`)].join('\n')
-const figure = (x) => (x === 0 ? '0' : x === null ? 'not a number' : x.toExponential(1).replace('e', '·10^').replace('^+', '^').replace(/\^(-?\d+)/, (_, n) => `<sup>${n.replace('-', '−')}</sup>`))
-const worst = (w) => (w ? `${figure(w.error)}: ${w.case}` : '–')
+const figure = (x) => (x === 0 ? '0' : x === null ? 'not a number' : x.toExponential(1).replace('.0e', 'e').replace('e', '·10^').replace('^+', '^').replace(/\^(-?\d+)/, (_, n) => `<sup>${n.replace('-', '−')}</sup>`))
+const worst = (w) => (!w ? '–' : w.error === 0 ? '0' : `${figure(w.error)}: ${w.case}`)
 const count = (n, what) => `${n} ${what}${n === 1 ? '' : 's'}`
 const sum = (entries, f) => entries.reduce((n, e) => n + f(e), 0)
 
@@ -47,7 +47,7 @@ const failures = (results) => results.flatMap((e) => e.failures.map((f) => `- ${
 
 /** The page, of { nvcc, archs, kernels } as native/resources.mjs finds them and what is committed. */
 export function page({ nvcc, archs, kernels, full, gpu }) {
-  const { limits, results } = full
+  const { sizes, limits, results } = full
   const state = gpu.length ? 'executed on the emulator; what ran on a GPU is in the results listed below' : 'executed on the emulator, not yet on a GPU'
   const spilling = kernels.filter((k) => k.stores || k.loads)
   const kinds = new Set(kernels.map((k) => `${k.file} ${k.kernel}`)).size
@@ -65,10 +65,10 @@ export function page({ nvcc, archs, kernels, full, gpu }) {
     'A claim about these kernels rests on one of three proofs:',
     table(['proof', 'shows', 'state'], [
       ['compiled', 'that nvcc takes the source, and what a kernel needs of a multiprocessor: registers of a thread, bytes of static shared memory of a block, bytes that spill', `nvcc ${nvcc}: ${kinds} kernels for ${archs.join(' and ')}, ${spilling.length ? `${new Set(spilling.map((k) => k.kernel)).size} of them spill` : 'none of them spills'}`],
-      ['executed on the emulator', 'that the same source, run thread by thread on the CPU, gives what the CPU twin and float64 give', `${sum(results, (e) => e.cases)} cases of every size below, ${count(sum(results, (e) => e.failures.length), 'failure')}; besides, \`npm test\` runs the operators’ own list, training and the whole model there`],
+      ['executed on the emulator', 'that the same source, run thread by thread on the CPU, gives what the CPU twin and float64 give', `${sum(results, (e) => e.cases)} cases, the sizes ${sizes.join(', ')} in every dimension where they apply, ${count(sum(results, (e) => e.failures.length), 'failure')}; besides, \`npm test\` runs the operators’ own list, training and the whole model there`],
       ['run on a GPU', 'that hardware does the same, and how fast', gpu.length ? gpu.map((f) => `[${f}](../bench/results/${f})`).join(', ') : 'not yet'],
     ]),
-    `Errors are ‖a − b‖/‖b‖. In float32 an output may be ${figure(limits.float32.forward)} from the CPU’s and from float64’s, a gradient ${figure(limits.float32.gradient)} from the CPU’s; in bfloat16 either may be ${figure(limits.apart)} from the CPU’s (a result of one number, which may be a sum that cancels, ${figure(limits.bfloat16.forward)} and ${figure(limits.bfloat16.gradient)}) and an output ${figure(limits.bfloat16.forward)} from float64’s. Below are the largest errors and their cases. “Threads” is the order in which the emulator runs them. Shared memory that the host asks for at launch is not counted.`,
+    `Errors are ‖a − b‖/‖b‖. In float32 an output may be ${figure(limits.float32.forward)} from the CPU’s and from float64’s, a gradient ${figure(limits.float32.gradient)} from the CPU’s; in bfloat16 either may be ${figure(limits.apart)} from the CPU’s (a result of one number, which may be a sum that cancels, ${figure(limits.bfloat16.forward)} and ${figure(limits.bfloat16.gradient)}) and an output ${figure(limits.bfloat16.forward)} from float64’s. Where a query of attention sees no key its output is 0 by definition, which float64’s formula does not give: such cases are held against the CPU’s alone. Below are the largest errors and their cases. “Threads” is the order in which the emulator runs them. Shared memory that the host asks for at launch is not counted.`,
     ...operators.flatMap((o) => {
       const own = kernels.filter((k) => ownerOf(k.file) === o)
       const lent = shared.filter((s) => users(s).includes(o))

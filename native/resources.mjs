@@ -58,8 +58,8 @@ export function parse(text) {
     else if (properties) {
       f = found.get(properties[1]) ?? { kernel: shortName(properties[1]), registers: 0, shared: 0, stack: 0, stores: 0, loads: 0 }
       found.set(properties[1], f)
-    } else if (f && /bytes stack frame/.test(line)) Object.assign(f, { stack: number(/(\d+) bytes stack/), stores: number(/(\d+) bytes spill stores/), loads: number(/(\d+) bytes spill loads/) })
-    else if (f && /Used \d+ registers/.test(line)) Object.assign(f, { registers: number(/Used (\d+) registers/), shared: number(/(\d+) bytes smem/) })
+    } else if (f && /Used \d+ registers/.test(line)) Object.assign(f, { registers: number(/Used (\d+) registers/), shared: number(/(\d+) bytes smem/) })
+    else if (f && /bytes spill stores/.test(line)) Object.assign(f, { stack: number(/(\d+) bytes stack/), stores: number(/(\d+) bytes spill stores/), loads: number(/(\d+) bytes spill loads/) })
   }
   return [...found.values()]
 }

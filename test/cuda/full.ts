@@ -8,7 +8,7 @@ import { devices } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { type OpCase, errors, evaluate, roundedInputs } from '../ops/support.js'
 import { distances, limits, narrowLimit } from './compare.js'
-import { type Precision, casesOf, operators, unseen } from './full-cases.js'
+import { type Precision, casesOf, operators, sizes, unseen } from './full-cases.js'
 
 interface Worst { error: number; case: string }
 interface Failure { case: string; what: string; error: number | null; limit: number | null }
@@ -119,7 +119,7 @@ function save(entry: Entry): void {
   const before = existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as { results: Entry[] }).results : []
   const key = (e: Entry): string => `${e.operator} ${e.dtype === 'float32' ? 0 : 1} ${e.order}`
   const results = [...before.filter((e) => key(e) !== key(entry)), entry].sort((a, b) => (key(a) < key(b) ? -1 : 1))
-  writeFileSync(file, `${JSON.stringify({ limits, results }, null, 1)}\n`)
+  writeFileSync(file, `${JSON.stringify({ sizes, limits, results }, null, 1)}\n`)
 }
 
 const [mode, operator, dtype, at, of] = process.argv.slice(2)

@@ -11,7 +11,7 @@ test('what ptxas says is read: kernels, functions that were not inlined, spills'
 ptxas info    : Compiling entry function 'void mt::cuda::(anonymous namespace)::f<mt::bf16, 4>(mt::bf16 const*, (anonymous namespace)::G<(int)2>)' for 'sm_80'
 ptxas info    : Function properties for void mt::cuda::(anonymous namespace)::f<mt::bf16, 4>(mt::bf16 const*, (anonymous namespace)::G<(int)2>)
     32 bytes stack frame, 24 bytes spill stores, 16 bytes spill loads
-ptxas info    : Used 255 registers, used 1 barriers, 32 bytes stack frame, 1024 bytes smem, 392 bytes cmem[0]
+ptxas info    : Used 255 registers, used 1 barriers, 32 bytes cumulative stack size, 1024 bytes smem, 392 bytes cmem[0]
 ptxas info    : Function properties for slow_path
     8 bytes stack frame, 4 bytes spill stores, 0 bytes spill loads`)
   assert.equal(found, [
@@ -29,18 +29,17 @@ test('the list of spills holds at most 16 bytes a kernel, with a reason', () => 
 })
 
 const version = nvcc()
-if (!version) test.skip('registers and spills of CUDA kernels: nvcc was not found', () => {})
-else {
+if (!version) {
+  console.error('test/cuda/resources: registers and spills of CUDA kernels are not looked at, since there is no nvcc')
+  test.skip('every kernel compiles and spills nothing beyond the list', () => {})
+} else {
   let kernels: Awaited<ReturnType<typeof resources>> = []
   test(`every kernel compiles for ${architectures.join(' and ')} and spills nothing beyond the list`, async () => {
     kernels = await resources()
     assert.equal(spills(kernels), [])
     for (const { kernel, registers } of kernels) assert.ok(registers <= 255, kernel)
-    for (const arch of architectures) {
-      const compiled = new Set(kernels.filter((k) => k.arch === arch).map((k) => k.file))
-      // What has a kernel says so with __global__.
-      assert.equal([...compiled].sort(), sources().filter((f) => /__global__|kernels\/norm\.h/.test(readFileSync(f, 'utf8'))).sort(), arch)
-    }
+    const withKernels = sources().filter((f) => readFileSync(new URL(`../../${f}`, import.meta.url), 'utf8').includes('__global__'))
+    for (const arch of architectures) for (const file of withKernels) assert.ok(kernels.some((k) => k.file === file && k.arch === arch && k.registers), `${file} for ${arch}`)
   })
 
   test('docs/kernels.md is what npm run docs:kernels makes', () => {
