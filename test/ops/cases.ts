@@ -25,7 +25,8 @@ import { Draw, type Input, type OpCase, input, toBits, widen } from './support.j
 
 export const cases: OpCase[] = []
 
-function define<N extends string>(
+/** Adds a case to the list. */
+export function define<N extends string>(
   operator: string, variant: string, inputs: (draw: Draw) => Record<N, Input>, differentiable: readonly NoInfer<N>[],
   run: (i: Record<N, Tensor>) => Tensor | Tensor[], reference: (i: Record<N, NdArray>) => NdArray | NdArray[], { narrow = false } = {},
 ): void {
@@ -128,7 +129,7 @@ for (const [shape, tail] of [[[2, 3, 7], [7]], [[5, 3], []], [[2, 3], [2, 3]], [
 // ---- loss ----
 
 /** Labels below 0 are rows that do not count. */
-function loss(variant: string, logits: (d: Draw) => Input, label: (row: number, d: Draw) => number, factor: number): void {
+export function loss(variant: string, logits: (d: Draw) => Input, label: (row: number, d: Draw) => number, factor: number): void {
   define('crossEntropy', variant, (d) => {
     const x = logits(d)
     const rows = size(x.shape.slice(0, -1))
@@ -237,7 +238,7 @@ define('linear', '[9,11008] to 3, a long sum', (d) => ({ x: d.normal([9, 11008],
 
 // ---- attention ----
 
-interface Attention {
+export interface Attention {
   /** Shapes of q and, where they differ, of k and v, as the tensors have them. */
   q: readonly number[]; k?: readonly number[]; heads: number; over?: number
   mode?: 'off' | 'score' | 'attention'; choices?: number; padding?: boolean; causal?: boolean
@@ -253,7 +254,7 @@ const outward = (t: NdArray, over: number, shape: readonly number[]): NdArray =>
   return nd.permute(nd.reshape(oracle.joinHeads(t), order.map((i) => shape[i]!)), shape.map((_, i) => order.indexOf(i)))
 }
 
-function attend({ q, k = q, heads, over = q.length - 2, mode = 'off', choices = 3, padding = false, causal = false }: Attention): void {
+export function attend({ q, k = q, heads, over = q.length - 2, mode = 'off', choices = 3, padding = false, causal = false }: Attention): void {
   const [nq, nk] = [q[over]!, k[over]!]
   const batch = q.filter((_, i) => i !== over && i !== q.length - 1)
   const variant = [text(q), k === q ? '' : `to ${text(k)}`, `over ${over}`, `heads ${heads}`, mode === 'off' ? '' : `${mode} of ${choices}`, padding ? 'padding' : '', causal ? 'causal' : ''].filter(Boolean).join(' ')
@@ -301,7 +302,7 @@ for (const mode of ['score', 'attention'] as const) {
 }
 
 /** b1 keeps what the hidden ReLU sees away from its corner; half of the units are off. */
-for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4]] as const)
+export function routed(shape: readonly number[], over: number, hidden: number, choices: number): void {
   define('router', `${text(shape)} over ${over}, ${hidden} hidden, ${choices} choices`, (d) => ({
     x: d.normal(shape), w1: d.uniform([hidden, shape.at(-1)!], -1, 1), b1: input([hidden], Array.from({ length: hidden }, (_, i) => (i % 2 ? -1 : 1) * (1 + 3 * shape.at(-1)! ** 0.5))),
     w2: d.normal([choices, hidden], 1 / (hidden * shape.at(-1)!) ** 0.5), b2: d.normal([choices]),
@@ -309,6 +310,8 @@ for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12],
     const rows = nd.permute(i.x, [...[...shape.keys()].filter((k) => k !== over && k !== shape.length - 1), over, shape.length - 1])
     return nd.reshape(oracle.router(nd.reshape(rows, [size(rows.shape.slice(0, -2)), ...rows.shape.slice(-2)]), i), [...rows.shape.slice(0, -2), choices])
   })
+}
+for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4]] as const) routed(shape, over, hidden, choices)
 
 // ---- optimiser: values alone ----
 
