@@ -1,6 +1,6 @@
 // Builds the addon if its sources are newer than it: with CMake where cmake is found, else with node-gyp (CPU alone).
 // Nothing is downloaded. --cuda=auto|on|off|emulated (or MT_CUDA) says whether CUDA kernels are built; emulated ones, for
-// tests, go into build-emulated. --archs=LIST (as CMake has them; "release" for all) says for which devices; without it,
+// tests, go into build-emulated; --out=FOLDER chooses another. --archs=LIST (as CMake has them; "release" for all) says for which devices; without it,
 // for the device of this machine, or as PTX 8.0 where there is none. MT_BUILD=gyp or cmake chooses; --force builds anyway.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, statSync } from 'node:fs'
@@ -13,7 +13,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const require = createRequire(import.meta.url)
 const option = (name) => process.argv.findLast((a) => a.startsWith(`--${name}=`))?.slice(name.length + 3)
 const cuda = (option('cuda') ?? process.env.MT_CUDA ?? 'off').toUpperCase()
-const folder = cuda === 'EMULATED' ? 'build-emulated' : 'build'
+const folder = option('out') ?? (cuda === 'EMULATED' ? 'build-emulated' : 'build')
 const addon = join(root, folder, 'Release', 'mtransllama.node')
 
 /** When the newest of the addon's sources was written. */

@@ -1,9 +1,7 @@
 // What the CUDA forms of attention share: where rows lie, which keys a query sees, and what masks make of a score.
 #pragma once
-#include <climits>
-
 #include "kernels/device.h"
-#include "ops/attention.h"
+#include "kernels/routing.h"
 
 namespace mt::cuda {
 
@@ -38,9 +36,10 @@ struct Attention {
 
 /// The place of a unit in the batch.
 struct Place {
-  int64_t unit, i0, i1, head;
+  int64_t unit;
+  int i0, i1, head;
   template <typename T>
-  __device__ Place(const Attention<T>& a, int64_t unit) : unit(unit), i0(unit / a.heads / a.b1), i1(unit / a.heads % a.b1), head(unit % a.heads) {}
+  __device__ Place(const Attention<T>& a, int64_t unit) : unit(unit), i0(int(unit / a.heads / a.b1)), i1(int(unit / a.heads % a.b1)), head(int(unit % a.heads)) {}
   /// The unit's first row; null where there are no rows.
   template <typename T>
   __device__ T* operator()(const Rows<T>& r) const {
@@ -51,8 +50,8 @@ struct Place {
     return a.key_mask ? a.key_mask + i0 * a.key_b0 + i1 * a.key_b1 : nullptr;
   }
   template <typename T>
-  __device__ float alpha(const Attention<T>& a, int j) const {
-    return a.alpha[i0 * a.alpha_b0 + i1 * a.alpha_b1 + j * a.alpha_j];
+  __device__ const float* alphas(const Attention<T>& a) const {
+    return a.alpha ? a.alpha + i0 * a.alpha_b0 + i1 * a.alpha_b1 : nullptr;
   }
 };
 

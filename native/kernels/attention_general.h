@@ -41,7 +41,7 @@ struct General {
     share = left + kMostChoices * B;
     homeless = share + kMostChoices * B;
     alpha = homeless + B;
-    if (int(threadIdx.x) < kMostChoices) alpha[threadIdx.x] = a.mode && int(threadIdx.x) < a.p ? at.alpha(a, int(threadIdx.x)) : 1.0f;
+    if (int(threadIdx.x) < kMostChoices) alpha[threadIdx.x] = a.mode && int(threadIdx.x) < a.p ? at.alphas(a)[threadIdx.x * a.alpha_j] : 1.0f;
   }
 
   /// Columns c0.. of rows r0.. into a slice, zeros outside.

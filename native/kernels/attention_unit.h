@@ -5,9 +5,10 @@
 #include <memory>
 #include <new>
 
+#include "kernels/routing.h"
+
 namespace mt {
 
-inline constexpr int kMostMasks = 8;
 inline constexpr int64_t kVectorPad = 16;  // floats: the widest vector
 
 inline int64_t padded(int64_t n) { return (n + kVectorPad - 1) / kVectorPad * kVectorPad; }
@@ -23,7 +24,7 @@ struct AttentionUnit {
   int64_t q_row, k_row, v_row;
   const float* bias;     // [padded(nk)]: 0, or −inf for padding and behind the end
   const int32_t* masks;  // [nq, padded(nk)], bit j = M_j
-  float alpha[kMostMasks];
+  float alpha[kMostChoices];
   float* lse;  // [nq, m]
   // forward
   float* out;

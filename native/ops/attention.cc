@@ -10,7 +10,6 @@
 
 namespace mt {
 
-static_assert(kMostMasks == kMostChoices);
 
 // ---- checks ----
 

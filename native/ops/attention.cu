@@ -1,9 +1,13 @@
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <type_traits>
 
 #include "kernels/attention_general.h"
+#include "kernels/attention_mma_backward.h"
+#include "kernels/attention_mma_forward.h"
 
 namespace mt::cuda {
 namespace {
@@ -42,6 +46,7 @@ Attention<T> arguments(const View& q, const View& k, const View& v, const View& 
 }
 
 int pieces(int n, int size) { return (n + size - 1) / size; }
+int whole(int n) { return pieces(n, 16) * 16; }
 
 // ---- any size ----
 
@@ -62,12 +67,17 @@ void forward(const Attention<T>& a) {
 }
 
 /// dα[b,j] = the shares of its heads and tiles, in order.
-__global__ void __launch_bounds__(kThreads) sum_shares(const float* shares, float* dalpha, int64_t n, int64_t terms, int p) {
+__global__ void __launch_bounds__(kThreads) sum_shares_kernel(const float* shares, float* dalpha, int64_t n, int64_t terms, int p) {
   int64_t i = thread_index();
   if (i >= n) return;
   double sum = 0;
   for (int64_t t = 0; t < terms; ++t) sum += double(shares[(i / p * terms + t) * p + i % p]);
   dalpha[i] = float(sum);
+}
+
+template <typename T>
+void sum_shares(const Attention<T>& a, const View& dalpha, int tiles) {
+  if (dalpha) launch(sum_shares_kernel, blocks(dalpha.numel()), dim3(kThreads), 0, (const float*)a.shares, dalpha.data<float>(), dalpha.numel(), int64_t(a.heads) * tiles, a.p);
 }
 
 template <typename T>
@@ -85,10 +95,105 @@ void backward(Attention<T> a, const View& dalpha) {
     }
     if (a.dk.data || a.dv.data)
       launch(general_backward_keys<T, G(), R()>, dim3(unsigned(a.units * pieces(a.nk, Form::B) * chunks)), dim3(Form::kBlock), Form::kShared, a, pieces(a.nk, Form::B), chunks);
-    if (!dalpha) return;
-    int64_t n = dalpha.numel();
-    launch(sum_shares, blocks(n), dim3(kThreads), 0, (const float*)a.shares, dalpha.data<float>(), n, int64_t(a.heads) * tiles, a.p);
+    sum_shares(a, dalpha, tiles);
   });
+}
+
+// ---- tensor cores ----
+
+/// Bytes of shared memory that a block may have.
+size_t shared_limit() {
+  int bytes = 0;
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, current().device()), "attention");
+  return size_t(bytes);
+}
+/// Whether 16 bytes can be read at every eighth element.
+template <typename E>
+bool aligned(const Rows<E>& r) {
+  return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 16 == 0 && r.b0 % 8 == 0 && r.b1 % 8 == 0 && r.row % 8 == 0 && r.head % 8 == 0);
+}
+bool suits(const Attention<bf16>& a) {
+  bool near = !a.mode || (std::abs(a.mask_q) < (1 << 20) && std::abs(a.mask_k) < (1 << 20) && a.nq < 1024 && a.nk < 1024);  // places fit an int
+  return near && a.d % 8 == 0 && a.d <= (a.mode ? 64 : 128) && a.nq && a.nk && aligned(a.q) && aligned(a.k) && aligned(a.v) && aligned(a.dout) && aligned(a.out) &&
+         aligned(a.dq) && aligned(a.dk) && aligned(a.dv);
+}
+/// f(D): the padded width of a head.
+template <typename F>
+bool each_width(const Attention<bf16>& a, F f) {
+  return a.d <= 64 ? f(std::integral_constant<int, 64>{}) : a.d <= 96 ? f(std::integral_constant<int, 96>{}) : f(std::integral_constant<int, 128>{});
+}
+/// Short units share a block of four warps.
+int side_by_side(const Attention<bf16>& a, int warps) { return int(std::min<int64_t>(std::max(1, 4 / warps), a.units)); }
+
+constexpr int kSegment = 160;  // keys that lie in shared memory at a time, where there are more
+
+/// False where it does not fit.
+bool forward_mma(const Attention<bf16>& a) {
+  return suits(a) && each_width(a, [&](auto D) {
+    int tiles = pieces(a.nq, 16);
+    Cut cut{};
+    cut.blocks = pieces(tiles, kMostWarps<D()>);
+    cut.warps = pieces(tiles, cut.blocks);
+    cut.units = side_by_side(a, cut.warps);
+    cut.k_rows = whole(a.mode == 2 ? a.nk : pieces(a.nk, pieces(a.nk, kSegment)));
+    size_t bytes = forward_bytes<D()>(cut);
+    if (bytes > shared_limit()) return false;
+    auto kernel = mma_forward<D(), false>;
+    if constexpr (D() == 64)
+      if (a.mode) kernel = mma_forward<64, true>;
+    launch(kernel, dim3(unsigned((a.units + cut.units - 1) / cut.units * cut.blocks)), dim3(unsigned(32 * cut.units * cut.warps)), bytes, a, cut);
+    return true;
+  });
+}
+
+constexpr size_t kHalfShared = 112 << 10;  // of a multiprocessor's shared memory: two blocks fit
+constexpr int kSide = 64;                  // rows of either side that a block of a long sequence holds
+
+template <int D, Part part>
+void launch_part(const Attention<bf16>& a, int n) {
+  int tiles = pieces(n, 16), blocks = pieces(tiles, kSide / 16), warps = pieces(tiles, blocks), rows = 16 * warps;
+  Cut cut{1, warps, part == Part::queries ? rows : std::min(kSide, whole(a.nq)), part == Part::keys ? rows : std::min(kSide, whole(a.nk)), blocks};
+  launch(mma_backward<D, false, part>, dim3(unsigned(a.units * blocks)), dim3(unsigned(32 * warps)), unit_bytes<D>(cut, 1, false), a, cut);
+}
+/// False where it does not fit.
+bool backward_mma(Attention<bf16> a, const View& dalpha) {
+  if (!suits(a)) return false;
+  auto run = [&](auto D) {
+    int tiles = std::max(pieces(a.nq, 16), pieces(a.nk, 16)), warps = pieces(tiles, pieces(tiles, kMostWarps<D()>));
+    Cut cut{side_by_side(a, warps), warps, whole(a.nq), whole(a.nk), 1};
+    size_t bytes = cut.units * unit_bytes<D()>(cut, a.m(), a.mode != 0);
+    if (bytes <= (a.mode ? shared_limit() : std::min(shared_limit(), kHalfShared))) {
+      Scratch shares(dalpha ? size_t(a.units * a.p) * sizeof(float) : 0);
+      a.shares = shares.as<float>();
+      auto kernel = mma_backward<D(), false, Part::both>;
+      if constexpr (D() == 64)
+        if (a.mode) kernel = mma_backward<64, true, Part::both>;
+      launch(kernel, dim3(unsigned((a.units + cut.units - 1) / cut.units)), dim3(unsigned(32 * cut.units * warps)), bytes, a, cut);
+      sum_shares(a, dalpha, 1);
+      return true;
+    }
+    if (a.mode) return false;
+    Scratch centre(size_t(a.units * a.nq) * sizeof(float2));
+    a.centre = centre.as<float2>();
+    if (a.dq.data || a.dk.data) launch_part<D(), Part::queries>(a, a.nq);
+    if (a.dk.data || a.dv.data) launch_part<D(), Part::keys>(a, a.nk);
+    return true;
+  };
+  return a.d <= 64 ? run(std::integral_constant<int, 64>{}) : run(std::integral_constant<int, 128>{});
+}
+
+template <typename T>
+void forward_any(const Attention<T>& a) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (forward_mma(a)) return;
+  forward(a);
+}
+
+template <typename T>
+void backward_any(const Attention<T>& a, const View& dalpha) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (backward_mma(a, dalpha)) return;
+  backward(a, dalpha);
 }
 
 }  // namespace
@@ -99,7 +204,7 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
     using T = decltype(t);
     auto a = arguments<T>(q, k, v, key_mask, masks, alpha, mode, causal, lse);
     a.out = rows<T>(out);
-    forward(a);
+    forward_any(a);
   });
 }
 
@@ -112,7 +217,7 @@ void attention_backward(const View& dout, const View& q, const View& k, const Vi
     a.dq = rows<T>(dq);
     a.dk = rows<T>(dk);
     a.dv = rows<T>(dv);
-    backward(a, dalpha);
+    backward_any(a, dalpha);
   });
 }
 

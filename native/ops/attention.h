@@ -15,10 +15,9 @@
 //   attention  dS = Σ_j α_j P_j∘(dP − D_j)      dα_j = Σ D_j               sums over heads and queries, in their order
 #pragma once
 #include "core/view.h"
+#include "kernels/routing.h"
 
 namespace mt {
-
-inline constexpr int64_t kMostChoices = 8;  // bits of a mask set
 
 /// q, out [b0,b1,nq,h,d]; k, v [b0,b1,nk,h,d]: float32, any strides but 1 for d. key_mask uint8 [b0,b1,nk], 0 = padding.
 /// mode: 0 off, 1 score, 2 attention. masks uint8 [nq,nk], bit j = M_j, and alpha [b0,b1,p], p <= 8, belong to modes 1

@@ -1,10 +1,11 @@
-// The addon whose CUDA kernels run on the CPU, for tests that want to say how: MT_EMULATOR's modes.
+// The addon whose CUDA kernels run on the CPU, for tests that want to say how: MT_EMULATOR's modes. MT_EMULATED names it
+// where it is another than the one in build-emulated.
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import * as assert from 'uvu/assert'
 import { type Ended, run } from '../native/child.js'
 
-const addon = fileURLToPath(new URL('../../build-emulated/Release/mtransllama.node', import.meta.url))
+const addon = process.env.MT_EMULATED ?? fileURLToPath(new URL('../../build-emulated/Release/mtransllama.node', import.meta.url))
 
 /** Null where it is not built. */
 export const emulated = existsSync(addon) ? addon : null

@@ -1,26 +1,28 @@
-// Runs the tests of the border, of tensors and of operators on an addon built with the address and undefined-behaviour
-// sanitizers: node test/native/sanitize.mjs [FILE...]. Takes some minutes, so `npm test` leaves it out; needs cmake and g++.
+// Runs the tests of the border, of tensors and of operators, on the CPU and through the CUDA emulator, on an addon built
+// with the address and undefined-behaviour sanitizers: node test/native/sanitize.mjs [FILE...]. Needs cmake and g++.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
+import { cpus } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 const node = (args, env = {}) => spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } })
 
-const built = node([join(root, 'node_modules', 'cmake-js', 'bin', 'cmake-js'), 'compile', '-O', 'build-sanitize', '--log-level', 'warn', '--CDMT_SANITIZE=ON'])
+const built = node([join(root, 'node_modules', 'cmake-js', 'bin', 'cmake-js'), 'compile', '-O', 'build-sanitize', '--log-level', 'warn', '--parallel', String(cpus().length), '--CDMT_SANITIZE=ON', '--CDMT_CUDA=EMULATED'])
 if (built.status !== 0) process.exit(built.status ?? 1)
 
 const library = (name) => execFileSync('g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim()
 const env = {
   MT_ADDON: join(root, 'build-sanitize', 'Release', 'mtransllama.node'),
+  MT_EMULATED: join(root, 'build-sanitize', 'Release', 'mtransllama.node'),
   LD_PRELOAD: `${library('libasan.so')} ${library('libubsan.so')}`,
   // Node itself leaks at exit, and asks for more than there is to learn how much there is.
   ASAN_OPTIONS: 'detect_leaks=0:allocator_may_return_null=1',
   UBSAN_OPTIONS: 'print_stacktrace=1',
 }
 // Not test/tensor/leak.test.ts: the sanitizers keep freed memory for a while.
-const folders = ['test/native', 'test/tensor', 'test/ops']
+const folders = ['test/native', 'test/tensor', 'test/ops', 'test/cuda']
 const files = process.argv.length > 2 ? process.argv.slice(2) : folders.filter((f) => existsSync(join(root, f))).flatMap((f) => readdirSync(join(root, f)).filter((n) => n.endsWith('.test.ts') && n !== 'leak.test.ts').map((n) => join(f, n)))
 const failed = files.filter((file) => {
   console.log(`== ${file}`)

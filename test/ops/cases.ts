@@ -296,6 +296,11 @@ attend({ q: [1, 16, 7, 88], heads: 1, over: 1, padding: true })
 attend({ q: [2, 65, 128], heads: 2, mode: 'attention', choices: 4 })
 attend({ q: [0, 7, 24], heads: 2 })
 attend({ q: [2, 0, 24], k: [2, 7, 24], heads: 2 })
+// Heads as wide as the tensor cores' forms have them, lengths around their tiles; test/cuda/attention.test.ts has more.
+for (const s of [64, 96, 161]) attend({ q: [1, s, 64], heads: 1, mode: 'attention', choices: 4, padding: true })
+for (const t of [4, 15, 33]) attend({ q: [1, t, 3, 64], heads: 1, over: 1, mode: 'score', choices: 2 })
+attend({ q: [2, 9, 16], heads: 2 })
+attend({ q: [1, 129, 88], heads: 1, causal: true })
 for (const mode of ['score', 'attention'] as const) {
   attend({ q: [1, 2, 2], heads: 1, mode, choices: 2 })
   attend({ q: [2, 7, 24], heads: 2, mode, choices: 1 })
