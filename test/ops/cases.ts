@@ -233,7 +233,7 @@ for (const [m, n, k, rank] of [
   }
 
 // What follows a product: every way of storing a tile, rows that are no whole number of quads, sums in pieces, few rows.
-for (const [lead, n, k] of [[[1], 1, 1], [[0], 7, 16], [[], 2, 33], [[2, 7], 16, 17], [[3], 33, 128], [[8], 17, 64], [[9], 64, 31], [[16], 24, 1032], [[3, 33], 65, 130], [[65], 136, 160], [[257], 16, 128], [[130, 2], 250, 40]] as const)
+for (const [lead, n, k] of [[[1], 1, 1], [[0], 7, 16], [[], 2, 33], [[2, 7], 16, 17], [[3], 33, 128], [[8], 17, 64], [[9], 136, 24], [[12], 130, 40], [[16], 24, 4096], [[3, 33], 65, 130], [[65], 136, 160], [[136], 132, 16], [[257], 16, 128], [[130, 2], 250, 17]] as const)
   for (const [dtype, biased] of [['float32', true], ['bfloat16', true], ['float16', false]] as const) {
     const [variant, frozen] = [`${text([...lead, k])} to ${n}, ${dtype}${biased ? ', bias' : ''}`, dtype !== 'float32']
     const inputs = (d: Draw) => ({ x: d.normal([...lead, k]), w: frozen ? d.half([n, k], dtype, k ** -0.5) : d.normal([n, k], k ** -0.5), b: d.normal([n]), r: d.normal([...lead, n]) })
