@@ -1,7 +1,5 @@
 // What the CUDA forms of attention share: where rows lie, which keys a query sees, and what masks make of a score.
 #pragma once
-#include <climits>
-
 #include "kernels/device.h"
 #include "kernels/routing.h"
 

@@ -6,20 +6,12 @@ import { devices } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { syncBlocking } from '../../lib/tensor/tensor.js'
 import { cases } from '../ops/cases.js'
-import { bits, canBeNarrow, errors, evaluate, roundedInputs, widen, type OpCase, type Result } from '../ops/support.js'
+import { bits, canBeNarrow, errors, evaluate, roundedInputs, type OpCase } from '../ops/support.js'
+import { distances, limits } from './compare.js'
 
 const { cuda } = devices()
 const device = cuda.devices[0]?.device
 const wanted = process.env.MT_CASES ?? ''
-
-/** SPEC §10. `apart`: bfloat16 results of both twins, which round the same sums, in whatever order they were formed. */
-const limits = { float32: { forward: 1e-5, gradient: 1e-4 }, bfloat16: { forward: 2e-2, gradient: 5e-2 }, apart: 6e-3 }
-
-const norm = (x: Float64Array): number => Math.hypot(...[Math.sqrt(x.reduce((s, v) => s + v * v, 0))])
-const numbers = ({ outputs, gradients }: Result): [string, Float64Array][] => [
-  ...outputs.map((t, i): [string, Float64Array] => [`output ${i}`, widen(t.dataBlocking(), t.dtype)]),
-  ...Object.entries(gradients).map(([n, t]): [string, Float64Array] => [`gradient of ${n}`, widen(t.dataBlocking(), t.dtype)]),
-]
 
 function check(c: OpCase): void {
   const given = c.inputs()
@@ -37,14 +29,7 @@ function check(c: OpCase): void {
 function checkNarrow(c: OpCase): void {
   const given = roundedInputs(c)
   const mine = evaluate(c, { device: device!, narrow: true }, given)
-  const theirs = numbers(evaluate(c, { narrow: true }, given))
-  const largest = Math.max(...theirs.filter(([n]) => n.startsWith('gradient')).map(([, x]) => norm(x)), 0)
-  numbers(mine).forEach(([name, x], i) => {
-    const y = theirs[i]![1]
-    const size = Math.max(norm(y), name.startsWith('gradient') ? 1e-2 * largest : 0) || 1
-    const e = norm(x.map((v, k) => v - y[k]!)) / size
-    assert.ok(e <= limits.apart, `${c.name}, bfloat16: ${name} is ${e} from the CPU's`)
-  })
+  for (const { what, error } of distances(mine, evaluate(c, { narrow: true }, given), 1e-2)) assert.ok(error <= limits.apart, `${c.name}, bfloat16: ${what} is ${error} from the CPU's`)
   const { forward } = errors({ ...c, differentiable: [] }, { ...mine, gradients: {} }, 64, given)
   assert.ok(forward <= limits.bfloat16.forward, `${c.name}, bfloat16: relative error ${forward}`)
 }

@@ -8,7 +8,7 @@ import { cast, contiguous, copy, full, zeros } from '../../lib/ops/copy.js'
 import { IGNORE, crossEntropy } from '../../lib/ops/cross_entropy.js'
 import { add, gate, gelu, multiply, relu, scale, siluMul } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
-import { linear } from '../../lib/ops/gemm.js'
+import { linear, linearGelu } from '../../lib/ops/gemm.js'
 import { layerNorm } from '../../lib/ops/layernorm.js'
 import { lora } from '../../lib/ops/lora.js'
 import { patchify } from '../../lib/ops/patchify.js'
@@ -25,7 +25,8 @@ import { Draw, type Input, type OpCase, input, toBits, widen } from './support.j
 
 export const cases: OpCase[] = []
 
-function define<N extends string>(
+/** Adds a case to the list. */
+export function define<N extends string>(
   operator: string, variant: string, inputs: (draw: Draw) => Record<N, Input>, differentiable: readonly NoInfer<N>[],
   run: (i: Record<N, Tensor>) => Tensor | Tensor[], reference: (i: Record<N, NdArray>) => NdArray | NdArray[], { narrow = false } = {},
 ): void {
@@ -128,7 +129,7 @@ for (const [shape, tail] of [[[2, 3, 7], [7]], [[5, 3], []], [[2, 3], [2, 3]], [
 // ---- loss ----
 
 /** Labels below 0 are rows that do not count. */
-function loss(variant: string, logits: (d: Draw) => Input, label: (row: number, d: Draw) => number, factor: number): void {
+export function loss(variant: string, logits: (d: Draw) => Input, label: (row: number, d: Draw) => number, factor: number): void {
   define('crossEntropy', variant, (d) => {
     const x = logits(d)
     const rows = size(x.shape.slice(0, -1))
@@ -232,12 +233,23 @@ for (const [m, n, k, rank] of [
       (i) => lora(i.x, i.w, i.bias, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, i.bias, i.a, i.b, 16))
   }
 
+// What follows a product: every way of storing a tile, rows that are no whole number of quads, sums in pieces, few rows.
+for (const [lead, n, k] of [[[1], 1, 1], [[0], 7, 16], [[], 2, 33], [[2, 7], 16, 17], [[3], 33, 128], [[8], 17, 64], [[9], 136, 24], [[12], 130, 40], [[16], 24, 4096], [[3, 33], 65, 130], [[65], 136, 160], [[136], 132, 16], [[257], 16, 128], [[130, 2], 250, 17]] as const)
+  for (const [dtype, biased] of [['float32', true], ['bfloat16', true], ['float16', false]] as const) {
+    const [variant, frozen] = [`${text([...lead, k])} to ${n}, ${dtype}${biased ? ', bias' : ''}`, dtype !== 'float32']
+    const inputs = (d: Draw) => ({ x: d.normal([...lead, k]), w: frozen ? d.half([n, k], dtype, k ** -0.5) : d.normal([n, k], k ** -0.5), b: d.normal([n]), r: d.normal([...lead, n]) })
+    const [slopes, product] = [frozen ? biased ? ['x', 'b'] as const : ['x'] as const : ['x', 'w', 'b'] as const, (i: Record<'x' | 'w' | 'b', NdArray>): NdArray => oracle.linear(i.x, i.w, biased ? i.b : undefined)]
+    define('linear', `${variant}, residual`, inputs, [...slopes, 'r'], (i) => linear(i.x, i.w, biased ? i.b : undefined, { residual: i.r }), (i) => nd.add(product(i), i.r))
+    define('linearGelu', variant, inputs, slopes, (i) => linearGelu(i.x, i.w, biased ? i.b : undefined), (i) => oracle.gelu(product(i)))
+  }
+define('linear', 'x W + x', (d) => ({ x: d.normal([17, 33]), w: d.normal([33, 33]) }), ['x', 'w'], (i) => linear(i.x, i.w, undefined, { residual: i.x }), (i) => nd.add(oracle.linear(i.x, i.w), i.x))
+
 define('linear', '[40,64] to 24, bfloat16, aligned', (d) => ({ x: d.normal([40, 64]), w: d.half([24, 64], 'bfloat16') }), ['x'], (i) => linear(i.x, i.w), (i) => oracle.linear(i.x, i.w))
 define('linear', '[9,11008] to 3, a long sum', (d) => ({ x: d.normal([9, 11008], 1, 0.5), w: d.uniform([3, 11008], 0, 1) }), ['x', 'w'], (i) => linear(i.x, i.w), (i) => oracle.linear(i.x, i.w))
 
 // ---- attention ----
 
-interface Attention {
+export interface Attention {
   /** Shapes of q and, where they differ, of k and v, as the tensors have them. */
   q: readonly number[]; k?: readonly number[]; heads: number; over?: number
   mode?: 'off' | 'score' | 'attention'; choices?: number; padding?: boolean; causal?: boolean
@@ -253,7 +265,7 @@ const outward = (t: NdArray, over: number, shape: readonly number[]): NdArray =>
   return nd.permute(nd.reshape(oracle.joinHeads(t), order.map((i) => shape[i]!)), shape.map((_, i) => order.indexOf(i)))
 }
 
-function attend({ q, k = q, heads, over = q.length - 2, mode = 'off', choices = 3, padding = false, causal = false }: Attention): void {
+export function attend({ q, k = q, heads, over = q.length - 2, mode = 'off', choices = 3, padding = false, causal = false }: Attention): void {
   const [nq, nk] = [q[over]!, k[over]!]
   const batch = q.filter((_, i) => i !== over && i !== q.length - 1)
   const variant = [text(q), k === q ? '' : `to ${text(k)}`, `over ${over}`, `heads ${heads}`, mode === 'off' ? '' : `${mode} of ${choices}`, padding ? 'padding' : '', causal ? 'causal' : ''].filter(Boolean).join(' ')
@@ -285,6 +297,11 @@ attend({ q: [1, 16, 7, 88], heads: 1, over: 1, padding: true })
 attend({ q: [2, 65, 128], heads: 2, mode: 'attention', choices: 4 })
 attend({ q: [0, 7, 24], heads: 2 })
 attend({ q: [2, 0, 24], k: [2, 7, 24], heads: 2 })
+// Heads as wide as the tensor cores' forms have them, lengths around their tiles; test/cuda/attention.test.ts has more.
+for (const s of [64, 96, 161]) attend({ q: [1, s, 64], heads: 1, mode: 'attention', choices: 4, padding: true })
+for (const t of [4, 15, 33]) attend({ q: [1, t, 3, 64], heads: 1, over: 1, mode: 'score', choices: 2 })
+attend({ q: [2, 9, 16], heads: 2 })
+attend({ q: [1, 129, 88], heads: 1, causal: true })
 for (const mode of ['score', 'attention'] as const) {
   attend({ q: [1, 2, 2], heads: 1, mode, choices: 2 })
   attend({ q: [2, 7, 24], heads: 2, mode, choices: 1 })
@@ -296,7 +313,7 @@ for (const mode of ['score', 'attention'] as const) {
 }
 
 /** b1 keeps what the hidden ReLU sees away from its corner; half of the units are off. */
-for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4]] as const)
+export function routed(shape: readonly number[], over: number, hidden: number, choices: number): void {
   define('router', `${text(shape)} over ${over}, ${hidden} hidden, ${choices} choices`, (d) => ({
     x: d.normal(shape), w1: d.uniform([hidden, shape.at(-1)!], -1, 1), b1: input([hidden], Array.from({ length: hidden }, (_, i) => (i % 2 ? -1 : 1) * (1 + 3 * shape.at(-1)! ** 0.5))),
     w2: d.normal([choices, hidden], 1 / (hidden * shape.at(-1)!) ** 0.5), b2: d.normal([choices]),
@@ -304,6 +321,8 @@ for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12],
     const rows = nd.permute(i.x, [...[...shape.keys()].filter((k) => k !== over && k !== shape.length - 1), over, shape.length - 1])
     return nd.reshape(oracle.router(nd.reshape(rows, [size(rows.shape.slice(0, -2)), ...rows.shape.slice(-2)]), i), [...rows.shape.slice(0, -2), choices])
   })
+}
+for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4]] as const) routed(shape, over, hidden, choices)
 
 // ---- optimiser: values alone ----
 

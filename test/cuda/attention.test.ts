@@ -10,7 +10,7 @@ import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
 import { type DType, tensor } from '../../lib/tensor/tensor.js'
 import { random } from '../oracle/random.js'
-import { widen } from './support.js'
+import { widen } from '../ops/support.js'
 
 const { cuda } = devices()
 const device = cuda.devices[0]?.device
