@@ -32,7 +32,8 @@ export interface Ops {
   silu_mul_backward(dy: tensor, gate: tensor, up: tensor, dgate: out, dup: out): void
   gate_forward(a: tensor, b: tensor, g: tensor, y: out): void
   gate_backward(dy: tensor, a: tensor, b: tensor, g: tensor, da: out, db: out, dg: out | null): void
-  gemm_forward(x: tensor, w: tensor, bias: tensor | null, y: out): void
+  gemm_forward(x: tensor, w: tensor, bias: tensor | null, residual: tensor | null, y: out): void
+  gemm_gelu_forward(x: tensor, w: tensor, bias: tensor | null, z: out | null, y: out): void
   gemm_backward_input(dy: tensor, w: tensor, dx: out): void
   gemm_backward_weight(dy: tensor, x: tensor, dw: out | null, dbias: out | null): void
   lora_forward(x: tensor, w: tensor, bias: tensor | null, a: tensor, b: tensor, scaling: float, y: out, shrunk: out): void

@@ -1,6 +1,6 @@
 /** LLaMA (Vicuna): pre-norm with RMSNorm, rotary positions, SwiGLU, no biases. */
-import { project, type Linear } from '../nn/layers.js'
-import { add, siluMul } from '../ops/elementwise.js'
+import { project, projectOnto, type Linear } from '../nn/layers.js'
+import { siluMul } from '../ops/elementwise.js'
 import { rmsNorm } from '../ops/rmsnorm.js'
 import { rope } from '../ops/rope.js'
 import { reshape } from '../ops/views.js'
@@ -50,9 +50,9 @@ export function llama(weights: Weights, config: LlamaConfig): LanguageModel {
         const h = rmsNorm(x, block.norm1, config.eps)
         const q = turned(project(block.q, h), config.heads, context.positions)
         const k = turned(project(block.k, h), config.kvHeads, context.positions)
-        x = add(x, project(block.o, causal(q, k, project(block.v, h), config.heads, config.kvHeads, i, context)))
+        x = projectOnto(x, block.o, causal(q, k, project(block.v, h), config.heads, config.kvHeads, i, context))
         const f = rmsNorm(x, block.norm2, config.eps)
-        x = add(x, project(block.down, siluMul(project(block.gate, f), project(block.up, f))))
+        x = projectOnto(x, block.down, siluMul(project(block.gate, f), project(block.up, f)))
         if (i + 1 < blocks.length) context.observe?.(`lm.hidden.${i + 1}`, x)
       }
       const out = rmsNorm(x, last, config.eps)

@@ -1,5 +1,5 @@
 /** OPT: pre-norm with LayerNorm and biases, learned positions with two extra rows, ReLU, output tied to the embedding. */
-import { normalise, project, type Linear, type Norm } from '../nn/layers.js'
+import { normalise, project, projectOnto, type Linear, type Norm } from '../nn/layers.js'
 import { add, relu } from '../ops/elementwise.js'
 import { embedding } from '../ops/embedding.js'
 import type { Precision } from './mtransllama.js'
@@ -53,8 +53,8 @@ export function opt(weights: Weights, config: OptConfig): LanguageModel {
       for (const [i, block] of blocks.entries()) {
         const h = normalise(block.norm1, x)
         const [q, k, v] = [block.q, block.k, block.v].map((w) => project(w, h)) as [Tensor, Tensor, Tensor]
-        x = add(x, project(block.o, causal(q, k, v, config.heads, config.heads, i, context)))
-        x = add(x, project(block.fc2, relu(project(block.fc1, normalise(block.norm2, x)))))
+        x = projectOnto(x, block.o, causal(q, k, v, config.heads, config.heads, i, context))
+        x = projectOnto(x, block.fc2, relu(project(block.fc1, normalise(block.norm2, x))))
         if (i + 1 < blocks.length) context.observe?.(`lm.hidden.${i + 1}`, x)
       }
       const out = normalise(last, x)

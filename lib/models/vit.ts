@@ -1,8 +1,8 @@
 /** ViT-g/14 as EVA-CLIP and BLIP-2 have it: pre-norm, class token, learned positions, exact GELU. */
-import { project, normalise, type Linear, type Norm } from '../nn/layers.js'
+import { normalise, project, projectGelu, projectOnto, type Linear, type Norm } from '../nn/layers.js'
 import { attention } from '../ops/attention.js'
 import { cast } from '../ops/copy.js'
-import { add, gelu } from '../ops/elementwise.js'
+import { add } from '../ops/elementwise.js'
 import { linear } from '../ops/gemm.js'
 import { patchify } from '../ops/patchify.js'
 import { concat, expand, reshape, split } from '../ops/views.js'
@@ -60,8 +60,8 @@ export function vitForward(model: Vit, pixels: Tensor, observe?: Observe): Tenso
   observe?.('vision.hidden.0', x)
   for (const [i, block] of model.blocks.entries()) {
     const [q, k, v] = split(project(block.qkv, normalise(block.norm1, x)), Array<number>(3).fill(config.hiddenSize), 2) as [Tensor, Tensor, Tensor]
-    x = add(x, project(block.projection, attention(q, k, v, { heads: config.heads, mode: 'off' })))
-    x = add(x, project(block.fc2, gelu(project(block.fc1, normalise(block.norm2, x)))))
+    x = projectOnto(x, block.projection, attention(q, k, v, { heads: config.heads, mode: 'off' }))
+    x = projectOnto(x, block.fc2, projectGelu(block.fc1, normalise(block.norm2, x)))
     observe?.(`vision.hidden.${i + 1}`, x)
   }
   return normalise(model.norm, x)

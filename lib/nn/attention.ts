@@ -1,10 +1,9 @@
 /** BERT's attention block, over any dimension of its input: what the Q-Former is made of, in space and in time. */
-import { add } from '../ops/elementwise.js'
 import { attention } from '../ops/attention.js'
 import { contiguous } from '../ops/copy.js'
 import { router } from '../ops/router.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { normalise, project, type Linear, type LoRA, type Norm } from './layers.js'
+import { normalise, project, projectOnto, type Linear, type LoRA, type Norm } from './layers.js'
 
 export interface AttentionWeights {
   query: Linear
@@ -60,5 +59,5 @@ export function attend(weights: AttentionWeights, input: Tensor, o: Attend): Ten
   const mixed = attention(q, k, v, {
     heads: weights.heads, over: o.over, keyMask: o.padding, mode: o.routing?.mode ?? 'off', masks: o.routing?.masks, alpha,
   })
-  return normalise(weights.norm, add(project(weights.dense, mixed), x))
+  return normalise(weights.norm, projectOnto(x, weights.dense, mixed))
 }

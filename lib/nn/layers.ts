@@ -2,9 +2,7 @@
  * Blocks over given weights: linear, norms, feed-forward, attention. This folder imports `ops` and `tensor`; it knows
  * no checkpoint and no model.
  */
-import { gelu } from '../ops/elementwise.js'
-import { add } from '../ops/elementwise.js'
-import { linear } from '../ops/gemm.js'
+import { linear, linearGelu } from '../ops/gemm.js'
 import { layerNorm } from '../ops/layernorm.js'
 import { lora } from '../ops/lora.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -34,6 +32,16 @@ export function project(layer: Linear, x: Tensor, change?: LoRA): Tensor {
   return change ? lora(x, layer.weight, layer.bias, change.A, change.B, change.scaling) : linear(x, layer.weight, layer.bias)
 }
 
+/** onto + x Wᵀ + b: what a block adds to what it was given. */
+export function projectOnto(onto: Tensor, layer: Linear, x: Tensor): Tensor {
+  return linear(x, layer.weight, layer.bias, { residual: onto })
+}
+
+/** gelu(x Wᵀ + b). */
+export function projectGelu(layer: Linear, x: Tensor): Tensor {
+  return linearGelu(x, layer.weight, layer.bias)
+}
+
 export function normalise(norm: Norm, x: Tensor): Tensor {
   return layerNorm(x, norm.weight, norm.bias, norm.eps)
 }
@@ -46,5 +54,5 @@ export interface FeedForward {
 }
 
 export function feedForward(weights: FeedForward, x: Tensor): Tensor {
-  return normalise(weights.norm, add(project(weights.outer, gelu(project(weights.inner, x))), x))
+  return normalise(weights.norm, projectOnto(x, weights.outer, projectGelu(weights.inner, x)))
 }

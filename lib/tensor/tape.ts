@@ -27,12 +27,17 @@ export function noGrad<R>(f: () => R): R {
   return disabled.run(true, f)
 }
 
+/** Whether an operator on these inputs is recorded: one that is not need not save what its backward would read. */
+export function recording(inputs: Tensor[]): boolean {
+  return inputs.some((t) => t.requiresGrad) && !disabled.getStore()
+}
+
 /**
  * Notes that `outputs` were computed from `inputs`. `backward` is called with one gradient per output (a tensor of
  * zeros where none came) and says which inputs' gradients are wanted.
  */
 export function recordAll(outputs: Tensor[], inputs: Tensor[], backward: Backward): Tensor[] {
-  if (!inputs.some((t) => t.requiresGrad) || disabled.getStore()) return outputs
+  if (!recording(inputs)) return outputs
   const node: Node = { order: recorded++, inputs, outputs, backward }
   for (const t of outputs) {
     t.requiresGrad = true

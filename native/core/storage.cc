@@ -140,24 +140,35 @@ MemoryStats memory_stats() { return allocator().stats(); }
 void reset_peak() { allocator().reset_peak(); }
 size_t memory_limit() { return allocator().limit(); }
 
+namespace {
+/// A path as messages have it: in quotes, on one line, and of a very long one the end.
+std::string shown(std::string path) {
+  for (char& c : path)
+    if (c == '\n' || c == '\r') c = ' ';
+  size_t from = path.size() > 256 ? path.size() - 256 : 0;
+  while ((path[from] & 0xc0) == 0x80) ++from;  // begins with a whole character
+  return (from ? "\"…" : "\"") + path.substr(from) + "\"";
+}
+}  // namespace
+
 #ifdef _WIN32
 Mapping::Mapping(const std::string& path) {
   std::ifstream in(path, std::ios::binary | std::ios::ate);
-  if (!in) throw std::runtime_error(text("cannot open \"", path, "\""));
+  if (!in) throw std::runtime_error(text("cannot open ", shown(path)));
   size_ = size_t(in.tellg());
   data_ = static_cast<char*>(raw_allocate(rounded(size_)));
   in.seekg(0);
-  if (!data_ || !in.read(data_, std::streamsize(size_))) throw std::runtime_error(text("cannot read \"", path, "\""));
+  if (!data_ || !in.read(data_, std::streamsize(size_))) throw std::runtime_error(text("cannot read ", shown(path)));
 }
 Mapping::~Mapping() { raw_free(data_); }
 #else
 Mapping::Mapping(const std::string& path) {
   // Without O_NONBLOCK, opening a pipe would wait for a writer.
   int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) throw std::runtime_error(text("cannot open \"", path, "\": ", std::strerror(errno)));
+  if (fd < 0) throw std::runtime_error(text("cannot open ", shown(path), ": ", std::strerror(errno)));
   std::unique_ptr<int, void (*)(int*)> closer(&fd, [](int* f) { ::close(*f); });
   struct stat s {};
-  if (::fstat(fd, &s) != 0 || !S_ISREG(s.st_mode) || s.st_size <= 0) throw std::runtime_error(text("cannot map \"", path, "\": it is empty or not a regular file"));
+  if (::fstat(fd, &s) != 0 || !S_ISREG(s.st_mode) || s.st_size <= 0) throw std::runtime_error(text("cannot map ", shown(path), ": it is empty or not a regular file"));
   size_ = size_t(s.st_size);
   if (size_ < kSmallestMapped) {
     data_ = static_cast<char*>(allocator().allocate(size_));
@@ -167,14 +178,14 @@ Mapping::Mapping(const std::string& path) {
       if (n <= 0) {
         std::string why = n < 0 ? std::strerror(errno) : "it became shorter while it was read";
         allocator().release(data_, size_);
-        throw std::runtime_error(text("cannot read \"", path, "\": ", why));
+        throw std::runtime_error(text("cannot read ", shown(path), ": ", why));
       }
       done += size_t(n);
     }
     return;
   }
   void* p = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-  if (p == MAP_FAILED) throw std::runtime_error(text("cannot map \"", path, "\": ", std::strerror(errno)));
+  if (p == MAP_FAILED) throw std::runtime_error(text("cannot map ", shown(path), ": ", std::strerror(errno)));
   data_ = static_cast<char*>(p);
 }
 Mapping::~Mapping() { size_ < kSmallestMapped ? allocator().release(data_, size_) : void(::munmap(data_, size_)); }

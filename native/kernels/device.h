@@ -24,6 +24,9 @@ void each_weight(DType t, F f) {
   t == DType::bf16 ? f(bf16{}) : t == DType::f16 ? f(f16{}) : f(float{});
 }
 
+/// Exact GELU, x Φ(x).
+__device__ inline float gelu(float x) { return 0.5f * x * erfcf(-x * 0.70710678118654752f); }
+
 /// The sum over a warp, in every lane: halves are added to halves, so the order is always the same.
 template <typename T>
 __device__ inline T warp_sum(T x) {

@@ -63,10 +63,22 @@ const void* at(const Right& b, int64_t k, int64_t n) {
   return static_cast<const char*>(b.data) + (k * b.row + n * b.col) * int64_t(size_of(b.dtype));
 }
 
+/// What follows the sums, for the rows and columns of c that begin at (i, j).
+void follow(int64_t rows, int64_t columns, float* c, int64_t ldc, int64_t i, int64_t j, const MatmulOptions& o) {
+  if (!o.residual && !o.map) return;
+  for (int64_t r = i; r < i + rows; ++r) {
+    const int64_t at = r * ldc + j;
+    if (o.residual)
+      for (int64_t x = at; x < at + columns; ++x) c[x] += o.residual[x];
+    if (o.map) o.map(c + at, o.mapped + at, columns);
+  }
+}
+
 /// k = 0: nothing but the bias.
 void empty_sum(int64_t m, int64_t n, float* c, int64_t ldc, const MatmulOptions& o) {
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = (o.accumulate ? c[i * ldc + j] : 0) + (o.bias ? o.bias[j] : 0);
+  follow(m, n, c, ldc, 0, 0, o);
 }
 
 /// Whether dot products beat packing: few rows, and k deep enough to pay for adding up the lanes of each sum.
@@ -91,6 +103,7 @@ void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Rig
           }
       }
     }
+    follow(m, std::min(n, end * kDotColumns) - begin * kDotColumns, c, ldc, 0, begin * kDotColumns, o);
   });
 }
 
@@ -158,6 +171,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t 
               Target out{c + i * ldc + j, ldc, x == 0 && o.bias ? o.bias + j : nullptr, o.alpha, o.accumulate || x > 0, int(std::min<int64_t>(l.nr, n - j))};
               l.tile[out.columns > l.width][count - 1](deep, left, packed ? 1 : a.row, packed ? count : a.col, right + (p - first) * panel, ldb, out);
             }
+            if (x + deep == k) follow(count, wide, c, ldc, i, first * l.nr, o);
           }
         }
       }

@@ -26,10 +26,14 @@ struct MatmulOptions {
   float alpha = 1;
   bool accumulate = false;      // add to c, rather than replace it
   const float* bias = nullptr;  // [n]
+  // Done to every stretch of a row once its sums are whole, while it lies in cache. Rows are ldc apart, like c's.
+  const float* residual = nullptr;                                 // [m,n], added last
+  void (*map)(const float* from, float* to, int64_t n) = nullptr;  // then what `mapped` gets, number by number
+  float* mapped = nullptr;                                         // [m,n]; may be c
 };
 
-/// c = alpha·a·b + bias (+ c): a is [m,k], b is [k,n], c is [m,n] with rows ldc apart. Every element is summed in one
-/// order, whatever the number of threads. Sizes may be anything, 0 included.
+/// c = alpha·a·b + bias (+ c) (+ residual): a is [m,k], b is [k,n], c is [m,n] with rows ldc apart. Every element is
+/// summed in one order, whatever the number of threads. Sizes may be anything, 0 included.
 void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t ldc, MatmulOptions options = {});
 
 /// How many floats pack_right writes, and the packing itself: panels of columns, each with its rows in order. The

@@ -8,13 +8,13 @@
 namespace mt::cuda {
 namespace {
 
-/// c = alpha·Σ part + bias, in the order of the splits.
+/// c from Σ part, in the order of the splits.
 __global__ void __launch_bounds__(kThreads) finish(Job j, int64_t splits) {
   int64_t i = thread_index(), all = j.m * j.n;
   if (i >= all) return;
   float sum = 0;
   for (int64_t s = 0; s < splits; ++s) sum += j.part[s * all + i];
-  write(j, i / j.n, i % j.n, sum);
+  complete(j, i / j.n, i % j.n, sum);
 }
 
 int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -76,6 +76,11 @@ void product(const Product& p) {
   j.pairs = n % 2 == 0 && reinterpret_cast<uintptr_t>(p.c) % (2 * size_of(p.type)) == 0;
   j.bias = p.bias;
   j.alpha = p.alpha;
+  j.residual = p.residual;
+  j.before = p.before;
+  j.gelu = p.gelu;
+  j.quads = n % 4 == 0;
+  for (const void* like : {static_cast<const void*>(p.c), p.residual, static_cast<const void*>(p.before)}) j.quads &= reinterpret_cast<uintptr_t>(like) % (4 * size_of(p.type)) == 0;
   j.m = m;
   j.n = n;
   const bool few = p.a.rows <= kFewRows;

@@ -1,7 +1,7 @@
 // Matrix products on a CUDA device, for every operator that contains one: all of them pass through product(), which chooses
 // the kernel, or asks cuBLASLt where MT_GEMM says so.
 //
-//   c [m,n] = alpha·(a·b + factor·a2·b2) + bias [n]
+//   c [m,n] = f(alpha·(a·b + factor·a2·b2) + bias [n] + residual [m,n]), f the identity or GELU
 //
 // How a and b lie in memory is the form: nt, a [m,k] and b [n,k]; nn, a [m,k] and b [k,n]; tn, a [k,m] and b [k,n]. The
 // second pair, of the same form and an inner size of its own, is a low-rank update: more columns for the same sums, so
@@ -36,6 +36,10 @@ struct Product {
   float alpha = 1;
   Matrix a2 = {}, b2 = {};
   float factor = 1;  // other than 1 only where a2 is float32
+  // What else c is made of, in float32 before its one rounding: form nt alone.
+  const void* residual = nullptr;  // like c
+  bool gelu = false;
+  void* before = nullptr;  // like c: gets what GELU is applied to
 
   int64_t m() const { return form == Form::tn ? a.cols : a.rows; }
   int64_t n() const { return form == Form::nt ? b.rows : b.cols; }

@@ -122,7 +122,7 @@ bool library_product(const Product& p) {
 #if defined(__linux__) && !defined(MT_CUDA_EMULATED)
   auto aligned = [](const void* data, int64_t cols) { return cols % 8 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0; };
   static const Library lib;
-  if (!p.narrow || p.a.rows <= kFewRows || p.bias || p.a2.cols || p.a.type != DType::bf16 || p.b.type != DType::bf16 || !p.inner(p.a) || !aligned(p.a.data, p.a.cols) || !aligned(p.b.data, p.b.cols) ||
+  if (!p.narrow || p.a.rows <= kFewRows || p.bias || p.residual || p.gelu || p.a2.cols || p.a.type != DType::bf16 || p.b.type != DType::bf16 || !p.inner(p.a) || !aligned(p.a.data, p.a.cols) || !aligned(p.b.data, p.b.cols) ||
       !aligned(p.c, p.n()))
     return false;
   static std::mutex mutex;

@@ -144,6 +144,23 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
     }
     end(t + kStages - 1);
   }
+  if constexpr (form == Form::nt) {
+    if (!j.part && !plain(j)) {
+      constexpr int pitch = cols + 8;
+      static_assert(rows * pitch * sizeof(float) <= kStages * (A::kElements + B::kElements) * sizeof(bf16));
+      float* const sums = reinterpret_cast<float*>(shared);
+      __syncthreads();  // the last tiles are read
+#pragma unroll
+      for (int i = 0; i < fm; ++i)
+#pragma unroll
+        for (int c = 0; c < fn; ++c)
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+            *reinterpret_cast<float2*>(sums + (row + 16 * i + 8 * h + lane / 4) * pitch + col + 8 * c + lane % 4 * 2) = make_float2(sum[i][c][2 * h], sum[i][c][2 * h + 1]);
+      __syncthreads();
+      return complete_tile<rows, cols, pitch, threads>(j, at, sums);
+    }
+  }
 #pragma unroll
   for (int i = 0; i < fm; ++i)
 #pragma unroll

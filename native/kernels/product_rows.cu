@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kRowThreads) rows_kernel(Job j) {
   if (r >= rows || r >= j.m || n0 + p >= j.n) return;
   float total = 0;
   for (int i = 0; i < kRowThreads / 32; ++i) total += part[i][p][r];
-  write(j, r, n0 + p, total);
+  complete(j, r, n0 + p, total);
 }
 
 template <typename X, typename W>

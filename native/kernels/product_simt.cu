@@ -36,7 +36,8 @@ template <Form form>
 __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
   constexpr int kTileFloats = kSimtStep * kPitch;
-  SHARED(float, shared);  // a and b, twice
+  static_assert(kSide * kPitch <= 4 * kTileFloats);
+  SHARED(float, shared);  // a and b, twice; at the end a tile of c
   const Place at = place(j, kSide, kSide);
   const int tm = int(threadIdx.x) / 8 * 4, tn = int(threadIdx.x) % 8 * 4;
   float total[4][8] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];
@@ -76,6 +77,17 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
         for (int c = 0; c < 8; ++c) total[r][c] += sum[r][c], sum[r][c] = 0;
     }
     __syncthreads();
+  }
+  if constexpr (form == Form::nt) {
+    if (!j.part && !plain(j)) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int c = 0; c < 8; c += 4)
+          *reinterpret_cast<float4*>(shared + (tm + r) * kPitch + tn + c * 8) = make_float4(total[r][c], total[r][c + 1], total[r][c + 2], total[r][c + 3]);
+      __syncthreads();
+      return complete_tile<kSide, kSide, kPitch, kSimtThreads>(j, at, shared);
+    }
   }
 #pragma unroll
   for (int r = 0; r < 4; ++r)

@@ -67,6 +67,10 @@ struct Job {
   bool pairs;  // two neighbours of c, the first in an even column, can be stored at once
   const float* bias;
   float alpha;
+  const void* residual;
+  void* before;
+  bool gelu;
+  bool quads;  // four neighbours of c, of residual and of before, the first in a column of a multiple of 4, likewise
   float* part;  // [splits, m, n], or null: one split, which writes c
   int64_t m, n;
   int tiles, more;  // of the first pair, of the second
@@ -85,15 +89,19 @@ __device__ inline Place place(const Job& j, int rows, int cols) {
   return {i % j.tiles_m * rows, i / j.tiles_m % j.tiles_n * cols, split, begin, all - begin > j.per_split ? begin + j.per_split : all};
 }
 
-__device__ inline void write(const Job& j, int64_t row, int64_t col, float sum) {
-  float y = j.alpha * sum + (j.bias ? j.bias[col] : 0.0f);
-  if (j.type == DType::bf16) static_cast<bf16*>(j.c)[row * j.n + col] = bf16(y);
-  else static_cast<float*>(j.c)[row * j.n + col] = y;
+/// Element i of what lies like c.
+__device__ inline float read(const Job& j, const void* from, int64_t i) {
+  return j.type == DType::bf16 ? float(static_cast<const bf16*>(from)[i]) : static_cast<const float*>(from)[i];
 }
+__device__ inline void write(const Job& j, void* to, int64_t i, float y) {
+  if (j.type == DType::bf16) static_cast<bf16*>(to)[i] = bf16(y);
+  else static_cast<float*>(to)[i] = y;
+}
+__device__ inline float value(const Job& j, int64_t col, float sum) { return j.alpha * sum + (j.bias ? j.bias[col] : 0.0f); }
 __device__ inline void store(const Job& j, const Place& at, int64_t row, int64_t col, float sum) {
   if (row >= j.m || col >= j.n) return;
   if (j.part) j.part[(at.split * j.m + row) * j.n + col] = sum;
-  else write(j, row, col, sum);
+  else write(j, j.c, row * j.n + col, value(j, col, sum));
 }
 /// Two neighbours in a row, the first in an even column.
 __device__ inline void store2(const Job& j, const Place& at, int64_t row, int64_t col, float x, float y) {
@@ -105,10 +113,75 @@ __device__ inline void store2(const Job& j, const Place& at, int64_t row, int64_
     *reinterpret_cast<float2*>(j.part + (at.split * j.m + row) * j.n + col) = make_float2(x, y);
     return;
   }
-  x = j.alpha * x + (j.bias ? j.bias[col] : 0.0f);
-  y = j.alpha * y + (j.bias ? j.bias[col + 1] : 0.0f);
+  x = value(j, col, x);
+  y = value(j, col + 1, y);
   if (j.type == DType::bf16) static_cast<uint32_t*>(j.c)[(row * j.n + col) / 2] = pack_bf16(x, y);
   else *reinterpret_cast<float2*>(static_cast<float*>(j.c) + row * j.n + col) = make_float2(x, y);
+}
+
+// ---- storing what more than a product is made of ----
+
+/// Whether c is what value() gives, which the kernels store straight from their registers.
+__device__ inline bool plain(const Job& j) { return !j.residual && !j.gelu; }
+/// An element of c, plain or not.
+__device__ inline void complete(const Job& j, int64_t row, int64_t col, float sum) {
+  const int64_t i = row * j.n + col;
+  float y = value(j, col, sum);
+  if (j.residual) y += read(j, j.residual, i);
+  if (j.before) write(j, j.before, i, y);
+  write(j, j.c, i, j.gelu ? gelu(y) : y);
+}
+/// The first `count` of four neighbours from i on, of what lies like c.
+__device__ inline void read4(const Job& j, const void* from, int64_t i, int count, float (&v)[4]) {
+  if (!j.quads) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[e] = e < count ? read(j, from, i + e) : 0.0f;
+  } else if (j.type == DType::bf16) {
+    const uint2 x = *reinterpret_cast<const uint2*>(static_cast<const bf16*>(from) + i);
+    v[0] = low_bf16(x.x), v[1] = high_bf16(x.x), v[2] = low_bf16(x.y), v[3] = high_bf16(x.y);
+  } else {
+    const float4 x = *reinterpret_cast<const float4*>(static_cast<const float*>(from) + i);
+    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
+  }
+}
+__device__ inline void write4(const Job& j, void* to, int64_t i, int count, const float (&v)[4]) {
+  if (!j.quads) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (e < count) write(j, to, i + e, v[e]);
+  } else if (j.type == DType::bf16) {
+    *reinterpret_cast<uint2*>(static_cast<bf16*>(to) + i) = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
+  } else {
+    *reinterpret_cast<float4*>(static_cast<float*>(to) + i) = make_float4(v[0], v[1], v[2], v[3]);
+  }
+}
+/// complete() for a block whose sums lie in shared memory, rows `pitch` apart: from there, threads that are neighbours
+/// read and write neighbours, and the registers of the sums are free.
+template <int rows, int cols, int pitch, int threads>
+__device__ inline void complete_tile(const Job& j, const Place& at, const float* sums) {
+#pragma unroll 1
+  for (int q = int(threadIdx.x); q < rows * cols / 4; q += threads) {
+    const int r = q / (cols / 4), c = q % (cols / 4) * 4;
+    const int64_t row = at.row + r, col = at.col + c, i = row * j.n + col;
+    if (row >= j.m || col >= j.n) continue;
+    const int count = j.n - col < 4 ? int(j.n - col) : 4;
+    const float4 sum = *reinterpret_cast<const float4*>(sums + r * pitch + c);
+    float v[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[e] = value(j, e < count ? col + e : col, v[e]);
+    if (j.residual) {
+      float x[4];
+      read4(j, j.residual, i, count, x);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) v[e] += x[e];
+    }
+    if (j.before) write4(j, j.before, i, count, v);
+    if (j.gelu) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) v[e] = gelu(v[e]);
+    }
+    write4(j, j.c, i, count, v);
+  }
 }
 
 // ---- kernels, by file ----

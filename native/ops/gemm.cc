@@ -3,15 +3,23 @@
 #include "core/parallel.h"
 #include "kernels/linear.h"
 
+#define MT_EACH_ISA "kernels/gelu.h"
+#include "kernels/each_isa.h"
+
 namespace mt {
 
 // ---- checks ----
 
-void check_gemm_forward(const View& x, const View& w, const Maybe& bias, Out y) {
+void check_gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y) {
   require_weight(w, "w");
   require_last(x, "x", w.size(1), "the weight's second");
   if (bias) require_vector(bias, "bias", w.size(0));
+  if (residual) require_rows(residual, "residual", w.size(0), x, "x");
   require_rows(y, "y", w.size(0), x, "x");
+}
+void check_gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y) {
+  check_gemm_forward(x, w, bias, {}, y);
+  if (z) require_rows(z, "z", w.size(0), x, "x");
 }
 void check_gemm_backward_input(const View& dy, const View& w, Out dx) {
   require_weight(w, "w");
@@ -34,9 +42,19 @@ void check_gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, Mayb
 
 namespace cpu {
 
-void gemm_forward(const View& x, const View& w, const Maybe& bias, Out y) {
+namespace {
+const float* numbers(const Maybe& v) { return v ? v.data<float>() : nullptr; }
+}  // namespace
+
+void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y) {
   int64_t n = w.size(0), k = w.size(1);
-  matmul(x.rows(), n, k, left(x), right_transposed(w), y.data<float>(), n, {.bias = bias ? bias.data<float>() : nullptr});
+  matmul(x.rows(), n, k, left(x), right_transposed(w), y.data<float>(), n, {.bias = numbers(bias), .residual = numbers(residual)});
+}
+
+void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y) {
+  int64_t n = w.size(0), k = w.size(1);
+  float* py = y.data<float>();
+  matmul(x.rows(), n, k, left(x), right_transposed(w), z ? z.data<float>() : py, n, {.bias = numbers(bias), .map = MT_FOR_ISA(gelu), .mapped = py});
 }
 
 void gemm_backward_input(const View& dy, const View& w, Out dx) {

@@ -38,8 +38,14 @@ bool narrow(const View& x) { return x.dtype == DType::bf16; }
 
 }  // namespace
 
-void gemm_forward(const View& x, const View& w, const Maybe& bias, Out y) {
-  product({.form = Form::nt, .a = matrix(x), .b = matrix(w), .c = address(y), .type = y.dtype, .narrow = narrow(x), .bias = bias ? bias.data<float>() : nullptr});
+void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y) {
+  product({.form = Form::nt, .a = matrix(x), .b = matrix(w), .c = address(y), .type = y.dtype, .narrow = narrow(x), .bias = bias ? bias.data<float>() : nullptr,
+           .residual = residual ? address(residual) : nullptr});
+}
+
+void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y) {
+  product({.form = Form::nt, .a = matrix(x), .b = matrix(w), .c = address(y), .type = y.dtype, .narrow = narrow(x), .bias = bias ? bias.data<float>() : nullptr,
+           .gelu = true, .before = z ? address(z) : nullptr});
 }
 
 void gemm_backward_input(const View& dy, const View& w, Out dx) {

@@ -1,24 +1,28 @@
 // Linear layers: y = x Wᵀ + b with W [N,K], as checkpoints store it. W may be float32, bfloat16 or float16; sums are
-// float32. x, y and the gradients are float32; all are contiguous. Forward saves x where W is trained, else nothing.
+// float32. x, y and the gradients are float32; all are contiguous. Forward saves x where W is trained, else nothing; before a GELU also z.
 #pragma once
 #include "core/view.h"
 
 namespace mt {
 
-/// y [...,N] = x [...,K] Wᵀ + bias [N].
-void check_gemm_forward(const View& x, const View& w, const Maybe& bias, Out y);
+/// y [...,N] = x [...,K] Wᵀ + bias [N] + residual, which is like y and added last.
+void check_gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
+/// z [...,N] = x Wᵀ + bias, wanted where a gradient will be: dz by gelu_backward, then as below. y = gelu(z), the exact one.
+void check_gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
 /// dx [...,K] = dy [...,N] W.
 void check_gemm_backward_input(const View& dy, const View& w, Out dx);
 /// dw [N,K] = dyᵀ x; dbias [N] = Σ dy over the rows.
 void check_gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
 
 namespace cpu {
-void gemm_forward(const View& x, const View& w, const Maybe& bias, Out y);
+void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
+void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
 void gemm_backward_input(const View& dy, const View& w, Out dx);
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
 }  // namespace cpu
 namespace cuda {
-void gemm_forward(const View& x, const View& w, const Maybe& bias, Out y);
+void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
+void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
 void gemm_backward_input(const View& dy, const View& w, Out dx);
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
 }  // namespace cuda

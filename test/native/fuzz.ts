@@ -12,7 +12,7 @@ import { cast, copy, full, write } from '../../lib/ops/copy.js'
 import { crossEntropy } from '../../lib/ops/cross_entropy.js'
 import * as elementwise from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
-import { linear } from '../../lib/ops/gemm.js'
+import { linear, linearGelu } from '../../lib/ops/gemm.js'
 import { layerNorm } from '../../lib/ops/layernorm.js'
 import { lora } from '../../lib/ops/lora.js'
 import { patchify } from '../../lib/ops/patchify.js'
@@ -251,7 +251,8 @@ function programs(): (() => Tensor | undefined)[] {
     () => elementwise.relu(p(a, b)),
     () => elementwise.siluMul(p(a, b), p(a, b)),
     () => elementwise.gate(p(a, b), p(a, b), p(1)),
-    () => linear(p(a, b), p(c, b), pick([p(c), undefined])),
+    () => linear(p(a, b), p(c, b), pick([p(c), undefined]), { residual: pick([p(a, c), undefined]) }),
+    () => linearGelu(p(a, b), p(c, b), pick([p(c), undefined])),
     () => linear(p(a, b), cast(x(c, b), pick(['bfloat16', 'float16']))),
     () => lora(p(a, b), cast(x(c, b), pick(['float32', 'bfloat16'])), pick([x(c), undefined]), p(3, b), p(c, 3), 0.5),
     () => copy(permute(p(a, b, c), [2, 0, 1])),

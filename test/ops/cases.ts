@@ -8,7 +8,7 @@ import { cast, contiguous, copy, full, zeros } from '../../lib/ops/copy.js'
 import { IGNORE, crossEntropy } from '../../lib/ops/cross_entropy.js'
 import { add, gate, gelu, multiply, relu, scale, siluMul } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
-import { linear } from '../../lib/ops/gemm.js'
+import { linear, linearGelu } from '../../lib/ops/gemm.js'
 import { layerNorm } from '../../lib/ops/layernorm.js'
 import { lora } from '../../lib/ops/lora.js'
 import { patchify } from '../../lib/ops/patchify.js'
@@ -232,6 +232,17 @@ for (const [m, n, k, rank] of [
     define('lora', `${text([m, k])} to ${n}, ${dtype}, rank ${rank}, tiles`, (d) => ({ x: d.normal([m, k]), w: w(d), bias: d.normal([n]), a: d.normal([rank, k], 1 / rank), b: d.normal([n, rank]) }), ['x', 'a', 'b'],
       (i) => lora(i.x, i.w, i.bias, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, i.bias, i.a, i.b, 16))
   }
+
+// What follows a product: every way of storing a tile, rows that are no whole number of quads, sums in pieces, few rows.
+for (const [lead, n, k] of [[[1], 1, 1], [[0], 7, 16], [[], 2, 33], [[2, 7], 16, 17], [[3], 33, 128], [[8], 17, 64], [[9], 136, 24], [[12], 130, 40], [[16], 24, 4096], [[3, 33], 65, 130], [[65], 136, 160], [[136], 132, 16], [[257], 16, 128], [[130, 2], 250, 17]] as const)
+  for (const [dtype, biased] of [['float32', true], ['bfloat16', true], ['float16', false]] as const) {
+    const [variant, frozen] = [`${text([...lead, k])} to ${n}, ${dtype}${biased ? ', bias' : ''}`, dtype !== 'float32']
+    const inputs = (d: Draw) => ({ x: d.normal([...lead, k]), w: frozen ? d.half([n, k], dtype, k ** -0.5) : d.normal([n, k], k ** -0.5), b: d.normal([n]), r: d.normal([...lead, n]) })
+    const [slopes, product] = [frozen ? biased ? ['x', 'b'] as const : ['x'] as const : ['x', 'w', 'b'] as const, (i: Record<'x' | 'w' | 'b', NdArray>): NdArray => oracle.linear(i.x, i.w, biased ? i.b : undefined)]
+    define('linear', `${variant}, residual`, inputs, [...slopes, 'r'], (i) => linear(i.x, i.w, biased ? i.b : undefined, { residual: i.r }), (i) => nd.add(product(i), i.r))
+    define('linearGelu', variant, inputs, slopes, (i) => linearGelu(i.x, i.w, biased ? i.b : undefined), (i) => oracle.gelu(product(i)))
+  }
+define('linear', 'x W + x', (d) => ({ x: d.normal([17, 33]), w: d.normal([33, 33]) }), ['x', 'w'], (i) => linear(i.x, i.w, undefined, { residual: i.x }), (i) => nd.add(oracle.linear(i.x, i.w), i.x))
 
 define('linear', '[40,64] to 24, bfloat16, aligned', (d) => ({ x: d.normal([40, 64]), w: d.half([24, 64], 'bfloat16') }), ['x'], (i) => linear(i.x, i.w), (i) => oracle.linear(i.x, i.w))
 define('linear', '[9,11008] to 3, a long sum', (d) => ({ x: d.normal([9, 11008], 1, 0.5), w: d.uniform([3, 11008], 0, 1) }), ['x', 'w'], (i) => linear(i.x, i.w), (i) => oracle.linear(i.x, i.w))

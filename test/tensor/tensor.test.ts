@@ -117,7 +117,7 @@ test('a size of 0 beside enormous ones costs nothing', async () => {
     ops.rope_forward(none(1, 1, many, 0), tensor(Int32Array.of(0), [1, 1]).handle, 1e4, false, none(1, 1, many, 0))
     ops.swap(none(1, 2 ** 30, 2 ** 16, 0), none(1, 2 ** 16, 2 ** 30, 0))
     ops.reduce_backward(none(many, 0), 1, 1, none(many, 2 ** 5, 0))
-    ops.gemm_forward(none(many, 0), none(0, 0), null, none(many, 0))
+    ops.gemm_forward(none(many, 0), none(0, 0), null, null, none(many, 0))
     const rows = (): ReturnType<typeof none> => none(1, 1, many, 0, 1)
     ops.attention_backward(rows(), rows(), rows(), rows(), null, null, null, 0, false, none(1, 1, 0, many, 1), rows(), rows(), rows(), null)
     await sync()

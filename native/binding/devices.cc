@@ -1,0 +1,152 @@
+// The module's functions for devices: what there is, its memory, and captured graphs.
+#include "binding/functions.h"
+#include "core/cuda.h"
+#include "core/storage.h"
+
+namespace mt::binding {
+
+Device device_argument(const Napi::Value& v, const char* function, int position) {
+  if (v.IsUndefined() || v.IsNull()) return {};
+  int64_t id = Decoder<int64_t>::decode(v, function, position);
+  require(id >= Device::kCpu && id < 1024, "device: expected -1 for the CPU or the number of a CUDA device, but got ", id, ".");
+  return {int(id)};
+}
+
+namespace {
+
+/// memory(device = -1): counters of the CPU's memory, or of a CUDA device's.
+Napi::Value memory(const Napi::CallbackInfo& info) {
+  auto o = Napi::Object::New(info.Env());
+  if (Device device = device_argument(info[0], "memory", 0); device.is_cuda()) {
+    cuda::DeviceInfo d = cuda::device_info(device.id);
+    cuda::Memory m = cuda::memory(device.id);
+    o["bytes"] = double(m.bytes);
+    o["peak"] = double(m.peak);
+    o["limit"] = double(d.memory);
+    return o;
+  }
+  MemoryStats s = memory_stats();
+  o["bytes"] = double(s.bytes);
+  o["peak"] = double(s.peak);
+  o["cached"] = double(s.cached);
+  o["tensors"] = double(s.tensors);
+  o["limit"] = double(memory_limit());
+  return o;
+}
+Napi::Value forget_peak(const Napi::CallbackInfo& info) {
+  if (Device device = device_argument(info[0], "resetPeak", 0); device.is_cuda()) {
+    cuda::device_info(device.id);  // throws where there is none
+    cuda::reset_peak(device.id);
+  } else {
+    reset_peak();
+  }
+  return info.Env().Undefined();
+}
+
+/// devices(): what this build can run on, and why it cannot run on more.
+Napi::Value devices(const Napi::CallbackInfo& info) {
+  cuda::Availability a = cuda::availability();
+  auto o = Napi::Object::New(info.Env());
+  o["built"] = a.built;
+  o["emulated"] = a.emulated;
+  o["architectures"] = a.architectures;
+  o["reason"] = a.reason;
+  auto list = Napi::Array::New(info.Env());
+  for (int i = 0; i < a.count; ++i) {
+    auto d = Napi::Object::New(info.Env());
+    try {
+      cuda::DeviceInfo found = cuda::device_info(i);
+      d["name"] = found.name;
+      d["capability"] = text(found.major, ".", found.minor);
+      d["multiprocessors"] = found.multiprocessors;
+      d["memory"] = double(found.memory);
+      d["free"] = double(found.free);
+    } catch (const std::exception& e) {
+      d["failure"] = std::string(e.what());
+    }
+    list.Set(uint32_t(i), d);
+  }
+  o["devices"] = list;
+  return o;
+}
+
+constexpr napi_type_tag kGraphTag = {0x6d7472616e736c6c, 0x616d612d67726170};
+struct Captured {
+  std::shared_ptr<cuda::Queue> queue;
+  std::shared_ptr<cuda::Graph> graph;  // set by the queue
+};
+
+/// beginCapture(device): from here to endCapture(), operators of this thread on that device are recorded, not run.
+Napi::Value begin_capture(const Napi::CallbackInfo& info) {
+  Device device = device_argument(info[0], "beginCapture", 0);
+  require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), "; graphs are of CUDA alone.");
+  auto& environment = Environment::of(info.Env());
+  auto queue = environment.queue(device);
+  environment.stream.enqueue("beginCapture", [queue] {
+    cuda::Use use(*queue);
+    queue->begin_capture();
+  });
+  return info.Env().Undefined();
+}
+
+/// endCapture(device): the graph. Called whether or not operators failed; what failed is reported by the next sync.
+Napi::Value end_capture(const Napi::CallbackInfo& info) {
+  Device device = device_argument(info[0], "endCapture", 0);
+  require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), ".");
+  auto& environment = Environment::of(info.Env());
+  auto captured = std::make_unique<std::shared_ptr<Captured>>(std::make_shared<Captured>(environment.queue(device), nullptr));
+  environment.stream.enqueue_always("endCapture", [c = *captured] {
+    cuda::Use use(*c->queue);
+    c->graph = c->queue->end_capture();
+  });
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.TypeTag(&kGraphTag);
+  napi_status status = napi_wrap(info.Env(), object, captured.get(), [](napi_env, void* p, void*) { delete static_cast<std::shared_ptr<Captured>*>(p); }, nullptr, nullptr);
+  if (status != napi_ok) throw Napi::Error::New(info.Env());
+  captured.release();
+  return object;
+}
+
+std::shared_ptr<Captured>& graph_argument(const Napi::CallbackInfo& info, const char* function) {
+  void* data = nullptr;
+  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kGraphTag) || napi_unwrap(info.Env(), info[0], &data) != napi_ok) refuse(info[0], function, 0, "a graph of endCapture()");
+  auto& graph = *static_cast<std::shared_ptr<Captured>*>(data);
+  require(graph != nullptr, "argument 1: expected a graph, but got one that was released.");
+  return graph;
+}
+
+/// replay(graph): runs what was recorded, on what its tensors then hold.
+Napi::Value replay(const Napi::CallbackInfo& info) {
+  auto graph = graph_argument(info, "replay");
+  Environment::of(info.Env()).stream.enqueue("replay", [graph] {
+    if (!graph->graph) throw std::runtime_error("the graph was not captured, because one of its operators failed");
+    cuda::Use use(*graph->queue);
+    graph->queue->replay(*graph->graph);
+  });
+  return info.Env().Undefined();
+}
+
+/// releaseGraph(graph): lets its memory go, once the queue has no more use for it.
+Napi::Value release_graph(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).stream.enqueue_always("releaseGraph", [graph = std::exchange(graph_argument(info, "releaseGraph"), nullptr)]() mutable {
+    if (!graph->graph) return;
+    cuda::Use use(*graph->queue);
+    graph->queue->wait();
+    graph->graph.reset();
+  });
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void add_devices(Napi::Object exports) {
+  add<devices>(exports, "devices");
+  add<memory>(exports, "memory");
+  add<forget_peak>(exports, "resetPeak");
+  add<begin_capture>(exports, "beginCapture");
+  add<end_capture>(exports, "endCapture");
+  add<replay>(exports, "replay");
+  add<release_graph>(exports, "releaseGraph");
+}
+
+}  // namespace mt::binding

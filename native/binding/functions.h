@@ -1,0 +1,24 @@
+// What the files with functions of the module share.
+#pragma once
+#include <napi.h>
+
+#include "binding/bind.h"
+#include "core/device.h"
+
+namespace mt::binding {
+
+/// A device by number, -1 for the CPU; undecided where it was not given.
+Device device_argument(const Napi::Value& v, const char* function, int position);
+
+/// Adds `F` to the module; what it throws names it.
+template <Napi::Value (*F)(const Napi::CallbackInfo&)>
+inline void add(Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New(
+                        exports.Env(), [](const Napi::CallbackInfo& info) { return guarded(info, static_cast<const char*>(info.Data()), [&] { return F(info); }); }, name,
+                        const_cast<char*>(name)));
+}
+
+/// Devices, memory and graphs: devices.cc.
+void add_devices(Napi::Object exports);
+
+}  // namespace mt::binding
