@@ -36,6 +36,7 @@ export { loadTokenizer, makeTokenizer, type EncodeOptions, type TextStream, type
 // Tensors
 export { empty, memory, resetPeak, sync, syncBlocking, tensor, Tensor, threads, type DType, type TypedArray } from './tensor/tensor.js'
 export { chooseDevice, deviceMemory, devices, type Choice, type CudaDevice, type Device, type DeviceChoice, type Devices } from './tensor/device.js'
+export { Graph } from './tensor/graph.js'
 export { keep, scope } from './tensor/scope.js'
 export { backward, checkpoint, noGrad, record, recordAll, type Backward } from './tensor/tape.js'
 export type { DeviceMemory, Memory } from './native.js'

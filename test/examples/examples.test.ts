@@ -7,12 +7,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { readManifest } from '../../lib/data/manifest.js'
+import { emulated } from '../cuda/emulated.js'
 import { renderClips } from '../../examples/tiny-world/render.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const checkpoint = join(root, 'examples/tiny-world/checkpoint')
 const test = suite('examples')
 let folder: string
+let environment: Record<string, string> = {}
 
 test.before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'mt-examples-'))
@@ -21,7 +23,7 @@ test.after(() => rm(folder, { recursive: true, force: true }))
 
 function run(name: string, ...args: string[]): Promise<{ status: number | null; out: string; err: string }> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'examples', name), ...args], { cwd: root })
+    const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'examples', name), ...args], { cwd: root, env: { ...process.env, ...environment } })
     let out = ''
     let err = ''
     child.stdout.on('data', (data) => (out += data))
@@ -42,6 +44,20 @@ test('low-level.ts leaves no memory behind', async () => {
   assert.is(status, 0, err)
   assert.match(out, /output \[ 2, 8, 32, 768 \]/)
   assert.match(out, /bytes left: 0/)
+})
+
+test('gpu.ts gives the same numbers on the CPU and on CUDA, where the emulator is built', async () => {
+  const numbers = (out: string): string => out.slice(out.indexOf('first frame')).replace(/-?\d+\.\d+/g, (x) => Number(x).toFixed(2))
+  const cpu = await run('gpu.ts', 'cpu')
+  assert.is(cpu.status, 0, cpu.err)
+  assert.match(cpu.out, /^computing on cpu: as asked\nfirst frame: /)
+  if (!emulated) return
+  environment = { MT_ADDON: emulated }
+  const cuda = await run('gpu.ts', 'cuda')
+  environment = {}
+  assert.is(cuda.status, 0, cuda.err)
+  assert.match(cuda.out, /^computing on cuda:0: /)
+  assert.is(numbers(cuda.out), numbers(cpu.out))
 })
 
 test('train.ts trains an adapter, and ask.ts answers with it', async () => {
