@@ -7,17 +7,19 @@
 #   bench/gpu/all.sh [--out DIR] [--name NAME] [--quick] [--golden DIR] [--archs LIST]
 set -u
 export LC_ALL=C
+here=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+from() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s/%s' "$here" "$1" ;; esac; }
 
 out=bench/results name='' quick='' golden='' archs=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --out) out=${2:?--out needs a folder}; shift 2 ;;
+    --out) out=$(from "${2:?--out needs a folder}"); shift 2 ;;
     --name) name=${2:?--name needs a name}; shift 2 ;;
-    --golden) golden=${2:?--golden needs a folder}; shift 2 ;;
+    --golden) golden=$(from "${2:?--golden needs a folder}"); shift 2 ;;
     --archs) archs=${2:?--archs needs a list}; shift 2 ;;
     --quick) quick=--quick; shift ;;
-    -h | --help) sed -n '2,8p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' bench/gpu/all.sh; exit 0 ;;
     *) echo "all.sh: $1 is no option; see --help" >&2; exit 2 ;;
   esac
 done

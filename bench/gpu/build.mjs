@@ -1,7 +1,7 @@
 // Stage `build`: the addon for this machine's GPU, what ptxas says of its kernels, and the devices it then finds. With
 // MT_ADDON in the environment that addon is taken as it is. --archs LIST builds where nvidia-smi names no device.
-import { spawnSync } from 'node:child_process'
-import { existsSync, renameSync, writeFileSync } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
+import { renameSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -32,21 +32,29 @@ if (!process.env.MT_ADDON) {
   process.stderr.write(run.stdout + run.stderr)
   Object.assign(result, { archs, seconds: (Date.now() - start) / 1000, cpus: availableParallelism(), built: run.status === 0 })
   if (run.status !== 0) end(1, `the build failed: ${lastLine(run.stderr)}`)
-  const tool = join(root, 'native', 'resources.mjs')
-  const sm = [...archs.matchAll(/(\d+)(-real)?/g)].map(([, n]) => `sm_${n}`).join(',')
-  const ptxas = existsSync(tool) ? spawnSync(process.execPath, [tool, `--archs=${sm}`, '--json'], { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28, timeout: 60_000 }) : undefined
-  if (!ptxas) result.ptxas = { status: 'unavailable', reason: 'native/resources.mjs is not there' }
-  else {
-    try {
-      result.ptxas = { status: ptxas.status === 0 ? 'ok' : 'failed', ...(ptxas.status !== 0 && { reason: lastLine(ptxas.stderr) || 'a kernel spills' }), kernels: JSON.parse(ptxas.stdout) }
-    } catch {
-      result.ptxas = { status: 'failed', reason: lastLine(ptxas.stderr) || 'ptxas took over 60 s' }
-    }
-  }
+  result.ptxas = await ptxas([...archs.matchAll(/(\d+)(-real)?/g)].map(([, n]) => `sm_${n}`))
+}
+
+/** Registers and spills of every kernel. More than a minute is too long, and no compiler is left running beside what is timed. */
+function ptxas(archs) {
+  const code = `const { resources, spills } = await import('./native/resources.mjs')
+    const kernels = await resources({ archs: ${JSON.stringify(archs)}, jobs: ${availableParallelism()} })
+    console.log(JSON.stringify({ kernels, spills: spills(kernels) }))`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', code], { cwd: root, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
+  const timer = setTimeout(() => process.kill(-child.pid, 'SIGKILL'), 60_000)
+  let [out, err] = ['', '']
+  child.stdout.on('data', (data) => { out += data })
+  child.stderr.on('data', (data) => { err += data })
+  return new Promise((resolve) => child.on('close', (status, signal) => {
+    clearTimeout(timer)
+    if (status !== 0) return resolve({ status: 'unavailable', reason: signal ? 'nvcc took over 60 s' : lastLine(err) })
+    const { kernels, spills } = JSON.parse(out)
+    resolve({ status: spills.length ? 'failed' : 'ok', ...(spills.length && { reason: spills.join('; ') }), kernels })
+  }))
 }
 
 const probe = spawnSync(process.execPath, ['--import', 'tsx', '-e', "import('./lib/tensor/device.ts').then((m) => console.log(JSON.stringify(m.devices())))"], { cwd: root, encoding: 'utf8' })
-if (probe.status !== 0) end(1, probe.stderr.split('\n').find((line) => /Error:/.test(line)) ?? lastLine(probe.stderr))
+if (probe.status !== 0) end(1, probe.stderr.split('\n').find((line) => /^\w*Error\b/.test(line)) ?? lastLine(probe.stderr))
 result.devices = JSON.parse(lastLine(probe.stdout))
 const { cuda } = result.devices
 if (!cuda.devices.length) end(3, cuda.reason)

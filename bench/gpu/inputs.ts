@@ -3,16 +3,34 @@
  * each name), the others are copies of it elsewhere in memory, so that rotation over them finds no warm cache.
  */
 import { native } from '../../lib/native.js'
-import { cast, copy } from '../../lib/ops/copy.js'
+import { cast, copy, write } from '../../lib/ops/copy.js'
 import type { Device } from '../../lib/tensor/device.js'
 import { keep, scope } from '../../lib/tensor/scope.js'
-import { type DType, empty, itemSize, tensor, type Tensor, type TypedArray } from '../../lib/tensor/tensor.js'
+import { type DType, empty, itemSize, sizeOf, tensor, type Tensor, type TypedArray } from '../../lib/tensor/tensor.js'
 
 /** FNV-1a: the seed of an item. */
 export function seedOf(id: string): number {
   let h = 2166136261
   for (const c of Buffer.from(id)) h = Math.imul(h ^ c, 16777619)
   return h >>> 0
+}
+
+/** Numbers that are drawn at most; a larger tensor repeats them. bench/peers/common.py does the same. */
+const most = 2 ** 22
+
+/** Random numbers in a tensor of `shape`, by seed and stream. `draw` fills a tensor of a row of them. */
+export function drawn(shape: readonly number[], device: Device, draw: (row: Tensor) => void): Tensor {
+  const n = sizeOf(shape)
+  if (n <= most) {
+    const y = empty(shape, 'float32', device)
+    draw(y)
+    return y
+  }
+  const [row, y, whole] = [empty([most], 'float32', device), empty(shape, 'float32', device), Math.floor(n / most)]
+  draw(row)
+  write(y.view([whole, most]), row.view([whole, most], [0, 1]))
+  if (n % most) write(y.view([n % most], [1], whole * most), row.view([n % most]))
+  return y
 }
 
 /** The streams of names; bench/peers/common.py has the same list. */
@@ -46,18 +64,13 @@ export class Inputs {
   /** Normal numbers. */
   normal(name: Name, shape: readonly number[], std = 1, dtype: DType = 'bfloat16'): Tensor {
     return this.#once(name, () => {
-      const y = empty(shape, 'float32', this.device)
-      native().ops.random_normal(seedOf(this.id), streams.indexOf(name), 0, std, y.handle)
+      const y = drawn(shape, this.device, (row) => native().ops.random_normal(seedOf(this.id), streams.indexOf(name), 0, std, row.handle))
       return dtype === 'float32' ? y : cast(y, dtype)
     })
   }
   /** Uniform in [low, high), float32. */
   uniform(name: Name, shape: readonly number[], low: number, high: number): Tensor {
-    return this.#once(name, () => {
-      const y = empty(shape, 'float32', this.device)
-      native().ops.random_uniform(seedOf(this.id), streams.indexOf(name), low, high, y.handle)
-      return y
-    })
+    return this.#once(name, () => drawn(shape, this.device, (row) => native().ops.random_uniform(seedOf(this.id), streams.indexOf(name), low, high, row.handle)))
   }
   given(name: string, data: TypedArray, shape: readonly number[], dtype: DType): Tensor {
     return this.#once(name, () => tensor(data, shape, dtype, this.device))

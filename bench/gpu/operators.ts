@@ -39,7 +39,7 @@ function linearSet(item: Item, inputs: Inputs): Passes {
   const flops = layers.reduce((s, [n, k]) => s + 2 * m * n * k, 0)
   const bytes = layers.reduce((s, [n, k]) => s + 2 * (n * k + m * n + m * k), 0)
   return {
-    forward: { call: () => parts.forEach((p) => gemm_forward(p.x.handle, p.w.handle, null, p.y.handle)), outputs: parts.map((p) => p.y), flops, bytes },
+    forward: { call: () => parts.forEach((p) => gemm_forward(p.x.handle, p.w.handle, null, null, p.y.handle)), outputs: parts.map((p) => p.y), flops, bytes },
     ...(backward && { backward: { call: () => parts.forEach((p, i) => gemm_backward_input(dyOf[i]!.handle, p.w.handle, p.dx.handle)), outputs: parts.map((p) => p.dx), flops, bytes } }),
   }
 }
@@ -88,7 +88,7 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
     forward: {
       call: () => {
         q.forward()
-        ops.gemm_forward(x.handle, w.handle, null, y.handle)
+        ops.gemm_forward(x.handle, w.handle, null, null, y.handle)
         v.forward()
       },
       outputs: [q.y, y, v.y], flops: 6 * m * n * k + thin, bytes: 2 * (3 * n * k + 3 * m * n + m * k),
@@ -106,7 +106,7 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
   }
 }
 
-/** One block of the image tower, forward: norms, packed QKV, attention, projection, MLP, residuals. */
+/** One block of the image tower, forward: norms, packed QKV, attention, projection, MLP; GELU and residuals ride on products. */
 function vitSet(item: Item, inputs: Inputs): Passes {
   const { frames, tokens, heads, d, mlp } = item as Item & { frames: number; tokens: number; heads: number; d: number; mlp: number }
   const { ops } = native()
@@ -117,7 +117,7 @@ function vitSet(item: Item, inputs: Inputs): Passes {
   const w = { qkv: inputs.normal('w', [3 * D, D], inverseRoot(D)), out: inputs.normal('w1', [D, D], inverseRoot(D)), up: inputs.normal('w2', [mlp, D], inverseRoot(D)), down: inputs.normal('w3', [D, mlp], inverseRoot(mlp)) }
   const x = inputs.normal('x', [rows, D])
   const room = (name: string, width: number): Tensor => inputs.output(name, [rows, width])
-  const t = { n1: room('n1', D), qkv: room('qkv', 3 * D), mixed: room('mixed', D), out: room('out', D), mid: room('mid', D), n2: room('n2', D), up: room('up', mlp), act: room('act', mlp), down: room('down', D), y: room('y', D) }
+  const t = { n1: room('n1', D), qkv: room('qkv', 3 * D), mixed: room('mixed', D), mid: room('mid', D), n2: room('n2', D), act: room('act', mlp), y: room('y', D) }
   const [mean, rstd] = [inputs.output('mean', [rows], 'float32'), inputs.output('rstd', [rows], 'float32')]
   const lse = inputs.output('lse', [frames, 1, heads, tokens, 1], 'float32')
   const seen = (t: Tensor, width: number, at = 0): Tensor => t.view([frames, 1, tokens, heads, d], [tokens * width, 0, width, d, 1], at)
@@ -128,15 +128,12 @@ function vitSet(item: Item, inputs: Inputs): Passes {
     forward: {
       call: () => {
         ops.layernorm_forward(x.handle, one.handle, zero.handle, 1e-6, t.n1.handle, mean.handle, rstd.handle)
-        ops.gemm_forward(t.n1.handle, w.qkv.handle, biases.qkv.handle, t.qkv.handle)
+        ops.gemm_forward(t.n1.handle, w.qkv.handle, biases.qkv.handle, null, t.qkv.handle)
         ops.attention_forward(q.handle, k.handle, v.handle, null, null, null, 0, false, mixed.handle, lse.handle)
-        ops.gemm_forward(t.mixed.handle, w.out.handle, zero.handle, t.out.handle)
-        ops.add(x.handle, t.out.handle, 1, t.mid.handle)
+        ops.gemm_forward(t.mixed.handle, w.out.handle, zero.handle, x.handle, t.mid.handle)
         ops.layernorm_forward(t.mid.handle, one.handle, zero.handle, 1e-6, t.n2.handle, mean.handle, rstd.handle)
-        ops.gemm_forward(t.n2.handle, w.up.handle, biases.mlp.handle, t.up.handle)
-        ops.gelu_forward(t.up.handle, t.act.handle)
-        ops.gemm_forward(t.act.handle, w.down.handle, zero.handle, t.down.handle)
-        ops.add(t.mid.handle, t.down.handle, 1, t.y.handle)
+        ops.gemm_gelu_forward(t.n2.handle, w.up.handle, biases.mlp.handle, null, t.act.handle)
+        ops.gemm_forward(t.act.handle, w.down.handle, zero.handle, t.mid.handle, t.y.handle)
       },
       outputs: [t.y], flops: 2 * rows * matrices + 4 * frames * heads * tokens * tokens * d, bytes: 2 * (matrices + 2 * rows * D),
     },

@@ -3,6 +3,7 @@
  * size with random weights and cached features is timed: Q-Former, language model, training step, memory.
  */
 import { performance } from 'node:perf_hooks'
+import { native } from '../../lib/native.js'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
 import { type ModelConfig, parseModelConfig } from '../../lib/models/config.js'
@@ -20,6 +21,7 @@ import { AdamW } from '../../lib/train/optimizer.js'
 import { expectedTensors } from '../../lib/weights/names.js'
 import { tinyCheckpoint, writeTiny } from '../../test/oracle/tiny.js'
 import { temporaryFolder } from '../../test/support/tiny.js'
+import { drawn } from './inputs.js'
 import { gpu, late, quick, type Row, save } from './record.js'
 import { time } from './timing.js'
 
@@ -105,13 +107,13 @@ function randomModel(precision: Precision): ImageModel {
   const config: ModelConfig = parseModelConfig({ model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', vocab_size: 32001 } })
   config.vision.layers = 0
   const first = new Map<string, Tensor>()
-  const random = new Random(11)
+  let stream = 0
   return new ImageModel(config, new Map(expectedTensors(config).map(({ name, shape }) => [name, scope(() => {
     const matrix = shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
     if (!matrix) return keep(full(shape, /norm.*weight$/i.test(name) ? 1 : 0, 'float32', device))
     // Drawn once for each shape, then copied: their values do not matter, their places in memory do.
     const known = first.get(`${shape}`)
-    const t = keep(known ? copy(known) : cast(random.normal(shape, 0, 0.02).to(device), precision))
+    const t = keep(known ? copy(known) : cast(drawn(shape, device, (row) => native().ops.random_normal(11, stream++, 0, 0.02, row.handle)), precision))
     first.set(`${shape}`, t)
     return t
   })])), precision)

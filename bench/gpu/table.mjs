@@ -44,7 +44,7 @@ function factorized(rows) {
     const joint = of(`joint ${space}`, pass)
     if (!parts.every(Boolean) || !joint) return []
     const us = parts[0].us + parts[1].us
-    return [{ id: `factorized ${space} ${pass}`, us, jointUs: joint.us, ratio: joint.us / us, ...(joint.graph && { peerJointUs: joint.graph.us, peerRatio: joint.graph.us / us, peer: joint.graph.peer }) }]
+    return [{ item: space, pass, us, jointUs: joint.us, ratio: joint.us / us, ...(joint.graph && { peerJointUs: joint.graph.us, peerRatio: joint.graph.us / us, peer: joint.graph.peer }) }]
   }))
 }
 
@@ -68,7 +68,7 @@ const columns = [
   [' best peer', 24, (p) => { const g = p.forward?.graph ?? p.forward?.eager; return g ? ` ${g.peer}${g.same ? '' : '*'}` : ' –' }],
 ]
 const line = (cell) => columns.map(([title, width, f], i) => { const text = cell(title, f).slice(0, width); return i === 0 || i === columns.length - 1 ? text.padEnd(width) : text.padStart(width) }).join(' ').trimEnd()
-const items = [...new Set(rows.map((r) => r.item))].map((item) => ({ item, ...Object.fromEntries(rows.filter((r) => r.item === item).map((r) => [r.pass, r])) }))
+const items = [...new Set(rows.map((r) => r.item))].filter((item) => !item.endsWith(', launched')).map((item) => ({ item, ...Object.fromEntries(rows.filter((r) => r.item === item).map((r) => [r.pass, r])) }))
 
 const facts = stages.machine?.result ?? {}
 const counts = (stage) => { const all = rowsOf(stage); return all.length ? `${all.filter((r) => r.status === 'ok').length} of ${all.length} rows; ` : '' }
@@ -77,7 +77,7 @@ const head = [
   ...Object.entries(stages).filter(([s]) => s !== 'machine' && s !== 'table').map(([s, { status, seconds, reason }]) => `  ${s.padEnd(10)} ${status.padEnd(11)} ${String(seconds).padStart(4)} s  ${counts(s)}${reason ?? ''}`.slice(0, 150)),
 ]
 const tail = [
-  ...ratios.map((r) => `${r.id}: space + time ${number(r.us)} µs, joint ×${number(r.ratio)}${r.peer ? `, joint by ${r.peer} ×${number(r.peerRatio)}` : ''}`),
+  ...[...new Set(ratios.map((r) => r.item))].map((item) => `space + time ${item}: ${ratios.filter((r) => r.item === item).map((r) => `${r.pass} ${number(r.us)} µs, joint ×${number(r.ratio)}${r.peer ? `, by ${r.peer} ×${number(r.peerRatio)}` : ''}`).join('; ')}`),
   '× how many times longer it takes; * a peer that computes less (no routing, no padding, or no attention in time); ok, no: the goal',
 ]
 const body = items.length ? [line((title) => title), ...items.map((p) => line((_, f) => f(p)))] : ['nothing was timed']

@@ -26,8 +26,9 @@ function elapsed(work: () => void): number {
 
 /** `work` is `calls` calls. */
 export function time(work: () => void, calls: number): Times {
-  elapsed(work)
-  const once = elapsed(work)
+  // Until clocks are up and everything is loaded.
+  let once = elapsed(work)
+  for (let spent = 0; spent < 10 * enough; spent += once) once = elapsed(work)
   const repeat = Math.min(2000, Math.max(1, Math.ceil(enough / once)))
   const us = Array.from({ length: samples }, () => (1000 * elapsed(() => { for (let i = 0; i < repeat; i++) work() })) / (repeat * calls)).sort((a, b) => a - b)
   const at = (q: number): number => us[Math.min(us.length - 1, Math.floor(q * us.length))]!

@@ -74,7 +74,11 @@ def numbers(kind, seed, stream, count, library="python", low=0.0, high=1.0, std=
     return flat if kind == "normal" else [min(x, below(low, high)) for x in flat]
 
 
-def tensor_of(torch, kind, seed, stream, count, device, low=0.0, high=1.0, std=1.0):
+def tensor_of(torch, kind, seed, stream, count, device, low=0.0, high=1.0, std=1.0, most=2**22):
+    """As bench/gpu/inputs.ts draws them: what is larger than `most` repeats."""
+    if count > most:
+        row = tensor_of(torch, kind, seed, stream, most, device, low, high, std)
+        return torch.cat([row.repeat(count // most), row[: count % most]])
     words = philox(torch.arange((count + 3) // 4, dtype=torch.int64, device=device), stream, seed)
     # Before anything is added: an integer tensor and a number make float32.
     upper = [(w >> 8).to(torch.float64) for w in words]
@@ -159,8 +163,11 @@ class Bench:
             self.wait()
             return 1e6 * (time.perf_counter() - start)
 
-        elapsed(1)
-        repeat = 1 if self.quick else min(2000, max(1, math.ceil(2000 / elapsed(1))))
+        once = spent = elapsed(1)
+        while not self.quick and spent < 20000:  # until clocks are up and everything is loaded
+            once = elapsed(1)
+            spent += once
+        repeat = 1 if self.quick else min(2000, max(1, math.ceil(2000 / once)))
         count = 3 if self.quick else 20
         us = sorted(elapsed(repeat) / (repeat * calls) for _ in range(count))
         at = lambda q: us[min(count - 1, int(q * count))]
@@ -194,7 +201,7 @@ class Bench:
             flat = t.detach().reshape(-1).float()
             n = flat.numel()
             first = flat[:65536].double()
-            number = lambda x: x if math.isfinite(x) else None  # JSON has no NaN
+            number = lambda x: float(f"{x:.6g}") if math.isfinite(x) else None  # JSON has no NaN
             out.append({"at": [number(float(x)) for x in flat[:: max(1, n // 32)][:32].cpu()], "rms": number(float((first * first).mean().sqrt()))})
         return out
 
