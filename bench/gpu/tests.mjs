@@ -27,8 +27,7 @@ const jobs = quick
   ? [{ id: 'operators: gelu', args: ['test/cuda', String.raw`^operators\.test\.ts$`], env: { MT_CASES: 'gelu' } }]
   : [
       ...operators.map((name) => ({ id: `operators: ${name}`, args: ['test/cuda', String.raw`^operators\.test\.ts$`], env: { MT_CASES: name } })),
-      { id: 'attention forms', args: ['test/ops', String.raw`^attention-cuda\.test\.ts$`] },
-      { id: 'products', args: ['test/cuda', String.raw`^products\.test\.ts$`] },
+      { id: 'attention at the edges of tiles', args: ['test/cuda', String.raw`^attention\.test\.ts$`] },
       { id: 'errors', args: ['test/cuda', String.raw`^errors\.test\.ts$`] },
       { id: 'training', args: ['test/cuda', String.raw`^training\.test\.ts$`], env: { MT_EMULATED: 'none' } },
       { id: 'whole model', args: ['test/models', String.raw`^whole\.test\.ts$`], env: { MT_TEST_DEVICE: 'cuda' } },

@@ -71,6 +71,12 @@ test('shapes.json: ids are not used twice, tiny forms of every kind, and streams
   assert.equal(JSON.parse(listed!), [...streams])
 })
 
+test('the stage of tests names files that there are', () => {
+  const named = [...readFileSync(join(root, 'bench', 'gpu', 'tests.mjs'), 'utf8').matchAll(/\['(test\/\w+)', String\.raw`\^([\w-]+)\\\.test/g)].map(([, folder, name]) => `${folder}/${name}.test.ts`)
+  assert.ok(named.length >= 5)
+  for (const file of named) assert.ok(existsSync(join(root, file)), file)
+})
+
 ;(has('python3') ? test : test.skip)('the peers draw the numbers that the addon draws', () => {
   const libraries = ['python', ...(spawnSync('python3', ['-c', 'import numpy']).status === 0 ? ['numpy'] : [])]
   for (const [seed, stream, count] of [[7, 3, 9], [3698885304, 0, 1030]] as const) {
