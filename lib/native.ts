@@ -104,6 +104,7 @@ export interface Native {
   transfer(t: NativeTensor, device: number): NativeTensor
   device(t: NativeTensor): number
   devices(): NativeDevices
+  fragments(device: number): { found: number[]; expected: number[] }
   beginCapture(device: number): void
   endCapture(device: number): NativeGraph
   replay(graph: NativeGraph): void

@@ -2,6 +2,7 @@
 #include "binding/functions.h"
 #include "core/cuda.h"
 #include "core/storage.h"
+#include "kernels/probe.h"
 
 namespace mt::binding {
 
@@ -67,6 +68,28 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
     list.Set(uint32_t(i), d);
   }
   o["devices"] = list;
+  return o;
+}
+
+/// fragments(device): who owns which element of a tensor core's operands, as the device has it and as the PTX manual says:
+/// { found, expected }, lists in one order.
+Napi::Value fragments(const Napi::CallbackInfo& info) {
+  Device device = device_argument(info[0], "fragments", 0);
+  require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), ".");
+  auto& environment = Environment::of(info.Env());
+  auto queue = environment.queue(device);
+  environment.stream.sync_blocking();
+  auto o = Napi::Object::New(info.Env());
+#ifdef MT_CUDA
+  cuda::Use use(*queue);
+  auto list = [&](const std::vector<int>& values) {
+    auto a = Napi::Array::New(info.Env(), values.size());
+    for (size_t i = 0; i < values.size(); ++i) a.Set(uint32_t(i), values[i]);
+    return a;
+  };
+  o["found"] = list(cuda::probe_fragments());
+  o["expected"] = list(cuda::expected_fragments());
+#endif
   return o;
 }
 
@@ -141,6 +164,7 @@ Napi::Value release_graph(const Napi::CallbackInfo& info) {
 
 void add_devices(Napi::Object exports) {
   add<devices>(exports, "devices");
+  add<fragments>(exports, "fragments");
   add<memory>(exports, "memory");
   add<forget_peak>(exports, "resetPeak");
   add<begin_capture>(exports, "beginCapture");

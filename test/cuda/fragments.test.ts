@@ -1,0 +1,20 @@
+// The emulator and the kernels were written by one reading of the PTX manual: a device is asked which lane owns which element
+// of the operands of mma and ldmatrix, and must answer what the manual says.
+import { test as plain } from 'uvu'
+import * as assert from 'uvu/assert'
+import { native } from '../../lib/native.js'
+import { devices } from '../../lib/tensor/device.js'
+
+const { cuda } = devices()
+const test = cuda.devices.length ? plain : plain.skip
+if (!cuda.devices.length) console.error(`test/cuda/fragments: skipped, since ${cuda.reason}`)
+
+test('every element of the tensor cores\' operands lies where the PTX manual says', () => {
+  const { found, expected } = native().fragments(0)
+  assert.ok(expected.length > 33_000)
+  assert.is(found.length, expected.length)
+  const wrong = found.findIndex((x, i) => x !== expected[i])
+  assert.is(wrong, -1, `place ${wrong}: ${found[wrong]}, the manual has ${expected[wrong]}`)
+})
+
+plain.run()
