@@ -114,10 +114,10 @@ Availability availability() {
 }
 
 DeviceInfo device_info(int device) {
-  require_alive(device);
   Availability a = availability();
   if (device < 0 || device >= a.count)
     throw std::runtime_error(text(name(device), " does not exist: ", a.count ? text("there ", a.count == 1 ? "is 1 device, cuda:0" : text("are ", a.count, " devices, cuda:0 to cuda:", a.count - 1)) : a.reason));
+  require_alive(device);
   DeviceInfo info{};
   cudaDeviceProp p;
   check(cudaSetDevice(device), "cudaSetDevice");
@@ -130,7 +130,7 @@ DeviceInfo device_info(int device) {
   return info;
 }
 
-bool lost(int device) { return device < kMostDevices && known(device).lost; }
+bool lost(int device) { return device >= 0 && device < kMostDevices && known(device).lost; }
 
 Memory memory(int device) { return {known(device).bytes, known(device).peak}; }
 void reset_peak(int device) { known(device).peak = known(device).bytes.load(); }

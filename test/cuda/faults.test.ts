@@ -36,12 +36,15 @@ for (const [what, mode, reason] of [
 test('a device number out of range, and words that are no device', async () => {
   const out = await lines(`${helpers}
     say(() => chooseDevice('cuda:2')); say(() => tensor([1], [1], undefined, 'cuda:7')); say(() => chooseDevice('gpu')); say(() => tensor([1]).to('cuda:x'))
-    console.log(devices().cuda.devices.map((d) => d.device).join())`, 'devices=2')
+    console.log(devices().cuda.devices.map((d) => d.device).join())
+    for (const id of [64, 999]) { say(() => deviceMemory('cuda:' + id)); say(() => m.resetPeak('cuda:' + id)); say(() => Graph.capture('cuda:' + id, () => 0)); say(() => m.native().fragments(id)) }`, 'devices=2')
   assert.is(out[0], 'device: expected one of cpu, cuda:0, cuda:1, but got "cuda:2"; cuda:2 does not exist.')
   assert.is(out[1], 'transfer: cuda:7 does not exist: there are 2 devices, cuda:0 to cuda:1.')
   assert.match(out[2]!, /^device: expected cpu, cuda or cuda: and a number, but got "gpu"\.$/)
   assert.match(out[3]!, /^device: expected cpu, cuda or cuda: and a number, but got "cuda:x"\.$/)
   assert.is(out[4], 'cuda:0,cuda:1')
+  for (const [i, line] of out.slice(5).entries()) assert.match(line, new RegExp(`cuda:${i < 4 ? 64 : 999} does not exist: there are 2 devices`))
+  assert.is(out.length, 13)
 })
 
 test('tensors of two devices in one call: one sentence, and moving one of them helps', async () => {
