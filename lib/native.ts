@@ -70,6 +70,8 @@ export interface Memory {
   peak: number
   cached: number
   tensors: number
+  /** Frozen weights in the layout of the CPU's kernels, kept beside the weights themselves. */
+  packed: number
   limit: number
 }
 
@@ -101,6 +103,7 @@ export interface Native {
   create(shape: readonly number[], dtype: string, device?: number): NativeTensor
   upload(bytes: Uint8Array, shape: readonly number[], dtype: string): NativeTensor
   view(base: NativeTensor, shape: readonly number[], strides: readonly number[], offset: number): NativeTensor
+  freeze(t: NativeTensor): void
   transfer(t: NativeTensor, device: number): NativeTensor
   device(t: NativeTensor): number
   devices(): NativeDevices

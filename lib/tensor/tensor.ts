@@ -127,6 +127,15 @@ export class Tensor {
     return this
   }
 
+  /**
+   * Declares its contents final: no operator may write to its memory from now on. The CPU backend then keeps a weight of
+   * linear layers in the layout of its kernels, made once. Weights that lie in a file are frozen as they are. Returns it.
+   */
+  freeze(): this {
+    native().freeze(this.handle)
+    return this
+  }
+
   /** Frees it, as soon as the queue has no more use for it. Does nothing the second time. */
   dispose(): void {
     if (!this.#handle) return

@@ -57,7 +57,7 @@ export async function loadWeights(
           const matrix = keepsDtype(planned)
           const used = trained ? copy(cast(there, 'float32')) : !matrix ? cast(there, 'float32') : precision === 'bfloat16' ? cast(there, 'bfloat16') : there
           used.label = name
-          return keep(used)
+          return keep(trained ? used : used.freeze())
         }),
       )
     }

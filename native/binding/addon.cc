@@ -120,6 +120,12 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
 /// device(tensor): -1 for the CPU, the number of a CUDA device, or -2 where nothing was written to it yet.
 Napi::Value device_of(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), unwrap(info[0], "device", 0).view.storage->device().id); }
 
+/// freeze(tensor): nothing called from now on writes to its memory, whatever view it is seen through.
+Napi::Value freeze(const Napi::CallbackInfo& info) {
+  unwrap(info[0], "freeze", 0).view.storage->freeze();
+  return info.Env().Undefined();
+}
+
 /// upload(bytes: Uint8Array, shape, dtype): copies at once, on the CPU.
 Napi::Value upload(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[1], "upload", 1), dtype_argument(info[2], "upload", 2));
@@ -246,6 +252,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add<transfer>(exports, "transfer");
   add<device_of>(exports, "device");
   add<view>(exports, "view");
+  add<freeze>(exports, "freeze");
   add<map>(exports, "map");
   add<mapped>(exports, "mapped");
   add<read>(exports, "read");

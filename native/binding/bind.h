@@ -168,6 +168,10 @@ struct Activations {
   }
 };
 
+/// Whether a CPU twin takes bfloat16 activations as they are. The others get float32 copies.
+template <auto Cpu>
+inline constexpr bool takes_bf16 = false;
+
 /// Runs a CPU twin on float32 copies of bfloat16 activations. Sums and everything between are float32 either way.
 template <auto Cpu, typename Narrow, typename Tuple>
 void widened(const Tuple& args) {
@@ -204,7 +208,7 @@ Operator op(const char* name) {
               if (!queue) {
                 environment.stream.enqueue(id, [args = std::move(args), narrow] {
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);
-                  if (narrow) widened<Cpu, A>(args);
+                  if (narrow && !takes_bf16<Cpu>) widened<Cpu, A>(args);
                   else std::apply(Cpu, args);
                 });
               } else if constexpr (has_cuda) {

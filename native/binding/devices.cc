@@ -31,6 +31,7 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   o["peak"] = double(s.peak);
   o["cached"] = double(s.cached);
   o["tensors"] = double(s.tensors);
+  o["packed"] = double(s.packed);
   o["limit"] = double(memory_limit());
   return o;
 }

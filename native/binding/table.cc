@@ -27,6 +27,12 @@
 
 namespace mt::binding {
 
+template <> inline constexpr bool takes_bf16<cpu::gemm_forward> = true;
+template <> inline constexpr bool takes_bf16<cpu::gemm_gelu_forward> = true;
+template <> inline constexpr bool takes_bf16<cpu::gemm_backward_input> = true;
+template <> inline constexpr bool takes_bf16<cpu::lora_forward> = true;
+template <> inline constexpr bool takes_bf16<cpu::lora_backward> = true;
+
 bool waits_for_each() {
   static const bool asked = [] { const char* s = std::getenv("MT_CUDA_SYNC"); return s && *s == '1'; }();
   return asked;
@@ -57,7 +63,7 @@ void check_outputs(const Role* roles, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     if (!roles[i].written || !*roles[i].view) continue;
     const View& out = *roles[i].view;
-    require(!out.storage->read_only(), "argument ", i + 1, ": expected an output with memory of its own, but got a tensor that lies in a file; copy it first.");
+    require(!out.storage->read_only(), "argument ", i + 1, ": expected an output with memory of its own, but got a frozen tensor, one that lies in a file or was frozen; copy() it first.");
     require(!repeats(out), "argument ", i + 1, ": expected an output that has each element once, but got a view that repeats, of shape ", shape_text(out), ".");
     for (size_t j = 0; j < count; ++j)
       require(i == j || !roles[j].view || !*roles[j].view || !overlap(out, *roles[j].view), "argument ", i + 1,

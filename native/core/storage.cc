@@ -26,6 +26,7 @@ namespace mt {
 namespace {
 
 constexpr size_t kAlign = 64;
+constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kLargestCached = size_t(64) << 20;
 constexpr size_t kMostCached = size_t(256) << 20;
 [[maybe_unused]] constexpr size_t kSmallestMapped = size_t(64) << 20;
@@ -48,11 +49,17 @@ size_t rounded(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+/// Large blocks ask for large pages: with small ones a core spends a third of its read bandwidth on looking pages up.
 void* raw_allocate(size_t bytes) {
 #ifdef _WIN32
   return _aligned_malloc(bytes, kAlign);
 #else
-  return std::aligned_alloc(kAlign, bytes);
+  if (bytes < 2 * kHugePage) return std::aligned_alloc(kAlign, bytes);
+  void* p = std::aligned_alloc(kHugePage, (bytes + kHugePage - 1) / kHugePage * kHugePage);
+#ifdef MADV_HUGEPAGE
+  if (p) ::madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+  return p;
 #endif
 }
 void raw_free(void* p) {
@@ -94,6 +101,26 @@ class Allocator {
     free_[size].push_back(p);
     cached_ += size;
   }
+  /// A block for something that can also be done without: null where there is not plenty left.
+  void* allocate_packed(size_t bytes) {
+    {
+      std::lock_guard lock(mutex_);
+      if (used_ + bytes > limit_ / 4 * 3) return nullptr;
+      packed_ += bytes;
+    }
+    try {
+      return allocate(bytes);
+    } catch (const std::exception&) {
+      std::lock_guard lock(mutex_);
+      packed_ -= bytes;
+      return nullptr;
+    }
+  }
+  void release_packed(void* p, size_t bytes) {
+    release(p, bytes);
+    std::lock_guard lock(mutex_);
+    packed_ -= bytes;
+  }
   void count(ptrdiff_t bytes, ptrdiff_t tensors) {
     std::lock_guard lock(mutex_);
     alive_ += bytes;
@@ -101,7 +128,7 @@ class Allocator {
   }
   MemoryStats stats() {
     std::lock_guard lock(mutex_);
-    return {alive_, peak_, cached_, tensors_};
+    return {alive_, peak_, cached_, tensors_, packed_};
   }
   void reset_peak() {
     std::lock_guard lock(mutex_);
@@ -124,7 +151,7 @@ class Allocator {
 
   std::mutex mutex_;
   std::unordered_map<size_t, std::vector<void*>> free_;
-  size_t used_ = 0, peak_ = 0, cached_ = 0, alive_ = 0, tensors_ = 0;
+  size_t used_ = 0, peak_ = 0, cached_ = 0, alive_ = 0, tensors_ = 0, packed_ = 0;
   const size_t limit_ = read_limit();
 };
 
@@ -193,7 +220,7 @@ Mapping::~Mapping() { size_ < kSmallestMapped ? allocator().release(data_, size_
 
 Storage::Storage(size_t bytes) : bytes_(bytes) { allocator().count(ptrdiff_t(bytes), 1); }
 
-Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes) : bytes_(bytes), device_(cpu_device), mapping_(std::move(mapping)) {
+Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes) : bytes_(bytes), device_(cpu_device), mapping_(std::move(mapping)), read_only_(true) {
   data_ = const_cast<char*>(mapping_->data()) + offset;
   allocator().count(ptrdiff_t(bytes), 1);
 }
@@ -201,12 +228,22 @@ Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes) 
 Storage::~Storage() {
   if (block_.data) queue_->release(std::move(block_));
   else if (void* p = data(); p && !mapping_) allocator().release(p, bytes_);
+  for (auto& [key, made] : derived_) allocator().release_packed(made.data, made.bytes);
   allocator().count(-ptrdiff_t(bytes_), -1);
 }
 
 void Storage::settle(const std::shared_ptr<cuda::Queue>& queue) {
   device_ = queue ? Device{queue->device()} : cpu_device;
   queue_ = queue;
+}
+
+const void* Storage::derived(const std::array<int64_t, 3>& key, size_t bytes, const std::function<void(void*)>& make) {
+  if (auto found = derived_.find(key); found != derived_.end()) return found->second.data;
+  void* p = allocator().allocate_packed(bytes);
+  if (!p) return nullptr;
+  make(p);
+  derived_.emplace(key, Derived{p, bytes});
+  return p;
 }
 
 void Storage::ensure() {

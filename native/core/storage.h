@@ -1,9 +1,12 @@
 // Memory that tensors are made of, on the CPU or a CUDA device. Allocated when the queue first writes to it, given back
 // when the last view or queued operator lets go: both stream-ordered, so JavaScript may run ahead without costing memory.
 #pragma once
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -17,6 +20,7 @@ struct MemoryStats {
   size_t peak;     // most bytes really allocated at one time
   size_t cached;   // freed, kept for the next allocation
   size_t tensors;  // storages alive
+  size_t packed;   // of frozen weights in the layout of the kernels
 };
 MemoryStats memory_stats();
 void reset_peak();
@@ -54,7 +58,12 @@ class Storage {
   void* data() const { return data_.load(std::memory_order_acquire); }
   /// Allocates if nothing was allocated yet. Throws std::runtime_error with the bytes asked for.
   void ensure();
-  bool read_only() const { return mapping_ != nullptr; }
+  /// Whether nothing writes to it any more: a file's bytes, or after freeze().
+  bool read_only() const { return read_only_; }
+  void freeze() { read_only_ = true; }
+  /// What a kernel makes once of contents that are read-only and lie on the CPU: `bytes` that `make` fills, kept as long as
+  /// this. `key` tells one such thing from another. Null where it would take more memory than may be spent on that.
+  const void* derived(const std::array<int64_t, 3>& key, size_t bytes, const std::function<void(void*)>& make);
   /// Its memory on a CUDA device.
   const cuda::Block& block() const { return block_; }
 
@@ -63,6 +72,12 @@ class Storage {
   Device device_;
   std::atomic<void*> data_{nullptr};
   std::shared_ptr<Mapping> mapping_;
+  std::atomic<bool> read_only_{false};
+  struct Derived {
+    void* data;
+    size_t bytes;
+  };
+  std::map<std::array<int64_t, 3>, Derived> derived_;  // touched by the queue's thread alone
   std::shared_ptr<cuda::Queue> queue_;
   cuda::Block block_;
 };

@@ -32,14 +32,21 @@ inline void require_vector(const View& v, const char* what, int64_t n) {
 
 // ---- factors: v [..., width] as a matrix [rows, width], and its transpose ----
 
-inline Left left(const View& v) { return {v.data<float>(), v.size(-1), 1}; }
-inline Left left_transposed(const View& v) { return {v.data<float>(), 1, v.size(-1)}; }
-inline Right right(const View& v) {
-  return {static_cast<const char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype)), v.dtype, v.size(-1), 1};
-}
-inline Right right_transposed(const View& v) {
-  Right r = right(v);
-  std::swap(r.row, r.col);
+inline const void* first_of(const View& v) { return static_cast<const char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype)); }
+
+inline Left left(const View& v) { return {first_of(v), v.dtype, v.size(-1), 1}; }
+inline Left left_transposed(const View& v) { return {first_of(v), v.dtype, 1, v.size(-1)}; }
+inline Right right(const View& v) { return {first_of(v), v.dtype, v.size(-1), 1}; }
+inline Right right_transposed(const View& v) { return {first_of(v), v.dtype, 1, v.size(-1)}; }
+inline Result result(const View& v) { return {const_cast<void*>(first_of(v)), v.dtype, v.size(-1)}; }
+inline const float* numbers(const View& v) { return v ? v.data<float>() : nullptr; }
+
+/// A weight [out, in] as right_transposed() has it, packed once and for all where it is frozen.
+inline Right weight_transposed(const View& w) {
+  Right r = right_transposed(w);
+  const int64_t n = w.size(0), k = w.size(1);
+  if (w.storage->read_only())
+    r.packed = w.storage->derived({w.offset, n, k}, size_t(packed_bytes(n, k, w.dtype)), [&](void* out) { pack_right(n, k, r, out); });
   return r;
 }
 

@@ -5,36 +5,50 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "core/error.h"
 #include "core/parallel.h"
 #include "kernels/isa.h"
 #include "kernels/matmul_kernels.h"
 
+#define MT_EACH_ISA "kernels/halves.h"
+#include "kernels/each_isa.h"
+
 namespace mt {
 
 namespace kernels {
 const Level& level() {
 #ifdef MT_X86
-  if (isa() == Isa::avx512) return avx512;
-  if (isa() == Isa::avx2) return avx2;
-#endif
+  static const Level best = [] {
+    if (isa() == Isa::avx2) return avx2;
+    if (isa() != Isa::avx512) return portable;
+    Level l = avx512;
+    if (__builtin_cpu_supports("avx512bf16"))
+      for (int v = 0; v < 2; ++v) std::copy_n(bf16_dots.tile[v], kMaxRows, l.tile[int(Kind::dots)][v]);
+    return l;
+  }();
+  return best;
+#else
   return portable;
+#endif
 }
 }  // namespace kernels
 
 namespace {
 
+using kernels::Kind;
 using kernels::Level;
 using kernels::Target;
 
-constexpr int64_t kDepth = 384;              // of a block along k: a tile's left rows then lie in the first cache
+constexpr int64_t kDepth = 384;              // words of a block along k: a tile's left rows then lie in the first cache
 constexpr int64_t kGroup = 8;                // panels per task: a block of them lies in the second cache
-constexpr int64_t kLeft = int64_t(4) << 20;  // floats of the left factor packed at a time
-constexpr int64_t kStretch = 64;             // rows of it packed in one go
+constexpr int64_t kLeft = int64_t(4) << 20;  // words of the left factor packed at a time
+constexpr int64_t kStretch = 64;             // words of a row packed in one go
 constexpr int64_t kFewRows = 16;             // up to which a deep right factor is not worth packing, see worth_dots
-constexpr int64_t kPadding = 16;             // floats after a packed left panel, see Level::pack
+constexpr int64_t kPadding = 16;             // words after a packed left panel, see Level::pack
 constexpr int64_t kSpeed = 16;               // multiply-adds in the time of one scalar operation
+constexpr int64_t kWideRows = 256;           // of float32 sums on their way to a bfloat16 result: they lie in the second cache
 
 int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -57,121 +71,172 @@ class Scratch {
   std::unique_ptr<float, Free> data_;
   int64_t size_ = 0;
 };
-thread_local Scratch left_scratch, right_scratch;
+thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch;
 
-const void* at(const Right& b, int64_t k, int64_t n) {
-  return static_cast<const char*>(b.data) + (k * b.row + n * b.col) * int64_t(size_of(b.dtype));
+template <typename Factor>
+const void* at(const Factor& f, int64_t row, int64_t col) {
+  return static_cast<const char*>(f.data) + (row * f.row + col * f.col) * int64_t(size_of(f.dtype));
 }
 
-/// What follows the sums, for the rows and columns of c that begin at (i, j).
-void follow(int64_t rows, int64_t columns, float* c, int64_t ldc, int64_t i, int64_t j, const MatmulOptions& o) {
-  if (!o.residual && !o.map) return;
-  for (int64_t r = i; r < i + rows; ++r) {
-    const int64_t at = r * ldc + j;
-    if (o.residual)
-      for (int64_t x = at; x < at + columns; ++x) c[x] += o.residual[x];
-    if (o.map) o.map(c + at, o.mapped + at, columns);
+/// What follows the sums of a block of c that begins at (i, j). They lie in `sums`: in c itself if that is float32.
+void follow(int64_t rows, int64_t columns, float* sums, int64_t ld, const Result& c, int64_t i, int64_t j, const MatmulOptions& o) {
+  const bool narrow = c.dtype == DType::bf16;
+  if (!narrow && !o.residual && !o.map) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t first = (i + r) * c.row + j;
+    float* row = sums + r * ld;
+    if (!narrow) {
+      if (o.residual)
+        for (int64_t x = 0; x < columns; ++x) row[x] += static_cast<const float*>(o.residual)[first + x];
+      if (o.map) o.map(row, static_cast<float*>(o.mapped) + first, columns);
+      continue;
+    }
+    if (o.residual) MT_FOR_ISA(add_wide)(static_cast<const bf16*>(o.residual) + first, row, columns);
+    if (c.data != o.mapped) MT_FOR_ISA(narrow_row)(row, static_cast<bf16*>(c.data) + first, columns);
+    if (!o.map) continue;
+    o.map(row, row, columns);
+    MT_FOR_ISA(narrow_row)(row, static_cast<bf16*>(o.mapped) + first, columns);
   }
-}
-
-/// k = 0: nothing but the bias.
-void empty_sum(int64_t m, int64_t n, float* c, int64_t ldc, const MatmulOptions& o) {
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = (o.accumulate ? c[i * ldc + j] : 0) + (o.bias ? o.bias[j] : 0);
-  follow(m, n, c, ldc, 0, 0, o);
 }
 
 /// Whether dot products beat packing: few rows, and k deep enough to pay for adding up the lanes of each sum.
 bool worth_dots(int64_t m, int64_t k) { return m <= std::clamp<int64_t>(k / 64, 1, kFewRows); }
 
 /// Each column's dot products, the right factor read once and as it lies.
-void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Right& b, float* c, int64_t ldc, const MatmulOptions& o) {
+void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Right& b, const Result& c, const MatmulOptions& o) {
   using kernels::kDotColumns;
   using kernels::kDotRows;
+  std::vector<float> wide;  // the left factor as float32
+  if (a.dtype == DType::bf16) {
+    wide.resize(size_t(m * k));
+    for (int64_t i = 0; i < m; ++i) MT_FOR_ISA(widen_row)(static_cast<const bf16*>(at(a, i, 0)), wide.data() + i * k, k);
+    a = {wide.data(), DType::f32, k, 1};
+  }
+  const float* left = static_cast<const float*>(a.data);
   const auto& dots = l.dot[size_t(b.dtype)];
   parallel_for(up(n, kDotColumns), m * k * kDotColumns / kSpeed, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kDotColumns, last = std::min(n, end * kDotColumns);
+    const bool narrow = c.dtype == DType::bf16;
+    float* out = narrow ? wide_scratch.floats(m * (last - first)) : static_cast<float*>(c.data) + first;
+    const int64_t ld = narrow ? last - first : c.row;
     float sums[kDotRows * kDotColumns];
-    for (int64_t j = begin * kDotColumns, columns; j < std::min(n, end * kDotColumns); j += columns) {
+    for (int64_t j = first, columns; j < last; j += columns) {
       columns = j + kDotColumns <= n ? kDotColumns : 1;
       for (int64_t i = 0, count; i < m; i += count) {
         count = std::min<int64_t>(kDotRows, m - i);
-        dots[columns > 1][count - 1](k, a.data + i * a.row, a.row, at(b, 0, j), b.col, at(b, 0, j + 2 * columns <= n ? j + columns : j), sums);
+        dots[columns > 1][count - 1](k, left + i * a.row, a.row, at(b, 0, j), b.col, at(b, 0, j + 2 * columns <= n ? j + columns : j), sums);
         for (int64_t r = 0; r < count; ++r)
-          for (int64_t s = 0; s < columns; ++s) {
-            float& out = c[(i + r) * ldc + j + s];
-            out = (o.accumulate ? out : 0) + (o.bias ? o.bias[j + s] : 0) + o.alpha * sums[r * columns + s];
-          }
+          for (int64_t s = 0; s < columns; ++s) out[(i + r) * ld + j + s - first] = (o.bias ? o.bias[j + s] : 0) + o.alpha * sums[r * columns + s];
       }
     }
-    follow(m, std::min(n, end * kDotColumns) - begin * kDotColumns, c, ldc, 0, begin * kDotColumns, o);
+    follow(m, last - first, out, ld, c, 0, first, o);
   });
+}
+
+/// The kind of tile for two factors.
+Kind kind_of(const Level& l, const Left& a, const Right& b) {
+  if (a.dtype == DType::bf16 && b.dtype == DType::bf16 && l.tile[int(Kind::dots)][0][0]) return Kind::dots;
+  if (!b.packed) return Kind::f32;  // widened as it is packed
+  return b.dtype == DType::bf16 ? Kind::bf16 : b.dtype == DType::f16 ? Kind::f16 : Kind::f32;
 }
 
 }  // namespace
 
-void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t ldc, MatmulOptions o) {
+void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOptions o) {
   if (m <= 0 || n <= 0) return;
-  if (k <= 0) return empty_sum(m, n, c, ldc, o);
   const Level& l = kernels::level();
-  if (worth_dots(m, k) && a.col == 1 && b.row == 1 && !b.packed) return few_rows(l, m, n, k, a, b, c, ldc, o);
+  if (k > 0 && !b.packed && !o.low_rank && a.col == 1 && b.row == 1 && worth_dots(m, k)) return few_rows(l, m, n, k, a, b, c, o);
 
-  const int64_t depth = up(k, up(k, kDepth));
-  const int64_t panels = up(n, l.nr), groups = up(panels, kGroup);
+  // Along k everything is counted in words of the left factor: numbers, or pairs of them.
+  const Kind kind = kind_of(l, a, b);
+  const int64_t words = kind == Kind::dots ? up(k, 2) : k, half = kind == Kind::bf16 || kind == Kind::f16 ? 2 : 1;
+  const int64_t blocks = std::max<int64_t>(1, up(words, kDepth)), depth = std::max<int64_t>(half, up(up(words, blocks), half) * half);
+  const int64_t panels = up(n, l.nr), groups = up(panels, kGroup), panel_words = up(words, half) * l.nr;
   // Rows shared out evenly, so that the last tile of a block is not a sliver.
-  const int64_t rows = std::min(m, std::max<int64_t>(l.mr, kLeft / k));
+  const int64_t rows = std::min(m, std::max<int64_t>(l.mr, kLeft / std::max<int64_t>(words, 1)));
   const int64_t mr = up(rows, up(rows, l.mr));
   const int64_t block = rows / mr * mr;
-  const bool pack_left = !(a.col == 1 && n <= 256 && k <= 512);
+  const bool narrow = c.dtype == DType::bf16;
+  const bool pack_left = !(a.dtype == DType::f32 && a.col == 1 && ((n <= 256 && k <= 512) || (n <= l.nr && a.row % 1024 != 0)));
 
   for (int64_t top = 0; top < m; top += block) {
-    const int64_t height = std::min(block, m - top), strips = up(height, mr), stride = mr * k + kPadding;
+    const int64_t height = std::min(block, m - top), strips = up(height, mr), stride = mr * words + kPadding;
     float* packed = nullptr;
     if (pack_left) {
       packed = left_scratch.floats(strips * stride);
-      parallel_for(strips, mr * k, [&](int64_t begin, int64_t end) {
+      parallel_for(strips, mr * words, [&](int64_t begin, int64_t end) {
         // All strips by short stretches of k: where these are rows, few pages are in use at a time.
-        for (int64_t x = 0; x < k; x += kStretch)
+        for (int64_t x = 0; x < words; x += kStretch)
           for (int64_t s = begin; s < end; ++s) {
-            int64_t count = std::min(mr, height - s * mr);
-            l.pack[0](a.data + (top + s * mr) * a.row + x * a.col, a.row, a.col, count, std::min(kStretch, k - x), packed + s * stride + x * count, count, 0);
+            const int64_t count = std::min(mr, height - s * mr), wide = std::min(kStretch, words - x);
+            float* to = packed + s * stride + x * count;
+            if (kind == Kind::dots) l.pack_pairs(at(a, top + s * mr, 2 * x), a.row, a.col, count, std::min(2 * wide, k - 2 * x), to, count, 0);
+            else l.pack[size_t(a.dtype)](at(a, top + s * mr, x), a.row, a.col, count, wide, to, count, 0);
           }
       });
     }
     // Few groups are cut by rows too, each cut packing its own copy of the panels.
-    const int64_t cuts = std::clamp<int64_t>(up(4 * threads(), groups), 1, std::max<int64_t>(1, height / 96));
-    const int64_t cut = up(strips, threads() == 1 ? 1 : cuts), parts = up(strips, cut);
-    parallel_for(groups * parts, cut * mr * std::min(n, kGroup * l.nr) * k / kSpeed, [&](int64_t begin, int64_t end) {
+    const int64_t cuts = threads() == 1 ? 1 : std::clamp<int64_t>(up(4 * threads(), groups), 1, std::max<int64_t>(1, height / 96));
+    const int64_t cut = narrow ? std::min(up(strips, cuts), std::max<int64_t>(1, kWideRows / mr)) : up(strips, cuts), parts = up(strips, cut);
+    parallel_for(groups * parts, cut * mr * std::min(n, kGroup * l.nr) * words / kSpeed, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t first = task / parts * kGroup, last = std::min(panels, first + kGroup);
         const int64_t s0 = task % parts * cut, s1 = std::min(strips, s0 + cut);
-        for (int64_t x = 0; x < k; x += depth) {
-          const int64_t deep = std::min(depth, k - x);
-          const int64_t wide = std::min(n, last * l.nr) - first * l.nr;
+        const int64_t left_edge = first * l.nr, wide = std::min(n, last * l.nr) - left_edge;
+        // Sums of rows from s0·mr and columns from left_edge on.
+        const int64_t lds = narrow ? kGroup * l.nr : c.row;
+        float* sums = narrow ? wide_scratch.floats(cut * mr * lds) : static_cast<float*>(c.data) + (top + s0 * mr) * lds + left_edge;
+        const auto multiply = [&](Kind of, int64_t s, int64_t p, int64_t deep, const float* left, int64_t row, int64_t col, const float* right, int64_t ldb, float alpha, bool add) {
+          const int64_t j = p * l.nr, count = std::min(mr, height - s * mr);
+          Target out{sums + (s - s0) * mr * lds + j - left_edge, lds, !add && o.bias ? o.bias + j : nullptr, alpha, add, int(std::min<int64_t>(l.nr, n - j))};
+          l.tile[int(of)][out.columns > l.width][count - 1](deep, left, row, col, right, ldb, out);
+        };
+        const auto along = [&](int64_t s, int64_t p, int64_t x, const float* right, int64_t ldb) {
+          const int64_t count = std::min(mr, height - s * mr);
+          const float* left = packed ? packed + s * stride + x * count : static_cast<const float*>(at(a, top + s * mr, x));
+          multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : a.row, packed ? count : a.col, right, ldb, o.alpha, x > 0);
+        };
+        float* low_panels = nullptr;
+        if (const LowRank* low = o.low_rank) {
+          low_panels = low_scratch.floats(kGroup * low->rank * l.nr);
+          l.pack[size_t(DType::f32)](at(low->right, 0, left_edge), low->right.col, low->right.row, wide, low->rank, low_panels, l.nr, low->rank * l.nr);
+        }
+        const auto finish = [&](int64_t s) {
+          if (const LowRank* low = o.low_rank)
+            for (int64_t p = first; p < last; ++p)
+              multiply(Kind::f32, s, p, low->rank, low->left + (top + s * mr) * low->rank, low->rank, 1, low_panels + (p - first) * low->rank * l.nr, l.nr, low->factor, true);
+          follow(std::min(mr, height - s * mr), wide, sums + (s - s0) * mr * lds, lds, c, top + s * mr, left_edge, o);
+        };
+        const auto* ready = static_cast<const float*>(b.packed);
+        // A single strip reads each panel from end to end, as it lies in memory.
+        if (ready && s1 - s0 == 1) {
+          for (int64_t p = first; p < last; ++p)
+            for (int64_t x = 0; x == 0 || x < words; x += depth) along(s0, p, x, ready + p * panel_words + x / half * l.nr, l.nr);
+          finish(s0);
+          continue;
+        }
+        for (int64_t x = 0; x == 0 || x < words; x += depth) {
           // Panel p of the group starts at right + p·panel, its rows lie ldb apart.
+          const int64_t deep = std::min(depth, words - x);
           const float* right;
           int64_t ldb = l.nr, panel;
-          if (b.packed) {
-            right = b.packed + (first * k + x) * l.nr;
-            panel = k * l.nr;
+          if (ready) {
+            right = ready + first * panel_words + x / half * l.nr;
+            panel = panel_words;
           } else if (b.dtype == DType::f32 && b.col == 1 && wide % l.nr == 0 && k * b.row <= 16384) {
-            right = static_cast<const float*>(at(b, x, first * l.nr));
+            right = static_cast<const float*>(at(b, x, left_edge));
             ldb = b.row;
             panel = l.nr;
           } else {
             panel = deep * l.nr;
             float* scratch = right_scratch.floats(kGroup * depth * l.nr);
-            l.pack[size_t(b.dtype)](at(b, x, first * l.nr), b.col, b.row, wide, deep, scratch, l.nr, panel);
+            if (kind == Kind::dots) l.pack_pairs(at(b, 2 * x, left_edge), b.col, b.row, wide, std::min(2 * deep, k - 2 * x), scratch, l.nr, panel);
+            else l.pack[size_t(b.dtype)](at(b, x, left_edge), b.col, b.row, wide, deep, scratch, l.nr, panel);
             right = scratch;
           }
           for (int64_t s = s0; s < s1; ++s) {
-            const int64_t i = top + s * mr, count = std::min(mr, height - s * mr);
-            const float* left = packed ? packed + s * stride + x * count : a.data + i * a.row + x * a.col;
-            for (int64_t p = first; p < last; ++p) {
-              const int64_t j = p * l.nr;
-              Target out{c + i * ldc + j, ldc, x == 0 && o.bias ? o.bias + j : nullptr, o.alpha, o.accumulate || x > 0, int(std::min<int64_t>(l.nr, n - j))};
-              l.tile[out.columns > l.width][count - 1](deep, left, packed ? 1 : a.row, packed ? count : a.col, right + (p - first) * panel, ldb, out);
-            }
-            if (x + deep == k) follow(count, wide, c, ldc, i, first * l.nr, o);
+            for (int64_t p = first; p < last; ++p) along(s, p, x, right + (p - first) * panel, ldb);
+            if (x + deep == words) finish(s);
           }
         }
       }
@@ -179,15 +244,17 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, float* c, int64_t 
   }
 }
 
-int64_t packed_size(int64_t n, int64_t k) {
+int64_t packed_bytes(int64_t n, int64_t k, DType dtype) {
   const Level& l = kernels::level();
-  return up(n, l.nr) * l.nr * k;
+  return up(n, l.nr) * l.nr * (dtype == DType::f32 ? k : up(k, 2)) * int64_t(sizeof(float));
 }
 
-void pack_right(int64_t n, int64_t k, Right b, float* out) {
+void pack_right(int64_t n, int64_t k, Right b, void* out) {
   const Level& l = kernels::level();
+  const bool pairs = b.dtype != DType::f32;
+  const int64_t panel = l.nr * (pairs ? up(k, 2) : k);
   parallel_for(up(n, l.nr), k * l.nr, [&](int64_t begin, int64_t end) {
-    l.pack[size_t(b.dtype)](at(b, 0, begin * l.nr), b.col, b.row, std::min(n, end * l.nr) - begin * l.nr, k, out + begin * l.nr * k, l.nr, l.nr * k);
+    (pairs ? l.pack_pairs : l.pack[0])(at(b, 0, begin * l.nr), b.col, b.row, std::min(n, end * l.nr) - begin * l.nr, k, static_cast<float*>(out) + begin * panel, l.nr, panel);
   });
 }
 

@@ -1,15 +1,12 @@
-// The innermost loops, written once over an instruction set. A file that includes this defines `Simd` before it
-// (vector type V, width, rows, load, store, …) and MT_TARGET, and makes a Level of what is here.
+// What surrounds the tiles: packing and dot products, written once over an instruction set, as matmul_tile.h is, and the
+// Level made of it all.
 #include <cstring>
 #include <type_traits>
 
-#include "kernels/matmul_kernels.h"
+#include "kernels/matmul_tile.h"
 
 namespace mt::kernels {
 namespace {
-
-using V = Simd::V;
-constexpr int W = Simd::width;
 
 /// Asks for memory that is read soon, though no hardware would guess it: rows lie pages apart.
 template <typename T>
@@ -17,57 +14,6 @@ inline void ahead([[maybe_unused]] const T* p) {
 #if defined(__GNUC__)
   __builtin_prefetch(p, 0, 2);
 #endif
-}
-
-// ---- tile: R rows times C vectors, all sums in registers ----
-
-template <int R, int C>
-MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb, const Target& out) {
-  V sum[R][C];
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i)
-#pragma GCC unroll 16
-    for (int v = 0; v < C; ++v) sum[i][v] = Simd::set(0);
-  // Three rows share a pointer: base, base + row, base + 2·row are addresses that an x86 instruction forms by itself.
-  const float* p[(R + 2) / 3];
-#pragma GCC unroll 16
-  for (int i = 0; i < (R + 2) / 3; ++i) p[i] = a + 3 * i * row;
-  for (int64_t x = 0; x < k; ++x) {
-    V right[C];
-#pragma GCC unroll 16
-    for (int v = 0; v < C; ++v) right[v] = Simd::load(b + v * W);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      V left = Simd::set(p[i / 3][(i % 3) * row]);
-#pragma GCC unroll 16
-      for (int v = 0; v < C; ++v) sum[i][v] = Simd::fma(left, right[v], sum[i][v]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < (R + 2) / 3; ++i) p[i] += col;
-    b += ldb;
-  }
-  V alpha = Simd::set(out.alpha);
-#pragma GCC unroll 16
-  for (int v = 0; v < C; ++v) {
-    int n = out.columns - v * W;
-    if (n >= W) {
-      V bias = out.bias ? Simd::load(out.bias + v * W) : Simd::set(0);
-#pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-        float* c = out.c + i * out.ldc + v * W;
-        V base = out.add ? Simd::add(Simd::load(c), bias) : bias;
-        Simd::store(c, Simd::fma(alpha, sum[i][v], base));
-      }
-    } else if (n > 0) {
-      V bias = out.bias ? Simd::load_part(out.bias + v * W, n) : Simd::set(0);
-#pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-        float* c = out.c + i * out.ldc + v * W;
-        V base = out.add ? Simd::add(Simd::load_part(c, n), bias) : bias;
-        Simd::store_part(c, Simd::fma(alpha, sum[i][v], base), n);
-      }
-    }
-  }
 }
 
 // ---- pack ----
@@ -116,6 +62,61 @@ MT_TARGET void pack(const void* from, int64_t across, int64_t along, int64_t n, 
     int64_t fill = ld < W ? ld : W;
     for (; x < k; ++x)
       for (int64_t r = 0; r < fill; ++r) to[x * ld + r] = r < valid ? float(in[(i + r) * across + x * along]) : 0.0f;
+  }
+}
+
+/// Pairs of rows of the matrix are joined word by word; where a pair lies side by side its word is moved as it is.
+MT_TARGET inline V pair_part(const uint16_t* low, const uint16_t* high, int valid) {
+  uint16_t part[2][W] = {};
+  if (valid < W || !high) {
+    std::memcpy(part[0], low, size_t(valid) * 2);
+    if (high) std::memcpy(part[1], high, size_t(valid) * 2);
+    low = part[0];
+    high = part[1];
+  }
+  return Simd::join(low, high);
+}
+MT_TARGET inline float word_at(const uint16_t* low, const uint16_t* high) {
+  uint32_t word = *low | (high ? uint32_t(*high) << 16 : 0);
+  float out;
+  std::memcpy(&out, &word, sizeof out);
+  return out;
+}
+
+MT_TARGET void pack_pairs(const void* from, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld, int64_t panel) {
+  const auto* in = static_cast<const uint16_t*>(from);
+  if (across == 1) {
+    for (int64_t x = 0; x < k; x += 2) {
+      const uint16_t *low = in + x * along, *high = x + 1 < k ? low + along : nullptr, *later = in + (x + 16 < k ? x + 16 : x) * along;
+      for (int64_t i = 0; i < n; i += W) {
+        ahead(later + i);
+        ahead(later + i + (high ? along : 0));
+        Simd::store(out + i / ld * panel + x / 2 * ld + i % ld, pair_part(low + i, high ? high + i : nullptr, int(n - i < W ? n - i : W)));
+      }
+    }
+    return;
+  }
+  for (int64_t i = 0; i < n; i += W) {
+    int valid = int(n - i < W ? n - i : W);
+    float* to = out + i / ld * panel + i % ld;
+    int64_t x = 0, later = i + 2 * W <= n ? W : 0;
+    if (along == 1) {
+      for (; x + 2 * W <= k; x += 2 * W) {
+        V block[W];
+        for (int r = 0; r < W; ++r) {
+          block[r] = r < valid ? Simd::load_words(in + (i + r) * across + x) : Simd::set(0);
+          ahead(in + (i + (r < valid ? r : 0) + later) * across + x);
+        }
+        Simd::transpose(block);
+        for (int r = 0; r < W; ++r) Simd::store(to + (x / 2 + r) * ld, block[r]);
+      }
+    }
+    int64_t fill = ld < W ? ld : W;
+    for (; x < k; x += 2)
+      for (int64_t r = 0; r < fill; ++r) {
+        const uint16_t* low = in + (i + r) * across + x * along;
+        to[x / 2 * ld + r] = r < valid ? word_at(low, x + 1 < k ? low + along : nullptr) : 0.0f;
+      }
   }
 }
 
@@ -176,14 +177,6 @@ MT_TARGET void dot(int64_t k, const float* a, int64_t lda, const void* from, int
 
 // ---- the tables ----
 
-template <int R>
-constexpr void fill_tiles(Level& l) {
-  if constexpr (R > 0) {
-    l.tile[0][R - 1] = tile<R, 1>;
-    l.tile[1][R - 1] = tile<R, 2>;
-    fill_tiles<R - 1>(l);
-  }
-}
 template <typename T, int R>
 constexpr void fill_dots(Level& l) {
   if constexpr (R > 0) {
@@ -194,8 +187,10 @@ constexpr void fill_dots(Level& l) {
 }
 constexpr Level make_level() {
   static_assert(Simd::rows <= kMaxRows && int(DType::f32) == 0 && int(DType::bf16) == 1 && int(DType::f16) == 2);
-  Level l{Simd::rows, 2 * W, W, {}, {pack<float>, pack<bf16>, pack<f16>}, {}};
-  fill_tiles<Simd::rows>(l);
+  Level l{Simd::rows, 2 * W, W, {}, {pack<float>, pack<bf16>, pack<f16>}, pack_pairs, {}};
+  fill_tiles<Floats, Simd::rows>(l.tile[int(Kind::f32)]);
+  fill_tiles<Pairs<bf16>, Simd::rows>(l.tile[int(Kind::bf16)]);
+  fill_tiles<Pairs<f16>, Simd::rows>(l.tile[int(Kind::f16)]);
   fill_dots<float, kDotRows>(l);
   fill_dots<bf16, kDotRows>(l);
   fill_dots<f16, kDotRows>(l);

@@ -31,6 +31,28 @@ struct Simd {
     std::memcpy(&v, p, sizeof v);
     return v;
   }
+  MT_INLINE V load_words(const uint16_t* p) {
+    V v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  MT_INLINE V join(const uint16_t* low, const uint16_t* high) {
+    uint16_t words[8];
+    for (int i = 0; i < 4; ++i) words[2 * i] = low[i], words[2 * i + 1] = high[i];
+    return load_words(words);
+  }
+  template <typename Half>
+  MT_INLINE V low(const Pair* p, Half h) {
+    V v;
+    for (int i = 0; i < 4; ++i) h.bits = p[i].low, v[i] = float(h);
+    return v;
+  }
+  template <typename Half>
+  MT_INLINE V high(const Pair* p, Half h) {
+    V v;
+    for (int i = 0; i < 4; ++i) h.bits = p[i].high, v[i] = float(h);
+    return v;
+  }
   MT_INLINE void store(float* p, V v) { std::memcpy(p, &v, sizeof v); }
   MT_INLINE V load_part(const float* p, int n) {
     V v = set(0);

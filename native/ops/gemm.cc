@@ -42,29 +42,22 @@ void check_gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, Mayb
 
 namespace cpu {
 
-namespace {
-const float* numbers(const Maybe& v) { return v ? v.data<float>() : nullptr; }
-}  // namespace
-
 void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y) {
-  int64_t n = w.size(0), k = w.size(1);
-  matmul(x.rows(), n, k, left(x), right_transposed(w), y.data<float>(), n, {.bias = numbers(bias), .residual = numbers(residual)});
+  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(y), {.bias = numbers(bias), .residual = residual ? first_of(residual) : nullptr});
 }
 
 void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y) {
-  int64_t n = w.size(0), k = w.size(1);
-  float* py = y.data<float>();
-  matmul(x.rows(), n, k, left(x), right_transposed(w), z ? z.data<float>() : py, n, {.bias = numbers(bias), .map = MT_FOR_ISA(gelu), .mapped = py});
+  const View& sums = z ? static_cast<const View&>(z) : y;
+  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(sums), {.bias = numbers(bias), .map = MT_FOR_ISA(gelu), .mapped = result(y).data});
 }
 
 void gemm_backward_input(const View& dy, const View& w, Out dx) {
-  int64_t n = w.size(0), k = w.size(1);
-  matmul(dy.rows(), k, n, left(dy), right(w), dx.data<float>(), k);
+  matmul(dy.rows(), w.size(1), w.size(0), left(dy), right(w), result(dx));
 }
 
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {
   int64_t m = x.rows(), n = dy.size(-1), k = x.size(-1);
-  if (dw) matmul(n, k, m, left_transposed(dy), right(x), dw.data<float>(), k);
+  if (dw) matmul(n, k, m, left_transposed(dy), right(x), result(dw));
   if (!dbias) return;
   // A strip of columns is one cache line per row, summed from the first row to the last.
   const float* d = dy.data<float>();

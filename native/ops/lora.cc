@@ -46,24 +46,22 @@ void check_lora_backward(const View& dy, const View& x, const View& shrunk, cons
 namespace cpu {
 
 void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y, Out shrunk) {
-  int64_t m = x.rows(), n = w.size(0), k = w.size(1), r = a.size(0);
-  float* py = y.data<float>();
-  matmul(m, r, k, left(x), right_transposed(a), shrunk.data<float>(), r);
-  matmul(m, n, k, left(x), right_transposed(w), py, n, {.bias = bias ? bias.data<float>() : nullptr});
-  matmul(m, n, r, left(shrunk), right_transposed(b), py, n, {.alpha = float(scaling), .accumulate = true});
+  const int64_t m = x.rows(), n = w.size(0), k = w.size(1), r = a.size(0);
+  matmul(m, r, k, left(x), right_transposed(a), result(shrunk));
+  const LowRank update{shrunk.data<float>(), r, right_transposed(b), float(scaling)};
+  matmul(m, n, k, left(x), weight_transposed(w), result(y), {.bias = numbers(bias), .low_rank = &update});
 }
 
 void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b, double scaling, MaybeOut dx, Out da, Out db) {
-  int64_t m = x.rows(), n = w.size(0), k = w.size(1), r = a.size(0);
-  float s = float(scaling);
+  const int64_t m = x.rows(), n = w.size(0), k = w.size(1), r = a.size(0);
+  const float s = float(scaling);
   std::vector<float> g(size_t(m * r));
-  matmul(m, r, n, left(dy), right(b), g.data(), r, {.alpha = s});
-  matmul(r, k, m, {g.data(), 1, r}, right(x), da.data<float>(), k);
-  matmul(n, r, m, left_transposed(dy), right(shrunk), db.data<float>(), r, {.alpha = s});
+  matmul(m, r, n, left(dy), right(b), {g.data(), DType::f32, r}, {.alpha = s});
+  matmul(r, k, m, {g.data(), DType::f32, 1, r}, right(x), result(da));
+  matmul(n, r, m, left_transposed(dy), right(shrunk), result(db), {.alpha = s});
   if (!dx) return;
-  float* px = dx.data<float>();
-  matmul(m, k, n, left(dy), right(w), px, k);
-  matmul(m, k, r, {g.data(), r, 1}, right(a), px, k, {.accumulate = true});
+  const LowRank update{g.data(), r, right(a), 1};
+  matmul(m, k, n, left(dy), right(w), result(dx), {.low_rank = &update});
 }
 
 }  // namespace cpu
