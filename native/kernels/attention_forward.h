@@ -3,6 +3,7 @@
 #include "kernels/multiply.h"
 
 constexpr float kNone = -INFINITY;
+constexpr int64_t kReads = 12;     // tiles of rows read what they multiply: this many rows read it twice
 constexpr float kTinySum = 1e-26f;  // below it a mask's keys lie 60 under the row's maximum: it gets an exponential of its own
 
 /// The row's bias: the unit's, cut off behind the keys that query i sees.
@@ -28,11 +29,11 @@ inline void clear(float* row, int64_t width) {
   for (int64_t j = 0; j < width; j += kLanes) store(row + j, splat(0.0f));
 }
 
-/// max of row + bias, which replaces row.
-inline float biased_max(float* row, const float* bias, int64_t width) {
+/// max of row·scale + bias, which replaces row.
+inline float biased_max(float* row, float scale, const float* bias, int64_t width) {
   vec m = splat(kNone);
   for (int64_t j = 0; j < width; j += kLanes) {
-    vec s = load(row + j) + load(bias + j);
+    vec s = fma(load(row + j), splat(scale), load(bias + j));
     store(row + j, s);
     m = max(m, s);
   }
@@ -50,16 +51,24 @@ inline float exp_sum(float* row, float m, int64_t width) {
   return sum(z);
 }
 
-/// Scores to exponentials in place; the factor that makes them probabilities. lse gets the row's one number.
-inline float softmax_row(float* row, const float* bias, int64_t width, float* lse) {
-  float m = biased_max(row, bias, width);
+// What a softmax ran over is kept as its maximum and the sum of exponentials relative to that, `sums` where lse will be:
+// lse = most + ln sums, taken for a strip of rows at once. Where there was nothing, the maximum is −∞.
+
+inline void finish_lse(float* sums, const float* most, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(sums + i, load(most + i) + log(load(sums + i)));
+  for (; i < n; ++i) sums[i] = most[i] + std::log(sums[i]);
+}
+
+/// Scores to exponentials in place; the factor that makes them probabilities.
+inline float softmax_row(float* row, float scale, const float* bias, int64_t width, float* sums, float* most) {
+  float m = *most = biased_max(row, scale, bias, width);
   if (m == kNone) {
     clear(row, width);
-    *lse = kNone;
+    *sums = 1;
     return 0;
   }
-  float z = exp_sum(row, m, width);
-  *lse = m + std::log(z);
+  float z = *sums = exp_sum(row, m, width);
   return 1 / z;
 }
 
@@ -76,11 +85,11 @@ inline float mask_max(const float* row, const int32_t* bits, int j, int64_t widt
   return max(m);
 }
 
-/// Mode attention: scores to Σ_j α_j P_j in place. lse[j] is −inf where mask j keeps no key that the row sees.
+/// Mode attention: scores to Σ_j α_j P_j in place. most[j] is −inf where mask j keeps no key that the row sees.
 template <int P>
-void mixed_row(float* row, const float* bias, const int32_t* bits, const AttentionUnit& u, int64_t width, float* lse, float* e) {
-  float m = biased_max(row, bias, width);
-  for (int j = 0; j < P; ++j) lse[j] = kNone;
+void mixed_row(float* row, const float* bias, const int32_t* bits, const AttentionUnit& u, int64_t width, float* sums, float* most, float* e) {
+  float m = biased_max(row, u.scale, bias, width);
+  for (int j = 0; j < P; ++j) sums[j] = 1, most[j] = kNone;
   if (m == kNone) return clear(row, width);
   vec z[P] = {};
   for (int64_t k = 0; k < width; k += kLanes) {
@@ -95,7 +104,8 @@ void mixed_row(float* row, const float* bias, const int32_t* bits, const Attenti
     float sum_j = sum(z[j]);
     shared[j] = own[j] = own_max[j] = 0;
     if (sum_j >= kTinySum) {
-      lse[j] = m + std::log(sum_j);
+      sums[j] = sum_j;
+      most[j] = m;
       shared[j] = 1 / sum_j;
       continue;
     }
@@ -107,7 +117,8 @@ void mixed_row(float* row, const float* bias, const int32_t* bits, const Attenti
     vec total = splat(0.0f);
     for (int64_t k = 0; k < width; k += kLanes) total = total + select(in_mask(load(bits + k), j), exp(load(row + k) - splat(mine)), splat(0.0f));
     float own_sum = sum(total);
-    lse[j] = mine + std::log(own_sum);
+    sums[j] = own_sum;
+    most[j] = mine;
     own[j] = 1 / own_sum;
     own_max[j] = mine;
     any_own = true;
@@ -142,28 +153,35 @@ inline auto mixed_row_of(int p) {
 inline void forward(const AttentionUnit& u) {
   auto weigh = weigh_row_of(u.p);
   auto mix = mixed_row_of(u.p);
-  int64_t ld = padded(u.nk), dp = padded(u.d), strip = u.strip();
-  Scratch& s = Scratch::begin(u.d * ld + ld * dp + strip * (ld + 2 * dp) + 2 * ld + strip, 8);
-  float *kt = s.take(u.d * ld), *v = s.take(ld * dp), *scores = s.take(strip * ld), *q = s.take(strip * dp), *o = s.take(strip * dp);
-  float *room = s.take(ld), *e = s.take(ld), *factor = s.take(strip);
+  int64_t ld = padded(u.nk), dp = padded(u.d), strip = u.strip(), m = u.lse_size();
+  Scratch& s = Scratch::begin(u.d * ld + ld * dp + strip * (ld + dp + m + 1) + 2 * ld, 7);
+  float *kt = s.take(u.d * ld), *copied = s.take(ld * dp), *scores = s.take(strip * ld), *o = s.take(strip * dp);
+  float *room = s.take(ld), *e = s.take(ld), *factor = s.take(strip), *most = s.take(strip * m);
   transpose(kt, ld, u.k, u.k_row, u.keys, whole(u.keys), u.d, u.bias);
-  copy_rows(v, dp, u.v, u.v_row, u.keys, u.d, 1, u.bias);
+  // Rows of v that are read a few times, whole vectors without padding between them, need no place of their own.
+  const bool in_place = u.nq <= kReads && u.d % kLanes == 0 && u.dense();
+  const float* v = in_place ? u.v : copied;
+  const int64_t v_row = in_place ? u.v_row : dp;
+  if (!in_place) copy_rows(copied, dp, u.v, u.v_row, u.keys, u.d, 1, u.bias);
+  float scaled[kMostChoices] = {};
+  if (u.mode == 1)
+    for (int j = 0; j < u.p; ++j) scaled[j] = u.alpha[j] * u.scale;
   for (int64_t i0 = 0; i0 < u.nq; i0 += strip) {
     int64_t rows = u.nq - i0 < strip ? u.nq - i0 : strip, keys = u.sees(i0 + rows - 1), width = whole(keys);
-    copy_rows(q, dp, u.q + i0 * u.q_row, u.q_row, rows, u.d, u.scale, nullptr);
-    multiply(scores, ld, q, dp, 1, kt, ld, rows, width, u.d, false);
+    multiply(scores, ld, u.q + i0 * u.q_row, u.q_row, 1, kt, ld, rows, width, u.d, false);
+    float* sums = u.lse + i0 * m;
     for (int64_t r = 0; r < rows; ++r) {
       int64_t i = i0 + r;
       float* row = scores + r * ld;
       const float* bias = row_bias(u, i, width, room);
       const int32_t* bits = u.mode ? u.masks + i * ld : nullptr;
-      float* lse = u.lse + i * u.lse_size();
-      if (u.mode == 1) weigh(row, bits, u.alpha, width);
+      if (u.mode == 1) weigh(row, bits, scaled, width);
       factor[r] = 1;
-      if (u.mode == 2) mix(row, bias, bits, u, width, lse, e);
-      else factor[r] = softmax_row(row, bias, width, lse);
+      if (u.mode == 2) mix(row, bias, bits, u, width, sums + r * m, most + r * m, e);
+      else factor[r] = softmax_row(row, u.mode == 1 ? 1 : u.scale, bias, width, sums + r, most + r);
     }
-    multiply(o, dp, scores, ld, 1, v, dp, rows, u.d, keys, false);
+    finish_lse(sums, most, rows * m);
+    multiply(o, dp, scores, ld, 1, v, v_row, rows, u.d, keys, false);
     for (int64_t r = 0; r < rows; ++r) {
       float* to = u.out + (i0 + r) * u.out_row;
       for (int64_t c = 0; c < u.d; ++c) to[c] = o[r * dp + c] * factor[r];

@@ -36,6 +36,12 @@ struct AttentionUnit {
   int64_t dq_row, dk_row, dv_row;
   double* dalpha;  // [p], this unit's share
 
+  /// Whether no key before the last one is padding.
+  bool dense() const {
+    for (int64_t j = 0; j < keys; ++j)
+      if (bias[j] != 0) return false;
+    return true;
+  }
   bool visible_all() const { return shift >= nk; }
   /// Keys that query i sees, padding included.
   int64_t sees(int64_t i) const { return visible_all() ? keys : i + shift + 1 < 0 ? 0 : i + shift + 1 < keys ? i + shift + 1 : keys; }

@@ -63,33 +63,64 @@ inline void multiply(float* c, int64_t c_row, const float* a, int64_t a_row, int
   }
 }
 
+#ifdef MT_X86
+/// Four rows by four columns, in registers.
+MT_INLINE void transpose4(float* to, int64_t to_row, const float* p, int64_t from_row) {
+  __m128 x0 = _mm_loadu_ps(p), x1 = _mm_loadu_ps(p + from_row), x2 = _mm_loadu_ps(p + 2 * from_row), x3 = _mm_loadu_ps(p + 3 * from_row);
+  _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
+  _mm_storeu_ps(to, x0);
+  _mm_storeu_ps(to + to_row, x1);
+  _mm_storeu_ps(to + 2 * to_row, x2);
+  _mm_storeu_ps(to + 3 * to_row, x3);
+}
+#if MT_LANES >= 8
+/// Eight by eight: pairs of rows, fours of rows, then the halves of registers.
+MT_INLINE void transpose8(float* to, int64_t to_row, const float* p, int64_t from_row) {
+  __m256 x[8], y[8];
+  for (int i = 0; i < 8; ++i) x[i] = _mm256_loadu_ps(p + i * from_row);
+  for (int i = 0; i < 8; i += 4)
+    for (int h = 0; h < 2; ++h) {
+      __m256 a = h ? _mm256_unpackhi_ps(x[i], x[i + 1]) : _mm256_unpacklo_ps(x[i], x[i + 1]);
+      __m256 b = h ? _mm256_unpackhi_ps(x[i + 2], x[i + 3]) : _mm256_unpacklo_ps(x[i + 2], x[i + 3]);
+      y[i + 2 * h] = _mm256_shuffle_ps(a, b, 0x44);
+      y[i + 2 * h + 1] = _mm256_shuffle_ps(a, b, 0xee);
+    }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(to + i * to_row, _mm256_permute2f128_ps(y[i], y[i + 4], 0x20));
+    _mm256_storeu_ps(to + (i + 4) * to_row, _mm256_permute2f128_ps(y[i], y[i + 4], 0x31));
+  }
+}
+#endif
+#endif
+
 /// to[c·to_row + r] = from[r·from_row + c]; rows where skip[r] is not 0 become zeros, and so do rows up to `padded`.
 inline void transpose(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t padded, int64_t width, const float* skip) {
   int64_t r = 0;
+  const auto one = [&](int64_t row, int64_t c) { to[c * to_row + row] = row < rows && skip[row] == 0 ? from[row * from_row + c] : 0.0f; };
 #ifdef MT_X86
-  for (; r + 4 <= rows; r += 4) {
-    if (skip[r] != 0 || skip[r + 1] != 0 || skip[r + 2] != 0 || skip[r + 3] != 0) {
-      for (int64_t i = r; i < r + 4; ++i)
-        for (int64_t c = 0; c < width; ++c) to[c * to_row + i] = skip[i] != 0 ? 0 : from[i * from_row + c];
-      continue;
-    }
-    const float* p = from + r * from_row;
+  const auto kept = [&](int64_t n) {
+    for (int64_t i = r; i < r + n; ++i)
+      if (skip[i] != 0) return false;
+    return true;
+  };
+#if MT_LANES >= 8
+  for (; r + 8 <= rows && kept(8); r += 8) {
     int64_t c = 0;
-    for (; c + 4 <= width; c += 4) {
-      __m128 x0 = _mm_loadu_ps(p + c), x1 = _mm_loadu_ps(p + from_row + c), x2 = _mm_loadu_ps(p + 2 * from_row + c), x3 = _mm_loadu_ps(p + 3 * from_row + c);
-      _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
-      float* t = to + c * to_row + r;
-      _mm_storeu_ps(t, x0);
-      _mm_storeu_ps(t + to_row, x1);
-      _mm_storeu_ps(t + 2 * to_row, x2);
-      _mm_storeu_ps(t + 3 * to_row, x3);
-    }
+    for (; c + 8 <= width; c += 8) transpose8(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
     for (; c < width; ++c)
-      for (int64_t i = 0; i < 4; ++i) to[c * to_row + r + i] = p[i * from_row + c];
+      for (int64_t i = r; i < r + 8; ++i) one(i, c);
+  }
+#endif
+  for (; r + 4 <= rows; r += 4) {
+    int64_t c = 0;
+    if (kept(4))
+      for (; c + 4 <= width; c += 4) transpose4(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
+    for (; c < width; ++c)
+      for (int64_t i = r; i < r + 4; ++i) one(i, c);
   }
 #endif
   for (; r < padded; ++r)
-    for (int64_t c = 0; c < width; ++c) to[c * to_row + r] = r < rows && skip[r] == 0 ? from[r * from_row + c] : 0.0f;
+    for (int64_t c = 0; c < width; ++c) one(r, c);
 }
 
 /// Rows of `width` numbers times `factor` to rows of to_row, zeros behind them; rows where skip[r] is not 0 become zeros.

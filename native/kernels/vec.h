@@ -13,6 +13,7 @@ MT_INLINE ivec as_int(vec a) { return (ivec)a; }
 MT_INLINE vec as_float(ivec a) { return (vec)a; }
 typedef uint32_t uvec __attribute__((vector_size(MT_LANES * 4)));
 MT_INLINE ivec add_wrapping(ivec a, ivec b) { return (ivec)((uvec)a + (uvec)b); }
+MT_INLINE vec to_float(ivec a) { return __builtin_convertvector(a, vec); }
 #else
 template <typename T>
 struct lanes_of {
@@ -30,6 +31,8 @@ MT_INLINE ivec operator>(vec a, vec b) MT_LANEWISE(ivec, a.v[i] > b.v[i] ? -1 : 
 MT_INLINE ivec operator+(ivec a, ivec b) MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i])))
 MT_INLINE ivec operator&(ivec a, ivec b) MT_LANEWISE(ivec, a.v[i] & b.v[i])
 MT_INLINE ivec operator!=(ivec a, ivec b) MT_LANEWISE(ivec, a.v[i] != b.v[i] ? -1 : 0)
+MT_INLINE ivec operator-(ivec a, ivec b) MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) - uint32_t(b.v[i])))
+MT_INLINE ivec operator>>(ivec a, int n) MT_LANEWISE(ivec, a.v[i] >> n)
 MT_INLINE ivec operator<<(ivec a, int n) MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) << n))
 MT_INLINE vec splat(float x) MT_LANEWISE(vec, x)
 MT_INLINE ivec isplat(int32_t x) MT_LANEWISE(ivec, x)
@@ -37,6 +40,7 @@ MT_INLINE vec select(ivec where, vec yes, vec no) MT_LANEWISE(vec, where.v[i] ? 
 MT_INLINE ivec as_int(vec a) { return std::bit_cast<ivec>(a); }
 MT_INLINE vec as_float(ivec a) { return std::bit_cast<vec>(a); }
 MT_INLINE ivec add_wrapping(ivec a, ivec b) { return a + b; }
+MT_INLINE vec to_float(ivec a) MT_LANEWISE(vec, float(a.v[i]))
 #undef MT_LANEWISE
 #endif
 

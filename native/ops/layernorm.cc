@@ -4,6 +4,9 @@
 
 #include "core/parallel.h"
 
+#define MT_EACH_ISA "kernels/layernorm.h"
+#include "kernels/each_isa.h"
+
 namespace mt {
 
 // ---- checks ----
@@ -40,19 +43,9 @@ void layernorm_forward(const View& x, const View& weight, const View& bias, doub
   int64_t D = x.size(-1);
   const float *px = x.data<float>(), *w = weight.data<float>(), *b = bias.data<float>();
   float *py = y.data<float>(), *pm = mean.data<float>(), *pr = rstd.data<float>();
-  parallel_for(x.rows(), 4 * D, [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const float* row = px + r * D;
-      // Sums in double: rows are short, and eps may be 1e-12.
-      double sum = 0, squares = 0;
-      for (int64_t i = 0; i < D; ++i) sum += row[i];
-      double m = D ? sum / double(D) : 0;
-      for (int64_t i = 0; i < D; ++i) squares += (row[i] - m) * (row[i] - m);
-      double s = 1.0 / std::sqrt(squares / double(D) + eps);
-      pm[r] = float(m);
-      pr[r] = float(s);
-      for (int64_t i = 0; i < D; ++i) py[r * D + i] = float((row[i] - m) * s) * w[i] + b[i];
-    }
+  const auto row = MT_FOR_ISA(layernorm_row);
+  parallel_for(x.rows(), D, [=](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) row(px + r * D, w, b, eps, py + r * D, pm + r, pr + r, D);
   });
 }
 
@@ -61,18 +54,9 @@ void layernorm_backward(const View& dy, const View& x, const View& weight, const
   const float *pd = dy.data<float>(), *px = x.data<float>(), *w = weight.data<float>(), *pm = mean.data<float>(), *pr = rstd.data<float>();
   if (dx) {
     float* out = dx.data<float>();
-    parallel_for(rows, 6 * D, [=](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const float *d = pd + r * D, *row = px + r * D;
-        double sum = 0, dot = 0;
-        for (int64_t i = 0; i < D; ++i) {
-          float g = d[i] * w[i];
-          sum += g;
-          dot += g * ((row[i] - pm[r]) * pr[r]);
-        }
-        float a = float(sum / double(D)), c = float(dot / double(D));
-        for (int64_t i = 0; i < D; ++i) out[r * D + i] = pr[r] * (d[i] * w[i] - a - (row[i] - pm[r]) * pr[r] * c);
-      }
+    const auto row = MT_FOR_ISA(layernorm_row_backward);
+    parallel_for(rows, D, [=](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) row(pd + r * D, px + r * D, w, pm[r], pr[r], out + r * D, D);
     });
   }
   if (!dweight && !dbias) return;
