@@ -27,8 +27,8 @@ namespace {
 
 constexpr size_t kAlign = 64;
 constexpr size_t kHugePage = size_t(2) << 20;
-constexpr size_t kLargestCached = size_t(64) << 20;
-constexpr size_t kMostCached = size_t(256) << 20;
+constexpr size_t kLargestCached = size_t(256) << 20;
+constexpr size_t kMostCached = size_t(2) << 30;  // a training step's activations come back every step
 [[maybe_unused]] constexpr size_t kSmallestMapped = size_t(64) << 20;
 
 size_t physical_memory() {
@@ -76,6 +76,7 @@ class Allocator {
   void* allocate(size_t bytes) {
     size_t size = rounded(bytes);
     std::lock_guard lock(mutex_);
+    if (used_ + size + cached_ > limit_) trim();
     if (used_ + size > limit_) {
       throw std::runtime_error(text("out of memory: ", bytes, " bytes were asked for while ", used_, " of ", limit_,
                                     " bytes are in use; use a smaller batch or fewer frames, or raise MT_MEMORY_LIMIT"));
@@ -102,10 +103,10 @@ class Allocator {
     cached_ += size;
   }
   /// A block for something that can also be done without: null where there is not plenty left.
-  void* allocate_packed(size_t bytes) {
+  void* allocate_packed(size_t bytes, int quarters) {
     {
       std::lock_guard lock(mutex_);
-      if (used_ + bytes > limit_ / 4 * 3) return nullptr;
+      if (used_ + bytes > limit_ / 4 * size_t(quarters)) return nullptr;
       packed_ += bytes;
     }
     try {
@@ -237,9 +238,9 @@ void Storage::settle(const std::shared_ptr<cuda::Queue>& queue) {
   queue_ = queue;
 }
 
-const void* Storage::derived(const std::array<int64_t, 3>& key, size_t bytes, const std::function<void(void*)>& make) {
+const void* Storage::derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters, const std::function<void(void*)>& make) {
   if (auto found = derived_.find(key); found != derived_.end()) return found->second.data;
-  void* p = allocator().allocate_packed(bytes);
+  void* p = allocator().allocate_packed(bytes, quarters);
   if (!p) return nullptr;
   make(p);
   derived_.emplace(key, Derived{p, bytes});

@@ -62,8 +62,8 @@ class Storage {
   bool read_only() const { return read_only_; }
   void freeze() { read_only_ = true; }
   /// What a kernel makes once of contents that are read-only and lie on the CPU: `bytes` that `make` fills, kept as long as
-  /// this. `key` tells one such thing from another. Null where it would take more memory than may be spent on that.
-  const void* derived(const std::array<int64_t, 3>& key, size_t bytes, const std::function<void(void*)>& make);
+  /// this. `key` tells one such thing from another. Null where more than so many quarters of all memory would be in use.
+  const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters, const std::function<void(void*)>& make);
   /// Its memory on a CUDA device.
   const cuda::Block& block() const { return block_; }
 
@@ -77,7 +77,7 @@ class Storage {
     void* data;
     size_t bytes;
   };
-  std::map<std::array<int64_t, 3>, Derived> derived_;  // touched by the queue's thread alone
+  std::map<std::array<int64_t, 4>, Derived> derived_;  // touched by the queue's thread alone
   std::shared_ptr<cuda::Queue> queue_;
   cuda::Block block_;
 };

@@ -41,13 +41,14 @@ inline Right right_transposed(const View& v) { return {first_of(v), v.dtype, 1, 
 inline Result result(const View& v) { return {const_cast<void*>(first_of(v)), v.dtype, v.size(-1)}; }
 inline const float* numbers(const View& v) { return v ? v.data<float>() : nullptr; }
 
-/// A weight [out, in] as right_transposed() has it, packed once and for all where it is frozen.
-inline Right weight_transposed(const View& w) {
-  Right r = right_transposed(w);
-  const int64_t n = w.size(0), k = w.size(1);
+/// A weight [out, in] as the right factor of a product with its transpose (forward) or with itself (backward), packed once
+/// and for all where it is frozen: for the forward while there is memory, for the backward while there is plenty.
+inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool backward) {
   if (w.storage->read_only())
-    r.packed = w.storage->derived({w.offset, n, k}, size_t(packed_bytes(n, k, w.dtype)), [&](void* out) { pack_right(n, k, r, out); });
+    r.packed = w.storage->derived({w.offset, n, k, backward}, size_t(packed_bytes(n, k, w.dtype)), backward ? 2 : 3, [&](void* out) { pack_right(n, k, r, out); });
   return r;
 }
+inline Right weight_transposed(const View& w) { return packed(w, right_transposed(w), w.size(0), w.size(1), false); }
+inline Right weight(const View& w) { return packed(w, right(w), w.size(1), w.size(0), true); }
 
 }  // namespace mt

@@ -46,6 +46,7 @@ constexpr int64_t kGroup = 8;                // panels per task: a block of them
 constexpr int64_t kLeft = int64_t(4) << 20;  // words of the left factor packed at a time
 constexpr int64_t kStretch = 64;             // words of a row packed in one go
 constexpr int64_t kFewRows = 16;             // up to which a deep right factor is not worth packing, see worth_dots
+constexpr int64_t kLine = 16;                // words of a line of the cache
 constexpr int64_t kPadding = 16;             // words after a packed left panel, see Level::pack
 constexpr int64_t kSpeed = 16;               // multiply-adds in the time of one scalar operation
 constexpr int64_t kWideRows = 256;           // of float32 sums on their way to a bfloat16 result: they lie in the second cache
@@ -157,7 +158,10 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
   const int64_t mr = up(rows, up(rows, l.mr));
   const int64_t block = rows / mr * mr;
   const bool narrow = c.dtype == DType::bf16;
-  const bool pack_left = !(a.dtype == DType::f32 && a.col == 1 && ((n <= 256 && k <= 512) || (n <= l.nr && a.row % 1024 != 0)));
+  // The left factor's words are read where they lie if rows of them do, but not all in the same lines of the first cache.
+  const int64_t left_row = kind == Kind::dots ? a.row / 2 : a.row;
+  const bool lies = a.col == 1 && (kind == Kind::dots ? a.row % 2 == 0 && k % 2 == 0 : a.dtype == DType::f32);
+  const bool pack_left = !(lies && (left_row % 1024 != 0 || rows == 1));
 
   for (int64_t top = 0; top < m; top += block) {
     const int64_t height = std::min(block, m - top), strips = up(height, mr), stride = mr * words + kPadding;
@@ -186,15 +190,15 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
         // Sums of rows from s0·mr and columns from left_edge on.
         const int64_t lds = narrow ? kGroup * l.nr : c.row;
         float* sums = narrow ? wide_scratch.floats(cut * mr * lds) : static_cast<float*>(c.data) + (top + s0 * mr) * lds + left_edge;
-        const auto multiply = [&](Kind of, int64_t s, int64_t p, int64_t deep, const float* left, int64_t row, int64_t col, const float* right, int64_t ldb, float alpha, bool add) {
+        const auto multiply = [&](Kind of, int64_t s, int64_t p, int64_t deep, const float* left, int64_t row, int64_t col, const float* right, int64_t ldb, const float* next, float alpha, bool add) {
           const int64_t j = p * l.nr, count = std::min(mr, height - s * mr);
-          Target out{sums + (s - s0) * mr * lds + j - left_edge, lds, !add && o.bias ? o.bias + j : nullptr, alpha, add, int(std::min<int64_t>(l.nr, n - j))};
+          Target out{sums + (s - s0) * mr * lds + j - left_edge, lds, !add && o.bias ? o.bias + j : nullptr, alpha, add, int(std::min<int64_t>(l.nr, n - j)), next ? next : right};
           l.tile[int(of)][out.columns > l.width][count - 1](deep, left, row, col, right, ldb, out);
         };
-        const auto along = [&](int64_t s, int64_t p, int64_t x, const float* right, int64_t ldb) {
+        const auto along = [&](int64_t s, int64_t p, int64_t x, const float* right, int64_t ldb, const float* next) {
           const int64_t count = std::min(mr, height - s * mr);
-          const float* left = packed ? packed + s * stride + x * count : static_cast<const float*>(at(a, top + s * mr, x));
-          multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : a.row, packed ? count : a.col, right, ldb, o.alpha, x > 0);
+          const float* left = packed ? packed + s * stride + x * count : static_cast<const float*>(a.data) + (top + s * mr) * left_row + x;
+          multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : left_row, packed ? count : 1, right, ldb, next, o.alpha, x > 0);
         };
         float* low_panels = nullptr;
         if (const LowRank* low = o.low_rank) {
@@ -204,14 +208,20 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
         const auto finish = [&](int64_t s) {
           if (const LowRank* low = o.low_rank)
             for (int64_t p = first; p < last; ++p)
-              multiply(Kind::f32, s, p, low->rank, low->left + (top + s * mr) * low->rank, low->rank, 1, low_panels + (p - first) * low->rank * l.nr, l.nr, low->factor, true);
+              multiply(Kind::f32, s, p, low->rank, low->left + (top + s * mr) * low->rank, low->rank, 1, low_panels + (p - first) * low->rank * l.nr, l.nr, nullptr, low->factor, true);
           follow(std::min(mr, height - s * mr), wide, sums + (s - s0) * mr * lds, lds, c, top + s * mr, left_edge, o);
         };
         const auto* ready = static_cast<const float*>(b.packed);
+        // While the second and third strip are multiplied, lines of the panel that comes next along k, or in the next group.
+        const auto later = [&](int64_t turn, int64_t p, int64_t x) {
+          const bool within = x + depth < words;
+          if (!ready || turn < 1 || turn > 2 || (!within && p + kGroup >= panels)) return static_cast<const float*>(nullptr);
+          return ready + (within ? p * panel_words + (x + depth) / half * l.nr : (p + kGroup) * panel_words) + (turn - 1) * kLine;
+        };
         // A single strip reads each panel from end to end, as it lies in memory.
         if (ready && s1 - s0 == 1) {
           for (int64_t p = first; p < last; ++p)
-            for (int64_t x = 0; x == 0 || x < words; x += depth) along(s0, p, x, ready + p * panel_words + x / half * l.nr, l.nr);
+            for (int64_t x = 0; x == 0 || x < words; x += depth) along(s0, p, x, ready + p * panel_words + x / half * l.nr, l.nr, nullptr);
           finish(s0);
           continue;
         }
@@ -235,7 +245,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
             right = scratch;
           }
           for (int64_t s = s0; s < s1; ++s) {
-            for (int64_t p = first; p < last; ++p) along(s, p, x, right + (p - first) * panel, ldb);
+            for (int64_t p = first; p < last; ++p) along(s, p, x, right + (p - first) * panel, ldb, later(s - s0, p, x));
             if (x + deep == words) finish(s);
           }
         }

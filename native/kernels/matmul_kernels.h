@@ -29,6 +29,7 @@ struct Target {
   float alpha;
   bool add;
   int columns;  // of the tile, at most `nr`
+  const float* next;  // one word of each line of the panel that is asked for meanwhile: what a later tile reads, or the tile's own
 };
 
 inline constexpr int kMaxRows = 16;     // bound on Level::mr

@@ -8,14 +8,6 @@
 namespace mt::kernels {
 namespace {
 
-/// Asks for memory that is read soon, though no hardware would guess it: rows lie pages apart.
-template <typename T>
-inline void ahead([[maybe_unused]] const T* p) {
-#if defined(__GNUC__)
-  __builtin_prefetch(p, 0, 2);
-#endif
-}
-
 // ---- pack ----
 
 /// One vector of a row: the elements from i on, of which `valid` exist.

@@ -52,7 +52,7 @@ void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut
 }
 
 void gemm_backward_input(const View& dy, const View& w, Out dx) {
-  matmul(dy.rows(), w.size(1), w.size(0), left(dy), right(w), result(dx));
+  matmul(dy.rows(), w.size(1), w.size(0), left(dy), weight(w), result(dx));
 }
 
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {

@@ -61,7 +61,7 @@ void lora_backward(const View& dy, const View& x, const View& shrunk, const View
   matmul(n, r, m, left_transposed(dy), right(shrunk), result(db), {.alpha = s});
   if (!dx) return;
   const LowRank update{g.data(), r, right(a), 1};
-  matmul(m, k, n, left(dy), right(w), result(dx), {.low_rank = &update});
+  matmul(m, k, n, left(dy), weight(w), result(dx), {.low_rank = &update});
 }
 
 }  // namespace cpu
