@@ -158,15 +158,24 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
   const int64_t mr = up(rows, up(rows, l.mr));
   const int64_t block = rows / mr * mr;
   const bool narrow = c.dtype == DType::bf16;
-  // The left factor's words are read where they lie if rows of them do, but not all in the same lines of the first cache.
-  const int64_t left_row = kind == Kind::dots ? a.row / 2 : a.row;
-  const bool lies = a.col == 1 && (kind == Kind::dots ? a.row % 2 == 0 && k % 2 == 0 : a.dtype == DType::f32);
+  // The left factor's words are read where they lie if rows of them do, but not all in the same lines of the first cache;
+  // rows of bfloat16 that meet float32 are widened first.
+  const bool widen = a.dtype == DType::bf16 && a.col == 1 && kind != Kind::dots;
+  const int64_t left_row = widen ? k : kind == Kind::dots ? a.row / 2 : a.row;
+  const bool lies = a.col == 1 && (kind == Kind::dots ? a.row % 2 == 0 && k % 2 == 0 : widen || a.dtype == DType::f32);
   const bool pack_left = !(lies && (left_row % 1024 != 0 || rows == 1));
 
   for (int64_t top = 0; top < m; top += block) {
     const int64_t height = std::min(block, m - top), strips = up(height, mr), stride = mr * words + kPadding;
     float* packed = nullptr;
-    if (pack_left) {
+    const float* lying = static_cast<const float*>(a.data) + top * left_row;
+    if (!pack_left && widen) {
+      float* wide = left_scratch.floats(height * k);
+      lying = wide;
+      parallel_for(height, k / 4, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) MT_FOR_ISA(widen_row)(static_cast<const bf16*>(at(a, top + i, 0)), wide + i * k, k);
+      });
+    } else if (pack_left) {
       packed = left_scratch.floats(strips * stride);
       parallel_for(strips, mr * words, [&](int64_t begin, int64_t end) {
         // All strips by short stretches of k: where these are rows, few pages are in use at a time.
@@ -197,7 +206,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
         };
         const auto along = [&](int64_t s, int64_t p, int64_t x, const float* right, int64_t ldb, const float* next) {
           const int64_t count = std::min(mr, height - s * mr);
-          const float* left = packed ? packed + s * stride + x * count : static_cast<const float*>(a.data) + (top + s * mr) * left_row + x;
+          const float* left = packed ? packed + s * stride + x * count : lying + s * mr * left_row + x;
           multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : left_row, packed ? count : 1, right, ldb, next, o.alpha, x > 0);
         };
         float* low_panels = nullptr;

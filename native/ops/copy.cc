@@ -8,6 +8,9 @@
 #include "core/parallel.h"
 #include "core/strides.h"
 
+#define MT_EACH_ISA "kernels/halves.h"
+#include "kernels/each_isa.h"
+
 namespace mt {
 
 // ---- checks ----
@@ -42,6 +45,16 @@ void check_random_normal(int64_t, int64_t, double mean, double std, Out y) {
 namespace cpu {
 namespace {
 
+/// Numbers that lie behind each other.
+template <typename A, typename B, typename F>
+void stretch(const A* from, B* to, int64_t n, F convert) {
+  if constexpr (std::is_same_v<A, B>) std::memcpy(to, from, size_t(n) * sizeof(A));
+  else if constexpr (std::is_same_v<A, bf16> && std::is_same_v<B, float>) MT_FOR_ISA(widen_row)(from, to, n);
+  else if constexpr (std::is_same_v<A, float> && std::is_same_v<B, bf16>) MT_FOR_ISA(narrow_row)(from, to, n);
+  else
+    for (int64_t i = 0; i < n; ++i) to[i] = convert(from[i]);
+}
+
 template <typename A, typename B, typename F>
 void strided(const View& x, const View& y, F convert) {
   if (!x.numel()) return;
@@ -50,6 +63,13 @@ void strided(const View& x, const View& y, F convert) {
   B* to = y.data<B>();
   int64_t inner = loop.shape[loop.rank - 1], outer = x.numel() / inner;
   int64_t sf = loop.from[loop.rank - 1], st = loop.to[loop.rank - 1];
+  const bool dense = sf == 1 && st == 1;
+  if (dense && outer == 1) {
+    constexpr int64_t kPiece = 4096;
+    return parallel_for((inner + kPiece - 1) / kPiece, kPiece / 4, [&](int64_t begin, int64_t end) {
+      stretch(from + begin * kPiece, to + begin * kPiece, std::min(inner, end * kPiece) - begin * kPiece, convert);
+    });
+  }
   parallel_for(outer, inner, [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o) {
       int64_t rest = o, a = 0, b = 0;
@@ -59,13 +79,9 @@ void strided(const View& x, const View& y, F convert) {
         a += i * loop.from[d];
         b += i * loop.to[d];
       }
-      if constexpr (std::is_same_v<A, B>) {
-        if (sf == 1 && st == 1) {
-          std::memcpy(to + b, from + a, size_t(inner) * sizeof(A));
-          continue;
-        }
-      }
-      for (int64_t i = 0; i < inner; ++i) to[b + i * st] = convert(from[a + i * sf]);
+      if (dense) stretch(from + a, to + b, inner, convert);
+      else
+        for (int64_t i = 0; i < inner; ++i) to[b + i * st] = convert(from[a + i * sf]);
     }
   });
 }
