@@ -47,6 +47,7 @@ constexpr int64_t kLeft = int64_t(4) << 20;  // words of the left factor packed 
 constexpr int64_t kStretch = 64;             // words of a row packed in one go
 constexpr int64_t kFewRows = 16;             // up to which a deep right factor is not worth packing, see worth_dots
 constexpr int64_t kLine = 16;                // words of a line of the cache
+constexpr int64_t kSoon = 512;               // words between what is read and what is asked for where memory is the limit
 constexpr int64_t kPadding = 16;             // words after a packed left panel, see Level::pack
 constexpr int64_t kSpeed = 16;               // multiply-adds in the time of one scalar operation
 constexpr int64_t kWideRows = 256;           // of float32 sums on their way to a bfloat16 result: they lie in the second cache
@@ -227,10 +228,13 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
           if (!ready || turn < 1 || turn > 2 || (!within && p + kGroup >= panels)) return static_cast<const float*>(nullptr);
           return ready + (within ? p * panel_words + (x + depth) / half * l.nr : (p + kGroup) * panel_words) + (turn - 1) * kLine;
         };
-        // A single strip reads each panel from end to end, as it lies in memory.
+        // A single strip reads each panel from end to end, as it lies in memory, and asks for what it will read soon.
         if (ready && s1 - s0 == 1) {
           for (int64_t p = first; p < last; ++p)
-            for (int64_t x = 0; x == 0 || x < words; x += depth) along(s0, p, x, ready + p * panel_words + x / half * l.nr, l.nr, nullptr);
+            for (int64_t x = 0; x == 0 || x < words; x += depth) {
+              const float* right = ready + p * panel_words + x / half * l.nr;
+              along(s0, p, x, right, l.nr, right + kSoon);
+            }
           finish(s0);
           continue;
         }
