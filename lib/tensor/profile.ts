@@ -115,6 +115,7 @@ export class Profile {
   /** A line of time for each device. */
   chromeTrace(): ChromeTrace {
     const pid = 1
+    const microseconds = (seconds: number): number => Math.round(seconds * 1e9) / 1e3
     const threads = new Map<Device, number>()
     const traceEvents: ChromeEvent[] = [{ ph: 'M', name: 'process_name', pid, tid: 0, args: { name: 'mtransllama' } }]
     for (const { operator, device, start, seconds, read, written } of this.events()) {
@@ -123,7 +124,7 @@ export class Profile {
         threads.set(device, (tid = threads.size + 1))
         traceEvents.push({ ph: 'M', name: 'thread_name', pid, tid, args: { name: device } })
       }
-      traceEvents.push({ ph: 'X', name: operator, cat: 'operator', pid, tid, ts: start * 1e6, dur: seconds * 1e6, args: { read, written } })
+      traceEvents.push({ ph: 'X', name: operator, cat: 'operator', pid, tid, ts: microseconds(start), dur: microseconds(seconds), args: { read, written } })
     }
     return { displayTimeUnit: 'ms', traceEvents }
   }
