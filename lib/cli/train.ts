@@ -63,6 +63,7 @@ export function register(program: Command): void {
               bar?.stop()
               epoch = 0 // the next step starts the bar again
               console.log(await writeProfile(trace, p))
+              if (p.rows().some((r) => r.operator === 'graph')) console.log('a graph is one event; with --no-graphs its operators are seen')
             },
           }),
         })

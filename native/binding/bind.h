@@ -142,7 +142,7 @@ Device common_device(const Role* roles, size_t count);
 void settle(const Role* roles, size_t count, const std::shared_ptr<cuda::Queue>& queue);
 /// What a graph that is being captured needs of an operator's arguments.
 void keep(cuda::Queue& queue, const Role* roles, size_t count);
-/// What an operator moves at least: each argument whole and once, whatever of it is read; what a view repeats counts once.
+/// Bytes of an operator's arguments: each whole and once, whatever of it is used; what a view repeats counts once.
 profile::Bytes traffic(const Role* roles, size_t count);
 template <typename... Args>
 profile::Bytes traffic(const std::tuple<Args...>& args) {
