@@ -37,6 +37,7 @@ export { loadTokenizer, makeTokenizer, type EncodeOptions, type TextStream, type
 export { empty, memory, resetPeak, sync, syncBlocking, tensor, Tensor, threads, type DType, type TypedArray } from './tensor/tensor.js'
 export { chooseDevice, deviceMemory, devices, type Choice, type CudaDevice, type Device, type DeviceChoice, type Devices } from './tensor/device.js'
 export { Graph } from './tensor/graph.js'
+export { Profile, profile, startProfile, stopProfile, type ChromeEvent, type ChromeTrace, type ProfileEvent, type ProfileRow } from './tensor/profile.js'
 export { keep, scope } from './tensor/scope.js'
 export { backward, checkpoint, noGrad, record, recordAll, type Backward } from './tensor/tape.js'
 export type { DeviceMemory, Memory } from './native.js'

@@ -99,6 +99,29 @@ export interface NativeGraph {
   readonly graph: unique symbol
 }
 
+/** A record of operators that has an end in the queue. */
+export interface NativeRecord {
+  readonly record: unique symbol
+}
+
+/** The events of a record, in the order of the queue: one number of each array belongs to one event. */
+export interface NativeEvents {
+  /** Names, and of each event the number of its own. */
+  operators: string[]
+  operator: Int32Array
+  /** Device's number, -1 for the CPU. */
+  device: Int32Array
+  /** Nanoseconds since the record began; and how many the operator took. */
+  start: Float64Array
+  duration: Float64Array
+  /** Bytes. */
+  read: Float64Array
+  written: Float64Array
+  /** Events that are not here, and nanoseconds from the beginning of the record to its end. */
+  dropped: number
+  elapsed: number
+}
+
 export interface Native {
   create(shape: readonly number[], dtype: string, device?: number): NativeTensor
   upload(bytes: Uint8Array, shape: readonly number[], dtype: string): NativeTensor
@@ -112,6 +135,9 @@ export interface Native {
   endCapture(device: number): NativeGraph
   replay(graph: NativeGraph): void
   releaseGraph(graph: NativeGraph): void
+  profileStart(most: number): void
+  profileStop(): NativeRecord
+  profileEvents(record: NativeRecord): NativeEvents
   map(path: string): object
   mapped(mapping: object, offset: number, shape: readonly number[], dtype: string): NativeTensor
   read(t: NativeTensor): Promise<ArrayBuffer>

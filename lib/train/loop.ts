@@ -13,8 +13,10 @@ import { Features } from '../eval/features.js'
 import { encode } from '../eval/encode.js'
 import type { Precision } from '../models/mtransllama.js'
 import type { DeviceChoice } from '../tensor/device.js'
+import type { Profile } from '../tensor/profile.js'
 import { hasState, loadState, saveBest, saveState } from './checkpoint.js'
 import { AdamW } from './optimizer.js'
+import { StepProfile } from './profile.js'
 import { chunks, rateFactor, shuffled } from './schedule.js'
 import { Trainer, type StepResult } from './step.js'
 import type { TrainConfig } from './config.js'
@@ -46,6 +48,11 @@ export interface TrainEvents {
   onFeatures?(done: number, total: number): void
   onStep?(event: StepEvent): void
   onEpoch?(event: EpochEvent): void
+  /**
+   * What the operators of steps 3 to 12 cost, or of all steps where the first epoch has fewer; recorded only for this listener.
+   * On a CUDA device, graphs hide operators: see {@link TrainOptions.graphs}. The run waits for the promise.
+   */
+  onProfile?(profile: Profile): void | Promise<void>
 }
 
 export interface TrainOptions extends TrainEvents {
@@ -96,6 +103,7 @@ class Run {
   private readonly features: Features
   private readonly optimizer: AdamW
   private readonly trainer: Trainer
+  private readonly profile: StepProfile | undefined
   private readonly epochs: EpochEvent[] = []
   private step = 0
   private bad = 0
@@ -116,6 +124,7 @@ class Run {
     const lr = typeof t.lr === 'number' ? t.lr : Object.fromEntries(Object.entries(t.lr).filter((e): e is [string, number] => e[1] !== undefined))
     this.optimizer = new AdamW(table.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip })
     this.trainer = new Trainer(bundle, adapter, this.features, this.optimizer, { graphs: options.graphs })
+    if (options.onProfile) this.profile = new StepProfile((p) => options.onProfile!(p))
   }
 
   private get out(): { last: string; best: string; metrics: string } {
@@ -167,22 +176,29 @@ class Run {
   private async epoch(epoch: number, steps: number): Promise<void> {
     const { train: t } = this.config
     const order = shuffled(this.samples.length, t.seed, epoch).map((i) => this.samples[i]!)
-    for (const microBatches of chunks(chunks(order, t.batch), t.accumulation).slice(this.progress.position)) {
-      this.options.signal?.throwIfAborted()
-      const factor = rateFactor(this.step, steps, t.warmup, t.schedule)
-      const result = await this.trainer.step(microBatches, factor)
-      this.step++
-      this.progress.position++
-      const event = { ...result, epoch, step: this.step, steps, factor }
-      await this.log({ kind: 'step', ...event })
-      this.options.onStep?.(event)
-      if (result.bad === undefined) {
-        this.progress.loss += result.loss * result.tokens
-        this.progress.tokens += result.tokens
-        this.bad = 0
-      } else if (++this.bad >= t.maxBadSteps) {
-        throw new InputError(`training: ${this.bad} steps in a row were not finite, the last because of ${result.bad}; lower train.lr or set train.clip.`)
+    const todo = chunks(chunks(order, t.batch), t.accumulation).slice(this.progress.position)
+    try {
+      for (const [i, microBatches] of todo.entries()) {
+        this.options.signal?.throwIfAborted()
+        this.profile?.before(i, todo.length)
+        const factor = rateFactor(this.step, steps, t.warmup, t.schedule)
+        const result = await this.trainer.step(microBatches, factor)
+        this.step++
+        this.progress.position++
+        const event = { ...result, epoch, step: this.step, steps, factor }
+        await this.log({ kind: 'step', ...event })
+        this.options.onStep?.(event)
+        if (result.bad === undefined) {
+          this.progress.loss += result.loss * result.tokens
+          this.progress.tokens += result.tokens
+          this.bad = 0
+        } else if (++this.bad >= t.maxBadSteps) {
+          throw new InputError(`training: ${this.bad} steps in a row were not finite, the last because of ${result.bad}; lower train.lr or set train.clip.`)
+        }
+        await this.profile?.after(i)
       }
+    } finally {
+      await this.profile?.stop()
     }
     const { loss, tokens } = this.progress
     await this.finish(epoch, tokens ? loss / tokens : NaN)

@@ -97,6 +97,7 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   to.storage = std::make_shared<Storage>(bytes);
   to.storage->settle(target);
   environment.stream.enqueue("transfer", [from, to, source, target, bytes] {
+    const profile::Span span("transfer", target ? target : source, [&] { return profile::Bytes{int64_t(bytes), int64_t(bytes)}; });
     prepare(from);
     if (!target) {
       to.storage->ensure();
@@ -262,6 +263,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add<sync_blocking>(exports, "syncBlocking");
   add<thread_count>(exports, "threads");
   add_devices(exports);
+  add_profile(exports);
   auto ops = Napi::Object::New(env);
   auto signatures = Napi::Array::New(env);
   for (const Operator& o : table()) {

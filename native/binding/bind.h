@@ -12,6 +12,7 @@
 #include "binding/environment.h"
 #include "binding/handle.h"
 #include "binding/widen.h"
+#include "core/profile.h"
 #include "core/view.h"
 
 namespace mt::binding {
@@ -141,6 +142,12 @@ Device common_device(const Role* roles, size_t count);
 void settle(const Role* roles, size_t count, const std::shared_ptr<cuda::Queue>& queue);
 /// What a graph that is being captured needs of an operator's arguments.
 void keep(cuda::Queue& queue, const Role* roles, size_t count);
+/// Bytes of an operator's arguments: each whole and once, whatever of it is used; what a view repeats counts once.
+profile::Bytes traffic(const Role* roles, size_t count);
+template <typename... Args>
+profile::Bytes traffic(const std::tuple<Args...>& args) {
+  return std::apply([](const auto&... a) { const Role all[] = {role(a)...}; return traffic(all, sizeof...(a)); }, args);
+}
 /// Whether MT_CUDA_SYNC=1 asks to wait for every operator, so that one that fails is named.
 bool waits_for_each();
 
@@ -207,6 +214,7 @@ Operator op(const char* name) {
               if (std::none_of(roles.begin(), roles.end(), [](const Role& r) { return r.written && *r.view && r.view->numel(); })) return info.Env().Undefined();
               if (!queue) {
                 environment.stream.enqueue(id, [args = std::move(args), narrow] {
+                  const profile::Span span(id, nullptr, [&] { return traffic(args); });
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);
                   if (narrow && !takes_bf16<Cpu>) widened<Cpu, A>(args);
                   else std::apply(Cpu, args);
@@ -214,6 +222,7 @@ Operator op(const char* name) {
               } else if constexpr (has_cuda) {
                 environment.stream.enqueue(id, [args = std::move(args), queue] {
                   cuda::Use use(*queue);
+                  const profile::Span span(id, queue, [&] { return traffic(args); });
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);
                   std::apply(Cuda, args);
                   if (queue->capturing()) std::apply([&](const auto&... a) { const Role all[] = {role(a)...}; keep(*queue, all, sizeof...(a)); }, args);

@@ -145,6 +145,7 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
   Environment::of(info.Env()).stream.enqueue("replay", [graph] {
     if (!graph->graph) throw std::runtime_error("the graph was not captured, because one of its operators failed");
     cuda::Use use(*graph->queue);
+    const profile::Span span("graph", graph->queue, [] { return profile::Bytes{}; });  // of its operators, nothing is known by now
     graph->queue->replay(*graph->graph);
   });
   return info.Env().Undefined();

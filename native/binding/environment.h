@@ -11,6 +11,7 @@
 
 #include "core/cuda.h"
 #include "core/device.h"
+#include "core/profile.h"
 #include "core/stream.h"
 
 namespace mt::binding {
@@ -21,6 +22,9 @@ class Environment {
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
   Stream stream;
+
+  /// The record that is being taken of this thread's operators; null: none. Its content is the queue's until it has ended.
+  std::shared_ptr<profile::Recorder> recorder;
 
   /// The device's queue of this thread, made when it is first asked for; null for the CPU. Throws where there is no such device.
   std::shared_ptr<cuda::Queue> queue(Device device);

@@ -20,5 +20,7 @@ inline void add(Napi::Object exports, const char* name) {
 
 /// Devices, memory and graphs: devices.cc.
 void add_devices(Napi::Object exports);
+/// Records of what operators cost: profile.cc.
+void add_profile(Napi::Object exports);
 
 }  // namespace mt::binding

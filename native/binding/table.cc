@@ -59,6 +59,20 @@ void keep(cuda::Queue& queue, const Role* roles, size_t count) {
     if (roles[i].view && *roles[i].view) queue.keep(roles[i].view->storage->block(), roles[i].view->storage);
 }
 
+profile::Bytes traffic(const Role* roles, size_t count) {
+  profile::Bytes all;
+  for (size_t i = 0; i < count; ++i) {
+    if (!roles[i].view || !*roles[i].view) continue;
+    const View& v = *roles[i].view;
+    int64_t bytes = int64_t(size_of(v.dtype));
+    for (int d = 0; d < v.rank; ++d)
+      if (v.stride[d] || !v.shape[d]) bytes *= v.shape[d];
+    if (roles[i].read) all.read += bytes;
+    if (roles[i].written) all.written += bytes;
+  }
+  return all;
+}
+
 void check_outputs(const Role* roles, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     if (!roles[i].written || !*roles[i].view) continue;

@@ -1,0 +1,81 @@
+// What operators cost: while a record is taken, each that the queue runs leaves its name, time and bytes in it. While none
+// is, an operator pays for one look at a pointer.
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/stopwatch.h"
+
+namespace mt::profile {
+
+struct Bytes {
+  int64_t read = 0, written = 0;
+};
+
+/// One operator. Times are nanoseconds since the record began: of the CPU, what its task took on the queue's thread; of a
+/// CUDA device, what the stream took between the end of what came before and the end of it.
+struct Event {
+  const char* name;  // lives as long as the program
+  int device;        // as in core/device.h
+  int64_t start, duration;
+  Bytes bytes;
+};
+
+/// A record of one queue, in the order of its operators. Begins and ends on the queue's thread, and is read after that.
+class Recorder {
+ public:
+  /// Keeps the first `most` events, and counts the others.
+  explicit Recorder(size_t most) : most_(most) {}
+
+  void begin();
+  /// Waits for the operators that a GPU still runs. Those that failed, or that it was lost before, count as dropped.
+  void end() noexcept;
+
+  /// Whether the rest may be read, by any thread.
+  bool ended() const { return ended_.load(std::memory_order_acquire); }
+  const std::vector<Event>& events() const { return events_; }
+  int64_t dropped() const { return dropped_; }
+  /// Nanoseconds from beginning to end.
+  int64_t elapsed() const { return elapsed_; }
+
+ private:
+  friend class Span;
+  bool open(const char* name, const std::shared_ptr<cuda::Queue>& queue, Bytes bytes);
+  void close() noexcept;
+  int64_t now() const { return std::chrono::nanoseconds(std::chrono::steady_clock::now() - zero_).count(); }
+
+  size_t most_;
+  std::chrono::steady_clock::time_point zero_;
+  std::vector<Event> events_;
+  std::vector<std::unique_ptr<cuda::Stopwatch>> stopwatches_;  // one for each queue that was seen
+  cuda::Stopwatch* running_ = nullptr;
+  int64_t dropped_ = 0, elapsed_ = 0;
+  std::atomic<bool> ended_{false};
+};
+
+/// The record that this thread's queue writes to; null: none.
+inline thread_local Recorder* recording = nullptr;
+
+/// An operator, as long as it lives. What is only being captured into a graph does not run, and is left out.
+class Span {
+ public:
+  /// @param queue the device's, null for the CPU
+  /// @param bytes a function that says what the operator moves; called only where it is recorded
+  template <typename F>
+  Span(const char* name, const std::shared_ptr<cuda::Queue>& queue, F bytes) {
+    if (!recording) [[likely]] return;
+    if (queue && queue->capturing()) return;
+    if (recording->open(name, queue, bytes())) recorder_ = recording;
+  }
+  ~Span() { if (recorder_) recorder_->close(); }
+  Span(const Span&) = delete;
+
+ private:
+  Recorder* recorder_ = nullptr;
+};
+
+}  // namespace mt::profile

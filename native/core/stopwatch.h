@@ -1,0 +1,37 @@
+// Time on a CUDA stream: an event before and one behind each piece of work, read once both have passed.
+#pragma once
+#include <chrono>
+#include <functional>
+#include <memory>
+
+#include "core/cuda.h"
+
+namespace mt::cuda {
+
+class Stopwatch {
+ public:
+  /// Told of each piece of work, in order: nanoseconds since `zero`, and how many it took.
+  using Told = std::function<void(size_t id, int64_t start, int64_t duration)>;
+
+  /// Waits for the queue, so that its clock and the host's are read at one moment.
+  Stopwatch(std::shared_ptr<Queue> queue, std::chrono::steady_clock::time_point zero, Told told);
+  ~Stopwatch();
+  Stopwatch(const Stopwatch&) = delete;
+
+  const Queue* queue() const { return queue_.get(); }
+  /// Around the calls that queue the work, which tools that read NVTX see as a range of this name. Now and then start() waits
+  /// for work of long ago, so that there is never more than some thousand events.
+  void start(size_t id, const char* name);
+  void stop() noexcept;
+  /// Waits for all of it. Work whose times CUDA does not give is not told of.
+  void finish() noexcept;
+
+ private:
+  struct State;
+  /// Tells of the first `count`.
+  void read(size_t count) noexcept;
+  std::shared_ptr<Queue> queue_;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace mt::cuda
