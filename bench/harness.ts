@@ -1,0 +1,108 @@
+/**
+ * Times contenders in turn: ours, peer A, peer B, ours, … so that whatever else the machine does meets them all. A ratio is
+ * the median over the rounds of what each round gave. Knows no model and no peer.
+ */
+import { performance } from 'node:perf_hooks'
+import { syncBlocking, threads } from '../lib/tensor/tensor.js'
+import type { Spread } from './record.js'
+
+/** Somebody who can be timed for about so many milliseconds: microseconds of each call. */
+export interface Contender {
+  name: string
+  sample(ms: number): number[] | Promise<number[]>
+}
+
+export interface Plan {
+  rounds: number
+  /** Milliseconds of each contender in each round. */
+  ms: number
+}
+
+export interface Timed {
+  us: Spread
+  /** The median of each round. */
+  rounds: number[]
+}
+
+export const median = (values: readonly number[]): number => quantile([...values].sort((a, b) => a - b), 0.5)
+
+/** Of sorted values, between the nearest two. */
+function quantile(sorted: readonly number[], q: number): number {
+  const at = q * (sorted.length - 1)
+  const [low, high] = [sorted[Math.floor(at)]!, sorted[Math.ceil(at)]!]
+  return low + (high - low) * (at - Math.floor(at))
+}
+
+export function spread(values: readonly number[]): Spread {
+  const sorted = [...values].sort((a, b) => a - b)
+  return { median: quantile(sorted, 0.5), p10: quantile(sorted, 0.1), p90: quantile(sorted, 0.9), samples: sorted.length }
+}
+
+/** A time below this is one of the wait at its end rather than of the work. */
+const enough = 2
+
+/**
+ * Our own side: `calls` are the same work on different inputs, taken in turn. Each sample ends by waiting for the queue; short
+ * calls are timed several at a time.
+ *
+ * @param count threads, where they are not those of everything else
+ */
+export function own(name: string, calls: readonly (() => void)[], count?: number): Contender {
+  let [turn, group, long] = [0, 0, false]
+  const elapsed = (count: number): number => {
+    const start = performance.now()
+    for (let i = 0; i < count; i++) calls[turn++ % calls.length]!()
+    syncBlocking()
+    return performance.now() - start
+  }
+  const sample = (ms: number): number[] => {
+    // Warm-up: every input once; later, what others threw out of the caches, where that is more than nothing.
+    if (!group) {
+      const first = elapsed(calls.length) / calls.length
+      group = ms <= 0 ? 1 : Math.min(1000, Math.max(1, Math.ceil(enough / Math.max(first, 1e-3))))
+      long = first > 100
+    } else if (!long) elapsed(group)
+    const us: number[] = []
+    const end = performance.now() + ms
+    do us.push((1000 * elapsed(group)) / group)
+    while (performance.now() < end)
+    return us
+  }
+  return {
+    name,
+    sample(ms) {
+      if (count === undefined) return sample(ms)
+      const before = threads()
+      threads(count)
+      try {
+        return sample(ms)
+      } finally {
+        threads(before)
+      }
+    },
+  }
+}
+
+/** Every contender in every round. `between` runs once a round, after them: where a ceiling is measured beside the times. */
+export async function inTurn(contenders: readonly Contender[], { rounds, ms }: Plan, between?: (round: number) => void): Promise<Timed[]> {
+  const all = contenders.map(() => [] as number[][])
+  for (let round = 0; round < rounds; round++) {
+    for (const [i, contender] of contenders.entries()) all[i]!.push(await contender.sample(ms))
+    between?.(round)
+  }
+  return all.map((samples) => ({ us: spread(samples.flat()), rounds: samples.map(median) }))
+}
+
+/** The median over the rounds of a over b. */
+export const ratio = (a: readonly number[], b: readonly number[]): number => median(a.map((x, i) => x / b[i]!))
+
+/** ‖a − b‖ / ‖b‖. */
+export function difference(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) return Infinity
+  let [apart, norm] = [0, 0]
+  for (let i = 0; i < b.length; i++) {
+    apart += (a[i]! - b[i]!) ** 2
+    norm += b[i]! ** 2
+  }
+  return apart === 0 ? 0 : Math.sqrt(apart / norm)
+}
