@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { native } from '../lib/native.js'
-import { keep, scope } from '../lib/tensor/scope.js'
+import { scope } from '../lib/tensor/scope.js'
 import type { Device } from '../lib/tensor/device.js'
 import { empty, tensor, type Tensor } from '../lib/tensor/tensor.js'
 import { cast } from '../lib/ops/copy.js'
@@ -82,9 +82,9 @@ export async function load(path: string, device: Device, precision: Precision, w
   return loadWeights({ entries }, { device, precision })
 }
 
-/** Numbers as a tensor of the caller's, in the dtype of activations. */
+/** Numbers as a tensor of the scope at hand, in the dtype of activations. */
 export function place({ shape, data }: Numbers, device: Device, dtype: Precision = 'float32'): Tensor {
-  return scope(() => keep(cast(tensor(data, shape, 'float32', device), dtype)))
+  return scope(() => cast(tensor(data, shape, 'float32', device), dtype))
 }
 
 /** A tensor's numbers, whatever their dtype. */

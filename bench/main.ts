@@ -25,7 +25,7 @@ type Suite = (typeof suites)[number]
 interface Options { device: string; dtype: string; threads: string; peers: string; out?: string; quick?: boolean; goals?: boolean; avx2: boolean }
 
 /** What asks libraries for AVX2, as far as they listen. ONNX Runtime does not. */
-const avx2 = { MT_CPU: 'avx2', DNNL_MAX_CPU_ISA: 'AVX2', ONEDNN_MAX_CPU_ISA: 'AVX2', OPENBLAS_CORETYPE: 'Haswell', ATEN_CPU_CAPABILITY: 'avx2', MKL_ENABLE_INSTRUCTIONS: 'AVX2' }
+const avx2 = { MT_CPU: 'avx2', DNNL_MAX_CPU_ISA: 'AVX2', ONEDNN_MAX_CPU_ISA: 'AVX2', OPENBLAS_CORETYPE: 'Haswell', MT_PEERS_CORETYPE: 'Haswell', ATEN_CPU_CAPABILITY: 'avx2', MKL_ENABLE_INSTRUCTIONS: 'AVX2' }
 
 async function main(names: string[], options: Options): Promise<void> {
   const started = performance.now()
