@@ -4,7 +4,7 @@ import { deviceMemory, type Device } from '../lib/tensor/device.js'
 import { scope } from '../lib/tensor/scope.js'
 import { memory, resetPeak, syncBlocking, threads as setThreads } from '../lib/tensor/tensor.js'
 import { Files, type Numbers } from './files.js'
-import { difference, inTurn, own, ratio, spread, type Contender, type Plan } from './harness.js'
+import { difference, inTurn, own, ratio, spread, type Clock, type Contender, type Plan } from './harness.js'
 import { contender, limitOf, type Opponents, type Peer, type PeerCase } from './opponents.js'
 import type { CeilingName, Other, Result, Row } from './record.js'
 
@@ -37,6 +37,7 @@ export interface Options {
   threads: number
   selection: Selection
   opponents: Opponents
+  clock?: Clock
   say?: (row: Row) => void
 }
 
@@ -88,15 +89,17 @@ export class Bench {
     const { flops = 0, bytes = 0 } = c
     const mine = c.outputs && scope(c.outputs)
     const others: { other: Other; contender?: Contender; end?: () => Promise<void> }[] = []
+    const { clock = 'wall' } = this.options
     for (const way of c.ways ?? []) {
+      if (way.threads && clock === 'cpu') continue
       const other: Other = { name: way.name, kind: 'own', ...(way.outputs && mine && compared(scope(way.outputs), mine, [c.dtype])) }
-      others.push(fair(other) ? { other, contender: own(way.name, way.calls, way.threads) } : { other })
+      others.push(fair(other) ? { other, contender: own(way.name, way.calls, { count: way.threads, clock }) } : { other })
     }
     if (c.peer && c.numbers && mine) others.push(...(await this.#peers(c, mine)))
 
     const peakBytes = this.#peak(c.calls[0]!)
-    const contenders = [own('mtransllama', c.calls), ...others.flatMap((o) => o.contender ?? [])]
-    const plan: Plan = { rounds: this.quick ? 1 : 5, ms: this.quick ? 0 : 60, ...(this.quick ? {} : c.plan) }
+    const contenders = [own('mtransllama', c.calls, { clock }), ...others.flatMap((o) => o.contender ?? [])]
+    const plan: Plan = this.quick ? { rounds: 1, ms: 0 } : { rounds: 5, ms: 60, ...(this.options.selection === 'all' ? {} : { seconds: 8 }), ...c.plan }
     const floors: number[] = []
     let bound: Row['bound'] = 'none'
     const [first, ...rest] = await inTurn(contenders, plan, () => {
@@ -149,14 +152,14 @@ export class Bench {
     const dtypes = c.peerDtypes ?? [c.dtype]
     const all = dtypes.flatMap((dtype) => peers.map((peer) => ({ peer, dtype })))
     const asked = []
-    for (const { peer, dtype } of all) asked.push(await ask(peer, { ...c.peer!, id: `${c.id} ${c.pass} ${dtype}`, dtype, tensors }, mine, [c.dtype, dtype], dtypes.length > 1 || dtype !== c.dtype))
+    for (const { peer, dtype } of all) asked.push(await ask(peer, { ...c.peer!, id: `${c.id} ${c.pass} ${dtype}`, dtype, tensors }, mine, [c.dtype, dtype], { clock: this.options.clock ?? 'wall', say: dtypes.length > 1 || dtype !== c.dtype }))
     this.files.forget(tensors)
     return asked
   }
 }
 
 /** Prepares a peer for a case; its contender only where its results are ours. */
-async function ask(peer: Peer, c: PeerCase, mine: Outputs, dtypes: readonly Precision[], say: boolean): Promise<{ other: Other; contender?: Contender; end?: () => Promise<void> }> {
+async function ask(peer: Peer, c: PeerCase, mine: Outputs, dtypes: readonly Precision[], { say, clock }: { say: boolean; clock: Clock }): Promise<{ other: Other; contender?: Contender; end?: () => Promise<void> }> {
   const other: Other = { name: say ? `${peer.name}, ${c.dtype}` : peer.name, kind: 'peer' }
   try {
     const given = await peer.prepare(c)
@@ -167,7 +170,7 @@ async function ask(peer: Peer, c: PeerCase, mine: Outputs, dtypes: readonly Prec
       if (peakBytes !== undefined) seen.peakBytes = peakBytes
       await peer.forget(c)
     }
-    if (fair(seen)) return { other: seen, contender: contender(peer, c), end }
+    if (fair(seen)) return { other: seen, contender: contender(peer, c, clock), end }
     await peer.forget(c)
     return { other: seen }
   } catch (error) {

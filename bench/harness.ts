@@ -16,6 +16,8 @@ export interface Plan {
   rounds: number
   /** Milliseconds of each contender in each round. */
   ms: number
+  /** After which no other round is begun. */
+  seconds?: number
 }
 
 export interface Timed {
@@ -38,6 +40,16 @@ export function spread(values: readonly number[]): Spread {
   return { median: quantile(sorted, 0.5), p10: quantile(sorted, 0.1), p90: quantile(sorted, 0.9), samples: sorted.length }
 }
 
+/** Milliseconds of the wall's clock, or of CPU time of all threads of this process: what else runs on the machine then counts less, but threads do not show. */
+export type Clock = 'wall' | 'cpu'
+const clocks: Record<Clock, () => number> = {
+  wall: () => performance.now(),
+  cpu() {
+    const { user, system } = process.cpuUsage()
+    return (user + system) / 1000
+  },
+}
+
 /** A time below this is one of the wait at its end rather than of the work. */
 const enough = 2
 
@@ -47,13 +59,13 @@ const enough = 2
  *
  * @param count threads, where they are not those of everything else
  */
-export function own(name: string, calls: readonly (() => void)[], count?: number): Contender {
+export function own(name: string, calls: readonly (() => void)[], { count, clock = 'wall' }: { count?: number | undefined; clock?: Clock } = {}): Contender {
   let [turn, group, long] = [0, 0, false]
   const elapsed = (count: number): number => {
-    const start = performance.now()
+    const start = clocks[clock]()
     for (let i = 0; i < count; i++) calls[turn++ % calls.length]!()
     syncBlocking()
-    return performance.now() - start
+    return Math.max(clocks[clock]() - start, 1e-3)
   }
   const sample = (ms: number): number[] => {
     // Warm-up: every input once; later, what others threw out of the caches, where that is more than nothing.
@@ -83,17 +95,33 @@ export function own(name: string, calls: readonly (() => void)[], count?: number
   }
 }
 
-/** Every contender in every round. `between` runs once a round, after them: where a ceiling is measured beside the times. */
-export async function inTurn(contenders: readonly Contender[], { rounds, ms }: Plan, between?: (round: number) => void): Promise<Timed[]> {
+/** From how many milliseconds of a sample on, and how many times the first contender's, one sample of it has to be enough. */
+const tooLong = { ms: 2000, times: 8 }
+
+/**
+ * Every contender in every round, but for those that take too long to be asked twice. `between` runs once a round, after them:
+ * where a ceiling is measured beside the times. Ends early, after two rounds, once `seconds` are spent.
+ */
+export async function inTurn(contenders: readonly Contender[], { rounds, ms, seconds = Infinity }: Plan, between?: (round: number) => void): Promise<Timed[]> {
   const all = contenders.map(() => [] as number[][])
+  const [began, slow] = [performance.now(), new Set<number>()]
   for (let round = 0; round < rounds; round++) {
-    for (const [i, contender] of contenders.entries()) all[i]!.push(await contender.sample(ms))
+    let first = 0
+    for (const [i, contender] of contenders.entries()) {
+      if (slow.has(i)) continue
+      const start = performance.now()
+      all[i]!.push(await contender.sample(ms))
+      const spent = performance.now() - start
+      if (i === 0) first = spent
+      else if (spent > tooLong.ms && spent > tooLong.times * first) slow.add(i)
+    }
     between?.(round)
+    if (round >= 1 && performance.now() - began > 1000 * seconds) break
   }
   return all.map((samples) => ({ us: spread(samples.flat()), rounds: samples.map(median) }))
 }
 
-/** The median over the rounds of a over b. */
+/** The median over the rounds of a over b; a may have been in fewer. */
 export const ratio = (a: readonly number[], b: readonly number[]): number => median(a.map((x, i) => x / b[i]!))
 
 /** ‖a − b‖ / ‖b‖. */

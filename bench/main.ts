@@ -19,10 +19,11 @@ import { openOpponents } from './opponents.js'
 import { Result, type CeilingName } from './record.js'
 import { figures, goalTable, heading, line } from './table.js'
 
-export const suites = ['attention', 'swap', 'lora', 'block', 'qformer', 'step', 'decode', 'load', 'calls'] as const
+const suites = ['attention', 'swap', 'lora', 'block', 'qformer', 'step', 'decode', 'load', 'calls'] as const
 type Suite = (typeof suites)[number]
+const ceilingNames: readonly CeilingName[] = ['float32', 'bfloat16', 'read', 'readSmallPages', 'copy']
 
-interface Options { device: string; dtype: string; threads: string; peers: string; out?: string; quick?: boolean; goals?: boolean; avx2: boolean }
+interface Options { device: string; dtype: string; threads: string; peers: string; clock: string; out?: string; quick?: boolean; sizes?: string; avx2: boolean }
 
 /** What asks libraries for AVX2, as far as they listen. ONNX Runtime does not. */
 const avx2 = { MT_CPU: 'avx2', DNNL_MAX_CPU_ISA: 'AVX2', ONEDNN_MAX_CPU_ISA: 'AVX2', OPENBLAS_CORETYPE: 'Haswell', MT_PEERS_CORETYPE: 'Haswell', ATEN_CPU_CAPABILITY: 'avx2', MKL_ENABLE_INSTRUCTIONS: 'AVX2' }
@@ -30,29 +31,32 @@ const avx2 = { MT_CPU: 'avx2', DNNL_MAX_CPU_ISA: 'AVX2', ONEDNN_MAX_CPU_ISA: 'AV
 async function main(names: string[], options: Options): Promise<void> {
   const started = performance.now()
   const chosen = names.length ? names.map(known) : [...suites]
-  const selection: Selection = options.goals ? 'goals' : options.quick ? 'quick' : names.length ? 'all' : 'some'
+  const selection = options.quick ? 'quick' : sizes(options.sizes ?? (names.length ? 'all' : 'some'))
   const dtypes = options.dtype === 'all' ? (['float32', 'bfloat16'] as const) : [precision(options.dtype)]
   const threads = Number(options.threads)
   if (!Number.isInteger(threads) || threads < 1) throw invalid('--threads', 'a whole number of at least 1', options.threads)
+  const { clock } = options
+  if (clock !== 'wall' && clock !== 'cpu') throw invalid('--clock', 'wall or cpu', clock)
   const { device, reason } = chooseDevice(options.device as DeviceChoice)
   const opponents = await openOpponents(threads, device === 'cpu' ? (options.peers === 'all' ? undefined : options.peers.split(',')) : ['none'])
   console.log(`on ${device} (${device === 'cpu' ? machine().cpu : reason}), ${threads} thread${threads === 1 ? '' : 's'}; peers: ${opponents.peers.map((p) => `${p.name} ${p.version}`).join(', ') || 'none'}`)
   for (const { name, reason } of opponents.missing) console.log(`missing: ${name} (${reason})`)
 
-  const bench = new Bench({ device, dtypes, threads, selection, opponents, say: (row) => console.log(line(row)) })
+  const bench = new Bench({ device, dtypes, threads, selection, opponents, clock, say: (row) => console.log(line(row)) })
   const failures: Result['failures'] = []
   const before = load()
-  const known_: CeilingName[] = ['float32', 'bfloat16', 'read', 'readSmallPages', 'copy']
-  if (device === 'cpu') for (const name of known_) console.log(`ceiling ${name}: ${figures((bench.ceiling(name) ?? 0) / 1e9)} G${name.startsWith('read') || name === 'copy' ? 'B' : 'FLOP'}/s`)
+  if (device === 'cpu') for (const name of ceilingNames) console.log(`ceiling ${name}: ${figures((bench.ceiling(name) ?? 0) / 1e9)} G${name.startsWith('read') || name === 'copy' ? 'B' : 'FLOP'}/s`)
   for (const suite of chosen) {
     console.log(`\n${suite}\n${heading}`)
     bench.suite = suite
+    const start = performance.now()
     try {
       await ((await import(`./suites/${suite}.ts`)) as { run(bench: Bench): void | Promise<void> }).run(bench)
     } catch (error) {
       failures.push({ suite, reason: (error as Error).message.split('\n')[0]! })
       console.error(`${suite} failed:`, error)
     }
+    console.log(`${suite}: ${((performance.now() - start) / 1000).toFixed(0)} s`)
   }
   for (const peer of opponents.peers) await peer.close()
   const ceilings = bench.ceilings()
@@ -68,7 +72,7 @@ async function main(names: string[], options: Options): Promise<void> {
   const result = Result.parse({
     schema: 1, machine: machine(), device: device === 'cpu' ? 'cpu' : `${device}, ${devices().cuda.devices.find((d) => d.device === device)?.name}`, versions: softwareVersions(),
     peers: opponents.peers.map(({ name, version, details }) => ({ name, version, details })), missing: opponents.missing, ...commit(), date: new Date().toISOString(),
-    seconds: (performance.now() - started) / 1000, selection, suites: chosen, ceilings, rows, goals: device === 'cpu' ? goals(rows) : [], failures, load: { before, after: load() },
+    seconds: (performance.now() - started) / 1000, clock, selection, suites: chosen, ceilings, rows, goals: device === 'cpu' ? goals(rows) : [], failures, load: { before, after: load() },
   } satisfies Result)
   const out = options.out ?? join(dirname(fileURLToPath(import.meta.url)), 'results', `${slug(device === 'cpu' ? result.machine.cpu : result.device)}-${result.date.slice(0, 10)}.json`)
   mkdirSync(dirname(out), { recursive: true })
@@ -79,9 +83,9 @@ async function main(names: string[], options: Options): Promise<void> {
 }
 
 /** The goals' cases again in a process that has AVX2 alone. */
-function withAvx2(out: string, { peers, threads }: Options): Result | undefined {
+function withAvx2(out: string, { peers, threads, clock }: Options): Result | undefined {
   console.log('\nthe goals again with AVX2 alone')
-  const { status } = spawnSync(process.execPath, ['--import', 'tsx', fileURLToPath(import.meta.url), 'attention', 'block', 'qformer', '--goals', '--dtype', 'float32', '--peers', peers, '--threads', threads, '--out', out], { env: { ...process.env, ...avx2 }, stdio: ['ignore', 'inherit', 'inherit'] })
+  const { status } = spawnSync(process.execPath, ['--import', 'tsx', fileURLToPath(import.meta.url), 'attention', 'block', 'qformer', '--sizes', 'goals', '--dtype', 'float32', '--peers', peers, '--threads', threads, '--clock', clock, '--out', out], { env: { ...process.env, ...avx2 }, stdio: ['ignore', 'inherit', 'inherit'] })
   return status === 0 ? Result.parse(JSON.parse(readFileSync(out, 'utf8'))) : undefined
 }
 
@@ -98,6 +102,10 @@ function known(name: string): Suite {
   if (!found) throw invalid('suite', suites.join(', '), name, `did you mean ${nearest(name, suites) ?? 'attention'}?`)
   return found
 }
+function sizes(name: string): Selection {
+  if (name !== 'all' && name !== 'some' && name !== 'goals') throw invalid('--sizes', 'all, some or goals', name)
+  return name
+}
 function precision(name: string): Precision {
   if (name !== 'float32' && name !== 'bfloat16') throw invalid('--dtype', 'float32, bfloat16 or all', name)
   return name
@@ -110,9 +118,10 @@ const program = new Command('bench')
   .option('--dtype <dtype>', 'float32, bfloat16 or all', 'all')
   .option('--threads <n>', 'threads of this project and of its peers', '1')
   .option('--peers <names>', 'all, none, or names with commas between', 'all')
+  .option('--clock <clock>', 'wall, or cpu: time of the processes, where the machine is busy', 'wall')
   .option('--out <file>', 'where the result goes; default bench/results/<machine>-<date>.json')
   .option('--quick', 'the smallest sizes: does everything run? Times mean nothing')
-  .option('--goals', 'only what the goals need')
+  .option('--sizes <selection>', 'all, some, or goals: only what those need; default all where suites are named, else some')
   .option('--no-avx2', 'without the second process that has AVX2 alone')
   .action(main)
 

@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Form, Pass } from '../lib/eval/cost.js'
+import type { Clock, Contender } from './harness.js'
 
 /** One case for a peer. Everything it needs is in the safetensors file at `tensors` (float32). */
 export interface PeerCase {
@@ -23,7 +24,7 @@ export interface Peer {
   details: Record<string, string>
   prepare(c: PeerCase): Promise<{ outputs: Record<string, Float32Array> } | { unavailable: string }>
   /** Microseconds of each call, for about `ms` milliseconds. */
-  sample(c: PeerCase, ms: number): Promise<number[]>
+  sample(c: PeerCase, ms: number, clock?: Clock): Promise<number[]>
   peak?(c: PeerCase): Promise<number | undefined>
   forget(c: PeerCase): Promise<void>
   close(): Promise<void>
@@ -44,7 +45,7 @@ export async function openOpponents(threads: number, only?: readonly string[]): 
 }
 
 /** A peer as a contender on one case. */
-export const contender = (peer: Peer, c: PeerCase) => ({ name: peer.name, sample: (ms: number): Promise<number[]> => peer.sample(c, ms) })
+export const contender = (peer: Peer, c: PeerCase, clock: Clock): Contender => ({ name: peer.name, sample: (ms) => peer.sample(c, ms, clock) })
 
 /** What a difference may be: gradients have names that begin with d. */
 export function limitOf(output: string, dtypes: readonly string[]): number {

@@ -57,6 +57,7 @@ export const Result = z.strictObject({
   changed: z.boolean().nullable().describe('whether the sources differed from the commit'),
   date: z.string(),
   seconds: z.number(),
+  clock: z.enum(['wall', 'cpu']).describe('what times are of: the wall, or CPU time of the process'),
   selection: z.enum(['quick', 'some', 'all', 'goals']),
   suites: z.array(z.string()),
   ceilings: z.array(z.strictObject({ name: z.enum(['float32', 'bfloat16', 'read', 'readSmallPages', 'copy']), threads: z.int().min(1), cpu: z.string(), rate: Spread })),

@@ -56,7 +56,7 @@ function machineSection(r: Result): string[] {
     list([
       `machine: ${m.cpu}, ${m.cores} cores, ${bytes(m.memory)}, ${m.isa}, ${m.system}, transparent huge pages: ${m.hugePages ?? 'none'}; load average ${r.load.before.toFixed(1)} before and ${r.load.after.toFixed(1)} after`,
       `versions: ${Object.entries(versions).map(([k, v]) => `${k} ${v}`).join(', ')}; commit ${r.commit ?? 'unknown'}${r.changed ? ', with changes' : ''}`,
-      `run: ${r.date.slice(0, 16).replace('T', ' ')} UTC, device ${r.device}, ${Math.round(r.seconds)} s, selection “${r.selection}”`,
+      `run: ${r.date.slice(0, 16).replace('T', ' ')} UTC, device ${r.device}, ${Math.round(r.seconds)} s, selection “${r.selection}”, times by ${r.clock === 'wall' ? 'the wall' : 'CPU time of the processes, but for steps, loading and calls'}`,
     ]),
     table(['ceiling', 'threads', 'kernels', 'median', 'p10', 'p90', 'samples'], ceilings.map((c) => [c.name, c.threads, c.cpu, `${figures(c.rate.median / 1e9)} ${unit(c.name)}`, figures(c.rate.p10 / 1e9), figures(c.rate.p90 / 1e9), c.rate.samples])),
   ]
@@ -110,7 +110,7 @@ function tableSixSection({ rows }: Result): string[] {
       ? [
           'Video-LLaMA’s way to time, a second Q-Former of two layers over the tokens of all frames, built of our own layers and run:',
           table(['frames', 'tokens it reads', 'its parameters', 'time', 'p10–p90', 'share of the floor'], video.map((r) => [r.sizes.T!, r.sizes.T! * r.sizes.L!, r.sizes.parameters!.toLocaleString('en'), time(r.us.median), `${time(r.us.p10)}–${time(r.us.p90)}`, r.share === undefined ? '–' : percent(r.share)])),
-          'It has parameters of its own to pre-train; attention in time with the frozen spatial weights has none beyond LoRA and routers.',
+          'It has parameters of its own to pre-train, and hands 32 tokens to the language model too, as its authors released it: the table counts s·f for it because the paper does. Attention in time with the frozen spatial weights has none beyond LoRA and routers.',
         ]
       : []),
   ]

@@ -67,7 +67,7 @@ test('docs/benchmarks.md and its charts are what the committed result gives', as
 })
 
 test('what is asked for wrongly is one sentence', () => {
-  for (const [args, say] of [[['atention'], /suite: expected attention.*did you mean attention\?/], [['--dtype', 'float64'], /--dtype: expected float32, bfloat16 or all/], [['--threads', '0'], /--threads: expected a whole number/]] as const) {
+  for (const [args, say] of [[['atention'], /suite: expected attention.*did you mean attention\?/], [['--dtype', 'float64'], /--dtype: expected float32, bfloat16 or all/], [['--clock', 'sun'], /--clock: expected wall or cpu/], [['--threads', '0'], /--threads: expected a whole number/]] as const) {
     const { status, stderr } = bench(...args)
     assert.is(status, 1)
     assert.match(stderr, say)
@@ -167,13 +167,22 @@ test('contenders take turns, ratios are paired by round, and p10 and p90 lie aro
   assert.is(difference([1], [1, 2]), Infinity)
 })
 
+test('a contender that takes far longer than ours is asked once; the time that there is ends the rounds after two', async () => {
+  const asked = { ours: 0, slow: 0 }
+  const slow: Contender = { name: 'slow', sample: () => new Promise((resolve) => setTimeout(() => resolve([++asked.slow]), 2010)) }
+  const [a, b] = await inTurn([{ name: 'ours', sample: () => [++asked.ours] }, slow], { rounds: 4, ms: 1, seconds: 1 })
+  assert.equal(asked, { ours: 2, slow: 1 })
+  assert.equal([a!.rounds.length, b!.rounds.length, ratio(b!.rounds, a!.rounds)], [2, 1, 1])
+})
+
 test('our own side rotates its inputs, and gives threads back', () => {
   const before = threads()
   const seen: number[] = []
   const calls = [0, 1, 2].map((i) => () => void seen.push(10 * threads() + i))
-  const sampled = own('x', calls, before + 1).sample(0)
+  const sampled = own('x', calls, { count: before + 1 }).sample(0)
   assert.ok((sampled as number[]).every((us) => us >= 0))
   assert.is(threads(), before)
+  assert.ok((own('x', calls, { clock: 'cpu' }).sample(0) as number[]).every((us) => us > 0))
   assert.equal(seen.slice(0, 4), [0, 1, 2, 0].map((i) => 10 * (before + 1) + i))
 })
 
