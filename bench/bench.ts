@@ -91,13 +91,16 @@ export class Bench {
     const others: { other: Other; contender?: Contender; end?: () => Promise<void> }[] = []
     const { clock = 'wall' } = this.options
     for (const way of c.ways ?? []) {
-      if (way.threads && clock === 'cpu') continue
+      if (way.threads && (clock === 'cpu' || this.device !== 'cpu')) continue
       const other: Other = { name: way.name, kind: 'own', ...(way.outputs && mine && compared(scope(way.outputs), mine, [c.dtype])) }
       others.push(fair(other) ? { other, contender: own(way.name, way.calls, { count: way.threads, clock }) } : { other })
     }
     if (c.peer && c.numbers && mine) others.push(...(await this.#peers(c, mine)))
 
-    const peakBytes = this.#peak(c.calls[0]!)
+    const before = this.peak(true)
+    c.calls[0]!()
+    syncBlocking()
+    const peakBytes = this.peak() - before
     const contenders = [own('mtransllama', c.calls, { clock }), ...others.flatMap((o) => o.contender ?? [])]
     const plan: Plan = this.quick ? { rounds: 1, ms: 0 } : { rounds: 5, ms: 60, ...(this.options.selection === 'all' ? {} : { seconds: 8 }), ...c.plan }
     const floors: number[] = []
@@ -134,15 +137,13 @@ export class Bench {
     return (dtype === 'bfloat16' ? this.ceiling('bfloat16') : undefined) ?? this.ceiling('float32')
   }
 
-  /** Bytes that one call allocates beyond what was there. */
-  #peak(call: () => void): number {
-    const now = (): number => (this.device === 'cpu' ? memory() : deviceMemory(this.device)).peak
-    syncBlocking()
-    resetPeak(this.device)
-    const before = now()
-    call()
-    syncBlocking()
-    return now() - before
+  /** Most bytes that were allocated at one time since `peak(true)`, which starts anew. */
+  peak(anew = false): number {
+    if (anew) {
+      syncBlocking()
+      resetPeak(this.device)
+    }
+    return (this.device === 'cpu' ? memory() : deviceMemory(this.device)).peak
   }
 
   async #peers(c: Case, mine: Outputs) {

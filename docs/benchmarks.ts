@@ -16,7 +16,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 export function newest(): { result: Result; file: string } | undefined {
   const files = readdirSync(join(root, 'bench', 'results')).filter((f) => f.endsWith('.json') && !f.startsWith('gpu-'))
   const all = files.map((file) => ({ file, result: Result.parse(JSON.parse(readFileSync(join(root, 'bench', 'results', file), 'utf8'))) }))
-  return all.sort((a, b) => (a.result.date < b.result.date ? -1 : 1)).at(-1)
+  return all.filter(({ result }) => result.device === 'cpu').sort((a, b) => (a.result.date < b.result.date ? -1 : 1)).at(-1)
 }
 
 type Cell = string | number

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { parseModelConfig } from '../../lib/models/config.js'
 import { loadModel } from '../../lib/models/load.js'
-import { memory, resetPeak, syncBlocking } from '../../lib/tensor/tensor.js'
+import { syncBlocking } from '../../lib/tensor/tensor.js'
 import { expectedTensors } from '../../lib/weights/names.js'
 import { writeSafetensors, type TensorData } from '../../lib/weights/safetensors.js'
 import { cpuName, type Bench } from '../bench.js'
@@ -44,14 +44,12 @@ export async function run(bench: Bench): Promise<void> {
     const us: number[] = []
     let peakBytes = 0
     for (let i = 0; i < (bench.quick ? 1 : 7); i++) {
-      syncBlocking()
-      resetPeak(bench.device)
-      const before = memory().peak
+      const before = bench.peak(true)
       const start = performance.now()
       const { model } = await loadModel(folder, { device: bench.device, precision })
       syncBlocking()
       us.push(1000 * (performance.now() - start))
-      peakBytes = Math.max(peakBytes, memory().peak - before)
+      peakBytes = Math.max(peakBytes, bench.peak() - before)
       model.dispose()
     }
     bench.add({

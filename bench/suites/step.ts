@@ -8,8 +8,7 @@ import { ImageModel } from '../../lib/models/mtransllama.js'
 import { full } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
-import { memory, resetPeak, syncBlocking, tensor } from '../../lib/tensor/tensor.js'
-import { deviceMemory } from '../../lib/tensor/device.js'
+import { syncBlocking, tensor } from '../../lib/tensor/tensor.js'
 import { AdamW } from '../../lib/train/optimizer.js'
 import { expectedTensors } from '../../lib/weights/names.js'
 import { cpuName, type Bench, type Precision } from '../bench.js'
@@ -48,7 +47,6 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
   const times = new Map<string, number[]>()
   const floors = new Map<string, number[]>()
   let peakBytes = 0
-  const peakNow = (): number => (bench.device === 'cpu' ? memory() : deviceMemory(bench.device)).peak
   const flops = {
     'Q-Former forward': qformerFlops(qformer, { videos: B, frames: T, queries: L, text: K, imageTokens: vision.tokens }, { rank: adapter.config.lora.r }),
     'language model and loss, forward': languageFlops(llama, L + prompt, { batch: B, rows: answers }),
@@ -67,9 +65,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
     for (let round = bench.quick ? 0 : -1; round < (bench.quick ? 1 : 3); round++) {
       const spent = new Map<string, number>()
       await scope(async () => {
-        syncBlocking()
-        resetPeak(bench.device)
-        const before = peakNow()
+        const before = bench.peak(true)
         const part = <R>(name: string, f: () => R): R => {
           const start = performance.now()
           const result = f()
@@ -85,7 +81,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
         syncBlocking()
         spent.set('gradient norm and AdamW', 1000 * (performance.now() - start))
         spent.set('whole step', [...spent.values()].reduce((a, b) => a + b, 0))
-        peakBytes = Math.max(peakBytes, peakNow() - before)
+        peakBytes = Math.max(peakBytes, bench.peak() - before)
       })
       if (round < 0) continue // warm-up
       const rate = (dtype === 'bfloat16' ? bench.ceiling('bfloat16') : undefined) ?? bench.ceiling('float32')

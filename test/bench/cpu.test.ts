@@ -18,21 +18,22 @@ import { newest, page } from '../../docs/benchmarks.js'
 import { native } from '../../lib/native.js'
 import { memory, sync, threads } from '../../lib/tensor/tensor.js'
 import { readAsFloat32, readHeader } from '../../lib/weights/safetensors.js'
+import { emulated } from '../cuda/emulated.js'
 import { temporaryFolder } from '../support/tiny.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const read = (path: string): string => readFileSync(join(root, path), 'utf8')
 const schema = z.fromJSONSchema(JSON.parse(read('bench/schema.json')))
 
-function bench(...args: string[]): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(process.execPath, ['--import', 'tsx', join(root, 'bench', 'main.ts'), ...args], { encoding: 'utf8', cwd: root })
+function bench(args: string[], env: Record<string, string> = {}): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, ['--import', 'tsx', join(root, 'bench', 'main.ts'), ...args], { encoding: 'utf8', cwd: root, env: { ...process.env, ...env } })
 }
 
 test('bench/schema.json is what the code says', () => assert.equal(JSON.parse(read('bench/schema.json')), benchJsonSchema()))
 
 test('every suite runs at its smallest size; the result fits the schema and makes a page', async () => {
   const out = join(temporaryFolder('bench'), 'new', 'result.json')
-  const { status, stdout, stderr } = bench('--quick', '--peers', 'none', '--out', out)
+  const { status, stdout, stderr } = bench(['--quick', '--peers', 'none', '--out', out])
   assert.is(status, 0, `${stdout.slice(-2000)}${stderr}`)
   const json: unknown = JSON.parse(readFileSync(out, 'utf8'))
   assert.ok(schema.parse(json))
@@ -57,6 +58,17 @@ test('every suite runs at its smallest size; the result fits the schema and make
   assert.not.match(text, /undefined|NaN|\[object/)
 })
 
+;(emulated ? test : test.skip)('on the emulator the same suites run on a CUDA device', () => {
+  const out = join(temporaryFolder('bench'), 'result.json')
+  const { status, stdout, stderr } = bench(['--quick', '--device', 'cuda', '--dtype', 'bfloat16', '--out', out], { MT_ADDON: emulated! })
+  assert.is(status, 0, `${stdout.slice(-2000)}${stderr}`)
+  const result = Result.parse(JSON.parse(readFileSync(out, 'utf8')))
+  assert.equal([result.failures, result.ceilings, result.goals], [[], [], []])
+  assert.match(result.device, /^cuda:0, /)
+  assert.is(new Set(result.rows.map((r) => r.suite)).size, 9)
+  assert.ok(result.rows.every((r) => r.floorUs === undefined && r.peers.every((p) => p.kind === 'own')))
+})
+
 test('docs/benchmarks.md and its charts are what the committed result gives', async () => {
   const found = newest()!
   assert.ok(schema.parse(JSON.parse(read(`bench/results/${found.file}`))))
@@ -67,8 +79,8 @@ test('docs/benchmarks.md and its charts are what the committed result gives', as
 })
 
 test('what is asked for wrongly is one sentence', () => {
-  for (const [args, say] of [[['atention'], /suite: expected attention.*did you mean attention\?/], [['--dtype', 'float64'], /--dtype: expected float32, bfloat16 or all/], [['--clock', 'sun'], /--clock: expected wall or cpu/], [['--threads', '0'], /--threads: expected a whole number/]] as const) {
-    const { status, stderr } = bench(...args)
+  for (const [args, say] of [[['atention'], /suite: expected attention.*did you mean attention\?/], [['--dtype', 'float64'], /--dtype: expected float32, bfloat16 or all/], [['--clock', 'sun'], /--clock: expected wall or cpu/], [['--threads', '0'], /--threads: expected a whole number/]] as [string[], RegExp][]) {
+    const { status, stderr } = bench(args)
     assert.is(status, 1)
     assert.match(stderr, say)
     assert.is(stderr.trim().split('\n').length, 1, stderr)
