@@ -5,7 +5,7 @@ import { scope } from '../lib/tensor/scope.js'
 import { memory, resetPeak, syncBlocking, threads as setThreads } from '../lib/tensor/tensor.js'
 import { Files, type Numbers } from './files.js'
 import { difference, inTurn, own, ratio, spread, type Clock, type Contender, type Plan } from './harness.js'
-import { contender, limitOf, type Opponents, type Peer, type PeerCase } from './opponents.js'
+import { contender, isGradient, limitOf, type Opponents, type Peer, type PeerCase } from './opponents.js'
 import type { CeilingName, Other, Result, Row } from './record.js'
 
 export type Selection = Result['selection']
@@ -26,8 +26,8 @@ export interface Case extends Pick<Row, 'id' | 'sizes' | 'dtype' | 'pass'> {
   /** What peers are asked to do with the numbers in `file`. */
   peer?: Omit<PeerCase, 'id' | 'dtype' | 'tensors'>
   numbers?: () => Iterable<[string, Numbers]>
-  /** What peers compute in; more than one asks them twice. Default: the case's. */
-  peerDtypes?: readonly Precision[]
+  /** What peers compute in; more than one asks them twice. Default: the case's; float32 where that is mixed. */
+  peerDtypes?: readonly PeerCase['dtype'][]
   plan?: Partial<Plan>
 }
 
@@ -106,7 +106,7 @@ export class Bench {
     const floors: number[] = []
     let bound: Row['bound'] = 'none'
     const [first, ...rest] = await inTurn(contenders, plan, () => {
-      const compute = flops && this.#product(c.dtype)
+      const compute = flops && this.product(c.dtype)
       const read = bytes && this.ceiling('read')
       const [a, b] = [compute ? (1e6 * flops) / compute : 0, read ? (1e6 * bytes) / read : 0]
       if (Math.max(a, b) > 0) floors.push(Math.max(a, b))
@@ -132,9 +132,9 @@ export class Bench {
     this.options.say?.(row)
   }
 
-  /** Rate of products of a dtype: where there are no instructions for bfloat16, they are done in float32. */
-  #product(dtype: Precision): number | undefined {
-    return (dtype === 'bfloat16' ? this.ceiling('bfloat16') : undefined) ?? this.ceiling('float32')
+  /** Rate of products with matrices of a dtype: where there are no instructions for bfloat16, they are done in float32. */
+  product(dtype: Precision): number | undefined {
+    return (dtype !== 'float32' ? this.ceiling('bfloat16') : undefined) ?? this.ceiling('float32')
   }
 
   /** Most bytes that were allocated at one time since `peak(true)`, which starts anew. */
@@ -150,7 +150,7 @@ export class Bench {
     const { peers } = this.options.opponents
     if (!peers.length || this.device !== 'cpu') return []
     const tensors = await this.files.write(c.numbers!())
-    const dtypes = c.peerDtypes ?? [c.dtype]
+    const dtypes = c.peerDtypes ?? [c.dtype === 'mixed' ? 'float32' : c.dtype]
     const all = dtypes.flatMap((dtype) => peers.map((peer) => ({ peer, dtype })))
     const asked = []
     for (const { peer, dtype } of all) asked.push(await ask(peer, { ...c.peer!, id: `${c.id} ${c.pass} ${dtype}`, dtype, tensors }, mine, [c.dtype, dtype], { clock: this.options.clock ?? 'wall', say: dtypes.length > 1 || dtype !== c.dtype }))
@@ -179,15 +179,21 @@ async function ask(peer: Peer, c: PeerCase, mine: Outputs, dtypes: readonly Prec
   }
 }
 
-/** The output that is furthest from ours for its limit; one that is missing is infinitely far. */
+/**
+ * The output that is furthest from ours for its limit; one that is missing is infinitely far. Where bfloat16 is involved all
+ * gradients are one output: of a tensor whose gradient is next to nothing, rounding leaves little.
+ */
 export function compared(theirs: Outputs, mine: Outputs, dtypes: readonly Precision[]): Pick<Other, 'difference' | 'limit' | 'unavailable'> {
-  let worst = { name: '', difference: 0, limit: limitOf('', dtypes) }
-  for (const [name, values] of Object.entries(mine)) {
-    const theirsHere = theirs[name]
-    const [apart, limit] = [theirsHere ? difference(theirsHere, values) : Infinity, limitOf(name, dtypes)]
-    if (!(apart / limit <= worst.difference / worst.limit)) worst = { name, difference: apart, limit }
+  const exact = dtypes.every((d) => d === 'float32')
+  const names = Object.keys(mine)
+  const gradients = exact ? [] : names.filter(isGradient)
+  const groups = [...names.filter((name) => !gradients.includes(name)).map((name) => [name]), ...(gradients.length ? [gradients] : [])]
+  let worst = { what: '', apart: 0, limit: limitOf('', exact) }
+  for (const group of groups) {
+    const [apart, limit] = [difference(group.map((name) => theirs[name] ?? []), group.map((name) => mine[name]!)), limitOf(group[0]!, exact)]
+    if (!(apart / limit <= worst.apart / worst.limit)) worst = { what: group.length > 1 ? 'gradient' : group[0]!, apart, limit }
   }
-  const { name, difference: apart, limit } = worst
-  return { difference: Number.isFinite(apart) ? apart : null, limit, ...(!(apart <= limit) && { unavailable: `its ${name} differs from ours by ${apart.toExponential(1)}, more than ${limit}: no ratio is given` }) }
+  const { what, apart, limit } = worst
+  return { difference: Number.isFinite(apart) ? apart : null, limit, ...(!(apart <= limit) && { unavailable: `its ${what} differs from ours by ${apart.toExponential(1)}, more than ${limit}: no ratio is given` }) }
 }
 const fair = ({ unavailable }: Other): boolean => unavailable === undefined

@@ -38,7 +38,7 @@ const charts: Record<string, (result: Result) => TopLevelSpec | undefined> = {
   },
   /** What share of the floor each row reaches. */
   shares({ rows }) {
-    const values = rows.filter((r) => r.share && r.cpu !== 'avx2').map((r) => ({ case: `${r.id}${r.dtype === 'bfloat16' ? ', bf16' : ''}${r.pass === 'forward' || r.pass === 'other' ? '' : `, ${r.pass}`}`, share: 100 * r.share!, bound: r.bound, suite: r.suite }))
+    const values = rows.filter((r) => r.share && r.cpu !== 'avx2').map((r) => ({ case: `${r.id}${r.dtype === 'float32' ? '' : `, ${r.dtype.replace('bfloat16', 'bf16')}`}${r.pass === 'forward' || r.pass === 'other' ? '' : `, ${r.pass}`}`, share: 100 * r.share!, bound: r.bound, suite: r.suite }))
     if (!values.length) return undefined
     return {
       ...common, width: 360, height: { step: 13 }, title: 'Share of the floor that was measured beside it, %', data: { values }, mark: 'bar',
@@ -47,7 +47,7 @@ const charts: Record<string, (result: Result) => TopLevelSpec | undefined> = {
   },
   /** Peers' times over ours. */
   peers({ rows }) {
-    const values = rows.filter((r) => r.cpu !== 'avx2').flatMap((r) => r.peers.filter((p) => p.kind === 'peer' && p.ratio).map((p) => ({ case: `${r.id}${r.dtype === 'bfloat16' ? ', bf16' : ''}${r.pass === 'forward' ? '' : `, ${r.pass}`}`, peer: p.name, ratio: p.ratio! })))
+    const values = rows.filter((r) => r.cpu !== 'avx2').flatMap((r) => r.peers.filter((p) => p.kind === 'peer' && p.ratio).map((p) => ({ case: `${r.id}${r.dtype === 'float32' ? '' : `, ${r.dtype.replace('bfloat16', 'bf16')}`}${r.pass === 'forward' ? '' : `, ${r.pass}`}`, peer: p.name, ratio: p.ratio! })))
     if (!values.length) return undefined
     return {
       ...common, width: 360, height: { step: 13 }, title: 'Time of peers over ours: right of 1, ours is faster', data: { values },

@@ -11,6 +11,7 @@ import type { Device } from '../lib/tensor/device.js'
 import { empty, tensor, type Tensor } from '../lib/tensor/tensor.js'
 import { cast } from '../lib/ops/copy.js'
 import type { Precision } from '../lib/models/mtransllama.js'
+import type { Row } from './record.js'
 import { loadWeights } from '../lib/weights/load.js'
 import type { FloatDtype, PlannedTensor } from '../lib/weights/plan.js'
 import { readHeader, writeSafetensors, type TensorData } from '../lib/weights/safetensors.js'
@@ -20,6 +21,10 @@ export interface Numbers {
   shape: number[]
   data: Float32Array
 }
+
+/** What matrices are stored in, and what activations are. */
+export const matrices = (dtype: Row['dtype']): Precision => (dtype === 'float32' ? 'float32' : 'bfloat16')
+export const activations = (dtype: Row['dtype']): Precision => (dtype === 'bfloat16' ? 'bfloat16' : 'float32')
 
 /** Draws numbers by seed: the same on every machine. */
 export class Draw {
@@ -55,11 +60,11 @@ export class Files {
     process.once('exit', () => this.dispose())
   }
 
-  /** Writes numbers under their names; the file's path. With bfloat16, matrices are rounded. */
-  async write(numbers: Iterable<[string, Numbers]>, dtype: Precision = 'float32'): Promise<string> {
+  /** Writes numbers under their names; the file's path. Unless the dtype is float32, matrices are rounded. */
+  async write(numbers: Iterable<[string, Numbers]>, dtype: Row['dtype'] = 'float32'): Promise<string> {
     const path = join(this.folder, `${this.#count++}.safetensors`)
     await writeSafetensors(path, [...numbers].map(([name, n]): TensorData => {
-      const narrow = dtype === 'bfloat16' && isMatrix(name, n.shape)
+      const narrow = matrices(dtype) === 'bfloat16' && isMatrix(name, n.shape)
       return { name, shape: n.shape, dtype: narrow ? 'BF16' : 'F32', data: narrow ? narrowed(n) : n.data }
     }))
     return path
@@ -72,19 +77,19 @@ export class Files {
   }
 }
 
-/** The tensors of a file, or those whose names are wanted, through the loader of checkpoints: read-only, mapped where the file is large. The caller frees them. */
-export async function load(path: string, device: Device, precision: Precision, wanted: (name: string) => boolean = () => true): Promise<Map<string, Tensor>> {
+/** The tensors of a file, through the loader of checkpoints: read-only, mapped where the file is large. The caller frees them. */
+export async function load(path: string, device: Device, dtype: Row['dtype']): Promise<Map<string, Tensor>> {
   const header = await readHeader(path)
   const entries = new Map<string, PlannedTensor>()
   for (const [name, entry] of header.entries) {
-    if (wanted(name)) entries.set(name, { kind: 'stored', name, part: 'language', dtype: entry.dtype as FloatDtype, shape: entry.shape, piece: { ...entry, header, stored: name } })
+    entries.set(name, { kind: 'stored', name, part: 'language', dtype: entry.dtype as FloatDtype, shape: entry.shape, piece: { ...entry, header, stored: name } })
   }
-  return loadWeights({ entries }, { device, precision })
+  return loadWeights({ entries }, { device, precision: activations(dtype) })
 }
 
 /** Numbers as a tensor of the scope at hand, in the dtype of activations. */
-export function place({ shape, data }: Numbers, device: Device, dtype: Precision = 'float32'): Tensor {
-  return scope(() => cast(tensor(data, shape, 'float32', device), dtype))
+export function place({ shape, data }: Numbers, device: Device, dtype: Row['dtype'] = 'float32'): Tensor {
+  return scope(() => cast(tensor(data, shape, 'float32', device), activations(dtype)))
 }
 
 /** A tensor's numbers, whatever their dtype. */

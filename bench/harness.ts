@@ -124,13 +124,16 @@ export async function inTurn(contenders: readonly Contender[], { rounds, ms, sec
 /** The median over the rounds of a over b; a may have been in fewer. */
 export const ratio = (a: readonly number[], b: readonly number[]): number => median(a.map((x, i) => x / b[i]!))
 
-/** ‖a − b‖ / ‖b‖. */
-export function difference(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  if (a.length !== b.length) return Infinity
+/** ‖a − b‖ / ‖b‖ over all arrays; infinite where their lengths differ. */
+export function difference(a: readonly ArrayLike<number>[], b: readonly ArrayLike<number>[]): number {
   let [apart, norm] = [0, 0]
-  for (let i = 0; i < b.length; i++) {
-    apart += (a[i]! - b[i]!) ** 2
-    norm += b[i]! ** 2
+  for (const [n, y] of b.entries()) {
+    const x = a[n]!
+    if (x.length !== y.length) return Infinity
+    for (let i = 0; i < y.length; i++) {
+      apart += (x[i]! - y[i]!) ** 2
+      norm += y[i]! ** 2
+    }
   }
   return apart === 0 ? 0 : Math.sqrt(apart / norm)
 }

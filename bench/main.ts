@@ -32,7 +32,7 @@ async function main(names: string[], options: Options): Promise<void> {
   const started = performance.now()
   const chosen = names.length ? names.map(known) : [...suites]
   const selection = options.quick ? 'quick' : sizes(options.sizes ?? (names.length ? 'all' : 'some'))
-  const dtypes = options.dtype === 'all' ? (['float32', 'bfloat16'] as const) : [precision(options.dtype)]
+  const dtypes = options.dtype === 'all' ? (['float32', 'bfloat16', 'mixed'] as const) : [precision(options.dtype)]
   const threads = Number(options.threads)
   if (!Number.isInteger(threads) || threads < 1) throw invalid('--threads', 'a whole number of at least 1', options.threads)
   const { clock } = options
@@ -107,7 +107,7 @@ function sizes(name: string): Selection {
   return name
 }
 function precision(name: string): Precision {
-  if (name !== 'float32' && name !== 'bfloat16') throw invalid('--dtype', 'float32, bfloat16 or all', name)
+  if (name !== 'float32' && name !== 'bfloat16' && name !== 'mixed') throw invalid('--dtype', 'float32, bfloat16, mixed or all', name)
   return name
 }
 
@@ -115,7 +115,7 @@ const program = new Command('bench')
   .description('Times this project against its peers. Suites named: every size; none named: a selection of a few minutes.')
   .argument('[suites...]', suites.join(', '))
   .option('--device <device>', 'cpu, cuda or cuda:NUMBER', 'cpu')
-  .option('--dtype <dtype>', 'float32, bfloat16 or all', 'all')
+  .option('--dtype <dtype>', 'float32, bfloat16, mixed (float32 on matrices in bfloat16) or all', 'all')
   .option('--threads <n>', 'threads of this project and of its peers', '1')
   .option('--peers <names>', 'all, none, or names with commas between', 'all')
   .option('--clock <clock>', 'wall, or cpu: time of the processes, where the machine is busy', 'wall')

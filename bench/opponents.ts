@@ -47,8 +47,8 @@ export async function openOpponents(threads: number, only?: readonly string[]): 
 /** A peer as a contender on one case. */
 export const contender = (peer: Peer, c: PeerCase, clock: Clock): Contender => ({ name: peer.name, sample: (ms) => peer.sample(c, ms, clock) })
 
-/** What a difference may be: gradients have names that begin with d. */
-export function limitOf(output: string, dtypes: readonly string[]): number {
-  if (!dtypes.includes('bfloat16')) return 1e-4
-  return output.startsWith('d') ? 5e-2 : 2e-2
-}
+/** By their names: dq, dx, d.lora… */
+export const isGradient = (output: string): boolean => output.startsWith('d')
+
+/** What a difference may be, where all is float32 and where bfloat16 is involved. */
+export const limitOf = (output: string, exact: boolean): number => (exact ? 1e-4 : isGradient(output) ? 5e-2 : 2e-2)

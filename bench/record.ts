@@ -22,7 +22,7 @@ export const Row = z.strictObject({
   id: z.string(),
   suite: z.string(),
   sizes: z.record(z.string(), z.number()),
-  dtype: z.enum(['float32', 'bfloat16']),
+  dtype: z.enum(['float32', 'bfloat16', 'mixed']).describe('mixed: activations in float32 on matrices in bfloat16, as a 16-bit checkpoint is used by default'),
   pass: z.enum(['forward', 'forward+backward', 'backward', 'other']),
   threads: z.int().min(1),
   cpu: z.string().describe('the instruction set, MT_CPU'),

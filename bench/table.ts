@@ -18,7 +18,7 @@ const short = { forward: 'fwd', 'forward+backward': 'fwd+bwd', backward: 'bwd', 
 
 /** One line as soon as a row is there. */
 export function line(row: Row): string {
-  const what = `${row.id} ${row.dtype === 'bfloat16' ? 'bf16 ' : ''}${short[row.pass]}`.trimEnd()
+  const what = `${row.id} ${row.dtype === 'float32' ? '' : `${row.dtype.replace('bfloat16', 'bf16')} `}${short[row.pass]}`.trimEnd()
   const share = row.share === undefined ? '' : percent(row.share)
   const others = row.peers.map((p) => against(p).replace(/(.{70}).+/, '$1…')).join(' · ')
   return [what.padEnd(52), time(row.us.median).padStart(8), `${time(row.us.p10)}–${time(row.us.p90)}`.padStart(20), share.padStart(6), (row.peakBytes === undefined ? '' : bytes(row.peakBytes)).padStart(8), others].join('  ').trimEnd()

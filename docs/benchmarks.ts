@@ -43,7 +43,8 @@ export function page({ result, file }: { result: Result; file: string }, charts:
     list([
       'Each case runs once on every input to warm up; inputs rotate. Contenders take turns in rounds: ours, peer, peer, ours, and so on, so that what else the machine does meets all of them. A ratio is the median over the rounds of the ratios within a round; times are medians with the 10th and the 90th percentile over all samples.',
       'Our calls are the operators and blocks as a user calls them from JavaScript, allocation included, waited for at the end of each sample. Weights lie in a safetensors file and come through the loader of checkpoints; the peers read the same numbers.',
-      'Before a peer is timed its results are compared with ours: in float32 no further than 1e-4 of the norm, where either computes in bfloat16 2e-2, gradients 5e-2. Otherwise no ratio is given.',
+      'Before a peer is timed its results are compared with ours: in float32 every output and gradient no further than 1e-4 of its norm; where bfloat16 is involved outputs 2e-2, and the gradients together 5e-2. Otherwise no ratio is given.',
+      '“bfloat16” is matrices and activations in bfloat16, “mixed” activations in float32 on such matrices: how a 16-bit checkpoint is used by default. The floor of both is that of bfloat16 instructions where the machine has them.',
       'Memory is what this project’s allocator held at most during one call, less what it held before.',
     ]),
   ].join('\n\n')}\n`
@@ -67,7 +68,7 @@ function goalSection(goals: readonly Goal[]): string[] {
   return [
     '## Goals',
     'One thread where nothing else is said; ratios are of one run, a peer’s time over ours. “AVX2 alone” is a second process that uses no wider instructions and asks its peers to do so too (ONNX Runtime cannot be asked); it may be a tenth below.',
-    table(['goal', 'kernels', 'target', 'measured', 'reached'], goals.map((g) => [g.goal, g.cpu === 'avx2' ? 'AVX2 alone' : 'best', `≥ ${shown(g, g.target)}`, shown(g, g.measured), g.reached === undefined ? '–' : g.reached ? 'yes' : '**no**'])),
+    table(['goal', 'from', 'kernels', 'target', 'measured', 'reached'], goals.map((g) => [g.goal, g.from, g.cpu === 'avx2' ? 'AVX2 alone' : 'best', `≥ ${shown(g, g.target)}`, shown(g, g.measured), g.reached === undefined ? '–' : g.reached ? 'yes' : '**no**'])),
   ]
 }
 

@@ -94,6 +94,7 @@ async function one(bench: Bench, form: Form, sizes: Sizes, pass: Pass, dtype: Pr
 
 export async function run(bench: Bench): Promise<void> {
   for (const dtype of bench.options.dtypes) {
+    if (dtype === 'mixed') continue // there are no matrices here
     for (const { sizes, pass } of frames(bench, true)) {
       if (dtype === 'bfloat16' && bench.options.selection === 'some' && (sizes.K > 0 || pass !== 'forward' || ![8, 64].includes(sizes.T))) continue
       for (const form of ['factorized', 'joint'] as const) await one(bench, form, sizes, pass, dtype)

@@ -14,7 +14,7 @@ import { Draw, load, numbers, place, type Numbers } from '../files.js'
 async function products(bench: Bench, rows: number, [out, into]: readonly [number, number], dtype: Precision, threads?: number): Promise<void> {
   const draw = new Draw(7)
   const one = draw.normal([out, into], 1 / Math.sqrt(into))
-  const size = dtype === 'bfloat16' ? 2 : 4
+  const size = dtype === 'float32' ? 4 : 2
   const copies = bench.quick ? 2 : Math.max(2, Math.ceil(400e6 / (out * into * size)))
   const file = await bench.files.write(Array.from({ length: copies }, (_, i): [string, Numbers] => [`${i}.weight`, one]), dtype)
   const stored = await load(file, bench.device, dtype)
@@ -67,7 +67,7 @@ async function layers(bench: Bench, dtype: Precision): Promise<void> {
     await bench.time({
       id: `LLaMA, ${llama.layers} layers, one token after ${past}`, sizes: { layers: llama.layers, D, past }, dtype, pass: 'forward',
       calls: [() => scope(() => void noGrad(() => model.forward(x, { ...context, cache })))],
-      flops: languageFlops({ ...llama, vocabSize: 0 }, 1), bytes: matrices.reduce((n, [, t]) => n + t.size * (dtype === 'bfloat16' ? 2 : 4), 0),
+      flops: languageFlops({ ...llama, vocabSize: 0 }, 1), bytes: matrices.reduce((n, [, t]) => n + t.size * (dtype === 'float32' ? 4 : 2), 0),
     })
   })
   cache.dispose()

@@ -12,7 +12,7 @@ import { syncBlocking, tensor } from '../../lib/tensor/tensor.js'
 import { AdamW } from '../../lib/train/optimizer.js'
 import { expectedTensors } from '../../lib/weights/names.js'
 import { cpuName, type Bench, type Precision } from '../bench.js'
-import { Draw, load, place, type Numbers } from '../files.js'
+import { activations, Draw, load, place, type Numbers } from '../files.js'
 import { median, ratio, spread } from '../harness.js'
 
 interface Sizes { B: number; T: number; K: number; prompt: number; answers: number; layers: number }
@@ -40,7 +40,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
     if (!drawn.has(key)) drawn.set(key, draw.normal(shape, shape.length > 1 ? 0.02 : 0.1, isNorm && name.endsWith('weight') ? 1 : 0))
     return [name, drawn.get(key)!]
   }), dtype)
-  const model = new ImageModel(config, await load(file, bench.device, dtype), dtype)
+  const model = new ImageModel(config, await load(file, bench.device, dtype), activations(dtype))
   const adapter = new Adapter(config, parseAdapterConfig({ frames: T, ...(bench.quick && { lora: { r: 2, alpha: 2 }, dar: { routerHidden: 4 } }) }), { seed: 1, device: bench.device })
   const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr: 1e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 })
   const ids = (n: number, vocabulary: number): Int32Array => Int32Array.from({ length: n }, (_, i) => 3 + ((i * 7919) % (vocabulary - 3)))
@@ -84,7 +84,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
         peakBytes = Math.max(peakBytes, bench.peak() - before)
       })
       if (round < 0) continue // warm-up
-      const rate = (dtype === 'bfloat16' ? bench.ceiling('bfloat16') : undefined) ?? bench.ceiling('float32')
+      const rate = bench.product(dtype)
       for (const [name, us] of spent) {
         times.set(name, [...(times.get(name) ?? []), us])
         if (rate) floors.set(name, [...(floors.get(name) ?? []), (1e6 * flops[name as keyof typeof flops]) / rate])
@@ -107,5 +107,5 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
 
 export async function run(bench: Bench): Promise<void> {
   const sizes: Sizes = bench.quick ? { B: 2, T: 2, K: 3, prompt: 6, answers: 2, layers: 1 } : { B: 2, T: 4, K: 32, prompt: 64, answers: 16, layers: 2 }
-  for (const dtype of bench.options.dtypes) await one(bench, sizes, dtype)
+  for (const dtype of bench.options.dtypes) if (dtype !== 'mixed' || bench.options.selection !== 'some') await one(bench, sizes, dtype)
 }

@@ -51,7 +51,7 @@ async function temporal(bench: Bench, T: number, dtype: Precision): Promise<void
 
 export async function run(bench: Bench): Promise<void> {
   for (const dtype of bench.options.dtypes) {
-    if (dtype === 'bfloat16' && bench.options.selection === 'some') continue
+    if (dtype === 'mixed' || (dtype === 'bfloat16' && bench.options.selection === 'some')) continue
     for (const T of bench.pick({ quick: [3], some: [8, 64], all: [4, 8, 16, 32, 64, 128] })) await temporal(bench, T, dtype)
   }
 }

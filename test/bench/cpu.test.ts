@@ -79,7 +79,7 @@ test('docs/benchmarks.md and its charts are what the committed result gives', as
 })
 
 test('what is asked for wrongly is one sentence', () => {
-  for (const [args, say] of [[['atention'], /suite: expected attention.*did you mean attention\?/], [['--dtype', 'float64'], /--dtype: expected float32, bfloat16 or all/], [['--clock', 'sun'], /--clock: expected wall or cpu/], [['--threads', '0'], /--threads: expected a whole number/]] as [string[], RegExp][]) {
+  for (const [args, say] of [[['atention'], /suite: expected attention.*did you mean attention\?/], [['--dtype', 'float64'], /--dtype: expected float32, bfloat16, mixed or all/], [['--clock', 'sun'], /--clock: expected wall or cpu/], [['--threads', '0'], /--threads: expected a whole number/]] as [string[], RegExp][]) {
     const { status, stderr } = bench(args)
     assert.is(status, 1)
     assert.match(stderr, say)
@@ -157,6 +157,10 @@ test('limits: 1e-4 in float32, more where bfloat16 is involved, gradients most',
   const far = new Float32Array([1, 2.09])
   assert.match(compared({ y: far }, { y }, ['bfloat16']).unavailable!, /its y differs/)
   assert.is(compared({ dx: far }, { dx: y }, ['bfloat16']).unavailable, undefined)
+  const [small, off] = [new Float32Array([1e-3]), new Float32Array([2e-3])]
+  assert.is(compared({ dx: y, dw: off }, { dx: y, dw: small }, ['mixed', 'float32']).unavailable, undefined, 'gradients together')
+  assert.match(compared({ dx: y, dw: off }, { dx: y, dw: small }, ['float32']).unavailable!, /its dw differs/)
+  assert.match(compared({ dx: y }, { dx: y, dw: small }, ['bfloat16']).unavailable!, /its gradient differs/)
   assert.is(compared({ y: new Float32Array([NaN, 2]) }, { y }, ['float32']).difference, null)
   assert.match(compared({ y: new Float32Array([NaN, 2]) }, { y }, ['float32']).unavailable!, /no ratio/)
 })
@@ -174,9 +178,9 @@ test('contenders take turns, ratios are paired by round, and p10 and p90 lie aro
   assert.equal(turns, ['a', 'b', '0', 'a', 'b', '1', 'a', 'b', '2'])
   assert.is(ratio(b!.rounds, a!.rounds), 3)
   assert.equal(spread([5, 1, 4, 2, 3]), { median: 3, p10: 1.4, p90: 4.6, samples: 5 })
-  assert.is(difference([3, 4], [3, 4]), 0)
-  assert.is(difference([0, 0], [3, 4]), 1)
-  assert.is(difference([1], [1, 2]), Infinity)
+  assert.is(difference([[3, 4]], [[3, 4]]), 0)
+  assert.is(difference([[0], [0]], [[3], [4]]), 1)
+  assert.is(difference([[1]], [[1, 2]]), Infinity)
 })
 
 test('a contender that takes far longer than ours is asked once; the time that there is ends the rounds after two', async () => {
