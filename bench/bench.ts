@@ -23,9 +23,10 @@ export interface Case extends Pick<Row, 'id' | 'sizes' | 'dtype' | 'pass'> {
   outputs?: () => Outputs
   /** Other ways through this project to the same results. */
   ways?: readonly { name: string; calls: readonly (() => void)[]; outputs?: () => Outputs; threads?: number }[]
-  /** What peers are asked to do with the numbers in `file`. */
+  /** What peers are asked to do with these numbers, or with a file that has them in float32 already. */
   peer?: Omit<PeerCase, 'id' | 'dtype' | 'tensors'>
   numbers?: () => Iterable<[string, Numbers]>
+  tensors?: string | undefined
   /** What peers compute in; more than one asks them twice. Default: the case's; float32 where that is mixed. */
   peerDtypes?: readonly PeerCase['dtype'][]
   plan?: Partial<Plan>
@@ -95,7 +96,7 @@ export class Bench {
       const other: Other = { name: way.name, kind: 'own', ...(way.outputs && mine && compared(scope(way.outputs), mine, [c.dtype])) }
       others.push(fair(other) ? { other, contender: own(way.name, way.calls, { count: way.threads, clock }) } : { other })
     }
-    if (c.peer && c.numbers && mine) others.push(...(await this.#peers(c, mine)))
+    if (c.peer && mine) others.push(...(await this.#peers(c, mine)))
 
     const before = this.peak(true)
     c.calls[0]!()
@@ -149,12 +150,12 @@ export class Bench {
   async #peers(c: Case, mine: Outputs) {
     const { peers } = this.options.opponents
     if (!peers.length || this.device !== 'cpu') return []
-    const tensors = await this.files.write(c.numbers!())
+    const tensors = c.tensors ?? (await this.files.write(c.numbers?.() ?? []))
     const dtypes = c.peerDtypes ?? [c.dtype === 'mixed' ? 'float32' : c.dtype]
     const all = dtypes.flatMap((dtype) => peers.map((peer) => ({ peer, dtype })))
     const asked = []
     for (const { peer, dtype } of all) asked.push(await ask(peer, { ...c.peer!, id: `${c.id} ${c.pass} ${dtype}`, dtype, tensors }, mine, [c.dtype, dtype], { clock: this.options.clock ?? 'wall', say: dtypes.length > 1 || dtype !== c.dtype }))
-    this.files.forget(tensors)
+    if (!c.tensors) this.files.forget(tensors)
     return asked
   }
 }

@@ -77,12 +77,12 @@ export class Files {
   }
 }
 
-/** The tensors of a file, through the loader of checkpoints: read-only, mapped where the file is large. The caller frees them. */
-export async function load(path: string, device: Device, dtype: Row['dtype']): Promise<Map<string, Tensor>> {
+/** The tensors of a file, or those that are wanted, through the loader of checkpoints: read-only, mapped where the file is large. The caller frees them. */
+export async function load(path: string, device: Device, dtype: Row['dtype'], wanted: (name: string) => boolean = () => true): Promise<Map<string, Tensor>> {
   const header = await readHeader(path)
   const entries = new Map<string, PlannedTensor>()
   for (const [name, entry] of header.entries) {
-    entries.set(name, { kind: 'stored', name, part: 'language', dtype: entry.dtype as FloatDtype, shape: entry.shape, piece: { ...entry, header, stored: name } })
+    if (wanted(name)) entries.set(name, { kind: 'stored', name, part: 'language', dtype: entry.dtype as FloatDtype, shape: entry.shape, piece: { ...entry, header, stored: name } })
   }
   return loadWeights({ entries }, { device, precision: activations(dtype) })
 }
