@@ -3,7 +3,6 @@
  * installed, peers are named as missing and everything else runs.
  */
 import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import type { Form, Pass } from '../lib/eval/cost.js'
 import type { Clock, Contender } from './harness.js'
 
@@ -38,9 +37,9 @@ export interface Opponents {
 /** @param only names, or `none`; everything that is installed by default */
 export async function openOpponents(threads: number, only?: readonly string[]): Promise<Opponents> {
   if (only?.includes('none')) return { peers: [], missing: [] }
-  const client = fileURLToPath(new URL('peers/client.ts', import.meta.url))
+  const client = new URL('peers/client.ts', import.meta.url)
   if (!existsSync(client)) return { peers: [], missing: [{ name: 'all peers', reason: 'bench/peers/client.ts is not there' }] }
-  const { openPeers } = (await import(client)) as { openPeers(options: { threads: number; only?: readonly string[] }): Promise<Opponents> }
+  const { openPeers } = (await import(client.href)) as { openPeers(options: { threads: number; only?: readonly string[] }): Promise<Opponents> }
   return openPeers({ threads, ...(only && { only }) })
 }
 

@@ -226,6 +226,14 @@ test('goals: reached, missed and not measured; of a peer\'s variants the fastest
   assert.equal([of('Q-Former forward (').measured, of('Q-Former forward (').reached], [undefined, undefined])
 })
 
+test('goals for bfloat16 weights: activations may be in either, the better one counts and is named', () => {
+  const id = 'GEMM 100×4096→11008'
+  const [only] = goals([row(id, 1, { dtype: 'mixed', share: 0.5 })]).filter((g) => g.goal.includes('100 tokens, 11008'))
+  assert.equal([only!.measured, only!.reached, only!.from], [50, false, `${id}, activations in float32`])
+  const [both] = goals([row(id, 1, { dtype: 'mixed', share: 0.5 }), row(id, 1, { dtype: 'bfloat16', share: 0.9 }), row(id, 1, { share: 0.95 })]).filter((g) => g.goal.includes('100 tokens, 11008'))
+  assert.equal([both!.measured, both!.reached, both!.from], [90, true, `${id}, activations in bfloat16`])
+})
+
 test('ratios: joint over factorized, beside the counts', () => {
   const [only, ...more] = ratios([row('factorized core T=8 K=0', 2), row('joint core T=8 K=0', 8), row('factorized block T=8 K=0', 4), row('joint block T=8 K=0', 2)])
   assert.equal(more, [])
