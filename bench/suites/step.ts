@@ -1,4 +1,4 @@
-/** A training step by its parts: the Q-Former of full size with its adapter as the paper trains it, under a LLaMA of full width with few layers. */
+/** A training step by its parts: the Q-Former of full size with its adapter as the paper trains it, under one layer of a LLaMA of full width. */
 import { performance } from 'node:perf_hooks'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
@@ -94,7 +94,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
   for (const [name, us] of times) {
     const floor = floors.get(name)?.filter((x) => x > 0)
     bench.add({
-      id: `step B=${B} T=${T} K=${K}, ${layers} layers of LLaMA: ${name}`, suite: bench.suite, sizes: { ...sizes }, dtype, pass: 'other', threads: bench.options.threads, cpu: cpuName(),
+      id: `step B=${B} T=${T} K=${K}, ${layers} layer of LLaMA: ${name}`, suite: bench.suite, sizes: { ...sizes }, dtype, pass: 'other', threads: bench.options.threads, cpu: cpuName(),
       us: spread(us), flops: flops[name as keyof typeof flops], bytes: 0, bound: floor?.length ? 'compute' : 'none', ...(floor?.length && { floorUs: median(floor), share: ratio(floor, us) }),
       ...(name === 'whole step' && { peakBytes }), peers: [],
     })
@@ -106,6 +106,6 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
 }
 
 export async function run(bench: Bench): Promise<void> {
-  const sizes: Sizes = bench.quick ? { B: 2, T: 2, K: 3, prompt: 6, answers: 2, layers: 1 } : { B: 2, T: 4, K: 32, prompt: 64, answers: 16, layers: 2 }
+  const sizes: Sizes = bench.quick ? { B: 2, T: 2, K: 3, prompt: 6, answers: 2, layers: 1 } : { B: 2, T: 4, K: 32, prompt: 64, answers: 16, layers: 1 }
   for (const dtype of bench.options.dtypes) if (dtype !== 'mixed' || bench.options.selection !== 'some') await one(bench, sizes, dtype)
 }
