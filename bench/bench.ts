@@ -1,4 +1,5 @@
 /** What every suite is given: the machine's side of a benchmark. Times a case against everybody, checks results first, keeps the rows. */
+import { performance } from 'node:perf_hooks'
 import { native } from '../lib/native.js'
 import { deviceMemory, type Device } from '../lib/tensor/device.js'
 import { scope } from '../lib/tensor/scope.js'
@@ -41,6 +42,9 @@ export interface Options {
   clock?: Clock
   say?: (row: Row) => void
 }
+
+/** Milliseconds that a call of a peer may take in a selection, unless it is the first. */
+const patience = 4000
 
 export const cpuName = (): string => process.env.MT_CPU ?? 'best'
 
@@ -96,12 +100,14 @@ export class Bench {
       const other: Other = { name: way.name, kind: 'own', ...(way.outputs && mine && compared(scope(way.outputs), mine, [c.dtype])) }
       others.push(fair(other) ? { other, contender: own(way.name, way.calls, { count: way.threads, clock }) } : { other })
     }
-    if (c.peer && mine) others.push(...(await this.#peers(c, mine)))
-
     const before = this.peak(true)
+    const start = performance.now()
     c.calls[0]!()
     syncBlocking()
+    const once = performance.now() - start
     const peakBytes = this.peak() - before
+    if (c.peer && mine) others.push(...(await this.#peers(c, mine, once)))
+
     const contenders = [own('mtransllama', c.calls, { clock }), ...others.flatMap((o) => o.contender ?? [])]
     const plan: Plan = this.quick ? { rounds: 1, ms: 0 } : { rounds: 5, ms: 60, ...(this.options.selection === 'all' ? {} : { seconds: 8 }), ...c.plan }
     const floors: number[] = []
@@ -117,6 +123,7 @@ export class Bench {
     for (const [i, { other }] of timed.entries()) {
       other.us = rest[i]!.us
       other.ratio = ratio(rest[i]!.rounds, first!.rounds)
+      if (other.kind === 'peer') this.#slowest.set(`${c.peer!.kind} ${other.name}`, other.ratio)
     }
     for (const { end } of others) await end?.()
     const row: Row = {
@@ -147,22 +154,33 @@ export class Bench {
     return (this.device === 'cpu' ? memory() : deviceMemory(this.device)).peak
   }
 
-  async #peers(c: Case, mine: Outputs) {
+  /** How many times as long as ours each peer last took, by kind of case. */
+  readonly #slowest = new Map<string, number>()
+
+  /** @param once milliseconds of one of our calls: a peer that would take many seconds, as it did before, is not waited for */
+  async #peers(c: Case, mine: Outputs, once: number) {
     const { peers } = this.options.opponents
     if (!peers.length || this.device !== 'cpu') return []
     const tensors = c.tensors ?? (await this.files.write(c.numbers?.() ?? []))
     const dtypes = c.peerDtypes ?? [c.dtype === 'mixed' ? 'float32' : c.dtype]
     const all = dtypes.flatMap((dtype) => peers.map((peer) => ({ peer, dtype })))
     const asked = []
-    for (const { peer, dtype } of all) asked.push(await ask(peer, { ...c.peer!, id: `${c.id} ${c.pass} ${dtype}`, dtype, tensors }, mine, [c.dtype, dtype], { clock: this.options.clock ?? 'wall', say: dtypes.length > 1 || dtype !== c.dtype }))
+    for (const { peer, dtype } of all) {
+      const say = dtypes.length > 1 || dtype !== c.dtype
+      const name = say ? `${peer.name}, ${dtype}` : peer.name
+      const slow = this.#slowest.get(`${c.peer!.kind} ${name}`) ?? 0
+      if (this.options.selection !== 'all' && slow * once > patience) {
+        asked.push({ other: { name, kind: 'peer' as const, unavailable: 'left out: as slow as it was before, a call would take many seconds' } })
+      } else asked.push(await ask(peer, { ...c.peer!, id: `${c.id} ${c.pass} ${dtype}`, dtype, tensors }, mine, [c.dtype, dtype], { clock: this.options.clock ?? 'wall', name }))
+    }
     if (!c.tensors) this.files.forget(tensors)
     return asked
   }
 }
 
 /** Prepares a peer for a case; its contender only where its results are ours. */
-async function ask(peer: Peer, c: PeerCase, mine: Outputs, dtypes: readonly Precision[], { say, clock }: { say: boolean; clock: Clock }): Promise<{ other: Other; contender?: Contender; end?: () => Promise<void> }> {
-  const other: Other = { name: say ? `${peer.name}, ${c.dtype}` : peer.name, kind: 'peer' }
+async function ask(peer: Peer, c: PeerCase, mine: Outputs, dtypes: readonly Precision[], { name, clock }: { name: string; clock: Clock }): Promise<{ other: Other; contender?: Contender; end?: () => Promise<void> }> {
+  const other: Other = { name, kind: 'peer' }
   try {
     const given = await peer.prepare(c)
     if ('unavailable' in given) return { other: { ...other, unavailable: given.unavailable } }
