@@ -4,7 +4,7 @@
  * best is asked by bench/gpu.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
@@ -45,8 +45,26 @@ async function main(names: string[], options: Options): Promise<void> {
   const bench = new Bench({ device, dtypes, threads, selection, opponents, clock, say: (row) => console.log(line(row)) })
   const failures: Result['failures'] = []
   const before = load()
+  let narrow: Result | undefined
+  const about = { machine: machine(), versions: softwareVersions(), ...commit(), date: new Date().toISOString() }
+  const place = device === 'cpu' ? 'cpu' : `${device}, ${devices().cuda.devices.find((d) => d.device === device)?.name}`
+  const out = options.out ?? join(dirname(fileURLToPath(import.meta.url)), 'results', `${slug(device === 'cpu' ? about.machine.cpu : place)}-${about.date.slice(0, 10)}.json`)
+  /** Written whole after every suite: a run that is cut short leaves what it has. */
+  const write = (done: Suite[]): Result => {
+    const rows = [...bench.rows, ...(narrow?.rows ?? [])]
+    const result = Result.parse({
+      schema: 1, ...about, device: place, peers: opponents.peers.map(({ name, version, details }) => ({ name, version, details })), missing: opponents.missing,
+      seconds: (performance.now() - started) / 1000, clock, selection, suites: done, ceilings: [...bench.ceilings(), ...(narrow?.ceilings ?? [])], rows,
+      goals: device === 'cpu' ? goals(rows) : [], failures: [...failures, ...(narrow?.failures ?? [])], load: { before, after: load() },
+    } satisfies Result)
+    mkdirSync(dirname(out), { recursive: true })
+    writeFileSync(`${out}.part`, `${JSON.stringify(result, null, 1)}\n`)
+    renameSync(`${out}.part`, out)
+    return result
+  }
+
   if (device === 'cpu') for (const name of ceilingNames) console.log(`ceiling ${name}: ${figures((bench.ceiling(name) ?? 0) / 1e9)} G${name.startsWith('read') || name === 'copy' ? 'B' : 'FLOP'}/s`)
-  for (const suite of chosen) {
+  for (const [i, suite] of chosen.entries()) {
     console.log(`\n${suite}\n${heading}`)
     bench.suite = suite
     const start = performance.now()
@@ -57,36 +75,24 @@ async function main(names: string[], options: Options): Promise<void> {
       console.error(`${suite} failed:`, error)
     }
     console.log(`${suite}: ${((performance.now() - start) / 1000).toFixed(0)} s`)
+    write(chosen.slice(0, i + 1))
   }
   for (const peer of opponents.peers) await peer.close()
-  const ceilings = bench.ceilings()
-  const rows = [...bench.rows]
-  if (options.avx2 && selection === 'some' && device === 'cpu' && cpuName() === 'best' && machine().isa.startsWith('avx512')) {
-    const child = withAvx2(join(bench.files.folder, 'avx2.json'), options)
-    if (child) {
-      rows.push(...child.rows)
-      ceilings.push(...child.ceilings)
-      failures.push(...child.failures)
-    } else failures.push({ suite: 'avx2', reason: 'its process ended without a result' })
+  if (options.avx2 && selection === 'some' && device === 'cpu' && cpuName() === 'best' && about.machine.isa.startsWith('avx512')) {
+    narrow = withAvx2(join(bench.files.folder, 'avx2.json'), options)
+    if (!narrow) failures.push({ suite: 'avx2', reason: 'its process ended without a result' })
   }
-  const result = Result.parse({
-    schema: 1, machine: machine(), device: device === 'cpu' ? 'cpu' : `${device}, ${devices().cuda.devices.find((d) => d.device === device)?.name}`, versions: softwareVersions(),
-    peers: opponents.peers.map(({ name, version, details }) => ({ name, version, details })), missing: opponents.missing, ...commit(), date: new Date().toISOString(),
-    seconds: (performance.now() - started) / 1000, clock, selection, suites: chosen, ceilings, rows, goals: device === 'cpu' ? goals(rows) : [], failures, load: { before, after: load() },
-  } satisfies Result)
-  const out = options.out ?? join(dirname(fileURLToPath(import.meta.url)), 'results', `${slug(device === 'cpu' ? result.machine.cpu : result.device)}-${result.date.slice(0, 10)}.json`)
-  mkdirSync(dirname(out), { recursive: true })
-  writeFileSync(out, `${JSON.stringify(result, null, 1)}\n`)
+  const result = write(chosen)
   summary(result)
   console.log(`\n${out}`)
-  if (failures.length) process.exitCode = 1
+  if (result.failures.length) process.exitCode = 1
 }
 
 /** The goals' cases again in a process that has AVX2 alone. */
 function withAvx2(out: string, { peers, threads, clock }: Options): Result | undefined {
   console.log('\nthe goals again with AVX2 alone')
-  const { status } = spawnSync(process.execPath, ['--import', 'tsx', fileURLToPath(import.meta.url), 'attention', 'block', 'qformer', '--sizes', 'goals', '--dtype', 'float32', '--peers', peers, '--threads', threads, '--clock', clock, '--out', out], { env: { ...process.env, ...avx2 }, stdio: ['ignore', 'inherit', 'inherit'] })
-  return status === 0 ? Result.parse(JSON.parse(readFileSync(out, 'utf8'))) : undefined
+  spawnSync(process.execPath, ['--import', 'tsx', fileURLToPath(import.meta.url), 'attention', 'block', 'qformer', '--sizes', 'goals', '--dtype', 'float32', '--peers', peers, '--threads', threads, '--clock', clock, '--out', out], { env: { ...process.env, ...avx2 }, stdio: ['ignore', 'inherit', 'inherit'] })
+  return existsSync(out) ? Result.parse(JSON.parse(readFileSync(out, 'utf8'))) : undefined
 }
 
 function summary({ rows, goals, selection }: Result): void {
