@@ -4,7 +4,7 @@ import { compile, type TopLevelSpec } from 'vega-lite'
 import { ratios } from './compare.js'
 import type { Result, Row } from './record.js'
 
-const common = { $schema: 'https://vega.github.io/schema/vega-lite/v5.json', background: 'white', width: 420, height: 260, config: { font: 'sans-serif' } } as const
+const common = { $schema: 'https://vega.github.io/schema/vega-lite/v5.json', background: 'white', width: 420, height: 260, config: { font: 'sans-serif', legend: { labelLimit: 300 } } } as const
 
 /** A chart's file name and what it shows; undefined where its rows were not measured. */
 const charts: Record<string, (result: Result) => TopLevelSpec | undefined> = {
@@ -17,7 +17,7 @@ const charts: Record<string, (result: Result) => TopLevelSpec | undefined> = {
       mark: { type: 'line', point: true },
       encoding: {
         x: { field: 'T', type: 'quantitative', scale: { type: 'log', base: 2 }, axis: { title: 'frames T', values: [...new Set(values.map((v) => v.T))] as number[] } },
-        y: { field: 'ms', type: 'quantitative', scale: { type: 'log' }, axis: { title: 'ms', tickCount: 6 } }, color: { field: 'form', type: 'nominal', title: 'attention' }, strokeDash: { field: 'part', type: 'nominal', title: 'part' },
+        y: { field: 'ms', type: 'quantitative', scale: { type: 'log' }, axis: { title: 'ms', tickCount: 6 } }, color: { field: 'form', type: 'nominal', title: 'attention' }, strokeDash: { field: 'part', type: 'nominal', title: 'part', legend: { symbolType: 'stroke' } },
       },
     }
   },
@@ -31,7 +31,7 @@ const charts: Record<string, (result: Result) => TopLevelSpec | undefined> = {
     return {
       ...common, title: 'Joint over factorized: above 1, factorized is cheaper', data: { values },
       layer: [
-        { mark: { type: 'line', point: true }, encoding: { x: { field: 'T', type: 'quantitative', scale: { type: 'log', base: 2 }, axis: { title: 'frames T' } }, y: { field: 'ratio', type: 'quantitative', scale: { type: 'log' }, axis: { title: 'joint ÷ factorized', tickCount: 6 } }, color: { field: 'what', type: 'nominal', title: 'of' }, strokeDash: { field: 'how', type: 'nominal', title: 'ratio' } } },
+        { mark: { type: 'line', point: true }, encoding: { x: { field: 'T', type: 'quantitative', scale: { type: 'log', base: 2 }, axis: { title: 'frames T' } }, y: { field: 'ratio', type: 'quantitative', scale: { type: 'log' }, axis: { title: 'joint ÷ factorized', tickCount: 6 } }, color: { field: 'what', type: 'nominal', title: 'of' }, strokeDash: { field: 'how', type: 'nominal', title: 'ratio', legend: { symbolType: 'stroke' } } } },
         { mark: { type: 'rule', color: '#888' }, encoding: { y: { datum: 1 } } },
       ],
     }

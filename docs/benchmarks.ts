@@ -121,10 +121,11 @@ function swapSection(rows: readonly Row[]): string[] {
   const mine = rows.filter((r) => r.suite === 'swap')
   if (!mine.length) return []
   const way = (r: Row, name: string): number | undefined => r.peers.find((p) => p.name === name)?.ratio
+  const times = (x: number | undefined): string => (x === undefined ? '–' : `× ${figures(x)}`)
   const blocks = mine.filter((r) => r.id.startsWith('block') && way(r, 'with copies'))
   return [
     '## The channel swap: a stride or a copy',
-    table(['case', 'dtype', 'by strides', 'with copies', 'already in order'], mine.map((r) => [r.id.replace(', by strides', ''), r.dtype, time(r.us.median), `× ${ratio(way(r, 'with copies'))}`, `× ${ratio(way(r, 'already in order'))}`])),
+    table(['case', 'dtype', 'by strides', 'with copies', 'already in order'], mine.map((r) => [r.id.replace(', by strides', ''), r.dtype, time(r.us.median), times(way(r, 'with copies')), times(way(r, 'already in order'))])),
     `Strides save ${enumerate(blocks.map((r) => `${(100 * (1 - 1 / way(r, 'with copies')!)).toFixed(1)} % of the block at T = ${r.sizes.T} (${r.dtype})`))}: little, as the projections take most of its time. “Already in order” is attention alone over tokens that lie one after another: what strided reading costs.`,
   ]
 }

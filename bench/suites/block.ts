@@ -14,12 +14,12 @@ import { frames, type Sizes } from './attention.js'
 
 const eps = 1e-12
 const copies = 3
-type Adapters = Record<'space' | 'time', { q: LoRA; v: LoRA }>
+type Pair = { q: LoRA; v: LoRA }
 
-/** x and dy [B,T,L+K,D], the block's weights, and LoRA where there is a rank. */
-function given({ B, T, L, K, heads }: Sizes, rank: number): Map<string, Numbers> {
+/** x and dy [B,T,L+K,D], the block's weights, and LoRA where there is a rank: of both blocks, or of the one. */
+function given({ B, T, L, K, heads }: Sizes, rank: number, form: Form): Map<string, Numbers> {
   const [draw, D] = [new Draw(2), heads * 64]
-  const low = ['space', 'time'].flatMap((at) => ['q', 'v'].flatMap((of): [string, Numbers][] => [
+  const low = (form === 'joint' ? ['space'] : ['space', 'time']).flatMap((at) => ['q', 'v'].flatMap((of): [string, Numbers][] => [
     [`lora.${at}.${of}.A`, draw.normal([rank, D], 1 / Math.sqrt(D))], [`lora.${at}.${of}.B`, draw.normal([D, rank], 0.2)],
   ]))
   return new Map([
@@ -47,30 +47,29 @@ export interface BlockCase { form: Form; sizes: Sizes; pass: Pass; dtype: Precis
 export async function block(bench: Bench, { form, sizes, pass, dtype, rank }: BlockCase): Promise<void> {
   const { B, T, L, K, heads } = sizes
   const D = heads * 64
-  const all = given(sizes, rank)
+  const all = given(sizes, rank, form)
   const file = await bench.files.write([...all].filter(([name]) => !/^(x|dy|lora\.)/.test(name)), dtype)
   const stored = await load(file, bench.device, dtype)
   await scope(async () => {
     const find = new Finder(stored)
     const weights: AttentionWeights = { query: find.linear('query'), key: find.linear('key'), value: find.linear('value'), dense: find.linear('dense'), norm: find.norm('norm', eps), heads }
     const low = trained(all, bench)
-    const pair = (at: string) => ({ q: { A: low.get(`lora.${at}.q.A`)!, B: low.get(`lora.${at}.q.B`)!, scaling: 1 }, v: { A: low.get(`lora.${at}.v.A`)!, B: low.get(`lora.${at}.v.B`)!, scaling: 1 } })
-    const adapters: Adapters | undefined = rank ? { space: pair('space'), time: pair('time') } : undefined
+    const pair = (at: string): Pair => ({ q: { A: low.get(`lora.${at}.q.A`)!, B: low.get(`lora.${at}.q.B`)!, scaling: 1 }, v: { A: low.get(`lora.${at}.v.A`)!, B: low.get(`lora.${at}.v.B`)!, scaling: 1 } })
+    const [space, time] = [rank ? pair('space') : undefined, rank && form === 'factorized' ? pair('time') : undefined]
 
     /** As it is given to the block: all tokens of a video in one row where they see each other. */
     const shaped = (t: Tensor): Tensor => (form === 'factorized' ? t : t.view([B, 1, T * L + K, D], [T * (L + K) * D, 0, D, 1]))
     const inputs = Array.from({ length: copies }, () => Object.assign(contiguous(shaped(place(all.get('x')!, bench.device, dtype))), { requiresGrad: pass !== 'forward' }))
     const forward = (x: Tensor): Tensor => {
-      const seen = attend(weights, x, { over: 2, lora: adapters?.space })
-      return form === 'joint' ? seen : attend(weights, contiguous(narrow(seen, 2, 0, L)), { over: 1, lora: adapters?.time })
+      const seen = attend(weights, x, { over: 2, lora: space })
+      return form === 'joint' ? seen : attend(weights, contiguous(narrow(seen, 2, 0, L)), { over: 1, lora: time })
     }
     const dyWhole = place(all.get('dy')!, bench.device, dtype)
     const dy = form === 'joint' ? contiguous(shaped(dyWhole)) : contiguous(narrow(dyWhole, 2, 0, L))
-    const used = [...low].filter(([name]) => form === 'factorized' || name.startsWith('lora.space'))
     const step = (x: Tensor): { y: Tensor; gradients: Map<string, Tensor> } => {
       const y = forward(x)
       backward(y, dy)
-      return { y, gradients: taken([['dx', x], ...used.map(([name, t]): [string, Tensor] => [`d.${name}`, t])]) }
+      return { y, gradients: taken([['dx', x], ...[...low].map(([name, t]): [string, Tensor] => [`d.${name}`, t])]) }
     }
     const calls = inputs.map((x) => () => scope(() => {
       if (pass === 'forward') noGrad(() => forward(x))
