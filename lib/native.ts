@@ -148,6 +148,7 @@ export interface Native {
   memory: { (): Memory; (device: number): DeviceMemory }
   resetPeak(device?: number): void
   threads(n?: number): number
+  ceiling(what: 'float32' | 'bfloat16' | 'read' | 'readSmallPages' | 'copy'): number
   ops: Ops
   signatures: string[]
 }

@@ -24,14 +24,14 @@ function keepsDtype({ name, shape }: PlannedTensor): boolean {
 }
 
 /**
- * The weights of a complete plan, by canonical name. The caller frees them.
+ * The weights of a complete plan, or of those entries of one that are wanted, by canonical name. The caller frees them.
  *
  * @param trained makes float32 copies of everything, which can be trained; else files are used as they lie
  * @param device where they are to lie; on a CUDA device they are copies
  * @param precision bfloat16 rounds matrices that are stored otherwise
  */
 export async function loadWeights(
-  plan: CheckpointPlan, { trained = false, device = 'cpu', precision = 'float32' }: { trained?: boolean; device?: Device; precision?: 'float32' | 'bfloat16' } = {},
+  plan: Pick<CheckpointPlan, 'entries'>, { trained = false, device = 'cpu', precision = 'float32' }: { trained?: boolean; device?: Device; precision?: 'float32' | 'bfloat16' } = {},
 ): Promise<Map<string, Tensor>> {
   const files = new Map<string, object>()
   const map = (path: string): object => {

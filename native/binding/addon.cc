@@ -5,6 +5,7 @@
 #include "binding/functions.h"
 #include "core/overlap.h"
 #include "core/parallel.h"
+#include "kernels/ceilings.h"
 
 namespace mt::binding {
 namespace {
@@ -246,6 +247,13 @@ Napi::Value thread_count(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), threads());
 }
 
+/// ceiling(name): a rate of this machine (kernels/ceilings.h), once the queue is empty. Blocks.
+Napi::Value measured_ceiling(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) refuse(info[0], "ceiling", 0, "a name");
+  Environment::of(info.Env()).stream.sync_blocking();
+  return Napi::Number::New(info.Env(), ceiling(info[0].As<Napi::String>().Utf8Value()));
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   add<create>(exports, "create");
@@ -262,6 +270,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add<sync>(exports, "sync");
   add<sync_blocking>(exports, "syncBlocking");
   add<thread_count>(exports, "threads");
+  add<measured_ceiling>(exports, "ceiling");
   add_devices(exports);
   add_profile(exports);
   auto ops = Napi::Object::New(env);

@@ -1,0 +1,47 @@
+/** The machine, the versions and the commit that a result belongs to. */
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import { arch, cpus, loadavg, release, totalmem, type as system } from 'node:os'
+import { versions } from 'node:process'
+import { fileURLToPath } from 'node:url'
+import { native } from '../lib/native.js'
+import type { Result } from './record.js'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const read = (path: string): string | null => (existsSync(path) ? readFileSync(path, 'utf8').trim() : null)
+
+function git(...args: string[]): string | null {
+  const { status, stdout } = spawnSync('git', args, { cwd: root, encoding: 'utf8' })
+  return status === 0 ? stdout.trim() : null
+}
+
+/** The widest of the instruction sets that the CPU backend knows. */
+function isa(): string {
+  const flags = /^flags\s*:(.*)$/m.exec(read('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? []
+  const known = ['avx512_bf16', 'avx512f', 'avx2'].find((f) => flags.includes(f))
+  return known ?? arch()
+}
+
+export function machine(): Result['machine'] {
+  const [first] = cpus()
+  return {
+    cpu: first?.model.trim() || arch(), cores: cpus().length, memory: totalmem(), system: `${system()} ${release()} ${arch()}`, isa: isa(),
+    hugePages: /\[(\w+)\]/.exec(read('/sys/kernel/mm/transparent_hugepage/enabled') ?? '')?.[1] ?? null,
+  }
+}
+
+/** A name for files: of the processor, or of the device. */
+export const slug = (name: string): string => name.toLowerCase().replace(/\((r|tm)\)/g, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '')
+
+export const commit = (): Pick<Result, 'commit' | 'changed'> => {
+  const head = git('rev-parse', 'HEAD')
+  // Results and pages of earlier runs are no sources.
+  return { commit: head, changed: head === null ? null : git('status', '--porcelain', '--', '.', ':!bench/results', ':!docs') !== '' }
+}
+
+export function softwareVersions(): Record<string, string> {
+  const { version } = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as { version: string }
+  return { mtransllama: version, node: versions.node, v8: versions.v8, ...(native().devices().built && { cuda: native().devices().architectures }) }
+}
+
+export const load = (): number => loadavg()[0]!
