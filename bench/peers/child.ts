@@ -20,7 +20,7 @@ export class Child {
     this.process = spawn(command, args, { env, stdio: ['pipe', 'pipe', 'pipe'] })
     this.process.stdin.on('error', () => {}) // it has ended: `close` says so
     createInterface(this.process.stdout).on('line', (line) => this.answer(line))
-    createInterface(this.process.stderr).on('line', (line) => { if (line.trim()) this.lastError = line.trim() })
+    createInterface(this.process.stderr).on('line', (line) => { if (/error|killed|fatal/i.test(line) || !this.lastError) this.lastError = line.trim() })
     this.process.on('error', (error) => this.end(error.message))
     this.closed = new Promise((resolve) => this.process.on('close', (code, signal) => {
       this.end(`it ended (${signal ?? `exit status ${code}`})${this.lastError && `: ${this.lastError}`}`)

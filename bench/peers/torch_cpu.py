@@ -1,6 +1,7 @@
 """PyTorch on the CPU as an opponent of bench/: `torch_cpu.py THREADS` answers the requests of client.ts, a line of JSON each,
 until its stdin closes. Needs torch alone, 1.13 or newer."""
 import ctypes
+import gc
 import json
 import os
 import re
@@ -111,6 +112,11 @@ class Server:
 
     def forget(self, id):
         self.prepared.pop(id, None)
+        gc.collect()
+        try:
+            ctypes.CDLL(None).malloc_trim(0)  # so that the next case's peak is its own
+        except (AttributeError, OSError, TypeError):
+            pass  # not glibc
         return {}
 
 
