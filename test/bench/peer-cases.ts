@@ -1,10 +1,9 @@
 // Cases for the peers, with inputs and weights by seed.
-import { mkdtempSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { PeerCase } from '../../bench/peers/client.js'
 import { writeSafetensors } from '../../lib/weights/safetensors.js'
 import { random } from '../oracle/random.js'
+import { temporaryFolder } from '../support/tiny.js'
 
 export type Tensors = Record<string, { shape: number[]; data: Float32Array }>
 
@@ -51,12 +50,11 @@ export function draw(shapes: [string, number[]][], seed: number): Tensors {
   }))
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'mt-peers-'))
+const folder = temporaryFolder('peers')
 
-/** The case with its tensors in a file of the folder that ends with the process. */
-export async function write(c: Omit<PeerCase, 'tensors'>, seed = 1): Promise<{ case: PeerCase; tensors: Tensors }> {
-  const tensors = draw(shapesOf(c), seed)
+/** The case with its tensors in a file. */
+export async function write(c: Omit<PeerCase, 'tensors'>, tensors: Tensors): Promise<PeerCase> {
   const path = join(folder, `${c.id.replaceAll(/\W+/g, '-')}.safetensors`)
   await writeSafetensors(path, Object.entries(tensors).map(([name, t]) => ({ name, dtype: 'F32', ...t })))
-  return { case: { ...c, tensors: path }, tensors }
+  return { ...c, tensors: path }
 }
