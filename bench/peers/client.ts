@@ -41,7 +41,10 @@ export interface Peer {
   prepare(c: PeerCase): Promise<{ outputs: Record<string, Float32Array> } | { unavailable: string }>
   /** Microseconds of each call, for about `ms` milliseconds after a call to warm up: by the wall, or of CPU time of all its threads. */
   sample(c: PeerCase, ms: number, clock?: 'wall' | 'cpu'): Promise<number[]>
-  /** Most resident bytes during a call, beyond what the process had before `prepare`: weights count. Undefined where it cannot tell. */
+  /**
+   * Most resident bytes during a call, beyond what the process had before `prepare`: weights count. What a forgotten case has left
+   * behind may be used again, so ask a peer that was just opened. Undefined where it cannot tell.
+   */
   peak(c: PeerCase): Promise<number | undefined>
   forget(c: PeerCase): Promise<void>
   close(): Promise<void>
@@ -75,17 +78,16 @@ function candidates(threads: number): Candidate[] {
 }
 
 /**
- * What makes PyTorch as fast as it can be. OpenBLAS chooses its kernels by the CPU, whatever a profile of this machine says,
- * unless MT_PEERS_CORETYPE does. glibc keeps the memory that it has freed: to give large tensors back and to take them anew
- * costs a fault a page, which has been seen to make calls three to ten times slower.
+ * glibc keeps the memory that it has freed: to give large tensors back and to take them anew costs a fault a page, which has
+ * been seen to make PyTorch's calls three to ten times slower. Other libraries of C do not read this.
  */
+const KEPT_MEMORY = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: `${2 ** 40}`, MALLOC_TOP_PAD_: `${2 ** 28}` }
+
+/** OpenBLAS chooses its kernels by the CPU, whatever a profile of this machine says, unless MT_PEERS_CORETYPE does. OpenMP's threads sleep. */
 function torchEnvironment(threads: number): NodeJS.ProcessEnv {
   const { OPENBLAS_CORETYPE: _, ...env } = process.env
   const { MT_PEERS_CORETYPE: core } = env
-  return {
-    ...env, ...(core ? { OPENBLAS_CORETYPE: core } : {}), OMP_NUM_THREADS: `${threads}`, OMP_WAIT_POLICY: 'passive',
-    MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: `${2 ** 40}`, MALLOC_TOP_PAD_: `${2 ** 28}`,
-  }
+  return { ...env, ...(core ? { OPENBLAS_CORETYPE: core } : {}), OMP_NUM_THREADS: `${threads}`, OMP_WAIT_POLICY: 'passive' }
 }
 
 const START_MS = 120_000
@@ -111,7 +113,7 @@ export async function openPeers(options: { threads: number; only?: string[] }): 
 async function open({ name, commands, env, advice }: Candidate): Promise<Peer | Missing> {
   const reasons: string[] = []
   for (const [command, ...args] of commands) {
-    const child = new Child(command, args, env ?? process.env, START_MS)
+    const child = new Child(command, args, { ...(env ?? process.env), ...KEPT_MEMORY }, START_MS)
     const hello = await child.greeting
     if (typeof hello.version === 'string') return peer(name, hello, child)
     await child.close()
