@@ -26,7 +26,10 @@ export interface PeerCase {
   pass: 'forward' | 'forward+backward'
   /** How tokens of [B,T,L,D] attend: per frame, then over time with the same weights; or all T·L at once. Not for 'linear'. */
   form: 'factorized' | 'joint'
-  sizes: { B: number; T: number; L: number; K: number; heads: number; D: number; layers?: number; KV?: number; DV?: number; rank?: number; scaling?: number; eps?: number }
+  sizes: {
+    B: number; T: number; L: number; K: number; heads: number; D: number
+    layers?: number; KV?: number; DV?: number; rank?: number; scaling?: number; eps?: number
+  }
   dtype: 'float32' | 'bfloat16'
   /** A safetensors file of float32. */
   tensors: string

@@ -26,7 +26,8 @@ class Layers {
   }
 
   norm(x: string, name: string): string {
-    return this.graph.add('LayerNormalization', [x, this.graph.weight(`${name}.weight`), this.graph.weight(`${name}.bias`)], { axis: -1, epsilon: { float: this.eps } })
+    const g = this.graph
+    return g.add('LayerNormalization', [x, g.weight(`${name}.weight`), g.weight(`${name}.bias`)], { axis: -1, epsilon: { float: this.eps } })
   }
 
   /** q [rows,n,D], k and v [rows,m,D] to [rows,n,D] */

@@ -16,7 +16,9 @@ await serve(async (threads, attends = 'plain') => {
       const graph = graphOf(c, header, attends as Attention)
       const path = `${scratch}.onnx`
       await writeFile(path, await graph.encode())
-      const session = await ort.InferenceSession.create(path, { executionProviders: ['cpu'], graphOptimizationLevel: 'all', intraOpNumThreads: threads, interOpNumThreads: 1 })
+      const session = await ort.InferenceSession.create(path, {
+        executionProviders: ['cpu'], graphOptimizationLevel: 'all', intraOpNumThreads: threads, interOpNumThreads: 1,
+      })
       await rm(path)
       const feeds: Record<string, object> = {}
       for (const name of session.inputNames) feeds[name] = new ort.Tensor('float32', await readAsFloat32(header, name), header.entries.get(name)!.shape)

@@ -19,10 +19,12 @@ export function shapesOf({ kind, pass, form, sizes: { B, T, L, K, D, KV = 0, DV 
   if (kind === 'linear') return [['x', [B, DV]], ['weight', [D, DV]]]
   if (kind === 'core') return [['q', x], ['k', x], ['v', x], ...dy]
   if (kind === 'block') {
-    return [['x', x], ...['query', 'key', 'value', 'dense'].flatMap((n) => linear(n)), ...norm('norm'), ...lora('lora.space'), ...(both ? lora('lora.time') : []), ...dy]
+    const frozen = ['query', 'key', 'value', 'dense'].flatMap((n) => linear(n))
+    return [['x', x], ...frozen, ...norm('norm'), ...lora('lora.space'), ...(both ? lora('lora.time') : []), ...dy]
   }
   const attention = (at: string, from = D): [string, number[]][] => [
-    ...linear(`${at}.attention.query`), ...linear(`${at}.attention.key`, from), ...linear(`${at}.attention.value`, from), ...linear(`${at}.output.dense`), ...norm(`${at}.output.LayerNorm`),
+    ...linear(`${at}.attention.query`), ...linear(`${at}.attention.key`, from), ...linear(`${at}.attention.value`, from),
+    ...linear(`${at}.output.dense`), ...norm(`${at}.output.LayerNorm`),
   ]
   const feed = (at: string, kind: string): [string, number[]][] => [
     ...linear(`${at}.intermediate${kind}.dense`, D, 4 * D), ...linear(`${at}.output${kind}.dense`, 4 * D, D), ...norm(`${at}.output${kind}.LayerNorm`),

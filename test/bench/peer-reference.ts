@@ -47,7 +47,8 @@ function former({ form, sizes: { B, T, L, K, D, heads, DV = 0, layers = 0, rank 
   const config = { ...adapterConfig({}), attention: form, mode: 'off' as const, rank: rank || 1, alpha: scaling * (rank || 1), maxFrames: T }
   const zero = (n: number): NdArray => array([n, D])
   const model = { queries: L, vision: undefined!, language: undefined!, qformer: { width: D, layers, heads, eps, crossEvery: 2, visionWidth: DV, text: K > 0 } }
-  const weights = new Map([...t, ['qformer.embeddings.word_embeddings.weight', reshape(t.get('text') ?? zero(1), [-1, D])], ['qformer.embeddings.position_embeddings.weight', zero(Math.max(1, K))]])
+  const words = reshape(t.get('text') ?? zero(1), [-1, D])
+  const weights = new Map([...t, ['qformer.embeddings.word_embeddings.weight', words], ['qformer.embeddings.position_embeddings.weight', zero(Math.max(1, K))]])
   const low = new Map(rank ? loras(t) : [])
   if (!rank) for (let m = 0; m < layers; m++) for (const kind of ['spatial', 'temporal', 'cross']) for (const part of ['q', 'v']) {
     low.set(`layer.${m}.${kind}.${part}.lora_A`, array([1, kind === 'cross' && part === 'v' ? DV : D]))

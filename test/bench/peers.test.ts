@@ -20,14 +20,16 @@ type Case = Omit<PeerCase, 'tensors'>
 const folder = fileURLToPath(new URL('../../bench/peers', import.meta.url))
 
 const small = { B: 2, T: 3, L: 5, K: 0, heads: 2, D: 8, eps: 1e-6 }
+const former = { layers: 3, KV: 6, DV: 7 }
 const sizes: [PeerCase['kind'], PeerCase['sizes'][]][] = [
   ['core', [small]],
   ['block', [small, { ...small, rank: 2, scaling: 0.5 }]],
-  ['qformer', [{ ...small, K: 4, layers: 3, KV: 6, DV: 7, rank: 2, scaling: 0.5 }, { ...small, K: 4, layers: 3, KV: 6, DV: 7 }, { ...small, layers: 2, KV: 6, DV: 7 }]],
+  ['qformer', [{ ...small, ...former, K: 4, rank: 2, scaling: 0.5 }, { ...small, ...former, K: 4 }, { ...small, ...former }]],
   ['linear', [{ ...small, B: 6, D: 9, DV: 7 }]],
 ]
 const cases: Case[] = sizes.flatMap(([kind, list]) => list.flatMap((sizes) => (['factorized', 'joint'] as const).flatMap((form) =>
-  (['forward', 'forward+backward'] as const).map((pass): Case => ({ id: `${kind} ${form} ${pass} K=${sizes.K} r=${sizes.rank ?? 0}`, kind, pass, form, sizes, dtype: 'float32' })))))
+  (['forward', 'forward+backward'] as const).map((pass): Case =>
+    ({ id: `${kind} ${form} ${pass} K=${sizes.K} r=${sizes.rank ?? 0}`, kind, pass, form, sizes, dtype: 'float32' })))))
 
 /** What a peer must be able to do, float32. */
 const able: Record<string, (c: Case) => boolean> = {
