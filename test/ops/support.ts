@@ -59,9 +59,9 @@ export class Draw {
   integers(shape: readonly number[], from: number, to: number, dtype: DType = 'int32'): Input {
     return input(shape, this.#fill(shape, () => this.#r.integer(from, to)), dtype)
   }
-  /** Normal numbers as a 16-bit float holds them. */
-  half(shape: readonly number[], dtype: DType, std = 1): Input {
-    return input(shape, this.#fill(shape, () => std * this.#r.normal()), dtype)
+  /** Normal numbers as a float type holds them. */
+  half(shape: readonly number[], dtype: DType, std = 1, mean = 0): Input {
+    return input(shape, this.#fill(shape, () => mean + std * this.#r.normal()), dtype)
   }
 }
 

@@ -1,0 +1,137 @@
+// Products with frozen weights, which the CPU backend packs once, against float64 and against weights that are not frozen,
+// for one instruction set: MT_CPU is read once per process, so frozen.test.ts runs this file once for each. Prints the
+// worst relative errors and what differed in any bit.
+import { fileURLToPath } from 'node:url'
+import { linear, linearGelu } from '../../lib/ops/gemm.js'
+import { lora } from '../../lib/ops/lora.js'
+import { narrow } from '../../lib/ops/views.js'
+import { scope } from '../../lib/tensor/scope.js'
+import { backward } from '../../lib/tensor/tape.js'
+import { type DType, type Tensor, threads } from '../../lib/tensor/tensor.js'
+import { type NdArray, add, array, relativeError, scale, zip } from '../oracle/array.js'
+import * as oracle from '../oracle/ops.js'
+import { transpose } from './products.js'
+import { Draw, type Input, upload, widen } from './support.js'
+
+export interface Report {
+  /** By what was computed and the activations' dtype: the worst ‖a − b‖/‖b‖ of frozen weights, and between frozen and not. */
+  errors: Record<string, number>
+  changes: Record<string, number>
+  /** Cases in which another number of threads, or of rows, changed a bit of a row. */
+  threads: string[]
+  rows: string[]
+}
+
+const rows = [1, 3, 13, 14, 15, 29, 65]
+const sizes = [1, 2, 7, 16, 31, 32, 33, 385, 770]
+const ranks = [1, 5, 16]
+export const weights: DType[] = ['float32', 'bfloat16', 'float16']
+const activations: DType[] = ['float32', 'bfloat16']
+
+/** Φ(z) + z φ(z), from two values of gelu, whose slope is smooth. */
+const geluSlope = (z: NdArray): NdArray => {
+  const h = 1e-5
+  const [above, below] = [h, -h].map((d) => oracle.gelu(array(z.shape, z.data.map((v) => v + d))))
+  return zip(above!, below!, (a, b) => (a - b) / (2 * h))
+}
+
+/** A matrix like a layer's, with a mean that keeps sums away from 0, where errors relative to them would be large. */
+export const draw = (name: string, shape: readonly number[], dtype: DType): Input => new Draw(name).half(shape, dtype, 1, 0.5)
+
+interface Case { m: number; n: number; k: number; rank: number; weight: DType; activation: DType }
+
+/** Runs all operators with a weight as it is given, frozen or not: results by name. */
+function results(i: Record<string, Input>, w: Tensor, s: number): Record<string, Float64Array> {
+  return scope(() => {
+    const out: Record<string, Float64Array> = {}
+    const note = (name: string, y: Tensor, leaves: Record<string, Tensor>): void => {
+      backward(y, upload(i['dy']!))
+      for (const [key, t] of Object.entries({ y, ...leaves })) out[`${name} ${key}`] = widen((key === 'y' ? t : t.grad!).dataBlocking(), key === 'y' ? t.dtype : t.grad!.dtype)
+    }
+    const leaf = (name: string): Tensor => {
+      const t = upload(i[name]!)
+      t.requiresGrad = true
+      return t
+    }
+    const [bias, residual] = [upload(i['bias']!), upload(i['residual']!)]
+    let x = leaf('x')
+    note('linear', linear(x, w, bias, { residual }), { dx: x })
+    x = leaf('x')
+    note('gelu', linearGelu(x, w, bias), { dx: x })
+    x = leaf('x')
+    const [a, b] = [leaf('a'), leaf('b')]
+    note('lora', lora(x, w, bias, a, b, s), { dx: x, da: a, db: b })
+    return out
+  })
+}
+
+/** The same in float64. */
+function expected(i: Record<string, Input>, s: number): Record<string, NdArray> {
+  const [x, w, bias, residual, a, b, dy] = ['x', 'w', 'bias', 'residual', 'a', 'b', 'dy'].map((n) => i[n]!.wide) as [NdArray, NdArray, NdArray, NdArray, NdArray, NdArray, NdArray]
+  const z = oracle.linear(x, w, bias)
+  const [dx, shrunk, g] = [oracle.linear(dy, transpose(w)), oracle.linear(x, a), scale(oracle.linear(dy, transpose(b)), s)]
+  return {
+    'linear y': add(z, residual), 'linear dx': dx,
+    'gelu y': oracle.gelu(z), 'gelu dx': oracle.linear(zip(dy, geluSlope(z), (p, q) => p * q), transpose(w)),
+    'lora y': add(z, scale(oracle.linear(shrunk, b), s)), 'lora dx': add(dx, oracle.linear(g, transpose(a))),
+    'lora da': oracle.linear(transpose(g), transpose(x)), 'lora db': scale(oracle.linear(transpose(dy), transpose(shrunk)), s),
+  }
+}
+
+const same = (a: ArrayLike<number>, b: ArrayLike<number>): boolean => a.length === b.length && Array.prototype.every.call(a, (x, i) => Object.is(x, b[i]))
+
+function one({ m, n, k, rank, weight, activation }: Case, report: Report): void {
+  const name = `[${m},${k}] to ${n}, rank ${rank}, ${weight}, ${activation}`
+  const d = (what: string, shape: readonly number[], dtype: DType = 'float32'): Input => draw(`${what} ${shape}`, shape, dtype)
+  const i = {
+    x: d('x', [m, k], activation), w: d('w', [n, k], weight), bias: d('bias', [n]), residual: d('residual', [m, n], activation),
+    a: d('a', [rank, k]), b: d('b', [n, rank]), dy: d('dy', [m, n], activation),
+  }
+  scope(() => {
+    const [w, loose] = [upload(i.w).freeze(), upload(i.w)]
+    threads(1)
+    const [alone, unfrozen] = [results(i, w, 0.25), results(i, loose, 0.25)]
+    threads(3)
+    const shared = results(i, upload(i.w).freeze(), 0.25) // packed by three threads as well
+    for (const [key, reference] of Object.entries(expected(i, 0.25))) {
+      const [kind, y] = [`${key}, ${activation}`, alone[key]!]
+      const worst = (all: Record<string, number>, e: number): number => (all[kind] = !(e <= (all[kind] ?? 0)) ? e : all[kind]!)
+      worst(report.errors, relativeError(y, reference.data))
+      worst(report.changes, relativeError(y, unfrozen[key]!))
+      if (!same(y, shared[key]!)) report.threads.push(`${key}: ${name}`)
+    }
+  })
+}
+
+/** The first rows of many, by themselves: forward and backward to the bit. */
+function fewer(n: number, k: number, weight: DType, activation: DType, report: Report): void {
+  scope(() => {
+    const w = upload(draw('w', [n, k], weight)).freeze()
+    const [x, bias, dy] = [upload(draw('x', [40, k], activation)), upload(draw('bias', [n], 'float32')), upload(draw('dy', [40, n], activation))]
+    const compute = (count: number): Record<string, ArrayLike<number>> => {
+      const part = narrow(x, 0, 40 - count, count)
+      part.requiresGrad = true
+      const y = linear(part, w, bias)
+      backward(y, narrow(dy, 0, 40 - count, count))
+      return { y: y.dataBlocking(), gelu: linearGelu(part, w, bias).dataBlocking(), dx: part.grad!.dataBlocking() } as Record<string, Uint16Array>
+    }
+    const all = compute(40)
+    for (const count of [1, 13])
+      for (const [key, few] of Object.entries(compute(count))) if (!same(few, Array.from(all[key]!).slice(-few.length))) report.rows.push(`${key}: ${count} of 40 rows of ${k} to ${n}, ${weight}, ${activation}`)
+  })
+}
+
+function run(): Report {
+  const report: Report = { errors: {}, changes: {}, threads: [], rows: [] }
+  let turn = 0
+  for (const weight of weights)
+    for (const activation of activations) {
+      // Every size with every other, rows and ranks in turn; then every number of rows at sizes that are cut and have tails.
+      for (const n of sizes) for (const k of sizes) one({ m: rows[turn++ % rows.length]!, n, k, rank: ranks[turn % ranks.length]!, weight, activation }, report)
+      for (const m of rows) for (const [n, k] of [[33, 385], [385, 31], [7, 770]] as const) one({ m, n, k, rank: ranks[turn++ % ranks.length]!, weight, activation }, report)
+      for (const [n, k] of [[1, 7], [33, 31], [31, 385], [770, 33], [65, 1024]] as const) fewer(n, k, weight, activation, report)
+    }
+  return report
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(JSON.stringify(run()))
