@@ -9,21 +9,23 @@ import { dirname, join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
+import { profilePath, writeProfile } from '../lib/cli/profile.js'
 import { InputError, invalid, nearest } from '../lib/errors.js'
 import { chooseDevice, devices, type DeviceChoice } from '../lib/tensor/device.js'
+import { profile } from '../lib/tensor/profile.js'
 import { Bench, cpuName, type Precision, type Selection } from './bench.js'
 import { ratios } from './compare.js'
 import { goals } from './goals.js'
 import { commit, load, machine, slug, softwareVersions } from './machine.js'
 import { openOpponents } from './opponents.js'
 import { Result, type CeilingName } from './record.js'
-import { figures, goalTable, heading, line } from './table.js'
+import { figures, Footnotes, goalTable, heading, line } from './table.js'
 
 const suites = ['attention', 'swap', 'lora', 'block', 'qformer', 'step', 'decode', 'load', 'calls'] as const
 type Suite = (typeof suites)[number]
 const ceilingNames: readonly CeilingName[] = ['float32', 'bfloat16', 'read', 'readSmallPages', 'copy']
 
-interface Options { device: string; dtype: string; threads: string; peers: string; clock: string; out?: string; quick?: boolean; sizes?: string; avx2: boolean }
+interface Options { device: string; dtype: string; threads: string; peers: string; clock: string; out?: string; quick?: boolean; sizes?: string; avx2: boolean; profile?: string }
 
 /** What asks libraries for AVX2, as far as they listen. ONNX Runtime does not. */
 const avx2 = { MT_CPU: 'avx2', DNNL_MAX_CPU_ISA: 'AVX2', ONEDNN_MAX_CPU_ISA: 'AVX2', OPENBLAS_CORETYPE: 'Haswell', MT_PEERS_CORETYPE: 'Haswell', ATEN_CPU_CAPABILITY: 'avx2', MKL_ENABLE_INSTRUCTIONS: 'AVX2' }
@@ -42,7 +44,8 @@ async function main(names: string[], options: Options): Promise<void> {
   console.log(`on ${device} (${device === 'cpu' ? machine().cpu : reason}), ${threads} thread${threads === 1 ? '' : 's'}; peers: ${opponents.peers.map((p) => `${p.name} ${p.version}`).join(', ') || 'none'}`)
   for (const { name, reason } of opponents.missing) console.log(`missing: ${name} (${reason})`)
 
-  const bench = new Bench({ device, dtypes, threads, selection, opponents, clock, say: (row) => console.log(line(row)) })
+  const notes = new Footnotes()
+  const bench = new Bench({ device, dtypes, threads, selection, opponents, clock, say: (row) => console.log(line(row, notes)) })
   const failures: Result['failures'] = []
   const before = load()
   let narrow: Result | undefined
@@ -74,6 +77,7 @@ async function main(names: string[], options: Options): Promise<void> {
       failures.push({ suite, reason: (error as Error).message.split('\n')[0]! })
       console.error(`${suite} failed:`, error)
     }
+    for (const note of notes.take()) console.log(note)
     console.log(`${suite}: ${((performance.now() - start) / 1000).toFixed(0)} s`)
     write(chosen.slice(0, i + 1))
   }
@@ -86,6 +90,14 @@ async function main(names: string[], options: Options): Promise<void> {
   summary(result)
   console.log(`\n${out}`)
   if (result.failures.length) process.exitCode = 1
+}
+
+/** The whole run, with `--profile` under a profile: operators of this process, not of peers nor of the one with AVX2 alone. */
+async function run(names: string[], options: Options): Promise<void> {
+  if (options.profile === undefined) return main(names, options)
+  const path = await profilePath(options.profile)
+  const { profile: taken } = await profile(() => main(names, options))
+  console.log(`\n${await writeProfile(path, taken)}`)
 }
 
 /** The goals' cases again in a process that has AVX2 alone. */
@@ -128,8 +140,9 @@ const program = new Command('bench')
   .option('--out <file>', 'where the result goes; default bench/results/<machine>-<date>.json')
   .option('--quick', 'the smallest sizes: does everything run? Times mean nothing')
   .option('--sizes <selection>', 'all, some, or goals: only what those need; default all where suites are named, else some')
+  .option('--profile <file>', 'time and bytes by operator: a table, and a Chrome trace in the file')
   .option('--no-avx2', 'without the second process that has AVX2 alone')
-  .action(main)
+  .action(run)
 
 program.parseAsync().catch((error: unknown) => {
   console.error(error instanceof InputError ? `bench: ${error.message}` : error)

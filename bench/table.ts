@@ -1,6 +1,6 @@
 /** Rows and goals for a terminal. */
 import { table } from '../lib/cli/common.js'
-import type { Goal, Other, Row } from './record.js'
+import type { Goal, Row } from './record.js'
 
 /** Microseconds for people: three figures and a unit. */
 export function time(us: number): string {
@@ -11,16 +11,32 @@ export const figures = (x: number): string => (x >= 99.95 || x === 0 ? x.toFixed
 export const percent = (x: number): string => `${(100 * x).toFixed(0)} %`
 export const bytes = (n: number): string => (n >= 1e9 ? `${figures(n / 1e9)} GB` : n >= 1e6 ? `${figures(n / 1e6)} MB` : `${figures(n / 1e3)} kB`)
 
-/** `torch ×1.40`: it takes 1.4 times as long; or why there is no ratio. */
-export const against = ({ name, ratio, unavailable }: Other): string => (ratio === undefined ? `${name}: ${unavailable ?? 'not timed'}` : `${name} ×${figures(ratio)}`)
+/** Reasons that a line has no room for: it gets a number, and the reason stands below the lines, once. */
+export class Footnotes {
+  #reasons: string[] = []
+
+  mark(reason: string): string {
+    if (!this.#reasons.includes(reason)) this.#reasons.push(reason)
+    return `[${this.#reasons.indexOf(reason) + 1}]`
+  }
+  /** What was marked since the last call. Numbers start anew. */
+  take(): string[] {
+    const taken = this.#reasons.map((reason, i) => `[${i + 1}] ${reason}`)
+    this.#reasons = []
+    return taken
+  }
+}
+
+/** `torch ×1.40`: it takes 1.4 times as long. */
+export const against = (name: string, ratio: number): string => `${name} ×${figures(ratio)}`
 
 const short = { forward: 'fwd', 'forward+backward': 'fwd+bwd', backward: 'bwd', other: '' }
 
-/** One line as soon as a row is there. */
-export function line(row: Row): string {
+/** One line as soon as a row is there; why somebody has no ratio goes to the notes. */
+export function line(row: Row, notes: Footnotes): string {
   const what = `${row.id} ${row.dtype === 'float32' ? '' : `${row.dtype.replace('bfloat16', 'bf16')} `}${short[row.pass]}`.trimEnd()
   const share = row.share === undefined ? '' : percent(row.share)
-  const others = row.peers.map((p) => against(p).replace(/(.{70}).+/, '$1…')).join(' · ')
+  const others = row.peers.map(({ name, ratio, unavailable = 'not timed' }) => (ratio === undefined ? `${name} ${notes.mark(unavailable)}` : against(name, ratio))).join(' · ')
   return [what.padEnd(52), time(row.us.median).padStart(8), `${time(row.us.p10)}–${time(row.us.p90)}`.padStart(20), share.padStart(6), (row.peakBytes === undefined ? '' : bytes(row.peakBytes)).padStart(8), others].join('  ').trimEnd()
 }
 export const heading = `${'case'.padEnd(52)}  ${'median'.padStart(8)}  ${'p10–p90'.padStart(20)}  ${'share'.padStart(6)}  ${'peak'.padStart(8)}  others: their time over ours`

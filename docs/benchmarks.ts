@@ -56,8 +56,8 @@ function machineSection(r: Result): string[] {
   return [
     list([
       `machine: ${m.cpu}, ${m.cores} cores, ${bytes(m.memory)}, ${m.isa}, ${m.system}, transparent huge pages: ${m.hugePages ?? 'none'}; load average ${r.load.before.toFixed(1)} before and ${r.load.after.toFixed(1)} after`,
-      `versions: ${Object.entries(versions).map(([k, v]) => `${k} ${v}`).join(', ')}; commit ${r.commit ?? 'unknown'}${r.changed ? ', with changes' : ''}`,
-      `run: ${r.date.slice(0, 16).replace('T', ' ')} UTC, device ${r.device}, ${Math.round(r.seconds)} s, selection “${r.selection}”, times by ${r.clock === 'wall' ? 'the wall' : 'CPU time of the processes, but for steps, loading and calls'}`,
+      `versions: ${Object.entries(versions).map(([k, v]) => `${k} ${v}`).join(', ')}; commit ${r.commit ?? 'unknown'}${r.changed ? ', with uncommitted changes' : ''}`,
+      `run: ${r.date.slice(0, 16).replace('T', ' ')} UTC, device ${r.device}, threads: ${enumerate([...new Set(r.rows.map((row) => row.threads))].sort((a, b) => a - b))}, ${Math.round(r.seconds)} s, selection “${r.selection}”, times by ${r.clock === 'wall' ? 'the wall' : 'CPU time of the processes, but for steps, loading and calls'}`,
     ]),
     table(['ceiling', 'threads', 'kernels', 'median', 'p10', 'p90', 'samples'], ceilings.map((c) => [c.name, c.threads, c.cpu, `${figures(c.rate.median / 1e9)} ${unit(c.name)}`, figures(c.rate.p10 / 1e9), figures(c.rate.p90 / 1e9), c.rate.samples])),
   ]
@@ -65,9 +65,11 @@ function machineSection(r: Result): string[] {
 
 function goalSection(goals: readonly Goal[]): string[] {
   const shown = (g: Goal, x: number | undefined): string => (x === undefined ? 'not measured' : g.unit === '×' ? `${figures(x)} ×` : `${x.toFixed(0)} %`)
+  const measured = goals.filter((g) => g.reached !== undefined)
   return [
     '## Goals',
-    'One thread where nothing else is said; ratios are of one run, a peer’s time over ours. “AVX2 alone” is a second process that uses no wider instructions and asks its peers to do so too (ONNX Runtime cannot be asked); it may be a tenth below.',
+    'One thread where nothing else is said. “×” is how many times as long the other side takes in the same run: the peer, the joint form, one thread. “AVX2 alone” is a second process that uses no wider instructions and asks its peers to do so too (ONNX Runtime cannot be asked); its targets are a tenth lower.',
+    `Of ${goals.length} targets ${measured.length} were measured in this run, of those ${measured.filter((g) => g.reached).length} reached.`,
     table(['goal', 'from', 'kernels', 'target', 'measured', 'reached'], goals.map((g) => [g.goal, g.from, g.cpu === 'avx2' ? 'AVX2 alone' : 'best', `≥ ${shown(g, g.target)}`, shown(g, g.measured), g.reached === undefined ? '–' : g.reached ? 'yes' : '**no**'])),
   ]
 }
@@ -147,7 +149,7 @@ function suiteSections(rows: readonly Row[]): string[] {
       ['case', 'dtype', 'pass', 'threads', 'median', 'p10–p90', 'floor', 'share', 'bound by', 'peak memory', 'others: their time over ours (difference)'],
       rows.filter((r) => r.suite === suite).map((r) => [
         `${r.id}${r.cpu === 'avx2' ? ' (AVX2 alone)' : ''}`, r.dtype, r.pass, r.threads, time(r.us.median), `${time(r.us.p10)}–${time(r.us.p90)}`, r.floorUs === undefined ? '–' : time(r.floorUs), r.share === undefined ? '–' : percent(r.share), r.bound,
-        r.peakBytes === undefined ? '–' : bytes(r.peakBytes), r.peers.filter((p) => p.ratio).map((p) => `${against(p)}${p.difference == null ? '' : ` (${p.difference.toExponential(0)})`}`).join(', ') || '–',
+        r.peakBytes === undefined ? '–' : bytes(r.peakBytes), r.peers.flatMap(({ name, ratio, difference }) => (ratio ? `${against(name, ratio)}${difference == null ? '' : ` (${difference.toExponential(0)})`}` : [])).join(', ') || '–',
       ]),
     ),
   ])

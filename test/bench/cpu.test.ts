@@ -14,8 +14,10 @@ import { goals } from '../../bench/goals.js'
 import { difference, inTurn, own, ratio, spread, type Contender } from '../../bench/harness.js'
 import { openOpponents, type Peer, type PeerCase } from '../../bench/opponents.js'
 import { benchJsonSchema, Result, type Row } from '../../bench/record.js'
+import { Footnotes, line } from '../../bench/table.js'
 import { newest, page } from '../../docs/benchmarks.js'
 import { native } from '../../lib/native.js'
+import type { ChromeTrace } from '../../lib/tensor/profile.js'
 import { memory, sync, threads } from '../../lib/tensor/tensor.js'
 import { readAsFloat32, readHeader } from '../../lib/weights/safetensors.js'
 import { emulated } from '../cuda/emulated.js'
@@ -78,8 +80,23 @@ test('docs/benchmarks.md and its charts are what the committed result gives', as
   for (const [name, svg] of charts) assert.is(read(`docs/benchmarks/${name}.svg`), svg, name)
 })
 
+test('--profile: the table and the trace name the same operators as often, and the result is written too', () => {
+  const folder = temporaryFolder('bench')
+  const [trace, out] = [join(folder, 'trace.json'), join(folder, 'result.json')]
+  const { status, stdout, stderr } = bench(['lora', '--quick', '--peers', 'none', '--dtype', 'float32', '--profile', trace, '--out', out])
+  assert.is(status, 0, `${stdout.slice(-2000)}${stderr}`)
+  assert.equal(Result.parse(JSON.parse(readFileSync(out, 'utf8'))).suites, ['lora'])
+  const counted = new Map<string, number>()
+  for (const e of (JSON.parse(readFileSync(trace, 'utf8')) as ChromeTrace).traceEvents) if (e.ph === 'X') counted.set(e.name, (counted.get(e.name) ?? 0) + 1)
+  for (const name of ['lora_forward', 'lora_backward', 'gemm_forward']) assert.ok(counted.has(name), name)
+  const lines = stdout.split('\n')
+  const [head, sum] = [lines.findIndex((l) => l.startsWith('operator ')), lines.findIndex((l) => l.startsWith('all '))]
+  assert.equal(new Map(lines.slice(head + 1, sum).map((l) => l.split(/ +/)).map(([name, n]) => [name!, Number(n)])), counted)
+  assert.ok(lines.includes(`trace, for chrome://tracing or ui.perfetto.dev: ${trace}`))
+})
+
 test('what is asked for wrongly is one sentence', () => {
-  for (const [args, say] of [[['atention'], /suite: expected attention.*did you mean attention\?/], [['--dtype', 'float64'], /--dtype: expected float32, bfloat16, mixed or all/], [['--clock', 'sun'], /--clock: expected wall or cpu/], [['--threads', '0'], /--threads: expected a whole number/]] as [string[], RegExp][]) {
+  for (const [args, say] of [[['atention'], /suite: expected attention.*did you mean attention\?/], [['--dtype', 'float64'], /--dtype: expected float32, bfloat16, mixed or all/], [['--clock', 'sun'], /--clock: expected wall or cpu/], [['--threads', '0'], /--threads: expected a whole number/], [['--profile', root], /--profile: expected a file that can be written/]] as [string[], RegExp][]) {
     const { status, stderr } = bench(args)
     assert.is(status, 1)
     assert.match(stderr, say)
@@ -148,6 +165,17 @@ test('a peer whose results are ours gets a ratio; one whose are not, or that can
   assert.is(right.log.filter((l) => l.startsWith('forget')).length, 2)
   assert.not(wrong.log.some((l) => l.startsWith('sample')))
   assert.ok(suite.rows.filter((r) => r.sizes.K !== 0).every((r) => r.peers.length === 0))
+})
+
+test('why somebody has no ratio is told once, below the lines that say so', () => {
+  const notes = new Footnotes()
+  const without = (name: string, unavailable: string): Row['peers'][number] => ({ name, kind: 'peer', unavailable })
+  const long = `it cannot ${'x'.repeat(100)}`
+  assert.match(line(row('a', 1, { peers: [without('p', long), { name: 'r', kind: 'peer', ratio: 2 }, without('q', 'no')] }), notes), /p \[1\] · r ×2\.00 · q \[2\]$/)
+  assert.match(line(row('b', 1, { peers: [without('q', long)] }), notes), /q \[1\]$/)
+  assert.equal(notes.take(), [`[1] ${long}`, '[2] no'])
+  assert.match(line(row('c', 1, { peers: [without('q', 'no')] }), notes), /q \[1\]$/)
+  assert.equal(notes.take(), ['[1] no'])
 })
 
 test('limits: 1e-4 in float32, more where bfloat16 is involved, gradients most', () => {
