@@ -137,6 +137,19 @@ test('frozen right after the operator that writes it was called: the weight is w
   }
 }))
 
+test('frozen while products with its old contents are still queued: those see the old, later ones the new', () => scope(() => {
+  for (const dtype of weights) {
+    busy()
+    const [x, w] = [full([3, 8], 1), full([5, 8], 1, dtype)]
+    const before = linear(x, w)
+    write(w, full([5, 8], 2, dtype))
+    w.freeze()
+    const after = linear(x, w)
+    assert.equal([...before.dataBlocking()], new Array(15).fill(8))
+    assert.equal([...after.dataBlocking()], new Array(15).fill(16))
+  }
+}))
+
 // ---- memory ----
 
 test('packed once for each direction, and given back with the weight', async () => {
