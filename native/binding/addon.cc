@@ -124,7 +124,9 @@ Napi::Value device_of(const Napi::CallbackInfo& info) { return Napi::Number::New
 
 /// freeze(tensor): nothing called from now on writes to its memory, whatever view it is seen through.
 Napi::Value freeze(const Napi::CallbackInfo& info) {
-  unwrap(info[0], "freeze", 0).view.storage->freeze();
+  auto storage = unwrap(info[0], "freeze", 0).view.storage;
+  storage->freeze();
+  Environment::of(info.Env()).stream.enqueue_always("freeze", [storage] { storage->finalise(); });
   return info.Env().Undefined();
 }
 

@@ -221,7 +221,7 @@ Mapping::~Mapping() { size_ < kSmallestMapped ? allocator().release(data_, size_
 
 Storage::Storage(size_t bytes) : bytes_(bytes) { allocator().count(ptrdiff_t(bytes), 1); }
 
-Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes) : bytes_(bytes), device_(cpu_device), mapping_(std::move(mapping)), read_only_(true) {
+Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes) : bytes_(bytes), device_(cpu_device), mapping_(std::move(mapping)), read_only_(true), final_(true) {
   data_ = const_cast<char*>(mapping_->data()) + offset;
   allocator().count(ptrdiff_t(bytes), 1);
 }

@@ -58,10 +58,13 @@ class Storage {
   void* data() const { return data_.load(std::memory_order_acquire); }
   /// Allocates if nothing was allocated yet. Throws std::runtime_error with the bytes asked for.
   void ensure();
-  /// Whether nothing writes to it any more: a file's bytes, or after freeze().
+  /// Whether nothing that is called from now on may write to it: a file's bytes, or after freeze().
   bool read_only() const { return read_only_; }
   void freeze() { read_only_ = true; }
-  /// What a kernel makes once of contents that are read-only and lie on the CPU: `bytes` that `make` fills, kept as long as
+  /// Whether the queue is past everything that was called before: then its contents are final. For the queue's thread alone.
+  bool final() const { return final_; }
+  void finalise() { final_ = true; }
+  /// What a kernel makes once of contents that are final and lie on the CPU: `bytes` that `make` fills, kept as long as
   /// this. `key` tells one such thing from another. Null where more than so many quarters of all memory would be in use.
   const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters, const std::function<void(void*)>& make);
   /// Its memory on a CUDA device.
@@ -73,6 +76,7 @@ class Storage {
   std::atomic<void*> data_{nullptr};
   std::shared_ptr<Mapping> mapping_;
   std::atomic<bool> read_only_{false};
+  bool final_ = false;
   struct Derived {
     void* data;
     size_t bytes;

@@ -44,7 +44,7 @@ inline const float* numbers(const View& v) { return v ? v.data<float>() : nullpt
 /// A weight [out, in] as the right factor of a product with its transpose (forward) or with itself (backward), packed once
 /// and for all where it is frozen: for the forward while there is memory, for the backward while there is plenty.
 inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool backward) {
-  if (w.storage->read_only())
+  if (w.storage->final())
     r.packed = w.storage->derived({w.offset, n, k, backward}, size_t(packed_bytes(n, k, w.dtype)), backward ? 2 : 3, [&](void* out) { pack_right(n, k, r, out); });
   return r;
 }

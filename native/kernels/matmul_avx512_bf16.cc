@@ -11,27 +11,16 @@
 namespace mt::kernels {
 namespace {
 
-struct Dots {
-  static constexpr int step = 1;
-  template <int R, int C>
-  MT_TARGET static inline void next(V (&sum)[R][C], const float* const* p, int64_t row, int64_t, const float* b, bool) {
-    V right[C];
-#pragma GCC unroll 16
-    for (int v = 0; v < C; ++v) right[v] = Simd::load(b + v * W);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      V left = Simd::set(p[i / 3][(i % 3) * row]);
-#pragma GCC unroll 16
-      for (int v = 0; v < C; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)left, (__m512bh)right[v]);
-    }
-  }
+/// Both products of a pair.
+struct Dot {
+  MT_TARGET static inline V of(V sum, V left, V right) { return _mm512_dpbf16_ps(sum, (__m512bh)left, (__m512bh)right); }
 };
 
 }  // namespace
 
 constinit const Tiles bf16_dots = [] {
   Tiles t{};
-  fill_tiles<Dots, Simd::rows>(t.tile);
+  fill_tiles<Words<Dot>, Simd::rows>(t.tile);
   return t;
 }();
 

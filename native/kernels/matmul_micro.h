@@ -180,7 +180,7 @@ constexpr void fill_dots(Level& l) {
 constexpr Level make_level() {
   static_assert(Simd::rows <= kMaxRows && int(DType::f32) == 0 && int(DType::bf16) == 1 && int(DType::f16) == 2);
   Level l{Simd::rows, 2 * W, W, {}, {pack<float>, pack<bf16>, pack<f16>}, pack_pairs, {}};
-  fill_tiles<Floats, Simd::rows>(l.tile[int(Kind::f32)]);
+  fill_tiles<Words<Fma>, Simd::rows>(l.tile[int(Kind::f32)]);
   fill_tiles<Pairs<bf16>, Simd::rows>(l.tile[int(Kind::bf16)]);
   fill_tiles<Pairs<f16>, Simd::rows>(l.tile[int(Kind::f16)]);
   fill_dots<float, kDotRows>(l);

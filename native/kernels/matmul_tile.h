@@ -19,46 +19,51 @@ inline void ahead([[maybe_unused]] const T* p) {
 
 // ---- tile: R rows times C vectors, all sums in registers ----
 
-/// The steps of a tile by what its panels hold: next() adds the products of one row of the panel, `step` elements along k.
-struct Floats {
+/// One product of two vectors, added to a third.
+struct Fma {
+  MT_TARGET static inline V of(V sum, V left, V right) { return Simd::fma(left, right, sum); }
+};
+
+/// sum[i] += left(i)·right for R rows, the word of each `at` words behind where its pointer stands.
+template <typename Multiply, int R, int C>
+MT_TARGET inline void add_products(V (&sum)[R][C], const float* const* p, int64_t row, int64_t at, const V (&right)[C]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    V left = Simd::set(p[i / 3][(i % 3) * row + at]);
+#pragma GCC unroll 16
+    for (int v = 0; v < C; ++v) sum[i][v] = Multiply::of(sum[i][v], left, right[v]);
+  }
+}
+
+/// The steps of a tile by what its panels hold: next() adds the products of one row of the panel, `step` words of the left
+/// factor. Words: float32, or whatever Multiply takes them for.
+template <typename Multiply>
+struct Words {
   static constexpr int step = 1;
   template <int R, int C>
   MT_TARGET static inline void next(V (&sum)[R][C], const float* const* p, int64_t row, int64_t, const float* b, bool) {
     V right[C];
 #pragma GCC unroll 16
     for (int v = 0; v < C; ++v) right[v] = Simd::load(b + v * W);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      V left = Simd::set(p[i / 3][(i % 3) * row]);
-#pragma GCC unroll 16
-      for (int v = 0; v < C; ++v) sum[i][v] = Simd::fma(left, right[v], sum[i][v]);
-    }
+    add_products<Multiply, R, C>(sum, p, row, 0, right);
   }
 };
+/// Pairs of 16-bit numbers by float32. First all lower halves, then all upper ones: both at a time would be more vectors
+/// than there are registers.
 template <typename Half>
 struct Pairs {
   static constexpr int step = 2;
-  // First all lower halves, then all upper ones: both at a time would be more vectors than there are registers.
   template <int R, int C>
   MT_TARGET static inline void next(V (&sum)[R][C], const float* const* p, int64_t row, int64_t col, const float* b, bool both) {
     const Pair* pairs = reinterpret_cast<const Pair*>(b);
     V right[C];
 #pragma GCC unroll 16
     for (int v = 0; v < C; ++v) right[v] = Simd::low(pairs + v * W, Half{});
-    add<R, C>(sum, p, row, 0, right);
+    add_products<Fma, R, C>(sum, p, row, 0, right);
     if (!both) return;
 #pragma GCC unroll 16
     for (int v = 0; v < C; ++v) right[v] = Simd::high(pairs + v * W, Half{});
-    add<R, C>(sum, p, row, col, right);
-  }
-  template <int R, int C>
-  MT_TARGET static inline void add(V (&sum)[R][C], const float* const* p, int64_t row, int64_t at, const V (&right)[C]) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      V left = Simd::set(p[i / 3][(i % 3) * row + at]);
-#pragma GCC unroll 16
-      for (int v = 0; v < C; ++v) sum[i][v] = Simd::fma(left, right[v], sum[i][v]);
-    }
+    add_products<Fma, R, C>(sum, p, row, col, right);
   }
 };
 

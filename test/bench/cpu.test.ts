@@ -133,6 +133,7 @@ function fake(name: string, change: (outputs: Record<string, Float32Array>) => R
       return c.kind === 'core' && c.pass === 'forward' ? { outputs: change(await naive(c)) } : { unavailable: 'it knows forward alone' }
     },
     sample: async (c) => (log.push(`sample ${c.id}`), [7, 5, 6]),
+    peak: async () => undefined,
     forget: async (c) => void log.push(`forget ${c.id}`),
     close: async () => {},
   }

@@ -6,7 +6,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { native } from '../../lib/native.js'
 import { addSquareSum, adamw } from '../../lib/ops/adamw.js'
-import { cast, full, write } from '../../lib/ops/copy.js'
+import { cast, copy, full, write } from '../../lib/ops/copy.js'
 import { scale } from '../../lib/ops/elementwise.js'
 import { linear } from '../../lib/ops/gemm.js'
 import { narrow, permute, reshape } from '../../lib/ops/views.js'
@@ -139,10 +139,10 @@ test('frozen right after the operator that writes it was called: the weight is w
 
 test('frozen while products with its old contents are still queued: those see the old, later ones the new', () => scope(() => {
   for (const dtype of weights) {
+    const [x, w] = [full([3, 8], 1), copy(cast(full([5, 8], 1), dtype))]
     busy()
-    const [x, w] = [full([3, 8], 1), full([5, 8], 1, dtype)]
     const before = linear(x, w)
-    write(w, full([5, 8], 2, dtype))
+    write(w, cast(full([5, 8], 2), dtype))
     w.freeze()
     const after = linear(x, w)
     assert.equal([...before.dataBlocking()], new Array(15).fill(8))
