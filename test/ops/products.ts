@@ -6,7 +6,7 @@ import { lora } from '../../lib/ops/lora.js'
 import { linear } from '../../lib/ops/gemm.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
-import { type DType, type Tensor, tensor, threads } from '../../lib/tensor/tensor.js'
+import { type DType, syncBlocking, type Tensor, tensor, threads } from '../../lib/tensor/tensor.js'
 import { type NdArray, array, norm, permute, scale, size } from '../oracle/array.js'
 import * as oracle from '../oracle/ops.js'
 import { random } from '../oracle/random.js'
@@ -55,7 +55,13 @@ function run(): Report {
     errors[name] = !(e <= (errors[name] ?? 0)) ? e : errors[name]!
   }
   /** The same on one thread and on two. */
-  const twice = <T>(f: () => T): T[] => [1, 2].map((n) => (threads(n), f()))
+  /** With one thread and with two; what is queued ends before the number changes. */
+  const twice = <T>(f: () => T): T[] => [1, 2].map((n) => {
+    threads(n)
+    const made = f()
+    syncBlocking()
+    return made
+  })
 
   const one = (m: number, n: number, k: number, r: number, dtype: DType): void => scope(() => {
     const [w, wd] = weight([n, k], dtype)
