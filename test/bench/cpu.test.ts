@@ -18,9 +18,10 @@ import { Footnotes, line } from '../../bench/table.js'
 import { newest, page } from '../../docs/benchmarks.js'
 import { native } from '../../lib/native.js'
 import type { ChromeTrace } from '../../lib/tensor/profile.js'
-import { memory, sync, threads } from '../../lib/tensor/tensor.js'
+import { threads } from '../../lib/tensor/tensor.js'
 import { readAsFloat32, readHeader } from '../../lib/weights/safetensors.js'
 import { emulated } from '../cuda/emulated.js'
+import { bytes, settled } from '../support/memory.js'
 import { temporaryFolder } from '../support/tiny.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -145,11 +146,9 @@ test('a peer whose results are ours gets a ratio; one whose are not, or that can
   const silent = fake('silent', () => ({}))
   const suite = new Bench({ device: 'cpu', dtypes: ['float32'], threads: 1, selection: 'quick', opponents: { peers: [right, wrong, silent], missing: [] } })
   suite.suite = 'attention'
-  await sync()
-  const before = memory().tensors
+  const start = await settled()
   await (await import('../../bench/suites/attention.js')).run(suite)
-  await sync()
-  assert.is(memory().tensors, before)
+  assert.is(await bytes(), start)
   suite.files.dispose()
   const rows = suite.rows.filter((r) => r.sizes.K === 0)
   assert.is(rows.length, 4)
