@@ -1,5 +1,5 @@
 // Linear layers: y = x Wᵀ + b with W [N,K], as checkpoints store it. W may be float32, bfloat16 or float16; sums are
-// float32. x, y and the gradients are float32; all are contiguous. Forward saves x where W is trained, else nothing; before a GELU also z.
+// float32. x, y and the gradients are float32, or bfloat16 together; all are contiguous. Forward saves x where W is trained, else nothing; before a GELU also z.
 #pragma once
 #include "core/view.h"
 
