@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -9,12 +10,37 @@
 #include <thread>
 #include <vector>
 
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
 namespace mt {
 namespace {
 
 constexpr int64_t kPieceCost = 40'000;  // about 10 microseconds: below it, waking a thread costs more than it brings
-constexpr int kPiecesPerThread = 4;
+constexpr int kPiecesPerThread = 8;
+constexpr std::chrono::microseconds kAwake{200};  // longer than waking takes, and than what lies between two operators
 thread_local bool inside = false;  // a piece that calls parallel_for itself goes on alone
+
+void pause() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+/// Waits a short while for `ready`, which must be cheap, without sleeping.
+template <typename Ready>
+void stay_awake(Ready ready) {
+  const auto until = std::chrono::steady_clock::now() + kAwake;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (ready()) return;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < until);
+}
 
 class Pool {
  public:
@@ -57,6 +83,7 @@ class Pool {
     }
     wake_.notify_all();
     help(body, n, pieces);
+    stay_awake([this] { return left_ == 0 && busy_ == 0; });
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return left_ == 0 && busy_ == 0; });
     body_ = nullptr;
@@ -88,8 +115,13 @@ class Pool {
 
   void work() {
     uint64_t seen = 0;
-    std::unique_lock lock(mutex_);
     while (true) {
+      stay_awake([&] { return stopping_ || generation_ != seen; });
+      std::unique_lock lock(mutex_);
+      if (!body_ && !stopping_ && generation_ != seen) {  // done without this thread
+        seen = generation_;
+        continue;
+      }
       wake_.wait(lock, [&] { return stopping_ || (body_ && generation_ != seen); });
       if (stopping_) return;
       seen = generation_;
@@ -108,12 +140,14 @@ class Pool {
   std::condition_variable wake_, done_;
   std::vector<std::thread> workers_;
   const std::function<void(int64_t, int64_t)>* body_ = nullptr;
-  int64_t n_ = 0, pieces_ = 0, left_ = 0;
+  int64_t n_ = 0, pieces_ = 0;
   std::atomic<int64_t> next_{0};
-  uint64_t generation_ = 0;
-  int busy_ = 0;
+  // Written under the mutex, and looked at without it before sleeping.
+  std::atomic<int64_t> left_{0};
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> busy_{0};
+  std::atomic<bool> stopping_{false};
   std::atomic<int> size_{1};
-  bool stopping_ = false;
   std::exception_ptr error_;
 };
 

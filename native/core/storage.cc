@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/blocks.h"
 #include "core/error.h"
 
 #ifdef _WIN32
@@ -26,7 +27,6 @@ namespace mt {
 namespace {
 
 constexpr size_t kAlign = 64;
-constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kLargestCached = size_t(256) << 20;
 constexpr size_t kMostCached = size_t(2) << 30;  // a training step's activations come back every step
 [[maybe_unused]] constexpr size_t kSmallestMapped = size_t(64) << 20;
@@ -49,27 +49,6 @@ size_t rounded(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-/// Large blocks ask for large pages: with small ones a core spends a third of its read bandwidth on looking pages up.
-void* raw_allocate(size_t bytes) {
-#ifdef _WIN32
-  return _aligned_malloc(bytes, kAlign);
-#else
-  if (bytes < 2 * kHugePage) return std::aligned_alloc(kAlign, bytes);
-  void* p = std::aligned_alloc(kHugePage, (bytes + kHugePage - 1) / kHugePage * kHugePage);
-#ifdef MADV_HUGEPAGE
-  if (p) ::madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
-#endif
-  return p;
-#endif
-}
-void raw_free(void* p) {
-#ifdef _WIN32
-  _aligned_free(p);
-#else
-  std::free(p);
-#endif
-}
-
 /// One allocator for the process; worker threads share it.
 class Allocator {
  public:
@@ -86,9 +65,9 @@ class Allocator {
       p = list.back();
       list.pop_back();
       cached_ -= size;
-    } else if (!(p = raw_allocate(size))) {
+    } else if (!(p = take_block(size))) {
       trim();
-      if (!(p = raw_allocate(size))) throw std::runtime_error(text("out of memory: the system refused ", bytes, " bytes"));
+      if (!(p = take_block(size))) throw std::runtime_error(text("out of memory: the system refused ", bytes, " bytes"));
     }
     used_ += size;
     peak_ = std::max(peak_, used_);
@@ -98,7 +77,7 @@ class Allocator {
     size_t size = rounded(bytes);
     std::lock_guard lock(mutex_);
     used_ -= size;
-    if (size > kLargestCached || cached_ + size > kMostCached) return raw_free(p);
+    if (size > kLargestCached || cached_ + size > kMostCached) return give_block(p, size);
     free_[size].push_back(p);
     cached_ += size;
   }
@@ -140,7 +119,7 @@ class Allocator {
  private:
   void trim() {
     for (auto& [size, list] : free_) {
-      for (void* p : list) raw_free(p);
+      for (void* p : list) give_block(p, size);
       list.clear();
     }
     cached_ = 0;
@@ -184,11 +163,11 @@ Mapping::Mapping(const std::string& path) {
   std::ifstream in(path, std::ios::binary | std::ios::ate);
   if (!in) throw std::runtime_error(text("cannot open ", shown(path)));
   size_ = size_t(in.tellg());
-  data_ = static_cast<char*>(raw_allocate(rounded(size_)));
+  data_ = static_cast<char*>(take_block(rounded(size_)));
   in.seekg(0);
   if (!data_ || !in.read(data_, std::streamsize(size_))) throw std::runtime_error(text("cannot read ", shown(path)));
 }
-Mapping::~Mapping() { raw_free(data_); }
+Mapping::~Mapping() { give_block(data_, rounded(size_)); }
 #else
 Mapping::Mapping(const std::string& path) {
   // Without O_NONBLOCK, opening a pipe would wait for a writer.

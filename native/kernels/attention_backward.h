@@ -136,7 +136,7 @@ inline void backward(const AttentionUnit& u) {
   auto mixed = mixed_row_backward_of(u.p);
   int64_t ld = padded(u.nk), dp = padded(u.d), strip = u.strip(), n = u.keys;
   bool scores_matter = u.dq || u.dk || u.dalpha;  // dV alone needs no dP
-  Scratch& s = Scratch::begin(2 * u.d * ld + 3 * ld * dp + 2 * strip * (ld + dp) + strip * dp + 2 * ld, 11);
+  Pieces s(2 * u.d * ld + 3 * ld * dp + 2 * strip * (ld + dp) + strip * dp + 2 * ld, 11);
   float *kt = s.take(u.d * ld), *vt = s.take(u.d * ld), *k = s.take(ld * dp), *dk = s.take(ld * dp), *dv = s.take(ld * dp);
   float *p = s.take(strip * ld), *ds = s.take(strip * ld), *q = s.take(strip * dp), *dout = s.take(strip * dp), *dq = s.take(strip * dp);
   float *room = s.take(ld), *e = s.take(ld);

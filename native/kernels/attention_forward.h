@@ -154,7 +154,7 @@ inline void forward(const AttentionUnit& u) {
   auto weigh = weigh_row_of(u.p);
   auto mix = mixed_row_of(u.p);
   int64_t ld = padded(u.nk), dp = padded(u.d), strip = u.strip(), m = u.lse_size();
-  Scratch& s = Scratch::begin(u.d * ld + ld * dp + strip * (ld + dp + m + 1) + 2 * ld, 7);
+  Pieces s(u.d * ld + ld * dp + strip * (ld + dp + m + 1) + 2 * ld, 7);
   float *kt = s.take(u.d * ld), *copied = s.take(ld * dp), *scores = s.take(strip * ld), *o = s.take(strip * dp);
   float *room = s.take(ld), *e = s.take(ld), *factor = s.take(strip), *most = s.take(strip * m);
   transpose(kt, ld, u.k, u.k_row, u.keys, whole(u.keys), u.d, u.bias);

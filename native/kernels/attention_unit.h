@@ -2,9 +2,8 @@
 // (attention_forward.h, attention_backward.h) are given.
 #pragma once
 #include <cstdint>
-#include <memory>
-#include <new>
 
+#include "core/blocks.h"
 #include "kernels/routing.h"
 
 namespace mt {
@@ -55,20 +54,13 @@ struct AttentionUnit {
   }
 };
 
-/// A thread's working memory, kept between calls. take() hands out consecutive pieces, each aligned to 64 bytes.
-class Scratch {
+/// A thread's working memory, cut into consecutive pieces, each aligned to 64 bytes.
+class Pieces {
  public:
-  /// Starts over with room for `floats` in at most `pieces` pieces.
-  static Scratch& begin(int64_t floats, int pieces) {
+  /// Room for `floats` in at most `pieces` pieces.
+  Pieces(int64_t floats, int pieces) {
     thread_local Scratch mine;
-    int64_t need = floats + pieces * kVectorPad;
-    if (need > mine.held_) {
-      mine.memory_.reset();
-      mine.memory_.reset(static_cast<float*>(::operator new(size_t(need) * sizeof(float), std::align_val_t(64))));
-      mine.held_ = need;
-    }
-    mine.next_ = mine.memory_.get();
-    return mine;
+    next_ = mine.floats(floats + pieces * kVectorPad);
   }
   float* take(int64_t floats) {
     float* piece = next_;
@@ -77,10 +69,7 @@ class Scratch {
   }
 
  private:
-  struct Free { void operator()(float* p) const { ::operator delete(p, std::align_val_t(64)); } };
-  std::unique_ptr<float, Free> memory_;
-  float* next_ = nullptr;
-  int64_t held_ = 0;
+  float* next_;
 };
 
 }  // namespace mt

@@ -3,10 +3,9 @@
 #include "kernels/matmul.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "core/blocks.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "kernels/isa.h"
@@ -54,25 +53,7 @@ constexpr int64_t kWideRows = 256;           // of float32 sums on their way to 
 
 int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Aligned memory that grows and is kept for the next product on this thread.
-class Scratch {
- public:
-  float* floats(int64_t n) {
-    if (n > size_) {
-      data_.reset();
-      data_.reset(static_cast<float*>(::operator new(size_t(n) * sizeof(float), std::align_val_t(64))));
-      size_ = n;
-    }
-    return data_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(float* p) const { ::operator delete(p, std::align_val_t(64)); }
-  };
-  std::unique_ptr<float, Free> data_;
-  int64_t size_ = 0;
-};
+/// Kept for the next product on this thread.
 thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch;
 
 template <typename Factor>
@@ -190,7 +171,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
       });
     }
     // Few groups are cut by rows too, each cut packing its own copy of the panels.
-    const int64_t cuts = threads() == 1 ? 1 : std::clamp<int64_t>(up(4 * threads(), groups), 1, std::max<int64_t>(1, height / 96));
+    const int64_t cuts = threads() == 1 ? 1 : std::clamp<int64_t>(up(6 * threads(), groups), 1, std::max<int64_t>(1, height / 48));
     const int64_t cut = narrow ? std::min(up(strips, cuts), std::max<int64_t>(1, kWideRows / mr)) : up(strips, cuts), parts = up(strips, cut);
     parallel_for(groups * parts, cut * mr * std::min(n, kGroup * l.nr) * words / kSpeed, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
