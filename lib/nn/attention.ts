@@ -2,6 +2,8 @@
 import { attention } from '../ops/attention.js'
 import { contiguous } from '../ops/copy.js'
 import { router } from '../ops/router.js'
+import { sourceAttention } from '../ops/source_attention.js'
+import { recording } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { normalise, project, projectOnto, type Linear, type LoRA, type Norm } from './layers.js'
 
@@ -49,6 +51,10 @@ export function attend(weights: AttentionWeights, input: Tensor, o: Attend): Ten
   const x = contiguous(input)
   const source = o.kv ? contiguous(o.kv) : x
   const q = project(weights.query, x, o.lora?.q)
+  const onto = (mixed: Tensor): Tensor => normalise(weights.norm, projectOnto(x, weights.dense, mixed))
+  if (absorbs(weights, q, source, o)) {
+    return onto(sourceAttention(q, source, weights.key.weight, weights.value.weight, { heads: weights.heads, bias: weights.value.bias, lora: o.lora?.v }))
+  }
   const k = project(weights.key, source)
   const v = project(weights.value, source, o.lora?.v)
   let alpha: Tensor | undefined
@@ -59,5 +65,16 @@ export function attend(weights: AttentionWeights, input: Tensor, o: Attend): Ten
   const mixed = attention(q, k, v, {
     heads: weights.heads, over: o.over, keyMask: o.padding, mode: o.routing?.mode ?? 'off', masks: o.routing?.masks, alpha,
   })
-  return normalise(weights.norm, projectOnto(x, weights.dense, mixed))
+  return onto(mixed)
+}
+
+/**
+ * Whether the weights of keys and values are better multiplied into the queries and the result: nothing is recorded,
+ * since with gradients that costs more, and there are so few queries to so wide a source that it is less to multiply.
+ */
+function absorbs({ key, value, heads }: AttentionWeights, q: Tensor, source: Tensor, { kv, over, padding, routing, lora }: Attend): boolean {
+  if (!kv || over !== q.rank - 2 || padding || routing || q.dtype !== 'float32') return false
+  const [n, width, keys, from] = [q.dim(-2), q.dim(-1), source.dim(-2), source.dim(-1)]
+  if (n * width * from + n * heads * keys * from >= keys * from * width + n * keys * width) return false
+  return !recording([q, source, key.weight, value.weight, ...[key.bias, value.bias, lora?.v.A, lora?.v.B].filter((t) => t !== undefined)])
 }

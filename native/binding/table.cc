@@ -17,6 +17,7 @@
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
 #include "ops/router.h"
+#include "ops/source_attention.h"
 #include "ops/swap.h"
 
 #ifdef MT_CUDA
@@ -124,6 +125,7 @@ const std::vector<Operator>& table() {
       op<check_cross_entropy_backward, cpu::cross_entropy_backward, CUDA(cross_entropy_backward), 1, 6>("cross_entropy_backward"),
       op<check_attention_forward, cpu::attention_forward, CUDA(attention_forward), 0, 1, 2, 8>("attention_forward"),
       op<check_attention_backward, cpu::attention_backward, CUDA(attention_backward), 0, 1, 2, 3, 10, 11, 12>("attention_backward"),
+      op<check_source_attention, cpu::source_attention, CUDA(source_attention), 0, 1, 9>("source_attention"),
       op<check_router_forward, cpu::router_forward, CUDA(router_forward), 0>("router_forward"),
       op<check_router_backward, cpu::router_backward, CUDA(router_backward), 6>("router_backward"),
       op<check_square_sum, cpu::square_sum, CUDA(square_sum)>("square_sum"),

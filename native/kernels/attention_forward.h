@@ -72,6 +72,17 @@ inline float softmax_row(float* row, float scale, const float* bias, int64_t wid
   return 1 / z;
 }
 
+/// Scores to probabilities in place, of rows `ld` apart that have room for whole vectors. `bias` is that of one row.
+inline void softmax_rows(float* row, int64_t ld, int64_t rows, const float* bias, int64_t keys) {
+  const int64_t width = (keys + kLanes - 1) / kLanes * kLanes;
+  for (float* end = row + rows * ld; row != end; row += ld) {
+    for (int64_t j = keys; j < width; ++j) row[j] = 0;
+    float sums, most;
+    const vec factor = splat(softmax_row(row, 1, bias, width, &sums, &most));
+    for (int64_t j = 0; j < width; j += kLanes) store(row + j, load(row + j) * factor);
+  }
+}
+
 /// row = row ∘ Σ α_j M_j.
 template <int P>
 void weigh_row(float* row, const int32_t* bits, const float* alpha, int64_t width) {

@@ -134,7 +134,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
   const Kind kind = kind_of(l, a, b);
   const int64_t words = kind == Kind::dots ? up(k, 2) : k, half = kind == Kind::bf16 || kind == Kind::f16 ? 2 : 1;
   const int64_t blocks = std::max<int64_t>(1, up(words, kDepth)), depth = std::max<int64_t>(half, up(up(words, blocks), half) * half);
-  const int64_t panels = up(n, l.nr), groups = up(panels, kGroup), panel_words = up(words, half) * l.nr;
+  const int64_t panels = up(n, l.nr), groups = up(panels, kGroup), panel_words = b.panel ? b.panel : up(words, half) * l.nr;
   // Rows shared out evenly, so that the last tile of a block is not a sliver.
   const int64_t rows = std::min(m, std::max<int64_t>(l.mr, kLeft / std::max<int64_t>(words, 1)));
   const int64_t mr = up(rows, up(rows, l.mr));
@@ -260,6 +260,23 @@ void pack_right(int64_t n, int64_t k, Right b, void* out) {
   parallel_for(up(n, l.nr), k * l.nr, [&](int64_t begin, int64_t end) {
     (pairs ? l.pack_pairs : l.pack[0])(at(b, 0, begin * l.nr), b.col, b.row, std::min(n, end * l.nr) - begin * l.nr, k, static_cast<float*>(out) + begin * panel, l.nr, panel);
   });
+}
+
+Right rows_of(Right b, int64_t row, int64_t k) {
+  const int64_t nr = kernels::level().nr, half = b.dtype == DType::f32 ? 1 : 2;
+  b.data = at(b, row, 0);
+  if (b.packed) {
+    b.panel = up(k, half) * nr;
+    b.packed = row % half ? nullptr : static_cast<const float*>(b.packed) + row / half * nr;
+  }
+  return b;
+}
+
+Right columns_of(Right b, int64_t col, int64_t k) {
+  const int64_t nr = kernels::level().nr, half = b.dtype == DType::f32 ? 1 : 2;
+  b.data = at(b, 0, col);
+  if (b.packed) b.packed = col % nr ? nullptr : static_cast<const float*>(b.packed) + col / nr * up(k, half) * nr;
+  return b;
 }
 
 }  // namespace mt

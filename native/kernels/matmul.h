@@ -21,6 +21,7 @@ struct Right {
   DType dtype;
   int64_t row, col;
   const void* packed = nullptr;
+  int64_t panel = 0;  // words between packed panels, where these belong to a factor with more rows
 };
 
 /// Where the product goes, float32 or bfloat16: rows `row` elements apart.
@@ -57,5 +58,9 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
 /// floats in pairs. The layout belongs to this machine's kernels; the memory wants to be aligned to 64 bytes.
 int64_t packed_bytes(int64_t n, int64_t k, DType dtype);
 void pack_right(int64_t n, int64_t k, Right b, void* out);
+
+/// Part of a right factor that has k rows: from row `row` on, or from column `col` on. It stays packed where the layout allows.
+Right rows_of(Right b, int64_t row, int64_t k);
+Right columns_of(Right b, int64_t col, int64_t k);
 
 }  // namespace mt

@@ -15,6 +15,7 @@ import { embedding } from '../../lib/ops/embedding.js'
 import { linear, linearGelu } from '../../lib/ops/gemm.js'
 import { layerNorm } from '../../lib/ops/layernorm.js'
 import { lora } from '../../lib/ops/lora.js'
+import { sourceAttention } from '../../lib/ops/source_attention.js'
 import { patchify } from '../../lib/ops/patchify.js'
 import { Random } from '../../lib/ops/random.js'
 import { mean, sumDim } from '../../lib/ops/reduce.js'
@@ -255,6 +256,7 @@ function programs(): (() => Tensor | undefined)[] {
     () => linearGelu(p(a, b), p(c, b), pick([p(c), undefined])),
     () => linear(p(a, b), cast(x(c, b), pick(['bfloat16', 'float16']))),
     () => lora(p(a, b), cast(x(c, b), pick(['float32', 'bfloat16'])), pick([x(c), undefined]), p(3, b), p(c, 3), 0.5),
+    () => sourceAttention(x(batch, a, 6), x(batch, b, c), x(6, c), cast(x(6, c), pick(['float32', 'bfloat16'])), { heads: pick([1, 2, 3]), bias: pick([x(6), undefined]), ...pick([{ lora: { A: x(2, c), B: x(6, 2), scaling: 0.5 } }, {}]) }),
     () => copy(permute(p(a, b, c), [2, 0, 1])),
     () => copy(expand(p(1, b), [a, b])),
     () => concat([p(a, b), p(a, c)], 1),

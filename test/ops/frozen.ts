@@ -4,6 +4,7 @@
 import { fileURLToPath } from 'node:url'
 import { linear, linearGelu } from '../../lib/ops/gemm.js'
 import { lora } from '../../lib/ops/lora.js'
+import { sourceAttention } from '../../lib/ops/source_attention.js'
 import { narrow } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
@@ -135,9 +136,32 @@ function fewer(n: number, k: number, weight: DType, activation: DType, report: R
   })
 }
 
+/** Attention that reads a head's rows and columns of packed weights: heads as wide as panels, wider, and such that panels and pairs are cut. */
+function source(heads: number, width: number, weight: DType, report: Report): void {
+  const [groups, n, keys, from] = [3, 5, 19, 45]
+  const spread = (what: string, shape: readonly number[], dtype: DType = 'float32'): Input => new Draw(`${what} ${heads} ${width}`).half(shape, dtype, from ** -0.5)
+  const [q, e, wk, wv, bias] = [draw('q', [groups, n, heads * width], 'float32'), draw('e', [groups, keys, from], 'float32'), spread('wk', [heads * width, from], weight), spread('wv', [heads * width, from], weight), draw('bias', [heads * width], 'float32')]
+  const [kv, rows] = [(w: Input) => oracle.splitHeads(oracle.linear(e.wide, w.wide), heads), oracle.splitHeads(q.wide, heads)]
+  const reference = oracle.joinHeads(oracle.attention(rows, kv(wk), kv(wv), {}))
+  const expected = zip(reference, array(reference.shape, reference.data.map((_, i) => bias.wide.data[i % (heads * width)]!)), (x, b) => x + b)
+  scope(() => {
+    const compute = (freeze: boolean, count: number): Float32Array => {
+      threads(count)
+      const [k, v] = [upload(wk), upload(wv)]
+      return numbers(sourceAttention(upload(q), upload(e), freeze ? k.freeze() : k, freeze ? v.freeze() : v, { heads, bias: upload(bias) }))
+    }
+    const [alone, shared, unfrozen] = [compute(true, 1), compute(true, 5), compute(false, 1)]
+    const worst = (all: Record<string, number>, error: number): number => (all['source y, float32'] = Math.max(all['source y, float32'] ?? 0, error))
+    worst(report.errors, relativeError(alone, expected.data))
+    worst(report.changes, relativeError(alone, unfrozen))
+    if (!sameBits(alone, shared)) report.threads.push(`source: heads ${heads} of ${width}, ${weight}`)
+  })
+}
+
 function run(): Report {
   const report: Report = { errors: {}, changes: {}, threads: [], rows: [] }
   let turn = 0
+  for (const weight of weights) for (const [heads, width] of [[2, 32], [3, 64], [2, 16], [3, 7], [5, 8], [2, 33]] as const) source(heads, width, weight, report)
   for (const weight of weights)
     for (const activation of activations) {
       // Every size with every other, rows, ranks and activations in turn; then every number of rows at sizes that are cut and have tails.

@@ -1,0 +1,85 @@
+#include "ops/source_attention.h"
+
+#include <vector>
+
+#include "core/blocks.h"
+#include "core/parallel.h"
+#include "kernels/attention_unit.h"
+#include "kernels/linear.h"
+
+#define MT_EACH_ISA "kernels/attention_forward.h"
+#include "kernels/each_isa.h"
+
+namespace mt {
+
+// ---- checks ----
+
+void check_source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b, double, int64_t heads, Out out) {
+  require_dense(q, "q");
+  require(q.rank >= 2, "q: expected at least 2 dimensions, but got shape ", shape_text(q), ".");
+  const int64_t width = q.size(-1);
+  require(heads >= 1 && width >= 1 && width % heads == 0, "heads: expected a divisor of the width ", width, ", but got ", heads, ".");
+  require_dense(source, "source");
+  bool leads = source.rank == q.rank;
+  for (int i = 0; leads && i + 2 < q.rank; ++i) leads = source.shape[i] == q.shape[i];
+  require(leads, "source: expected the dimensions of q but for the last two, ", shape_text(q), ", but got shape ", shape_text(source), ".");
+  for (const auto& [w, what] : {std::pair{&wk, "wk"}, std::pair{&wv, "wv"}}) {
+    require_weight(*w, what);
+    require_shape(*w, what, {width, source.size(-1)});
+  }
+  if (bias) require_vector(bias, "bias", width);
+  require(bool(a) == bool(b), a ? "b" : "a", ": expected both of a and b or neither, but got none.");
+  if (a) {
+    require_dense(a, "a");
+    require_rank(a, "a", 2);
+    require_shape(a, "a", {a.size(0), source.size(-1)});
+    require_dense(b, "b");
+    require_shape(b, "b", {width, a.size(0)});
+  }
+  require_dense(out, "out");
+  require_same_shape(out, "out", q, "q");
+}
+
+// ---- CPU ----
+
+namespace cpu {
+
+void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b, double scaling, int64_t heads, Out out) {
+  const int64_t n = q.size(-2), width = q.size(-1), d = width / heads, keys = source.size(-2), in = source.size(-1), rank = a ? a.size(0) : 0;
+  if (!out.numel()) return;
+  if (!keys) return void(std::fill_n(out.data<float>(), out.numel(), 0.0f));
+  const int64_t groups = q.numel() / (n * width), rows = heads * n, ld = padded(keys);
+  const Right into = weight(wk), back = weight_transposed(wv);
+  std::vector<float> nothing(size_t(ld), -INFINITY);  // a bias that ends where the keys do
+  std::fill_n(nothing.begin(), keys, 0.0f);
+  const auto normalise = MT_FOR_ISA(softmax_rows);
+
+  const auto one = [&](int64_t g) {
+    thread_local Scratch wide_scratch, score_scratch, low_scratch;
+    float* wide = wide_scratch.floats(rows * in);  // of each head, one after the other: q W_k, later P E
+    float* scores = score_scratch.floats(rows * ld);
+    const float* from = q.data<float>() + g * n * width;
+    const float* e = source.data<float>() + g * keys * in;
+    float* to = out.data<float>() + g * n * width;
+    for (int64_t h = 0; h < heads; ++h)
+      matmul(n, in, d, {from + h * d, DType::f32, width, 1}, rows_of(into, h * d, width), {wide + h * n * in, DType::f32, in}, {.alpha = float(1 / std::sqrt(double(d)))});
+    matmul(rows, keys, in, {wide, DType::f32, in, 1}, {e, DType::f32, 1, in}, {scores, DType::f32, ld});
+    normalise(scores, ld, rows, nothing.data(), keys);
+    matmul(rows, in, keys, {scores, DType::f32, ld, 1}, {e, DType::f32, in, 1}, {wide, DType::f32, in});
+    float* low = rank ? low_scratch.floats(rows * rank) : nullptr;
+    if (rank) matmul(rows, rank, in, {wide, DType::f32, in, 1}, right_transposed(a), {low, DType::f32, rank});
+    for (int64_t h = 0; h < heads; ++h) {
+      LowRank update{};
+      if (rank) update = {low + h * n * rank, rank, columns_of(right_transposed(b), h * d, rank), float(scaling)};
+      matmul(n, d, in, {wide + h * n * in, DType::f32, in, 1}, columns_of(back, h * d, in), {to + h * d, DType::f32, width},
+             {.bias = bias ? bias.data<float>() + h * d : nullptr, .low_rank = rank ? &update : nullptr});
+    }
+  };
+  // Groups side by side where there are enough for all threads, else their products cut up.
+  const auto all = [&](int64_t begin, int64_t end) { for (int64_t g = begin; g < end; ++g) one(g); };
+  if (groups < threads()) all(0, groups);
+  else parallel_for(groups, rows * in * (keys + d) / 8, all);
+}
+
+}  // namespace cpu
+}  // namespace mt
