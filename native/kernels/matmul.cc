@@ -45,6 +45,7 @@ constexpr int64_t kGroup = 8;                // panels per task: a block of them
 constexpr int64_t kLeft = int64_t(4) << 20;  // words of the left factor packed at a time
 constexpr int64_t kStretch = 64;             // words of a row packed in one go
 constexpr int64_t kFewRows = 16;             // up to which a deep right factor is not worth packing, see worth_dots
+constexpr int64_t kFewGroups = 4;            // up to which strips are copied for each
 constexpr int64_t kLine = 16;                // words of a line of the cache
 constexpr int64_t kSoon = 512;               // words between what is read and what is asked for where memory is the limit
 constexpr int64_t kPadding = 16;             // words after a packed left panel, see Level::pack
@@ -54,7 +55,7 @@ constexpr int64_t kWideRows = 256;           // of float32 sums on their way to 
 int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Kept for the next product on this thread.
-thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch;
+thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch, strip_scratch;
 
 template <typename Factor>
 const void* at(const Factor& f, int64_t row, int64_t col) {
@@ -140,12 +141,13 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
   const int64_t mr = up(rows, up(rows, l.mr));
   const int64_t block = rows / mr * mr;
   const bool narrow = c.dtype == DType::bf16;
-  // The left factor's words are read where they lie if rows of them do, but not all in the same lines of the first cache;
-  // rows of bfloat16 that meet float32 are widened first.
+  // The left factor's words are read where they lie if rows of them do. Rows that would all lie in the same lines of the
+  // first cache are copied beside each other, a strip at a time if few groups do so, else all of them once; rows of
+  // bfloat16 that meet float32 are widened first.
   const bool widen = a.dtype == DType::bf16 && a.col == 1 && kind != Kind::dots;
   const int64_t left_row = widen ? k : kind == Kind::dots ? a.row / 2 : a.row;
   const bool lies = a.col == 1 && (kind == Kind::dots ? a.row % 2 == 0 && k % 2 == 0 : widen || a.dtype == DType::f32);
-  const bool pack_left = !(lies && (left_row % 1024 != 0 || rows == 1));
+  const bool alias = left_row % 1024 == 0 && rows > 1, copy_left = lies && alias && groups <= kFewGroups, pack_left = !lies || (alias && !copy_left);
 
   for (int64_t top = 0; top < m; top += block) {
     const int64_t height = std::min(block, m - top), strips = up(height, mr), stride = mr * words + kPadding;
@@ -186,10 +188,19 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
           Target out{sums + (s - s0) * mr * lds + j - left_edge, lds, !add && o.bias ? o.bias + j : nullptr, alpha, add, int(std::min<int64_t>(l.nr, n - j)), next ? next : right};
           l.tile[int(of)][out.columns > l.width][count - 1](deep, left, row, col, right, ldb, out);
         };
+        const float* strip = nullptr;  // the copy of a strip's words from `from` on, and how far its rows lie apart
+        int64_t from = 0, between = left_row;
+        const auto copy_strip = [&](int64_t s, int64_t x, int64_t deep) {
+          between = up(deep, kLine) * kLine + kLine;
+          float* to = strip_scratch.floats(mr * between);
+          for (int64_t r = 0; r < std::min(mr, height - s * mr); ++r) std::copy_n(lying + (s * mr + r) * left_row + x, deep, to + r * between);
+          strip = to;
+          from = x;
+        };
         const auto along = [&](int64_t s, int64_t p, int64_t x, const float* right, int64_t ldb, const float* next) {
           const int64_t count = std::min(mr, height - s * mr);
-          const float* left = packed ? packed + s * stride + x * count : lying + s * mr * left_row + x;
-          multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : left_row, packed ? count : 1, right, ldb, next, o.alpha, x > 0);
+          const float* left = packed ? packed + s * stride + x * count : strip ? strip + (x - from) : lying + s * mr * left_row + x;
+          multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : between, packed ? count : 1, right, ldb, next, o.alpha, x > 0);
         };
         float* low_panels = nullptr;
         if (const LowRank* low = o.low_rank) {
@@ -211,6 +222,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
         };
         // A single strip reads each panel from end to end, as it lies in memory, and asks for what it will read soon.
         if (ready && s1 - s0 == 1) {
+          if (copy_left) copy_strip(s0, 0, words);
           for (int64_t p = first; p < last; ++p)
             for (int64_t x = 0; x == 0 || x < words; x += depth) {
               const float* right = ready + p * panel_words + x / half * l.nr;
@@ -239,6 +251,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
             right = scratch;
           }
           for (int64_t s = s0; s < s1; ++s) {
+            if (copy_left) copy_strip(s, x, deep);
             for (int64_t p = first; p < last; ++p) along(s, p, x, right + (p - first) * panel, ldb, later(s - s0, p, x));
             if (x + deep == words) finish(s);
           }

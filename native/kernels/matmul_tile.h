@@ -17,6 +17,12 @@ inline void ahead([[maybe_unused]] const T* p) {
 #endif
 }
 
+inline void prefetch_result([[maybe_unused]] const float* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 1, 3);
+#endif
+}
+
 // ---- tile: R rows times C vectors, all sums in registers ----
 
 /// One product of two vectors, added to a third.
@@ -78,6 +84,11 @@ MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const f
   const float* p[(R + 2) / 3];
 #pragma GCC unroll 16
   for (int i = 0; i < (R + 2) / 3; ++i) p[i] = a + 3 * i * row;
+  // The result's lines are on their way while the sums are formed.
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+    for (int v = 0; v < C; ++v) prefetch_result(out.c + i * out.ldc + v * W);
   const float* next = out.next;
   for (int64_t x = 0; x < k; x += Steps::step) {
     ahead(next);

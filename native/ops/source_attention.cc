@@ -44,6 +44,8 @@ void check_source_attention(const View& q, const View& source, const View& wk, c
 
 namespace cpu {
 
+constexpr int64_t kTogether = 4;  // groups whose wide rows lie in the cache that cores share
+
 void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b, double scaling, int64_t heads, Out out) {
   const int64_t n = q.size(-2), width = q.size(-1), d = width / heads, keys = source.size(-2), in = source.size(-1), rank = a ? a.size(0) : 0;
   if (!out.numel()) return;
@@ -53,32 +55,36 @@ void source_attention(const View& q, const View& source, const View& wk, const V
   std::vector<float> nothing(size_t(ld), -INFINITY);  // a bias that ends where the keys do
   std::fill_n(nothing.begin(), keys, 0.0f);
   const auto normalise = MT_FOR_ISA(softmax_rows);
-
-  const auto one = [&](int64_t g) {
+  const float scale = float(1 / std::sqrt(double(d)));
+  // A head's weights are read once for several groups, as many as keep all threads at work.
+  const int64_t together = std::clamp<int64_t>(groups / threads(), 1, kTogether);
+  parallel_for((groups + together - 1) / together, together * rows * in * (keys + d) / 8, [&](int64_t begin, int64_t end) {
     thread_local Scratch wide_scratch, score_scratch, low_scratch;
-    float* wide = wide_scratch.floats(rows * in);  // of each head, one after the other: q W_k, later P E
     float* scores = score_scratch.floats(rows * ld);
-    const float* from = q.data<float>() + g * n * width;
-    const float* e = source.data<float>() + g * keys * in;
-    float* to = out.data<float>() + g * n * width;
-    for (int64_t h = 0; h < heads; ++h)
-      matmul(n, in, d, {from + h * d, DType::f32, width, 1}, rows_of(into, h * d, width), {wide + h * n * in, DType::f32, in}, {.alpha = float(1 / std::sqrt(double(d)))});
-    matmul(rows, keys, in, {wide, DType::f32, in, 1}, {e, DType::f32, 1, in}, {scores, DType::f32, ld});
-    normalise(scores, ld, rows, nothing.data(), keys);
-    matmul(rows, in, keys, {scores, DType::f32, ld, 1}, {e, DType::f32, in, 1}, {wide, DType::f32, in});
-    float* low = rank ? low_scratch.floats(rows * rank) : nullptr;
-    if (rank) matmul(rows, rank, in, {wide, DType::f32, in, 1}, right_transposed(a), {low, DType::f32, rank});
-    for (int64_t h = 0; h < heads; ++h) {
-      LowRank update{};
-      if (rank) update = {low + h * n * rank, rank, columns_of(right_transposed(b), h * d, rank), float(scaling)};
-      matmul(n, d, in, {wide + h * n * in, DType::f32, in, 1}, columns_of(back, h * d, in), {to + h * d, DType::f32, width},
-             {.bias = bias ? bias.data<float>() + h * d : nullptr, .low_rank = rank ? &update : nullptr});
+    float* wide = wide_scratch.floats(together * rows * in);  // of every group, head by head: q W_k, later P E
+    float* low = rank ? low_scratch.floats(together * rows * rank) : nullptr;
+    const auto wide_of = [&](int64_t i, int64_t h) { return wide + (i * rows + h * n) * in; };
+    for (int64_t g = begin * together, count; g < std::min(groups, end * together); g += count) {
+      count = std::min(together, groups - g);
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t i = 0; i < count; ++i)
+          matmul(n, in, d, {q.data<float>() + (g + i) * n * width + h * d, DType::f32, width, 1}, rows_of(into, h * d, width), {wide_of(i, h), DType::f32, in}, {.alpha = scale});
+      for (int64_t i = 0; i < count; ++i) {
+        const float* e = source.data<float>() + (g + i) * keys * in;
+        matmul(rows, keys, in, {wide_of(i, 0), DType::f32, in, 1}, {e, DType::f32, 1, in}, {scores, DType::f32, ld});
+        normalise(scores, ld, rows, nothing.data(), keys);
+        matmul(rows, in, keys, {scores, DType::f32, ld, 1}, {e, DType::f32, in, 1}, {wide_of(i, 0), DType::f32, in});
+      }
+      if (rank) matmul(count * rows, rank, in, {wide, DType::f32, in, 1}, right_transposed(a), {low, DType::f32, rank});
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t i = 0; i < count; ++i) {
+          LowRank update{};
+          if (rank) update = {low + (i * rows + h * n) * rank, rank, columns_of(right_transposed(b), h * d, rank), float(scaling)};
+          matmul(n, d, in, {wide_of(i, h), DType::f32, in, 1}, columns_of(back, h * d, in), {out.data<float>() + (g + i) * n * width + h * d, DType::f32, width},
+                 {.bias = bias ? bias.data<float>() + h * d : nullptr, .low_rank = rank ? &update : nullptr});
+        }
     }
-  };
-  // Groups side by side where there are enough for all threads, else their products cut up.
-  const auto all = [&](int64_t begin, int64_t end) { for (int64_t g = begin; g < end; ++g) one(g); };
-  if (groups < threads()) all(0, groups);
-  else parallel_for(groups, rows * in * (keys + d) / 8, all);
+  });
 }
 
 }  // namespace cpu
