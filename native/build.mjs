@@ -52,6 +52,9 @@ function headers() {
 
 const released = '80-real;90-real;100-real;120-real;80-virtual'
 
+/** CMake's options for a build with nvcc. What ptxas says of each kernel is kept beside the object, for native/resources.mjs. */
+const withCuda = () => [`--CDCMAKE_CUDA_ARCHITECTURES=${architectures()}`, `--CDCMAKE_CUDA_COMPILER_LAUNCHER=${process.execPath};${join(root, 'native', 'ptxas.mjs')}`]
+
 /** The architectures to compile kernels for. */
 function architectures() {
   const list = given.archs ?? before.archs
@@ -75,7 +78,7 @@ function build() {
   if (asked === 'AUTO' && without) console.error(`mtransllama: the CPU backend alone is built, without CUDA kernels: ${without}`)
   const cuda = asked === 'AUTO' ? (without ? 'OFF' : 'AUTO') : asked
   const [file, args] = cmake
-    ? [script('cmake-js', 'cmake-js'), [same && existsSync(addon) ? 'compile' : 'rebuild', '--log-level', 'warn', '--parallel', String(jobs), '-O', folder, `--CDMT_CUDA=${cuda}`, ...(cuda === 'ON' || cuda === 'AUTO' ? [`--CDCMAKE_CUDA_ARCHITECTURES=${architectures()}`] : [])]]
+    ? [script('cmake-js', 'cmake-js'), [same && existsSync(addon) ? 'compile' : 'rebuild', '--log-level', 'warn', '--parallel', String(jobs), '-O', folder, `--CDMT_CUDA=${cuda}`, ...(cuda === 'ON' || cuda === 'AUTO' ? withCuda() : [])]]
     : [script('node-gyp', 'node-gyp') ?? process.env.npm_config_node_gyp, ['rebuild', '--silent', '--jobs', String(jobs), ...headers()]]
   if (!file) {
     console.error(`mtransllama: ${cmake ? 'cmake-js' : 'node-gyp'} is not installed; run "npm install", or "npm install node-gyp" where there is no cmake.`)

@@ -4,9 +4,11 @@ export interface Allowed { kernel: string; arch: string; bytes: number; reason: 
 
 export const allowed: readonly Allowed[]
 export const architectures: readonly string[]
+export const tested: string
 export function sources(): string[]
 export function nvcc(): string | null
 export function shortName(name: string): string
 export function parse(text: string): (Omit<Kernel, 'file' | 'arch'> & { arch?: string })[]
 export function resources(options?: { files?: readonly string[]; archs?: readonly string[]; jobs?: number }): Promise<Kernel[]>
+export function kept(folder: string, files?: readonly string[]): Kernel[] | null
 export function spills(kernels: readonly Kernel[], list?: readonly Allowed[]): string[]

@@ -2,7 +2,7 @@
 // node native/resources.mjs [--archs=sm_80,sm_90] [--json]: compiles every .cu file with nvcc, nothing is kept of it; ends
 // with 1 where a kernel spills that is not on the list below. --write makes docs/kernels.md of it. Needs no GPU.
 import { spawn, spawnSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
@@ -13,6 +13,9 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 export const allowed = []
 
 export const architectures = ['sm_80', 'sm_90']
+
+/** The same for native/build.mjs --archs, and PTX for what comes after: what tests build. */
+export const tested = '80-real;90-real;80-virtual'
 
 /** Every .cu file of the addon, as paths from the root. */
 export const sources = () => ['native/kernels', 'native/ops'].flatMap((dir) => readdirSync(join(root, dir)).filter((f) => f.endsWith('.cu')).sort().map((f) => `${dir}/${f}`))
@@ -48,16 +51,18 @@ export const shortName = (name) => (name.endsWith(')') ? withoutArguments(name) 
 
 /** The functions in what `ptxas -v` says, demangled or not: kernels, and functions that were not inlined (no registers of their own). */
 export function parse(text) {
-  const found = new Map()
-  let f
+  const found = new Map()  // by architecture and name: one text may be of several
+  let [arch, f] = []
   for (const line of text.split('\n')) {
     const number = (pattern) => Number(pattern.exec(line)?.[1] ?? 0)
     const entry = /Compiling entry function '(.+)' for '(\w+)'/.exec(line)
     const properties = /Function properties for (.+)$/.exec(line)
-    if (entry) found.set(entry[1], { kernel: shortName(entry[1]), arch: entry[2], registers: 0, shared: 0, stack: 0, stores: 0, loads: 0 })
-    else if (properties) {
-      f = found.get(properties[1]) ?? { kernel: shortName(properties[1]), registers: 0, shared: 0, stack: 0, stores: 0, loads: 0 }
-      found.set(properties[1], f)
+    const called = entry ?? properties
+    if (entry) arch = entry[2]
+    if (called) {
+      const key = `${arch} ${called[1]}`
+      f = found.get(key) ?? { kernel: shortName(called[1]), arch, registers: 0, shared: 0, stack: 0, stores: 0, loads: 0 }
+      found.set(key, f)
     } else if (f && /Used \d+ registers/.test(line)) Object.assign(f, { registers: number(/Used (\d+) registers/), shared: number(/(\d+) bytes smem/) })
     else if (f && /bytes spill stores/.test(line)) Object.assign(f, { stack: number(/(\d+) bytes stack/), stores: number(/(\d+) bytes spill stores/), loads: number(/(\d+) bytes spill loads/) })
   }
@@ -89,8 +94,19 @@ export async function resources({ files = sources(), archs = architectures, jobs
     work.length = 0
     rmSync(folder, { recursive: true, force: true })
   }
+  return sorted(found)
+}
+
+function sorted(kernels) {
   const key = ({ file, kernel, arch }) => [file, kernel, arch].join('\0')
-  return found.sort((a, b) => (key(a) < key(b) ? -1 : 1))
+  return kernels.sort((a, b) => (key(a) < key(b) ? -1 : 1))
+}
+
+/** The same from what a build by native/build.mjs left in its folder, or null where it has not compiled every file. */
+export function kept(folder, files = sources()) {
+  const texts = files.map((file) => ['o', 'obj'].map((end) => join(folder, 'CMakeFiles', 'mtransllama.dir', `${file}.${end}.ptxas`)).find(existsSync))
+  if (!texts.every(Boolean)) return null
+  return sorted(files.flatMap((file, i) => parse(demangled(readFileSync(texts[i], 'utf8'))).map((kernel) => ({ file, ...kernel }))))
 }
 
 /** What spills beyond the list, in words. */

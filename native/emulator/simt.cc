@@ -247,7 +247,8 @@ const char* base(const char* path) {
 }  // namespace
 
 bool Site::operator==(const Site& o) const {
-  return at.line() == o.at.line() && at.column() == o.at.column() && !std::strcmp(op, o.op) && !std::strcmp(at.file_name(), o.at.file_name());
+  const auto same = [](const char* a, const char* b) { return a == b || !std::strcmp(a, b); };
+  return at.line() == o.at.line() && at.column() == o.at.column() && same(op, o.op) && same(at.file_name(), o.at.file_name());
 }
 std::string text(const std::source_location& at) { return std::string(base(at.file_name())) + ":" + std::to_string(at.line()) + ":" + std::to_string(at.column()); }
 std::string Site::text() const { return std::string(op) + " " + simt::text(at); }

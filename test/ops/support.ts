@@ -43,7 +43,9 @@ export class Draw {
     this.#r = random(seed)
   }
   #fill(shape: readonly number[], next: () => number): Float64Array {
-    return Float64Array.from({ length: size(shape) }, next)
+    const out = new Float64Array(size(shape))
+    for (let i = 0; i < out.length; i++) out[i] = next()
+    return out
   }
   normal(shape: readonly number[], std = 1, mean = 0): Input {
     return input(shape, this.#fill(shape, () => mean + std * this.#r.normal()))
@@ -67,7 +69,7 @@ export class Draw {
 
 /** Values as a dtype holds them. */
 export function input(shape: readonly number[], values: ArrayLike<number>, dtype: DType = 'float32'): Input {
-  const data = dtype === 'float32' ? Float32Array.from(values) : dtype === 'int32' ? Int32Array.from(values) : dtype === 'uint8' ? Uint8Array.from(values)
+  const data = dtype === 'float32' ? new Float32Array(values) : dtype === 'int32' ? new Int32Array(values) : dtype === 'uint8' ? new Uint8Array(values)
     : dtype === 'int64' ? BigInt64Array.from(Array.from(values, BigInt)) : Uint16Array.from(values, (x) => toBits(x, dtype))
   return { shape, dtype, data, wide: array(shape, widen(data, dtype)) }
 }
@@ -79,30 +81,44 @@ const formOf = (dtype: DType): readonly [number, number] => {
   return halves[dtype]
 }
 
+const powers = Float64Array.from({ length: 2100 }, (_, i) => 2 ** (i - 1075))
+const power = (e: number): number => powers[e + 1075]!
+
 /** A finite number as the bits of a 16-bit float: to nearest, ties to even, past the largest to infinity. */
 export function toBits(x: number, dtype: DType): number {
   const [m, exponents] = formOf(dtype)
-  const [bias, sign, a] = [2 ** (exponents - 1) - 1, x < 0 || Object.is(x, -0) ? 1 << (m + exponents) : 0, Math.abs(x)]
+  const bias = (1 << (exponents - 1)) - 1
+  const sign = x < 0 || Object.is(x, -0) ? 1 << (m + exponents) : 0
+  const a = Math.abs(x)
   if (a === 0) return sign
   let e = Math.max(Math.floor(Math.log2(a)), 1 - bias)
-  while (e > 1 - bias && 2 ** e > a) e--
-  while (2 ** (e + 1) <= a) e++
-  const scaled = a / 2 ** (e - m)
+  while (e > 1 - bias && power(e) > a) e--
+  while (power(e + 1) <= a) e++
+  const scaled = a / power(e - m)
   let q = Math.floor(scaled)
   if (scaled - q > 0.5 || (scaled - q === 0.5 && q % 2 === 1)) q++
-  return sign | Math.min((e + bias - 1) * 2 ** m + q, (2 ** exponents - 1) << m)
+  return sign | Math.min((e + bias - 1) * (1 << m) + q, ((1 << exponents) - 1) << m)
 }
 
-/** The numbers that an array of a dtype stands for. */
-export function widen(data: TypedArray, dtype: DType): Float64Array {
-  if (dtype !== 'bfloat16' && dtype !== 'float16') return Float64Array.from(data as ArrayLike<number | bigint>, Number)
+/** What each bit pattern of a 16-bit float stands for. */
+function numbersOf(dtype: 'bfloat16' | 'float16'): Float64Array {
   const [m, exponents] = formOf(dtype)
   const bias = 2 ** (exponents - 1) - 1
-  return Float64Array.from(data as Uint16Array, (bits) => {
+  return Float64Array.from({ length: 65536 }, (_, bits) => {
     const [e, f] = [(bits >> m) & (2 ** exponents - 1), bits & (2 ** m - 1)]
     const magnitude = e === 2 ** exponents - 1 ? (f ? NaN : Infinity) : e === 0 ? f * 2 ** (1 - bias - m) : (1 + f / 2 ** m) * 2 ** (e - bias)
     return bits >> (m + exponents) ? -magnitude : magnitude
   })
+}
+const numbers = { bfloat16: numbersOf('bfloat16'), float16: numbersOf('float16') }
+
+/** The numbers that an array of a dtype stands for. */
+export function widen(data: TypedArray, dtype: DType): Float64Array {
+  if (dtype === 'int64') return Float64Array.from(data as BigInt64Array, Number)
+  if (dtype !== 'bfloat16' && dtype !== 'float16') return new Float64Array(data as Float32Array)
+  const [table, out] = [numbers[dtype], new Float64Array(data.length)]
+  for (let i = 0; i < out.length; i++) out[i] = table[data[i] as number]!
+  return out
 }
 
 // ---- layouts ----
@@ -127,9 +143,14 @@ export function upload(x: Input, layout: Layout = 'contiguous', device: Device =
   const start = 1
   const store = new (x.data.constructor as Float32ArrayConstructor)(total + start)
   const index = x.shape.map(() => 0)
-  for (let k = 0; k < x.data.length; k++) {
-    store[start + index.reduce((at, n, i) => at + n * strides[i]!, 0)] = x.data[k] as number
-    for (let i = rank - 1; i >= 0 && ++index[i]! === x.shape[i]; i--) index[i] = 0
+  for (let k = 0, at = start; k < x.data.length; k++) {
+    store[at] = x.data[k] as number
+    for (let i = rank - 1; i >= 0; i--) {
+      at += strides[i]!
+      if (++index[i]! < x.shape[i]!) break
+      at -= index[i]! * strides[i]!
+      index[i] = 0
+    }
   }
   return tensor(store, [store.length], x.dtype, device).view(x.shape, strides, start)
 }
