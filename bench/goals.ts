@@ -14,6 +14,22 @@ interface Target {
   avx2?: true
 }
 
+/** What bounds a case, for those whose target is missed; by how goals begin, the first that fits. */
+const bounds: readonly (readonly [begins: string, why: string])[] = [
+  ['factorized block', 'nearly all of it is matrix products, which run close to the measured rate of the core (share in the tables below), and so do the peer\'s: what is left to gain is less than the target asks'],
+  ['factorized attention core', 'it multiplies little and reads and writes megabytes, strided: it waits for the cache that cores share, not for arithmetic'],
+  ['own joint core', 'the joint core is bound by arithmetic, the factorized one by the cache that cores share, so that the ratio stays below that of the products they count'],
+  ['joint attention core', 'products and exponentials on both sides, and the peer\'s products run close to the core\'s rate as well'],
+  ['Q-Former forward (', 'products at nearly the measured rate; cross-attention already multiplies its weights into queries and result. What is left are the small products of single heads and rows read from shared cache'],
+  ['Q-Former forward + backward', 'products take nine tenths and run close to the measured rate; with gradients, keys and values of the image have to be formed, as the peer does'],
+  ['prompt', 'the rate is measured on factors that lie in cache; here every weight comes from memory once per call and meets only 100 rows, in strips of 14'],
+  ['one token', 'each weight is read once: memory alone counts, and its speed changes from minute to minute on a shared machine'],
+  ['the same in two threads', 'two cores share one memory'],
+  ['two threads', 'the second thread shares cache and memory with the first and with the thread of JavaScript, on two cores'],
+]
+export const bound = ({ goal, cpu }: Goal): string =>
+  cpu === 'avx2' && goal.includes('ONNX Runtime') ? 'ONNX Runtime cannot be told to leave wider instructions alone, and used them' : bounds.find(([begins]) => goal.startsWith(begins))?.[1] ?? 'not looked into'
+
 /** Finds rows by id, pass and dtype. */
 class Rows {
   constructor(readonly rows: readonly Row[]) {}

@@ -6,6 +6,7 @@ import { argv } from 'node:process'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { svgs } from '../bench/charts.js'
 import { ratios, tableSix } from '../bench/compare.js'
+import { bound } from '../bench/goals.js'
 import { Result, type Goal, type Row } from '../bench/record.js'
 import { against, bytes, figures, percent, time } from '../bench/table.js'
 import { crossover } from '../lib/eval/cost.js'
@@ -66,11 +67,14 @@ function machineSection(r: Result): string[] {
 function goalSection(goals: readonly Goal[]): string[] {
   const shown = (g: Goal, x: number | undefined): string => (x === undefined ? 'not measured' : g.unit === '×' ? `${figures(x)} ×` : `${x.toFixed(0)} %`)
   const measured = goals.filter((g) => g.reached !== undefined)
+  const missed = measured.filter((g) => !g.reached)
+  const names = (some: readonly Goal[]): string => [...new Set(some.map((g) => `${g.goal}${g.cpu === 'avx2' ? ' (AVX2 alone)' : ''}`))].join('; ')
   return [
     '## Goals',
     'One thread where nothing else is said. “×” is how many times as long the other side takes in the same run: the peer, the joint form, one thread. “AVX2 alone” is a second process that uses no wider instructions and asks its peers to do so too (ONNX Runtime cannot be asked); its targets are a tenth lower.',
     `Of ${goals.length} targets ${measured.length} were measured in this run, of those ${measured.filter((g) => g.reached).length} reached.`,
     table(['goal', 'from', 'kernels', 'target', 'measured', 'reached'], goals.map((g) => [g.goal, g.from, g.cpu === 'avx2' ? 'AVX2 alone' : 'best', `≥ ${shown(g, g.target)}`, shown(g, g.measured), g.reached === undefined ? '–' : g.reached ? 'yes' : '**no**'])),
+    ...(missed.length ? ['What bounds those that are missed:', list([...new Set(missed.map((g) => bound(g)))].map((why) => `${names(missed.filter((g) => bound(g) === why))}: ${why}.`))] : []),
   ]
 }
 

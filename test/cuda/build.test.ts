@@ -13,7 +13,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 const has = (tool: string): boolean => spawnSync(tool, ['--version'], { stdio: 'ignore' }).status === 0
 const node = (args: string[]): { status: number | null; out: string } => {
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: root, encoding: 'utf8', env: { ...process.env, MT_ADDON: undefined }, maxBuffer: 1 << 28 })
-  return { status, out: `${stdout}${stderr}` }
+  return { status, out: `${stderr}${stdout}` } // compilers speak on stderr, and before the tests
 }
 const tail = (out: string): string => out.split('\n').slice(-40).join('\n')
 
