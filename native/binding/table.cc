@@ -17,7 +17,6 @@
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
 #include "ops/router.h"
-#include "ops/source_attention.h"
 #include "ops/swap.h"
 
 #ifdef MT_CUDA

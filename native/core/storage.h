@@ -52,8 +52,6 @@ class Storage {
 
   size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
-  /// Of its device; null for the CPU.
-  const std::shared_ptr<cuda::Queue>& queue() const { return queue_; }
   /// Decides where it lies, once, on the thread that it was made by; `queue` is the device's, null for the CPU.
   void settle(const std::shared_ptr<cuda::Queue>& queue);
   /// Null until something has been written.
