@@ -252,7 +252,7 @@ void source_attention(const View& q, const View& source, const View& wk, const V
   const float scale = float(1 / std::sqrt(double(d)));
   // A head's weights are read once for several groups, as many as keep all threads at work.
   const int64_t together = std::clamp<int64_t>(groups / threads(), 1, kTogether);
-  parallel_for((groups + together - 1) / together, together * rows * in * (keys + d) / 8, [&](int64_t begin, int64_t end) {
+  const auto some = [&](int64_t begin, int64_t end) {
     thread_local Scratch wide_scratch, score_scratch, low_scratch;
     float* scores = score_scratch.floats(rows * ld);
     float* wide = wide_scratch.floats(together * rows * in);  // of every group, head by head: q W_k, later P E
@@ -278,7 +278,11 @@ void source_attention(const View& q, const View& source, const View& wk, const V
                  {.bias = bias ? bias.data<float>() + h * d : nullptr, .low_rank = rank ? &update : nullptr});
         }
     }
-  });
+  };
+  // Fewer groups than threads: their products are shared out instead.
+  const int64_t turns = (groups + together - 1) / together;
+  if (groups < threads()) some(0, turns);
+  else parallel_for(turns, together * rows * in * (keys + d) / 8, some);
 }
 
 }  // namespace cpu

@@ -2,6 +2,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { attention, type AttentionOptions } from '../../lib/ops/attention.js'
+import { sourceAttention } from '../../lib/ops/source_attention.js'
 import { split } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
@@ -298,6 +299,19 @@ test('refuses what does not fit, by name', () => {
     const masks = tensor(new Uint8Array(9), [3, 3])
     assert.throws(call({ mode: 'attention', masks, alpha: tensor(new Float32Array(18), [2, 9]) }), /alpha: expected 1 to 8 choices/)
     assert.throws(call({ mode: 'attention', masks: tensor(new Uint8Array(6), [3, 2]), alpha: tensor(new Float32Array(4), [2, 2]) }), /masks: expected shape \[3,3\]/)
+  })
+})
+
+test('attention to a source refuses what does not fit, and to be recorded', () => {
+  scope(() => {
+    const of = (...shape: number[]): Tensor => tensor(new Float32Array(shape.reduce((a, b) => a * b, 1)), shape)
+    const call = (q: Tensor, e: Tensor, wk: Tensor, heads: number, lora?: { A: Tensor; B: Tensor; scaling: number }) => () => sourceAttention(q, e, wk, of(8, 6), { heads, lora })
+    const [q, e, w] = [of(2, 3, 8), of(2, 5, 6), of(8, 6)]
+    assert.throws(call(q, e, w, 3), /heads: expected a divisor of the width 8, but got 3/)
+    assert.throws(call(q, of(5, 6), w, 2), /source: expected the dimensions of q but for the last two/)
+    assert.throws(call(q, e, of(6, 8), 2), /wk: expected shape \[8,6\], but got \[6,8\]/)
+    assert.throws(call(q, e, w, 2, { A: of(2, 6), B: of(8, 3), scaling: 1 }), /b: expected shape \[8,2\], but got \[8,3\]/)
+    assert.throws(call(of(2, 3, 8).requireGrad(), e, w, 2), /sourceAttention: expected no argument that requires a gradient/)
   })
 })
 
