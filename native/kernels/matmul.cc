@@ -41,6 +41,7 @@ using kernels::Level;
 using kernels::Target;
 
 constexpr int64_t kDepth = 384;              // words of a block along k: a tile's left rows then lie in the first cache
+constexpr int64_t kLow = 160;                // rows up to which all meet a panel's block before the next panel's turn
 constexpr int64_t kGroup = 8;                // panels per task: a block of them lies in the second cache
 constexpr int64_t kLeft = int64_t(4) << 20;  // words of the left factor packed at a time
 constexpr int64_t kStretch = 64;             // words of a row packed in one go
@@ -139,15 +140,17 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
   // Rows shared out evenly, so that the last tile of a block is not a sliver.
   const int64_t rows = std::min(m, std::max<int64_t>(l.mr, kLeft / std::max<int64_t>(words, 1)));
   const int64_t mr = up(rows, up(rows, l.mr));
-  const int64_t block = rows / mr * mr;
+  const int64_t block = rows < m ? rows / mr * mr : m;
   const bool narrow = c.dtype == DType::bf16;
+  // Few rows wait for panels, which come from memory: a panel's block is multiplied by all rows while the next one is fetched.
+  const bool low = b.packed && m > l.mr && m <= kLow;
   // The left factor's words are read where they lie if rows of them do. Rows that would all lie in the same lines of the
   // first cache are copied beside each other, a strip at a time if few groups do so, else all of them once; rows of
   // bfloat16 that meet float32 are widened first.
   const bool widen = a.dtype == DType::bf16 && a.col == 1 && kind != Kind::dots;
   const int64_t left_row = widen ? k : kind == Kind::dots ? a.row / 2 : a.row;
   const bool lies = a.col == 1 && (kind == Kind::dots ? a.row % 2 == 0 && k % 2 == 0 : widen || a.dtype == DType::f32);
-  const bool alias = left_row % 1024 == 0 && rows > 1, copy_left = lies && alias && groups <= kFewGroups, pack_left = !lies || (alias && !copy_left);
+  const bool alias = left_row % 1024 == 0 && rows > 1, copy_left = lies && alias && !low && groups <= kFewGroups, pack_left = !lies || (alias && !copy_left);
 
   for (int64_t top = 0; top < m; top += block) {
     const int64_t height = std::min(block, m - top), strips = up(height, mr), stride = mr * words + kPadding;
@@ -183,9 +186,9 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
         // Sums of rows from s0·mr and columns from left_edge on.
         const int64_t lds = narrow ? kGroup * l.nr : c.row;
         float* sums = narrow ? wide_scratch.floats(cut * mr * lds) : static_cast<float*>(c.data) + (top + s0 * mr) * lds + left_edge;
-        const auto multiply = [&](Kind of, int64_t s, int64_t p, int64_t deep, const float* left, int64_t row, int64_t col, const float* right, int64_t ldb, const float* next, float alpha, bool add) {
+        const auto multiply = [&](Kind of, int64_t s, int64_t p, int64_t deep, const float* left, int64_t row, int64_t col, const float* right, int64_t ldb, const float* next, int64_t pace, float alpha, bool add) {
           const int64_t j = p * l.nr, count = std::min(mr, height - s * mr);
-          Target out{sums + (s - s0) * mr * lds + j - left_edge, lds, !add && o.bias ? o.bias + j : nullptr, alpha, add, int(std::min<int64_t>(l.nr, n - j)), next ? next : right};
+          Target out{sums + (s - s0) * mr * lds + j - left_edge, lds, !add && o.bias ? o.bias + j : nullptr, alpha, add, int(std::min<int64_t>(l.nr, n - j)), next ? next : right, pace};
           l.tile[int(of)][out.columns > l.width][count - 1](deep, left, row, col, right, ldb, out);
         };
         const float* strip = nullptr;  // the copy of a strip's words from `from` on, and how far its rows lie apart
@@ -197,20 +200,20 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
           strip = to;
           from = x;
         };
-        const auto along = [&](int64_t s, int64_t p, int64_t x, const float* right, int64_t ldb, const float* next) {
+        const auto along = [&](int64_t s, int64_t p, int64_t x, const float* right, int64_t ldb, const float* next, int64_t pace) {
           const int64_t count = std::min(mr, height - s * mr);
           const float* left = packed ? packed + s * stride + x * count : strip ? strip + (x - from) : lying + s * mr * left_row + x;
-          multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : between, packed ? count : 1, right, ldb, next, o.alpha, x > 0);
+          multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : between, packed ? count : 1, right, ldb, next, pace, o.alpha, x > 0);
         };
         float* low_panels = nullptr;
-        if (const LowRank* low = o.low_rank) {
-          low_panels = low_scratch.floats(kGroup * low->rank * l.nr);
-          l.pack[size_t(DType::f32)](at(low->right, 0, left_edge), low->right.col, low->right.row, wide, low->rank, low_panels, l.nr, low->rank * l.nr);
+        if (const LowRank* update = o.low_rank) {
+          low_panels = low_scratch.floats(kGroup * update->rank * l.nr);
+          l.pack[size_t(DType::f32)](at(update->right, 0, left_edge), update->right.col, update->right.row, wide, update->rank, low_panels, l.nr, update->rank * l.nr);
         }
         const auto finish = [&](int64_t s) {
-          if (const LowRank* low = o.low_rank)
+          if (const LowRank* update = o.low_rank)
             for (int64_t p = first; p < last; ++p)
-              multiply(Kind::f32, s, p, low->rank, low->left + (top + s * mr) * low->rank, low->rank, 1, low_panels + (p - first) * low->rank * l.nr, l.nr, nullptr, low->factor, true);
+              multiply(Kind::f32, s, p, update->rank, update->left + (top + s * mr) * update->rank, update->rank, 1, low_panels + (p - first) * update->rank * l.nr, l.nr, nullptr, 0, update->factor, true);
           follow(std::min(mr, height - s * mr), wide, sums + (s - s0) * mr * lds, lds, c, top + s * mr, left_edge, o);
         };
         const auto* ready = static_cast<const float*>(b.packed);
@@ -220,13 +223,21 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
           if (!ready || turn < 1 || turn > 2 || (!within && p + kGroup >= panels)) return static_cast<const float*>(nullptr);
           return ready + (within ? p * panel_words + (x + depth) / half * l.nr : (p + kGroup) * panel_words) + (turn - 1) * kLine;
         };
+        // The block of a panel that is multiplied next, in equal parts by all strips.
+        const int64_t pace = up(l.nr, s1 - s0);
+        const auto soon = [&](int64_t turn, int64_t p, int64_t x) {
+          const int64_t deep = std::min(depth, words - x);
+          const bool across = p + 1 < last, within = x + deep < words;
+          if (!across && !within && last == panels) return static_cast<const float*>(nullptr);
+          return ready + (across ? p + 1 : within ? first : last) * panel_words + ((across ? x : within ? x + deep : 0) * l.nr + turn * pace * deep) / half;
+        };
         // A single strip reads each panel from end to end, as it lies in memory, and asks for what it will read soon.
         if (ready && s1 - s0 == 1) {
           if (copy_left) copy_strip(s0, 0, words);
           for (int64_t p = first; p < last; ++p)
             for (int64_t x = 0; x == 0 || x < words; x += depth) {
               const float* right = ready + p * panel_words + x / half * l.nr;
-              along(s0, p, x, right, l.nr, right + kSoon);
+              along(s0, p, x, right, l.nr, right + kSoon, l.nr);
             }
           finish(s0);
           continue;
@@ -250,9 +261,15 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
             else l.pack[size_t(b.dtype)](at(b, x, left_edge), b.col, b.row, wide, deep, scratch, l.nr, panel);
             right = scratch;
           }
+          if (low) {
+            for (int64_t p = first; p < last; ++p)
+              for (int64_t s = s0; s < s1; ++s) along(s, p, x, right + (p - first) * panel, ldb, soon(s - s0, p, x), pace);
+            for (int64_t s = s0; x + deep == words && s < s1; ++s) finish(s);
+            continue;
+          }
           for (int64_t s = s0; s < s1; ++s) {
             if (copy_left) copy_strip(s, x, deep);
-            for (int64_t p = first; p < last; ++p) along(s, p, x, right + (p - first) * panel, ldb, later(s - s0, p, x));
+            for (int64_t p = first; p < last; ++p) along(s, p, x, right + (p - first) * panel, ldb, later(s - s0, p, x), ldb);
             if (x + deep == words) finish(s);
           }
         }

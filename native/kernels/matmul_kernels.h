@@ -29,7 +29,8 @@ struct Target {
   float alpha;
   bool add;
   int columns;  // of the tile, at most `nr`
-  const float* next;  // one word of each line of the panel that is asked for meanwhile: what a later tile reads, or the tile's own
+  const float* next;  // what is asked for meanwhile, `pace` words on at every step: what a later tile reads, or the tile's own panel
+  int64_t pace;
 };
 
 inline constexpr int kMaxRows = 16;     // bound on Level::mr

@@ -17,6 +17,13 @@ inline void ahead([[maybe_unused]] const T* p) {
 #endif
 }
 
+/// What a tile multiplies soon: to the nearest cache.
+inline void prefetch_panel([[maybe_unused]] const float* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 3);
+#endif
+}
+
 inline void prefetch_result([[maybe_unused]] const float* p) {
 #if defined(__GNUC__)
   __builtin_prefetch(p, 1, 3);
@@ -91,8 +98,8 @@ MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const f
     for (int v = 0; v < C; ++v) prefetch_result(out.c + i * out.ldc + v * W);
   const float* next = out.next;
   for (int64_t x = 0; x < k; x += Steps::step) {
-    ahead(next);
-    next += ldb;
+    prefetch_panel(next);
+    next += out.pace;
     Steps::template next<R, C>(sum, p, row, col, b, x + 1 < k);
 #pragma GCC unroll 16
     for (int i = 0; i < (R + 2) / 3; ++i) p[i] += Steps::step * col;
