@@ -3,6 +3,8 @@
 #include "kernels/multiply.h"
 
 constexpr float kNone = -INFINITY;
+constexpr int64_t kAcross = 64;    // queries that lie across the lanes together
+constexpr int64_t kDown = 128;     // keys below each other: their scores then lie in the first cache
 constexpr int64_t kReads = 12;     // tiles of rows read what they multiply: this many rows read it twice
 constexpr float kTinySum = 1e-26f;  // below it a mask's keys lie 60 under the row's maximum: it gets an exponential of its own
 
@@ -196,6 +198,69 @@ inline void forward(const AttentionUnit& u) {
     for (int64_t r = 0; r < rows; ++r) {
       float* to = u.out + (i0 + r) * u.out_row;
       for (int64_t c = 0; c < u.d; ++c) to[c] = o[r * dp + c] * factor[r];
+    }
+  }
+}
+
+/// One vector of queries against a block of n keys: scores below each other become exponentials relative to the greatest
+/// score so far. The factor for what was summed up before.
+inline vec softmax_down(float* scores, int64_t ld, const float* bias, int64_t n, float* most, float* sums) {
+  const vec before = load(most);
+  vec top[4] = {before, before, before, before};
+  const auto score = [&](int64_t r) { return load(scores + r * ld) + splat(bias[r]); };
+  int64_t r = 0;
+  for (; r + 4 <= n; r += 4)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) top[i] = max(top[i], score(r + i));
+  for (; r < n; ++r) top[0] = max(top[0], score(r));
+  const vec now = max(max(top[0], top[1]), max(top[2], top[3])), base = select(now > splat(kNone), now, splat(0.0f));
+  vec z[2] = {splat(0.0f), splat(0.0f)};
+  for (r = 0; r < n; ++r) {
+    vec e = exp(score(r) - base);
+    store(scores + r * ld, e);
+    z[r % 2] = z[r % 2] + e;
+  }
+  const vec factor = exp(before - base);
+  store(most, now);
+  store(sums, fma(load(sums), factor, z[0] + z[1]));
+  return factor;
+}
+
+/// Without masks that route and without causality: queries lie across the lanes, so that no sum runs within a vector, and
+/// keys come in blocks, each followed by its part of the result (Milakov & Gimelshein 2018, online softmax).
+inline void forward_across(const AttentionUnit& u) {
+  const auto parts = [](int64_t n, int64_t most) { return n > most ? (n + most - 1) / most : 1; };
+  const int64_t strips = parts(u.nq, kAcross), strip = whole((u.nq + strips - 1) / strips), dp = padded(u.d);
+  const int64_t blocks = parts(u.keys, kDown), block = (u.keys + blocks - 1) / blocks;
+  Pieces s(2 * u.keys * dp + strip * (u.d + block + dp + 3), 8);
+  float *k = s.take(u.keys * dp), *v = s.take(u.keys * dp), *q = s.take(u.d * strip), *scores = s.take(block * strip), *o = s.take(strip * dp);
+  float *most = s.take(strip), *sums = s.take(strip), *factor = s.take(strip);
+  copy_rows(k, dp, u.k, u.k_row, u.keys, u.d, u.scale, u.bias);
+  copy_rows(v, dp, u.v, u.v_row, u.keys, u.d, 1, u.bias);
+  for (int64_t i0 = 0; i0 < u.nq; i0 += strip) {
+    const int64_t rows = u.nq - i0 < strip ? u.nq - i0 : strip, width = whole(rows);
+    transpose(q, strip, u.q + i0 * u.q_row, u.q_row, rows, width, u.d, nullptr);
+    for (int64_t j = 0; j < width; ++j) most[j] = kNone, sums[j] = 0;
+    if (!u.keys) clear(o, rows * dp);
+    for (int64_t k0 = 0, n; k0 < u.keys; k0 += n) {
+      n = u.keys - k0 < block ? u.keys - k0 : block;
+      multiply(scores, strip, k + k0 * dp, dp, 1, q, strip, n, width, u.d, false);
+      for (int64_t j = 0; j < width; j += kLanes) store(factor + j, softmax_down(scores + j, strip, u.bias + k0, n, most + j, sums + j));
+      for (int64_t r = 0; k0 && r < rows; ++r)
+        for (int64_t c = 0; c < dp; c += kLanes) store(o + r * dp + c, load(o + r * dp + c) * splat(factor[r]));
+      multiply(o, dp, scores, 1, strip, v + k0 * dp, dp, rows, u.d, n, k0 > 0);
+    }
+    for (int64_t j = 0; j < width; j += kLanes) {
+      vec z = select(load(sums + j) > splat(0.0f), load(sums + j), splat(1.0f));
+      store(sums + j, load(most + j) + log(z));
+      store(factor + j, splat(1.0f) / z);
+    }
+    std::memcpy(u.lse + i0, sums, size_t(rows) * sizeof(float));
+    for (int64_t r = 0; r < rows; ++r) {
+      float* to = u.out + (i0 + r) * u.out_row;
+      int64_t c = 0;
+      for (; c + kLanes <= u.d; c += kLanes) store(to + c, load(o + r * dp + c) * splat(factor[r]));
+      for (; c < u.d; ++c) to[c] = o[r * dp + c] * factor[r];
     }
   }
 }

@@ -41,12 +41,13 @@ using kernels::Level;
 using kernels::Target;
 
 constexpr int64_t kDepth = 384;              // words of a block along k: a tile's left rows then lie in the first cache
-constexpr int64_t kLow = 160;                // rows up to which all meet a panel's block before the next panel's turn
+constexpr int64_t kLow = 256;                // rows up to which all meet a panel's block before the next panel's turn
+constexpr int64_t kPieces = 6;               // tasks per thread, at least
 constexpr int64_t kGroup = 8;                // panels per task: a block of them lies in the second cache
 constexpr int64_t kLeft = int64_t(4) << 20;  // words of the left factor packed at a time
+constexpr int64_t kReads = 2;                // strips up to which an unpacked right factor is read where it lies
 constexpr int64_t kStretch = 64;             // words of a row packed in one go
 constexpr int64_t kFewRows = 16;             // up to which a deep right factor is not worth packing, see worth_dots
-constexpr int64_t kFewGroups = 4;            // up to which strips are copied for each
 constexpr int64_t kLine = 16;                // words of a line of the cache
 constexpr int64_t kSoon = 512;               // words between what is read and what is asked for where memory is the limit
 constexpr int64_t kPadding = 16;             // words after a packed left panel, see Level::pack
@@ -56,7 +57,7 @@ constexpr int64_t kWideRows = 256;           // of float32 sums on their way to 
 int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Kept for the next product on this thread.
-thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch, strip_scratch;
+thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch;
 
 template <typename Factor>
 const void* at(const Factor& f, int64_t row, int64_t col) {
@@ -136,33 +137,39 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
   const Kind kind = kind_of(l, a, b);
   const int64_t words = kind == Kind::dots ? up(k, 2) : k, half = kind == Kind::bf16 || kind == Kind::f16 ? 2 : 1;
   const int64_t blocks = std::max<int64_t>(1, up(words, kDepth)), depth = std::max<int64_t>(half, up(up(words, blocks), half) * half);
-  const int64_t panels = up(n, l.nr), groups = up(panels, kGroup), panel_words = b.panel ? b.panel : up(words, half) * l.nr;
+  const int64_t panels = up(n, l.nr), panel_words = b.panel ? b.panel : up(words, half) * l.nr;
+  // Few rows wait for panels, which come from memory: a panel's block is multiplied by all rows while the next one is fetched.
+  // Threads then share panels out, else rows too.
+  const bool low = b.packed && m > l.mr && m <= kLow;
+  const int64_t group = low && threads() > 1 ? std::clamp<int64_t>(panels / (kPieces * threads()), 1, kGroup) : kGroup, groups = up(panels, group);
   // Rows shared out evenly, so that the last tile of a block is not a sliver.
   const int64_t rows = std::min(m, std::max<int64_t>(l.mr, kLeft / std::max<int64_t>(words, 1)));
   const int64_t mr = up(rows, up(rows, l.mr));
   const int64_t block = rows < m ? rows / mr * mr : m;
   const bool narrow = c.dtype == DType::bf16;
-  // Few rows wait for panels, which come from memory: a panel's block is multiplied by all rows while the next one is fetched.
-  const bool low = b.packed && m > l.mr && m <= kLow;
-  // The left factor's words are read where they lie if rows of them do. Rows that would all lie in the same lines of the
-  // first cache are copied beside each other, a strip at a time if few groups do so, else all of them once; rows of
-  // bfloat16 that meet float32 are widened first.
+  // The left factor's words are read where they lie if rows of them do. Rows of bfloat16 that meet float32 are widened first,
+  // and rows that would all lie in the same lines of the first cache are copied to others.
   const bool widen = a.dtype == DType::bf16 && a.col == 1 && kind != Kind::dots;
-  const int64_t left_row = widen ? k : kind == Kind::dots ? a.row / 2 : a.row;
   const bool lies = a.col == 1 && (kind == Kind::dots ? a.row % 2 == 0 && k % 2 == 0 : widen || a.dtype == DType::f32);
-  const bool alias = left_row % 1024 == 0 && rows > 1, copy_left = lies && alias && !low && groups <= kFewGroups, pack_left = !lies || (alias && !copy_left);
+  const int64_t row_words = kind == Kind::dots ? a.row / 2 : a.row;
+  const bool copied = lies && (widen || (row_words % 1024 == 0 && rows > 1));
+  const int64_t left_row = copied ? up(words, kLine) * kLine + kLine : row_words;
 
   for (int64_t top = 0; top < m; top += block) {
     const int64_t height = std::min(block, m - top), strips = up(height, mr), stride = mr * words + kPadding;
     float* packed = nullptr;
     const float* lying = static_cast<const float*>(a.data) + top * left_row;
-    if (!pack_left && widen) {
-      float* wide = left_scratch.floats(height * k);
-      lying = wide;
+    if (copied) {
+      float* to = left_scratch.floats(height * left_row);
+      lying = to;
       parallel_for(height, k / 4, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) MT_FOR_ISA(widen_row)(static_cast<const bf16*>(at(a, top + i, 0)), wide + i * k, k);
+        for (int64_t i = begin; i < end; ++i) {
+          const void* from = at(a, top + i, 0);
+          if (widen) MT_FOR_ISA(widen_row)(static_cast<const bf16*>(from), to + i * left_row, k);
+          else std::copy_n(static_cast<const float*>(from), words, to + i * left_row);
+        }
       });
-    } else if (pack_left) {
+    } else if (!lies) {
       packed = left_scratch.floats(strips * stride);
       parallel_for(strips, mr * words, [&](int64_t begin, int64_t end) {
         // All strips by short stretches of k: where these are rows, few pages are in use at a time.
@@ -176,34 +183,25 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
       });
     }
     // Few groups are cut by rows too, each cut packing its own copy of the panels.
-    const int64_t cuts = threads() == 1 ? 1 : std::clamp<int64_t>(up(6 * threads(), groups), 1, std::max<int64_t>(1, height / 48));
+    const int64_t cuts = threads() == 1 ? 1 : std::clamp<int64_t>(up(kPieces * threads(), groups), 1, std::max<int64_t>(1, height / 48));
     const int64_t cut = narrow ? std::min(up(strips, cuts), std::max<int64_t>(1, kWideRows / mr)) : up(strips, cuts), parts = up(strips, cut);
-    parallel_for(groups * parts, cut * mr * std::min(n, kGroup * l.nr) * words / kSpeed, [&](int64_t begin, int64_t end) {
+    parallel_for(groups * parts, cut * mr * std::min(n, group * l.nr) * words / kSpeed, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t first = task / parts * kGroup, last = std::min(panels, first + kGroup);
+        const int64_t first = task / parts * group, last = std::min(panels, first + group);
         const int64_t s0 = task % parts * cut, s1 = std::min(strips, s0 + cut);
         const int64_t left_edge = first * l.nr, wide = std::min(n, last * l.nr) - left_edge;
         // Sums of rows from s0·mr and columns from left_edge on.
-        const int64_t lds = narrow ? kGroup * l.nr : c.row;
+        const int64_t lds = narrow ? group * l.nr : c.row;
         float* sums = narrow ? wide_scratch.floats(cut * mr * lds) : static_cast<float*>(c.data) + (top + s0 * mr) * lds + left_edge;
         const auto multiply = [&](Kind of, int64_t s, int64_t p, int64_t deep, const float* left, int64_t row, int64_t col, const float* right, int64_t ldb, const float* next, int64_t pace, float alpha, bool add) {
           const int64_t j = p * l.nr, count = std::min(mr, height - s * mr);
           Target out{sums + (s - s0) * mr * lds + j - left_edge, lds, !add && o.bias ? o.bias + j : nullptr, alpha, add, int(std::min<int64_t>(l.nr, n - j)), next ? next : right, pace};
           l.tile[int(of)][out.columns > l.width][count - 1](deep, left, row, col, right, ldb, out);
         };
-        const float* strip = nullptr;  // the copy of a strip's words from `from` on, and how far its rows lie apart
-        int64_t from = 0, between = left_row;
-        const auto copy_strip = [&](int64_t s, int64_t x, int64_t deep) {
-          between = up(deep, kLine) * kLine + kLine;
-          float* to = strip_scratch.floats(mr * between);
-          for (int64_t r = 0; r < std::min(mr, height - s * mr); ++r) std::copy_n(lying + (s * mr + r) * left_row + x, deep, to + r * between);
-          strip = to;
-          from = x;
-        };
         const auto along = [&](int64_t s, int64_t p, int64_t x, const float* right, int64_t ldb, const float* next, int64_t pace) {
           const int64_t count = std::min(mr, height - s * mr);
-          const float* left = packed ? packed + s * stride + x * count : strip ? strip + (x - from) : lying + s * mr * left_row + x;
-          multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : between, packed ? count : 1, right, ldb, next, pace, o.alpha, x > 0);
+          const float* left = packed ? packed + s * stride + x * count : lying + s * mr * left_row + x;
+          multiply(kind, s, p, std::min(depth, words - x), left, packed ? 1 : left_row, packed ? count : 1, right, ldb, next, pace, o.alpha, x > 0);
         };
         float* low_panels = nullptr;
         if (const LowRank* update = o.low_rank) {
@@ -220,8 +218,8 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
         // While the second and third strip are multiplied, lines of the panel that comes next along k, or in the next group.
         const auto later = [&](int64_t turn, int64_t p, int64_t x) {
           const bool within = x + depth < words;
-          if (!ready || turn < 1 || turn > 2 || (!within && p + kGroup >= panels)) return static_cast<const float*>(nullptr);
-          return ready + (within ? p * panel_words + (x + depth) / half * l.nr : (p + kGroup) * panel_words) + (turn - 1) * kLine;
+          if (!ready || turn < 1 || turn > 2 || (!within && p + group >= panels)) return static_cast<const float*>(nullptr);
+          return ready + (within ? p * panel_words + (x + depth) / half * l.nr : (p + group) * panel_words) + (turn - 1) * kLine;
         };
         // The block of a panel that is multiplied next, in equal parts by all strips.
         const int64_t pace = up(l.nr, s1 - s0);
@@ -233,7 +231,6 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
         };
         // A single strip reads each panel from end to end, as it lies in memory, and asks for what it will read soon.
         if (ready && s1 - s0 == 1) {
-          if (copy_left) copy_strip(s0, 0, words);
           for (int64_t p = first; p < last; ++p)
             for (int64_t x = 0; x == 0 || x < words; x += depth) {
               const float* right = ready + p * panel_words + x / half * l.nr;
@@ -247,12 +244,14 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
           const int64_t deep = std::min(depth, words - x);
           const float* right;
           int64_t ldb = l.nr, panel;
+          bool lying_right = false;
           if (ready) {
             right = ready + first * panel_words + x / half * l.nr;
             panel = panel_words;
-          } else if (b.dtype == DType::f32 && b.col == 1 && wide % l.nr == 0 && k * b.row <= 16384) {
+          } else if (b.dtype == DType::f32 && b.col == 1 && wide % l.nr == 0 && (k * b.row <= 16384 || s1 - s0 <= kReads)) {
             right = static_cast<const float*>(at(b, x, left_edge));
             ldb = b.row;
+            lying_right = true;
             panel = l.nr;
           } else {
             panel = deep * l.nr;
@@ -268,8 +267,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
             continue;
           }
           for (int64_t s = s0; s < s1; ++s) {
-            if (copy_left) copy_strip(s, x, deep);
-            for (int64_t p = first; p < last; ++p) along(s, p, x, right + (p - first) * panel, ldb, later(s - s0, p, x), ldb);
+            for (int64_t p = first; p < last; ++p) along(s, p, x, right + (p - first) * panel, ldb, lying_right ? right + (p - first + 1) * panel + (s - s0) % 2 * kLine : later(s - s0, p, x), ldb);
             if (x + deep == words) finish(s);
           }
         }

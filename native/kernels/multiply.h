@@ -25,18 +25,22 @@ MT_INLINE void tile(float* c, int64_t c_row, const float* a, int64_t a_row, int6
     for (int n = 0; n < N; ++n) store(c + m * c_row + n * kLanes, acc[m][n]);
 }
 
-/// All rows for one block of N vectors. Rows are shared out evenly, so that no tile is thin.
+/// All rows for one block of N vectors. Rows are shared out evenly, so that no tile is thin; where they are one vector wide, more
+/// of them keep the multipliers busy.
 template <int N>
 MT_NOINLINE void columns(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t rows, int64_t k, bool add) {
+  constexpr int kRows = N == 1 ? 8 : 6;
   for (int64_t left = rows; left > 0;) {
-    int64_t tiles = (left + 5) / 6, m = (left + tiles - 1) / tiles;
+    int64_t tiles = (left + kRows - 1) / kRows, m = (left + tiles - 1) / tiles;
     switch (m) {
       case 1: tile<1, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
       case 2: tile<2, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
       case 3: tile<3, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
       case 4: tile<4, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
       case 5: tile<5, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
-      default: tile<6, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
+      case 6: tile<6, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
+      case 7: if constexpr (kRows > 6) tile<7, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
+      default: if constexpr (kRows > 6) tile<8, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
     }
     c += m * c_row;
     a += m * a_row;
@@ -93,13 +97,13 @@ MT_INLINE void transpose8(float* to, int64_t to_row, const float* p, int64_t fro
 #endif
 #endif
 
-/// to[c·to_row + r] = from[r·from_row + c]; rows where skip[r] is not 0 become zeros, and so do rows up to `padded`.
+/// to[c·to_row + r] = from[r·from_row + c]; rows where skip[r], if given, is not 0 become zeros, and so do rows up to `padded`.
 inline void transpose(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t padded, int64_t width, const float* skip) {
   int64_t r = 0;
-  const auto one = [&](int64_t row, int64_t c) { to[c * to_row + row] = row < rows && skip[row] == 0 ? from[row * from_row + c] : 0.0f; };
+  const auto one = [&](int64_t row, int64_t c) { to[c * to_row + row] = row < rows && (!skip || skip[row] == 0) ? from[row * from_row + c] : 0.0f; };
 #ifdef MT_X86
   const auto kept = [&](int64_t n) {
-    for (int64_t i = r; i < r + n; ++i)
+    for (int64_t i = r; skip && i < r + n; ++i)
       if (skip[i] != 0) return false;
     return true;
   };

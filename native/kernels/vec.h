@@ -47,7 +47,16 @@ MT_INLINE vec to_float(ivec a) MT_LANEWISE(vec, float(a.v[i]))
 MT_INLINE vec load(const float* p) { vec a; std::memcpy(&a, p, sizeof a); return a; }
 MT_INLINE ivec load(const int32_t* p) { ivec a; std::memcpy(&a, p, sizeof a); return a; }
 MT_INLINE void store(float* p, vec a) { std::memcpy(p, &a, sizeof a); }
-MT_INLINE vec max(vec a, vec b) { return select(a > b, a, b); }
+/// Where one of them is no number: b.
+MT_INLINE vec max(vec a, vec b) {
+#if MT_LANES == 16
+  return (vec)_mm512_mask_max_ps((__m512)a, 0xffff, (__m512)a, (__m512)b);  // without a mask GCC 12 warns of an operand of its own
+#elif MT_LANES == 8
+  return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return select(a > b, a, b);
+#endif
+}
 
 /// a·b + c: one rounding where the instruction set has it, two elsewhere.
 MT_INLINE vec fma(vec a, vec b, vec c) {

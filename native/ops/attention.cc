@@ -170,14 +170,15 @@ struct Call {
   }
 };
 
+constexpr int64_t kLeastAcross = 4;  // queries that are worth lying across the lanes
 constexpr int64_t kTogether = 4;  // groups whose wide rows lie in the cache that cores share
 
 using Kernel = void (*)(const AttentionUnit&);
 
-/// The widest kernel that this machine runs, unless most of its lanes would be idle.
-Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Kernel avx512, [[maybe_unused]] int64_t nk) {
+/// The widest kernel that this machine runs, unless most of its lanes, across which `n` numbers lie, would be idle.
+Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Kernel avx512, [[maybe_unused]] int64_t n) {
 #ifdef MT_X86
-  if (isa() == Isa::avx512 && nk > 8) return avx512;
+  if (isa() == Isa::avx512 && n > 8) return avx512;
   if (isa() >= Isa::avx2) return avx2;
 #endif
   return portable;
@@ -194,7 +195,8 @@ Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Ke
 void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool causal, Out out, Out lse) {
   if (!out.numel()) return;
   Call call(q, k, v, key_mask, masks, alpha, lse, mode, causal);
-  Kernel run = choose(MT_KERNELS(forward), k.shape[2]);
+  const bool across = !mode && !causal && q.shape[2] >= kLeastAcross;
+  Kernel run = across ? choose(MT_KERNELS(forward_across), q.shape[2]) : choose(MT_KERNELS(forward), k.shape[2]);
   parallel_for(call.units(), call.cost(), [&](int64_t begin, int64_t end) {
     std::vector<float> bias;
     for (int64_t i = begin; i < end; ++i) {

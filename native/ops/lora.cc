@@ -58,7 +58,11 @@ void lora_backward(const View& dy, const View& x, const View& shrunk, const View
   std::vector<float> g(size_t(m * r));
   matmul(m, r, n, left(dy), right(b), {g.data(), DType::f32, r}, {.alpha = s});
   matmul(r, k, m, {g.data(), DType::f32, 1, r}, right(x), result(da));
-  matmul(n, r, m, left_transposed(dy), right(shrunk), result(db), {.alpha = s});
+  std::vector<float> transposed(size_t(r * n));  // dbᵀ: few rows against dy, which is then read where it lies
+  matmul(r, n, m, left_transposed(shrunk), right(dy), {transposed.data(), DType::f32, n}, {.alpha = s});
+  float* to = db.data<float>();
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t i = 0; i < r; ++i) to[j * r + i] = transposed[size_t(i * n + j)];
   if (!dx) return;
   const LowRank update{g.data(), r, right(a), 1};
   matmul(m, k, n, left(dy), weight(w), result(dx), {.low_rank = &update});

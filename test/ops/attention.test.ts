@@ -212,6 +212,28 @@ test('a row of padding alone gives zeros, forward and backward', () => {
   }
 })
 
+test('padding that fills whole blocks of keys, at the beginning too', () => {
+  for (const mode of modes)
+    for (const [first, last] of [[0, 200], [60, 200], [128, 257]] as const) {
+      const c: Case = { ...base, batch: [1], heads: 1, nq: 9, nk: 257, d: 20, mode, padding: 0 }
+      const data = draw(c)
+      data.keyMask!.fill(0, first, last)
+      assert.ok(relativeError(toOracle(c, c.nq, run(c, data).y).data, reference(c, data).data) <= 1e-5, `${mode} ${first} to ${last}`)
+    }
+})
+
+test('what is no number stays none, and spoils what sees it alone', () => {
+  for (const nq of [2, 9]) {
+    const c: Case = { ...base, batch: [2], heads: 1, nq, nk: 33, d: 16 }
+    const [one, all] = [draw(c), draw(c)]
+    one.q[16 + 3] = NaN // of query 1
+    all.k[5] = NaN // of a key that all queries of the first row see
+    const [y, z] = [run(c, one, []).y, run(c, all, []).y]
+    y.forEach((value, i) => assert.is(Number.isNaN(value), i >= 16 && i < 32))
+    z.forEach((value, i) => assert.is(Number.isNaN(value), i < z.length / 2))
+  }
+})
+
 test('one key: the gradient of queries and keys is nothing at all', () => {
   for (const mode of modes) {
     const { grads } = run({ ...base, nq: 1, nk: 1, mode }, draw({ ...base, nq: 1, nk: 1, mode }))
