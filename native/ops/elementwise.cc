@@ -4,7 +4,7 @@
 
 #include "core/parallel.h"
 
-#define MT_EACH_ISA "kernels/gelu.h"
+#define MT_EACH_ISA "kernels/activations.h"
 #include "kernels/each_isa.h"
 
 namespace mt {
@@ -121,16 +121,14 @@ void relu_backward(const View& dy, const View& x, Out dx) {
 void silu_mul_forward(const View& gate, const View& up, Out y) {
   const float *pg = gate.data<float>(), *pu = up.data<float>();
   float* py = y.data<float>();
-  each(gate, 10, [=](int64_t i) { py[i] = pg[i] * sigmoid(pg[i]) * pu[i]; });
+  auto run = MT_FOR_ISA(silu_mul);
+  parallel_for(gate.numel(), 4, [=](int64_t begin, int64_t end) { run(pg + begin, pu + begin, py + begin, end - begin); });
 }
 void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup) {
   const float *pd = dy.data<float>(), *pg = gate.data<float>(), *pu = up.data<float>();
   float *og = dgate.data<float>(), *ou = dup.data<float>();
-  each(gate, 10, [=](int64_t i) {
-    float s = sigmoid(pg[i]);
-    og[i] = pd[i] * pu[i] * s * (1 + pg[i] * (1 - s));
-    ou[i] = pd[i] * pg[i] * s;
-  });
+  auto run = MT_FOR_ISA(silu_mul_backward);
+  parallel_for(gate.numel(), 8, [=](int64_t begin, int64_t end) { run(pd + begin, pg + begin, pu + begin, og + begin, ou + begin, end - begin); });
 }
 
 void gate_forward(const View& a, const View& b, const View& g, Out y) {

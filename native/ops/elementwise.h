@@ -1,16 +1,8 @@
-// Elementwise operators on contiguous float32 tensors of one shape; the scalar mathematics of both twins.
+// Elementwise operators on contiguous float32 tensors of one shape.
 #pragma once
-#include <cmath>
-
 #include "core/view.h"
 
 namespace mt {
-
-// ---- scalar maths ----
-
-inline float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
-
-// ---- contracts ----
 
 /// out = a + scale·b. Backward: da = dy, db = scale·dy (by `scale`). b may repeat: its shape is a's trailing dimensions.
 void check_add(const View& a, const View& b, double scale, Out out);
