@@ -27,11 +27,22 @@
 
 namespace mt::binding {
 
+template <> inline constexpr bool takes_bf16<cpu::scale> = true;
+template <> inline constexpr bool takes_bf16<cpu::multiply> = true;
+template <> inline constexpr bool takes_bf16<cpu::gelu_forward> = true;
+template <> inline constexpr bool takes_bf16<cpu::gelu_backward> = true;
+template <> inline constexpr bool takes_bf16<cpu::relu_forward> = true;
+template <> inline constexpr bool takes_bf16<cpu::relu_backward> = true;
+template <> inline constexpr bool takes_bf16<cpu::silu_mul_forward> = true;
+template <> inline constexpr bool takes_bf16<cpu::silu_mul_backward> = true;
+template <> inline constexpr bool takes_bf16<cpu::gate_forward> = true;
 template <> inline constexpr bool takes_bf16<cpu::gemm_forward> = true;
 template <> inline constexpr bool takes_bf16<cpu::gemm_gelu_forward> = true;
 template <> inline constexpr bool takes_bf16<cpu::gemm_backward_input> = true;
 template <> inline constexpr bool takes_bf16<cpu::lora_forward> = true;
 template <> inline constexpr bool takes_bf16<cpu::lora_backward> = true;
+template <> inline constexpr bool takes_bf16<cpu::attention_forward> = true;
+template <> inline constexpr bool takes_bf16<cpu::attention_backward> = true;
 
 bool waits_for_each() {
   static const bool asked = [] { const char* s = std::getenv("MT_CUDA_SYNC"); return s && *s == '1'; }();

@@ -115,8 +115,9 @@ void check_source_attention(const View& q, const View& source, const View& wk, c
 namespace cpu {
 namespace {
 
-float* rows_at(const View& v, int64_t i0, int64_t i1, int64_t head) {
-  return v ? v.data<float>() + i0 * v.stride[0] + i1 * v.stride[1] + head * v.stride[3] : nullptr;
+template <typename T = float>
+T* rows_at(const View& v, int64_t i0, int64_t i1, int64_t head) {
+  return v ? v.data<T>() + i0 * v.stride[0] + i1 * v.stride[1] + head * v.stride[3] : nullptr;
 }
 
 /// What all units of a call share, and the unit for a (b0, b1, head).
@@ -150,12 +151,14 @@ struct Call {
     u.mode = int(mode);
     u.p = mode ? int(alpha.shape[2]) : 1;
     u.scale = float(1 / std::sqrt(double(u.d)));
-    u.q = rows_at(q, i0, i1, head);
-    u.k = rows_at(k, i0, i1, head);
-    u.v = rows_at(v, i0, i1, head);
-    u.q_row = q.stride[2];
-    u.k_row = k.stride[2];
-    u.v_row = v.stride[2];
+    if (q.dtype == DType::f32) {
+      u.q = rows_at(q, i0, i1, head);
+      u.k = rows_at(k, i0, i1, head);
+      u.v = rows_at(v, i0, i1, head);
+      u.q_row = q.stride[2];
+      u.k_row = k.stride[2];
+      u.v_row = v.stride[2];
+    }
     bias.assign(size_t(padded(u.nk)), -INFINITY);
     const uint8_t* kept = key_mask ? key_mask.data<uint8_t>() + i0 * key_mask.stride[0] + i1 * key_mask.stride[1] : nullptr;
     for (int64_t j = 0; j < u.nk; ++j)
@@ -168,6 +171,34 @@ struct Call {
     u.lse = lse.data<float>() + index * u.nq * u.lse_size();
     return u;
   }
+};
+
+/// float32 stand-ins, one behind the other in a thread's memory, for a unit's rows of bfloat16.
+class StandIns {
+ public:
+  StandIns(const Call& call, int64_t unit, int64_t rows) : d_(call.q.shape[4]), head_(unit % call.heads()), i1_(unit / call.heads() % call.q.shape[1]), i0_(unit / call.heads() / call.q.shape[1]) {
+    thread_local Scratch mine;
+    next_ = mine.floats(rows * d_);
+  }
+  float* take(int64_t rows) {
+    next_ += rows * d_;
+    return next_ - rows * d_;
+  }
+  const float* widened(const View& v) {
+    float* to = take(v.shape[2]);
+    const bf16* from = rows_at<bf16>(v, i0_, i1_, head_);
+    for (int64_t r = 0; r < v.shape[2]; ++r) MT_FOR_ISA(widen_row)(from + r * v.stride[2], to + r * d_, d_);
+    return to;
+  }
+  void narrow(const float* from, const View& v) const {
+    if (!v) return;
+    bf16* to = rows_at<bf16>(v, i0_, i1_, head_);
+    for (int64_t r = 0; r < v.shape[2]; ++r) MT_FOR_ISA(narrow_row)(from + r * d_, to + r * v.stride[2], d_);
+  }
+
+ private:
+  int64_t d_, head_, i1_, i0_;
+  float* next_;
 };
 
 constexpr int64_t kLeastAcross = 4;  // queries that are worth lying across the lanes
@@ -201,6 +232,17 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
     std::vector<float> bias;
     for (int64_t i = begin; i < end; ++i) {
       AttentionUnit u = call.unit(i, bias);
+      if (q.dtype == DType::bf16) {
+        StandIns rows(call, i, 2 * (u.nq + u.nk));
+        u.q_row = u.k_row = u.v_row = u.out_row = u.d;
+        u.q = rows.widened(q);
+        u.k = rows.widened(k);
+        u.v = rows.widened(v);
+        u.out = rows.take(u.nq);
+        run(u);
+        rows.narrow(u.out, out);
+        continue;
+      }
       int64_t h = call.heads(), b1 = q.shape[1];
       u.out = rows_at(out, i / h / b1, i / h % b1, i % h);
       u.out_row = out.stride[2];
@@ -219,6 +261,23 @@ void attention_backward(const View& dout, const View& q, const View& k, const Vi
     std::vector<float> bias;
     for (int64_t i = begin; i < end; ++i) {
       AttentionUnit u = call.unit(i, bias);
+      u.dalpha = dalpha ? shares.data() + i * p : nullptr;
+      if (q.dtype == DType::bf16) {
+        StandIns rows(call, i, 3 * u.nq + 4 * u.nk);
+        u.q_row = u.k_row = u.v_row = u.dout_row = u.dq_row = u.dk_row = u.dv_row = u.d;
+        u.q = rows.widened(q);
+        u.k = rows.widened(k);
+        u.v = rows.widened(v);
+        u.dout = rows.widened(dout);
+        u.dq = dq ? rows.take(u.nq) : nullptr;
+        u.dk = dk ? rows.take(u.nk) : nullptr;
+        u.dv = dv ? rows.take(u.nk) : nullptr;
+        run(u);
+        rows.narrow(u.dq, dq);
+        rows.narrow(u.dk, dk);
+        rows.narrow(u.dv, dv);
+        continue;
+      }
       int64_t i0 = i / h / b1, i1 = i / h % b1, head = i % h;
       u.dout = rows_at(dout, i0, i1, head);
       u.dout_row = dout.stride[2];
@@ -228,7 +287,6 @@ void attention_backward(const View& dout, const View& q, const View& k, const Vi
       u.dq_row = dq.stride[2];
       u.dk_row = dk.stride[2];
       u.dv_row = dv.stride[2];
-      u.dalpha = dalpha ? shares.data() + i * p : nullptr;
       run(u);
     }
   });

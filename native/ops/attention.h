@@ -24,7 +24,7 @@
 
 namespace mt {
 
-/// q, out [b0,b1,nq,h,d]; k, v [b0,b1,nk,h,d]: float32, any strides but 1 for d. key_mask uint8 [b0,b1,nk], 0 = padding.
+/// q, out [b0,b1,nq,h,d]; k, v [b0,b1,nk,h,d]: float32, or bfloat16 all of them, any strides but 1 for d. key_mask uint8 [b0,b1,nk], 0 = padding.
 /// mode: 0 off, 1 score, 2 attention. masks uint8 [nq,nk], bit j = M_j, and alpha [b0,b1,p], p <= 8, belong to modes 1
 /// and 2. lse [b0,b1,h,nq,m], m = p in mode 2, else 1.
 void check_attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool causal, Out out, Out lse);

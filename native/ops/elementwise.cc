@@ -61,11 +61,39 @@ void check_gate_backward(const View& dy, const View& a, const View& b, const Vie
 namespace cpu {
 namespace {
 
-/// f(i) for every element, on all threads.
-template <typename F>
-void each(const View& x, int64_t cost, F f) {
-  parallel_for(x.numel(), cost, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
+constexpr int64_t kPiece = 1024;  // numbers of each argument that are float32 at a time where they are bfloat16
+
+/// run(in, out, n) on stretches of the arguments, on all threads: arrays of pointers to float32.
+template <size_t In, size_t Out, typename F>
+void stretches(const View* const (&in)[In], const View* const (&out)[Out], int64_t cost, F run) {
+  parallel_for(out[0]->numel(), cost, [&](int64_t begin, int64_t end) {
+    const float* from[In];
+    float* to[Out];
+    if (out[0]->dtype == DType::f32) {
+      for (size_t i = 0; i < In; ++i) from[i] = in[i]->template data<float>() + begin;
+      for (size_t i = 0; i < Out; ++i) to[i] = out[i]->template data<float>() + begin;
+      return run(from, to, end - begin);
+    }
+    float room[In + Out][kPiece];
+    for (size_t i = 0; i < In; ++i) from[i] = room[i];
+    for (size_t i = 0; i < Out; ++i) to[i] = room[In + i];
+    for (int64_t at = begin, n; at < end; at += n) {
+      n = std::min(kPiece, end - at);
+      for (size_t i = 0; i < In; ++i) MT_FOR_ISA(widen_row)(in[i]->template data<bf16>() + at, room[i], n);
+      run(from, to, n);
+      for (size_t i = 0; i < Out; ++i) MT_FOR_ISA(narrow_row)(to[i], out[i]->template data<bf16>() + at, n);
+    }
+  });
+}
+
+/// out = f(in), number by number.
+template <size_t In, typename F>
+void each(const View* const (&in)[In], const View& out, F f) {
+  stretches(in, {&out}, 1, [=](const float* const* from, float* const* to, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      if constexpr (In == 1) to[0][i] = f(from[0][i]);
+      else to[0][i] = f(from[0][i], from[1][i]);
+    }
   });
 }
 
@@ -83,65 +111,45 @@ void add(const View& a, const View& b, double scale, Out out) {
 }
 
 void scale(const View& x, double factor, Out out) {
-  const float* px = x.data<float>();
-  float *po = out.data<float>(), s = float(factor);
-  each(x, 1, [=](int64_t i) { po[i] = s * px[i]; });
+  each({&x}, out, [s = float(factor)](float a) { return s * a; });
 }
 
 void multiply(const View& a, const View& b, Out out) {
-  const float *pa = a.data<float>(), *pb = b.data<float>();
-  float* po = out.data<float>();
-  each(a, 1, [=](int64_t i) { po[i] = pa[i] * pb[i]; });
+  each({&a, &b}, out, [](float x, float y) { return x * y; });
 }
 
 void gelu_forward(const View& x, Out y) {
-  const float* px = x.data<float>();
-  float* py = y.data<float>();
-  auto run = MT_FOR_ISA(gelu);
-  parallel_for(x.numel(), 4, [=](int64_t begin, int64_t end) { run(px + begin, py + begin, end - begin); });
+  stretches({&x}, {&y}, 4, [run = MT_FOR_ISA(gelu)](auto in, auto out, int64_t n) { run(in[0], out[0], n); });
 }
 void gelu_backward(const View& dy, const View& x, Out dx) {
-  const float *pd = dy.data<float>(), *px = x.data<float>();
-  float* po = dx.data<float>();
-  auto run = MT_FOR_ISA(gelu_backward);
-  parallel_for(x.numel(), 5, [=](int64_t begin, int64_t end) { run(pd + begin, px + begin, po + begin, end - begin); });
+  stretches({&dy, &x}, {&dx}, 5, [run = MT_FOR_ISA(gelu_backward)](auto in, auto out, int64_t n) { run(in[0], in[1], out[0], n); });
 }
 
 void relu_forward(const View& x, Out y) {
-  const float* px = x.data<float>();
-  float* py = y.data<float>();
-  each(x, 1, [=](int64_t i) { py[i] = px[i] > 0 ? px[i] : 0; });
+  each({&x}, y, [](float a) { return a > 0 ? a : 0; });
 }
 void relu_backward(const View& dy, const View& x, Out dx) {
-  const float *pd = dy.data<float>(), *px = x.data<float>();
-  float* po = dx.data<float>();
-  each(x, 1, [=](int64_t i) { po[i] = px[i] > 0 ? pd[i] : 0; });
+  each({&dy, &x}, dx, [](float d, float a) { return a > 0 ? d : 0; });
 }
 
 void silu_mul_forward(const View& gate, const View& up, Out y) {
-  const float *pg = gate.data<float>(), *pu = up.data<float>();
-  float* py = y.data<float>();
-  auto run = MT_FOR_ISA(silu_mul);
-  parallel_for(gate.numel(), 4, [=](int64_t begin, int64_t end) { run(pg + begin, pu + begin, py + begin, end - begin); });
+  stretches({&gate, &up}, {&y}, 4, [run = MT_FOR_ISA(silu_mul)](auto in, auto out, int64_t n) { run(in[0], in[1], out[0], n); });
 }
 void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup) {
-  const float *pd = dy.data<float>(), *pg = gate.data<float>(), *pu = up.data<float>();
-  float *og = dgate.data<float>(), *ou = dup.data<float>();
-  auto run = MT_FOR_ISA(silu_mul_backward);
-  parallel_for(gate.numel(), 8, [=](int64_t begin, int64_t end) { run(pd + begin, pg + begin, pu + begin, og + begin, ou + begin, end - begin); });
+  stretches({&dy, &gate, &up}, {&dgate, &dup}, 8, [run = MT_FOR_ISA(silu_mul_backward)](auto in, auto out, int64_t n) { run(in[0], in[1], in[2], out[0], out[1], n); });
 }
 
 void gate_forward(const View& a, const View& b, const View& g, Out y) {
-  const float *pa = a.data<float>(), *pb = b.data<float>();
-  float *py = y.data<float>(), t = std::tanh(*g.data<float>());
-  each(a, 1, [=](int64_t i) { py[i] = pa[i] + t * (pb[i] - pa[i]); });
+  each({&a, &b}, y, [t = std::tanh(*g.data<float>())](float x, float z) { return x + t * (z - x); });
 }
 void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg) {
   const float *pd = dy.data<float>(), *pa = a.data<float>(), *pb = b.data<float>();
-  float *oa = da.data<float>(), *ob = db.data<float>(), t = std::tanh(*g.data<float>());
-  each(a, 1, [=](int64_t i) {
-    oa[i] = (1 - t) * pd[i];
-    ob[i] = t * pd[i];
+  const float t = std::tanh(*g.data<float>());
+  stretches({&dy}, {&da, &db}, 1, [=](const float* const* in, float* const* out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      out[0][i] = (1 - t) * in[0][i];
+      out[1][i] = t * in[0][i];
+    }
   });
   if (!dg) return;
   // Pieces of fixed length, summed in order: the same bits whatever the number of threads.

@@ -1,4 +1,4 @@
-// Elementwise operators on contiguous float32 tensors of one shape.
+// Elementwise operators on contiguous tensors of one shape, float32, or bfloat16 all of them.
 #pragma once
 #include "core/view.h"
 
