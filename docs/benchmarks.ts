@@ -6,7 +6,7 @@ import { argv } from 'node:process'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { svgs } from '../bench/charts.js'
 import { ratios, tableSix } from '../bench/compare.js'
-import { bound } from '../bench/goals.js'
+import { asked, bound } from '../bench/goals.js'
 import { Result, type Goal, type Row } from '../bench/record.js'
 import { against, bytes, figures, percent, time } from '../bench/table.js'
 import { crossover } from '../lib/eval/cost.js'
@@ -34,7 +34,7 @@ export function page({ result, file }: { result: Result; file: string }, charts:
   return `${[
     '# Benchmarks',
     `Written by \`npm run docs:benchmarks\` from [${file}](../bench/results/${file}), which \`npm run bench\` wrote; no figure here is typed by hand.`,
-    ...machineSection(result), ...goalSection(result.goals), ...factorisationSection(result, chart), ...tableSixSection(result), ...swapSection(result.rows),
+    ...machineSection(result), ...goalSection(result), ...factorisationSection(result, chart), ...tableSixSection(result), ...swapSection(result.rows),
     '## Peers', ...chart('peers', 'time of peers over ours'), ...peerSection(result),
     '## Every case', ...chart('shares', 'share of the floor'),
     'The floor of a case is its arithmetic at the rate of multiply-adds, or its weights at the rate of a plain read, whichever takes longer, both measured in the same rounds as the case; the share is floor over time. Shares are of work as the formulas count it: what an implementation saves can raise them, waiting for memory that caches do not hold lowers them.',
@@ -64,16 +64,20 @@ function machineSection(r: Result): string[] {
   ]
 }
 
-function goalSection(goals: readonly Goal[]): string[] {
+function goalSection({ goals, rows }: Result): string[] {
   const shown = (g: Goal, x: number | undefined): string => (x === undefined ? 'not measured' : g.unit === '×' ? `${figures(x)} ×` : `${x.toFixed(0)} %`)
   const measured = goals.filter((g) => g.reached !== undefined)
   const missed = measured.filter((g) => !g.reached)
+  const share = (g: Goal): string => {
+    const found = asked(g, rows)
+    return found ? `${percent(found.share)}; ${percent(found.asked)}` : '–'
+  }
   const names = (some: readonly Goal[]): string => [...new Set(some.map((g) => `${g.goal}${g.cpu === 'avx2' ? ' (AVX2 alone)' : ''}`))].join('; ')
   return [
     '## Goals',
-    'One thread where nothing else is said. “×” is how many times as long the other side takes in the same run: the peer, the joint form, one thread. “AVX2 alone” is a second process that uses no wider instructions and asks its peers to do so too (ONNX Runtime cannot be asked); its targets are a tenth lower.',
+    'One thread where nothing else is said. “×” is how many times as long the other side takes in the same run: the peer, the joint form, one thread. “AVX2 alone” is a second process that uses no wider instructions and asks its peers to do so too (ONNX Runtime cannot be asked); its targets are a tenth lower. Where the target is a peer’s time, the last column says which share of its floor (below: at the measured rate of multiply-adds) the case reached, and which share the target would take beside this peer: above 100 % nobody reaches it.',
     `Of ${goals.length} targets ${measured.length} were measured in this run, of those ${measured.filter((g) => g.reached).length} reached.`,
-    table(['goal', 'from', 'kernels', 'target', 'measured', 'reached'], goals.map((g) => [g.goal, g.from, g.cpu === 'avx2' ? 'AVX2 alone' : 'best', `≥ ${shown(g, g.target)}`, shown(g, g.measured), g.reached === undefined ? '–' : g.reached ? 'yes' : '**no**'])),
+    table(['goal', 'from', 'kernels', 'target', 'measured', 'reached', 'share of the floor; asked'], goals.map((g) => [g.goal, g.from, g.cpu === 'avx2' ? 'AVX2 alone' : 'best', `≥ ${shown(g, g.target)}`, shown(g, g.measured), g.reached === undefined ? '–' : g.reached ? 'yes' : '**no**', share(g)])),
     ...(missed.length ? ['What bounds those that are missed:', list([...new Set(missed.map((g) => bound(g)))].map((why) => `${names(missed.filter((g) => bound(g) === why))}: ${why}.`))] : []),
   ]
 }

@@ -40,7 +40,7 @@ using kernels::Kind;
 using kernels::Level;
 using kernels::Target;
 
-constexpr int64_t kDepth = 384;              // words of a block along k: a tile's left rows then lie in the first cache
+constexpr int64_t kDepth = 320;              // words of a block along k: a tile's left rows then lie in the first cache
 constexpr int64_t kLow = 256;                // rows up to which all meet a panel's block before the next panel's turn
 constexpr int64_t kPieces = 6;               // tasks per thread, at least
 constexpr int64_t kGroup = 8;                // panels per task: a block of them lies in the second cache

@@ -10,7 +10,7 @@ import { z } from 'zod'
 import { Bench, compared } from '../../bench/bench.js'
 import { svgs } from '../../bench/charts.js'
 import { ratios, tableSix } from '../../bench/compare.js'
-import { goals } from '../../bench/goals.js'
+import { asked, goals } from '../../bench/goals.js'
 import { difference, inTurn, own, ratio, spread, type Contender } from '../../bench/harness.js'
 import { openOpponents, type Peer, type PeerCase } from '../../bench/opponents.js'
 import { benchJsonSchema, Result, type Row } from '../../bench/record.js'
@@ -260,6 +260,15 @@ test('goals for bfloat16 weights: activations may be in either, the better one c
   assert.equal([only!.measured, only!.reached, only!.from], [50, false, `${id}, activations in float32`])
   const [both] = goals([row(id, 1, { dtype: 'mixed', share: 0.5 }), row(id, 1, { dtype: 'bfloat16', share: 0.9 }), row(id, 1, { share: 0.95 })]).filter((g) => g.goal.includes('100 tokens, 11008'))
   assert.equal([both!.measured, both!.reached, both!.from], [90, true, `${id}, activations in bfloat16`])
+})
+
+test('what a missed target asks for: the share of its floor, of its own row', () => {
+  const id = 'factorized block T=8 K=0'
+  const rows = [row(id, 1, { share: 0.8, peers: [{ name: 'torch', kind: 'peer', ratio: 1.2 }] }), row(id, 1, { cpu: 'avx2', share: 0.9, peers: [{ name: 'torch', kind: 'peer', ratio: 1 }] })]
+  const found = goals(rows).filter((g) => g.goal === 'factorized block forward, T=8: against PyTorch').map((g) => asked(g, rows)!)
+  assert.equal(found.map((a) => a.share), [0.8, 0.9])
+  assert.equal(found.map((a) => a.asked.toFixed(3)), [(0.8 * 1.4 / 1.2).toFixed(3), (0.9 * 1.26).toFixed(3)])
+  assert.is(asked(goals(rows).find((g) => g.unit === '%')!, rows), undefined)
 })
 
 test('ratios: joint over factorized, beside the counts', () => {

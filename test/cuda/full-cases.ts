@@ -13,7 +13,7 @@ import { mean, sumDim, sumLeading } from '../../lib/ops/reduce.js'
 import { rmsNorm } from '../../lib/ops/rmsnorm.js'
 import { rope } from '../../lib/ops/rope.js'
 import { permute, swap } from '../../lib/ops/views.js'
-import { attend, cases, define, loss, routed } from '../ops/cases.js'
+import { attend, attendToSource, cases, define, loss, routed } from '../ops/cases.js'
 import { type Draw, type Input, type OpCase, canBeNarrow } from '../ops/support.js'
 import * as nd from '../oracle/array.js'
 import * as oracle from '../oracle/ops.js'
@@ -108,6 +108,7 @@ for (const [a, b, i, j] of pairs) {
   // ---- attention across: queries × keys ----
   attend({ q: [1, a, turn([64, 8, 88], i + j)], k: [1, b, turn([64, 8, 88], i + j)], heads: 1, mode: turn(modes, i + 2 * j), choices: 1 + ((i + j) % 3), padding: (i + j) % 2 === 1, causal: i % 3 === 1 })
   if (i % 3 === 1 && a > b) unseen.add(cases.at(-1)!.name)
+  attendToSource([1, a, turn([64, 16, 88], i + j)], b, third, turn([1, 2], i), turn([0, 1, 16], j), turn(weights, i + 2 * j))
 }
 
 // ---- rotary positions and patches ----
@@ -144,7 +145,7 @@ const whole: readonly OpCase[] = cases.splice(before)
 /** Functions of lib/ops by the native operator whose kernels they show. */
 const native: Record<string, string> = {
   add: 'elementwise', scale: 'elementwise', multiply: 'elementwise', gelu: 'elementwise', relu: 'elementwise', siluMul: 'elementwise', gate: 'elementwise', contiguous: 'copy', cast: 'copy',
-  sumDim: 'reduce', mean: 'reduce', sumLeading: 'reduce', layerNorm: 'layernorm', rmsNorm: 'rmsnorm', crossEntropy: 'cross_entropy', addSquareSum: 'adamw', linear: 'gemm',
+  sumDim: 'reduce', mean: 'reduce', sumLeading: 'reduce', layerNorm: 'layernorm', rmsNorm: 'rmsnorm', crossEntropy: 'cross_entropy', addSquareSum: 'adamw', linear: 'gemm', sourceAttention: 'source_attention',
 }
 export const operators = [...new Set(whole.map((c) => native[c.operator] ?? c.operator))]
 export type Precision = 'float32' | 'bfloat16'

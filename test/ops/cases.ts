@@ -313,24 +313,25 @@ for (const mode of ['score', 'attention'] as const) {
   attend({ q: [2, 3, 16, 24], heads: 2, over: 2, mode, choices: 3, padding: true, causal: true })
 }
 
-// Attention over what is projected from a source; no gradients. Keys' biases matter to nobody.
+/** Attention over what is projected from a source; no gradients. Keys' biases matter to nobody. */
+export function attendToSource(q: readonly number[], keys: number, from: number, heads: number, rank: number, dtype: DType): void {
+  const [lead, n, width] = [q.slice(0, -2), q.at(-2)!, q.at(-1)!]
+  const w = (d: Draw): Input => (dtype === 'float32' ? d.normal([width, from], from ** -0.5) : d.half([width, from], dtype, from ** -0.5))
+  define('sourceAttention', `${text(q)} to ${keys} of ${from}, heads ${heads}, ${dtype}, rank ${rank}`, (d) => ({
+    q: d.normal(q), x: d.normal([...lead, keys, from]), wk: w(d), wv: w(d), bias: d.normal([width]), a: d.normal([rank, from], from ** -0.5), b: d.normal([width, rank]),
+  }), [], (i) => sourceAttention(i.q, i.x, i.wk, i.wv, { heads, bias: i.bias, ...(rank && { lora: { A: i.a, B: i.b, scaling: 2 } }) }), (i) => {
+    const three = (t: NdArray, rows: number): NdArray => nd.reshape(t, [size(lead), rows, t.shape.at(-1)!])
+    const source = three(i.x, keys)
+    const v = rank ? oracle.lora(source, i.wv, i.bias, i.a, i.b, 2 * rank) : oracle.linear(source, i.wv, i.bias)
+    const rows = (t: NdArray): NdArray => oracle.splitHeads(t, heads)
+    return nd.reshape(oracle.joinHeads(oracle.attention(rows(three(i.q, n)), rows(oracle.linear(source, i.wk)), rows(v), {})), q)
+  })
+}
 for (const [q, keys, from, heads, rank] of [
   [[1, 2], 1, 1, 1, 0], [[2, 7, 24], 5, 7, 2, 3], [[3, 2, 64], 17, 130, 1, 0], [[2, 2, 3, 36], 16, 33, 3, 1], [[0, 7, 24], 3, 8, 2, 2], [[2, 0, 24], 3, 8, 2, 0], [[2, 3, 24], 0, 8, 2, 2],
   [[5, 4, 128], 33, 65, 2, 16], [[2, 33, 192], 65, 136, 3, 8], [[1, 16, 88], 31, 264, 1, 4],
 ] as const)
-  for (const dtype of ['float32', 'bfloat16', 'float16'] as DType[]) {
-    const [lead, n, width] = [q.slice(0, -2), q.at(-2)!, q.at(-1)!]
-    const w = (d: Draw): Input => (dtype === 'float32' ? d.normal([width, from], from ** -0.5) : d.half([width, from], dtype, from ** -0.5))
-    define('sourceAttention', `${text(q)} to ${keys} of ${from}, heads ${heads}, ${dtype}, rank ${rank}`, (d) => ({
-      q: d.normal(q), x: d.normal([...lead, keys, from]), wk: w(d), wv: w(d), bias: d.normal([width]), a: d.normal([rank, from], from ** -0.5), b: d.normal([width, rank]),
-    }), [], (i) => sourceAttention(i.q, i.x, i.wk, i.wv, { heads, bias: i.bias, ...(rank && { lora: { A: i.a, B: i.b, scaling: 2 } }) }), (i) => {
-      const three = (t: NdArray, rows: number): NdArray => nd.reshape(t, [size(lead), rows, t.shape.at(-1)!])
-      const source = three(i.x, keys)
-      const v = rank ? oracle.lora(source, i.wv, i.bias, i.a, i.b, 2 * rank) : oracle.linear(source, i.wv, i.bias)
-      const rows = (t: NdArray): NdArray => oracle.splitHeads(t, heads)
-      return nd.reshape(oracle.joinHeads(oracle.attention(rows(three(i.q, n)), rows(oracle.linear(source, i.wk)), rows(v), {})), q)
-    })
-  }
+  for (const dtype of ['float32', 'bfloat16', 'float16'] as const) attendToSource(q, keys, from, heads, rank, dtype)
 
 /** b1 keeps what the hidden ReLU sees away from its corner; half of the units are off. */
 export function routed(shape: readonly number[], over: number, hidden: number, choices: number): void {
