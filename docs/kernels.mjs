@@ -39,9 +39,11 @@ function kernelTable(kernels, archs) {
   ]))
 }
 
+/** Operators that lie in another's files. */
+const guests = { source_attention: 'attention' }
 const resultTable = (results) => table(
   ['dtype', 'threads', 'cases', 'failures', 'output, from the CPU’s', 'gradient, from the CPU’s', 'output, from float64', 'date', 'commit'],
-  results.map((e) => [e.dtype, e.order, e.cases, e.failures.length, worst(e.forward), worst(e.gradient), worst(e.float64), e.date, e.commit]),
+  results.map((e) => [`${e.dtype}${e.operator in guests ? `, ${e.operator}` : ''}`, e.order, e.cases, e.failures.length, worst(e.forward), worst(e.gradient), worst(e.float64), e.date, e.commit]),
 )
 const failures = (results) => results.flatMap((e) => e.failures.map((f) => `- ${e.dtype}, ${e.order}: ${f.case}: ${f.what}${f.error === null ? '' : ` is ${f.error}, not ${f.limit}`}`))
 
@@ -72,7 +74,7 @@ export function page({ nvcc, archs, kernels, full, gpu }) {
     ...operators.flatMap((o) => {
       const own = kernels.filter((k) => ownerOf(k.file) === o)
       const lent = shared.filter((s) => users(s).includes(o))
-      return section(o, [about(`native/ops/${o}.h`), ...lent.map((s) => `Its products are formed by [${s}](#${s.replace('/', '')}).`)].join(' '), own, results.filter((e) => e.operator === o))
+      return section(o, [about(`native/ops/${o}.h`), ...lent.map((s) => `Its products are formed by [${s}](#${s.replace('/', '')}).`)].join(' '), own, results.filter((e) => (guests[e.operator] ?? e.operator) === o))
     }),
     ...shared.flatMap((s) => {
       const by = users(s)
