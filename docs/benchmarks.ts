@@ -68,6 +68,8 @@ function goalSection({ goals, rows }: Result): string[] {
   const shown = (g: Goal, x: number | undefined): string => (x === undefined ? 'not measured' : g.unit === '×' ? `${figures(x)} ×` : `${x.toFixed(0)} %`)
   const measured = goals.filter((g) => g.reached !== undefined)
   const missed = measured.filter((g) => !g.reached)
+  /** With another digit where rounding would hide that it was missed. */
+  const near = (g: Goal): string => (g.reached === false && shown(g, g.measured) === shown(g, g.target) ? (g.unit === '×' ? `${g.measured!.toFixed(3)} ×` : `${g.measured!.toFixed(1)} %`) : shown(g, g.measured))
   const share = (g: Goal): string => {
     const found = asked(g, rows)
     return found ? `${percent(found.share)}; ${percent(found.asked)}` : '–'
@@ -77,7 +79,7 @@ function goalSection({ goals, rows }: Result): string[] {
     '## Goals',
     'One thread where nothing else is said. “×” is how many times as long the other side takes in the same run: the peer, the joint form, one thread. “AVX2 alone” is a second process that uses no wider instructions and asks its peers to do so too (ONNX Runtime cannot be asked); its targets are a tenth lower. Where the target is a peer’s time, the last column says which share of its floor (below: at the measured rate of multiply-adds) the case reached, and which share the target would take beside this peer: above 100 % nobody reaches it.',
     `Of ${goals.length} targets ${measured.length} were measured in this run, of those ${measured.filter((g) => g.reached).length} reached.`,
-    table(['goal', 'from', 'kernels', 'target', 'measured', 'reached', 'share of the floor; asked'], goals.map((g) => [g.goal, g.from, g.cpu === 'avx2' ? 'AVX2 alone' : 'best', `≥ ${shown(g, g.target)}`, shown(g, g.measured), g.reached === undefined ? '–' : g.reached ? 'yes' : '**no**', share(g)])),
+    table(['goal', 'from', 'kernels', 'target', 'measured', 'reached', 'share of the floor; asked'], goals.map((g) => [g.goal, g.from, g.cpu === 'avx2' ? 'AVX2 alone' : 'best', `≥ ${shown(g, g.target)}`, near(g), g.reached === undefined ? '–' : g.reached ? 'yes' : '**no**', share(g)])),
     ...(missed.length ? ['What bounds those that are missed:', list([...new Set(missed.map((g) => bound(g)))].map((why) => `${names(missed.filter((g) => bound(g) === why))}: ${why}.`))] : []),
   ]
 }
