@@ -184,7 +184,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
     }
     // Few groups are cut by rows too, each cut packing its own copy of the panels.
     const int64_t cuts = threads() == 1 ? 1 : std::clamp<int64_t>(up(kPieces * threads(), groups), 1, std::max<int64_t>(1, height / 48));
-    const int64_t cut = narrow ? std::min(up(strips, cuts), std::max<int64_t>(1, kWideRows / mr)) : up(strips, cuts), parts = up(strips, cut);
+    const int64_t cut = up(strips, std::max(cuts, narrow ? up(strips, up(kWideRows, mr)) : 1)), parts = up(strips, cut);
     parallel_for(groups * parts, cut * mr * std::min(n, group * l.nr) * words / kSpeed, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t first = task / parts * group, last = std::min(panels, first + group);

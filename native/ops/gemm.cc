@@ -3,7 +3,7 @@
 #include "core/parallel.h"
 #include "kernels/linear.h"
 
-#define MT_EACH_ISA "kernels/activations.h"
+#define MT_EACH_ISA "kernels/gelu.h"
 #include "kernels/each_isa.h"
 
 namespace mt {

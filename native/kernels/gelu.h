@@ -1,4 +1,4 @@
-// Exact GELU, and SiLU with its product, over spans; included by each_isa.h. Φ(x) comes from Φ(−|x|) = e^(−x²/2)·t·P(t − 5/8), t = 1/(1 + 0.3|x|/√2);
+// Exact GELU over spans; included by each_isa.h. Φ(x) comes from Φ(−|x|) = e^(−x²/2)·t·P(t − 5/8), t = 1/(1 + 0.3|x|/√2);
 // P was fitted to half the scaled complementary error function over |x| ≤ 13, relative error below 2e-8.
 #include "kernels/halves.h"
 
@@ -51,28 +51,5 @@ MT_NOINLINE inline void gelu_backward(const float* dy, const float* x, float* dx
     vec v = at(x);
     Normal g = normal(v);
     return at(dy) * fma(v * splat(0.39894228f), g.density, g.cdf);
-  });
-}
-
-/// 1 / (1 + e^(−x)); e^87 stands for what is greater, whose sigmoid float32 does not hold.
-MT_INLINE vec sigmoid(vec x) { return splat(1.0f) / (splat(1.0f) + exp(splat(0.0f) - max(splat(-87.0f), x))); }
-
-/// y = gate·sigmoid(gate)·up.
-MT_NOINLINE inline void silu_mul(const float* gate, const float* up, float* y, int64_t n) {
-  spans(y, n, [=](auto at) {
-    vec g = at(gate);
-    return g * sigmoid(g) * at(up);
-  });
-}
-
-/// dgate = dy·up·s·(1 + gate·(1 − s)), dup = dy·gate·s, s = sigmoid(gate).
-MT_NOINLINE inline void silu_mul_backward(const float* dy, const float* gate, const float* up, float* dgate, float* dup, int64_t n) {
-  spans(dgate, n, [=](auto at) {
-    vec g = at(gate), s = sigmoid(g);
-    return at(dy) * at(up) * s * fma(g, splat(1.0f) - s, splat(1.0f));
-  });
-  spans(dup, n, [=](auto at) {
-    vec g = at(gate);
-    return at(dy) * g * sigmoid(g);
   });
 }
