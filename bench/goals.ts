@@ -17,15 +17,15 @@ interface Target {
 /** What bounds a case, for those whose target is missed; by how goals begin, the first that fits. */
 const bounds: readonly (readonly [begins: string, why: string])[] = [
   ['factorized block', 'nearly all of it is matrix products, which run close to the measured rate of the core, and so do the peer\'s: see which share of that rate the target asks for'],
-  ['factorized attention core', 'it multiplies little and reads and writes megabytes, strided, through the cache that cores share; the call and the waking of threads are an eighth of it'],
+  ['factorized attention core', 'it multiplies little and reads and writes megabytes, strided, through the cache that cores share; the call and the waking of threads come on top'],
   ['own joint core', 'the joint core is bound by arithmetic, the factorized one by the cache that cores share, so that the ratio stays below that of the products they count; and what makes the joint core faster lowers it'],
   ['joint attention core', 'products and exponentials on both sides, and the peer\'s products run close to the core\'s rate as well'],
   ['Q-Former forward (', 'products at nearly the measured rate; cross-attention already multiplies its weights into queries and result. What is left are the small products of single heads and rows read from shared cache'],
-  ['Q-Former forward + backward', 'nine tenths of it are products, which run at three quarters of the measured rate where weights and activations come from memory and at nine tenths where they lie in cache; the peer waits for the same memory. With gradients, keys and values of the image are formed, as the peer does'],
+  ['Q-Former forward + backward', 'nearly all of it is products, which come close to the measured rate where their factors lie in cache and stay further below where weights and activations come from memory; the peer waits for the same memory. With gradients, keys and values of the image are formed, as the peer does'],
   ['prompt', 'the rate is measured on factors that lie in cache, where products of so few rows reach it too; here every weight comes from memory in each call and meets few rows'],
   ['one token', 'each weight is read once: memory alone counts, and its speed changes from minute to minute on a shared machine'],
   ['the same in two threads', 'two cores share one memory'],
-  ['two threads', 'each operator by itself takes 1.75 to 1.9 times as long in one thread: two cores share cache and memory. JavaScript\'s thread then takes its time from one of them'],
+  ['two threads', 'each operator by itself gains about as little: two cores share cache and memory. JavaScript\'s thread then takes its time from one of them'],
 ]
 export const bound = ({ goal, cpu }: Goal): string =>
   cpu === 'avx2' && goal.includes('ONNX Runtime') ? 'ONNX Runtime cannot be told to leave wider instructions alone, and used them' : bounds.find(([begins]) => goal.startsWith(begins))?.[1] ?? 'not looked into'
