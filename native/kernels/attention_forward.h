@@ -1,6 +1,5 @@
 // Forward attention of one unit; included by each_isa.h. Padding, the keys that causality hides and the
 // lanes behind the last key all carry a bias of −inf, so that no loop over keys needs a condition.
-#include "kernels/halves.h"
 #include "kernels/multiply.h"
 
 constexpr float kNone = -INFINITY;

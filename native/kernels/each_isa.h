@@ -1,18 +1,21 @@
-// Compiles one header for every instruction set of the machine at hand, each in its own namespace: define MT_EACH_ISA
-// as the header's name, then include this file. The header finds vec.h and exp.h around it and includes
-// nothing but headers of its kind.
+// Compiles vec.h, exp.h and halves.h for every instruction set of the machine at hand, each in its own namespace, and one
+// more header where MT_EACH_ISA is defined as its name: that finds them around it and includes nothing but headers of its kind.
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "core/dtype.h"
 #include "kernels/isa.h"
 
 namespace mt::portable {
 #define MT_LANES 4
 #include "kernels/vec.h"
 #include "kernels/exp.h"
+#include "kernels/halves.h"
+#ifdef MT_EACH_ISA
 #include MT_EACH_ISA
+#endif
 #undef MT_LANES
 }  // namespace mt::portable
 
@@ -28,7 +31,10 @@ namespace mt::avx2 {
 #define MT_LANES 8
 #include "kernels/vec.h"
 #include "kernels/exp.h"
+#include "kernels/halves.h"
+#ifdef MT_EACH_ISA
 #include MT_EACH_ISA
+#endif
 #undef MT_LANES
 }  // namespace mt::avx2
 #ifdef __clang__
@@ -43,7 +49,10 @@ namespace mt::avx512 {
 #define MT_LANES 16
 #include "kernels/vec.h"
 #include "kernels/exp.h"
+#include "kernels/halves.h"
+#ifdef MT_EACH_ISA
 #include MT_EACH_ISA
+#endif
 #undef MT_LANES
 }  // namespace mt::avx512
 #ifdef __clang__

@@ -11,7 +11,6 @@
 #include "kernels/isa.h"
 #include "kernels/matmul_kernels.h"
 
-#define MT_EACH_ISA "kernels/halves.h"
 #include "kernels/each_isa.h"
 
 namespace mt {
@@ -42,7 +41,7 @@ using kernels::Target;
 
 constexpr int64_t kDepth = 320;              // words of a block along k: a tile's left rows then lie in the first cache
 constexpr int64_t kLow = 256;                // rows up to which all meet a panel's block before the next panel's turn
-constexpr int64_t kPieces = 6;               // tasks per thread, at least
+constexpr int64_t kPieces = 6;               // tasks per thread that are aimed at
 constexpr int64_t kGroup = 8;                // panels per task: a block of them lies in the second cache
 constexpr int64_t kLeft = int64_t(4) << 20;  // words of the left factor packed at a time
 constexpr int64_t kReads = 2;                // strips up to which an unpacked right factor is read where it lies
@@ -267,6 +266,7 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
             continue;
           }
           for (int64_t s = s0; s < s1; ++s) {
+            // Where the right factor lies as it was, two strips ask for the two lines of each row of the next panel.
             for (int64_t p = first; p < last; ++p) along(s, p, x, right + (p - first) * panel, ldb, lying_right ? right + (p - first + 1) * panel + (s - s0) % 2 * kLine : later(s - s0, p, x), ldb);
             if (x + deep == words) finish(s);
           }

@@ -115,12 +115,17 @@ void check_source_attention(const View& q, const View& source, const View& wk, c
 namespace cpu {
 namespace {
 
-template <typename T = float>
-T* rows_at(const View& v, int64_t i0, int64_t i1, int64_t head) {
-  return v ? v.data<T>() + i0 * v.stride[0] + i1 * v.stride[1] + head * v.stride[3] : nullptr;
+/// Which unit of a call: its batch and its head.
+struct Place {
+  int64_t i0, i1, head;
+};
+
+template <typename T>
+T* rows_at(const View& v, const Place& at) {
+  return v.data<T>() + at.i0 * v.stride[0] + at.i1 * v.stride[1] + at.head * v.stride[3];
 }
 
-/// What all units of a call share, and the unit for a (b0, b1, head).
+/// What all units of a call share, and each unit but for its rows.
 struct Call {
   const View &q, &k, &v, &key_mask, &masks, &alpha, &lse;
   int64_t mode;
@@ -140,9 +145,11 @@ struct Call {
       for (int64_t j = 0; j < nk; ++j) bits[size_t(i * ld + j)] = masks.data<uint8_t>()[i * masks.stride[0] + j * masks.stride[1]];
   }
 
-  /// `bias` has room for padded(nk) floats and lives as long as the unit.
+  Place place(int64_t index) const { return {index / heads() / q.shape[1], index / heads() % q.shape[1], index % heads()}; }
+
+  /// `bias` lives as long as the unit.
   AttentionUnit unit(int64_t index, std::vector<float>& bias) const {
-    int64_t head = index % heads(), i1 = index / heads() % q.shape[1], i0 = index / heads() / q.shape[1];
+    const auto [i0, i1, head] = place(index);
     AttentionUnit u{};
     u.nq = q.shape[2];
     u.nk = u.keys = k.shape[2];
@@ -151,14 +158,6 @@ struct Call {
     u.mode = int(mode);
     u.p = mode ? int(alpha.shape[2]) : 1;
     u.scale = float(1 / std::sqrt(double(u.d)));
-    if (q.dtype == DType::f32) {
-      u.q = rows_at(q, i0, i1, head);
-      u.k = rows_at(k, i0, i1, head);
-      u.v = rows_at(v, i0, i1, head);
-      u.q_row = q.stride[2];
-      u.k_row = k.stride[2];
-      u.v_row = v.stride[2];
-    }
     bias.assign(size_t(padded(u.nk)), -INFINITY);
     const uint8_t* kept = key_mask ? key_mask.data<uint8_t>() + i0 * key_mask.stride[0] + i1 * key_mask.stride[1] : nullptr;
     for (int64_t j = 0; j < u.nk; ++j)
@@ -173,32 +172,54 @@ struct Call {
   }
 };
 
-/// float32 stand-ins, one behind the other in a thread's memory, for a unit's rows of bfloat16.
-class StandIns {
+/// A unit's rows as float32: where they lie, or, of bfloat16, copies in a thread's memory, which finish() rounds into outputs.
+class UnitRows {
  public:
-  StandIns(const Call& call, int64_t unit, int64_t rows) : d_(call.q.shape[4]), head_(unit % call.heads()), i1_(unit / call.heads() % call.q.shape[1]), i0_(unit / call.heads() / call.q.shape[1]) {
+  UnitRows(const Call& call, int64_t unit) : at_(call.place(unit)), d_(call.q.shape[4]) {
     thread_local Scratch mine;
-    next_ = mine.floats(rows * d_);
+    if (call.q.dtype == DType::bf16) next_ = mine.floats((3 * call.q.shape[2] + 4 * call.k.shape[2]) * d_);  // all that backward asks for
   }
-  float* take(int64_t rows) {
-    next_ += rows * d_;
-    return next_ - rows * d_;
+  void read(const View& v, const float*& first, int64_t& row) {
+    if (!next_) return lie(v, first, row);
+    float* copies = take(v, row);
+    for (int64_t r = 0; r < v.shape[2]; ++r) MT_FOR_ISA(widen_row)(rows_at<bf16>(v, at_) + r * v.stride[2], copies + r * d_, d_);
+    first = copies;
   }
-  const float* widened(const View& v) {
-    float* to = take(v.shape[2]);
-    const bf16* from = rows_at<bf16>(v, i0_, i1_, head_);
-    for (int64_t r = 0; r < v.shape[2]; ++r) MT_FOR_ISA(widen_row)(from + r * v.stride[2], to + r * d_, d_);
-    return to;
-  }
-  void narrow(const float* from, const View& v) const {
+  /// Nothing where no output is wanted.
+  void write(const View& v, float*& first, int64_t& row) {
     if (!v) return;
-    bf16* to = rows_at<bf16>(v, i0_, i1_, head_);
-    for (int64_t r = 0; r < v.shape[2]; ++r) MT_FOR_ISA(narrow_row)(from + r * d_, to + r * v.stride[2], d_);
+    if (!next_) return lie(v, first, row);
+    first = take(v, row);
+    outputs_[count_++] = {&v, first};
+  }
+  void finish() const {
+    for (int i = 0; i < count_; ++i) {
+      const auto [v, from] = outputs_[i];
+      for (int64_t r = 0; r < v->shape[2]; ++r) MT_FOR_ISA(narrow_row)(from + r * d_, rows_at<bf16>(*v, at_) + r * v->stride[2], d_);
+    }
   }
 
  private:
-  int64_t d_, head_, i1_, i0_;
-  float* next_;
+  struct Output {
+    const View* view;
+    const float* copies;
+  };
+  template <typename Float>
+  void lie(const View& v, Float*& first, int64_t& row) const {
+    first = rows_at<float>(v, at_);
+    row = v.stride[2];
+  }
+  float* take(const View& v, int64_t& row) {
+    row = d_;
+    next_ += v.shape[2] * d_;
+    return next_ - v.shape[2] * d_;
+  }
+
+  Place at_;
+  int64_t d_;
+  float* next_ = nullptr;
+  Output outputs_[3];
+  int count_ = 0;
 };
 
 constexpr int64_t kLeastAcross = 4;  // queries that are worth lying across the lanes
@@ -232,21 +253,13 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
     std::vector<float> bias;
     for (int64_t i = begin; i < end; ++i) {
       AttentionUnit u = call.unit(i, bias);
-      if (q.dtype == DType::bf16) {
-        StandIns rows(call, i, 2 * (u.nq + u.nk));
-        u.q_row = u.k_row = u.v_row = u.out_row = u.d;
-        u.q = rows.widened(q);
-        u.k = rows.widened(k);
-        u.v = rows.widened(v);
-        u.out = rows.take(u.nq);
-        run(u);
-        rows.narrow(u.out, out);
-        continue;
-      }
-      int64_t h = call.heads(), b1 = q.shape[1];
-      u.out = rows_at(out, i / h / b1, i / h % b1, i % h);
-      u.out_row = out.stride[2];
+      UnitRows rows(call, i);
+      rows.read(q, u.q, u.q_row);
+      rows.read(k, u.k, u.k_row);
+      rows.read(v, u.v, u.v_row);
+      rows.write(out, u.out, u.out_row);
       run(u);
+      rows.finish();
     }
   });
 }
@@ -262,32 +275,16 @@ void attention_backward(const View& dout, const View& q, const View& k, const Vi
     for (int64_t i = begin; i < end; ++i) {
       AttentionUnit u = call.unit(i, bias);
       u.dalpha = dalpha ? shares.data() + i * p : nullptr;
-      if (q.dtype == DType::bf16) {
-        StandIns rows(call, i, 3 * u.nq + 4 * u.nk);
-        u.q_row = u.k_row = u.v_row = u.dout_row = u.dq_row = u.dk_row = u.dv_row = u.d;
-        u.q = rows.widened(q);
-        u.k = rows.widened(k);
-        u.v = rows.widened(v);
-        u.dout = rows.widened(dout);
-        u.dq = dq ? rows.take(u.nq) : nullptr;
-        u.dk = dk ? rows.take(u.nk) : nullptr;
-        u.dv = dv ? rows.take(u.nk) : nullptr;
-        run(u);
-        rows.narrow(u.dq, dq);
-        rows.narrow(u.dk, dk);
-        rows.narrow(u.dv, dv);
-        continue;
-      }
-      int64_t i0 = i / h / b1, i1 = i / h % b1, head = i % h;
-      u.dout = rows_at(dout, i0, i1, head);
-      u.dout_row = dout.stride[2];
-      u.dq = rows_at(dq, i0, i1, head);
-      u.dk = rows_at(dk, i0, i1, head);
-      u.dv = rows_at(dv, i0, i1, head);
-      u.dq_row = dq.stride[2];
-      u.dk_row = dk.stride[2];
-      u.dv_row = dv.stride[2];
+      UnitRows rows(call, i);
+      rows.read(q, u.q, u.q_row);
+      rows.read(k, u.k, u.k_row);
+      rows.read(v, u.v, u.v_row);
+      rows.read(dout, u.dout, u.dout_row);
+      rows.write(dq, u.dq, u.dq_row);
+      rows.write(dk, u.dk, u.dk_row);
+      rows.write(dv, u.dv, u.dv_row);
       run(u);
+      rows.finish();
     }
   });
   if (!dalpha) return;

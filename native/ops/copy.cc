@@ -8,7 +8,6 @@
 #include "core/parallel.h"
 #include "core/strides.h"
 
-#define MT_EACH_ISA "kernels/halves.h"
 #include "kernels/each_isa.h"
 
 namespace mt {
