@@ -1,13 +1,12 @@
-// Stage `build`: the addon for this machine's GPU, what ptxas says of its kernels, and the devices it then finds. With
+// Stage `build`: the addon for this machine's GPU, what ptxas said of its kernels, and the devices it then finds. With
 // MT_ADDON in the environment that addon is taken as it is. --archs LIST builds where nvidia-smi names no device.
-import { spawn, spawnSync } from 'node:child_process'
-import { renameSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, renameSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { kept, spills } from '../../native/resources.mjs'
+import { option, reasonOf, root, run } from './child.mjs'
 
-const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
-const option = (name) => (process.argv.includes(`--${name}`) ? process.argv[process.argv.indexOf(`--${name}`) + 1] : undefined)
 const result = { addon: process.env.MT_ADDON ?? join(root, 'build', 'Release', 'mtransllama.node'), built: false }
 
 function end(code, line) {
@@ -27,31 +26,20 @@ if (!process.env.MT_ADDON) {
   const archs = option('archs') || capabilities.map((c) => `${c}-real`).join(';')
   if (!archs) end(3, asked.error ? 'no NVIDIA device: there is no nvidia-smi' : `no NVIDIA device: nvidia-smi says "${lastLine(asked.stderr || asked.stdout)}"`)
   if (spawnSync('nvcc', ['--version']).error) end(3, 'there is no nvcc to build the CUDA kernels with')
-  const start = Date.now()
-  const run = spawnSync(process.execPath, [join(root, 'native', 'build.mjs'), '--cuda=on', `--archs=${archs}`, '--force'], { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 })
-  process.stderr.write(run.stdout + run.stderr)
-  Object.assign(result, { archs, seconds: (Date.now() - start) / 1000, cpus: availableParallelism(), built: run.status === 0 })
-  if (run.status !== 0) end(1, `the build failed: ${lastLine(run.stderr)}`)
-  result.ptxas = await ptxas([...archs.matchAll(/(\d+)(-real)?/g)].map(([, n]) => `sm_${n}`))
+  const { code, out, seconds } = await run(process.execPath, [join(root, 'native', 'build.mjs'), '--cuda=on', `--archs=${archs}`, '--force'])
+  process.stderr.write(out)
+  Object.assign(result, { archs, seconds, cpus: availableParallelism(), built: code === 0 })
+  if (code !== 0) {
+    result.log = out.slice(-8000)
+    end(1, `the build failed: ${reasonOf(out)}`)
+  }
 }
 
-/** Registers and spills of every kernel. More than a minute is too long, and no compiler is left running beside what is timed. */
-function ptxas(archs) {
-  const code = `const { resources, spills } = await import('./native/resources.mjs')
-    const kernels = await resources({ archs: ${JSON.stringify(archs)}, jobs: ${availableParallelism()} })
-    console.log(JSON.stringify({ kernels, spills: spills(kernels) }))`
-  const child = spawn(process.execPath, ['--input-type=module', '-e', code], { cwd: root, detached: true, stdio: ['ignore', 'pipe', 'pipe'] })
-  const timer = setTimeout(() => process.kill(-child.pid, 'SIGKILL'), 60_000)
-  let [out, err] = ['', '']
-  child.stdout.on('data', (data) => { out += data })
-  child.stderr.on('data', (data) => { err += data })
-  return new Promise((resolve) => child.on('close', (status, signal) => {
-    clearTimeout(timer)
-    if (status !== 0) return resolve({ status: 'unavailable', reason: signal ? 'nvcc took over 60 s' : lastLine(err) })
-    const { kernels, spills } = JSON.parse(out)
-    resolve({ status: spills.length ? 'failed' : 'ok', ...(spills.length && { reason: spills.join('; ') }), kernels })
-  }))
-}
+// Registers and spills, as ptxas said of each kernel when the addon was compiled, here or where it was carried from.
+const kernels = kept(dirname(dirname(result.addon)))
+const spilled = kernels && spills(kernels)
+result.ptxas = !kernels ? { status: 'unavailable', reason: existsSync(result.addon) ? 'there are no reports of ptxas beside the addon' : `${result.addon} is not there` }
+  : { status: spilled.length ? 'failed' : 'ok', ...(spilled.length && { reason: spilled.join('; ') }), kernels }
 
 const probe = spawnSync(process.execPath, ['--import', 'tsx', '-e', "import('./lib/tensor/device.ts').then((m) => console.log(JSON.stringify(m.devices())))"], { cwd: root, encoding: 'utf8' })
 if (probe.status !== 0) end(1, probe.stderr.split('\n').find((line) => /^\w*Error\b/.test(line)) ?? lastLine(probe.stderr))

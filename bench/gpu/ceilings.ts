@@ -1,60 +1,87 @@
 /** Stage `ceilings`: what this device reaches at best, measured in this run: copies, a large product, nodes of a graph. */
-import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { native } from '../../lib/native.js'
 import { scope } from '../../lib/tensor/scope.js'
-import { empty, type DType } from '../../lib/tensor/tensor.js'
-import { Inputs } from './inputs.js'
+import { type DType, empty, type Tensor } from '../../lib/tensor/tensor.js'
 import { temporaryFolder } from '../../test/support/tiny.js'
-import { attempt, gpu, quick, type Row, save } from './record.js'
-import { timeGraph } from './timing.js'
+import { reasonOf, start } from './child.mjs'
+import { Inputs } from './inputs.js'
+import { deadline, gpu, option, quick, type Row, save } from './record.js'
+import { type Times, timeGraph } from './timing.js'
+import { finish, type Job, measure, type Worker } from './workers.js'
 
-const { device, emulated } = gpu()
-const { ops } = native()
-const rows: Row[] = []
-const measured = (id: string, unit: string, f: (inputs: Inputs) => { value: number; [key: string]: unknown }): void => {
-  const inputs = new Inputs(id, device)
-  rows.push(scope(() => attempt(id, () => ({ unit, ...f(inputs) }))))
-  inputs.dispose()
-  save({ emulated, rows })
-}
-const filled = (n: number, dtype: DType) => {
+interface Ceiling extends Job { unit: string; run: (inputs: Inputs) => { us: Times; value: number } }
+
+const filled = (n: number, dtype: DType, { device }: Inputs): Tensor => {
   const t = empty([n], dtype, device)
-  ops.fill(0, t.handle)
+  native().ops.fill(0, t.handle)
   return t
 }
-
-for (const [name, bytes, pairs] of [['copy', quick ? 4096 : 2 ** 30, 2], ['small copy', quick ? 4096 : 12e6, 12]] as const)
-  measured(`${name} of ${bytes} bytes`, 'GB/s', () => {
-    const buffers = Array.from({ length: pairs }, () => [filled(bytes / 4, 'float32'), filled(bytes / 4, 'float32')] as const)
-    const us = timeGraph(device, buffers.map(([x, y]) => () => ops.copy(x.handle, y.handle)))
+const copies = ([['copy', quick ? 4096 : 2 ** 30, 2], ['small copy', quick ? 4096 : 12e6, 12]] as const).map(([name, bytes, pairs]): Ceiling => ({
+  id: `${name} of ${bytes} bytes`, unit: 'GB/s',
+  run: (inputs) => {
+    const buffers = Array.from({ length: pairs }, () => [filled(bytes / 4, 'float32', inputs), filled(bytes / 4, 'float32', inputs)] as const)
+    const us = timeGraph(inputs.device, buffers.map(([x, y]) => () => native().ops.copy(x.handle, y.handle)))
     return { us, value: (2 * bytes) / us.median / 1e3 }
-  })
+  },
+}))
 const n = quick ? 32 : 8192
-measured(`product of ${n}³, own kernels`, 'TFLOP/s', (inputs) => {
-  const [x, w, y] = [inputs.normal('x', [n, n]), inputs.normal('w', [n, n], 1 / Math.sqrt(n)), inputs.output('y', [n, n])]
-  const us = timeGraph(device, [() => ops.gemm_forward(x.handle, w.handle, null, null, y.handle)])
-  return { us, value: (2 * n ** 3) / us.median / 1e6 }
+const product = (gemm: 'own' | 'cublaslt'): Ceiling => ({
+  id: `product of ${n}³`, unit: 'TFLOP/s', gemm,
+  run: (inputs) => {
+    const [x, w, y] = [inputs.normal('x', [n, n]), inputs.normal('w', [n, n], 1 / Math.sqrt(n)), inputs.output('y', [n, n])]
+    const us = timeGraph(inputs.device, [() => native().ops.gemm_forward(x.handle, w.handle, null, null, y.handle)])
+    return { us, value: (2 * n ** 3) / us.median / 1e6 }
+  },
 })
-measured('node of a graph', 'µs', () => {
-  const y = filled(1, 'float32')
-  const us = timeGraph(device, Array.from({ length: quick ? 10 : 1000 }, () => () => ops.fill(0, y.handle)))
-  return { us, value: us.median }
-})
-// What cuBLAS reaches counts as well: the ceiling is the device's, not ours.
-if (!emulated) rows.push(...peers())
-save({ emulated, rows })
-
-function peers(): Row[] {
-  const to = join(temporaryFolder('ceilings'), 'rows.json')
-  const python = fileURLToPath(new URL('../peers/run.py', import.meta.url))
-  const { status, stdout, error } = spawnSync('python3', [python, '--only', 'ceilings', '--to', to, ...(quick ? ['--quick'] : [])], { encoding: 'utf8', timeout: 25_000 })
-  if (status === 0) return (JSON.parse(readFileSync(to, 'utf8')) as { rows: Row[] }).rows.map((r) => ({ ...r, id: `${r.item}, torch` }))
-  return [{ id: 'product, torch', status: 'unavailable', reason: stdout?.trim().split('\n').at(-1) || error?.message || `ended with ${status}` }]
+const node: Ceiling = {
+  id: 'node of a graph', unit: 'µs',
+  run: (inputs) => {
+    const y = filled(1, 'float32', inputs)
+    const us = timeGraph(inputs.device, Array.from({ length: quick ? 10 : 1000 }, () => () => native().ops.fill(0, y.handle)))
+    return { us, value: us.median }
+  },
 }
 
-const failed = rows.find((r) => r.status === 'failed')
-console.log(failed ? `${failed.id}: ${failed.reason}` : rows.filter((r) => r.status === 'ok').map((r) => `${r.id} ${Number(r.value).toPrecision(3)} ${r.unit}`).join(' · '))
-process.exit(failed ? 1 : 0)
+function open(): Worker<Ceiling> {
+  const { device, emulated } = gpu()
+  const run = ({ id, unit, run }: Ceiling): object => {
+    const inputs = new Inputs(id, device)
+    try {
+      return { unit, ...scope(() => run(inputs)) }
+    } finally {
+      inputs.dispose()
+    }
+  }
+  return { device, facts: { emulated }, run }
+}
+
+/** What PyTorch reaches counts as well: the ceiling is the device's, not ours. It is imported meanwhile, and waits for a line. */
+function torch(): () => Promise<Row[]> {
+  const to = join(temporaryFolder('ceilings'), 'rows.json')
+  const { child, kill } = start(option('python') ?? 'python3', ['bench/peers/run.py', '--only', 'ceilings', '--wait', '--to', to, ...(quick ? ['--quick'] : [])], { stdio: ['pipe', 'pipe', 'pipe'] })
+  let [out, ended] = ['', false]
+  for (const stream of [child.stdout, child.stderr]) stream!.setEncoding('utf8').on('data', (data) => { out += data })
+  child.stdin!.on('error', () => {}) // it may have ended
+  const end = new Promise<number | null>((resolve) => {
+    child.on('error', (error) => ((out += error.message), resolve(null)))
+    child.on('close', resolve)
+  }).finally(() => (ended = true))
+  return async () => {
+    child.stdin!.end('\n')
+    const timer = setTimeout(kill, Math.min(2 ** 31 - 1, Math.max(1000, deadline - Date.now() + 4000)))
+    const status = await end
+    clearTimeout(timer)
+    if (status === 0) return (JSON.parse(readFileSync(to, 'utf8')) as { rows: Row[] }).rows.map((r) => ({ ...r, id: `${r.item}, torch` }))
+    return [{ id: `product of ${n}³, torch`, status: 'unavailable', reason: ended && status !== null ? reasonOf(out) : `no time was left: ${reasonOf(out) || 'PyTorch was still being imported'}` }]
+  }
+}
+
+const worker = process.argv.includes('--worker')
+const peers = worker ? undefined : torch()
+const facts = {}
+const rows = await measure({ url: import.meta.url, jobs: [...copies, node, product('own'), product('cublaslt')], open, facts })
+rows.push(...(await peers!()))
+save({ ...facts, rows })
+finish(rows, rows.filter((r) => r.status === 'ok').map((r) => `${r.id}${r.gemm ? ` ${r.gemm}` : ''} ${Number(r.value).toPrecision(3)} ${r.unit}`).join(' · '))

@@ -3,12 +3,12 @@ import { readFileSync } from 'node:fs'
 import { scope } from '../../lib/tensor/scope.js'
 import { syncBlocking, type Tensor } from '../../lib/tensor/tensor.js'
 import { Inputs } from './inputs.js'
-import { build, type Pass } from './operators.js'
-import { attempt, gpu, type Item, late, option, quick, type Row, save, shapes } from './record.js'
+import { build, type Pass, products } from './operators.js'
+import { gpu, type Item, option, quick, type Row, shapes } from './record.js'
 import { time, timeGraph } from './timing.js'
+import { finish, type Gemm, type Job, measure, type Worker } from './workers.js'
 import { widen } from '../../test/ops/support.js'
 
-const { device, emulated } = gpu()
 const ceilings = ceilingsFrom(option('ceilings'))
 
 interface Ceilings { copy?: number; product?: number; node?: number }
@@ -41,8 +41,14 @@ function digest(outputs: readonly Tensor[]): { at: number[]; rms: number }[] {
   })
 }
 
-function measure(item: Item, row: (r: Row) => void): void {
-  scope(() => {
+interface Timed extends Job { item: Item; pass: 'forward' | 'backward'; gemm: Gemm }
+
+const timed = (gemm: Gemm): Timed[] => shapes().filter((item) => gemm === 'own' || products.includes(item.kind))
+  .flatMap((item) => (item.passes ?? (['forward', 'backward'] as const)).map((pass) => ({ id: `${item.id} ${pass}`, item, pass, gemm })))
+
+function open(): Worker<Timed> {
+  const { device, emulated } = gpu()
+  const run = ({ item, pass }: Timed): object => scope(() => {
     const inputs = new Inputs(item.id, device)
     try {
       const passes = [build(item, inputs)]
@@ -52,44 +58,25 @@ function measure(item: Item, row: (r: Row) => void): void {
         inputs.next()
         passes.push(build(item, inputs))
       }
-      for (const name of ['forward', 'backward'] as const) {
-        const calls = passes.map((p) => p[name])
-        const first = calls[0]
-        if (!first || (item.passes && !item.passes.includes(name))) continue
-        row(
-          attempt(`${item.id} ${name}`, () => {
-            for (const c of calls) c!.call() // forward leaves what backward reads
-            syncBlocking()
-            const us = timeGraph(device, calls.map((c) => c!.call))
-            const warm = timeGraph(device, calls.map(() => first.call))
-            const launched = time(() => calls.forEach((c) => c!.call()), calls.length)
-            const f = floor(first)
-            return {
-              item: item.id, kind: item.kind, pass: name, dtype: 'bfloat16', sets: calls.length, setBytes: inputs.bytes, us, warmUs: warm, launchedUs: launched, flops: first.flops, bytes: first.bytes, ...f,
-              ...(f.floorUs !== undefined && { share: f.floorUs / us.median }), ...(item.goal?.[name] !== undefined && { goalUs: item.goal[name] }), digest: digest(first.outputs),
-            }
-          }),
-        )
+      for (const { forward } of passes) forward.call() // forward leaves what backward reads
+      const calls = passes.map((p) => p[pass]!)
+      const first = calls[0]!
+      for (const c of calls) c.call()
+      syncBlocking()
+      const us = timeGraph(device, calls.map((c) => c.call))
+      const warmUs = timeGraph(device, calls.map(() => first.call))
+      const launchedUs = time(() => calls.forEach((c) => c.call()), calls.length)
+      const f = floor(first)
+      return {
+        item: item.id, kind: item.kind, pass, dtype: 'bfloat16', sets: calls.length, setBytes: inputs.bytes, us, warmUs, launchedUs, flops: first.flops, bytes: first.bytes, ...f,
+        ...(f.floorUs !== undefined && { share: f.floorUs / us.median }), ...(item.goal?.[pass] !== undefined && { goalUs: item.goal[pass] }), digest: digest(first.outputs),
       }
     } finally {
-      syncBlocking()
       inputs.dispose()
     }
   })
+  return { device, facts: { emulated }, run }
 }
 
-const rows: Row[] = []
-const write = (): void => save({ emulated, ceilings, rows })
-for (const item of shapes()) {
-  try {
-    if (late()) rows.push({ id: item.id, status: 'unavailable', reason: 'no time was left' })
-    else measure(item, (r) => rows.push(r))
-  } catch (error) {
-    rows.push({ id: item.id, status: 'failed', reason: (error as Error).message.split('\n')[0]! })
-  }
-  write()
-}
-write()
-const failed = rows.filter((r) => r.status === 'failed')
-console.log(failed.length ? `${failed[0]!.id}: ${failed[0]!.reason} (${failed.length} of ${rows.length} rows failed)` : `${rows.length} rows`)
-process.exit(failed.length ? 1 : 0)
+const rows = await measure({ url: import.meta.url, jobs: [...timed('own'), ...timed('cublaslt')], open, facts: { ceilings } })
+finish(rows, `${rows.length} rows`)

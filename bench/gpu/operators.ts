@@ -210,6 +210,9 @@ const kinds: Record<string, (item: Item, inputs: Inputs) => Passes> = {
   cross_entropy: lossSet, adamw: adamwSet, swap: swapSet,
 }
 
+/** Kinds whose products cuBLASLt may compute. */
+export const products: readonly string[] = ['linear', 'lora', 'qkv', 'vit']
+
 export function build(item: Item, inputs: Inputs): Passes {
   const make = kinds[item.kind]
   if (!make) throw new Error(`shapes.json: ${item.kind} is no kind of item`)

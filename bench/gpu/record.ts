@@ -5,6 +5,9 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { type Device, devices } from '../../lib/tensor/device.js'
+import { option } from './child.mjs'
+
+export { option } from './child.mjs'
 
 export interface Row {
   id: string
@@ -27,23 +30,21 @@ export interface Item {
   [key: string]: unknown
 }
 
-/** `--name value` and `--name`. */
-export function option(name: string): string | undefined {
-  const at = process.argv.indexOf(`--${name}`)
-  return at < 0 ? undefined : (process.argv[at + 1] ?? '')
-}
 export const quick = process.argv.includes('--quick')
 /** When the stage should have ended: rows after that say so instead of running. */
-const deadline = Date.now() + 1000 * Number(option('seconds') ?? 1e6)
+export const deadline = Date.now() + 1000 * Number(option('seconds') ?? 1e6)
 export const late = (): boolean => Date.now() > deadline
+export const noTime = 'no time was left'
 
 export const shapes = (): Item[] => {
   const all = JSON.parse(readFileSync(fileURLToPath(new URL('shapes.json', import.meta.url)), 'utf8')) as Shapes
   return quick ? all.quick : all.items
 }
 
+/** Ends the stage; a worker tells the process that started it. */
 export function unavailable(reason: string): never {
-  console.log(reason)
+  if (process.send) process.send({ unavailable: reason })
+  else console.log(reason)
   process.exit(3)
 }
 
@@ -68,13 +69,15 @@ export function save(result: object): void {
   renameSync(`${to}.part`, to)
 }
 
+/** What a library or a machine lacks, rather than what is wrong. */
+const lacking = /has no CUDA twin|out of memory|^needs |MT_GEMM=cublaslt/
+
 /** Runs `f` for one row; what it throws becomes the row's reason. */
-export function attempt(id: string, f: () => object): Row {
-  if (late()) return { id, status: 'unavailable', reason: 'no time was left' }
+export async function attempt(id: string, f: () => object | Promise<object>): Promise<Row> {
   try {
-    return { id, status: 'ok', ...f() }
+    return { id, status: 'ok', ...(await f()) }
   } catch (error) {
     const reason = (error as Error).message.split('\n')[0]!
-    return { id, status: /has no CUDA twin|out of memory/.test(reason) ? 'unavailable' : 'failed', reason }
+    return { id, status: lacking.test(reason) ? 'unavailable' : 'failed', reason }
   }
 }

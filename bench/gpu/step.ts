@@ -1,11 +1,12 @@
 /**
  * Stage `node`: whole models from JavaScript. A few steps of a tiny model must be those of the CPU; then a model of full
- * size with random weights and cached features is timed: Q-Former, language model, training step, memory.
+ * size with random weights and cached features is timed: Q-Former, language model, training step, decoding, memory.
  */
 import { performance } from 'node:perf_hooks'
 import { native } from '../../lib/native.js'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
+import { generate } from '../../lib/eval/generate.js'
 import { type ModelConfig, parseModelConfig } from '../../lib/models/config.js'
 import { loadModel } from '../../lib/models/load.js'
 import { ImageModel, type Precision } from '../../lib/models/mtransllama.js'
@@ -22,20 +23,9 @@ import { expectedTensors } from '../../lib/weights/names.js'
 import { tinyCheckpoint, writeTiny } from '../../test/oracle/tiny.js'
 import { temporaryFolder } from '../../test/support/tiny.js'
 import { drawn } from './inputs.js'
-import { gpu, late, quick, type Row, save } from './record.js'
-import { time } from './timing.js'
-
-const { device, emulated } = gpu()
-const rows: Row[] = []
-async function row(id: string, f: () => Promise<object>): Promise<void> {
-  try {
-    rows.push(late() ? { id, status: 'unavailable', reason: 'no time was left' } : { id, status: 'ok', ...(await f()) })
-  } catch (error) {
-    const reason = (error as Error).message.split('\n')[0]!
-    rows.push({ id, status: /^needs |out of memory/.test(reason) ? 'unavailable' : 'failed', reason })
-  }
-  save({ emulated, rows })
-}
+import { gpu, quick } from './record.js'
+import { time, type Times } from './timing.js'
+import { finish, type Gemm, type Job, measure, type Worker } from './workers.js'
 
 interface Sizes { B: number; T: number; text: number; prompt: number; answers: number }
 
@@ -76,10 +66,8 @@ function trainerOf(model: ImageModel, config: object, inputs: StepInputs, graphs
 const largest = (a: readonly number[], b: readonly number[]): number => Math.max(...a.map((x, i) => Math.abs(x - b[i]!) / Math.max(1e-12, Math.abs(b[i]!))))
 const tinyAdapter = { frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }
 const tinySizes: Sizes = { B: 2, T: 3, text: 6, prompt: 9, answers: 3 }
-const folder = temporaryFolder('bench')
-writeTiny(folder, tinyCheckpoint('instructblip', 7))
 
-async function steps(on: Device, graphs: boolean, count: number): Promise<{ losses: number[]; parameters: number[] }> {
+async function steps(folder: string, on: Device, graphs: boolean, count: number): Promise<{ losses: number[]; parameters: number[] }> {
   const { model } = await loadModel(folder, { device: on })
   return scope(async () => {
     const t = trainerOf(model, tinyAdapter, inputsOf(model, tinySizes), graphs)
@@ -93,17 +81,18 @@ async function steps(on: Device, graphs: boolean, count: number): Promise<{ loss
   })
 }
 
-await row('training steps equal the CPU\'s', async () => {
-  const [cpu, graph, again, single] = [await steps('cpu', false, 3), await steps(device, true, 3), await steps(device, true, 3), await steps(device, false, 3)]
+/** Three steps on the CPU, as graphs, as graphs again, and one operator after another. */
+async function equal(folder: string, device: Device): Promise<object> {
+  const [cpu, graph, again, single] = [await steps(folder, 'cpu', false, 3), await steps(folder, device, true, 3), await steps(folder, device, true, 3), await steps(folder, device, false, 3)]
   const error = Math.max(largest(graph.losses, cpu.losses), largest(single.losses, cpu.losses))
   if (!(error <= 1e-4)) throw new Error(`losses differ by ${error} from the CPU's`)
   if (graph.parameters.some((x, i) => !Object.is(x, again.parameters[i]))) throw new Error('a rerun gave other bits')
   if (graph.parameters.some((x, i) => !Object.is(x, single.parameters[i]))) throw new Error('graphs gave other bits than their operators one by one')
   return { error, losses: graph.losses }
-})
+}
 
 /** InstructBLIP over a LLaMA of 7 B, without the image tower's blocks: features are given. */
-function randomModel(precision: Precision): ImageModel {
+function randomModel(device: Device, precision: Precision): ImageModel {
   const config: ModelConfig = parseModelConfig({ model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', vocab_size: 32001 } })
   config.vision.layers = 0
   const first = new Map<string, Tensor>()
@@ -119,63 +108,118 @@ function randomModel(precision: Precision): ImageModel {
   })])), precision)
 }
 
-const { cuda } = devices()
-const free = cuda.devices[0]!.free
-const big = !quick && !emulated
-const model = !big ? (await loadModel(folder, { device })).model : free > 24e9 ? randomModel('bfloat16') : undefined
-const needed = (): ImageModel => {
-  if (!model) throw new Error(`needs 24 GB of free device memory, there are ${(free / 1e9).toFixed(1)}`)
-  return model
+const sizes: Sizes[] = quick ? [tinySizes] : [{ B: 4, T: 8, text: 32, prompt: 64, answers: 16 }, { B: 2, T: 4, text: 32, prompt: 64, answers: 16 }]
+const nameOf = ({ B, T, text }: Sizes): string => `${B}/${T}/${text}`
+const goals: Record<string, number> = {
+  'model q-former 4/8/32': 1200, 'model llm 4/8/32': 7500, 'model step 4/8/32': 18500, 'model llm 2/4/32': 4500, 'model step 2/4/32': 11000, 'model decode 1': 3350,
 }
-const sizes: Sizes[] = big ? [{ B: 4, T: 8, text: 32, prompt: 64, answers: 16 }, { B: 2, T: 4, text: 32, prompt: 64, answers: 16 }] : [tinySizes]
-const goals: Record<string, Record<string, number>> = { '4/8/32': { qformer: 1200, llm: 7500, step: 18500 }, '2/4/32': { llm: 4500, step: 11000 } }
 
-for (const s of sizes) {
-  const name = `${s.B}/${s.T}/${s.text}`
-  const goal = (what: string): object => (big && goals[name]?.[what] ? { goalUs: goals[name][what] } : {})
-  const config = big ? { frames: s.T } : { ...tinyAdapter, frames: s.T }
-  await row(`model q-former ${name} forward`, async () => scope(() => {
-    const m = needed()
-    const [inputs, adapter] = [inputsOf(m, s), new Adapter(m.config, parseAdapterConfig(config), { device })]
-    const forward = (): Tensor => noGrad(() => m.visualTokens(inputs.features, inputs.qformer, adapter))
-    forward() // which uploads masks, once
+/** Microseconds of calls that wait for their end. */
+async function timeSteps(step: () => Promise<unknown>, count: number): Promise<Times> {
+  const us: number[] = []
+  for (let i = 0; i < count; i++) {
+    const start = performance.now()
+    await step()
+    syncBlocking()
+    us.push(1000 * (performance.now() - start))
+  }
+  us.sort((a, b) => a - b)
+  const at = (q: number): number => us[Math.floor(q * us.length)]!
+  return { median: at(0.5), p10: at(0.1), p90: at(0.9), samples: us.length }
+}
+
+type What = 'equal' | 'qformer' | 'llm' | 'step' | 'launched' | 'decode'
+interface Timed extends Job { what: What; sizes: Sizes; gemm: Gemm }
+
+/** What has no substitute comes first: a process has one library for its products, and loads the model anew. */
+const jobs = (['own', 'cublaslt'] as const).flatMap((gemm): Timed[] => [
+  ...(gemm === 'own' ? [{ id: 'training steps equal the CPU\'s', what: 'equal' as const, sizes: tinySizes, gemm }] : []),
+  ...sizes.flatMap((s, i): Timed[] => {
+    const job = (id: string, what: What): Timed => ({ id, what, sizes: s, gemm })
+    return [
+      job(`model step ${nameOf(s)}, graph`, 'step'), job(`model q-former ${nameOf(s)} forward`, 'qformer'), job(`model llm ${nameOf(s)} forward`, 'llm'),
+      ...(i === 0 ? [job('model decode 1', 'decode')] : []),
+    ]
+  }),
+  ...sizes.map((s): Timed => ({ id: `model step ${nameOf(s)}, launched one by one`, what: 'launched', sizes: s, gemm })),
+])
+
+async function open(): Promise<Worker<Timed>> {
+  const { device, emulated } = gpu()
+  if (emulated && !quick) throw new Error('models of full size are beyond the emulator; --quick has tiny ones')
+  const folder = temporaryFolder('bench')
+  writeTiny(folder, tinyCheckpoint('instructblip', 7))
+  let model: ImageModel | undefined
+  const loaded = async (): Promise<ImageModel> => {
+    const { free } = devices().cuda.devices[0]!
+    if (!quick && !model && free < 24e9) throw new Error(`needs 24 GB of free device memory, there are ${(free / 1e9).toFixed(1)}`)
+    return (model ??= quick ? (await loadModel(folder, { device })).model : randomModel(device, 'bfloat16'))
+  }
+  const configOf = (s: Sizes): object => (quick ? { ...tinyAdapter, frames: s.T } : { frames: s.T })
+
+  const work: Record<Exclude<What, 'equal'>, (m: ImageModel, s: Sizes) => object | Promise<object>> = {
+    qformer: (m, s) => scope(() => {
+      const [inputs, adapter] = [inputsOf(m, s), new Adapter(m.config, parseAdapterConfig(configOf(s)), { device })]
+      const us = timeForward(() => m.visualTokens(inputs.features, inputs.qformer, adapter))
+      adapter.dispose()
+      return { item: `model q-former ${nameOf(s)}`, pass: 'forward', us }
+    }),
+    llm: (m, s) => scope(() => {
+      const inputs = inputsOf(m, s)
+      const visual = cast(new Random(9).normal([s.B, m.config.numQueryTokens, m.config.language.hiddenSize]).to(device), m.precision)
+      return { item: `model llm ${nameOf(s)}`, pass: 'forward', us: timeForward(() => m.hidden(visual, inputs.text)), tokens: s.B * (m.config.numQueryTokens + s.prompt) }
+    }),
+    step: (m, s) => step(m, s, true),
+    launched: (m, s) => step(m, s, false),
+    decode: (m, s) => scope(async () => {
+      const visual = cast(new Random(9).normal([1, m.config.numQueryTokens, m.config.language.hiddenSize]).to(device), m.precision)
+      const tokens = generate(m, visual, Array.from({ length: s.prompt }, (_, i) => 3 + i), { maxTokens: quick ? 4 : 64 })
+      const next = async (): Promise<void> => {
+        if ((await tokens.next()).done) throw new Error('the answer ended early')
+      }
+      await next() // the prompt
+      for (let i = 0; i < (quick ? 1 : 3); i++) await next()
+      const us = await timeSteps(next, quick ? 2 : 50)
+      await tokens.return()
+      return { item: 'model decode 1', pass: 'forward', us }
+    }),
+  }
+
+  /** A graph of a forward pass; the pass has run before, which uploads masks and loads what is loaded at first use. */
+  function timeForward(f: () => Tensor): Times {
+    const forward = (): Tensor => noGrad(f)
+    forward()
+    syncBlocking()
     const { graph } = Graph.capture(device, forward)
-    const us = time(() => graph.replay(), 1)
-    graph.dispose()
-    adapter.dispose()
-    return { item: `model q-former ${name}`, pass: 'forward', us, ...goal('qformer') }
-  }))
-  await row(`model llm ${name} forward`, async () => scope(() => {
-    const m = needed()
-    const inputs = inputsOf(m, s)
-    const visual = cast(new Random(9).normal([s.B, m.config.numQueryTokens, m.config.language.hiddenSize]).to(device), m.precision)
-    const { graph } = Graph.capture(device, () => noGrad(() => m.hidden(visual, inputs.text)))
-    const us = time(() => graph.replay(), 1)
-    graph.dispose()
-    return { item: `model llm ${name}`, pass: 'forward', us, tokens: s.B * (m.config.numQueryTokens + s.prompt), ...goal('llm') }
-  }))
-  for (const graphs of [true, false])
-    await row(`model step ${name}, ${graphs ? 'graph' : 'launched one by one'}`, async () => scope(async () => {
-      const t = trainerOf(needed(), config, inputsOf(needed(), s), graphs)
+    try {
+      return time(() => graph.replay(), 1)
+    } finally {
+      syncBlocking()
+      graph.dispose()
+    }
+  }
+
+  const step = (m: ImageModel, s: Sizes, graphs: boolean): Promise<object> => scope(async () => {
+    const t = trainerOf(m, configOf(s), inputsOf(m, s), graphs)
+    try {
+      const first = await t.step()
       for (let i = 0; i < 3; i++) await t.step()
       await sync()
       resetPeak(device)
-      const us: number[] = []
-      for (let i = 0; i < (quick ? 2 : 20); i++) {
-        const start = performance.now()
-        await t.step()
-        syncBlocking()
-        us.push(1000 * (performance.now() - start))
-      }
-      us.sort((a, b) => a - b)
-      const peakBytes = deviceMemory(device).peak
+      const us = await timeSteps(t.step, quick ? 2 : graphs ? 20 : 6)
+      return { item: `model step ${nameOf(s)}${graphs ? '' : ', launched'}`, pass: 'forward', us, peakBytes: deviceMemory(device).peak, loss: first }
+    } finally {
       t.dispose()
-      const at = (q: number): number => us[Math.floor(q * us.length)]!
-      return { item: `model step ${name}${graphs ? '' : ', launched'}`, pass: 'forward', us: { median: at(0.5), p10: at(0.1), p90: at(0.9), samples: us.length }, peakBytes, ...(graphs ? goal('step') : {}) }
-    }))
-}
-model?.dispose()
+    }
+  })
 
-const failed = rows.find((r) => r.status === 'failed')
-console.log(failed ? `${failed.id}: ${failed.reason}` : rows.map((r) => r.id).join(' · '))
-process.exit(failed ? 1 : 0)
+  const run = async ({ what, sizes }: Timed): Promise<object> => {
+    if (what === 'equal') return equal(folder, device)
+    const row = (await work[what](await loaded(), sizes)) as { item: string }
+    return { ...row, ...(!quick && goals[row.item] && { goalUs: goals[row.item] }) }
+  }
+  return { device, facts: { emulated }, run, close: () => model?.dispose() }
+}
+
+const rows = await measure({ url: import.meta.url, jobs, open })
+finish(rows, `${rows.length} rows`)

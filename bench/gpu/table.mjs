@@ -29,7 +29,7 @@ function joined() {
     const short = (p) => p && { peer: p.peer, mode: p.mode, us: p.us.median, ratio: p.us.median / r.us.median, same: p.same }
     const errors = fitting.filter((p) => p.same).map((p) => difference(r.digest, p.digest)).filter((e) => e !== null)
     return {
-      id: r.id, item: r.item, pass: r.pass, us: r.us.median, ...(r.warmUs && { warmUs: r.warmUs.median }), ...(r.floorUs !== undefined && { floorUs: r.floorUs, share: r.floorUs / r.us.median, bound: r.bound }),
+      id: r.id, item: r.item, pass: r.pass, ...(r.gemm && { gemm: r.gemm }), us: r.us.median, ...(r.warmUs && { warmUs: r.warmUs.median }), ...(r.floorUs !== undefined && { floorUs: r.floorUs, share: r.floorUs / r.us.median, bound: r.bound }),
       ...(r.goalUs !== undefined && { goalUs: r.goalUs, ...(!emulated && { met: r.us.median <= r.goalUs }) }),
       ...(fitting.length && { graph: short(fastest(['graph', 'compile'])) ?? null, eager: short(fastest(['eager'])) ?? null }), ...(errors.length && { error: Math.max(...errors) }),
     }
@@ -38,7 +38,7 @@ function joined() {
 
 /** Attention in space and in time against one attention over all tokens: ours, and the fastest peer's. */
 function factorized(rows) {
-  const of = (item, pass) => rows.find((r) => r.item === item && r.pass === pass)
+  const of = (item, pass) => rows.find((r) => r.item === item && r.pass === pass && r.gemm !== 'cublaslt')
   return [['4/8/32', '4/8'], ['4/32/32', '4/32'], ['8/64/32', '8/64']].flatMap(([space, time]) => ['forward', 'backward'].flatMap((pass) => {
     const parts = [of(`spatial ${space}`, pass), of(`temporal ${time}`, pass)]
     const joint = of(`joint ${space}`, pass)
@@ -63,12 +63,15 @@ const perPass = (pass, title) => [
   ['×graph', 7, (p) => number(p[pass]?.graph?.ratio)], ['×eager', 7, (p) => number(p[pass]?.eager?.ratio)],
 ]
 const columns = [
-  ['', 32, (p) => p.item], ...perPass('forward', 'fwd µs'), ...perPass('backward', 'bwd µs'),
+  ['', 36, (p) => p.item], ...perPass('forward', 'fwd µs'), ...perPass('backward', 'bwd µs'),
   ['error', 8, (p) => { const e = ['forward', 'backward'].flatMap((pass) => p[pass]?.error ?? []); return e.length ? Math.max(...e).toExponential(1) : '–' }],
   [' best peer', 24, (p) => { const g = p.forward?.graph ?? p.forward?.eager; return g ? ` ${g.peer}${g.same ? '' : '*'}` : ' –' }],
 ]
 const line = (cell) => columns.map(([title, width, f], i) => { const text = cell(title, f).slice(0, width); return i === 0 || i === columns.length - 1 ? text.padEnd(width) : text.padStart(width) }).join(' ').trimEnd()
-const items = [...new Set(rows.map((r) => r.item))].filter((item) => !item.endsWith(', launched')).map((item) => ({ item, ...Object.fromEntries(rows.filter((r) => r.item === item).map((r) => [r.pass, r])) }))
+// What cuBLASLt computes has a line of its own, below that of our kernels.
+const lineOf = (r) => (r.gemm === 'cublaslt' ? `${r.item}, cublaslt` : r.item)
+const items = [...new Set(rows.map((r) => r.item))].flatMap((item) => [...new Set(rows.filter((r) => r.item === item).map(lineOf))]).filter((item) => !/, launched/.test(item))
+  .map((item) => ({ item, ...Object.fromEntries(rows.filter((r) => lineOf(r) === item).map((r) => [r.pass, r])) }))
 
 const facts = stages.machine?.result ?? {}
 const counts = (stage) => { const all = rowsOf(stage); return all.length ? `${all.filter((r) => r.status === 'ok').length} of ${all.length} rows; ` : '' }
@@ -79,6 +82,7 @@ const head = [
 const tail = [
   ...[...new Set(ratios.map((r) => r.item))].map((item) => `space + time ${item}: ${ratios.filter((r) => r.item === item).map((r) => `${r.pass} ${number(r.us)} µs, joint ×${number(r.ratio)}${r.peer ? `, by ${r.peer} ×${number(r.peerRatio)}` : ''}`).join('; ')}`),
   '× how many times longer it takes; * a peer that computes less (no routing, no padding, or no attention in time); ok, no: the goal',
+  ...['ceilings', 'node', 'kernels'].flatMap((s) => (stages[s]?.result?.clocks ?? []).map(({ during, is }) => `clocks during ${s}, ${during}: ${is}`.slice(0, 150))),
 ]
 const body = items.length ? [line((title) => title), ...items.map((p) => line((_, f) => f(p)))] : ['nothing was timed']
 const room = 60 - head.length - tail.length

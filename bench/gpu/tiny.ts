@@ -18,7 +18,7 @@ for (const c of chosen)
   for (const narrow of [false, true]) {
     if (narrow && !canBeNarrow(c)) continue
     scope(() => void bits(evaluate(c, { device, narrow })))
-    runs++
+    if (++runs % 10 === 0) console.log(`${runs} runs so far`)
   }
 syncBlocking()
 console.log(`${runs} runs of ${chosen.length} cases are done`)

@@ -1,7 +1,9 @@
 """The peers: what PyTorch and its libraries make of bench/gpu/shapes.json on the same device. What is not installed is
 "unavailable". Ends with 0, or with 3 where nothing could run; the last line printed says why.
 
-  run.py [--to FILE] [--seconds N] [--quick] [--only ceilings|attention|layers|models]     MT_PEERS_DEVICE=cpu: a try without a GPU"""
+  run.py [--to FILE] [--seconds N] [--quick] [--wait] [--only ceilings|attention|layers|models]
+
+--wait: nothing is asked of the device before a line arrives on stdin. MT_PEERS_DEVICE=cpu: a try without a GPU."""
 import importlib
 import json
 import os
@@ -40,6 +42,8 @@ def main():
     except Exception as error:
         print(f"torch: {error}")
         return 3
+    if "--wait" in sys.argv:
+        sys.stdin.readline()
     device = os.environ.get("MT_PEERS_DEVICE", "cuda")
     if device == "cuda" and not torch.cuda.is_available():
         print(f"torch {torch.__version__} finds no CUDA device")

@@ -5,8 +5,7 @@
  * 34 dB that the world's own noise allows, against 44 dB so). Plays in FFmpeg, VLC, mpv, Chrome and Firefox.
  */
 
-import * as AV from 'node-av/constants'
-import * as av from 'node-av/lib'
+import type { Frame } from 'node-av/lib'
 import { invalid } from '../../lib/errors.js'
 import { FPS, SIZE } from './world.js'
 
@@ -17,8 +16,13 @@ import { FPS, SIZE } from './world.js'
  */
 export const ENCODER = { codec: 'libx264', preset: 'veryfast', crf: '4', mbtree: '0', pixels: 'yuv444p' } as const
 
+/** FFmpeg, loaded when the first video is written and not before: pictures do without it. */
+let ffmpeg: Promise<{ av: typeof import('node-av/lib'); AV: typeof import('node-av/constants') }> | undefined
+const loaded = (): NonNullable<typeof ffmpeg> => (ffmpeg ??= Promise.all([import('node-av/lib'), import('node-av/constants')]).then(([av, AV]) => ({ av, AV })))
+
 /** Encodes frames (48 × 48 × 3 bytes, RGB) at 8 frames a second. Several calls may be in flight. */
 export async function writeVideo(path: string, frames: readonly Uint8Array[]): Promise<void> {
+  const { av, AV } = await loaded()
   av.Log.setLevel(AV.AV_LOG_QUIET) // what goes wrong arrives as an error
   const codec = av.Codec.findEncoderByName(AV.FF_ENCODER_LIBX264)
   if (!codec) throw invalid('FFmpeg', 'the encoder libx264', null, 'install the node-av package that carries binaries for this platform')
@@ -55,7 +59,7 @@ export async function writeVideo(path: string, frames: readonly Uint8Array[]): P
     packet.alloc()
     for (let i = 0; i <= frames.length; i++) {
       if (i < frames.length) {
-        using frame = picture(frames[i]!, i)
+        using frame = await picture(frames[i]!, i)
         check(await encoder.sendFrame(frame), 'encoding a frame')
       } else check(await encoder.sendFrame(null), 'ending the stream')
       for (;;) {
@@ -82,7 +86,8 @@ export async function writeVideo(path: string, frames: readonly Uint8Array[]): P
  * A frame for the encoder: BT.601, limited range, as players take for granted at this size. Written into memory of the
  * frame's own: `fromVideoBuffer` would point it at a Buffer that may be collected while the encoder still reads.
  */
-function picture(rgb: Uint8Array, pts: number): av.Frame {
+async function picture(rgb: Uint8Array, pts: number): Promise<Frame> {
+  const { av, AV } = await loaded()
   const frame = new av.Frame()
   frame.alloc()
   frame.width = frame.height = SIZE

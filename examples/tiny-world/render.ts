@@ -6,11 +6,10 @@
 import { mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { availableParallelism } from 'node:os'
-import sharp from 'sharp'
 import { invalid } from '../../lib/errors.js'
 import { Interviewer, severalQuestion, stillQuestions, type Question } from './questions.js'
 import { ENCODER, writeVideo } from './render-video.js'
-import { FRAMES, Random, SIZE, clip, film, paint, stillScene, type Scene } from './world.js'
+import { FPS, FRAMES, Random, SIZE, clip, film, paint, stillScene, type Scene } from './world.js'
 
 /** Raised whenever the same seed gives other pixels or questions, so that no older set is taken for a new one. */
 const WORLD = 1
@@ -29,6 +28,7 @@ interface Job {
 export interface ClipJob extends Job {
   clips: number
   order?: Order | undefined
+  pictures?: boolean | undefined // a folder of PNG files a clip instead of a video
 }
 
 export interface StillJob extends Job {
@@ -67,22 +67,25 @@ export function frameOrder(order: Order, seed: number, split: string, index: num
 
 /**
  * Writes `dir/split` (or `dir/split-shuffled`, `dir/split-still`: the same clips, ids and questions, other frames) with one
- * mp4 a clip and one line of the manifest a question.
+ * mp4 (or folder of pictures) a clip and one line of the manifest a question.
  *
  * @returns the path of the manifest
  */
 export async function renderClips(job: ClipJob): Promise<string> {
-  const { seed, split, order = 'normal' } = job
+  const { seed, split, order = 'normal', pictures = false } = job
   atLeastOne('clips', job.clips)
   const name = order === 'normal' ? split : `${split}-${order}`
-  const recipe = { world: WORLD, kind: 'clips', seed, split, clips: job.clips, order, encoder: ENCODER }
+  const recipe = { world: WORLD, kind: 'clips', seed, split, clips: job.clips, order, encoder: pictures ? 'png' : ENCODER }
   return writeSet(job, name, recipe, async (folder) => {
     const all = clips(seed, split, job.clips)
     await forEach(all, job, async ({ id, scene }, i) => {
-      const frames = film(scene)
-      await writeVideo(join(folder, `${id}.mp4`), frameOrder(order, seed, split, i).map((f) => frames[f]!))
+      const shown = film(scene)
+      const frames = frameOrder(order, seed, split, i).map((f) => shown[f]!)
+      if (pictures) await writePictures(join(folder, id), frames)
+      else await writeVideo(join(folder, `${id}.mp4`), frames)
     })
-    return all.flatMap(({ id, questions }) => questions.map((q) => sample(`${split}/${id}/${q.task}`, { video: `${id}.mp4` }, q)))
+    const video = (id: string) => (pictures ? { video: id, fps: FPS } : { video: `${id}.mp4` })
+    return all.flatMap(({ id, questions }) => questions.map((q) => sample(`${split}/${id}/${q.task}`, video(id), q)))
   })
 }
 
@@ -117,12 +120,7 @@ export async function renderStills(job: StillJob): Promise<string> {
   return writeSet(job, split, recipe, async (folder) => {
     const all = stills(seed, job.stills * images, { split, questions })
     const groups = Array.from({ length: job.stills }, (_, i) => all.slice(i * images, (i + 1) * images))
-    await forEach(groups, job, async (group, i) => {
-      await mkdir(join(folder, number(i)))
-      for (const [k, { rgb }] of group.entries()) {
-        await sharp(rgb, { raw: { width: SIZE, height: SIZE, channels: 3 } }).png().toFile(join(folder, number(i), `${k}.png`))
-      }
-    })
+    await forEach(groups, job, (group, i) => writePictures(join(folder, number(i)), group.map(({ rgb }) => rgb)))
     return groups.flatMap((group, i) => {
       const random = new Random(seed, 'several', split, i)
       const scenes = group.map((s) => s.scene)
@@ -130,6 +128,13 @@ export async function renderStills(job: StillJob): Promise<string> {
       return asked.map((q, k) => sample(`${split}/${number(i)}/${k}`, { video: number(i), fps: 1 }, q))
     })
   })
+}
+
+/** A folder with the pictures (48 × 48 × 3 bytes, RGB) as 0.png, 1.png and so on. */
+async function writePictures(folder: string, pictures: readonly Uint8Array[]): Promise<void> {
+  const { default: sharp } = await import('sharp')
+  await mkdir(folder)
+  for (const [k, rgb] of pictures.entries()) await sharp(rgb, { raw: { width: SIZE, height: SIZE, channels: 3 } }).png().toFile(join(folder, `${k}.png`))
 }
 
 // --- sets -----------------------------------------------------------------------------------------------------------

@@ -11,15 +11,16 @@ import { deviceMemory, devices, type DeviceChoice } from '../../lib/tensor/devic
 import { memory, sync } from '../../lib/tensor/tensor.js'
 import { train, type TrainOptions, type TrainResult } from '../../lib/train/loop.js'
 import { relativeError } from '../oracle/array.js'
-import { makeWorld, trainConfig, type World } from '../support/world.js'
+import { makeWorld, missing, trainConfig, type World } from '../support/world.js'
 import { emulated, lines } from './emulated.js'
 
 const { cuda } = devices()
-const test = cuda.devices.length ? plain : plain.skip
-if (!cuda.devices.length) console.error(`test/cuda/training: skipped, since ${cuda.reason}`)
+const reason = cuda.devices.length ? await missing('sharp') : cuda.reason
+const test = reason === undefined ? plain : plain.skip
+if (reason !== undefined) console.error(`test/cuda/training: skipped, since ${reason}`)
 
 let world: World
-plain.before(async () => void (world = await makeWorld()))
+if (reason === undefined) plain.before(async () => void (world = await makeWorld()))
 
 async function losses(output: string, options: TrainOptions, more: Parameters<typeof trainConfig>[2] = {}): Promise<{ losses: number[]; norms: number[]; result: TrainResult }> {
   const [losses, norms]: number[][] = [[], []]

@@ -30,12 +30,19 @@ export interface World {
   val: string
 }
 
-/** A checkpoint with six clips to train on and two to validate with, in a folder that goes with the process. */
+/** Why a package cannot be loaded here; undefined where it can. */
+export const missing = (name: string): Promise<string | undefined> => import(name).then(() => undefined, (error: Error) => `${name} cannot be loaded: ${error.message.split('\n')[0]}`)
+
+/**
+ * A checkpoint with six clips to train on and two to validate with, in a folder that goes with the process. The clips are
+ * folders of PNG files where FFmpeg is not installed; both need sharp.
+ */
 export async function makeWorld(): Promise<World> {
   const root = temporaryFolder('world')
   const model = await writeCheckpoint(join(root, 'model'))
-  const train = await renderClips({ dir: join(root, 'clips'), seed: 1, split: 'train', clips: 6 })
-  const val = await renderClips({ dir: join(root, 'clips'), seed: 1, split: 'val', clips: 2 })
+  const set = { dir: join(root, 'clips'), seed: 1, pictures: (await missing('node-av/lib')) !== undefined }
+  const train = await renderClips({ ...set, split: 'train', clips: 6 })
+  const val = await renderClips({ ...set, split: 'val', clips: 2 })
   return { root, model, train, val }
 }
 

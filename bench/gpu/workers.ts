@@ -1,0 +1,172 @@
+/**
+ * Rows that are measured in processes of their own, so that a fault costs its row and not those after it: a kernel that
+ * writes where it must not takes the device from the whole process. A program starts itself again, with --worker, for the
+ * jobs that are left; which library computes products is decided once in a process, so each has one as well.
+ */
+import { fileURLToPath } from 'node:url'
+import { full } from '../../lib/ops/copy.js'
+import type { Device } from '../../lib/tensor/device.js'
+import { scope } from '../../lib/tensor/scope.js'
+import { syncBlocking } from '../../lib/tensor/tensor.js'
+import { run, start } from './child.mjs'
+import { attempt, deadline, late, noTime, type Row, save } from './record.js'
+
+/** MT_GEMM. */
+export type Gemm = 'own' | 'cublaslt'
+
+export interface Job {
+  id: string
+  /** Who computes its products; undefined where it has none. */
+  gemm?: Gemm | undefined
+}
+
+/** What a worker needs: to run a job, to let its memory go, facts of the whole stage. */
+export interface Worker<J extends Job> {
+  device: Device
+  facts?: object
+  run: (job: J) => object | Promise<object>
+  close?: () => void
+}
+
+export interface Program<J extends Job> {
+  /** import.meta.url of the program that calls. */
+  url: string
+  jobs: readonly J[]
+  /** Called in the worker alone, which is where the device is opened. */
+  open: () => Worker<J> | Promise<Worker<J>>
+  /** Facts of the stage that its workers do not know; those that they know are added to it. */
+  facts?: Record<string, unknown>
+  /** Seconds for one job. */
+  limit?: number
+}
+
+type Message = { facts: object } | { begin: number } | { row: Row; index: number } | { lost: string } | { unavailable: string }
+
+const nameOf = (job: Job): string => (job.gemm === 'cublaslt' ? `${job.id}, cublaslt` : job.id)
+const variant = (job: Job): Gemm => job.gemm ?? 'own'
+
+/** Runs every job and saves the rows after each. In a worker it does not return. */
+export async function measure<J extends Job>(program: Program<J>): Promise<Row[]> {
+  if (process.argv.includes('--worker')) return work(program)
+  const { jobs, facts: about = {} } = program
+  const rows: (Row | undefined)[] = jobs.map(() => undefined)
+  const done = (): Row[] => rows.filter((r) => r !== undefined)
+  const put = (index: number, status: Row['status'], reason: string): void => {
+    const { gemm } = jobs[index]!
+    rows[index] ??= { id: nameOf(jobs[index]!), status, reason, ...(gemm && { gemm }) }
+  }
+  for (let next = 0; next < jobs.length; ) {
+    const end = jobs.findIndex((job, i) => i > next && variant(job) !== variant(jobs[next]!))
+    const until = end < 0 ? jobs.length : end
+    if (late()) for (let i = next; i < jobs.length; i++) put(i, 'unavailable', noTime)
+    else {
+      const reason = await worker(program, next, until, rows, about, () => save({ ...about, rows: done() }))
+      if (reason) {
+        if (!done().length) {
+          console.log(reason)
+          process.exit(3)
+        }
+        for (let i = next; i < jobs.length; i++) put(i, 'unavailable', reason)
+      }
+    }
+    while (next < jobs.length && rows[next]) next++
+    save({ ...about, rows: done() })
+  }
+  return done()
+}
+
+/** One worker for jobs [next, until): at least one of them has a row afterwards, or there is a reason why none can run. */
+async function worker<J extends Job>({ url, jobs, limit = 90 }: Program<J>, next: number, until: number, rows: (Row | undefined)[], about: Record<string, unknown>, write: () => void): Promise<string | undefined> {
+  const { child, kill } = start(process.execPath, [...process.execArgv, fileURLToPath(url), ...process.argv.slice(2), '--worker', `${next}`, `${until}`],
+    { stdio: ['ignore', 2, 2, 'ipc'], env: { ...process.env, MT_GEMM: variant(jobs[next]!) } })
+  let current: number | undefined
+  let [reason, why]: (string | undefined)[] = []
+  let timer: NodeJS.Timeout | undefined
+  const stop = (because: string): void => {
+    why ??= because
+    kill()
+  }
+  const last = setTimeout(() => stop('the time limit of the stage'), Math.min(2 ** 31 - 1, Math.max(1000, deadline - Date.now() + 5000)))
+  child.on('message', (m: Message) => {
+    if ('facts' in m) Object.assign(about, m.facts)
+    else if ('unavailable' in m) reason = m.unavailable
+    else if ('lost' in m) why = m.lost
+    else if ('begin' in m) {
+      current = m.begin
+      clearTimeout(timer)
+      timer = setTimeout(() => stop(`took over ${limit} s`), 1000 * limit)
+      if (current === next + ((until - next) >> 1)) void clocks(nameOf(jobs[current]!), about)
+    } else {
+      rows[m.index] = m.row
+      current = undefined
+      clearTimeout(timer)
+      write()
+    }
+  })
+  const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve) => {
+    child.on('error', (error) => ((why ??= error.message), resolve([null, null])))
+    child.on('close', (...end) => resolve(end))
+  })
+  clearTimeout(timer)
+  clearTimeout(last)
+  if (reason !== undefined) return reason
+  const open = current ?? Array.from({ length: until - next }, (_, i) => next + i).find((i) => !rows[i])
+  if (open !== undefined && (current !== undefined || !rows.slice(next, until).some(Boolean))) {
+    const { gemm } = jobs[open]!
+    rows[open] = { id: nameOf(jobs[open]!), status: 'failed', reason: why ?? (signal ? `its process was killed by ${signal}` : `its process ended with ${code}`), ...(gemm && { gemm }) }
+  }
+  return undefined
+}
+
+/** What the clocks were at, and what held them down, in the middle of what a worker times. */
+async function clocks(during: string, about: Record<string, unknown>): Promise<void> {
+  for (const why of ['clocks_event_reasons', 'clocks_throttle_reasons']) {
+    const { code, out } = await run('nvidia-smi', [`--query-gpu=clocks.sm,clocks.mem,${why}.active,power.draw,temperature.gpu`, '--format=csv,noheader'], { limit: 10_000 })
+    if (code !== 0) continue
+    about.clocks = [...((about.clocks as object[] | undefined) ?? []), { during, is: out.trim().split('\n')[0] }]
+    return
+  }
+}
+
+/** The worker's side. */
+async function work<J extends Job>({ jobs, open }: Program<J>): Promise<never> {
+  const at = process.argv.indexOf('--worker')
+  const [next, until] = [Number(process.argv[at + 1]), Number(process.argv[at + 2])]
+  const say = (m: Message): Promise<void> => new Promise((resolve) => process.send!(m, () => resolve()))
+  const { device, facts, run, close } = await open()
+  if (facts) await say({ facts })
+  for (let index = next; index < until; index++) {
+    const job = jobs[index]!
+    await say({ begin: index })
+    const row = late() ? { id: job.id, status: 'unavailable' as const, reason: noTime } : await attempt(job.id, () => run(job))
+    await say({ index, row: { ...row, id: nameOf(job), ...(job.gemm && { gemm: job.gemm }) } })
+    if (row.status === 'ok') continue
+    const lost = unusable(device)
+    if (!lost) continue
+    await say({ lost })
+    process.exit(4) // the next process goes on with the next job
+  }
+  close?.()
+  process.exit(0)
+}
+
+/** Why the device cannot be used any more, if it cannot. The first wait tells of what is already over. */
+function unusable(device: Device): string | undefined {
+  let reason: string | undefined
+  for (let i = 0; i < 2; i++)
+    try {
+      reason = undefined
+      scope(() => void full([1], 1, 'float32', device))
+      syncBlocking()
+    } catch (error) {
+      reason = (error as Error).message.split('\n')[0]!
+    }
+  return reason
+}
+
+/** Ends the stage with what its rows say. */
+export function finish(rows: readonly Row[], summary: string): never {
+  const failed = rows.filter((r) => r.status === 'failed')
+  console.log(failed.length ? `${failed[0]!.id}: ${failed[0]!.reason} (${failed.length} of ${rows.length} rows failed)` : summary)
+  process.exit(failed.length ? 1 : rows.some((r) => r.status === 'ok') ? 0 : 3)
+}
