@@ -56,7 +56,9 @@ export function register(program: Command): void {
           },
           onEpoch(e) {
             bar?.stop()
-            console.log(`epoch ${e.epoch}: loss ${e.loss.toFixed(4)}${e.accuracy === undefined ? '' : `, validation ${percent(e.accuracy)}`}${e.best ? ' (best so far)' : ''}`)
+            const loss = Number.isFinite(e.loss) ? `loss ${e.loss.toFixed(4)}` : 'no step was finite'
+            console.log(`epoch ${e.epoch}: ${loss}${e.accuracy === undefined ? '' : `, validation ${percent(e.accuracy)}`}${e.best ? ' (best so far)' : ''}`)
+            if (e.notFinite !== undefined) console.error(`epoch ${e.epoch}: ${e.notFinite} is not finite; the adapter saved last stays`)
           },
           ...(trace !== undefined && {
             async onProfile(p) {

@@ -24,6 +24,9 @@ export interface Clip {
   fps?: number | undefined
 }
 
+/** The same for clips with the same pictures: which file or folder, which part of it, at which rate. */
+export const clipKey = ({ video, start = 0, end, fps }: Clip): string => JSON.stringify([video, start, end ?? null, fps ?? null])
+
 const IMAGE = /\.(jpe?g|png|webp|tiff?|gif|avif)$/i
 
 /**

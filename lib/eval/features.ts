@@ -1,6 +1,6 @@
 /** E_v of clips: decoded, resized, seen by the frozen vision tower once, then kept on disk and in memory. */
 import { contentHash, featureKey, FeatureCache } from '../data/cache.js'
-import { readFrames, type Clip, type Sampling } from '../data/frames.js'
+import { clipKey, readFrames, type Clip, type Sampling } from '../data/frames.js'
 import { preprocess } from '../data/preprocess.js'
 import { cast } from '../ops/copy.js'
 import { scope } from '../tensor/scope.js'
@@ -41,7 +41,7 @@ export class Features {
   async of(clip: Clip): Promise<Float32Array> {
     const { frames, sampling } = this.options
     const { preprocessor, fingerprint } = this.bundle
-    const here = JSON.stringify([clip.video, clip.start, clip.end, clip.fps])
+    const here = clipKey(clip)
     const held = this.#memory.get(here)
     if (held) {
       this.#memory.delete(here) // the latest used stays longest

@@ -10,6 +10,7 @@ import { concat, narrow, reshape } from '../ops/views.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
+import { notFinite } from './finite.js'
 
 export interface GenerateOptions {
   /** Most tokens of the answer. Default 64. */
@@ -22,6 +23,8 @@ export interface GenerateOptions {
 /**
  * Greedy decoding of one sample: visual tokens [1,V,D_llm] and the prompt's ids; yields the answer's ids one by one.
  * Stops at an end token, at `maxTokens`, at the end of the model's positions, or when the signal aborts (then it throws).
+ *
+ * @throws InputError where the scores of a token are not finite, naming the weight or layer
  */
 export async function* generate(model: ImageModel, visual: Tensor, prompt: readonly number[], options: GenerateOptions = {}): AsyncGenerator<number, void> {
   const { maxTokens = 64, eosIds = [], signal } = options
@@ -32,11 +35,17 @@ export async function* generate(model: ImageModel, visual: Tensor, prompt: reado
   const limit = Math.min(maxPositions, start + maxTokens)
   const cache = new Cache(limit)
   try {
+    const fed = [...prompt]
     let next: number | undefined
     for (let made = 0; made < maxTokens && cache.length < limit; made++) {
       signal?.throwIfAborted()
       const ids = next === undefined ? prompt : [next]
       next = await scope(() => noGrad(() => step(model, cache, next === undefined ? visual : undefined, ids)))
+      if (next === undefined) {
+        const text = { rows: 1, ids: Int32Array.from(fed), mask: new Uint8Array(fed.length).fill(1) }
+        throw await notFinite(`the scores of token ${made + 1} of the answer are`, { model, again: (observe) => model.hidden(visual, text, { observe }) })
+      }
+      fed.push(next)
       if (eosIds.includes(next)) return
       yield next
     }
@@ -45,8 +54,8 @@ export async function* generate(model: ImageModel, visual: Tensor, prompt: reado
   }
 }
 
-/** Feeds rows to the language model and returns the likeliest next id. */
-async function step(model: ImageModel, cache: Cache, visual: Tensor | undefined, ids: readonly number[]): Promise<number> {
+/** Feeds rows to the language model and returns the likeliest next id; undefined where a score is not finite. */
+async function step(model: ImageModel, cache: Cache, visual: Tensor | undefined, ids: readonly number[]): Promise<number | undefined> {
   const { language } = model
   const words = ids.length ? embedTokens(language, rowsOf(Int32Array.from(ids), 1, model.device), model.precision) : undefined
   const rows = [visual, words].filter((t): t is Tensor => t !== undefined)
@@ -60,8 +69,11 @@ async function step(model: ImageModel, cache: Cache, visual: Tensor | undefined,
   return argmax(scores)
 }
 
-function argmax(scores: Float32Array): number {
+function argmax(scores: Float32Array): number | undefined {
   let best = 0
-  for (let i = 1; i < scores.length; i++) if (scores[i]! > scores[best]!) best = i
+  for (let i = 0; i < scores.length; i++) {
+    if (!Number.isFinite(scores[i])) return undefined
+    if (scores[i]! > scores[best]!) best = i
+  }
   return best
 }

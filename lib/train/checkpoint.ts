@@ -18,7 +18,7 @@ import { checkWith } from '../schema.js'
 import { scope } from '../tensor/scope.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { FileSystem } from '../weights/atomic.js'
-import { findFolder, replaceFolder } from '../weights/folder.js'
+import { checkReplaceable, findFolder, replaceFolder } from '../weights/folder.js'
 import { readAsFloat32, readHeader, type TensorData } from '../weights/safetensors.js'
 import type { AdamW } from './optimizer.js'
 
@@ -83,6 +83,11 @@ const State = z.strictObject({
   format: z.literal(FORMAT), version: z.literal(VERSION), steps: z.int().min(0), configHash: z.string(), config: z.looseObject({}),
   progress: z.looseObject({ epoch: z.int().min(0), position: z.int().min(0) }), random: z.looseObject({ seed: z.number() }),
 })
+
+/** Throws where saving into `dir` would be refused: what is there under the names of a run is something else. */
+export async function checkOutput(dir: string): Promise<void> {
+  for (const name of ['last', 'best']) await checkReplaceable(join(dir, name), ADAPTER_FOLDER)
+}
 
 /** Whether `dir` has a state to go on from. */
 export async function hasState(dir: string): Promise<boolean> {

@@ -1,20 +1,23 @@
 /** A whole training run: epochs, validation, what is written when, and how it ends early without losing anything. */
+import { existsSync } from 'node:fs'
 import { appendFile, mkdir, writeFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { Adapter } from '../adapter/adapter.js'
 import { readMasks } from '../adapter/read-masks.js'
 import type { AdapterMeta } from '../adapter/save.js'
 import { countGroups, type GroupCount } from '../adapter/parameters.js'
+import { clipKey } from '../data/frames.js'
 import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError, invalid } from '../errors.js'
 import { openBundle, type Bundle } from '../eval/bundle.js'
 import { accuracy, evaluate, type Prediction } from '../eval/evaluate.js'
 import { Features } from '../eval/features.js'
 import { encode } from '../eval/encode.js'
+import { firstNotFinite } from '../eval/finite.js'
 import type { Precision } from '../models/mtransllama.js'
 import type { DeviceChoice } from '../tensor/device.js'
 import type { Profile } from '../tensor/profile.js'
-import { hasState, loadState, saveBest, saveState } from './checkpoint.js'
+import { checkOutput, hasState, loadState, saveBest, saveState } from './checkpoint.js'
 import { AdamW } from './optimizer.js'
 import { StepProfile } from './profile.js'
 import { chunks, rateFactor, shuffled } from './schedule.js'
@@ -32,13 +35,15 @@ export interface StepEvent extends StepResult {
 
 export interface EpochEvent {
   epoch: number
-  /** Mean training loss per answer token. */
+  /** Mean training loss per answer token, over the steps that were finite; NaN where none was. */
   loss: number
   /** Share of right answers on the validation manifest. */
   accuracy?: number
   tasks?: Record<string, number>
-  /** Whether this is the best epoch so far. */
+  /** Whether this is the best epoch so far; never one without a step that was finite. */
   best: boolean
+  /** A trained tensor that was not finite at the end of the epoch: it replaced nothing that was saved before. */
+  notFinite?: string
 }
 
 /** Listeners; all are optional, and what they throw ends the run. */
@@ -77,10 +82,11 @@ export interface TrainResult {
 }
 
 /**
- * Trains an adapter as `config` says and writes to `config.output`: `last/` and `best/` (adapters), `metrics.jsonl`.
+ * Trains an adapter as `config` says and writes to `config.output`: `last/` and `best/` (adapters), `metrics.jsonl`. Whatever
+ * ends a run early, what was learned until then is saved in `last/`.
  *
- * @throws InputError for anything wrong with configuration, model or data, before the first step; and when
- *   `train.maxBadSteps` steps in a row were not finite
+ * @throws InputError for anything wrong with configuration, model or data, before the first step; when `train.maxBadSteps`
+ *   steps in a row were not finite; and when not one step of the run was
  */
 export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
   const samples = await readManifest(config.data.train)
@@ -106,7 +112,14 @@ class Run {
   private readonly profile: StepProfile | undefined
   private readonly epochs: EpochEvent[] = []
   private step = 0
+  /** Bad steps in a row. */
   private bad = 0
+  /** Optimiser steps that `last/` has. */
+  private saved = 0
+  /** Of the frozen weights: the first that is not finite, or none; unknown until a step was bad. */
+  private badWeight: Promise<string | undefined> | undefined
+  /** Why the last bad step was one, and what to do. */
+  private blame = { bad: 'a step before it was stopped', remedy: 'lower train.lr or set train.clip' }
   /** Where in the data the run is: complete epochs, steps of the next one, and what those have come to. */
   private progress = { epoch: 0, position: 0, loss: 0, tokens: 0 }
 
@@ -137,40 +150,83 @@ class Run {
     const { signal } = this.options
     if (this.options.resume) await this.restore()
     else if (await hasState(output)) throw new InputError(`output: ${output} holds a run already; go on with it (--resume), or choose another folder.`)
+    await checkOutput(output)
     try {
       await mkdir(output, { recursive: true })
       if (!this.options.resume) await writeFile(this.out.metrics, '')
     } catch (error) {
       throw invalid('output', 'a folder that can be written', error, `choose another than ${output}`)
     }
-    for (const sample of this.samples) encode(this.bundle, this.adapter.config, sample) // a text that does not fit is found before the first step
+    this.checkTexts()
     const perEpoch = Math.ceil(Math.ceil(this.samples.length / t.batch) / t.accumulation)
     const steps = perEpoch * t.epochs
     this.options.onStart?.({ counts: countGroups(this.adapter.table()), samples: this.samples.length, steps, bundle: this.bundle, adapter: this.adapter })
     try {
       await this.prepare()
       while (this.progress.epoch < t.epochs) await this.epoch(this.progress.epoch + 1, steps)
-      return { epochs: this.epochs, best: this.out.best, last: this.out.last }
+      return await this.result()
     } catch (error) {
-      // Stopped by the user: what was learned so far is kept.
-      if (signal?.aborted && this.step > 0) await this.save()
-      throw error
+      throw await this.rescued(error)
     } finally {
       this.trainer.dispose()
       this.optimizer.dispose()
     }
   }
 
-  /** E_v of every clip, once. */
+  /** Success is said of what was learned and is there. */
+  private async result(): Promise<TrainResult> {
+    const { best, last } = this.out
+    if (this.optimizer.steps === 0) {
+      throw new InputError(`training: not one of the ${this.step} steps was finite, the last because of ${this.blame.bad}, so nothing was learned; ${this.blame.remedy}.`)
+    }
+    const gone = [best, last].find((folder) => !existsSync(folder))
+    if (gone !== undefined) throw new InputError(`training: it is over, but ${gone} is not there; it was removed while the run went on, or its adapter was never finite.`)
+    return { epochs: this.epochs, best, last }
+  }
+
+  /** What ends the run, once what was learned since the last save is saved; a saved place is named in the message. */
+  private async rescued(error: unknown): Promise<unknown> {
+    const { steps } = this.optimizer
+    const stopped = this.options.signal?.aborted === true
+    if (steps === this.saved && !(stopped && this.step > 0)) return error
+    let outcome: string
+    try {
+      const bad = await this.save()
+      outcome = bad === undefined ? `what was learned in ${steps} steps is in ${this.out.last}, and --resume goes on from there` : `what was saved before stays, since ${bad} is not finite`
+    } catch (second) {
+      if ((second as Error).message === (error as Error).message) return error
+      outcome = `what was learned could not be saved: ${(second as Error).message.replace(/\.$/, '')}`
+    }
+    if (stopped || !(error instanceof InputError)) return error
+    return new InputError(`${error.message.replace(/\.$/, '')}; ${outcome}.`, { cause: error })
+  }
+
+  /** Every text that training and validation will use: one that does not fit is found before the first step. */
+  private checkTexts(): void {
+    const { bundle, adapter: { config } } = this
+    for (const sample of this.samples) encode(bundle, config, sample)
+    for (const sample of this.validation ?? []) for (const answer of sample.choices ?? [undefined]) encode(bundle, config, sample, answer)
+  }
+
+  /** E_v of every clip, once. All of them are looked at, so that every bad one is known. */
   private async prepare(): Promise<void> {
     const all = [...this.samples, ...(this.validation ?? [])]
-    const clips = new Map(all.map((s) => [JSON.stringify([s.video, s.start, s.end]), s]))
+    const clips = new Map(all.map((s) => [clipKey(s), s]))
+    const bad: InputError[] = []
     let done = 0
     for (const clip of clips.values()) {
       this.options.signal?.throwIfAborted()
-      await this.features.of(clip)
+      try {
+        await this.features.of(clip)
+      } catch (error) {
+        if (!(error instanceof InputError)) throw error
+        bad.push(error)
+      }
       this.options.onFeatures?.(++done, clips.size)
     }
+    if (bad.length === 1) throw bad[0]!
+    const list = bad.slice(0, 10).map((e) => e.message.replace(/\.$/, '')).join('; ')
+    if (bad.length) throw new InputError(`data: ${bad.length} of ${clips.size} clips cannot be used: ${list}${bad.length > 10 ? `; and ${bad.length - 10} more` : ''}.`)
   }
 
   private async epoch(epoch: number, steps: number): Promise<void> {
@@ -182,18 +238,19 @@ class Run {
         this.options.signal?.throwIfAborted()
         this.profile?.before(i, todo.length)
         const factor = rateFactor(this.step, steps, t.warmup, t.schedule)
-        const result = await this.trainer.step(microBatches, factor)
+        const result = await this.explained(await this.trainer.step(microBatches, factor), microBatches)
         this.step++
         this.progress.position++
-        const event = { ...result, epoch, step: this.step, steps, factor }
-        await this.log({ kind: 'step', ...event })
-        this.options.onStep?.(event)
         if (result.bad === undefined) {
           this.progress.loss += result.loss * result.tokens
           this.progress.tokens += result.tokens
-          this.bad = 0
-        } else if (++this.bad >= t.maxBadSteps) {
-          throw new InputError(`training: ${this.bad} steps in a row were not finite, the last because of ${result.bad}; lower train.lr or set train.clip.`)
+        }
+        this.bad = result.bad === undefined ? 0 : this.bad + 1
+        const event = { ...result, epoch, step: this.step, steps, factor }
+        await this.log({ kind: 'step', ...event })
+        this.options.onStep?.(event)
+        if (this.bad >= t.maxBadSteps) {
+          throw new InputError(`training: ${this.bad} steps in a row were not finite, the last because of ${this.blame.bad}; ${this.blame.remedy}.`)
         }
         await this.profile?.after(i)
       }
@@ -204,13 +261,30 @@ class Run {
     await this.finish(epoch, tokens ? loss / tokens : NaN)
   }
 
+  /** A bad step whose culprit is a frozen weight, or the samples, says so. */
+  private async explained(result: StepResult, microBatches: readonly (readonly Sample[])[]): Promise<StepResult> {
+    if (result.bad === undefined) return result
+    let { bad } = result
+    if (!this.adapter.parameters.has(bad)) {
+      const weight = await (this.badWeight ??= firstNotFinite(this.bundle.model.weights))
+      const ids = microBatches.flat().map((s) => JSON.stringify(s.id))
+      if (weight === undefined) bad = `${bad} (samples ${ids.slice(0, 4).join(', ')}${ids.length > 4 ? ', …' : ''})`
+      else [bad, this.blame.remedy] = [`the weight ${weight}, which holds a NaN or an infinity`, 'the checkpoint is damaged, fetch it again']
+    }
+    this.blame.bad = bad
+    return { ...result, bad }
+  }
+
+  /** Validates, unless nothing that could be validated came of the epoch. */
   private async finish(epoch: number, loss: number): Promise<void> {
-    const scored = this.validation && accuracy(await this.predictions(this.validation))
-    const before = Math.max(-Infinity, ...this.epochs.map((e) => e.accuracy ?? -e.loss))
-    const event: EpochEvent = {
-      epoch, loss, best: (scored?.overall.accuracy ?? -loss) > before,
+    const notFinite = await firstNotFinite(this.adapter.parameters)
+    const scored = notFinite === undefined && Number.isFinite(loss) && this.validation ? accuracy(await this.predictions(this.validation)) : undefined
+    const score = (e: Pick<EpochEvent, 'accuracy' | 'loss' | 'notFinite'>): number => (Number.isFinite(e.loss) && e.notFinite === undefined ? e.accuracy ?? -e.loss : -Infinity)
+    const about = {
+      epoch, loss, ...(notFinite !== undefined && { notFinite }),
       ...(scored && { accuracy: scored.overall.accuracy, tasks: Object.fromEntries(Object.entries(scored.tasks).map(([k, v]) => [k, v.accuracy])) }),
     }
+    const event: EpochEvent = { ...about, best: score(about) > Math.max(-Infinity, ...this.epochs.map(score)) }
     // Complete only now: a run that is stopped while it validates validates again when it goes on.
     this.progress = { epoch, position: 0, loss: 0, tokens: 0 }
     this.epochs.push(event)
@@ -236,17 +310,25 @@ class Run {
     return { train, adapter, sampling: data.sampling, samples: this.samples.map((s) => s.id) }
   }
 
-  private async save(): Promise<void> {
-    const { adapter, optimizer, progress, step, epochs } = this
-    await saveState(this.config.output, { adapter, optimizer, progress: { ...progress, step, epochs }, random: { seed: this.config.train.seed }, config: this.unchanging }, this.meta())
+  /** Saves the run. A state that is not finite replaces none: then the trained tensor that is not is returned. */
+  private async save(): Promise<string | undefined> {
+    const { adapter, optimizer, progress, step, bad, epochs } = this
+    const culprit = (await hasState(this.config.output)) ? await firstNotFinite(adapter.parameters) : undefined
+    if (culprit !== undefined) return culprit
+    const { steps } = optimizer
+    await saveState(this.config.output, { adapter, optimizer, progress: { ...progress, step, bad, epochs }, random: { seed: this.config.train.seed }, config: this.unchanging }, this.meta())
+    this.saved = steps
+    return undefined
   }
 
   private async restore(): Promise<void> {
     const { adapter, optimizer } = this
     const { progress } = await loadState(this.config.output, { adapter, optimizer, config: this.unchanging, base: this.bundle })
-    const { epoch, position, loss, tokens, step, epochs } = progress as typeof this.progress & { step: number; epochs: EpochEvent[] }
+    const { epoch, position, loss, tokens, step, bad = 0, epochs } = progress as typeof this.progress & { step: number; bad?: number; epochs: EpochEvent[] }
     this.progress = { epoch, position, loss, tokens }
     this.step = step
+    this.bad = bad
+    this.saved = optimizer.steps
     this.epochs.push(...epochs)
   }
 

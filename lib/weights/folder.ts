@@ -64,6 +64,11 @@ export async function replaceFolder(folder: string, files: readonly FolderFile[]
   await fs.rm(previous, { recursive: true, force: true }).catch(() => {})
 }
 
+/** Throws what {@link replaceFolder} will throw where `folder` holds something that is not of its kind. */
+export async function checkReplaceable(folder: string, kind: FolderKind): Promise<void> {
+  await foreign(await targetOf(folder), kind)
+}
+
 /** Where a saved folder is to be read: under its name or, after a crash between two renames, where it was moved aside. */
 export async function findFolder(folder: string): Promise<string> {
   const previous = previousOf(await targetOf(folder))
