@@ -53,13 +53,26 @@ export function keep<T extends Tensor>(t: T): T {
   return t
 }
 
-/** The tensors in a value: itself, or in arrays, maps and plain objects. */
-function* tensorsIn(value: unknown, depth = 0): Generator<Tensor> {
-  if (typeof value !== 'object' || value === null || depth > 4) return
-  if ('handle' in value && 'dispose' in value) yield value as Tensor
-  else if (Array.isArray(value)) for (const v of value) yield* tensorsIn(v, depth + 1)
-  else if (value instanceof Map) for (const v of value.values()) yield* tensorsIn(v, depth + 1)
-  else if (Object.getPrototypeOf(value) === Object.prototype) for (const v of Object.values(value)) yield* tensorsIn(v, depth + 1)
+/** The tensors in a value, at any depth: itself, or in arrays, maps, sets and plain objects. Rings are walked once. */
+function tensorsIn(value: unknown): Set<Tensor> {
+  const tensors = new Set<Tensor>()
+  const seen = new Set<object>()
+  const todo: unknown[] = [value]
+  while (todo.length) {
+    const next = todo.pop()
+    if (typeof next !== 'object' || next === null || seen.has(next)) continue
+    seen.add(next)
+    if ('handle' in next && 'dispose' in next) tensors.add(next as Tensor)
+    else if (Array.isArray(next) || next instanceof Set) for (const v of next) todo.push(v)
+    else if (next instanceof Map) for (const [k, v] of next) todo.push(k, v)
+    else if (isPlain(next)) for (const v of Object.values(next)) todo.push(v)
+  }
+  return tensors
+}
+
+function isPlain(value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype === Object.prototype || prototype === null
 }
 
 function close(scope: Scope, result?: unknown): void {
@@ -70,8 +83,8 @@ function close(scope: Scope, result?: unknown): void {
 }
 
 /**
- * Runs `f` and frees every tensor made in it that is not kept or returned (alone, or in arrays, maps and plain
- * objects). `f` may be async; then so is the result. Scopes nest.
+ * Runs `f` and frees every tensor made in it that is not kept or returned (alone, or at any depth in arrays, maps, sets
+ * and plain objects; not in instances of classes). `f` may be async; then so is the result. Scopes nest.
  */
 export function scope<R>(f: () => R): R {
   const inner = new Scope(current.getStore())

@@ -38,6 +38,25 @@ test('finds results in arrays, maps and plain objects', () => {
   }
 })
 
+test('finds results at any depth, in rings, sets, keys and objects without a prototype', () => {
+  const found: Tensor[] = []
+  const note = (t: Tensor): Tensor => (found.push(t), t)
+  const out = scope(() => {
+    let deep: object = { t: note(one()) }
+    for (let i = 0; i < 100_000; i++) deep = i % 2 ? [deep] : { deep }
+    const ring: Record<string, unknown> = { mine: note(one()), deep, set: new Set([[[[[[note(one())]]]]]]), keys: new Map([[note(one()), 1]]) }
+    ring.self = ring
+    ring.bare = Object.assign(Object.create(null), { t: note(one()) })
+    return ring
+  })
+  assert.is(out.self, out)
+  assert.is(found.length, 5)
+  for (const t of found) {
+    assert.not(t.disposed)
+    t.dispose()
+  }
+})
+
 test('hands results to the scope around it', () => {
   let middle: Tensor
   const out = scope(() => {
