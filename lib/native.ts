@@ -73,6 +73,9 @@ export interface Memory {
   tensors: number
   /** Frozen weights in the layout of the CPU's kernels, kept beside the weights themselves. */
   packed: number
+  /** Bytes of tensors on the CPU that the garbage collector was told of, and how often it was told of one since the start. */
+  external: number
+  reports: number
   limit: number
 }
 

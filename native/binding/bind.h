@@ -138,8 +138,8 @@ Napi::Value guarded(const Napi::CallbackInfo& info, const char* function, F f) {
 /// The device that all arguments lie on, and on which the results will: that of the first one that lies anywhere, else
 /// the CPU. Throws where two differ.
 Device common_device(const Role* roles, size_t count);
-/// Where operators of a device run. `queue` is null for the CPU.
-void settle(const Role* roles, size_t count, const std::shared_ptr<cuda::Queue>& queue);
+/// Puts what lies nowhere yet where the operator runs. `queue` is null for the CPU.
+void settle(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Queue>& queue);
 /// What a graph that is being captured needs of an operator's arguments.
 void keep(cuda::Queue& queue, const Role* roles, size_t count);
 /// Bytes of an operator's arguments: each whole and once, whatever of it is used; what a view repeats counts once.
@@ -209,7 +209,7 @@ Operator op(const char* name) {
               const Device device = common_device(roles.data(), roles.size());
               auto& environment = Environment::of(info.Env());
               auto queue = environment.queue(device);
-              settle(roles.data(), roles.size(), queue);
+              settle(info.Env(), roles.data(), roles.size(), queue);
               // Nothing to write is nothing to do, however large the sizes beside the 0.
               if (std::none_of(roles.begin(), roles.end(), [](const Role& r) { return r.written && *r.view && r.view->numel(); })) return info.Env().Undefined();
               if (!queue) {

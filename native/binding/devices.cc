@@ -32,6 +32,8 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   o["cached"] = double(s.cached);
   o["tensors"] = double(s.tensors);
   o["packed"] = double(s.packed);
+  o["external"] = double(reports().bytes);
+  o["reports"] = double(reports().count);
   o["limit"] = double(memory_limit());
   return o;
 }

@@ -1,13 +1,16 @@
 #include "binding/handle.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
+#include <utility>
 
 namespace mt::binding {
 namespace {
 
 constexpr napi_type_tag kTag = {0x6d7472616e736c6c, 0x616d612d74656e73};
 constexpr int64_t kWorthReporting = 1 << 20;
+std::atomic<int64_t> reported_bytes{0}, report_count{0};
 
 [[noreturn]] void refuse_tensor(Napi::Env env, const char* function, int position, const char* what) {
   throw Napi::TypeError::New(env, text(function, ": argument ", position + 1, ": expected a tensor, but got ", what, "."));
@@ -51,11 +54,21 @@ Napi::Value wrap(Napi::Env env, View view) {
       nullptr, nullptr);
   if (status != napi_ok) throw Napi::Error::New(env);
   owned.release();  // the object's finaliser frees it
-  if (int64_t bytes = int64_t(handle->view.storage->bytes()); bytes >= kWorthReporting && !handle->view.storage->read_only()) {
-    handle->reported = bytes;
-    Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
-  }
+  ++handle->view.storage->external.handles;
+  report(env, *handle->view.storage);
   return object;
+}
+
+Reports reports() { return {reported_bytes, report_count}; }
+
+void report(napi_env env, Storage& storage) {
+  const int64_t bytes = int64_t(storage.bytes());
+  if (storage.external.reported || bytes < kWorthReporting || storage.device() != cpu_device || storage.mapped()) return;
+  int64_t total;
+  if (napi_adjust_external_memory(env, bytes, &total) != napi_ok) return;
+  storage.external.reported = bytes;
+  reported_bytes += bytes;
+  ++report_count;
 }
 
 Handle& unwrap(const Napi::Value& value, const char* function, int position) {
@@ -70,11 +83,12 @@ Handle& unwrap(const Napi::Value& value, const char* function, int position) {
 }
 
 void release(Napi::Env env, Handle& handle) {
-  handle.view.storage.reset();
+  auto storage = std::exchange(handle.view.storage, nullptr);
+  if (!storage || --storage->external.handles) return;
   // Node-API itself: this also runs as a finaliser, where an exception would end the process.
-  int64_t total;
-  if (handle.reported) napi_adjust_external_memory(env, -handle.reported, &total);
-  handle.reported = 0;
+  int64_t total, bytes = std::exchange(storage->external.reported, 0);
+  if (bytes) napi_adjust_external_memory(env, -bytes, &total);
+  reported_bytes -= bytes;
 }
 
 }  // namespace mt::binding

@@ -10,13 +10,23 @@ namespace mt::binding {
 
 struct Handle {
   View view;
-  int64_t reported = 0;  // bytes told to V8
 };
+
+/// Over all environments: bytes that V8 knows of now, and how often it was told of a storage.
+struct Reports {
+  int64_t bytes, count;
+};
+Reports reports();
 
 /// What a value is, for an error message: in at most 60 characters, and without running anything of the caller's.
 std::string shown(const Napi::Value& value);
-/// Wraps a view. Views of 1 MiB and more are reported to V8 as external memory.
+/// Wraps a view.
 Napi::Value wrap(Napi::Env env, View view);
+/// Tells V8 of a storage that lies on the CPU and has 1 MiB or more, so that forgotten tensors are collected in time; not of
+/// files and CUDA memory, which are not of V8's concern. Once, however many handles it has, and taken back with the last of
+/// them: what only the queue still holds is not V8's to free. Each worker thread has an environment, a heap and handles of
+/// its own, and no handle crosses: all of this happens on the one JavaScript thread that made the storage.
+void report(napi_env env, Storage& storage);
 /// The handle behind `value`; throws a TypeError that names the argument when it is none or was disposed.
 Handle& unwrap(const Napi::Value& value, const char* function, int position);
 /// Lets the memory go as soon as the queue has no more use for it. Idempotent.

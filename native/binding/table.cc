@@ -60,9 +60,12 @@ Device common_device(const Role* roles, size_t count) {
   return first == count ? cpu_device : roles[first].view->storage->device();
 }
 
-void settle(const Role* roles, size_t count, const std::shared_ptr<cuda::Queue>& queue) {
-  for (size_t i = 0; i < count; ++i)
-    if (roles[i].view && *roles[i].view && !roles[i].view->storage->device().decided()) roles[i].view->storage->settle(queue);
+void settle(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Queue>& queue) {
+  for (size_t i = 0; i < count; ++i) {
+    if (!roles[i].view || !*roles[i].view || roles[i].view->storage->device().decided()) continue;
+    roles[i].view->storage->settle(queue);
+    report(env, *roles[i].view->storage);
+  }
 }
 
 void keep(cuda::Queue& queue, const Role* roles, size_t count) {

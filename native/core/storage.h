@@ -61,6 +61,8 @@ class Storage {
   /// Whether nothing that is called from now on may write to it: a file's bytes, or after freeze().
   bool read_only() const { return read_only_; }
   void freeze() { read_only_ = true; }
+  /// Whether it lies in a file.
+  bool mapped() const { return mapping_ != nullptr; }
   /// Whether the queue is past everything that was called before: then its contents are final. For the queue's thread alone.
   bool final() const { return final_; }
   void finalise() { final_ = true; }
@@ -69,6 +71,11 @@ class Storage {
   const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters, const std::function<void(void*)>& make);
   /// Its memory on a CUDA device.
   const cuda::Block& block() const { return block_; }
+
+  /// What the binding knows of it (binding/handle.h): its handles in JavaScript, and how many bytes V8 was told of.
+  struct {
+    int64_t handles = 0, reported = 0;
+  } external;
 
  private:
   size_t bytes_;

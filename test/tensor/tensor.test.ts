@@ -1,6 +1,10 @@
 // Tensors as a user meets them: made, read, seen differently, freed; and the queue behind them.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { native } from '../../lib/native.js'
 import { add, scale } from '../../lib/ops/elementwise.js'
 import { copy, full } from '../../lib/ops/copy.js'
 import { embedding } from '../../lib/ops/embedding.js'
@@ -282,6 +286,40 @@ test('memory() counts bytes and tensors, resetPeak() starts anew', async () => {
   assert.ok(memory().peak < before.bytes + (4 << 20) + 4096)
   assert.is(memory().bytes, before.bytes)
   assert.ok(memory().limit > 0)
+})
+
+test('V8 is told of memory once per storage, and again that it went; of little ones and files never', async () => {
+  const MiB = 1 << 20
+  const start = memory()
+  const since = (): number[] => [memory().reports - start.reports, memory().external - start.external]
+  scope(() => {
+    for (let i = 0; i < 400; i++) {
+      const t = empty([8 * MiB], 'uint8', 'cpu')
+      for (let j = 0; j < 3; j++) t.view([MiB], [1], j)
+    }
+    assert.equal(since(), [400, 400 * 8 * MiB])
+  })
+  assert.equal(since(), [400, 0])
+
+  const undecided = empty([MiB / 4])
+  const seen = undecided.detach()
+  assert.equal(since(), [400, 0], 'where it will lie is not known')
+  native().ops.fill(1, seen.handle)
+  assert.equal(since(), [401, MiB])
+  undecided.dispose()
+  assert.equal(since(), [401, MiB], 'the other handle holds it')
+  seen.dispose()
+  assert.equal(since(), [401, 0])
+
+  scope(() => empty([MiB - 1], 'uint8', 'cpu'))
+  const folder = mkdtempSync(join(tmpdir(), 'mt-reports-'))
+  try {
+    writeFileSync(join(folder, 'file'), new Uint8Array(2 * MiB))
+    native().release(native().mapped(native().map(join(folder, 'file')), 0, [2 * MiB], 'uint8'))
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+  assert.equal(since(), [401, 0])
 })
 
 test.run()
