@@ -96,6 +96,12 @@ export interface NativeDevices {
   architectures: string
   reason: string
   devices: NativeDevice[]
+  /**
+   * Of the emulated addon alone: what the runtime was asked for since the process began. `launches` of kernels, `copies` and
+   * `fills`, one by one or into a graph; `mallocs`, `frees`; `graphs` made, `nodes` in all of them, `replays`; and launches by
+   * the source file that they stand in, as in `ops/attention.cu`. Of what the queue has come to: wait before.
+   */
+  counts?: Record<string, number>
 }
 
 /** A captured CUDA graph. */

@@ -71,6 +71,11 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
     list.Set(uint32_t(i), d);
   }
   o["devices"] = list;
+  if (a.emulated) {
+    auto counts = Napi::Object::New(info.Env());
+    for (auto& [name, n] : cuda::counts()) counts[name] = double(n);
+    o["counts"] = counts;
+  }
   return o;
 }
 

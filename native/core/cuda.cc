@@ -113,6 +113,14 @@ Availability availability() {
   return found;
 }
 
+std::map<std::string, uint64_t> counts() {
+#ifdef MT_CUDA_EMULATED
+  return simt::counts();
+#else
+  return {};
+#endif
+}
+
 DeviceInfo device_info(int device) {
   Availability a = availability();
   if (device < 0 || device >= a.count)

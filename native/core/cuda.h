@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -16,6 +17,8 @@ struct Availability {
   std::string architectures;  // that kernels were compiled for
 };
 Availability availability();
+/// What an emulated runtime was asked for since the process began, by name (emulator/counts.h). Empty on a real one.
+std::map<std::string, uint64_t> counts();
 
 struct DeviceInfo {
   std::string name;

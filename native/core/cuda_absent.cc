@@ -13,6 +13,7 @@ class Graph {};
 struct Queue::State {};
 
 Availability availability() { return {false, false, 0, kReason, ""}; }
+std::map<std::string, uint64_t> counts() { return {}; }
 DeviceInfo device_info(int) { refuse(); }
 bool lost(int) { return false; }
 Memory memory(int) { return {}; }

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 
+#include "emulator/counts.h"
 #include "emulator/simt.h"
 #include "emulator/vector_types.h"
 

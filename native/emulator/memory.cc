@@ -1,8 +1,12 @@
 // Emulated memory. Every allocation stands alone between guard bytes: the address sanitizer sees each access beside it; without it,
 // the release sees what was overwritten. A stream-ordered release happens when its stream gets there, and then for good.
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <unordered_map>
+#include <utility>
 
 #include "emulator/state.h"
 
@@ -17,8 +21,34 @@ struct Allocation {
   int device;  // -1: pinned host memory
   bool released = false;  // its stream-ordered release is queued
 };
+/// Memory of the null device: addresses that no memory lies behind, so that any access ends the process.
+class Addresses {
+ public:
+  char* take(size_t bytes) {
+    if (auto it = free_.find(bytes); it != free_.end() && !it->second.empty()) {
+      char* p = it->second.back();
+      it->second.pop_back();
+      return p;
+    }
+    if (!next_) {
+      void* all = mmap(nullptr, kSpace, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (all == MAP_FAILED) return nullptr;
+      next_ = static_cast<char*>(all);
+      end_ = next_ + kSpace;
+    }
+    return bytes > size_t(end_ - next_) ? nullptr : std::exchange(next_, next_ + bytes);
+  }
+  void give(char* p, size_t bytes) { free_[bytes].push_back(p); }
+
+ private:
+  static constexpr size_t kSpace = size_t(1) << 44;  // more than blocks of odd sizes can ever leave unused
+  char *next_ = nullptr, *end_ = nullptr;
+  std::unordered_map<size_t, std::vector<char*>> free_;
+};
+
 struct Table {
   std::mutex mutex;
+  Addresses addresses;
   std::map<char*, Allocation> live;
   std::map<int, size_t> used;
 };
@@ -29,17 +59,25 @@ Table& table() {
 
 size_t whole(size_t bytes) { return kGuard + (bytes + kGuard - 1) / kGuard * kGuard + kGuard; }
 
+bool nowhere(int device) { return device >= 0 && state().modes.null; }
+
 char* allocate(size_t bytes, int device) {
   Table& t = table();
   std::lock_guard hold(t.mutex);
   if (device >= 0 && (bytes > state().modes.memory || t.used[device] > state().modes.memory - bytes)) return nullptr;
-  char* raw = static_cast<char*>(std::aligned_alloc(kGuard, whole(bytes)));
-  if (!raw) return nullptr;
-  char* p = raw + kGuard;
-  std::memset(raw, kGuardByte, whole(bytes));
-  std::memset(p, 0xff, bytes);
-  poison(raw, kGuard);
-  poison(p + bytes, whole(bytes) - kGuard - bytes);
+  char* p = nullptr;
+  if (nowhere(device)) {
+    p = t.addresses.take(whole(bytes));
+    if (!p) return nullptr;
+  } else {
+    char* raw = static_cast<char*>(std::aligned_alloc(kGuard, whole(bytes)));
+    if (!raw) return nullptr;
+    p = raw + kGuard;
+    std::memset(raw, kGuardByte, whole(bytes));
+    std::memset(p, 0xff, bytes);
+    poison(raw, kGuard);
+    poison(p + bytes, whole(bytes) - kGuard - bytes);
+  }
   t.live[p] = {bytes, device};
   t.used[device] += bytes;
   return p;
@@ -52,8 +90,10 @@ void release(char* p) {
     std::lock_guard hold(t.mutex);
     auto it = t.live.find(p);
     bytes = it->second.bytes;
-    t.used[it->second.device] -= bytes;
+    const int device = it->second.device;
+    t.used[device] -= bytes;
     t.live.erase(it);
+    if (nowhere(device)) return t.addresses.give(p, whole(bytes));
   }
   char* raw = p - kGuard;
   unpoison(raw, whole(bytes));
@@ -98,6 +138,7 @@ cudaError_t make(void** p, size_t bytes, Stream* stream) {
   if (cudaError_t e = standing()) return note(e);
   if (strikes(&State::mallocs, &Modes::fail_malloc)) return note(cudaErrorMemoryAllocation);
   if (!bytes) return stream ? note(cudaErrorInvalidValue) : cudaSuccess;
+  count(&Counts::mallocs);
   int device = stream ? stream->device : current_device();
   *p = allocate(bytes, device);
   if (!*p) drain_device(device, false), *p = allocate(bytes, device);  // what is queued for release may be enough
@@ -123,6 +164,7 @@ cudaError_t cudaFree(void* p) {
   if (!p) return note(standing());
   if (!claim(p, true)) return note(cudaErrorInvalidValue);
   drain_device(current_device(), false);
+  count(&Counts::frees);
   release(static_cast<char*>(p));
   return note(standing());
 }
@@ -145,6 +187,7 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
     s->capture_broken = true;
     return note(cudaErrorInvalidValue);
   }
+  count(&Counts::frees);
   push(*s, {[p] { release(static_cast<char*>(p)); }, true});
   return note(standing());
 }
@@ -192,7 +235,12 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
   if (!(from_device ? on_device : on_host)(from, bytes) || !(to_device ? on_device : on_host)(to, bytes)) return note(cudaErrorInvalidValue);
 
+  count(&Counts::copies);
   std::lock_guard hold(s->mutex);
+  if (state().modes.null) {
+    if (!s->capture && from_device && !to_device) std::memset(to, 0, bytes);
+    return push(*s, {}), note(standing());
+  }
   // Memory that is not pinned is read before the call returns, or written before it returns, as the real thing does.
   std::shared_ptr<std::vector<char>> staged;
   if (!s->capture && !from_device && find(from, bytes).where == Where::pageable) {
@@ -212,6 +260,7 @@ cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t strea
   if (!s) return note(cudaErrorInvalidResourceHandle);
   if (!bytes) return cudaSuccess;
   if (!on_device(p, bytes)) return note(cudaErrorInvalidValue);
+  count(&Counts::fills);
   push(*s, {[=] {
     if (!on_device(p, bytes)) return stick(cudaErrorIllegalAddress, "a fill of " + std::to_string(bytes) + " bytes found its device memory released");
     std::memset(p, value, bytes);

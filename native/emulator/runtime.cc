@@ -27,6 +27,7 @@ Modes parse(std::string_view list) {
     };
     if (word.empty()) continue;
     else if (word == "late") m.late = true;
+    else if (word == "null") m.null = true, m.memory = kNullMemory;
     else if (word == "nodriver") m.nodriver = true;
     else if (word == "nodevice") m.nodevice = true;
     else if (auto v = after("driver=")) m.driver = int(*v);
@@ -110,6 +111,22 @@ void stick(cudaError_t e, const std::string& report) {
   s.sticky = e;
   s.report = report;
 }
+void count(uint64_t Counts::*what, uint64_t by) {
+  std::lock_guard hold(state().mutex);
+  state().counts.*what += by;
+}
+std::map<std::string, uint64_t> counts() {
+  std::lock_guard hold(state().mutex);
+  const Counts& c = state().counts;
+  std::map<std::string, uint64_t> all{{"launches", c.launches}, {"copies", c.copies}, {"fills", c.fills}, {"mallocs", c.mallocs},
+                                      {"frees", c.frees}, {"graphs", c.graphs}, {"nodes", c.nodes}, {"replays", c.replays}};
+  for (auto [file, n] : state().launches_at) {
+    const std::string_view path = file;
+    const size_t at = path.rfind("native/");
+    all[std::string(at == path.npos ? path : path.substr(at + 7))] += n;
+  }
+  return all;
+}
 bool strikes(uint64_t State::*counter, uint64_t Modes::*target) {
   State& s = state();
   std::lock_guard hold(s.mutex);
@@ -185,12 +202,12 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   if (cudaError_t e = entry(device)) return note(e);
   *p = {};
-  std::strcpy(p->name, "Emulated CUDA device");
+  std::strcpy(p->name, state().modes.null ? "Null CUDA device" : "Emulated CUDA device");
   p->totalGlobalMem = state().modes.memory;
   p->sharedMemPerBlock = 48 << 10;
   p->sharedMemPerBlockOptin = 227 << 10;
   p->major = 9;
-  p->multiProcessorCount = 4;
+  p->multiProcessorCount = state().modes.null ? kNullMultiprocessors : 4;
   p->warpSize = 32;
   p->maxThreadsPerBlock = 1024;
   p->regsPerBlock = 65536;

@@ -12,9 +12,14 @@ namespace mt::simt {
 
 constexpr int kVersion = 13000;  // of CUDA: 1000·major + 10·minor
 
+// The null device has the size of an H100, so that kernels are chosen and cut as there.
+constexpr size_t kNullMemory = size_t(80) << 30;
+constexpr int kNullMultiprocessors = 132;
+
 struct Modes {
   Order order;
   bool late = false, nodriver = false, nodevice = false;
+  bool null = false;  // checks and counts everything, and runs nothing
   int devices = 1;
   int driver = kVersion;  // what the driver knows
   size_t memory = size_t(4) << 30;
@@ -53,7 +58,9 @@ struct Event {
 struct State {
   std::mutex mutex;
   Modes modes;
-  uint64_t mallocs = 0, launches = 0, memcpys = 0, kernels = 0;
+  uint64_t mallocs = 0, launches = 0, memcpys = 0, kernels = 0;  // up to the one that shall fail
+  Counts counts;
+  std::map<const char*, uint64_t> launches_at;  // by the file's name, as it lies in the source location
   cudaError_t sticky = cudaSuccess;
   std::string report;
 };
@@ -66,6 +73,8 @@ cudaError_t standing();
 cudaError_t note(cudaError_t e);
 /// From now on every call fails with `e`.
 void stick(cudaError_t e, const std::string& report);
+/// Counts what the runtime was asked for.
+void count(uint64_t Counts::*what, uint64_t by = 1);
 /// Counts a call; true where it is the one that shall fail.
 bool strikes(uint64_t State::*counter, uint64_t Modes::*target);
 

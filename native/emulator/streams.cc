@@ -93,6 +93,7 @@ void push(Stream& s, Step step) {
     s.capture->push_back(std::move(step));
     return;
   }
+  if (state().modes.null && !step.always) return;
   s.queue.push_back(std::move(step));
   ++s.pushed;
   if (!state().modes.late) s.drain();
@@ -107,6 +108,12 @@ cudaError_t enqueue(cudaStream_t stream, Launch launch) {
     state().report = "launch at " + text(launch.at) + " refused: " + (why.empty() ? "MT_EMULATOR asked for it" : why);
     return note(cudaErrorInvalidConfiguration);
   }
+  {
+    std::lock_guard hold(state().mutex);
+    ++state().counts.launches;
+    ++state().launches_at[launch.at.file_name()];
+  }
+  if (state().modes.null) return push(*s, {}), cudaSuccess;
   push(*s, {[l = std::move(launch)] {
              if (strikes(&State::kernels, &Modes::sticky)) return stick(cudaErrorIllegalAddress, "kernel launched at " + text(l.at) + ": illegal address, as MT_EMULATOR asked");
              try {
@@ -246,6 +253,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   if (cudaError_t e = standing()) return note(e);
   if (!graph) return note(cudaErrorInvalidValue);
+  count(&Counts::graphs);
+  count(&Counts::nodes, graph->steps->size());
   *exec = new CUgraphExec_st{graph->steps};
   return cudaSuccess;
 }
@@ -253,6 +262,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   if (cudaError_t e = standing()) return note(e);
   auto s = find_stream(stream);
   if (!s || !exec) return note(cudaErrorInvalidResourceHandle);
+  count(&Counts::replays);
   push(*s, {[steps = exec->steps] {
              for (const Step& step : *steps)
                if (standing() == cudaSuccess) step.run();
