@@ -3,65 +3,24 @@
  * size with random weights and cached features is timed: Q-Former, language model, training step, decoding, memory.
  */
 import { performance } from 'node:perf_hooks'
-import { native } from '../../lib/native.js'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
 import { generate } from '../../lib/eval/generate.js'
-import { type ModelConfig, parseModelConfig } from '../../lib/models/config.js'
 import { loadModel } from '../../lib/models/load.js'
-import { ImageModel, type Precision } from '../../lib/models/mtransllama.js'
-import { cast, copy, full } from '../../lib/ops/copy.js'
+import type { ImageModel } from '../../lib/models/mtransllama.js'
+import { cast, full } from '../../lib/ops/copy.js'
 import { Random } from '../../lib/ops/random.js'
 import { type Device, deviceMemory, devices } from '../../lib/tensor/device.js'
 import { Graph } from '../../lib/tensor/graph.js'
-import { keep, scope } from '../../lib/tensor/scope.js'
+import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
 import { resetPeak, sync, syncBlocking, tensor, type Tensor } from '../../lib/tensor/tensor.js'
-import { forwardBackward, type StepInputs, StepGraphs } from '../../lib/train/graphs.js'
-import { AdamW } from '../../lib/train/optimizer.js'
-import { expectedTensors } from '../../lib/weights/names.js'
 import { tinyCheckpoint, writeTiny } from '../../test/oracle/tiny.js'
 import { temporaryFolder } from '../../test/support/tiny.js'
-import { drawn } from './inputs.js'
+import { inputsOf, randomModel, type Sizes, trainerOf } from '../full-model.js'
 import { gpu, quick } from './record.js'
 import { time, type Times } from './timing.js'
 import { finish, type Gemm, type Job, measure, type Worker } from './workers.js'
-
-interface Sizes { B: number; T: number; text: number; prompt: number; answers: number }
-
-/** The same numbers on every device. */
-function inputsOf(model: ImageModel, { B, T, text, prompt, answers }: Sizes): StepInputs {
-  const { vision, qformer, language, numQueryTokens } = model.config
-  const ids = (n: number, vocabulary: number): Int32Array => Int32Array.from({ length: n }, (_, i) => 3 + ((i * 7919) % (vocabulary - 3)))
-  const features = scope(() => keep(cast(new Random(5).normal([B, T, vision.tokens, vision.hiddenSize]).to(model.device), model.precision)))
-  const words = ids(B * prompt, language.vocabSize)
-  return {
-    features, qformer: { ids: tensor(ids(B * text, qformer.vocabSize), [B, text], 'int32', model.device), mask: tensor(new Uint8Array(B * text).fill(1), [B, text], 'uint8', model.device) },
-    text: model.place({ rows: B, ids: words, mask: new Uint8Array(words.length).fill(1), labels: words.map((id, i) => (i % prompt >= prompt - answers ? id : -100)) }, numQueryTokens),
-    factor: full([], 1 / (B * answers), 'float32', model.device),
-  }
-}
-
-/** An adapter with its optimiser, and steps on one micro-batch. */
-function trainerOf(model: ImageModel, config: object, inputs: StepInputs, graphs: boolean) {
-  const adapter = new Adapter(model.config, parseAdapterConfig(config), { seed: 3, device: model.device })
-  const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 })
-  const captured = graphs ? new StepGraphs(model, adapter) : undefined
-  return {
-    adapter,
-    step: (): Promise<number> => scope(async () => {
-      const loss = captured ? captured.run(inputs) : forwardBackward(model, adapter, inputs)
-      const value = await loss.item()
-      optimizer.step(await optimizer.gradientNorm())
-      return value
-    }),
-    dispose: (): void => {
-      captured?.dispose()
-      optimizer.dispose()
-      adapter.dispose()
-    },
-  }
-}
 
 const largest = (a: readonly number[], b: readonly number[]): number => Math.max(...a.map((x, i) => Math.abs(x - b[i]!) / Math.max(1e-12, Math.abs(b[i]!))))
 const tinyAdapter = { frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }
@@ -89,23 +48,6 @@ async function equal(folder: string, device: Device): Promise<object> {
   if (graph.parameters.some((x, i) => !Object.is(x, again.parameters[i]))) throw new Error('a rerun gave other bits')
   if (graph.parameters.some((x, i) => !Object.is(x, single.parameters[i]))) throw new Error('graphs gave other bits than their operators one by one')
   return { error, losses: graph.losses }
-}
-
-/** InstructBLIP over a LLaMA of 7 B, without the image tower's blocks: features are given. */
-function randomModel(device: Device, precision: Precision): ImageModel {
-  const config: ModelConfig = parseModelConfig({ model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', vocab_size: 32001 } })
-  config.vision.layers = 0
-  const first = new Map<string, Tensor>()
-  let stream = 0
-  return new ImageModel(config, new Map(expectedTensors(config).map(({ name, shape }) => [name, scope(() => {
-    const matrix = shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
-    if (!matrix) return keep(full(shape, /norm.*weight$/i.test(name) ? 1 : 0, 'float32', device))
-    // Drawn once for each shape, then copied: their values do not matter, their places in memory do.
-    const known = first.get(`${shape}`)
-    const t = keep(known ? copy(known) : cast(drawn(shape, device, (row) => native().ops.random_normal(11, stream++, 0, 0.02, row.handle)), precision))
-    first.set(`${shape}`, t)
-    return t
-  })])), precision)
 }
 
 const sizes: Sizes[] = quick ? [tinySizes] : [{ B: 4, T: 8, text: 32, prompt: 64, answers: 16 }, { B: 2, T: 4, text: 32, prompt: 64, answers: 16 }]

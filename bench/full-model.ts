@@ -1,0 +1,71 @@
+/**
+ * A model of full size for measuring: InstructBLIP over LLaMA-7B with random weights and without the image tower's blocks,
+ * since features are given; micro-batches for it, and training steps on one.
+ */
+import { Adapter } from '../lib/adapter/adapter.js'
+import { parseAdapterConfig } from '../lib/adapter/config.js'
+import { type ModelConfig, parseModelConfig } from '../lib/models/config.js'
+import { ImageModel, type Precision } from '../lib/models/mtransllama.js'
+import { native } from '../lib/native.js'
+import { cast, copy, full } from '../lib/ops/copy.js'
+import { Random } from '../lib/ops/random.js'
+import type { Device } from '../lib/tensor/device.js'
+import { keep, scope } from '../lib/tensor/scope.js'
+import { tensor, type Tensor } from '../lib/tensor/tensor.js'
+import { forwardBackward, type StepInputs, StepGraphs } from '../lib/train/graphs.js'
+import { AdamW } from '../lib/train/optimizer.js'
+import { expectedTensors } from '../lib/weights/names.js'
+import { drawn } from './gpu/inputs.js'
+
+export interface Sizes { B: number; T: number; text: number; prompt: number; answers: number }
+
+/** The same numbers on every device. */
+export function inputsOf(model: ImageModel, { B, T, text, prompt, answers }: Sizes): StepInputs {
+  const { vision, qformer, language, numQueryTokens } = model.config
+  const ids = (n: number, vocabulary: number): Int32Array => Int32Array.from({ length: n }, (_, i) => 3 + ((i * 7919) % (vocabulary - 3)))
+  const features = scope(() => keep(cast(new Random(5).normal([B, T, vision.tokens, vision.hiddenSize]).to(model.device), model.precision)))
+  const words = ids(B * prompt, language.vocabSize)
+  return {
+    features, qformer: { ids: tensor(ids(B * text, qformer.vocabSize), [B, text], 'int32', model.device), mask: tensor(new Uint8Array(B * text).fill(1), [B, text], 'uint8', model.device) },
+    text: model.place({ rows: B, ids: words, mask: new Uint8Array(words.length).fill(1), labels: words.map((id, i) => (i % prompt >= prompt - answers ? id : -100)) }, numQueryTokens),
+    factor: full([], 1 / (B * answers), 'float32', model.device),
+  }
+}
+
+/** An adapter with its optimiser, and steps on one micro-batch. */
+export function trainerOf(model: ImageModel, config: object, inputs: StepInputs, graphs: boolean) {
+  const adapter = new Adapter(model.config, parseAdapterConfig(config), { seed: 3, device: model.device })
+  const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 })
+  const captured = graphs ? new StepGraphs(model, adapter) : undefined
+  return {
+    adapter,
+    step: (): Promise<number> => scope(async () => {
+      const loss = captured ? captured.run(inputs) : forwardBackward(model, adapter, inputs)
+      const value = await loss.item()
+      optimizer.step(await optimizer.gradientNorm())
+      return value
+    }),
+    dispose: (): void => {
+      captured?.dispose()
+      optimizer.dispose()
+      adapter.dispose()
+    },
+  }
+}
+
+/** The model, its weights in `precision`; they take some 14 GB of a device. */
+export function randomModel(device: Device, precision: Precision): ImageModel {
+  const config: ModelConfig = parseModelConfig({ model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', vocab_size: 32001 } })
+  config.vision.layers = 0
+  const first = new Map<string, Tensor>()
+  let stream = 0
+  return new ImageModel(config, new Map(expectedTensors(config).map(({ name, shape }) => [name, scope(() => {
+    const matrix = shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
+    if (!matrix) return keep(full(shape, /norm.*weight$/i.test(name) ? 1 : 0, 'float32', device))
+    // Drawn once for each shape, then copied: their values do not matter, their places in memory do.
+    const known = first.get(`${shape}`)
+    const t = keep(known ? copy(known) : cast(drawn(shape, device, (row) => native().ops.random_normal(11, stream++, 0, 0.02, row.handle)), precision))
+    first.set(`${shape}`, t)
+    return t
+  })])), precision)
+}
