@@ -34,19 +34,19 @@ export interface Ops {
   gate_backward(dy: tensor, a: tensor, b: tensor, g: tensor, da: out, db: out, dg: out | null): void
   gemm_forward(x: tensor, w: tensor, bias: tensor | null, residual: tensor | null, y: out): void
   gemm_gelu_forward(x: tensor, w: tensor, bias: tensor | null, z: out | null, y: out): void
-  gemm_backward_input(dy: tensor, w: tensor, dx: out): void
+  gemm_backward_input(dy: tensor, w: tensor, residual: tensor | null, dx: out): void
   gemm_backward_weight(dy: tensor, x: tensor, dw: out | null, dbias: out | null): void
   lora_forward(x: tensor, w: tensor, bias: tensor | null, a: tensor, b: tensor, scaling: float, y: out, shrunk: out): void
-  lora_backward(dy: tensor, x: tensor, shrunk: tensor, w: tensor, a: tensor, b: tensor, scaling: float, dx: out | null, da: out, db: out): void
+  lora_backward(dy: tensor, x: tensor, shrunk: tensor, w: tensor, a: tensor, b: tensor, scaling: float, residual: tensor | null, dx: out | null, da: out, db: out): void
   copy(x: tensor, y: out): void
   fill(value: float, y: out): void
   random_uniform(seed: int, stream: int, low: float, high: float, y: out): void
   random_normal(seed: int, stream: int, mean: float, std: float, y: out): void
   swap(x: tensor, y: out): void
   layernorm_forward(x: tensor, weight: tensor, bias: tensor, eps: float, y: out, mean: out, rstd: out): void
-  layernorm_backward(dy: tensor, x: tensor, weight: tensor, mean: tensor, rstd: tensor, dx: out | null, dweight: out | null, dbias: out | null): void
+  layernorm_backward(dy: tensor, x: tensor, weight: tensor, mean: tensor, rstd: tensor, residual: tensor | null, dx: out | null, dweight: out | null, dbias: out | null): void
   rmsnorm_forward(x: tensor, weight: tensor, eps: float, y: out, rstd: out): void
-  rmsnorm_backward(dy: tensor, x: tensor, weight: tensor, rstd: tensor, dx: out | null, dweight: out | null): void
+  rmsnorm_backward(dy: tensor, x: tensor, weight: tensor, rstd: tensor, residual: tensor | null, dx: out | null, dweight: out | null): void
   embedding_forward(ids: tensor, table: tensor, y: out): void
   embedding_backward(dy: tensor, ids: tensor, dtable: out): void
   rope_forward(x: tensor, positions: tensor, theta: float, inverse: bool, y: out): void

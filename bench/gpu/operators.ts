@@ -40,7 +40,7 @@ function linearSet(item: Item, inputs: Inputs): Passes {
   const bytes = layers.reduce((s, [n, k]) => s + 2 * (n * k + m * n + m * k), 0)
   return {
     forward: { call: () => parts.forEach((p) => gemm_forward(p.x.handle, p.w.handle, null, null, p.y.handle)), outputs: parts.map((p) => p.y), flops, bytes },
-    ...(backward && { backward: { call: () => parts.forEach((p, i) => gemm_backward_input(dyOf[i]!.handle, p.w.handle, p.dx.handle)), outputs: parts.map((p) => p.dx), flops, bytes } }),
+    ...(backward && { backward: { call: () => parts.forEach((p, i) => gemm_backward_input(dyOf[i]!.handle, p.w.handle, null, p.dx.handle)), outputs: parts.map((p) => p.dx), flops, bytes } }),
   }
 }
 
@@ -57,7 +57,7 @@ function loraPart({ m, n, k, rank }: Low, inputs: Inputs, x: Tensor, w: Name, a:
   return {
     ...t,
     forward: () => ops.lora_forward(x.handle, t.w.handle, null, t.a.handle, t.b.handle, 1, t.y.handle, t.shrunk.handle),
-    backward: () => ops.lora_backward(dy.handle, x.handle, t.shrunk.handle, t.w.handle, t.a.handle, t.b.handle, 1, t.dx.handle, t.da.handle, t.db.handle),
+    backward: () => ops.lora_backward(dy.handle, x.handle, t.shrunk.handle, t.w.handle, t.a.handle, t.b.handle, 1, null, t.dx.handle, t.da.handle, t.db.handle),
   }
 }
 
@@ -96,7 +96,7 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
     backward: {
       call: () => {
         q.backward()
-        ops.gemm_backward_input(dys[1].handle, w.handle, dk.handle)
+        ops.gemm_backward_input(dys[1].handle, w.handle, null, dk.handle)
         v.backward()
         ops.add(q.dx.handle, dk.handle, 1, sum.handle)
         ops.add(sum.handle, v.dx.handle, 1, dx.handle)
@@ -156,7 +156,7 @@ function normSet(item: Item, inputs: Inputs): Passes {
     },
     // The frozen norms of the model: no gradient but dx.
     backward: {
-      call: () => layer ? ops.layernorm_backward(dy.handle, x.handle, w.handle, mean.handle, rstd.handle, dx.handle, dw.handle, db.handle) : ops.rmsnorm_backward(dy.handle, x.handle, w.handle, rstd.handle, dx.handle, null),
+      call: () => layer ? ops.layernorm_backward(dy.handle, x.handle, w.handle, mean.handle, rstd.handle, null, dx.handle, dw.handle, db.handle) : ops.rmsnorm_backward(dy.handle, x.handle, w.handle, rstd.handle, null, dx.handle, null),
       outputs: [dx], flops: 0, bytes: 6 * rows * width,
     },
   }

@@ -11,9 +11,9 @@ export function layerNorm(a: Tensor, weight: Tensor, bias: Tensor, eps: number):
   const rows = [x.size / (x.shape.at(-1) || 1)]
   const [y, mean, rstd] = [empty(x.shape, x.dtype), empty(rows), empty(rows)]
   native().ops.layernorm_forward(x.handle, weight.handle, bias.handle, eps, y.handle, mean.handle, rstd.handle)
-  return record(y, [x, weight, bias], (dy, needs) => {
+  return record(y, [x, weight, bias], (dy, needs, [residual]) => {
     const [dx, dw, db] = [x, weight, bias].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
-    native().ops.layernorm_backward(dy.handle, x.handle, weight.handle, mean.handle, rstd.handle, dx?.handle ?? null, dw?.handle ?? null, db?.handle ?? null)
+    native().ops.layernorm_backward(dy.handle, x.handle, weight.handle, mean.handle, rstd.handle, residual?.handle ?? null, dx?.handle ?? null, dw?.handle ?? null, db?.handle ?? null)
     return [dx, dw, db]
-  })
+  }, [0])
 }

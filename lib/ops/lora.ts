@@ -14,10 +14,10 @@ export function lora(input: Tensor, weight: Tensor, offset: Tensor | undefined, 
   const lead = x.shape.slice(0, -1)
   const [y, shrunk] = [empty([...lead, w.dim(0)], x.dtype), empty([...lead, a.dim(0)])]
   native().ops.lora_forward(x.handle, w.handle, bias?.handle ?? null, a.handle, b.handle, scaling, y.handle, shrunk.handle)
-  return record(y, [x, a, b], (dy, [needsX]) => {
+  return record(y, [x, a, b], (dy, [needsX], [residual]) => {
     const dx = needsX ? empty(x.shape, x.dtype) : undefined
     const [da, db] = [empty(a.shape), empty(b.shape)]
-    native().ops.lora_backward(dy.handle, x.handle, shrunk.handle, w.handle, a.handle, b.handle, scaling, dx?.handle ?? null, da.handle, db.handle)
+    native().ops.lora_backward(dy.handle, x.handle, shrunk.handle, w.handle, a.handle, b.handle, scaling, residual?.handle ?? null, dx?.handle ?? null, da.handle, db.handle)
     return [dx, da, db]
-  })
+  }, [0])
 }

@@ -8,8 +8,11 @@ import { native } from '../native.js'
 import { keep, scope } from './scope.js'
 import { empty, Tensor } from './tensor.js'
 
-/** Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. */
-export type Backward = (dys: Tensor[], needs: boolean[]) => (Tensor | undefined)[]
+/**
+ * Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. `residuals` holds, for inputs
+ * in {@link Node.adds}, the gradient that they have so far, where there is one: it is to be contained in what is returned.
+ */
+export type Backward = (dys: Tensor[], needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[]
 
 export interface Node {
   /** Position in the order of recording. */
@@ -17,6 +20,8 @@ export interface Node {
   readonly inputs: Tensor[]
   readonly outputs: Tensor[]
   readonly backward: Backward
+  /** Inputs, by number, to whose gradient so far the backward adds its own in the same pass. */
+  readonly adds: readonly number[]
 }
 
 let recorded = 0
@@ -34,11 +39,11 @@ export function recording(inputs: Tensor[]): boolean {
 
 /**
  * Notes that `outputs` were computed from `inputs`. `backward` is called with one gradient per output (a tensor of
- * zeros where none came) and says which inputs' gradients are wanted.
+ * zeros where none came) and says which inputs' gradients are wanted; for those in `adds` see {@link Backward}.
  */
-export function recordAll(outputs: Tensor[], inputs: Tensor[], backward: Backward): Tensor[] {
+export function recordAll(outputs: Tensor[], inputs: Tensor[], backward: Backward, adds: readonly number[] = []): Tensor[] {
   if (!recording(inputs)) return outputs
-  const node: Node = { order: recorded++, inputs, outputs, backward }
+  const node: Node = { order: recorded++, inputs, outputs, backward, adds }
   for (const t of outputs) {
     t.requiresGrad = true
     t.node = node
@@ -47,8 +52,10 @@ export function recordAll(outputs: Tensor[], inputs: Tensor[], backward: Backwar
 }
 
 /** {@link recordAll} for the usual case of one output. */
-export function record(output: Tensor, inputs: Tensor[], backward: (dy: Tensor, needs: boolean[]) => (Tensor | undefined)[]): Tensor {
-  recordAll([output], inputs, ([dy], needs) => backward(dy!, needs))
+export function record(
+  output: Tensor, inputs: Tensor[], backward: (dy: Tensor, needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[], adds: readonly number[] = [],
+): Tensor {
+  recordAll([output], inputs, ([dy], needs, residuals) => backward(dy!, needs, residuals), adds)
   return output
 }
 
@@ -101,10 +108,13 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
     noGrad(() => {
       const grads = new Map<Tensor, Tensor>([[loss, seed ? packed(seed) : filled(loss, 1)]])
       const found = new Map<Tensor, Tensor>()
-      const give = (t: Tensor, g: Tensor): void => {
+      /** `whole`: what `t` has so far is contained. */
+      const give = (t: Tensor, g: Tensor, whole = false): void => {
         if (t.node) {
           const before = grads.get(t)
-          grads.set(t, before ? sum(before, g) : g)
+          grads.set(t, before && !whole ? sum(before, g) : g)
+          before?.dispose()
+          if (before && !whole) g.dispose()
         } else {
           const before = t.grad
           t.grad = keep(before ? sum(before, g) : g.detach())
@@ -117,11 +127,13 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
         if (dys.every((g) => g === undefined)) continue
         const whole = dys.map((g, i) => g ?? filled(node.outputs[i]!, 0))
         const needs = node.inputs.map((t) => t.requiresGrad)
-        const results = node.backward(whole, needs)
+        // A tensor that is an input twice gets what it has so far added once.
+        const residuals = node.inputs.map((t, i) => (needs[i] && t.node && node.adds.includes(i) && node.inputs.indexOf(t) === i ? grads.get(t) : undefined))
+        const results = node.backward(whole, needs, residuals)
         node.inputs.forEach((t, i) => {
           const g = results[i]
           // The same tensor may come back for several inputs; each holds a handle of its own.
-          if (needs[i] && g) give(t, g.detach())
+          if (needs[i] && g) give(t, g.detach(), residuals[i] !== undefined)
         })
         node.outputs.forEach((t, i) => {
           grads.delete(t)

@@ -26,10 +26,13 @@ MT_NOINLINE inline void layernorm_row(const float* x, const float* w, const floa
   for (int64_t i = 0; i < n; ++i) y[i] = float((x[i] - m) * s) * w[i] + b[i];
 }
 
-/// dx = rstd·(g − mean(g) − x̂·mean(g·x̂)), g = dy·w, x̂ = (x − mean)·rstd.
-MT_NOINLINE inline void layernorm_row_backward(const float* dy, const float* x, const float* w, float mean, float rstd, float* dx, int64_t n) {
+/// dx = rstd·(g − mean(g) − x̂·mean(g·x̂)) + more, g = dy·w, x̂ = (x − mean)·rstd; more may be null.
+MT_NOINLINE inline void layernorm_row_backward(const float* dy, const float* x, const float* w, float mean, float rstd, const float* more, float* dx, int64_t n) {
   const double sum = row_sum(n, [=](int64_t i) { return double(dy[i] * w[i]); });
   const double dot = row_sum(n, [=](int64_t i) { return double(dy[i] * w[i]) * ((x[i] - mean) * rstd); });
   const float a = float(sum / double(n)), c = float(dot / double(n));
-  for (int64_t i = 0; i < n; ++i) dx[i] = rstd * (dy[i] * w[i] - a - (x[i] - mean) * rstd * c);
+  if (more)
+    for (int64_t i = 0; i < n; ++i) dx[i] = more[i] + rstd * (dy[i] * w[i] - a - (x[i] - mean) * rstd * c);
+  else
+    for (int64_t i = 0; i < n; ++i) dx[i] = rstd * (dy[i] * w[i] - a - (x[i] - mean) * rstd * c);
 }

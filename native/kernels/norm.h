@@ -80,9 +80,9 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const T* x, const float* w
   });
 }
 
-/// With g = dy∘weight: dx = rstd (g − mean(g) − n mean(g∘n)), the first mean for LayerNorm alone.
+/// With g = dy∘weight: dx = rstd (g − mean(g) − n mean(g∘n)) + more, the first mean for LayerNorm alone. more may be null.
 template <bool Centred, typename T, int Team, int Held>
-__global__ void __launch_bounds__(kThreads) norm_rows_backward(const T* dy, const T* x, const float* weight, const float* mean, const float* rstd, T* dx, int64_t rows, int64_t n, bool whole) {
+__global__ void __launch_bounds__(kThreads) norm_rows_backward(const T* dy, const T* x, const float* weight, const float* mean, const float* rstd, const T* more, T* dx, int64_t rows, int64_t n, bool whole) {
   __shared__ double shared[32];
   int64_t r = thread_index() / Team;
   if (r >= rows) return;
@@ -113,6 +113,12 @@ __global__ void __launch_bounds__(kThreads) norm_rows_backward(const T* dy, cons
     if constexpr (!Held) load(k, at);
 #pragma unroll
     for (int j = 0; j < 4; ++j) g[k][j] = s * (g[k][j] - a - u[k][j] * c);
+    if (more) {
+      float e[4];
+      load4(more + r * n + at, n - at, whole, e);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) g[k][j] += e[j];
+    }
     store4(dx + r * n + at, n - at, whole, g[k]);
   });
 }
@@ -186,17 +192,18 @@ void norm_forward(const View& x, const View& weight, const float* bias, double e
 }
 
 template <bool Centred>
-void norm_backward(const View& dy, const View& x, const View& weight, const float* mean, const float* rstd, const View& dx, const View& dweight, const View& dbias) {
+void norm_backward(const View& dy, const View& x, const View& weight, const float* mean, const float* rstd, const View& residual, const View& dx, const View& dweight, const View& dbias) {
   int64_t n = x.size(-1), rows = x.rows();
   const float* w = weight.data<float>();
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
     const T *d = dy.data<T>(), *from = x.data<T>();
     if (dx) {
+      const T* more = residual ? residual.data<T>() : nullptr;
       T* to = dx.data<T>();
-      bool whole = fours(d, n) && fours(from, n) && fours(to, n) && fours(w, n);
+      bool whole = fours(d, n) && fours(from, n) && fours(more, n) && fours(to, n) && fours(w, n);
       norm_plan(n, [&](auto team, auto held) {
-        launch(norm_rows_backward<Centred, T, team(), held()>, blocks(rows * team()), dim3(kThreads), 0, d, from, w, mean, rstd, to, rows, n, whole);
+        launch(norm_rows_backward<Centred, T, team(), held()>, blocks(rows * team()), dim3(kThreads), 0, d, from, w, mean, rstd, more, to, rows, n, whole);
       });
     }
     if (!dweight && !dbias) return;

@@ -36,7 +36,7 @@ struct Product {
   float alpha = 1;
   Matrix a2 = {}, b2 = {};
   float factor = 1;  // other than 1 only where a2 is float32
-  // What else c is made of, in float32 before its one rounding: form nt alone.
+  // What else c is made of, in float32 before its one rounding: of a residual in the forms nt and nn, of a GELU in nt.
   const void* residual = nullptr;  // like c
   bool gelu = false;
   void* before = nullptr;  // like c: gets what GELU is applied to

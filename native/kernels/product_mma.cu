@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
     }
     end(t + kStages - 1);
   }
-  if constexpr (form == Form::nt) {
+  if constexpr (form != Form::tn) {
     if (!j.part && !plain(j)) {
       constexpr int pitch = cols + 8;
       static_assert(rows * pitch * sizeof(float) <= kStages * (A::kElements + B::kElements) * sizeof(bf16));

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
     }
     __syncthreads();
   }
-  if constexpr (form == Form::nt) {
+  if constexpr (form != Form::tn) {
     if (!j.part && !plain(j)) {
 #pragma unroll
       for (int r = 0; r < 4; ++r)

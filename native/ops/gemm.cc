@@ -21,9 +21,10 @@ void check_gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, Ma
   check_gemm_forward(x, w, bias, {}, y);
   if (z) require_rows(z, "z", w.size(0), x, "x");
 }
-void check_gemm_backward_input(const View& dy, const View& w, Out dx) {
+void check_gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx) {
   require_weight(w, "w");
   require_last(dy, "dy", w.size(0), "the weight's first");
+  if (residual) require_rows(residual, "residual", w.size(1), dy, "dy");
   require_rows(dx, "dx", w.size(1), dy, "dy");
 }
 void check_gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {
@@ -51,8 +52,8 @@ void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut
   matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(sums), {.bias = numbers(bias), .map = MT_FOR_ISA(gelu), .mapped = result(y).data});
 }
 
-void gemm_backward_input(const View& dy, const View& w, Out dx) {
-  matmul(dy.rows(), w.size(1), w.size(0), left(dy), weight(w), result(dx));
+void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx) {
+  matmul(dy.rows(), w.size(1), w.size(0), left(dy), weight(w), result(dx), {.residual = residual ? first_of(residual) : nullptr});
 }
 
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {

@@ -48,8 +48,9 @@ void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut
            .gelu = true, .before = z ? address(z) : nullptr});
 }
 
-void gemm_backward_input(const View& dy, const View& w, Out dx) {
-  product({.form = Form::nn, .a = matrix(dy), .b = matrix(w), .c = address(dx), .type = dx.dtype, .narrow = narrow(dy)});
+void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx) {
+  product({.form = Form::nn, .a = matrix(dy), .b = matrix(w), .c = address(dx), .type = dx.dtype, .narrow = narrow(dy),
+           .residual = residual ? address(residual) : nullptr});
 }
 
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {

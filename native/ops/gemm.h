@@ -9,21 +9,21 @@ namespace mt {
 void check_gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
 /// z [...,N] = x Wᵀ + bias, wanted where a gradient will be: dz by gelu_backward, then as below. y = gelu(z), the exact one.
 void check_gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
-/// dx [...,K] = dy [...,N] W.
-void check_gemm_backward_input(const View& dy, const View& w, Out dx);
+/// dx [...,K] = dy [...,N] W + residual, the gradient that x has from elsewhere.
+void check_gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx);
 /// dw [N,K] = dyᵀ x; dbias [N] = Σ dy over the rows.
 void check_gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
 
 namespace cpu {
 void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
 void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
-void gemm_backward_input(const View& dy, const View& w, Out dx);
+void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx);
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
 }  // namespace cpu
 namespace cuda {
 void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
 void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
-void gemm_backward_input(const View& dy, const View& w, Out dx);
+void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx);
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
 }  // namespace cuda
 }  // namespace mt

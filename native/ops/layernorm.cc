@@ -26,10 +26,11 @@ void check_layernorm_forward(const View& x, const View& weight, const View& bias
   require_dense(rstd, "rstd");
   require_shape(rstd, "rstd", {x.rows()});
 }
-void check_layernorm_backward(const View& dy, const View& x, const View& weight, const View& mean, const View& rstd, MaybeOut dx, MaybeOut dweight, MaybeOut dbias) {
+void check_layernorm_backward(const View& dy, const View& x, const View& weight, const View& mean, const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias) {
   Out y, m, r;
   static_cast<View&>(y) = dy, static_cast<View&>(m) = mean, static_cast<View&>(r) = rstd;
   check_layernorm_forward(x, weight, weight, 0, y, m, r);
+  if (residual) require_dense(residual, "residual"), require_same_shape(residual, "residual", x, "x");
   if (dx) require_dense(dx, "dx"), require_same_shape(dx, "dx", x, "x");
   if (dweight) require_dense(dweight, "dweight"), require_same_shape(dweight, "dweight", weight, "weight");
   if (dbias) require_dense(dbias, "dbias"), require_same_shape(dbias, "dbias", weight, "weight");
@@ -49,14 +50,15 @@ void layernorm_forward(const View& x, const View& weight, const View& bias, doub
   });
 }
 
-void layernorm_backward(const View& dy, const View& x, const View& weight, const View& mean, const View& rstd, MaybeOut dx, MaybeOut dweight, MaybeOut dbias) {
+void layernorm_backward(const View& dy, const View& x, const View& weight, const View& mean, const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias) {
   int64_t D = x.size(-1), rows = x.rows();
   const float *pd = dy.data<float>(), *px = x.data<float>(), *w = weight.data<float>(), *pm = mean.data<float>(), *pr = rstd.data<float>();
   if (dx) {
+    const float* more = residual ? residual.data<float>() : nullptr;
     float* out = dx.data<float>();
     const auto row = MT_FOR_ISA(layernorm_row_backward);
     parallel_for(rows, D, [=](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) row(pd + r * D, px + r * D, w, pm[r], pr[r], out + r * D, D);
+      for (int64_t r = begin; r < end; ++r) row(pd + r * D, px + r * D, w, pm[r], pr[r], more ? more + r * D : nullptr, out + r * D, D);
     });
   }
   if (!dweight && !dbias) return;

@@ -19,10 +19,11 @@ void check_rmsnorm_forward(const View& x, const View& weight, double eps, Out y,
   require_dense(rstd, "rstd");
   require_shape(rstd, "rstd", {x.rows()});
 }
-void check_rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, MaybeOut dx, MaybeOut dweight) {
+void check_rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight) {
   Out y, r;
   static_cast<View&>(y) = dy, static_cast<View&>(r) = rstd;
   check_rmsnorm_forward(x, weight, 0, y, r);
+  if (residual) require_dense(residual, "residual"), require_same_shape(residual, "residual", x, "x");
   if (dx) require_dense(dx, "dx"), require_same_shape(dx, "dx", x, "x");
   if (dweight) require_dense(dweight, "dweight"), require_same_shape(dweight, "dweight", weight, "weight");
 }
@@ -47,10 +48,11 @@ void rmsnorm_forward(const View& x, const View& weight, double eps, Out y, Out r
   });
 }
 
-void rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, MaybeOut dx, MaybeOut dweight) {
+void rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight) {
   int64_t D = x.size(-1), rows = x.rows();
   const float *pd = dy.data<float>(), *px = x.data<float>(), *w = weight.data<float>(), *pr = rstd.data<float>();
   if (dx) {
+    const float* more = residual ? residual.data<float>() : nullptr;
     float* out = dx.data<float>();
     parallel_for(rows, 5 * D, [=](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
@@ -58,7 +60,7 @@ void rmsnorm_backward(const View& dy, const View& x, const View& weight, const V
         double dot = 0;
         for (int64_t i = 0; i < D; ++i) dot += double(d[i] * w[i]) * row[i];
         float c = float(dot / double(D)) * pr[r] * pr[r];
-        for (int64_t i = 0; i < D; ++i) out[r * D + i] = pr[r] * (d[i] * w[i] - row[i] * c);
+        for (int64_t i = 0; i < D; ++i) out[r * D + i] = (more ? more[r * D + i] : 0.0f) + pr[r] * (d[i] * w[i] - row[i] * c);
       }
     });
   }

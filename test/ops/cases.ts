@@ -78,6 +78,12 @@ define('gate', 'closed', (d) => ({ a: d.normal([3, 7]), b: d.normal([3, 7]), g: 
 
 // ---- norms ----
 
+/** f of x/2, and x/2 itself, whose gradient is there before that of f: the operator's backward adds it. */
+const again = <I extends { x: Tensor }>(f: (x: Tensor, i: I) => Tensor) => (i: I): Tensor[] => {
+  const x = scale(i.x, 0.5)
+  return [f(x, i), x]
+}
+
 for (const [shape, eps, offset] of [
   [[3, 1], 1e-5, 0], [[5, 2], 0.5, 0], [[2, 3, 7], 1e-6, 0], [[7, 33], 1e-12, 0], [[17, 65], 1e-5, 20], [[2, 130], 1e-12, 0], [[0, 7], 1e-5, 0], [[53, 770], 1e-6, 0], [[5], 1e-5, 0],
   [[9, 160], 1e-6, 0], [[70, 31], 1e-5, 0], [[3, 768], 1e-5, 3], [[2, 1028], 1e-5, 0], [[2, 5120], 1e-6, 0], [[2, 5121], 1e-6, 1], [[1, 5124], 1e-6, 0],
@@ -88,6 +94,10 @@ for (const [shape, eps, offset] of [
   // Of one number, x/√(x² + eps) has the slope eps/…: nothing but rounding where eps is small.
   const e = shape.at(-1) === 1 ? 1 : eps
   define('rmsNorm', variant, (d) => { const { x, weight } = inputs(d); return { x, weight } }, ['x', 'weight'], (i) => rmsNorm(i.x, i.weight, e), (i) => oracle.rmsNorm(i.x, i.weight, e))
+  define('layerNorm', `${variant}, and x again`, inputs, ['x', 'weight', 'bias'], again((x, i) => layerNorm(x, i.weight, i.bias, eps)),
+    (i) => [oracle.layerNorm(nd.scale(i.x, 0.5), i.weight, i.bias, eps), nd.scale(i.x, 0.5)])
+  define('rmsNorm', `${variant}, and x again`, (d) => { const { x, weight } = inputs(d); return { x, weight } }, ['x', 'weight'], again((x, i) => rmsNorm(x, i.weight, e)),
+    (i) => [oracle.rmsNorm(nd.scale(i.x, 0.5), i.weight, e), nd.scale(i.x, 0.5)])
 }
 
 define('layerNorm', 'rows of one number each, eps 1e-12', (d) => ({ x: input([3, 7], Array.from({ length: 21 }, (_, i) => [0.3, -41.7, 1e-3][Math.floor(i / 7)]!)), weight: d.normal([7]), bias: d.normal([7]) }), [],
@@ -242,6 +252,11 @@ for (const [lead, n, k] of [[[1], 1, 1], [[0], 7, 16], [[], 2, 33], [[2, 7], 16,
     const [slopes, product] = [frozen ? biased ? ['x', 'b'] as const : ['x'] as const : ['x', 'w', 'b'] as const, (i: Record<'x' | 'w' | 'b', NdArray>): NdArray => oracle.linear(i.x, i.w, biased ? i.b : undefined)]
     define('linear', `${variant}, residual`, inputs, [...slopes, 'r'], (i) => linear(i.x, i.w, biased ? i.b : undefined, { residual: i.r }), (i) => nd.add(product(i), i.r))
     define('linearGelu', variant, inputs, slopes, (i) => linearGelu(i.x, i.w, biased ? i.b : undefined), (i) => oracle.gelu(product(i)))
+    const half = (i: { x: NdArray; w: NdArray; b: NdArray }): NdArray => product({ ...i, x: nd.scale(i.x, 0.5) })
+    define('linear', `${variant}, and x again`, inputs, slopes, again((x, i) => linear(x, i.w, biased ? i.b : undefined)), (i) => [half(i), nd.scale(i.x, 0.5)])
+    define('linearGelu', `${variant}, and x again`, inputs, slopes, again((x, i) => linearGelu(x, i.w, biased ? i.b : undefined)), (i) => [oracle.gelu(half(i)), nd.scale(i.x, 0.5)])
+    define('lora', `${variant}, and x again`, (d) => ({ ...inputs(d), a: d.normal([5, k], 0.2), c: d.normal([n, 5]) }), ['x', 'a', 'c'], again((x, i) => lora(x, i.w, biased ? i.b : undefined, i.a, i.c, 2)),
+      (i) => [oracle.lora(nd.scale(i.x, 0.5), i.w, biased ? i.b : undefined, i.a, i.c, 10), nd.scale(i.x, 0.5)])
   }
 define('linear', 'x W + x', (d) => ({ x: d.normal([17, 33]), w: d.normal([33, 33]) }), ['x', 'w'], (i) => linear(i.x, i.w, undefined, { residual: i.x }), (i) => nd.add(oracle.linear(i.x, i.w), i.x))
 
