@@ -1,7 +1,7 @@
 // The text of docs/kernels.md: what ptxas says of every kernel (native/resources.mjs) and what every size gave on the
 // emulator (docs/kernels-full.json, written by npm run test:full). npm run docs:kernels writes it.
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -16,7 +16,7 @@ const operators = list('native/ops', /\.cu$/).map((f) => f.slice(0, -3)).filter(
 /** Whose kernels a file has: an operator, or what its name begins with for files that operators share. */
 function ownerOf(file) {
   const stem = basename(file, '.cu')
-  return file.startsWith('native/ops/') ? operators.filter((o) => stem === o || stem.startsWith(`${o}_`)).sort((a, b) => b.length - a.length)[0] : `kernels/${stem.split('_')[0]}`
+  return file.startsWith('native/ops/') ? operators.filter((o) => stem === o || stem.startsWith(`${o}_`)).sort((a, b) => b.length - a.length)[0] : `${dirname(file).slice('native/'.length)}/${stem.split('_')[0]}`
 }
 
 /** The first sentence of a header's comment. */
@@ -74,7 +74,7 @@ export function page({ nvcc, archs, kernels, full, gpu }) {
     ...operators.flatMap((o) => {
       const own = kernels.filter((k) => ownerOf(k.file) === o)
       const lent = shared.filter((s) => users(s).includes(o))
-      return section(o, [about(`native/ops/${o}.h`), ...lent.map((s) => `Its products are formed by [${s}](#${s.replace('/', '')}).`)].join(' '), own, results.filter((e) => (guests[e.operator] ?? e.operator) === o))
+      return section(o, [about(`native/ops/${o}.h`), ...lent.map((s) => `${s.endsWith('/product') ? 'Its products are formed' : 'Its elements are moved'} by [${s}](#${s.replaceAll('/', '')}).`)].join(' '), own, results.filter((e) => (guests[e.operator] ?? e.operator) === o))
     }),
     ...shared.flatMap((s) => {
       const by = users(s)

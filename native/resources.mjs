@@ -18,7 +18,7 @@ export const architectures = ['sm_80', 'sm_90']
 export const tested = '80-real;90-real;80-virtual'
 
 /** Every .cu file of the addon, as paths from the root. */
-export const sources = () => ['native/kernels', 'native/ops'].flatMap((dir) => readdirSync(join(root, dir)).filter((f) => f.endsWith('.cu')).sort().map((f) => `${dir}/${f}`))
+export const sources = () => ['native/kernels', 'native/kernels/cuda', 'native/ops'].flatMap((dir) => readdirSync(join(root, dir)).filter((f) => f.endsWith('.cu')).sort().map((f) => `${dir}/${f}`))
 
 /** nvcc's release, or null where there is no nvcc. */
 export const nvcc = () => /release [\d.]+, V([\d.]+)/.exec(spawnSync('nvcc', ['--version'], { encoding: 'utf8' }).stdout ?? '')?.[1] ?? null

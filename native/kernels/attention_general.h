@@ -154,7 +154,8 @@ struct General {
       each_key(q0, k0, [&](int, unsigned set, float l) { if (takes(set, j)) most = fmaxf(most, l); });
       most = fmaxf(most_of_row(most), before);
       each_key(q0, k0, [&](int, unsigned set, float l) { if (takes(set, j)) sum += expf(l - most); });
-      sum = over_row(sum);  // all four have read what the first one writes
+      sum = over_row(sum);
+      __syncwarp();  // all four have read what the first one writes: shuffles alone order no memory, as racecheck says
       if (lane == 0 && most != -kInfinity) d[j * B + row] = most, left[j * B + row] = sum + z * expf(before - most);
     }
     __syncwarp();

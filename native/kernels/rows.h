@@ -1,44 +1,60 @@
-// Rows of numbers, four at a time: one access of 16 or 8 bytes where the row lies so that this is allowed.
+// Rows of numbers, several at a time: one access of up to 16 bytes where the row lies so that this is allowed.
 #pragma once
 #include "kernels/device.h"
 
 namespace mt::cuda {
 
-template <typename T>
-struct alignas(4 * sizeof(T)) Four {
-  T e[4];
+/// n elements that are read and written at once, 16 bytes in one access.
+template <typename T, int n>
+struct alignas(n * sizeof(T) < 16 ? n * sizeof(T) : 16) Pack {
+  T e[n];
 };
 
-/// Whether rows of n elements that begin at p consist of whole, aligned fours.
+/// As many elements of a type as 16 bytes hold.
 template <typename T>
-bool fours(const T* p, int64_t n) {
-  return n % 4 == 0 && reinterpret_cast<uintptr_t>(p) % alignof(Four<T>) == 0;
+inline constexpr int kWidth = 16 / sizeof(T);
+
+/// Whether packs of n may be read and written from p on.
+template <int n, typename T>
+bool aligned(const T* p) {
+  return reinterpret_cast<uintptr_t>(p) % alignof(Pack<T, n>) == 0;
+}
+/// Whether rows of `size` elements that begin at p consist of whole, aligned fours.
+template <typename T>
+bool fours(const T* p, int64_t size) {
+  return size % 4 == 0 && aligned<4>(p);
 }
 
-/// Four elements from p on as float32, zeros after the `left` that there are. `whole`: what fours() says of the row.
-template <typename T>
-__device__ inline void load4(const T* p, int64_t left, bool whole, float (&v)[4]) {
+/// n elements from p on as float32, zeros after the `left` that there are. `whole`: all are there, and aligned.
+template <typename T, int n>
+__device__ inline void load(const T* p, int64_t left, bool whole, float (&v)[n]) {
   if (whole) {
-    Four<T> f = *reinterpret_cast<const Four<T>*>(p);
+    const Pack<T, n> pack = *reinterpret_cast<const Pack<T, n>*>(p);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) v[j] = float(f.e[j]);
+    for (int j = 0; j < n; ++j) v[j] = float(pack.e[j]);
   } else {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) v[j] = j < left ? float(p[j]) : 0.0f;
+    for (int j = 0; j < n; ++j) v[j] = j < left ? float(p[j]) : 0.0f;
   }
 }
-template <typename T>
-__device__ inline void store4(T* p, int64_t left, bool whole, const float (&v)[4]) {
+template <typename T, int n>
+__device__ inline void store(T* p, int64_t left, bool whole, const float (&v)[n]) {
   if (whole) {
-    Four<T> f;
+    Pack<T, n> pack;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) f.e[j] = T(v[j]);
-    *reinterpret_cast<Four<T>*>(p) = f;
+    for (int j = 0; j < n; ++j) pack.e[j] = T(v[j]);
+    *reinterpret_cast<Pack<T, n>*>(p) = pack;
   } else {
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
+    for (int j = 0; j < n; ++j)
       if (j < left) p[j] = T(v[j]);
   }
 }
+
+/// Four elements of a row; `whole`: what fours() says of it.
+template <typename T>
+__device__ inline void load4(const T* p, int64_t left, bool whole, float (&v)[4]) { load(p, left, whole, v); }
+template <typename T>
+__device__ inline void store4(T* p, int64_t left, bool whole, const float (&v)[4]) { store(p, left, whole, v); }
 
 }  // namespace mt::cuda

@@ -1,60 +1,56 @@
 #include "ops/copy.h"
 
-#include <vector>
+#include <cstring>
 
-#include "core/strides.h"
-#include "kernels/device.h"
+#include "kernels/cuda/strided.h"
 
 namespace mt::cuda {
 namespace {
 
+/// Between float types by way of float32, between integers straight.
 template <typename A, typename B>
-__device__ B converted(A v) {
-  if constexpr (std::is_same_v<A, B>) return v;
-  else if constexpr (std::is_integral_v<A> && std::is_integral_v<B>) return B(v);
-  else return B(float(v));
-}
-
-/// A thread per element, in the order of y's loops.
-template <typename A, typename B>
-__global__ void __launch_bounds__(kThreads) copy_kernel(const A* x, B* y, int64_t n, Loop loop) {
-  int64_t i = thread_index(), a = 0, b = 0;
-  if (i >= n) return;
-  for (int d = loop.rank - 1; d > 0; --d) {
-    int64_t at = i % loop.shape[d];
-    i /= loop.shape[d];
-    a += at * loop.from[d];
-    b += at * loop.to[d];
+struct Convert {
+  __device__ B operator()(A v) const {
+    if constexpr (std::is_integral_v<A> && std::is_integral_v<B>) return B(v);
+    else return B(float(v));
   }
-  y[b + i * loop.to[0]] = converted<A, B>(x[a + i * loop.from[0]]);
-}
+};
 
 template <typename A, typename B>
-void move(const View& x, const View& y) {
-  launch(copy_kernel<A, B>, blocks(x.numel()), dim3(kThreads), 0, (const A*)x.data<A>(), y.data<B>(), x.numel(), Loop(x, y));
+void convert(const View& x, const View& y) {
+  if constexpr (std::is_same_v<A, B>) move(x, y);
+  else if constexpr (std::is_integral_v<A>) walk<A, B, 1>(x, y, Convert<A, B>{});  // ids and masks: short
+  else walk<A, B>(x, y, Convert<A, B>{});
 }
 template <typename A>
 void from_float(const View& x, const View& y) {
-  y.dtype == DType::f32 ? move<A, float>(x, y) : y.dtype == DType::bf16 ? move<A, bf16>(x, y) : move<A, f16>(x, y);
+  each_weight(y.dtype, [&](auto b) { convert<A, decltype(b)>(x, y); });
 }
 template <typename A>
 void from_integer(const View& x, const View& y) {
-  y.dtype == DType::i64 ? move<A, int64_t>(x, y) : y.dtype == DType::i32 ? move<A, int32_t>(x, y) : y.dtype == DType::u8 ? move<A, uint8_t>(x, y) : move<A, float>(x, y);
+  y.dtype == DType::i64 ? convert<A, int64_t>(x, y) : y.dtype == DType::i32 ? convert<A, int32_t>(x, y) : y.dtype == DType::u8 ? convert<A, uint8_t>(x, y) : convert<A, float>(x, y);
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads) fill_kernel(T value, T* y, int64_t n, Loop loop) {
-  int64_t i = thread_index(), b = 0;
-  if (i >= n) return;
-  for (int d = loop.rank - 1; d > 0; --d) {
-    b += i % loop.shape[d] * loop.to[d];
-    i /= loop.shape[d];
-  }
-  y[b + i * loop.to[0]] = value;
+template <typename U, typename I>
+__global__ void __launch_bounds__(kThreads) fill_kernel(U value, U* y, Steps<I> steps) {
+  const I i = I(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= steps.count) return;
+  I at = 0, b = 0;
+  steps.find(i, at, b);
+  y[b] = value;
 }
 template <typename T>
 void fill_with(T value, const View& y) {
-  launch(fill_kernel<T>, blocks(y.numel()), dim3(kThreads), 0, value, y.data<T>(), y.numel(), Loop(y, y));
+  T* to = y.data<T>();
+  const Walk w = plan_walk(Loop(y, y), uintptr_t(to), uintptr_t(to), sizeof(T), sizeof(T), kWidth<T>);
+  if (!w.count) return;
+  each_unit(size_t(w.width) * sizeof(T), [&](auto unit) {
+    using U = decltype(unit);
+    if constexpr (sizeof(U) >= sizeof(T))
+      for (size_t at = 0; at < sizeof(U); at += sizeof(T)) std::memcpy(reinterpret_cast<char*>(&unit) + at, &value, sizeof(T));
+    auto go = [&](auto kernel, auto steps) { launch(kernel, blocks(w.count), dim3(kThreads), 0, unit, reinterpret_cast<U*>(to), steps); };
+    w.short_index ? go(fill_kernel<U, uint32_t>, Steps<uint32_t>(w)) : go(fill_kernel<U, int64_t>, Steps<int64_t>(w));
+  });
 }
 
 /// Random numbers are first values of parameters: drawn on the host, so that they are the same on every device.

@@ -1,50 +1,109 @@
 #include "ops/elementwise.h"
 
-#include "kernels/device.h"
+#include "kernels/cuda/divider.h"
+#include "kernels/rows.h"
 
 namespace mt::cuda {
 namespace {
 
-// ---- kernels: a thread per element, in float32 whatever is stored ----
+// ---- kernels: 16 bytes a thread, in float32 whatever is stored ----
+
+/// The elements of a thread: the first, how many are left from there, and whether they are all there and lie where one access
+/// of 16 bytes may, which `aligned` says of the tensors.
+template <typename T>
+struct Mine {
+  int64_t at, left;
+  bool whole;
+  __device__ Mine(int64_t n, bool aligned) : at(thread_index() * kWidth<T>), left(n - at), whole(aligned && left >= kWidth<T>) {}
+  __device__ void read(const T* x, float (&v)[kWidth<T>]) const { load(x + at, left, whole, v); }
+  __device__ void write(T* y, const float (&v)[kWidth<T>]) const { store(y + at, left, whole, v); }
+};
 
 template <typename T, typename F>
-__global__ void __launch_bounds__(kThreads) map1(const T* x, T* y, int64_t n, F f) {
-  int64_t i = thread_index();
-  if (i < n) y[i] = T(f(float(x[i])));
+__global__ void __launch_bounds__(kThreads) map1(const T* x, T* y, int64_t n, bool aligned, F f) {
+  const Mine<T> mine(n, aligned);
+  if (mine.left <= 0) return;
+  float v[kWidth<T>];
+  mine.read(x, v);
+#pragma unroll
+  for (float& e : v) e = f(e);
+  mine.write(y, v);
 }
 template <typename T, typename F>
-__global__ void __launch_bounds__(kThreads) map2(const T* a, const T* b, T* y, int64_t n, F f) {
-  int64_t i = thread_index();
-  if (i < n) y[i] = T(f(float(a[i]), float(b[i])));
+__global__ void __launch_bounds__(kThreads) map2(const T* a, const T* b, T* y, int64_t n, bool aligned, F f) {
+  const Mine<T> mine(n, aligned);
+  if (mine.left <= 0) return;
+  float v[kWidth<T>], w[kWidth<T>];
+  mine.read(a, v);
+  mine.read(b, w);
+#pragma unroll
+  for (int k = 0; k < kWidth<T>; ++k) v[k] = f(v[k], w[k]);
+  mine.write(y, v);
 }
-/// b repeats every `period` elements.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) add_kernel(const T* a, const T* b, T* y, int64_t n, int64_t period, float scale) {
-  int64_t i = thread_index();
-  if (i < n) y[i] = T(float(a[i]) + scale * float(b[period == n ? i : i % period]));
+/// b repeats every `period` elements. `runs`: those of a thread never begin anew within, and are aligned.
+template <typename T, typename I>
+__global__ void __launch_bounds__(kThreads) add_kernel(const T* a, const T* b, T* y, int64_t n, bool aligned, Divider<I> period, bool runs, float scale) {
+  const Mine<T> mine(n, aligned);
+  if (mine.left <= 0) return;
+  float v[kWidth<T>], w[kWidth<T>];
+  mine.read(a, v);
+  I j = period.remainder(I(mine.at));
+  if (runs) {
+    load(b + j, mine.left, mine.whole, w);
+  } else {
+#pragma unroll
+    for (float& e : w) {
+      e = float(b[j]);
+      if (++j == period.divisor) j = 0;
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kWidth<T>; ++k) v[k] = v[k] + scale * w[k];
+  mine.write(y, v);
 }
 template <typename T>
-__global__ void __launch_bounds__(kThreads) silu_mul_backward_kernel(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t n) {
-  int64_t i = thread_index();
-  if (i >= n) return;
-  float g = float(gate[i]), s = 1.0f / (1.0f + expf(-g)), d = float(dy[i]);
-  dgate[i] = T(d * float(up[i]) * s * (1.0f + g * (1.0f - s)));
-  dup[i] = T(d * g * s);
+__global__ void __launch_bounds__(kThreads) silu_mul_backward_kernel(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t n, bool aligned) {
+  const Mine<T> mine(n, aligned);
+  if (mine.left <= 0) return;
+  float d[kWidth<T>], g[kWidth<T>], u[kWidth<T>];
+  mine.read(dy, d);
+  mine.read(gate, g);
+  mine.read(up, u);
+#pragma unroll
+  for (int k = 0; k < kWidth<T>; ++k) {
+    const float x = g[k], s = 1.0f / (1.0f + expf(-x));
+    g[k] = d[k] * u[k] * s * (1.0f + x * (1.0f - s));
+    u[k] = d[k] * x * s;
+  }
+  mine.write(dgate, g);
+  mine.write(dup, u);
 }
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gate_forward_kernel(const T* a, const T* b, const float* g, T* y, int64_t n) {
-  int64_t i = thread_index();
-  if (i >= n) return;
-  float x = float(a[i]);
-  y[i] = T(x + tanhf(*g) * (float(b[i]) - x));
+__global__ void __launch_bounds__(kThreads) gate_forward_kernel(const T* a, const T* b, const float* g, T* y, int64_t n, bool aligned) {
+  const Mine<T> mine(n, aligned);
+  if (mine.left <= 0) return;
+  float v[kWidth<T>], w[kWidth<T>];
+  const float t = tanhf(*g);
+  mine.read(a, v);
+  mine.read(b, w);
+#pragma unroll
+  for (int k = 0; k < kWidth<T>; ++k) v[k] = v[k] + t * (w[k] - v[k]);
+  mine.write(y, v);
 }
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gate_backward_kernel(const T* dy, const float* g, T* da, T* db, int64_t n) {
-  int64_t i = thread_index();
-  if (i >= n) return;
-  float t = tanhf(*g), d = float(dy[i]);
-  da[i] = T((1.0f - t) * d);
-  db[i] = T(t * d);
+__global__ void __launch_bounds__(kThreads) gate_backward_kernel(const T* dy, const float* g, T* da, T* db, int64_t n, bool aligned) {
+  const Mine<T> mine(n, aligned);
+  if (mine.left <= 0) return;
+  float d[kWidth<T>], e[kWidth<T>];
+  const float t = tanhf(*g);
+  mine.read(dy, d);
+#pragma unroll
+  for (int k = 0; k < kWidth<T>; ++k) {
+    e[k] = t * d[k];
+    d[k] = (1.0f - t) * d[k];
+  }
+  mine.write(da, d);
+  mine.write(db, e);
 }
 
 constexpr int kPerThread = 16;  // elements that one thread of a sum adds up
@@ -98,18 +157,28 @@ struct SiluMul {
   __device__ float operator()(float gate, float up) const { return gate / (1.0f + expf(-gate)) * up; }
 };
 
+/// A thread per 16 bytes of n elements.
+template <typename T>
+dim3 vectors(int64_t n) { return blocks((n + kWidth<T> - 1) / kWidth<T>); }
+template <typename... T>
+bool all_aligned(const T*... p) { return (aligned<kWidth<T>>(p) && ...); }
+
 template <typename F>
 void apply(const View& x, const View& y, F f) {
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(map1<T, F>, blocks(x.numel()), dim3(kThreads), 0, (const T*)x.data<T>(), y.data<T>(), x.numel(), f);
+    const T* from = x.data<T>();
+    T* to = y.data<T>();
+    launch(map1<T, F>, vectors<T>(x.numel()), dim3(kThreads), 0, from, to, x.numel(), all_aligned(from, to), f);
   });
 }
 template <typename F>
 void apply(const View& a, const View& b, const View& y, F f) {
   each_activation(a.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(map2<T, F>, blocks(a.numel()), dim3(kThreads), 0, (const T*)a.data<T>(), (const T*)b.data<T>(), y.data<T>(), a.numel(), f);
+    const T *first = a.data<T>(), *second = b.data<T>();
+    T* to = y.data<T>();
+    launch(map2<T, F>, vectors<T>(a.numel()), dim3(kThreads), 0, first, second, to, a.numel(), all_aligned(first, second, to), f);
   });
 }
 
@@ -118,9 +187,17 @@ void apply(const View& a, const View& b, const View& y, F f) {
 // ---- operators ----
 
 void add(const View& a, const View& b, double scale, Out out) {
+  const int64_t n = a.numel(), period = b.numel();
+  if (!n) return;
   each_activation(a.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(add_kernel<T>, blocks(a.numel()), dim3(kThreads), 0, (const T*)a.data<T>(), (const T*)b.data<T>(), out.data<T>(), a.numel(), b.numel(), float(scale));
+    const T *first = a.data<T>(), *second = b.data<T>();
+    T* to = out.data<T>();
+    const bool aligned = all_aligned(first, to), runs = aligned && all_aligned(second) && period % kWidth<T> == 0;
+    auto go = [&](auto kernel, auto divider) {
+      launch(kernel, vectors<T>(n), dim3(kThreads), 0, first, second, to, n, aligned, divider, runs, float(scale));
+    };
+    short_index(n) ? go(add_kernel<T, uint32_t>, Divider<uint32_t>(period)) : go(add_kernel<T, int64_t>, Divider<int64_t>(period));
   });
 }
 void scale(const View& x, double factor, Out out) { apply(x, out, Scale{float(factor)}); }
@@ -131,15 +208,21 @@ void relu_forward(const View& x, Out y) { apply(x, y, Relu{}); }
 void relu_backward(const View& dy, const View& x, Out dx) { apply(dy, x, dx, ReluBackward{}); }
 void silu_mul_forward(const View& gate, const View& up, Out y) { apply(gate, up, y, SiluMul{}); }
 void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup) {
+  const int64_t n = dy.numel();
   each_activation(dy.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(silu_mul_backward_kernel<T>, blocks(dy.numel()), dim3(kThreads), 0, (const T*)dy.data<T>(), (const T*)gate.data<T>(), (const T*)up.data<T>(), dgate.data<T>(), dup.data<T>(), dy.numel());
+    const T *d = dy.data<T>(), *g = gate.data<T>(), *u = up.data<T>();
+    T *dg = dgate.data<T>(), *du = dup.data<T>();
+    launch(silu_mul_backward_kernel<T>, vectors<T>(n), dim3(kThreads), 0, d, g, u, dg, du, n, all_aligned(d, g, u, dg, du));
   });
 }
 void gate_forward(const View& a, const View& b, const View& g, Out y) {
+  const int64_t n = a.numel();
   each_activation(a.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(gate_forward_kernel<T>, blocks(a.numel()), dim3(kThreads), 0, (const T*)a.data<T>(), (const T*)b.data<T>(), (const float*)g.data<float>(), y.data<T>(), a.numel());
+    const T *first = a.data<T>(), *second = b.data<T>();
+    T* to = y.data<T>();
+    launch(gate_forward_kernel<T>, vectors<T>(n), dim3(kThreads), 0, first, second, (const float*)g.data<float>(), to, n, all_aligned(first, second, to));
   });
 }
 void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg) {
@@ -147,8 +230,10 @@ void gate_backward(const View& dy, const View& a, const View& b, const View& g, 
   Scratch part(dg ? size_t(count) * sizeof(double) : 0);
   each_activation(dy.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(gate_backward_kernel<T>, blocks(n), dim3(kThreads), 0, (const T*)dy.data<T>(), (const float*)g.data<float>(), da.data<T>(), db.data<T>(), n);
-    if (dg) launch(gate_sum<T>, dim3(unsigned(count)), dim3(kThreads), 0, (const T*)dy.data<T>(), (const T*)a.data<T>(), (const T*)b.data<T>(), part.as<double>(), n);
+    const T* d = dy.data<T>();
+    T *first = da.data<T>(), *second = db.data<T>();
+    launch(gate_backward_kernel<T>, vectors<T>(n), dim3(kThreads), 0, d, (const float*)g.data<float>(), first, second, n, all_aligned(d, first, second));
+    if (dg) launch(gate_sum<T>, dim3(unsigned(count)), dim3(kThreads), 0, d, (const T*)a.data<T>(), (const T*)b.data<T>(), part.as<double>(), n);
   });
   if (dg) launch(gate_finish, dim3(1), dim3(kThreads), 0, (const double*)part.as<double>(), count, (const float*)g.data<float>(), dg.data<float>());
 }

@@ -12,9 +12,10 @@ import { patchify } from '../../lib/ops/patchify.js'
 import { mean, sumDim, sumLeading } from '../../lib/ops/reduce.js'
 import { rmsNorm } from '../../lib/ops/rmsnorm.js'
 import { rope } from '../../lib/ops/rope.js'
-import { permute, swap } from '../../lib/ops/views.js'
+import { narrow, permute, reshape, swap } from '../../lib/ops/views.js'
 import { attend, attendToSource, cases, define, loss, routed } from '../ops/cases.js'
 import { type Draw, type Input, type OpCase, canBeNarrow } from '../ops/support.js'
+import type { Tensor } from '../../lib/tensor/tensor.js'
 import * as nd from '../oracle/array.js'
 import * as oracle from '../oracle/ops.js'
 
@@ -47,6 +48,14 @@ for (const [a, b, i, j] of pairs) {
   define('siluMul', `[${shape}]`, two, ['a', 'b'], (t) => siluMul(t.a, t.b), (t) => oracle.siluMul(t.a, t.b))
   define('gate', `[${shape}]`, (d) => ({ ...two(d), g: d.normal([1]) }), ['a', 'b', 'g'], (t) => gate(t.a, t.b, t.g), (t) => nd.zip(t.a, t.b, (x, y) => x + Math.tanh(t.g.data[0]!) * (y - x)))
 
+  /** What lies behind one element, where no access of 16 bytes begins. */
+  const behind = (t: Tensor): Tensor => reshape(narrow(t, 0, 1, a * b), shape)
+  const after = (t: nd.NdArray): nd.NdArray => nd.reshape(nd.slice(t, 0, 1, a * b + 1), shape)
+  const longer = (d: Draw) => ({ x: d.normal([a * b + 1]) })
+  define('gelu', `[${shape}] behind one`, longer, ['x'], (t) => gelu(behind(t.x)), (t) => oracle.gelu(after(t.x)))
+  define('add', `[${shape}] behind one + [${b}] repeated`, (d) => ({ ...longer(d), b: d.normal([b]) }), ['x', 'b'], (t) => add(behind(t.x), t.b, 0.25), (t) => nd.add(after(t.x), nd.scale(nd.repeat(t.b, 0, a), 0.25)))
+  define('siluMul', `[${shape}] behind one`, (d) => ({ ...longer(d), b: d.normal(shape) }), ['x', 'b'], (t) => siluMul(behind(t.x), t.b), (t) => oracle.siluMul(after(t.x), t.b))
+
   // ---- copies ----
   for (const dtype of weights) {
     const x = (d: Draw) => ({ x: weight(d, shape, dtype) })
@@ -54,6 +63,9 @@ for (const [a, b, i, j] of pairs) {
     define('contiguous', `of [${shape}] turned, ${dtype}`, x, [], (t) => contiguous(permute(t.x, [1, 0])), (t) => nd.permute(t.x, [1, 0]), { narrow })
     define('cast', `[${shape}] from ${dtype}`, x, [], (t) => cast(t.x, narrow ? 'float32' : 'bfloat16'), (t) => t.x, { narrow: true })
   }
+  const wider = (d: Draw) => ({ x: d.normal([a, b + third]) })
+  define('contiguous', `columns of [${a},${b + third}], the last ${b}`, wider, [], (t) => contiguous(narrow(t.x, 1, third, b)), (t) => nd.slice(t.x, 1, third, third + b))
+  define('swap', `[2,${turn([3, 2, 5], i)},${a},${b}]`, (d) => ({ x: d.normal([2, turn([3, 2, 5], i), a, b]) }), ['x'], (t) => swap(t.x), (t) => nd.permute(t.x, [0, 2, 1, 3]))
   define('swap', `[2,${a},${b},3]`, (d) => ({ x: d.normal([2, a, b, 3]) }), ['x'], (t) => swap(t.x), (t) => nd.permute(t.x, [0, 2, 1, 3]))
 
   // ---- sums ----

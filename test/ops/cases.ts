@@ -69,6 +69,22 @@ for (const [shape, tail] of [[[2, 7], [7]], [[5, 16, 17], [16, 17]], [[3, 2, 7],
   for (const s of [1, 0.25])
     define('add', `${text(shape)} + ${text(tail)} repeated, scale ${s}`, (d) => ({ a: d.normal(shape), b: d.normal(tail) }), ['a', 'b'],
       (i) => add(i.a, i.b, s), (i) => nd.add(i.a, nd.scale(stretch(i.b, shape), s)))
+// Accesses of 16 bytes: rows that begin beside them, tails, periods that are no multiple of 4 or 8 elements.
+for (const n of [3, 4, 8, 40, 41, 4097]) {
+  const [one, two] = [(d: Draw) => ({ x: d.normal([n + 1]) }), (d: Draw) => ({ a: d.normal([n + 1]), b: d.normal([n]) })]
+  const rest = (t: Tensor): Tensor => narrow(t, 0, 1, n)
+  const of = (a: NdArray): NdArray => nd.slice(a, 0, 1, n + 1)
+  define('gelu', `of ${n} elements behind one`, one, ['x'], (i) => gelu(rest(i.x)), (i) => oracle.gelu(of(i.x)))
+  define('scale', `of ${n} elements behind one`, one, ['x'], (i) => scale(rest(i.x), 3), (i) => nd.scale(of(i.x), 3))
+  define('add', `${n} elements behind one and ${n}`, two, ['a', 'b'], (i) => add(rest(i.a), i.b, 0.5), (i) => nd.add(of(i.a), nd.scale(i.b, 0.5)))
+  define('add', `${n} elements and ${n} behind one`, two, ['a', 'b'], (i) => add(i.b, rest(i.a), 0.5), (i) => nd.add(i.b, nd.scale(of(i.a), 0.5)))
+  define('siluMul', `${n} elements behind one and ${n}`, two, ['a', 'b'], (i) => siluMul(rest(i.a), i.b), (i) => oracle.siluMul(of(i.a), i.b))
+  define('gate', `${n} elements behind one and ${n}`, (d) => ({ ...two(d), g: d.normal([1]) }), ['a', 'b', 'g'], (i) => gate(rest(i.a), i.b, i.g),
+    (i) => zip(of(i.a), i.b, (x, y) => x + Math.tanh(i.g.data[0]!) * (y - x)))
+}
+for (const [rows, period] of [[3, 12], [2, 20], [5, 6], [4, 9], [8, 5], [16, 3], [2, 8], [9, 24]] as const)
+  define('add', `[${rows},${period}] + [${period}] repeated and behind one`, (d) => ({ a: d.normal([rows, period]), b: d.normal([period + 1]) }), ['a', 'b'],
+    (i) => add(i.a, narrow(i.b, 0, 1, period), 2), (i) => nd.add(i.a, nd.scale(stretch(nd.slice(i.b, 0, 1, period + 1), [rows, period]), 2)))
 define('add', 'x + x', (d) => ({ x: d.normal([7, 5]) }), ['x'], (i) => add(i.x, i.x, 2), (i) => nd.scale(i.x, 3))
 define('multiply', 'x∘x', (d) => ({ x: d.normal([7, 5]) }), ['x'], (i) => multiply(i.x, i.x), (i) => map(i.x, (x) => x * x))
 define('gelu', 'far from 0', () => ({ x: input([8], [-40, -12, -6, -3, 3, 6, 12, 40]) }), ['x'], (i) => gelu(i.x), (i) => oracle.gelu(i.x))
@@ -194,6 +210,16 @@ for (const shape of [[1, 1, 1, 1], [2, 3, 5, 7], [1, 17, 2, 33], [2, 0, 3, 4], [
   define('swap', text(shape), x(shape), ['x'], (i) => swap(i.x), (i) => nd.permute(i.x, [0, 2, 1, 3]))
 for (const shape of [[7], [3, 0], [2, 17, 3], [65, 17, 74]])
   define('copy', text(shape), x(shape), ['x'], (i) => copy(i.x), (i) => i.x)
+// Rows of 1 to 16 bytes in one access: cut out of wider ones, turned, begun beside them.
+for (const [shape, from, length] of [[[5, 16], 0, 8], [[5, 16], 8, 8], [[5, 16], 4, 12], [[5, 18], 2, 16], [[5, 17], 1, 16], [[3, 40], 3, 32], [[3, 24], 1, 7]] as const) {
+  define('contiguous', `of columns ${from} to ${from + length} of ${text(shape)}`, x(shape), ['x'], (i) => contiguous(narrow(i.x, 1, from, length)), (i) => nd.slice(i.x, 1, from, from + length))
+  define('cast', `columns ${from} to ${from + length} of ${text(shape)} to bfloat16`, (d) => ({ x: input(shape, d.integers(shape, -128, 128).wide.data) }), ['x'],
+    (i) => cast(narrow(i.x, 1, from, length), 'bfloat16'), (i) => nd.slice(i.x, 1, from, from + length), { narrow: true })
+}
+for (const shape of [[2, 3, 5, 64], [1, 7, 2, 12], [3, 2, 4, 6]])
+  define('contiguous', `heads of ${text(shape)} before their rows`, x(shape), ['x'], (i) => contiguous(permute(i.x, [0, 2, 1, 3])), (i) => nd.permute(i.x, [0, 2, 1, 3]))
+for (const [shape, dim] of [[[4, 8, 16], 1], [[2, 3, 12], 0], [[300, 2056], 0], [[2, 8, 16640], 1]] as const)
+  define('mean', `${text(shape)} over ${dim}, packs of columns`, x(shape), ['x'], (i) => mean(i.x, dim), (i) => nd.mean(i.x, dim))
 for (const dtype of wide16) {
   const rounded = (values: ArrayLike<number>): Float64Array => widen(Uint16Array.from(values, (v) => toBits(v, dtype)), dtype)
   define('cast', `float32 to ${dtype}, rounded`, (d) => ({ x: d.normal([33, 65], 3) }), [], (i) => cast(i.x, dtype), (i) => nd.array(i.x.shape, rounded(i.x.data)))
