@@ -123,18 +123,22 @@ def run(bench, items):
             peers.append(("eager operators", lambda: eager_routing(torch), True))
         if item.get("flex"):  # compiled anew for each shape, which takes its time
             peers.append(("flex attention", lambda: flex(torch), True))
-        # Room for the slow ones' scores: as many sets as rotation needs, no more.
-        bytes = 2 * 8 * item["b0"] * item["b1"] * item["n"] * item["heads"] * item["d"]
-        sets = 2 if bench.quick else max(4 if bytes > 64e6 else 20, int(80e6 / bytes) + 1)
-        inputs, cases = Inputs(torch, item, bench.device), []
-        for _ in range(min(sets, 200)):
-            cases.append(Case(torch, item, inputs, bench.device))
-            inputs.next()
+        state = {}
+
+        def cases(item=item, state=state):
+            """Built by the first row that needs them. Room for the slow ones' scores: as many sets as rotation needs, no more."""
+            if "cases" not in state:
+                bytes = 2 * 8 * item["b0"] * item["b1"] * item["n"] * item["heads"] * item["d"]
+                sets = 2 if bench.quick else max(4 if bytes > 64e6 else 20, int(80e6 / bytes) + 1)
+                inputs, state["cases"] = Inputs(torch, item, bench.device), []
+                for _ in range(min(sets, 200)):
+                    state["cases"].append(Case(torch, item, inputs, bench.device))
+                    inputs.next()
+            return state["cases"]
+
         for name, make, same in peers:
-            if bench.late:
-                break
             measure(bench, item, name, make, same, cases)
-        del cases, inputs
+        state.clear()
         if bench.device == "cuda":
             torch.cuda.empty_cache()
 
@@ -157,15 +161,16 @@ def measure(bench, item, name, make, same, cases):
         def ahead(timed=timed, mode=mode):
             state.setdefault("run", None)
             state["run"] = state["run"] or make()
-            digest = bench.digest([forward(cases[0])])
-            state[mode] = timed([lambda c=c: forward(c) for c in cases])
+            digest = bench.digest([forward(cases()[0])])
+            state[mode] = timed([lambda c=c: forward(c) for c in cases()])
             return {"us": state[mode], "digest": digest}
 
         def back(timed=timed, mode=mode):
             if mode not in state:
                 raise RuntimeError("forward did not run")
-            digest = bench.digest(cases[0].gradients(torch, both(cases[0])))
-            return {"us": difference(timed([lambda c=c: both(c) for c in cases]), state[mode]), "digest": digest}
+            first = cases()[0]
+            digest = bench.digest(first.gradients(torch, both(first)))
+            return {"us": difference(timed([lambda c=c: both(c) for c in cases()]), state[mode]), "digest": digest}
 
         bench.row(name, item["id"], "forward", mode, ahead, same)
         if "backward" in item.get("passes", ["forward", "backward"]):

@@ -207,7 +207,9 @@ class Bench:
 
 
 def difference(both, forward):
-    """Times of backward: of both passes less those of forward."""
+    """Times of backward: of both passes less those of forward. Where that is nothing, it was not measured."""
+    if both["median"] <= forward["median"]:
+        raise RuntimeError("both passes took no longer than forward alone: the difference is lost in the noise")
     return {**{k: max(0.0, both[k] - forward[k]) for k in ("median", "p10", "p90")}, "samples": both["samples"]}
 
 

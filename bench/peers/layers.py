@@ -144,8 +144,7 @@ KINDS = {
 def run(bench, items):
     for item in items:
         for name, make in KINDS.get(item["kind"], []):
-            if not bench.late:
-                measure(bench, item, name, make)
+            measure(bench, item, name, make)
         if bench.device == "cuda":
             bench.torch.cuda.empty_cache()
 

@@ -1,7 +1,7 @@
 """The peers: what PyTorch and its libraries make of bench/gpu/shapes.json on the same device. What is not installed is
 "unavailable". Ends with 0, or with 3 where nothing could run; the last line printed says why.
 
-  run.py [--to FILE] [--seconds N] [--quick] [--wait] [--only ceilings|attention|layers|models]
+  run.py [--to FILE] [--seconds N] [--quick] [--wait] [--only ceilings|step|layers|attention|models]
 
 --wait: nothing is asked of the device before a line arrives on stdin. MT_PEERS_DEVICE=cpu: a try without a GPU."""
 import importlib
@@ -62,7 +62,7 @@ def main():
             versions[name] = version(name)
         except Exception:
             versions[name] = None
-    for group, share in ((only, 1.0),) if only else (("layers", 0.3), ("attention", 0.65), ("models", 1.0)):
+    for group, share in ((only, 1.0),) if only else (("step", 0.4), ("layers", 0.6), ("attention", 0.8), ("models", 1.0)):
         bench.until(share)
         if group == "ceilings":
             ceilings(bench)

@@ -272,4 +272,32 @@ test('the stage of tests names files that there are', () => {
   }
 })
 
+;(has('python3') ? test : test.skip)('peers: what comes late has a row that says so, and a difference that is none is no time', () => {
+  const code = `
+import json, sys
+sys.path.insert(0, "bench/peers")
+import attention, layers
+from common import Bench, difference
+class Torch: pass
+items = json.load(open("bench/gpu/shapes.json"))["quick"]
+bench = Bench(Torch(), "cpu", None, True, -1)
+layers.run(bench, items)
+attention.run(bench, items)
+times = lambda x: {"median": x, "p10": x, "p90": x, "samples": 3}
+bench.end = float("inf")
+bench.row("peer", "item", "backward", "eager", lambda: {"us": difference(times(2), times(2))})
+bench.row("peer", "item", "backward", "graph", lambda: {"us": difference(times(5), times(2))})
+print(json.dumps(bench.rows))`
+  const { status, stdout, stderr } = spawnSync('python3', ['-c', code], { cwd: root, encoding: 'utf8' })
+  assert.is(status, 0, stderr)
+  const rows: any[] = JSON.parse(stdout)
+  const [none, some] = rows.splice(-2)
+  for (const row of rows) assert.equal([row.status, row.reason], ['unavailable', 'no time was left'], row.id)
+  const named = new Set(rows.map((r) => r.item))
+  for (const { id } of json(join(root, 'bench', 'gpu', 'shapes.json')).quick) assert.ok(named.has(id), id)
+  assert.equal([none.status, 'us' in none], ['unavailable', false])
+  assert.match(none.reason, /both passes took no longer than forward alone/)
+  assert.equal([some.status, some.us.median], ['ok', 3])
+})
+
 test.run()
