@@ -100,9 +100,10 @@ struct BackwardTile {
       }
     }
   }
-  /// x = P and g = dS from logits x and dP g. `scores` is null where dα is not wanted of them.
+  /// x = P and g = dS from logits x and dP g. `with_shares`: their part of dα is wanted. A reference and a
+  /// flag, not a pointer that may be null: that would hold the scores in local memory.
   template <bool rows>
-  __device__ void gradients(Pairs& x, Pairs& g, const Sets& sets, int q0, const Pairs* scores) {
+  __device__ void gradients(Pairs& x, Pairs& g, const Sets& sets, int q0, const Pairs& scores, bool with_shares) {
     if constexpr (masked)
       if (a.mode == 2) return mixed_gradients<rows>(x, g, sets, q0);
 #pragma unroll
@@ -114,12 +115,12 @@ struct BackwardTile {
         g[n][e] = x[n][e] * (g[n][e] - mean()[i]);
       }
     if constexpr (masked) {
-      if (scores) {
+      if (with_shares) {
 #pragma unroll
         for (int j = 0; j < kMostChoices; ++j) {
           if (j >= a.p) break;
 #pragma unroll
-          for (int i = 0; i < 8; ++i) share[j] += keeps(sets[i / 4], i % 4, j) ? g[i / 4][i % 4] * (*scores)[i / 4][i % 4] : 0.0f;
+          for (int i = 0; i < 8; ++i) share[j] += keeps(sets[i / 4], i % 4, j) ? g[i / 4][i % 4] * scores[i / 4][i % 4] : 0.0f;
         }
       }
 #pragma unroll
@@ -225,7 +226,7 @@ struct BackwardTile {
       row_products<D>(s, q + q0 * kRow<D>, k() + k0 * kRow<D>, l);
       row_products<D>(g, dout() + q0 * kRow<D>, v() + k0 * kRow<D>, l);
       logits<true>(s, x, sets, q0, k0);
-      gradients<true>(x, g, sets, q0, a.shares ? &s : nullptr);
+      gradients<true>(x, g, sets, q0, s, a.shares);
       as_factor(ds, g[0], g[1]);
       add_product<D>(dq, ds, k() + k0 * kRow<D>, l);
     }
@@ -255,7 +256,7 @@ struct BackwardTile {
       row_products<D>(s, k() + k0 * kRow<D>, q + q0 * kRow<D>, l);
       if (a.dk.data) row_products<D>(g, v() + k0 * kRow<D>, dout() + q0 * kRow<D>, l);
       logits<false>(s, x, sets, q0, k0);
-      gradients<false>(x, g, sets, q0, nullptr);
+      gradients<false>(x, g, sets, q0, s, false);
       as_factor(factor, x[0], x[1]);
       add_product<D>(dv, factor, dout() + q0 * kRow<D>, l);
       if (!a.dk.data) continue;

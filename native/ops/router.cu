@@ -2,141 +2,204 @@
 
 #include <algorithm>
 
-#include "kernels/device.h"
+#include "kernels/rows.h"
 
 namespace mt::cuda {
 namespace {
 
-constexpr int kGroup = 4;  // sequences, or rows of a weight, that a thread takes at once: one number read serves all of them
+constexpr int kGroup = 4;  // columns of a thread, units of a warp, rows of a weight: what is read or computed at once
+constexpr int kForwardThreads = 512, kForwardWarps = kForwardThreads / 32;
 constexpr int64_t kWarps = kThreads / 32;
-constexpr int64_t groups(int64_t n) { return (n + kGroup - 1) / kGroup; }
+constexpr int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 /// Where a sequence's columns lie.
 struct Rows {
-  int64_t m1, n, width, s0, s1, s2, s3;
-  explicit Rows(const View& x) : m1(x.shape[1]), n(x.shape[2]), width(x.shape[3]), s0(x.stride[0]), s1(x.stride[1]), s2(x.stride[2]), s3(x.stride[3]) {}
-  __device__ int64_t at(int64_t b, int64_t c) const { return b / m1 * s0 + b % m1 * s1 + c * s3; }
+  int64_t m1 = 1, n = 0, width = 0, s0 = 0, s1 = 0, s2 = 0;
+  bool whole = false;  // packs of kGroup columns may be read and written
+  Rows() = default;
+  template <typename T>
+  Rows(const View& x, const T* p) : m1(x.shape[1]), n(x.shape[2]), width(x.shape[3]), s0(x.stride[0]), s1(x.stride[1]), s2(x.stride[2]) {
+    whole = fours(p, width) && s0 % kGroup == 0 && s1 % kGroup == 0 && s2 % kGroup == 0;
+  }
+  __device__ int64_t first(int64_t b) const { return b / m1 * s0 + b % m1 * s1; }
+};
+struct Sizes {
+  int64_t batch, width, units, choices;
 };
 
 // ---- forward ----
 
-/// pooled = mean_n x: a thread per sequence and column.
+/// A block per sequence, all three layers: what it writes of one it reads for the next.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) pool(const T* x, Rows rows, float* pooled, int64_t total) {
-  int64_t k = thread_index();
-  if (k >= total) return;
-  x += rows.at(k / rows.width, k % rows.width);
-  float sum = 0;
-  for (int64_t i = 0; i < rows.n; ++i) sum += float(x[i * rows.s2]);
-  pooled[k] = sum / float(rows.n);
-}
-/// hidden = relu(w·pooled + bias): a warp per unit and group of sequences.
-__global__ void __launch_bounds__(kThreads) hidden_layer(const float* pooled, const float* w, const float* bias, float* hidden, int64_t batch, int64_t units, int64_t width) {
-  int64_t k = thread_index() / 32, i = k % units, first = k / units * kGroup;
-  if (first >= batch) return;
-  float sum[kGroup] = {};
-  for (int64_t c = threadIdx.x % 32; c < width; c += 32) {
-    float weight = w[i * width + c];
+__global__ void __launch_bounds__(kForwardThreads) forward_kernel(const T* x, Rows rows, const float* w1, const float* b1, const float* w2, const float* b2, float* pooled, float* hidden, float* alpha, Sizes z) {
+  const int64_t b = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  x += rows.first(b), pooled += b * z.width, hidden += b * z.units, alpha += b * z.choices;
+  // pooled = mean_n x
+  for (int64_t c = threadIdx.x * kGroup; c < z.width; c += kForwardThreads * kGroup) {
+    float sum[kGroup] = {};
+#pragma unroll 8
+    for (int64_t i = 0; i < rows.n; ++i) {
+      float v[kGroup];
+      load(x + i * rows.s2 + c, z.width - c, rows.whole, v);
 #pragma unroll
-    for (int g = 0; g < kGroup; ++g)
-      if (first + g < batch) sum[g] += weight * pooled[(first + g) * width + c];
-  }
+      for (int k = 0; k < kGroup; ++k) sum[k] += v[k];
+    }
 #pragma unroll
-  for (int g = 0; g < kGroup; ++g) {
-    float s = warp_sum(sum[g]);
-    if (threadIdx.x % 32 == 0 && first + g < batch) hidden[(first + g) * units + i] = fmaxf(s + bias[i], 0.0f);
+    for (int k = 0; k < kGroup; ++k)
+      if (c + k < z.width) pooled[c + k] = sum[k] / float(rows.n);
   }
-}
-/// alpha = softmax(w·hidden + bias): a warp per sequence.
-__global__ void __launch_bounds__(kThreads) choose(const float* hidden, const float* w, const float* bias, float* alpha, int64_t batch, int64_t units, int64_t choices) {
-  int64_t b = thread_index() / 32, lane = threadIdx.x % 32;
-  if (b >= batch) return;
-  float *a = alpha + b * choices, most = -INFINITY, sum = 0;
-  for (int64_t j = 0; j < choices; ++j) {
-    float z = 0;
-    for (int64_t i = lane; i < units; i += 32) z += w[j * units + i] * hidden[b * units + i];
-    z = warp_sum(z) + bias[j];
-    most = fmaxf(most, z);
-    if (j % 32 == lane) a[j] = z;
-  }
-  for (int64_t j = lane; j < choices; j += 32) sum += a[j] = expf(a[j] - most);
-  sum = warp_sum(sum);
-  for (int64_t j = lane; j < choices; j += 32) a[j] /= sum;
-}
-
-// ---- backward ----
-
-/// dz = alpha∘(dalpha − Σ alpha∘dalpha), and dh = w2ᵀ·dz where hidden > 0: a warp per sequence.
-__global__ void __launch_bounds__(kThreads) choose_backward(const float* dalpha, const float* alpha, const float* hidden, const float* w2, float* dz, float* dh, int64_t batch, int64_t units, int64_t choices) {
-  int64_t b = thread_index() / 32, lane = threadIdx.x % 32;
-  if (b >= batch) return;
-  const float *a = alpha + b * choices, *d = dalpha + b * choices;
-  // Differences from the first dalpha, and a mean divided by Σ alpha: equal dalpha then give exactly no gradient.
-  double mean = 0, sum = 0;
-  for (int64_t j = 0; j < choices; ++j) {
-    mean += double(a[j]) * (double(d[j]) - d[0]);
-    sum += a[j];
-  }
-  mean /= sum;
-  auto slope = [&](int64_t j) { return float(a[j] * (double(d[j]) - d[0] - mean)); };
-  for (int64_t j = lane; j < choices; j += 32) dz[b * choices + j] = slope(j);
-  for (int64_t i = lane; i < units; i += 32) {
-    float g = 0;
-    for (int64_t j = 0; j < choices; ++j) g += w2[j * units + i] * slope(j);
-    dh[b * units + i] = hidden[b * units + i] > 0 ? g : 0.0f;
-  }
-}
-/// Every row of dx is w1ᵀ·dh / n: a thread per column and group of sequences.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) spread(const float* dh, const float* w1, T* dx, Rows rows, int64_t total, int64_t batch, int64_t units) {
-  int64_t k = thread_index(), c = k % rows.width, first = k / rows.width * kGroup;
-  if (k >= total) return;
-  float sum[kGroup] = {};
-  for (int64_t i = 0; i < units; ++i) {
-    float w = w1[i * rows.width + c];
+  __syncthreads();
+  // hidden = relu(w1·pooled + b1): a warp takes units of a group at once, so that several loads are in flight
+  for (int64_t first = warp * kGroup; first < z.units; first += kForwardWarps * kGroup) {
+    float sum[kGroup] = {};
+#pragma unroll 4
+    for (int64_t c = lane; c < z.width; c += 32) {
+      const float mean = pooled[c];
 #pragma unroll
-    for (int g = 0; g < kGroup; ++g)
-      if (first + g < batch) sum[g] += w * dh[(first + g) * units + i];
-  }
-#pragma unroll
-  for (int g = 0; g < kGroup; ++g) {
-    if (first + g >= batch) return;
-    T value = T(sum[g] / float(rows.n));
-    T* to = dx + rows.at(first + g, c);
-    for (int64_t i = 0; i < rows.n; ++i) to[i * rows.s2] = value;
-  }
-}
-/// dw[i,c] = Σ_b g[b,i] v[b,c] and db[i] = Σ_b g[b,i], i < high, c < wide: a block per 32 columns and group of rows, each of its
-/// warps with every eighth sequence.
-__global__ void __launch_bounds__(kThreads) weight_sums(const float* g, const float* v, float* dw, float* db, int64_t batch, int64_t high, int64_t wide, int64_t tiles) {
-  __shared__ float shared[2 * kGroup][kThreads];
-  int64_t first = blockIdx.x / tiles * kGroup, c = blockIdx.x % tiles * 32 + threadIdx.x % 32;
-  float sum[2 * kGroup] = {};
-  for (int64_t b = threadIdx.x / 32; b < batch; b += kWarps) {
-    float x = c < wide ? v[b * wide + c] : 0.0f;
+      for (int k = 0; k < kGroup; ++k)
+        if (first + k < z.units) sum[k] += w1[(first + k) * z.width + c] * mean;
+    }
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
-      float y = first + k < high ? g[b * high + first + k] : 0.0f;
-      sum[k] += y * x;
-      sum[kGroup + k] += y;
+      const float s = warp_sum(sum[k]);
+      if (lane == 0 && first + k < z.units) hidden[first + k] = fmaxf(s + b1[first + k], 0.0f);
+    }
+  }
+  __syncthreads();
+  // alpha = softmax(w2·hidden + b2)
+  for (int64_t j = warp; j < z.choices; j += kForwardWarps) {
+    float s = 0;
+    for (int64_t i = lane; i < z.units; i += 32) s += w2[j * z.units + i] * hidden[i];
+    s = warp_sum(s) + b2[j];
+    if (lane == 0) alpha[j] = s;
+  }
+  __syncthreads();
+  if (warp) return;
+  float most = -INFINITY, sum = 0;
+  for (int64_t j = lane; j < z.choices; j += 32) most = fmaxf(most, alpha[j]);
+  most = warp_max(most);
+  for (int64_t j = lane; j < z.choices; j += 32) sum += alpha[j] = expf(alpha[j] - most);
+  sum = warp_sum(sum);
+  for (int64_t j = lane; j < z.choices; j += 32) alpha[j] /= sum;
+}
+
+// ---- backward: one kernel, whose blocks find what they need of dz and dh anew: it is little, and nothing waits ----
+
+struct Gradients {
+  const float *dalpha, *alpha, *pooled, *hidden, *w1, *w2;
+  float *dw1, *db1, *dw2, *db2;
+  Sizes z;
+  Rows rows;              // of dx
+  bool whole;             // packs of w1 may be read
+  int64_t spread, tiles;  // blocks of dx; tiles of its columns
+  int64_t below, across;  // blocks of dw1; tiles of its columns
+};
+
+/// dz = alpha∘(dalpha − Σ alpha∘dalpha) of one sequence.
+struct Slope {
+  const float *a, *d;
+  double mean = 0;
+  __device__ Slope(const Gradients& g, int64_t b) : a(g.alpha + b * g.z.choices), d(g.dalpha + b * g.z.choices) {
+    // Differences from the first dalpha, and a mean divided by Σ alpha: equal dalpha then give exactly no gradient.
+    double sum = 0;
+    for (int64_t j = 0; j < g.z.choices; ++j) {
+      mean += double(a[j]) * (double(d[j]) - d[0]);
+      sum += a[j];
+    }
+    mean /= sum;
+  }
+  __device__ float operator()(int64_t j) const { return float(a[j] * (double(d[j]) - d[0] - mean)); }
+  /// dh = w2ᵀ·dz where hidden > 0.
+  __device__ float unit(const Gradients& g, int64_t b, int64_t i) const {
+    float sum = 0;
+    for (int64_t j = 0; j < g.z.choices; ++j) sum += g.w2[j * g.z.units + i] * (*this)(j);
+    return g.hidden[b * g.z.units + i] > 0 ? sum : 0.0f;
+  }
+};
+
+constexpr int kQuads = 64, kParts = kThreads / kQuads;  // of a block of dx: groups of columns; parts of the units, then of the rows
+
+/// Every row of dx is w1ᵀ·dh / n: a block per sequence and tile of columns.
+template <typename T>
+__device__ void spread_block(const Gradients& g, T* dx) {
+  SHARED(float, dh);  // [units]
+  __shared__ float part[kParts][kQuads * kGroup];
+  const int64_t b = blockIdx.x / g.tiles, quad = threadIdx.x % kQuads, mine = threadIdx.x / kQuads;
+  const int64_t c = (blockIdx.x % g.tiles * kQuads + quad) * kGroup, left = g.z.width - c;
+  const Slope slope(g, b);
+  for (int64_t i = threadIdx.x; i < g.z.units; i += kThreads) dh[i] = slope.unit(g, b, i);
+  __syncthreads();
+  float sum[kGroup] = {};
+  if (left > 0) {
+#pragma unroll 4
+    for (int64_t i = mine; i < g.z.units; i += kParts) {
+      float w[kGroup];
+      load(g.w1 + i * g.z.width + c, left, g.whole, w);
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) sum[k] += w[k] * dh[i];
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kGroup; ++k) part[mine][quad * kGroup + k] = sum[k];
+  __syncthreads();
+  if (left <= 0) return;
+#pragma unroll
+  for (int k = 0; k < kGroup; ++k) {
+    sum[k] = 0;
+    for (int p = 0; p < kParts; ++p) sum[k] += part[p][quad * kGroup + k];
+    sum[k] /= float(g.rows.n);
+  }
+  dx += g.rows.first(b) + c;
+  for (int64_t i = mine; i < g.rows.n; i += kParts) store(dx + i * g.rows.s2, left, g.rows.whole, sum);
+}
+
+/// dw[i,c] = Σ_b s[b,i] v[b,c] and db[i] = Σ_b s[b,i], i < high, c < wide: a block per group of rows and 32 columns, each of
+/// its warps with every eighth sequence. `value`(slope, b, i) is s.
+template <typename F>
+__device__ void weight_block(const Gradients& g, int64_t block, const float* v, float* dw, float* db, int64_t high, int64_t wide, int64_t across, F value) {
+  __shared__ float s[kGroup][kThreads], shared[2 * kGroup][kThreads];
+  const int64_t first = block / across * kGroup, warp = threadIdx.x / 32, lane = threadIdx.x % 32, c = block % across * 32 + lane;
+  float sum[2 * kGroup] = {};
+  for (int64_t begin = 0; begin < g.z.batch; begin += kThreads) {
+    const int64_t b = begin + threadIdx.x, end = min(begin + kThreads, g.z.batch);
+    if (begin) __syncthreads();
+    if (b < end) {
+      const Slope slope(g, b);
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) s[k][threadIdx.x] = first + k < high ? value(slope, b, first + k) : 0.0f;
+    }
+    __syncthreads();
+    for (int64_t i = begin + warp; i < end; i += kWarps) {
+      const float x = c < wide ? v[i * wide + c] : 0.0f;
+#pragma unroll
+      for (int k = 0; k < kGroup; ++k) {
+        const float y = s[k][i - begin];
+        sum[k] += y * x;
+        sum[kGroup + k] += y;
+      }
     }
   }
 #pragma unroll
   for (int k = 0; k < 2 * kGroup; ++k) shared[k][threadIdx.x] = sum[k];
   __syncthreads();
   // A warp per sum, which adds those of the warps in their order.
-  int64_t k = threadIdx.x / 32, lane = threadIdx.x % 32, i = first + k % kGroup;
   static_assert(kWarps == 2 * kGroup);
+  const int64_t i = first + warp % kGroup;
   float total = 0;
-  for (int w = 0; w < kWarps; ++w) total += shared[k][w * 32 + lane];
+  for (int w = 0; w < kWarps; ++w) total += shared[warp][w * 32 + lane];
   if (i >= high) return;
-  if (k < kGroup && c < wide) dw[i * wide + c] = total;
-  if (k >= kGroup && blockIdx.x % tiles == 0 && lane == 0) db[i] = total;
+  if (warp < kGroup && c < wide) dw[i * wide + c] = total;
+  if (warp >= kGroup && block % across == 0 && lane == 0) db[i] = total;
 }
 
-void add_weights(const float* g, const float* v, const View& dw, const View& db, int64_t batch) {
-  int64_t high = dw.shape[0], wide = dw.shape[1], tiles = std::max<int64_t>(1, (wide + 31) / 32);
-  launch(weight_sums, blocks(groups(high) * tiles, 1), dim3(kThreads), 0, g, v, dw.data<float>(), db.data<float>(), batch, high, wide, tiles);
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 4) backward_kernel(Gradients g, T* dx) {
+  if (blockIdx.x < g.spread) return spread_block(g, dx);
+  const int64_t block = blockIdx.x - g.spread;
+  if (block < g.below)
+    weight_block(g, block, g.pooled, g.dw1, g.db1, g.z.units, g.z.width, g.across, [&](const Slope& slope, int64_t b, int64_t i) { return slope.unit(g, b, i); });
+  else
+    weight_block(g, block - g.below, g.hidden, g.dw2, g.db2, g.z.choices, g.z.units, max(up(g.z.units, 32), int64_t(1)), [](const Slope& slope, int64_t, int64_t j) { return slope(j); });
 }
 
 }  // namespace
@@ -144,31 +207,29 @@ void add_weights(const float* g, const float* v, const View& dw, const View& db,
 // ---- operators ----
 
 void router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha, Out pooled, Out hidden) {
-  int64_t batch = x.shape[0] * x.shape[1], width = x.shape[3], units = w1.shape[0], choices = w2.shape[0];
-  float *mean = pooled.data<float>(), *hid = hidden.data<float>();
+  const Sizes z{x.shape[0] * x.shape[1], x.shape[3], w1.shape[0], w2.shape[0]};
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(pool<T>, blocks(batch * width), dim3(kThreads), 0, (const T*)x.data<T>(), Rows(x), mean, batch * width);
+    const T* from = x.data<T>();
+    launch(forward_kernel<T>, blocks(z.batch, 1), dim3(kForwardThreads), 0, from, Rows(x, from), (const float*)w1.data<float>(), (const float*)b1.data<float>(), (const float*)w2.data<float>(), (const float*)b2.data<float>(),
+           pooled.data<float>(), hidden.data<float>(), alpha.data<float>(), z);
   });
-  launch(hidden_layer, blocks(groups(batch) * units, kWarps), dim3(kThreads), 0, (const float*)mean, (const float*)w1.data<float>(), (const float*)b1.data<float>(), hid, batch, units, width);
-  launch(choose, blocks(batch, kWarps), dim3(kThreads), 0, (const float*)hid, (const float*)w2.data<float>(), (const float*)b2.data<float>(), alpha.data<float>(), batch, units, choices);
 }
 
 void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, MaybeOut dx,
                      Out dw1, Out db1, Out dw2, Out db2) {
-  int64_t batch = pooled.shape[0] * pooled.shape[1], width = pooled.shape[2], units = w1.shape[0], choices = w2.shape[0];
-  const float* hid = hidden.data<float>();
-  Scratch slopes(size_t(batch * (choices + units)) * sizeof(float));
-  float *dz = slopes.as<float>(), *dh = dz + batch * choices;
-  launch(choose_backward, blocks(batch, kWarps), dim3(kThreads), 0, (const float*)dalpha.data<float>(), (const float*)alpha.data<float>(), hid, (const float*)w2.data<float>(), dz, dh, batch, units, choices);
-  if (dx)
-    each_activation(dx.dtype, [&](auto t) {
-      using T = decltype(t);
-      int64_t total = groups(batch) * width;
-      launch(spread<T>, blocks(total), dim3(kThreads), 0, (const float*)dh, (const float*)w1.data<float>(), dx.data<T>(), Rows(dx), total, batch, units);
-    });
-  add_weights(dh, pooled.data<float>(), dw1, db1, batch);
-  add_weights(dz, hid, dw2, db2, batch);
+  const Sizes z{pooled.shape[0] * pooled.shape[1], pooled.shape[2], w1.shape[0], w2.shape[0]};
+  const float* first = w1.data<float>();
+  each_activation(dx ? dx.dtype : DType::f32, [&](auto t) {
+    using T = decltype(t);
+    T* to = dx ? dx.data<T>() : nullptr;
+    // Where a weight has no columns its bias has a gradient all the same.
+    const int64_t tiles = up(z.width, kQuads * kGroup), across = std::max<int64_t>(1, up(z.width, 32)), below = up(z.units, kGroup) * across;
+    const Gradients g{dalpha.data<float>(), alpha.data<float>(), pooled.data<float>(), hidden.data<float>(), first, w2.data<float>(), dw1.data<float>(), db1.data<float>(), dw2.data<float>(), db2.data<float>(),
+                      z, dx ? Rows(dx, to) : Rows(), fours(first, z.width), dx ? z.batch * tiles : 0, tiles, below, across};
+    const int64_t last = up(z.choices, kGroup) * std::max<int64_t>(1, up(z.units, 32));
+    launch(backward_kernel<T>, blocks(g.spread + below + last, 1), dim3(kThreads), size_t(z.units) * sizeof(float), g, to);
+  });
 }
 
 }  // namespace mt::cuda

@@ -384,7 +384,7 @@ export function routed(shape: readonly number[], over: number, hidden: number, c
     return nd.reshape(oracle.router(nd.reshape(rows, [size(rows.shape.slice(0, -2)), ...rows.shape.slice(-2)]), i), [...rows.shape.slice(0, -2), choices])
   })
 }
-for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4]] as const) routed(shape, over, hidden, choices)
+for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4], [[2, 3, 5, 300], 2, 66, 4], [[2, 2, 3, 1032], 1, 9, 5], [[300, 2, 12], 1, 6, 3]] as const) routed(shape, over, hidden, choices)
 
 // ---- optimiser: values alone ----
 
