@@ -51,19 +51,11 @@ quoted() {
 }
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# ---- Node: MT_NODE, else the PATH's, else the one packed beside this script ----
+# ---- Node: MT_NODE, else the PATH's ----
 
-node=''
-if [ -n "${MT_NODE:-}" ]; then node=$MT_NODE
-elif has node; then node=$(command -v node)
-elif [ -f bench/gpu/node.tar.xz ]; then
-  mkdir -p "$work/node"
-  if tar -xJf bench/gpu/node.tar.xz -C "$work/node" 2>/dev/null || python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1], "r:xz").extractall(sys.argv[2])' bench/gpu/node.tar.xz "$work/node" 2>/dev/null; then
-    node=$(find "$work/node" -type f -name node -perm -u+x | head -n 1)
-  fi
-fi
+node=${MT_NODE:-$(command -v node || true)}
 nodeMissing=''
-if [ -z "$node" ]; then nodeMissing='there is no Node: neither MT_NODE, nor one in the PATH, nor bench/gpu/node.tar.xz'
+if [ -z "$node" ]; then nodeMissing='there is no Node, neither MT_NODE nor one in the PATH; bench/gpu/pack.sh makes a kit with one'
 elif ! "$node" --version >/dev/null 2>&1; then nodeMissing="$node does not run"; fi
 # What stages start by its name is the same Node.
 mkdir -p "$work/bin"

@@ -83,8 +83,8 @@ checked() { # title, a command that ends well
   local title=$1 begin code=0
   begin=$(date +%s)
   "${@:2}" >"$visit/log" 2>&1 || code=$?
-  summary+=("$title|$([ $code = 0 ] && echo ok || echo failed)|$(($(date +%s) - begin))|$([ $code = 0 ] || tail -n 1 "$visit/log")")
-  [ $code = 0 ] || bad=1
+  summary+=("$(printf '| %s | %s | %s | %s |' "$title" "$([ $code = 0 ] && echo ok || echo failed)" "$(($(date +%s) - begin))" "$([ $code = 0 ] || tail -n 1 "$visit/log")")")
+  [ $code = 0 ] || { bad=1; cp "$visit/log" ".gpu/${title//[^a-z]/-}.log"; }
 }
 bad=''
 # The carried addon finds no device here, so that it would be compiled there, for which this root has no nvcc.
@@ -109,7 +109,7 @@ result=$(ls "$visit"/out/gpu-*.json) || die "no result was written: $(tail -n 3 
       const rows = result?.rows ?? [], fine = rows.filter((r) => r.status === "ok").length
       console.log(`| ${stage} | ${status} | ${seconds} | ${rows.length ? `${fine} of ${rows.length} rows; ` : ""}${reason.slice(0, 110).replaceAll("|", "/")} |`)
     }' "$result"
-  for line in "${summary[@]}"; do echo "| $line |" | sed 's/|/ | /g; s/^ | *| /| /; s/ | *| *$/ |/'; done
+  printf '%s\n' "${summary[@]}"
 } | tee .gpu/rehearsal.md
 "$node" -e '
   const { stages } = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"))

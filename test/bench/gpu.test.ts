@@ -1,9 +1,9 @@
 // bench/gpu/all.sh where there is no GPU: every stage says why it cannot run, the script ends well and its result is valid.
 // On the addon whose CUDA kernels run on the CPU the stages really run, at tiny sizes. No time is checked.
 import { spawn, spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { delimiter, join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -163,14 +163,16 @@ unix('a job that throws, ends or stops its process, or never ends costs its own 
 })
 
 emulator('--stages runs these alone, --from takes over what an earlier run found, --logs keeps what was printed', () => {
-  const first = all(onEmulator, '--stages', 'build,probe')
+  const card = before(program('nvidia-smi', '#!/bin/sh\necho "A device, 1"\n'))
+  const first = all({ ...onEmulator, ...card }, '--stages', 'build,probe')
   assert.is(first.stages.probe.status, 'ok')
   assert.equal([first.stages.kernels.status, first.stages.kernels.reason, first.stages.kernels.result], ['unavailable', 'was not asked for', null])
   const logs = join(temporaryFolder('logs'), 'log.txt')
-  const second = all({ ...onEmulator, MT_COMMIT: `${'0123456789'.repeat(4)}-dirty` }, '--stages', 'ceilings', '--from', first.path, '--logs', logs)
+  const second = all({ ...onEmulator, ...card, MT_COMMIT: `${'0123456789'.repeat(4)}-dirty` }, '--stages', 'ceilings', '--from', first.path, '--logs', logs)
   assert.equal(second.stages.probe, first.stages.probe)
   assert.equal(second.stages.build, first.stages.build)
   assert.is(second.stages.ceilings.status, 'ok')
+  assert.equal(second.stages.ceilings.result.clocks[0].is, 'A device, 1')
   assert.equal([second.stages.machine.result.commit, second.stages.machine.result.changed], ['0123456789'.repeat(4), true])
   const text = readFileSync(logs, 'utf8')
   assert.ok(text.includes('==== ceilings') && text.includes(second.stages.ceilings.reason), text)
@@ -181,6 +183,14 @@ emulator('--stages runs these alone, --from takes over what an earlier run found
   const unreadable = all(onEmulator, '--stages', 'probe', '--from', '/nowhere.json')
   assert.ok(unreadable.stderr.includes('/nowhere.json could not be read'))
   assert.is(unreadable.stages.probe.status, 'ok')
+})
+
+;(has('python3') ? emulator : test.skip)('cuBLASLt of Python\'s packages is on the path of libraries', () => {
+  const folder = temporaryFolder('site')
+  const library = join(folder, 'nvidia', 'cublas', 'lib', 'libcublasLt.so.13')
+  mkdirSync(dirname(library), { recursive: true })
+  writeFileSync(library, '')
+  assert.is(all({ ...onEmulator, PYTHONPATH: folder }, '--stages', 'build').stages.machine.result.cublas, library)
 })
 
 emulator('where the probe fails, nothing that needs the device runs', () => {
