@@ -31,8 +31,8 @@ export interface Item {
 }
 
 export const quick = process.argv.includes('--quick')
-/** When the stage should have ended: rows after that say so instead of running. */
-export const deadline = Date.now() + 1000 * Number(option('seconds') ?? 1e6)
+/** When the stage should have ended: rows after that say so instead of running. A worker has that of its stage. */
+export const deadline = Number(option('deadline') ?? Date.now() + 1000 * Number(option('seconds') ?? 1e6))
 export const late = (): boolean => Date.now() > deadline
 export const noTime = 'no time was left'
 

@@ -40,8 +40,9 @@ export interface Program<J extends Job> {
   limit?: number
 }
 
-type Message = { facts: object } | { begin: number } | { row: Row; index: number } | { lost: string } | { unavailable: string }
+type Message = { facts: object } | { begin: number } | { row: Row; index: number } | { unavailable: string }
 
+const rowOf = (job: Job, row: Omit<Row, 'id'>): Row => ({ ...row, id: nameOf(job), ...(job.gemm && { gemm: job.gemm }) }) as Row
 const nameOf = (job: Job): string => (job.gemm === 'cublaslt' ? `${job.id}, cublaslt` : job.id)
 const variant = (job: Job): Gemm => job.gemm ?? 'own'
 
@@ -51,14 +52,11 @@ export async function measure<J extends Job>(program: Program<J>): Promise<Row[]
   const { jobs, facts: about = {} } = program
   const rows: (Row | undefined)[] = jobs.map(() => undefined)
   const done = (): Row[] => rows.filter((r) => r !== undefined)
-  const put = (index: number, status: Row['status'], reason: string): void => {
-    const { gemm } = jobs[index]!
-    rows[index] ??= { id: nameOf(jobs[index]!), status, reason, ...(gemm && { gemm }) }
-  }
+  const rest = (next: number, reason: string): void => jobs.forEach((job, i) => i >= next && (rows[i] ??= rowOf(job, { status: 'unavailable', reason })))
   for (let next = 0; next < jobs.length; ) {
     const end = jobs.findIndex((job, i) => i > next && variant(job) !== variant(jobs[next]!))
     const until = end < 0 ? jobs.length : end
-    if (late()) for (let i = next; i < jobs.length; i++) put(i, 'unavailable', noTime)
+    if (late()) rest(next, noTime)
     else {
       const reason = await worker(program, next, until, rows, about, () => save({ ...about, rows: done() }))
       if (reason) {
@@ -66,7 +64,7 @@ export async function measure<J extends Job>(program: Program<J>): Promise<Row[]
           console.log(reason)
           process.exit(3)
         }
-        for (let i = next; i < jobs.length; i++) put(i, 'unavailable', reason)
+        rest(next, reason)
       }
     }
     while (next < jobs.length && rows[next]) next++
@@ -77,7 +75,7 @@ export async function measure<J extends Job>(program: Program<J>): Promise<Row[]
 
 /** One worker for jobs [next, until): at least one of them has a row afterwards, or there is a reason why none can run. */
 async function worker<J extends Job>({ url, jobs, limit = 90 }: Program<J>, next: number, until: number, rows: (Row | undefined)[], about: Record<string, unknown>, write: () => void): Promise<string | undefined> {
-  const { child, kill } = start(process.execPath, [...process.execArgv, fileURLToPath(url), ...process.argv.slice(2), '--worker', `${next}`, `${until}`],
+  const { child, kill } = start(process.execPath, [...process.execArgv, fileURLToPath(url), ...process.argv.slice(2), '--deadline', `${deadline}`, '--worker', `${next}`, `${until}`],
     { stdio: ['ignore', 2, 2, 'ipc'], env: { ...process.env, MT_GEMM: variant(jobs[next]!) } })
   let current: number | undefined
   let [reason, why]: (string | undefined)[] = []
@@ -90,7 +88,6 @@ async function worker<J extends Job>({ url, jobs, limit = 90 }: Program<J>, next
   child.on('message', (m: Message) => {
     if ('facts' in m) Object.assign(about, m.facts)
     else if ('unavailable' in m) reason = m.unavailable
-    else if ('lost' in m) why = m.lost
     else if ('begin' in m) {
       current = m.begin
       clearTimeout(timer)
@@ -110,11 +107,9 @@ async function worker<J extends Job>({ url, jobs, limit = 90 }: Program<J>, next
   clearTimeout(timer)
   clearTimeout(last)
   if (reason !== undefined) return reason
-  const open = current ?? Array.from({ length: until - next }, (_, i) => next + i).find((i) => !rows[i])
-  if (open !== undefined && (current !== undefined || !rows.slice(next, until).some(Boolean))) {
-    const { gemm } = jobs[open]!
-    rows[open] = { id: nameOf(jobs[open]!), status: 'failed', reason: why ?? (signal ? `its process was killed by ${signal}` : `its process ended with ${code}`), ...(gemm && { gemm }) }
-  }
+  // Where it ended between two jobs, the next process goes on; not where it never came to one.
+  const fatal = current ?? (rows[next] ? undefined : next)
+  if (fatal !== undefined) rows[fatal] = rowOf(jobs[fatal]!, { status: 'failed', reason: why ?? (signal ? `its process was killed by ${signal}` : `its process ended with ${code}`) })
   return undefined
 }
 
@@ -139,29 +134,25 @@ async function work<J extends Job>({ jobs, open }: Program<J>): Promise<never> {
     const job = jobs[index]!
     await say({ begin: index })
     const row = late() ? { id: job.id, status: 'unavailable' as const, reason: noTime } : await attempt(job.id, () => run(job))
-    await say({ index, row: { ...row, id: nameOf(job), ...(job.gemm && { gemm: job.gemm }) } })
-    if (row.status === 'ok') continue
-    const lost = unusable(device)
-    if (!lost) continue
-    await say({ lost })
-    process.exit(4) // the next process goes on with the next job
+    await say({ index, row: rowOf(job, row) })
+    if (row.status !== 'ok' && unusable(device)) process.exit(4) // the next process goes on with the next job
   }
   close?.()
   process.exit(0)
 }
 
-/** Why the device cannot be used any more, if it cannot. The first wait tells of what is already over. */
-function unusable(device: Device): string | undefined {
-  let reason: string | undefined
-  for (let i = 0; i < 2; i++)
+/** Whether the device is lost. The first wait tells of what is already over. */
+function unusable(device: Device): boolean {
+  const works = (): boolean => {
     try {
-      reason = undefined
       scope(() => void full([1], 1, 'float32', device))
       syncBlocking()
-    } catch (error) {
-      reason = (error as Error).message.split('\n')[0]!
+      return true
+    } catch {
+      return false
     }
-  return reason
+  }
+  return !works() && !works()
 }
 
 /** Ends the stage with what its rows say. */
