@@ -16,7 +16,7 @@ import { frameImages, type Sampling } from './frames.js'
 import type { Preprocessor } from './preprocess.js'
 
 /** To be raised when decoding, sampling or resizing comes to give other pixels than before. */
-const VERSION = 1
+const VERSION = 2
 
 const known = new Map<string, { stamp: string; hash: Promise<string> }>()
 

@@ -4,7 +4,7 @@
  */
 
 import type { CodecContext, FormatContext, Frame, Packet, Stream } from 'node-av/lib'
-import { invalid } from '../errors.js'
+import { stat } from 'node:fs/promises'
 import { AV, lib, loadFfmpeg } from './ffmpeg.js'
 import { checkFile, notAVideo, unopened } from './reject.js'
 
@@ -17,15 +17,42 @@ export interface Decoded {
   damaged: boolean
 }
 
+/** What the packets of a file say about its pictures, without decoding. */
+interface Measured {
+  /** Where the last picture ends: seconds on the file's own clock; from the first picture where pictures are counted. */
+  end: number
+  /** The clock falls back or leaps somewhere: files joined end to end. */
+  joined: boolean
+  /** No packet says when it is shown. */
+  counted: boolean
+}
+
+/** Containers whose stated duration comes from the file; for others, FFmpeg estimates it. */
+const STATES_DURATION = /^(mov|matroska|avi|asf|flv)\b/
+/** Containers with an index: their last packets are found by a seek. */
+const INDEXED = /^(mov|matroska|avi)\b/
+/** Codecs whose delay between packet and picture changes from picture to picture. */
+const VARYING_DELAY = new Set(['h264', 'hevc', 'vvc'])
+/** Packets that a decoder keeps at most. */
+const MOST_DELAY = 16
+/** The clock may fall back by this (seconds) from one picture to the next, and still be a clock with a tremor. */
+const TREMOR = 0.1
+/** A clock that may begin anew (transport streams) and leaps further than this (seconds) did so. FFmpeg's own limits, both. */
+const LEAP = 10
+/** Seconds of a picture where neither the file nor a rate tells. */
+const UNKNOWN_LENGTH = 0.04
+
+const measured = new Map<string, { stamp: string; result: Measured }>()
+
 export class FrameStream {
   /** Seconds from time zero (where a player starts) to the end of the pictures; undefined where nothing tells. */
   duration: number | undefined
-  /** The same, but only where it speaks of the pictures for sure and not of a longer sound track. */
+  /** The same as the container states it for the pictures, which may be more than it holds. */
   declaredEnd: number | undefined
+  /** The file ends before the end of what it began. */
+  cut = false
   /** Average frame rate, 0 where unknown. */
   fps = 0
-  /** No packet has been read since the beginning of the file. */
-  fresh = true
   /** Reading began at the beginning of the file, so nothing lies before the first frame given. */
   fromStart = true
   /** Times of packets that could not be decoded since the last jump. */
@@ -42,8 +69,15 @@ export class FrameStream {
   private skipping = false // packets up to `lastPacket` were decoded before the seek
   private badSince: number | undefined // the first loss since the last keyframe
   private lastTime = 0
+  private last: { time: number; end: number } | undefined // the last frame since the last jump
   private tick = 0 // seconds per unit of the stream's time stamps
   private zero = 0 // the container's start, in seconds
+  private shift = 0 // seconds by which the clock fell back, summed up
+  private joined = false // the clock falls back somewhere: times say nothing about places in the file
+  private restarts = false // this kind of container may begin its clock anew
+  private counted = false // packets carry decoding times alone, or none
+  private delay = 0 // packets that the decoder keeps before it gives a frame; NaN where that varies
+  private sent: bigint[] = [] // decoding times of the packets that it keeps: the first one's is when the next frame is shown
   stream!: Stream
 
   private constructor(readonly path: string) {
@@ -53,15 +87,13 @@ export class FrameStream {
 
   /** Opens a file. @throws InputError if it is not a video that can be read */
   static async open(path: string): Promise<FrameStream> {
-    await checkFile(path)
+    const { cut } = await checkFile(path)
     await loadFfmpeg()
     const self = new FrameStream(path)
     try {
+      self.cut = cut
       await self.begin()
-      if (self.duration === undefined) {
-        await self.measure()
-        await self.restart()
-      }
+      if (!self.speaksForSure()) await self.measureOnce()
     } catch (error) {
       await self.close()
       throw error
@@ -77,9 +109,10 @@ export class FrameStream {
       for (;;) {
         const code = await this.decoder!.receiveFrame(frame)
         if (code >= 0) {
-          if (frame.pts === AV.AV_NOPTS_VALUE) frame.pts = frame.bestEffortTimestamp
-          if (frame.pts !== AV.AV_NOPTS_VALUE) return this.judge(frame)
-          throw invalid(this.path, 'frames with time stamps', new Error('a frame without one'), 'put the video into an MP4 or Matroska container')
+          const decoded = this.judge(frame)
+          if (decoded) return decoded
+          frame.unref()
+          continue
         }
         if (code === AV.AVERROR_EOF) break
         if (code !== AV.AVERROR_EAGAIN) this.lose(this.lastTime)
@@ -98,9 +131,13 @@ export class FrameStream {
    * without a gap and nothing is decoded twice: true. Otherwise they begin anew: false.
    */
   async seek(time: number, forward: boolean): Promise<boolean> {
+    if (this.joined || (this.counted && Number.isNaN(this.delay))) {
+      if (!forward) await this.restart()
+      return forward
+    }
     const stamp = BigInt(Math.floor((time + this.zero) / this.tick))
     if (this.pending) this.packet.unref()
-    this.pending = this.fresh = false
+    this.pending = false
     let code = await this.format.seekFrame(this.stream.index, stamp, AV.AVSEEK_FLAG_BACKWARD)
     while (code >= 0 && (code = await this.format.readFrame(this.packet)) >= 0) {
       if (this.packet.streamIndex === this.stream.index) break
@@ -111,8 +148,9 @@ export class FrameStream {
       return false
     }
     this.pending = true
-    const { pts, isKeyframe } = this.packet
-    if (forward && !this.draining && isKeyframe && pts !== AV.AV_NOPTS_VALUE && pts <= this.lastKey && this.lastPacket !== AV.AV_NOPTS_VALUE) {
+    const { isKeyframe } = this.packet
+    const at = this.identity(this.packet)
+    if (forward && !this.draining && isKeyframe && at !== AV.AV_NOPTS_VALUE && at <= this.lastKey && this.lastPacket !== AV.AV_NOPTS_VALUE) {
       this.skipping = true
       return true
     }
@@ -146,9 +184,10 @@ export class FrameStream {
   private forget(): void {
     this.draining = this.needKey = this.skipping = false
     this.lastPacket = this.lastKey = AV.AV_NOPTS_VALUE
-    this.badSince = undefined
-    this.lastTime = 0
+    this.badSince = this.last = undefined
+    this.lastTime = this.shift = 0
     this.lost = []
+    this.sent = []
   }
 
   // ------------------------------------------------------------------------------------------------------------- opening
@@ -156,7 +195,7 @@ export class FrameStream {
   private async begin(): Promise<void> {
     const { path } = this
     this.forget()
-    this.fresh = this.fromStart = true
+    this.fromStart = true
     const format = (this.format = new lib.FormatContext())
     const options = lib.Dictionary.fromObject({ protocol_whitelist: 'file' }) // a playlist must not reach for the network
     const code = await format.openInput(`file:${path}`, null, options)
@@ -190,27 +229,99 @@ export class FrameStream {
   /** Time zero, rate and duration as the container states them. */
   private readTimes(): void {
     const { format, stream } = this
+    const name = format.iformat!.name ?? ''
     this.tick = stream.timeBase.num / stream.timeBase.den
     this.fps = stream.avgFrameRate.den ? stream.avgFrameRate.num / stream.avgFrameRate.den : 0
+    this.restarts = Boolean(format.iformat!.flags & AV.AVFMT_TS_DISCONT)
+    const { videoDelay } = stream.codecpar
+    this.counted ||= Boolean(format.iformat!.flags & AV.AVFMT_NOTIMESTAMPS) || (name === 'avi' && videoDelay > 0)
+    this.delay = VARYING_DELAY.has(lib.avGetCodecName(stream.codecpar.codecId) ?? '') ? NaN : videoDelay
     const first = stream.startTime === AV.AV_NOPTS_VALUE ? undefined : Number(stream.startTime) * this.tick
-    this.zero = format.startTime === AV.AV_NOPTS_VALUE ? (first ?? 0) : Number(format.startTime) / 1e6
+    this.zero = this.counted || format.startTime === AV.AV_NOPTS_VALUE ? (first ?? 0) : Number(format.startTime) / 1e6
+    if (!STATES_DURATION.test(name)) return
     const whole = format.duration > 0n ? Number(format.duration) / 1e6 : undefined
     const tag = /^(\d+):(\d+):(\d+\.?\d*)$/.exec(stream.metadata?.get('DURATION') ?? '') // Matroska: where the track ends
-    if (stream.duration > 0n) this.declaredEnd = (first ?? this.zero) + Number(stream.duration) * this.tick - this.zero
+    // What stands for each stream in MP4 and AVI, FFmpeg makes of the whole file's duration elsewhere.
+    if (/^(mov|avi)\b/.test(name) && stream.duration > 0n) this.declaredEnd = (first ?? this.zero) + Number(stream.duration) * this.tick - this.zero
     else if (tag) this.declaredEnd = Number(tag[1]) * 3600 + Number(tag[2]) * 60 + Number(tag[3]) - this.zero
-    else if (format.nbStreams === 1) this.declaredEnd = whole ?? this.declaredEnd
-    this.duration = this.declaredEnd ?? whole ?? this.duration
+    else if (format.nbStreams === 1 || this.cut) this.declaredEnd = whole
+    this.duration = this.declaredEnd
   }
 
-  /** Where nothing states a duration: reads the packets, without decoding, up to the end. */
-  private async measure(): Promise<void> {
-    let end = 0
-    while ((await this.format.readFrame(this.packet)) >= 0) {
-      const { streamIndex, pts, duration } = this.packet
-      if (streamIndex === this.stream.index && pts !== AV.AV_NOPTS_VALUE) end = Math.max(end, Number(pts + duration) * this.tick - this.zero)
-      this.packet.unref()
+  /** A table of all samples of this very stream, as MP4 has it. */
+  private speaksForSure(): boolean {
+    return /^mov\b/.test(this.format.iformat!.name ?? '') && this.stream.nbFrames > 0n && this.duration !== undefined
+  }
+
+  /** Measures the pictures; a file that many clips are cut from is read once. */
+  private async measureOnce(): Promise<void> {
+    const { size, mtimeMs, ino } = await stat(this.path)
+    const stamp = `${size} ${mtimeMs} ${ino}`
+    let known = measured.get(this.path)
+    if (known?.stamp !== stamp) {
+      known = { stamp, result: await this.measure() }
+      if (measured.size >= 1000) measured.clear()
+      measured.set(this.path, known)
+      await this.restart()
     }
-    this.duration = this.declaredEnd = end
+    const { end, joined, counted } = known.result
+    this.joined = joined
+    this.counted = counted
+    this.duration = Math.max(end - (counted ? 0 : this.zero), this.declaredEnd ?? 0)
+  }
+
+  /** From the last keyframe on where an index finds it; else all packets. */
+  private async measure(): Promise<Measured> {
+    if (INDEXED.test(this.format.iformat!.name ?? '')) {
+      const far = BigInt(Math.ceil((this.duration ?? Number(this.format.duration) / 1e6) / this.tick))
+      if ((await this.format.seekFrame(this.stream.index, far, AV.AVSEEK_FLAG_BACKWARD)) >= 0) {
+        const tail = await this.scan(true)
+        if (tail) return tail
+      }
+      await this.restart()
+    }
+    return (await this.scan(false))!
+  }
+
+  /**
+   * Reads packets to the end, without decoding. `tail`: they must begin with a keyframe that has a time stamp, since no
+   * packet before that is shown later; undefined where they do not.
+   */
+  private async scan(tail: boolean): Promise<Measured | undefined> {
+    const { packet, tick, fps } = this
+    const parts: { first: number; latest: number; end: number; fed: number | undefined }[] = [] // between falls of the clock
+    let stamped = false
+    let summed = 0
+    let delay: number | undefined // from decoding to presentation, of the first packet
+    while ((await this.format.readFrame(packet)) >= 0) {
+      const { streamIndex, pts, dts, isKeyframe } = packet
+      const length = packet.duration > 0n ? Number(packet.duration) * tick : fps ? 1 / fps : UNKNOWN_LENGTH
+      packet.unref()
+      if (streamIndex !== this.stream.index) continue
+      summed += length
+      const [shown, fed] = [pts, dts].map((t) => (t === AV.AV_NOPTS_VALUE ? undefined : Number(t) * tick))
+      let part = parts.at(-1)
+      if (tail && !part && (!isKeyframe || (this.counted ? fed : shown) === undefined)) return undefined
+      if (shown !== undefined) stamped = true
+      if (shown !== undefined && fed !== undefined) delay ??= shown - fed
+      const time = this.counted ? fed : (shown ?? (fed === undefined ? undefined : fed + (delay ?? 0)))
+      if (time === undefined) continue
+      if (part && !this.counted) {
+        const ahead = fed === undefined || part.fed === undefined ? 0 : fed - part.fed
+        const back = this.restarts && isKeyframe ? time <= part.latest : ahead < -TREMOR
+        if (back || (this.restarts && ahead > length + LEAP)) part = undefined
+      }
+      if (!part) parts.push((part = { first: time, latest: time, end: time + length, fed }))
+      part.first = Math.min(part.first, time)
+      part.latest = Math.max(part.latest, time)
+      part.end = Math.max(part.end, time + length)
+      part.fed = fed ?? part.fed
+    }
+    const counted = this.counted || !stamped
+    const lasts = parts.reduce((sum, part) => sum + part.end - part.first, 0)
+    const joined = parts.length > 1
+    if (tail) return parts[0] && { end: parts[0].first + lasts - (counted ? this.zero : 0), joined, counted }
+    return { end: parts[0] ? lasts + (counted ? 0 : parts[0].first) : summed, joined, counted }
   }
 
   // ------------------------------------------------------------------------------------------------------------ decoding
@@ -219,26 +330,37 @@ export class FrameStream {
   private async feed(): Promise<boolean> {
     if (this.draining) return false
     const { packet, tick } = this
-    this.fresh = false
     for (;;) {
       const code = this.pending ? 0 : await this.format.readFrame(packet)
       this.pending = false
       if (code < 0) {
-        if (code !== AV.AVERROR_EOF) this.lose(this.lastTime)
+        if (code !== AV.AVERROR_EOF) {
+          this.cut = true
+          this.lose(this.lastTime)
+        }
         this.draining = true
+        if (this.sent.length > this.delay) this.sent.shift()
         return (await this.decoder!.sendPacket(null)) >= 0
       }
       try {
         if (packet.streamIndex !== this.stream.index) continue
-        const { pts, isKeyframe } = packet
-        if (this.skipping && !this.passed(pts, isKeyframe)) continue
+        const { pts, dts, isKeyframe } = packet
+        const at = this.identity(packet)
+        if (this.skipping && !this.passed(at, isKeyframe)) continue
         if (this.needKey && !isKeyframe) continue
         this.needKey = false
-        this.lastPacket = pts
-        if (isKeyframe) this.lastKey = pts
-        const time = pts === AV.AV_NOPTS_VALUE ? this.lastTime : Number(pts) * tick - this.zero
-        const cut = packet.hasFlags(AV.AV_PKT_FLAG_CORRUPT)
-        if (cut || (await this.decoder!.sendPacket(packet)) < 0) this.lose(time)
+        this.lastPacket = at
+        if (isKeyframe) this.lastKey = at
+        if (dts !== AV.AV_NOPTS_VALUE) this.sent.push(dts)
+        if (this.counted && !this.last && this.fromStart && this.sent.length === 1) this.zero = Number(dts) * tick // pictures begin at time zero
+        if (this.sent.length > (Number.isNaN(this.delay) ? MOST_DELAY : this.delay) + 1) this.sent.shift()
+        const time = pts === AV.AV_NOPTS_VALUE || this.counted ? this.lastTime : Number(pts) * tick - this.zero + this.shift
+        // In a transport stream the mark is a suspicion (packets do not count on); elsewhere the packet is a part of itself.
+        const cut = packet.hasFlags(AV.AV_PKT_FLAG_CORRUPT) && !this.restarts
+        if (cut || (await this.decoder!.sendPacket(packet)) < 0) {
+          this.lose(time)
+          if (dts !== AV.AV_NOPTS_VALUE) this.sent.pop() // no frame will come of it
+        }
         return true
       } finally {
         packet.unref()
@@ -246,10 +368,15 @@ export class FrameStream {
     }
   }
 
+  /** By which time stamp a packet is known again. */
+  private identity(packet: Packet): bigint {
+    return this.counted ? packet.dts : packet.pts
+  }
+
   /** While skipping: is this packet one that the decoder has not had? The last that it had is known by its time stamp. */
-  private passed(pts: bigint, isKeyframe: boolean): boolean {
-    if (pts === this.lastPacket) this.skipping = false
-    else if (isKeyframe && pts > this.lastKey) {
+  private passed(at: bigint, isKeyframe: boolean): boolean {
+    if (at === this.lastPacket) this.skipping = false
+    else if (isKeyframe && at > this.lastKey) {
       this.skipping = false // it did not turn up: what comes before this keyframe cannot be had this way
       this.lose(this.lastTime)
       return true
@@ -262,13 +389,48 @@ export class FrameStream {
     this.badSince = Math.min(this.badSince ?? time, time)
   }
 
-  /** A loss spoils every later frame up to the next keyframe, since frames are built on one another. */
-  private judge(frame: Frame): Decoded {
-    const time = Number(frame.pts) * this.tick - this.zero
+  /**
+   * A loss spoils every later frame up to the next keyframe, since frames are built on one another. Undefined: a frame of
+   * which nothing tells the time.
+   */
+  private judge(frame: Frame): Decoded | undefined {
+    const key = frame.hasFlags(AV.AV_FRAME_FLAG_KEY)
+    const length = frame.duration > 0n ? Number(frame.duration) * this.tick : this.fps ? 1 / this.fps : UNKNOWN_LENGTH
+    const time = this.onward(this.stamp(frame), key)
+    if (time === undefined) return undefined
     this.lastTime = time
-    if (frame.hasFlags(AV.AV_FRAME_FLAG_KEY) && this.badSince !== undefined && this.badSince < time) this.badSince = undefined
+    this.last = { time, end: time + length }
+    if (key && this.badSince !== undefined && this.badSince < time && !this.miscounts()) this.badSince = undefined
     if (frame.decodeErrorFlags || frame.hasFlags(AV.AV_FRAME_FLAG_CORRUPT)) this.badSince = Math.min(this.badSince ?? time, time)
-    const length = frame.duration > 0n ? Number(frame.duration) * this.tick : this.fps ? 1 / this.fps : 0
     return { frame, time, length, damaged: this.badSince !== undefined && this.badSince <= time }
+  }
+
+  /** The time that the file gives a frame, in seconds; undefined where it gives none. */
+  private stamp(frame: Frame): number | undefined {
+    let stamp: bigint | undefined = frame.pts
+    if (this.counted) stamp = Number.isNaN(this.delay) || this.draining ? this.sent.shift() : this.sent[0]
+    else if (stamp === AV.AV_NOPTS_VALUE && !this.last && this.fromStart) stamp = frame.pktDts
+    return stamp === undefined || stamp === AV.AV_NOPTS_VALUE ? undefined : Number(stamp) * this.tick - this.zero
+  }
+
+  /**
+   * Where a frame with this stamp stands among the ones before it. Without a stamp it follows the last one. Where the clock
+   * falls back, or leaps, another file begins, and follows the one before.
+   */
+  private onward(stamp: number | undefined, key: boolean): number | undefined {
+    const { last } = this
+    if (!last) return stamp ?? (this.fromStart && this.counted ? 0 : undefined)
+    if (stamp === undefined) return last.end
+    const time = stamp + this.shift
+    const back = this.restarts && key ? time <= last.time : time <= last.time - TREMOR
+    if (!back && !(this.restarts && time > last.end + LEAP)) return Math.max(time, last.time)
+    this.joined = true
+    this.shift += last.end - time
+    return last.end
+  }
+
+  /** After a loss, pictures that are counted are counted wrongly. */
+  private miscounts(): boolean {
+    return this.counted && Number.isNaN(this.delay)
   }
 }

@@ -54,17 +54,17 @@ export function sampleTimes(start: number, end: number, frames: number, sampling
  */
 export async function readFrames(clip: Clip, { frames, sampling }: { frames: number; sampling: Sampling }): Promise<RgbFrame[]> {
   checkFrames(frames)
-  const { start = 0, end } = clip
-  if (!(start >= 0)) throw invalid('start', 'seconds, from 0 on', start)
-  if (end !== undefined && !(end > start)) throw invalid('end', `a time after start (${seconds(start)})`, end)
+  const { start, end } = clip
+  if (start !== undefined && !(start >= 0)) throw invalid('start', 'seconds, from 0 on', start)
+  if (end !== undefined && !(end > (start ?? 0))) throw invalid('end', `a time after start (${seconds(start ?? 0)})`, end)
   const folder = await isFolder(clip.video)
   if (!folder && clip.fps !== undefined) throw invalid('fps', 'nothing, for a video file', clip.fps, 'it is the rate of a folder of frame images')
   const source = folder ? await openFolder(clip) : await openVideo(clip.video)
   try {
-    const clipEnd = checkRange(clip.video, start, end, source)
-    if (sampling.kind === 'first') return await firstFrames(clip.video, source, frames, start, clipEnd)
+    const range = checkRange(clip, source)
+    if (sampling.kind === 'first') return await firstFrames(clip.video, source, frames, ...range)
     const wanted: RgbFrame[] = []
-    for (const time of sampleTimes(start, clipEnd, frames, sampling)) wanted.push(await source.frameAt(time))
+    for (const time of sampleTimes(...range, frames, sampling)) wanted.push(await source.frameAt(time))
     return wanted
   } finally {
     await source.close()
@@ -73,6 +73,8 @@ export async function readFrames(clip: Clip, { frames, sampling }: { frames: num
 
 /** What video files and folders of images have in common. */
 interface Source {
+  readonly start: number
+  readonly endless: boolean
   readonly duration: number
   readonly fps: number
   frameAt(time: number): Promise<RgbFrame>
@@ -84,13 +86,22 @@ function checkFrames(frames: number): void {
   if (!Number.isInteger(frames) || frames < 1) throw invalid('frames', 'a whole number from 1 on', frames)
 }
 
-/** Where the clip ends; an `end` past the video by less than a frame (a rounded annotation) is let pass. */
-function checkRange(video: string, start: number, end: number | undefined, { duration, fps }: Source): number {
-  if (start >= duration) throw invalid('start', `a time before the end of ${video}, which lasts ${seconds(duration)}`, start)
-  if (end === undefined) return duration
+/**
+ * Where the clip starts and ends: without a `start`, with the first picture. An `end` past the video by less than a frame
+ * (a rounded annotation) is accepted.
+ */
+function checkRange({ video, start, end }: Clip, source: Source): [number, number] {
+  const { duration, fps } = source
+  if (start !== undefined && start >= duration) throw invalid('start', `a time before the end of ${video}, which lasts ${seconds(duration)}`, start)
+  const from = start ?? source.start
+  if (end === undefined && source.endless) {
+    throw invalid(video, 'a whole video file, for a clip without an end', new Error(`pictures up to ${seconds(duration)}`), 'it is truncated, and does not say how long it was')
+  }
+  if (end === undefined) return [from, duration]
   const slack = fps > 0 ? 1 / fps : 0.05
   if (end > duration + slack) throw invalid('end', `a time within ${video}, which lasts ${seconds(duration)}`, end)
-  return Math.min(end, duration)
+  if (end <= from) throw invalid('end', `a time after the first picture of ${video}, which is shown at ${seconds(from)}`, end)
+  return [from, Math.min(end, duration)]
 }
 
 /** From the first frame whose time is not before `start`. */
@@ -132,6 +143,8 @@ async function openFolder({ video, fps }: Clip): Promise<Source> {
     return shown
   }
   return {
+    start: 0,
+    endless: false,
     duration: images.length / fps,
     fps,
     frameAt: (time) => read(Math.min(images.length - 1, Math.max(0, Math.floor(time * fps + 1e-6)))),

@@ -26,23 +26,33 @@ export class Painter {
 
   /**
    * Where the stream does not name its matrix, BT.601 is taken, as FFmpeg and the readers built on it do; where it names no
-   * range, the limited one. High dynamic range is not tone-mapped.
+   * range, the limited one. High dynamic range is not tone-mapped. Of two interlaced fields, the one that is shown first
+   * makes the picture. Transparency is on black.
    */
   async toRgb(frame: Frame, stream: Stream, path: string): Promise<Rgb> {
     const { width, height } = frame
-    const rgb = new lib.Frame()
-    rgb.alloc()
+    const whole = frame.hasFlags(AV.AV_FRAME_FLAG_INTERLACED) ? await firstField(frame) : undefined
+    const source = whole ?? frame
+    const out = new lib.Frame()
+    out.alloc()
     try {
-      Object.assign(rgb, { width, height, format: AV.AV_PIX_FMT_RGB24 })
-      Object.assign(rgb, { colorSpace: AV.AVCOL_SPC_RGB, colorRange: AV.AVCOL_RANGE_JPEG })
-      Object.assign(rgb, { colorPrimaries: frame.colorPrimaries, colorTrc: frame.colorTrc })
-      let code = rgb.getBuffer()
-      if (code >= 0) code = await this.scaler.scaleFrame(rgb, frame)
+      const [rgb24, rgba] = [AV.AV_PIX_FMT_RGB24, AV.AV_PIX_FMT_RGBA]
+      // RGBA is the nearer of the two for a format with an alpha channel alone.
+      const format = lib.avcodecFindBestPixFmtOfList([rgb24, rgba], frame.format as typeof rgb24) === rgba ? rgba : rgb24
+      // The converter refuses a target that differs from its source in anything but format, matrix and range.
+      let code = out.copyProps(source)
+      Object.assign(out, { width, height, format, colorSpace: AV.AVCOL_SPC_RGB, colorRange: AV.AVCOL_RANGE_JPEG })
+      if (code >= 0) code = out.getBuffer()
+      if (code >= 0) code = await this.scaler.scaleFrame(out, source)
       if (code < 0) throw invalid(path, 'pixels that can be converted to RGB', new Error(lib.FFmpegError.strerror(code)))
+      const pixels = new Uint8Array(out.toBuffer())
+      const straight = format === rgba && frame.alphaMode !== AV.AVALPHA_MODE_PREMULTIPLIED
+      const rgb = format === rgba ? await onBlack(pixels, width, height, straight) : { data: pixels, width, height }
       const matrix = frame.getSideData(AV.AV_FRAME_DATA_DISPLAYMATRIX) ?? stream.codecpar.getCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX)
-      return turn({ data: new Uint8Array(rgb.toBuffer()), width, height }, matrix, path)
+      return turn(rgb, matrix)
     } finally {
-      rgb.free()
+      out.free()
+      whole?.free()
     }
   }
 
@@ -52,13 +62,62 @@ export class Painter {
 }
 
 /**
- * Applies a display matrix: nine int32, of which a, b, c, d (16.16) send the point (x, y) to (ax + cy, bx + dy); quarter
- * turns and mirrorings, since other angles would leave corners empty.
+ * An interlaced frame is two moments, line by line. This keeps the lines of the first one and interpolates the others along
+ * edges (FFmpeg's estdif, which looks at no other frame: the picture does not depend on how the file was read). Undefined
+ * where the filter does not take the pixel format; the fields stay woven then.
  */
-function turn(rgb: Rgb, matrix: Buffer | null, path: string): Rgb {
+async function firstField(frame: Frame): Promise<Frame | undefined> {
+  const graph = new lib.FilterGraph()
+  graph.alloc()
+  graph.nbThreads = 1
+  const out = new lib.Frame()
+  out.alloc()
+  try {
+    const size = `video_size=${frame.width}x${frame.height}:pix_fmt=${frame.format}:time_base=1/25`
+    const colours = `colorspace=${frame.colorSpace}:range=${frame.colorRange}`
+    const [source, filter, sink] = [
+      graph.createFilter(lib.Filter.getByName('buffer')!, 'in', `${size}:${colours}`),
+      graph.createFilter(lib.Filter.getByName('estdif')!, 'field', 'mode=frame:deint=interlaced'),
+      graph.createFilter(lib.Filter.getByName('buffersink')!, 'out', null),
+    ]
+    let code = source && filter && sink ? Math.min(source.link(0, filter, 0), filter.link(0, sink, 0)) : -1
+    if (code >= 0) code = await graph.config()
+    if (code < 0 || graph.nbFilters !== 3) throw undefined // a fourth one would convert the pixels
+    if (code >= 0) code = await source!.buffersrcAddFrame(frame, AV.AV_BUFFERSRC_FLAG_KEEP_REF)
+    if (code >= 0) code = await source!.buffersrcAddFrame(null)
+    if (code >= 0) code = await sink!.buffersinkGetFrame(out)
+    if (code < 0) throw undefined
+    return out
+  } catch (error) {
+    out.free()
+    if (error === undefined) return undefined
+    throw error
+  } finally {
+    graph.free()
+  }
+}
+
+/**
+ * Pixels with alpha as they look on black: `data` is RGBA, 8 bits.
+ * @param straight false where the colours are multiplied by alpha already
+ */
+export async function onBlack(data: Uint8Array, width: number, height: number, straight = true): Promise<Rgb> {
+  const { default: sharp } = await import('sharp')
+  const image = sharp(data, { raw: { width, height, channels: 4 } })
+  const flat = straight ? image.flatten({ background: '#000' }) : image.removeAlpha()
+  return { data: new Uint8Array(await flat.raw().toBuffer()), width, height }
+}
+
+/**
+ * Applies a display matrix: nine int32, of which a, b, c, d (16.16) send the point (x, y) to (ax + cy, bx + dy). It is a hint:
+ * its nearest quarter turn or mirroring is taken, whatever its scale; a matrix without area says nothing.
+ */
+function turn(rgb: Rgb, matrix: Buffer | null): Rgb {
   if (!matrix || matrix.length < 36) return rgb
-  const [a, b, c, d] = [0, 4, 12, 16].map((at) => Math.round(matrix.readInt32LE(at) / 65536)) as [number, number, number, number]
-  if (Math.abs(a * d - b * c) !== 1 || a * b !== 0) throw invalid(path, 'a picture turned by 90, 180 or 270 degrees', [a, b, c, d])
+  const [a0, b0, c0, d0] = [0, 4, 12, 16].map((at) => matrix.readInt32LE(at)) as [number, number, number, number]
+  if (a0 * d0 === b0 * c0) return rgb
+  const upright = Math.abs(a0 * d0) >= Math.abs(b0 * c0)
+  const [a, b, c, d] = upright ? [Math.sign(a0), 0, 0, Math.sign(d0)] : [0, Math.sign(b0), Math.sign(c0), 0]
   if (a === 1 && d === 1) return rgb
   const { width: w, height: h, data } = rgb
   const [width, height] = b ? [h, w] : [w, h]

@@ -2,26 +2,33 @@
 
 import { open, stat } from 'node:fs/promises'
 import { invalid, type InputError } from '../errors.js'
+import { endsEarly } from './cut.js'
 
-/** Is there a file, with something in it, that may be read? And is an AVI file whole? */
-export async function checkFile(path: string): Promise<void> {
+/**
+ * Is there a file, with something in it, that may be read? `cut`: its container promises more bytes than there are.
+ * @throws InputError if not, or if it is an AVI file that is cut off
+ */
+export async function checkFile(path: string): Promise<{ cut: boolean }> {
   let size: number
   let head: Buffer
+  let cut = false
   try {
     const s = await stat(path)
     if (!s.isFile()) throw new Error(s.isDirectory() ? 'a folder' : 'neither a file nor a folder')
     if (s.size === 0) throw new Error('an empty file')
     size = s.size
     head = await readHead(path)
+    cut = await endsEarly(path, size)
   } catch (error) {
     throw invalid(path, 'a readable video file', error)
   }
-  if (!/^RIFF....AVI /s.test(head.toString('latin1'))) return
+  if (!/^RIFF....AVI /s.test(head.toString('latin1'))) return { cut }
   // Without the index at its end, FFmpeg makes up the time stamps after a seek and shortens the duration.
   const promised = head.readUInt32LE(4) + 8
   if (promised > size || promised === 8) {
     throw notAVideo(path, `the first ${size} bytes of an AVI file of ${promised === 8 ? 'unknown length' : `${promised} bytes`}`, 'it is truncated, or was never finished')
   }
+  return { cut }
 }
 
 /** The first 12 bytes, zeros after the end. */

@@ -20,7 +20,14 @@ const SLACK = 1e-6
 
 /** Opens a video file; the caller closes it. @throws InputError if it is missing, empty or not a readable video */
 export async function openVideo(path: string): Promise<Video> {
-  return new Video(await FrameStream.open(path))
+  const video = new Video(await FrameStream.open(path))
+  try {
+    await video.begin()
+    return video
+  } catch (error) {
+    await video.close()
+    throw error
+  }
 }
 
 export class Video {
@@ -32,7 +39,22 @@ export class Video {
 
   constructor(private readonly stream: FrameStream) {}
 
-  /** Seconds from the start to the end of the last frame. */
+  /** Seconds from time zero, where a player starts, to the first frame: sound may begin earlier. */
+  start = 0
+
+  /** Decodes the first frame. @throws InputError if there is none */
+  async begin(): Promise<void> {
+    await this.lookAhead()
+    if (!this.ahead) throw this.empty()
+    this.start = this.ahead.time
+  }
+
+  /** The file is cut off, and does not say how long it was. */
+  get endless(): boolean {
+    return this.stream.cut && this.stream.declaredEnd === undefined
+  }
+
+  /** Seconds from time zero to the end of the last frame. */
   get duration(): number {
     return this.stream.duration!
   }
@@ -87,9 +109,10 @@ export class Video {
   /** Makes `current` the frame at `time`. Where a keyframe turns out to lie after it, looks further and further back. */
   private async goTo(time: number): Promise<void> {
     const { stream } = this
-    const forward = this.current !== undefined && time + SLACK >= this.current.time
+    const first = !this.current && stream.fromStart ? this.ahead : undefined // nothing lies before it
+    const forward = first !== undefined || (this.current !== undefined && time + SLACK >= this.current.time)
     const head = this.ahead?.time ?? this.current?.time ?? 0
-    let near = (forward || stream.fresh) && time - head <= NEAR
+    let near = forward && time - head <= NEAR
     for (let back = 0; ; back = back ? 4 * back : 1) {
       if (!near) {
         if (time - back <= 0) {
@@ -100,7 +123,7 @@ export class Video {
       near = false
       await this.advance(time)
       if (this.current && (stream.fromStart || time + SLACK >= this.current.time)) return
-      if (stream.fromStart) throw invalid(stream.path, 'a video', new Error('no frame that can be decoded'))
+      if (stream.fromStart) throw this.empty()
     }
   }
 
@@ -141,14 +164,18 @@ export class Video {
     return (this.shown ??= { ...(await this.painter.toRgb(frame, this.stream.stream, this.stream.path)), time })
   }
 
+  private empty() {
+    return invalid(this.stream.path, 'a video', new Error('no frame that can be decoded'))
+  }
+
   private broken(time: number) {
     return invalid(this.stream.path, `a frame at ${seconds(time)}`, new Error('data that cannot be decoded there'), 'the file is damaged or truncated')
   }
 
-  /** After the last frame, its picture stands still; but not where the file promises more frames than it holds. */
+  /** After the last frame, its picture stands still; but not where a file that is cut off promises more frames. */
   private checkEnd(time: number): void {
     const { current, stream } = this
-    if (!this.ended || !current || stream.declaredEnd === undefined) return
+    if (!this.ended || !current || !stream.cut || stream.declaredEnd === undefined) return
     const end = current.time + current.length
     const slack = 0.1 + (stream.fps ? 1 / stream.fps : 0)
     if (time < end || stream.declaredEnd <= end + slack) return

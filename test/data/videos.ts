@@ -23,7 +23,7 @@ export interface VideoOptions {
   /** Frames from one keyframe to the next. */
   gop?: number
   bFrames?: number
-  codec?: 'libx264' | 'ffv1' | 'mpeg4'
+  codec?: 'libx264' | 'libx265' | 'ffv1' | 'mpeg4' | 'mpeg2video' | 'wmv2' | 'flv' | 'libvpx' | 'libvpx-vp9' | 'mjpeg' | 'qtrle' | 'png'
   /** Degrees clockwise by which a player turns the picture. */
   rotation?: 90 | 180 | 270
   /** `moov` in front, so that a file cut in the middle can still be opened. */
@@ -32,7 +32,21 @@ export interface VideoOptions {
   offset?: number
   /** 4:2:0, the default, or 4:4:4. */
   subsampled?: boolean
+  /** Which field is shown first. */
+  interlaced?: 'top' | 'bottom'
+  /** A display matrix of one's own instead of a rotation: nine numbers, 16.16. */
+  display?: number[]
+  /** Seconds of silence beside the pictures. */
+  sound?: number
+  /** Seconds by which the sound begins before the pictures. */
+  soundBefore?: number
+  /** Options of the container's writer. */
+  container?: Record<string, string>
 }
+
+/** Codecs whose time unit is a frame. */
+const FRAME_UNIT = new Set(['mpeg4', 'mpeg2video', 'wmv2', 'flv', 'mjpeg'])
+const SOUND: Record<string, string> = { webm: 'libopus', mpg: 'mp2', ts: 'mp2', wmv: 'wmav2', flv: 'libmp3lame', mp4: 'aac' }
 
 const KR = { bt601: [0.299, 0.114], bt709: [0.2126, 0.0722] } as const
 
@@ -46,37 +60,47 @@ export function toYuv([r, g, b]: Colour, matrix: Matrix = 'bt601', fullRange = f
     : [Math.round(16 + 219 * y), Math.round(128 + 224 * cb), Math.round(128 + 224 * cr)]
 }
 
-/** What a frame shows: one colour, or a colour for every pixel (x to the right, y down). */
-export type Picture = Colour | ((x: number, y: number) => Colour)
+/** What a frame shows: one colour, or a colour for every pixel (x to the right, y down), with alpha where there is a fourth. */
+export type Picture = Colour | ((x: number, y: number) => Colour | readonly [number, number, number, number])
 
 /** Encodes `pictures` to `path`; the container follows from the name (.mp4, .mkv). */
 export async function writeVideo(path: string, pictures: Picture[], options: VideoOptions = {}): Promise<string> {
   const { width = 32, height = 16, fps = 10, matrix = 'bt601', fullRange = false, gop = 12, subsampled = true } = options
   Log.setLevel(AV.AV_LOG_QUIET)
   const colours = matrix === 'unspecified' ? 'bt601' : matrix
-  const format = subsampled ? AV.AV_PIX_FMT_YUV420P : AV.AV_PIX_FMT_YUV444P
+  const { codec: name = 'libx264', sound = 0, soundBefore = 0 } = options
+  const alpha = { qtrle: AV.AV_PIX_FMT_ARGB, png: AV.AV_PIX_FMT_RGBA }[name as string]
+  const format = alpha ?? (name === 'mjpeg' ? AV.AV_PIX_FMT_YUVJ420P : subsampled ? AV.AV_PIX_FMT_YUV420P : AV.AV_PIX_FMT_YUV444P)
+  const unit = FRAME_UNIT.has(name) || (path.endsWith('.avi') && !options.pts) ? fps : 1000
   const out = new FormatContext()
   const encoder = new CodecContext()
   const [frame, packet] = [new Frame(), new Packet()]
   try {
     ok(out.allocOutputContext2(null, null, path), 'allocOutputContext2')
-    const codec = Codec.findEncoderByName((options.codec ?? 'libx264') as never)
-    if (!codec) throw new Error(`no encoder ${options.codec}`)
+    const codec = Codec.findEncoderByName(name as never)
+    if (!codec) throw new Error(`no encoder ${name}`)
     encoder.allocContext3(codec)
     Object.assign(encoder, { width, height, pixelFormat: format, gopSize: gop, maxBFrames: options.bFrames ?? 0, threadCount: 1 })
-    encoder.timeBase = new Rational(1, 1000)
+    encoder.timeBase = new Rational(1, unit)
+    encoder.framerate = new Rational(fps, 1)
     encoder.colorRange = fullRange ? AV.AVCOL_RANGE_JPEG : AV.AVCOL_RANGE_MPEG
     if (matrix !== 'unspecified') encoder.colorSpace = matrix === 'bt601' ? AV.AVCOL_SPC_SMPTE170M : AV.AVCOL_SPC_BT709
     if (out.oformat!.hasFlags(AV.AVFMT_GLOBALHEADER)) encoder.setFlags(AV.AV_CODEC_FLAG_GLOBAL_HEADER)
     encoder.setFlags(AV.AV_CODEC_FLAG_FRAME_DURATION)
+    if (options.interlaced) encoder.setFlags(AV.AV_CODEC_FLAG_INTERLACED_DCT)
+    if (FRAME_UNIT.has(name)) Object.assign(encoder, { bitRate: 4_000_000n })
     const settings: Record<string, string> = encoder.codecId === AV.AV_CODEC_ID_H264 ? { qp: options.bFrames ? '1' : '0', preset: 'ultrafast', 'x264-params': 'scenecut=0:b-adapt=0' } : {}
     ok(await encoder.open2(codec, Dictionary.fromObject(settings)), 'open2')
     const stream = out.newStream(codec)
-    stream.timeBase = new Rational(1, 1000)
+    stream.timeBase = new Rational(1, unit)
+    stream.avgFrameRate = new Rational(fps, 1)
     ok(stream.codecpar.fromContext(encoder), 'fromContext')
     if (options.rotation) stream.codecpar.addCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX, displayMatrix(options.rotation))
+    if (options.display) stream.codecpar.addCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX, Buffer.from(new Int32Array(options.display).buffer))
+    const silence = sound ? await writeSilence.open(out, SOUND[path.slice(path.lastIndexOf('.') + 1)] ?? 'pcm_s16le') : undefined
     ok(await out.openOutput(), 'openOutput')
-    ok(await out.writeHeader(options.faststart ? Dictionary.fromObject({ movflags: '+faststart' }) : null), 'writeHeader')
+    ok(await out.writeHeader(Dictionary.fromObject({ ...(options.faststart && { movflags: '+faststart' }), ...options.container })), 'writeHeader')
+    await silence?.(sound)
     packet.alloc()
     const drain = async () => {
       for (;;) {
@@ -84,19 +108,21 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
         if (code === AV.AVERROR_EOF || code === FFmpegError.AVERROR('EAGAIN' as never)) return
         ok(code, 'receivePacket')
         packet.streamIndex = 0
-        packet.rescaleTs({ num: 1, den: 1000 }, stream.timeBase)
+        packet.rescaleTs({ num: 1, den: unit }, stream.timeBase)
         ok(await out.interleavedWriteFrame(packet), 'interleavedWriteFrame')
         packet.unref()
       }
     }
     for (const [i, picture] of pictures.entries()) {
       frame.alloc()
-      Object.assign(frame, { width, height, format, pts: BigInt((options.offset ?? 0) + Math.round(options.pts?.[i] ?? (1000 * i) / fps)) })
+      Object.assign(frame, { width, height, format, pts: BigInt(Math.round((((options.offset ?? 0) + 1000 * soundBefore + (options.pts?.[i] ?? (1000 * i) / fps)) * unit) / 1000)) })
       frame.colorRange = encoder.colorRange
       frame.colorSpace = encoder.colorSpace
-      frame.duration = BigInt(Math.round(options.pts ? (options.pts[i + 1] ?? options.pts[i]! + 100) - options.pts[i]! : 1000 / fps))
+      frame.duration = BigInt(Math.round(options.pts ? (options.pts[i + 1] ?? options.pts[i]! + 100) - options.pts[i]! : unit / fps))
+      if (options.interlaced) frame.setFlags(AV.AV_FRAME_FLAG_INTERLACED, ...(options.interlaced === 'top' ? [AV.AV_FRAME_FLAG_TOP_FIELD_FIRST] : []))
       ok(frame.getBuffer(), 'getBuffer')
-      paint(frame, picture, subsampled, colours, fullRange)
+      if (alpha !== undefined) paintAlpha(frame, picture, alpha === AV.AV_PIX_FMT_ARGB ? 1 : 0)
+      else paint(frame, picture, subsampled, colours, fullRange)
       ok(await encoder.sendFrame(frame), 'sendFrame')
       frame.free()
       await drain()
@@ -112,6 +138,48 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
     out.freeContext()
   }
   return path
+}
+
+/** Adds a stream of sound; the function given writes so many seconds of silence, once the header is written. */
+const writeSilence = {
+  async open(out: FormatContext, name: string): Promise<(seconds: number) => Promise<void>> {
+    const rate = name === 'libopus' ? 48000 : 44100
+    const encoder = new CodecContext()
+    const codec = Codec.findEncoderByName(name as never)!
+    encoder.allocContext3(codec)
+    const sampleFormat = { libopus: AV.AV_SAMPLE_FMT_S16, mp2: AV.AV_SAMPLE_FMT_S16, pcm_s16le: AV.AV_SAMPLE_FMT_S16, libmp3lame: AV.AV_SAMPLE_FMT_S16P }[name] ?? AV.AV_SAMPLE_FMT_FLTP
+    const channelLayout = { nbChannels: 1, order: 1, mask: 4n }
+    Object.assign(encoder, { sampleRate: rate, sampleFormat, channelLayout, bitRate: 64000n })
+    encoder.timeBase = new Rational(1, rate)
+    if (out.oformat!.hasFlags(AV.AVFMT_GLOBALHEADER)) encoder.setFlags(AV.AV_CODEC_FLAG_GLOBAL_HEADER)
+    ok(await encoder.open2(codec, null), 'open2 of the sound')
+    const stream = out.newStream(codec)
+    stream.timeBase = new Rational(1, rate)
+    ok(stream.codecpar.fromContext(encoder), 'fromContext')
+    return async (seconds) => {
+      const [frame, packet] = [new Frame(), new Packet()]
+      packet.alloc()
+      const size = encoder.frameSize || 1024
+      for (let at = 0; at <= seconds * rate; at += size) {
+        const last = at + size > seconds * rate
+        frame.alloc()
+        Object.assign(frame, { nbSamples: size, format: sampleFormat, sampleRate: rate, channelLayout, pts: BigInt(at) })
+        ok(frame.getBuffer(), 'getBuffer of the sound')
+        for (const plane of frame.data!) plane.fill(0)
+        ok(await encoder.sendFrame(frame), 'sendFrame')
+        frame.free()
+        if (last) ok(await encoder.sendFrame(null), 'flush')
+        while ((await encoder.receivePacket(packet)) >= 0) {
+          packet.streamIndex = stream.index
+          packet.rescaleTs({ num: 1, den: rate }, stream.timeBase)
+          ok(await out.interleavedWriteFrame(packet), 'interleavedWriteFrame')
+          packet.unref()
+        }
+      }
+      packet.free()
+      encoder.freeContext()
+    }
+  },
 }
 
 /** Writes a file with sound and no picture. */
@@ -146,8 +214,19 @@ function paint(frame: Frame, picture: Picture, subsampled: boolean, matrix: Matr
     const [plane, stride] = [frame.data![channel]!, frame.linesize[channel]!]
     for (let y = 0; y < frame.height; y += by) {
       for (let x = 0; x < frame.width; x += by) {
-        plane[(y / by) * stride + x / by] = toYuv(typeof picture === 'function' ? picture(x, y) : picture, matrix, fullRange)[channel]
+        plane[(y / by) * stride + x / by] = toYuv((typeof picture === 'function' ? picture(x, y) : picture) as Colour, matrix, fullRange)[channel]
       }
+    }
+  }
+}
+
+/** Packed red, green, blue, and alpha before (`first` = 1) or after them. */
+function paintAlpha(frame: Frame, picture: Picture, first: 0 | 1): void {
+  const [plane, stride] = [frame.data![0]!, frame.linesize[0]!]
+  for (let y = 0; y < frame.height; y++) {
+    for (let x = 0; x < frame.width; x++) {
+      const [r, g, b, a = 255] = typeof picture === 'function' ? picture(x, y) : picture
+      plane.set(first ? [a, r, g, b] : [r, g, b, a], y * stride + 4 * x)
     }
   }
 }
@@ -160,4 +239,19 @@ function displayMatrix(degrees: number): Buffer {
 
 function ok(code: number, what: string): void {
   if (code < 0) throw new Error(`${what}: ${FFmpegError.strerror(code)}`)
+}
+
+/** A picture that carries its number: in its top half eight vertical bars, white where bit k of `n` is set, from the left. */
+export function bars(n: number, width = 64): Picture {
+  return (x, y) => (y < width / 4 && (n >> Math.floor((8 * x) / width)) & 1 ? [255, 255, 255] : [0, 0, 0])
+}
+
+/** The number that a picture carries. */
+export function barNumber({ data, width, height }: { data: Uint8Array; width: number; height: number }): number {
+  let n = 0
+  for (let k = 0; k < 8; k++) {
+    const at = 3 * (Math.floor(height / 4) * width + Math.floor(((k + 0.5) * width) / 8))
+    if (data[at]! > 127) n |= 1 << k
+  }
+  return n
 }
