@@ -120,15 +120,16 @@ Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-/// endCapture(device): the graph. Called whether or not operators failed; what failed is reported by the next sync.
+/// endCapture(device): the graph. Called whether or not operators failed; what failed is reported by the next sync, and there
+/// is no graph then.
 Napi::Value end_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "endCapture", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), ".");
   auto& environment = Environment::of(info.Env());
   auto captured = std::make_unique<std::shared_ptr<Captured>>(std::make_shared<Captured>(environment.queue(device), nullptr));
-  environment.stream.enqueue_always("endCapture", [c = *captured] {
+  environment.stream.enqueue_always("endCapture", [c = *captured, &stream = environment.stream] {
     cuda::Use use(*c->queue);
-    c->graph = c->queue->end_capture();
+    c->graph = c->queue->end_capture(!stream.failed());
   });
   Napi::Object object = Napi::Object::New(info.Env());
   object.TypeTag(&kGraphTag);

@@ -18,6 +18,9 @@ Environment::Environment(Napi::Env env) : stream([this] { finish(); }) {
   array_buffer_ = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
   // The queue must be still before Node tears the way back down.
   env.AddCleanupHook([](Environment* self) { self->stream.stop(); }, this);
+  // Nor may it be inside CUDA when that is unloaded: process.exit() runs no hooks, but it does run these listeners.
+  auto process = env.Global().Get("process").As<Napi::Object>();
+  process.Get("on").As<Napi::Function>().Call(process, {Napi::String::New(env, "exit"), Napi::Function::New(env, [this](const Napi::CallbackInfo&) { stream.drop(); })});
 }
 
 std::shared_ptr<cuda::Queue> Environment::queue(Device device) {

@@ -158,6 +158,7 @@ class Graph {
       count(device_, -ptrdiff_t(size));
     }
   }
+  /// Null where the device has no such memory.
   void* allocate(size_t bytes) {
     size_t size = (bytes + 511) / 512 * 512;
     std::lock_guard lock(mutex_);
@@ -167,11 +168,12 @@ class Graph {
       return p;
     }
     void* p = nullptr;
-    if (cudaError_t e = cudaMalloc(&p, size); e != cudaSuccess) {
-      if (e != cudaErrorMemoryAllocation) check(e, "cudaMalloc");
+    cudaError_t e = cudaMalloc(&p, size);
+    if (e == cudaErrorMemoryAllocation) {
       cudaGetLastError();
-      throw std::runtime_error(text("out of memory on ", name(device_), ": ", bytes, " bytes were asked for while a graph was captured; use a smaller batch or fewer frames, or switch graphs off"));
+      return nullptr;
     }
+    check(e, "cudaMalloc");
     blocks_.emplace_back(p, size);
     count(device_, ptrdiff_t(size));
     return p;
@@ -194,6 +196,17 @@ class Graph {
 
 // ---- queues ----
 
+namespace {
+
+/// Gives what the pool keeps for later allocations back to the device. Only what the stream is past of is free.
+void trim_pool(int device) {
+  cudaMemPool_t pool;
+  check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+  check(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
+}
+
+}  // namespace
+
 struct Queue::State {
   cudaStream_t stream = nullptr;
   /// Pinned chunks that uploads and downloads go through, in turn.
@@ -204,7 +217,8 @@ struct Queue::State {
   size_t next = 0;
   Fault* fault = nullptr;  // on the device
   std::vector<std::string> messages;  // of Queue::fault; none is ever dropped, since a graph may report it
-  std::mutex mutex;           // release() comes from any thread
+  std::mutex mutex;           // release() comes from any thread; also held where a capture begins and ends
+  cudaEvent_t before_capture = nullptr;  // behind all that was queued before it
   std::vector<Block> deferred;  // released during a capture that they are no part of
 
   Chunk& chunk() {
@@ -240,6 +254,7 @@ Queue::~Queue() {
     if (c.done) cudaEventDestroy(c.done);
     if (c.data) cudaFreeHost(c.data);
   }
+  if (s.before_capture) cudaEventDestroy(s.before_capture);
   if (s.fault) cudaFree(s.fault);
   if (s.stream) cudaStreamDestroy(s.stream);
   cudaGetLastError();
@@ -255,13 +270,23 @@ void Queue::require_running(const char* what) const {
 Block Queue::allocate(size_t bytes) {
   require_alive(device_);
   bytes = std::max<size_t>(bytes, 1);
-  if (capture_) return {capture_->allocate(bytes), bytes, capture_};
   void* p = nullptr;
+  if (capture_) {
+    if (!(p = capture_->allocate(bytes))) {
+      // The pool may hold what the device lacks, since steps that ran one by one needed the same memory.
+      check(cudaEventSynchronize(state_->before_capture), "cudaEventSynchronize");
+      trim_pool(device_);
+      p = capture_->allocate(bytes);
+    }
+    if (!p) throw std::runtime_error(text("out of memory on ", name(device_), ": ", bytes, " bytes were asked for while a graph was captured; use a smaller batch or fewer frames, or switch graphs off"));
+    return {p, bytes, capture_};
+  }
   cudaError_t e = cudaMallocAsync(&p, bytes, state_->stream);
   if (e == cudaErrorMemoryAllocation) {
-    // Memory whose release is still queued comes back with a wait.
+    // Memory whose release is still queued comes back with a wait; what lies in the pool in pieces, with a trim.
     cudaGetLastError();
     check(cudaStreamSynchronize(state_->stream), "cudaStreamSynchronize");
+    trim_pool(device_);
     e = cudaMallocAsync(&p, bytes, state_->stream);
   }
   if (e == cudaErrorMemoryAllocation) {
@@ -342,29 +367,39 @@ Fault* Queue::fault(const char* message, unsigned* what) {
 
 void Queue::begin_capture() {
   require_running("a capture");
-  check(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
-  std::lock_guard lock(state_->mutex);
-  capture_ = std::make_shared<Graph>(device_);
+  State& s = *state_;
+  if (!s.before_capture) check(cudaEventCreateWithFlags(&s.before_capture, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  check(cudaEventRecord(s.before_capture, s.stream), "cudaEventRecord");
+  auto graph = std::make_shared<Graph>(device_);
+  // A release() in between would become part of the capture, or spoil it.
+  std::lock_guard lock(s.mutex);
+  check(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+  capture_ = std::move(graph);
 }
 
-std::shared_ptr<Graph> Queue::end_capture() {
+std::shared_ptr<Graph> Queue::end_capture(bool whole) {
   if (!capture_) throw std::runtime_error("no graph is being captured");
   std::shared_ptr<Graph> graph;
   std::vector<Block> deferred;
+  cudaGraph_t recorded = nullptr;
+  cudaError_t e;
   {
     std::lock_guard lock(state_->mutex);
+    e = cudaStreamEndCapture(state_->stream, &recorded);
     graph = std::exchange(capture_, nullptr);
     deferred = std::exchange(state_->deferred, {});
   }
-  cudaGraph_t recorded = nullptr;
-  cudaError_t e = cudaStreamEndCapture(state_->stream, &recorded);
   for (Block& b : deferred) {
     count(device_, ptrdiff_t(b.bytes));
     release(std::move(b));
   }
-  check(e, "cudaStreamEndCapture");
-  e = cudaGraphInstantiate(&graph->exec, recorded, 0);
-  cudaGraphDestroy(recorded);
+  if (whole) check(e, "cudaStreamEndCapture");
+  if (whole) e = cudaGraphInstantiate(&graph->exec, recorded, 0);
+  if (recorded) cudaGraphDestroy(recorded);
+  if (!whole) {
+    cudaGetLastError();  // what failed has been told
+    return nullptr;
+  }
   check(e, "cudaGraphInstantiate");
   return graph;
 }

@@ -80,9 +80,10 @@ class Queue {
   /// Where kernels report faults in data. `message` has the form "id %lld is outside %lld rows"; Fault::what is set to `what`.
   Fault* fault(const char* message, unsigned* what);
 
-  /// Between begin and end nothing runs: work, and memory it needs, is recorded into a graph.
+  /// Between begin and end nothing runs: work, and memory it needs, is recorded into a graph. What was recorded is dropped
+  /// unless it is `whole`: then the graph is null.
   void begin_capture();
-  std::shared_ptr<Graph> end_capture();
+  std::shared_ptr<Graph> end_capture(bool whole);
   bool capturing() const { return capture_ != nullptr; }
   /// While capturing: the graph needs this as long as it lives, unless it is the graph's own.
   void keep(const Block& block, std::shared_ptr<void> owner);

@@ -28,7 +28,7 @@ void Queue::download(void*, const void*, size_t) { refuse(); }
 void Queue::wait() { refuse(); }
 Fault* Queue::fault(const char*, unsigned*) { refuse(); }
 void Queue::begin_capture() { refuse(); }
-std::shared_ptr<Graph> Queue::end_capture() { refuse(); }
+std::shared_ptr<Graph> Queue::end_capture(bool) { refuse(); }
 void Queue::keep(const Block&, std::shared_ptr<void>) {}
 void Queue::replay(const Graph&) { refuse(); }
 Use::Use(Queue&) : before_(nullptr) {}

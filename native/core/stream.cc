@@ -19,6 +19,13 @@ void Stream::stop() {
   thread_.join();
 }
 
+void Stream::drop() {
+  std::deque<Task> dropped;  // destroyed after the lock is: tensors are let go with them
+  std::unique_lock lock(mutex_);
+  dropped.swap(tasks_);
+  idle_.wait(lock, [this] { return !running_; });
+}
+
 void Stream::push(Task task) {
   bool sleeping;
   {
@@ -50,6 +57,7 @@ void Stream::loop() {
     {
       Task task = std::move(tasks_.front());
       tasks_.pop_front();
+      running_ = true;
       lock.unlock();
       if (task.done) {
         try {
@@ -69,6 +77,8 @@ void Stream::loop() {
       }
     }  // the task's views are let go here, before the next task or sync
     lock.lock();
+    running_ = false;
+    idle_.notify_all();
   }
 }
 

@@ -22,10 +22,14 @@ class Stream {
   void enqueue(const char* name, std::function<void()> task);
   /// The same, but never skipped.
   void enqueue_always(const char* name, std::function<void()> task);
+  /// Whether something failed since the last sync. For tasks alone.
+  bool failed() const { return !failure_.empty(); }
   /// Runs `done` on the queue's thread after everything before it, with the first failure since the last sync ("" if none).
   void sync(std::function<void(const std::string& failure)> done);
   /// Waits on the calling thread. Throws std::runtime_error with the failure, if there was one.
   void sync_blocking();
+  /// Finishes the task that is running and drops those that wait; later ones run.
+  void drop();
   void stop();
 
  private:
@@ -39,9 +43,9 @@ class Stream {
   void loop();
 
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable wake_, idle_;
   std::deque<Task> tasks_;
-  bool stopping_ = false;
+  bool running_ = false, stopping_ = false;
   std::string failure_;  // touched by the queue's thread alone
   std::function<void()> settle_;
   std::thread thread_;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
@@ -51,6 +52,7 @@ struct Table {
   Addresses addresses;
   std::map<char*, Allocation> live;
   std::map<int, size_t> used;
+  std::map<int, std::multiset<size_t>> pool;  // in mode pool: sizes that were released in stream order, still in `used`
 };
 Table& table() {
   static Table* t = new Table;
@@ -61,9 +63,19 @@ size_t whole(size_t bytes) { return kGuard + (bytes + kGuard - 1) / kGuard * kGu
 
 bool nowhere(int device) { return device >= 0 && state().modes.null; }
 
-char* allocate(size_t bytes, int device) {
+void trim(Table& t, int device) {
+  for (size_t bytes : t.pool[device]) t.used[device] -= bytes;
+  t.pool[device].clear();
+}
+
+/// `pooled`: in stream order.
+char* allocate(size_t bytes, int device, bool pooled = false) {
   Table& t = table();
   std::lock_guard hold(t.mutex);
+  if (auto kept = t.pool[device].lower_bound(bytes); pooled && kept != t.pool[device].end()) {
+    t.used[device] -= *kept;
+    t.pool[device].erase(kept);
+  }
   if (device >= 0 && (bytes > state().modes.memory || t.used[device] > state().modes.memory - bytes)) return nullptr;
   char* p = nullptr;
   if (nowhere(device)) {
@@ -83,7 +95,7 @@ char* allocate(size_t bytes, int device) {
   return p;
 }
 
-void release(char* p) {
+void release(char* p, bool pooled = false) {
   Table& t = table();
   size_t bytes;
   {
@@ -91,7 +103,8 @@ void release(char* p) {
     auto it = t.live.find(p);
     bytes = it->second.bytes;
     const int device = it->second.device;
-    t.used[device] -= bytes;
+    if (pooled && state().modes.pool) t.pool[device].insert(bytes);
+    else t.used[device] -= bytes;
     t.live.erase(it);
     if (nowhere(device)) return t.addresses.give(p, whole(bytes));
   }
@@ -140,8 +153,8 @@ cudaError_t make(void** p, size_t bytes, Stream* stream) {
   if (!bytes) return stream ? note(cudaErrorInvalidValue) : cudaSuccess;
   count(&Counts::mallocs);
   int device = stream ? stream->device : current_device();
-  *p = allocate(bytes, device);
-  if (!*p) drain_device(device, false), *p = allocate(bytes, device);  // what is queued for release may be enough
+  *p = allocate(bytes, device, stream);
+  if (!*p) drain_device(device, false), *p = allocate(bytes, device, stream);  // what is queued for release may be enough
   return *p ? cudaSuccess : note(cudaErrorMemoryAllocation);
 }
 
@@ -188,7 +201,7 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
     return note(cudaErrorInvalidValue);
   }
   count(&Counts::frees);
-  push(*s, {[p] { release(static_cast<char*>(p)); }, true});
+  push(*s, {[p] { release(static_cast<char*>(p), true); }, true});
   return note(standing());
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
@@ -200,7 +213,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 
-// Pools keep nothing here: a threshold and trimming have nothing to do.
+// Pools keep nothing here unless mode pool asks for it, and then all of it: a threshold has nothing to do.
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
   if (cudaError_t e = standing()) return note(e);
   if (device < 0 || device >= state().modes.devices) return note(cudaErrorInvalidDevice);
@@ -208,7 +221,13 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
   return cudaSuccess;
 }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) { return note(pool && value ? standing() : cudaErrorInvalidValue); }
-cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) { return note(pool ? standing() : cudaErrorInvalidValue); }
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
+  if (cudaError_t e = standing()) return note(e);
+  if (!pool) return note(cudaErrorInvalidValue);
+  std::lock_guard hold(table().mutex);
+  trim(table(), int(reinterpret_cast<uintptr_t>(pool)) - 1);
+  return cudaSuccess;
+}
 
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
   *p = nullptr;

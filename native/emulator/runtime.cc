@@ -1,8 +1,11 @@
 // The emulated runtime's modes, errors and devices.
 #include <algorithm>
+#include <atomic>
 #include <charconv>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "emulator/state.h"
@@ -28,6 +31,8 @@ Modes parse(std::string_view list) {
     if (word.empty()) continue;
     else if (word == "late") m.late = true;
     else if (word == "null") m.null = true, m.memory = kNullMemory;
+    else if (word == "pool") m.pool = true;
+    else if (word == "slow") m.slow = true;
     else if (word == "nodriver") m.nodriver = true;
     else if (word == "nodevice") m.nodevice = true;
     else if (auto v = after("driver=")) m.driver = int(*v);
@@ -52,6 +57,15 @@ void apply(State& s, const Modes& m) {
   s.report.clear();
   set_order(m.order);
 }
+
+/// The real runtime is unloaded with the process's static objects; whoever calls it then, crashes.
+struct Loaded {
+  std::atomic<bool> gone{false};
+  ~Loaded() {
+    gone = true;
+    dawdle();
+  }
+} loaded;
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local int device_of_thread = 0;
@@ -95,7 +109,15 @@ std::string last_report() {
 
 int current_device() { return device_of_thread; }
 
+void dawdle() {
+  if (state().modes.slow) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
 cudaError_t standing() {
+  if (loaded.gone) {
+    std::fputs("a CUDA call came after the runtime was unloaded\n", stderr);
+    std::abort();
+  }
   State& s = state();
   std::lock_guard hold(s.mutex);
   return s.modes.nodriver || s.modes.driver < kVersion ? cudaErrorInsufficientDriver : s.modes.nodevice ? cudaErrorNoDevice : s.sticky;

@@ -102,8 +102,10 @@ void warp_op(Site site, unsigned mask, Slot& mine) {
 
 /// Modes as in MT_EMULATOR, a comma list: null (calls are checked and counted, kernels and copies do not run, device memory is
 /// address space alone, what is read from it is 0), order=forward|reversed|random:SEED, late, devices=N, nodriver, driver=VERSION, nodevice,
-/// fail=malloc:N, fail=launch:N, fail=memcpy:N, sticky=N, memory=BYTES. The N-th such call from here on fails; `sticky` is the N-th
-/// kernel that runs, after which every call fails. Also clears errors.
+/// fail=malloc:N, fail=launch:N, fail=memcpy:N, sticky=N, memory=BYTES, pool, slow. The N-th such call from here on fails; `sticky` is
+/// the N-th kernel that runs, after which every call fails. `pool`: what is released in stream order serves cudaMallocAsync alone, a
+/// block of its size or less, until the pool is trimmed. `slow`: captures begin and end, and the runtime is unloaded, with a pause, so
+/// that races are lost. Also clears errors.
 void configure(const std::string& modes);
 /// As a new process would, in the same modes.
 void clear_errors();

@@ -18,7 +18,7 @@ constexpr int kNullMultiprocessors = 132;
 
 struct Modes {
   Order order;
-  bool late = false, nodriver = false, nodevice = false;
+  bool late = false, nodriver = false, nodevice = false, pool = false, slow = false;
   bool null = false;  // checks and counts everything, and runs nothing
   int devices = 1;
   int driver = kVersion;  // what the driver knows
@@ -77,6 +77,9 @@ void stick(cudaError_t e, const std::string& report);
 void count(uint64_t Counts::*what, uint64_t by = 1);
 /// Counts a call; true where it is the one that shall fail.
 bool strikes(uint64_t State::*counter, uint64_t Modes::*target);
+
+/// In mode slow: takes its time, so that what races with the caller wins.
+void dawdle();
 
 std::shared_ptr<Stream> find_stream(cudaStream_t s);  // null: no such stream
 /// Every stream of a device runs dry; or none does, and captures break, where that is asked for and one is being captured.

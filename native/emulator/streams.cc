@@ -232,16 +232,20 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (cudaError_t e = standing()) return note(e);
   auto s = stream ? find_stream(stream) : nullptr;
   if (!s) return note(cudaErrorInvalidResourceHandle);
-  std::lock_guard hold(s->mutex);
-  if (s->capture) return note(cudaErrorInvalidValue);
-  s->capture = std::make_shared<Steps>();
-  s->capture_broken = false;
+  {
+    std::lock_guard hold(s->mutex);
+    if (s->capture) return note(cudaErrorInvalidValue);
+    s->capture = std::make_shared<Steps>();
+    s->capture_broken = false;
+  }
+  dawdle();
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = nullptr;
   auto s = stream ? find_stream(stream) : nullptr;
   if (!s) return note(cudaErrorInvalidResourceHandle);
+  dawdle();
   std::lock_guard hold(s->mutex);
   auto steps = std::exchange(s->capture, nullptr);
   if (cudaError_t e = standing()) return note(e);

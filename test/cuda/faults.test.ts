@@ -154,6 +154,52 @@ test('graphs: recorded once, replayed on what the inputs then hold; memory retur
   }
 })
 
+test('a capture with a failed operator is no graph: the operator is named, memory returns, the next capture is whole', async () => {
+  const out = await lines(`${helpers}
+    const x = on([1, 2, 3]); await sync(); const before = deviceMemory('cuda:0').bytes
+    const capture = () => Graph.capture('cuda:0', () => scale(scale(scale(x, 2), 2), 2))
+    const spoilt = capture(); await later(sync())
+    spoilt.graph.replay(); await later(spoilt.result.data()); await later(sync())
+    spoilt.result.dispose(); spoilt.graph.dispose(); await sync(); console.log(deviceMemory('cuda:0').bytes === before)
+    const { graph, result } = capture(); graph.replay(); console.log((await result.data()).join())`, 'fail=launch:2')
+  assert.match(out[0]!, /^scale: cuda:0: launch: .*\(cudaErrorInvalidConfiguration\)$/)
+  assert.is(out[1], 'replay: the graph was not captured, because one of its operators failed')
+  assert.equal(out.slice(2), ['fine', 'true', '8,16,24'])
+})
+
+test('tensors that are freed while a capture begins or ends neither spoil it nor become part of it', async () => {
+  const out = await lines(`${helpers}
+    const x = on([1, 2, 3]), done = Array.from({ length: 400 }, () => on([1])); await sync()
+    const before = deviceMemory('cuda:0').bytes
+    const captures = Array.from({ length: 10 }, () => Graph.capture('cuda:0', () => scale(x, 2)))
+    // The queue's thread is now busy with ten beginnings and ends of 5 ms each.
+    for (const t of done) { t.dispose(); for (const end = performance.now() + 0.2; performance.now() < end;); }
+    await later(sync())
+    for (const { graph, result } of captures) { graph.replay(); graph.replay(); console.log((await result.data()).join()); result.dispose(); graph.dispose() }
+    await later(sync()); console.log(before - deviceMemory('cuda:0').bytes >= 400 * 4)`, 'slow')
+  assert.equal(out, ['fine', ...Array(10).fill('2,4,6'), 'fine', 'true'])
+})
+
+test('memory that the pool holds serves a capture, and an allocation that no freed piece of it is large enough for', async () => {
+  const out = await lines(`${helpers}
+    const x = zeros([1 << 18], 'float32', 'cuda:0') // 1 MiB of 8
+    const steps = async () => { await scope(async () => { for (let i = 0; i < 6; i++) scale(x, 2); await sync() }) }
+    await steps()
+    const { graph, result } = Graph.capture('cuda:0', () => scale(scale(scale(x, 2), 2), 2)); await later(sync())
+    graph.replay(); console.log((await result.data()).length); result.dispose(); graph.dispose()
+    await steps()
+    const large = zeros([1 << 20], 'float32', 'cuda:0'); await later(sync()); console.log((await large.data()).length)`, `memory=${8 << 20},pool`)
+  assert.equal(out, ['fine', String(1 << 18), 'fine', String(1 << 20)])
+})
+
+test('process.exit() with work queued: no call comes after the runtime is unloaded, and listeners of the exit still compute', async () => {
+  const code = `${helpers}
+    const small = on([5, 6]); console.log((await small.data()).join())
+    const work = () => { let x = small; for (let i = 0; i < 20000; i++) { const y = scale(x, 1); x.dispose(); x = y } }`
+  assert.equal(await lines(`${code}; work(); process.exit(0)`, 'slow'), ['5,6'])
+  assert.equal(await lines(`${code}; const y = scale(small, 2); await sync(); work(); process.on('exit', () => console.log(scale(y, 2).dataBlocking().join())); process.exit(0)`, 'slow'), ['5,6', '20,24'])
+})
+
 test('two worker threads on one device: each has its own results', async () => {
   const piece = `
     const { tensor, scale, add } = m

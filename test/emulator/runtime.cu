@@ -137,6 +137,16 @@ std::string capture() {
 
 std::string failures() {
   char* p;
+  simt::configure("pool,memory=1000");
+  {
+    char *q, *r;
+    EXPECT(cudaMallocAsync(&p, 400, nullptr) == cudaSuccess && cudaMallocAsync(&q, 400, nullptr) == cudaSuccess && cudaFreeAsync(p, nullptr) == cudaSuccess && cudaFreeAsync(q, nullptr) == cudaSuccess);
+    EXPECT(cudaMalloc(&p, 300) == cudaErrorMemoryAllocation && cudaMallocAsync(&p, 500, nullptr) == cudaErrorMemoryAllocation);
+    EXPECT(cudaMallocAsync(&p, 300, nullptr) == cudaSuccess && cudaMalloc(&q, 300) == cudaSuccess && cudaFree(q) == cudaSuccess);
+    cudaMemPool_t pool;
+    EXPECT(cudaDeviceGetDefaultMemPool(&pool, 0) == cudaSuccess && cudaMemPoolTrimTo(pool, 0) == cudaSuccess);
+    EXPECT(cudaMalloc(&q, 700) == cudaSuccess && cudaMalloc(&r, 1) == cudaErrorMemoryAllocation && cudaFree(q) == cudaSuccess && cudaFree(p) == cudaSuccess);
+  }
   simt::configure("fail=malloc:2");
   EXPECT(cudaMalloc(&p, 8) == cudaSuccess && cudaFree(p) == cudaSuccess && cudaMalloc(&p, 8) == cudaErrorMemoryAllocation && cudaMalloc(&p, 8) == cudaSuccess && cudaFree(p) == cudaSuccess);
   simt::configure("fail=launch:2,fail=memcpy:3");
