@@ -8,7 +8,7 @@ export interface Ended {
   stderr: string
 }
 
-const modules = ['native', 'tensor/tensor', 'tensor/device', 'tensor/graph', 'tensor/profile', 'tensor/scope', 'tensor/tape', 'ops/copy', 'ops/elementwise', 'ops/gemm', 'ops/random', 'ops/embedding']
+const modules = ['native', 'tensor/tensor', 'tensor/device', 'tensor/graph', 'tensor/profile', 'tensor/scope', 'tensor/tape', 'ops/copy', 'ops/elementwise', 'ops/gemm', 'ops/random', 'ops/embedding', 'ops/lora', 'ops/router']
 
 /** The first lines of such a piece: one object of all exports. */
 export const prelude = `const m = Object.assign({}, ...(await Promise.all(${JSON.stringify(modules.map((name) => new URL(`../../lib/${name}.ts`, import.meta.url).href))}.map((url) => import(url)))))\n`
