@@ -6,7 +6,7 @@
 // Open, ask, train, evaluate
 export { openVideoModel, ask, type AskOptions, type Question, type VideoModel } from './eval/ask.js'
 export { openBundle, type Bundle } from './eval/bundle.js'
-export { accuracy, evaluate, type Accuracy, type EvaluateOptions, type Prediction } from './eval/evaluate.js'
+export { accuracy, evaluate, type Accuracy, type EvaluateOptions, type Prediction, type Unpredicted } from './eval/evaluate.js'
 export { Features, type FeatureOptions } from './eval/features.js'
 export { generate, type GenerateOptions } from './eval/generate.js'
 export { blockFlops, coreFlops, crossover, languageFlops, publishedModels, qformerFlops, scoreProducts, trainedCount, videoCost, type Form, type Pass, type PublishedModel, type VideoCost, type VideoSizes } from './eval/cost.js'

@@ -1,6 +1,6 @@
-/** What JSON.parse does not do: notice a key that occurs twice, and say which file is wrong. Imports lib/errors alone. */
-import { readFile } from 'node:fs/promises'
-import { InputError } from './errors.js'
+/** What JSON.parse does not do: notice a key that occurs twice, and say which file and line is wrong. Imports lib/errors and lib/files. */
+import { InputError, show } from './errors.js'
+import { readText, unreadable } from './files/text.js'
 
 /** The first key that occurs twice in the same object of a *valid* JSON text. JSON.parse would silently keep the last one. */
 export function duplicateKey(text: string): string | undefined {
@@ -27,24 +27,25 @@ function followedByColon(text: string, at: number): boolean {
   return text[at] === ':'
 }
 
-/** Reads a JSON file that holds an object. `missing` is the advice for a file that is not there. */
+/** Reads a JSON file that holds an object, each key once. `missing` is the advice for a file that is not there. */
 export async function readJsonObject(path: string, missing = ''): Promise<Record<string, unknown>> {
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    if (code === 'ENOENT' || code === 'ENOTDIR') throw new InputError(`${path}: no such file${missing ? `; ${missing}` : ''}.`, { cause: error })
-    throw new InputError(`${path}: cannot be read (${code}).`, { cause: error })
-  }
+  const text = await readText(path, (error) => unreadable(path, error, missing))
   let value: unknown
   try {
-    value = JSON.parse(text.replace(/^\uFEFF/, ''))
+    value = JSON.parse(text)
   } catch (error) {
-    throw new InputError(`${path}: not JSON: ${(error as Error).message.replace(/\s+/g, ' ')}.`, { cause: error })
+    throw new InputError(`${path}: not JSON${lineOf(text, error as Error)}: ${(error as Error).message.replace(/\s+/g, ' ')}.`, { cause: error })
   }
+  const twice = duplicateKey(text)
+  if (twice !== undefined) throw new InputError(`${path}: the key ${show(twice)} is there twice in one object; keep one of them.`)
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new InputError(`${path}: expected a JSON object, but it holds ${Array.isArray(value) ? 'a list' : String(value)}.`)
   }
   return value as Record<string, unknown>
+}
+
+/** The line that a message of JSON.parse means, where it gives a position. */
+function lineOf(text: string, { message }: Error): string {
+  const at = /at position (\d+)/.exec(message)?.[1]
+  return at === undefined ? '' : ` in line ${text.slice(0, Number(at)).split('\n').length}`
 }

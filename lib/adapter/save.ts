@@ -167,9 +167,21 @@ export async function readAdapterInfo(folder: string): Promise<AdapterInfo> {
  * Loads an adapter onto the base model that it was trained on. Every parameter has to be there once and in its shape, and
  * nothing else.
  *
- * @throws InputError for another base, an unfinished or damaged folder, or one that is replaced while it is being read
+ * @throws InputError for another base, an unfinished or damaged folder, one that is replaced while it is being read, and
+ *   for a tensor that is not finite
  */
 export async function loadAdapter(folder: string, base: AdapterBase): Promise<Adapter> {
+  const adapter = await loadSaved(folder, base)
+  for (const [name, t] of adapter.parameters) {
+    if (((await t.data()) as Float32Array).every(Number.isFinite)) continue
+    adapter.dispose()
+    throw new InputError(`${folder}: the trained tensor ${name} holds a NaN or an infinity; take an adapter that was saved before.`)
+  }
+  return adapter
+}
+
+/** The same of a run that goes on, whose tensors may not be finite: its next step says so. */
+export async function loadSaved(folder: string, base: AdapterBase): Promise<Adapter> {
   const at = await findFolder(folder)
   const before = await identity(at)
   const { config: model } = base.model

@@ -26,12 +26,16 @@ export function chosen({ device, precision }: Where): { device: Device; precisio
   return { device: choice.device, precision, say: () => console.error(`mtransllama: computing on ${choice.device} (${choice.reason})`) }
 }
 
-/** A signal that Ctrl-C (or a polite kill) aborts; a second Ctrl-C ends the process at once. Call `done` when it is over. */
-export function interruptible(): { signal: AbortSignal; done(): void } {
+/**
+ * A signal that Ctrl-C (or a polite kill) aborts; a second Ctrl-C ends the process at once. Call `done` when it is over.
+ *
+ * @param what what the command then does, for the user
+ */
+export function interruptible(what = 'stopping'): { signal: AbortSignal; done(): void } {
   const controller = new AbortController()
   const stop = (): void => {
     if (controller.signal.aborted) process.exit(130)
-    console.error('\nmtransllama: stopping after this step and saving; press Ctrl-C again to end at once.')
+    console.error(`\nmtransllama: ${what}; press Ctrl-C again to end at once.`)
     controller.abort(new Interrupted())
   }
   process.on('SIGINT', stop)

@@ -3,11 +3,11 @@ import type { Command } from 'commander'
 import { loadAdapter } from '../adapter/save.js'
 import type { Sampling } from '../data/frames.js'
 import { readManifest } from '../data/manifest.js'
-import { invalid } from '../errors.js'
+import { InputError, invalid } from '../errors.js'
 import { openBundle } from '../eval/bundle.js'
-import { accuracy, evaluate, type Prediction } from '../eval/evaluate.js'
+import { accuracy, evaluate, type Prediction, type Unpredicted } from '../eval/evaluate.js'
 import { Features } from '../eval/features.js'
-import { writeFileAtomic } from '../weights/atomic.js'
+import { PredictionFile, runName } from '../eval/predictions.js'
 import { Bar, chosen, computes, interruptible, percent, table, type Where } from './common.js'
 
 interface Options extends Where {
@@ -15,6 +15,7 @@ interface Options extends Where {
   adapter?: string
   data: string
   output?: string
+  resume?: boolean
   batch: string
   frames?: string
   sampling: string
@@ -42,36 +43,53 @@ export function register(program: Command): void {
     .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
     .option('--adapter <dir>', 'trained adapter; without one the image model answers')
     .requiredOption('--data <manifest>', 'samples, JSONL')
-    .option('--output <file>', 'where predictions are written, JSONL')
+    .option('--output <file>', 'where predictions are written as they come, JSONL; a sample that cannot be used is a line with its reason')
+    .option('--resume', 'go on with the file of --output: what it has is not predicted again')
     .option('--batch <n>', 'samples at a time', '16')
     .option('--frames <n>', 'frames per clip; default: those the adapter was trained with, else 4')
     .option('--sampling <how>', 'uniform, first or fps:NUMBER', 'uniform')
     .option('--cache <dir>', 'folder for features')
     .action(async (o: Options) => {
+      const [batch, choice] = [count('--batch', o.batch), sampling(o.sampling)]
+      const asked = o.frames === undefined ? undefined : count('--frames', o.frames)
+      if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to go on with', new Error('none'))
       const samples = await readManifest(o.data)
       const where = chosen(o)
       const bundle = await openBundle(o.model, where)
       where.say()
-      const { signal, done } = interruptible()
+      const { signal, done } = interruptible(o.output === undefined ? 'stopping' : `stopping; what is predicted is in ${o.output}, and --resume goes on`)
       try {
         const adapter = o.adapter === undefined ? undefined : await loadAdapter(o.adapter, bundle)
-        const frames = o.frames === undefined ? (adapter?.config.frames ?? 4) : count('--frames', o.frames)
-        const features = new Features(bundle, { frames, sampling: sampling(o.sampling), cache: o.cache })
+        const features = new Features(bundle, { frames: asked ?? adapter?.config.frames ?? 4, sampling: choice, cache: o.cache })
+        const file = o.output === undefined ? undefined : await PredictionFile.open(o.output, await runName(bundle, adapter, features.options), samples, { resume: o.resume ?? false })
+        const [predictions, unpredicted]: [Prediction[], Unpredicted[]] = [file?.predictions ?? [], []]
         const bar = new Bar('eval', samples.length)
-        const predictions: Prediction[] = []
+        const progress = (): void => bar.update(predictions.length + unpredicted.length)
         try {
-          for await (const p of evaluate(bundle, features, samples, { adapter, batch: count('--batch', o.batch), signal })) {
+          const onUnpredicted = async (line: Unpredicted): Promise<void> => {
+            unpredicted.push(line)
+            await file?.add(line)
+            progress()
+          }
+          for await (const p of evaluate(bundle, features, file?.left ?? samples, { adapter, batch, signal, onUnpredicted })) {
             predictions.push(p)
-            bar.update(predictions.length)
+            await file?.add(p)
+            progress()
           }
         } finally {
           bar.stop()
         }
-        if (o.output !== undefined) await writeFileAtomic(o.output, predictions.map((p) => `${JSON.stringify(p)}\n`).join(''))
-        const { overall, tasks } = accuracy(predictions)
-        const row = (name: string, a: typeof overall): string[] => [name, percent(a.accuracy), `${a.correct}/${a.total}`]
-        console.log(table([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
+        await file?.finish()
         adapter?.dispose()
+        if (predictions.length) {
+          const { overall, tasks } = accuracy(predictions)
+          const row = (name: string, a: typeof overall): string[] => [name, percent(a.accuracy), `${a.correct}/${a.total}`]
+          console.log(table([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
+        }
+        if (unpredicted.length) {
+          const [{ error }] = unpredicted as [Unpredicted]
+          throw new InputError(`eval: ${unpredicted.length} of ${samples.length} samples have no prediction and are not counted; the first: ${error.replace(/\.$/, '')}${file ? `; the reasons are in ${file.path}, and --resume tries these samples again` : ''}.`)
+        }
       } finally {
         done()
         bundle.model.dispose()

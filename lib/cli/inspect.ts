@@ -5,13 +5,12 @@
  * weight files. No weight is read.
  */
 import { existsSync, statSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Command } from 'commander'
-import { parse as parseYaml } from 'yaml'
 import { AdapterKeys, checkAdapterConfig, parseAdapterConfig, visualTokens, type AdapterConfig } from '../adapter/config.js'
 import { countGroups, trainedParameters } from '../adapter/parameters.js'
 import { InputError, invalid, nearest } from '../errors.js'
+import { readYaml } from '../files/yaml.js'
 import { readModelConfig, type ModelConfig } from '../models/config.js'
 import { assertComplete, planCheckpoint, type CheckpointPlan } from '../weights/plan.js'
 import { countParts, expectedTensors, type Part } from '../weights/names.js'
@@ -183,13 +182,7 @@ async function adapterFor(options: InspectOptions, model: ModelConfig): Promise<
 
 /** The adapter's part of a training file. A key that looks like a misspelt adapter key is an error. */
 async function adapterKeys(file: string): Promise<Record<string, unknown>> {
-  let value: unknown
-  try {
-    value = parseYaml(await readFile(file, 'utf8')) ?? {}
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    throw new InputError(`${file}: ${code === 'ENOENT' ? 'no such file' : `not YAML: ${(error as Error).message.split('\n')[0]}`}.`, { cause: error })
-  }
+  const value = (await readYaml(file)) ?? {}
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid(file, 'an object of configuration keys', value)
   const known = Object.keys(AdapterKeys)
   const mine: Record<string, unknown> = {}

@@ -17,7 +17,7 @@ export function register(program: Command): void {
     .action(async (path: string, { output, resume = false, graphs, profile, ...o }: { output?: string; resume?: boolean; graphs: boolean; profile?: string } & Where) => {
       const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
       const trace = profile === undefined ? undefined : await profilePath(profile)
-      const { signal, done } = interruptible()
+      const { signal, done } = interruptible('stopping after this step and saving')
       const where = chosen(o)
       let bar: Bar | undefined
       let tokens = 0

@@ -6,6 +6,7 @@
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { invalid, show } from '../errors.js'
+import { notAnImage } from './reject.js'
 import { openVideo, seconds, type RgbFrame } from './video.js'
 
 export { openVideo, Video, type RgbFrame } from './video.js'
@@ -162,6 +163,6 @@ async function readImage(path: string, time: number): Promise<RgbFrame> {
     if (info.channels !== 3) throw new Error(`${info.channels} channels after conversion to sRGB: ${show(info)}`)
     return { data, width: info.width, height: info.height, time }
   } catch (error) {
-    throw invalid(path, 'an image that can be decoded', error)
+    throw await notAnImage(path, error)
   }
 }

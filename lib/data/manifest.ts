@@ -1,28 +1,63 @@
 /**
  * The manifest: JSONL, one sample a line, the only form in which data reaches training and evaluation. A converter for a
- * dataset writes such a file; nothing downstream knows the dataset. Imports lib/errors.ts and zod.
+ * dataset writes such a file; nothing downstream knows the dataset.
  */
 
-import { readFile, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { z } from 'zod'
-import { invalid, nearest, show, type InputError } from '../errors.js'
+import { InputError, invalid, nearest, show } from '../errors.js'
+import { readText } from '../files/text.js'
+import { duplicateKey } from '../json.js'
+
+/** At least one character that can be seen: neither space nor control nor format character. */
+const text = () => z.string().min(1).regex(/[^\s\p{Cc}\p{Cf}]/u)
 
 const schema = z.strictObject({
-  id: z.string().min(1).describe('Unique within the manifest.'),
-  video: z.string().min(1).describe('A video file, or a folder of frame images; relative to the manifest.'),
+  id: text().describe('Unique within the manifest.'),
+  video: text().describe('A video file, or a folder of frame images; relative to the manifest.'),
   fps: z.number().positive().optional().describe('Frames per second of a folder of frame images; required there, not allowed for a video file.'),
   start: z.number().min(0).optional().describe('Start of the clip in seconds; 0 when absent.'),
   end: z.number().positive().optional().describe('End of the clip in seconds; the end of the video when absent.'),
   qformerText: z.string().optional().describe('Text given to the Q-Former beside the frames: the dialogue, the subtitles or the question.'),
-  prompt: z.string().min(1).describe('What the language model is asked, as it stands.'),
-  answer: z.string().min(1).describe('The expected answer; among `choices` where these are given.'),
-  choices: z.array(z.string().min(1)).min(2).optional().describe('The possible answers of a closed question.'),
-  task: z.string().min(1).optional().describe('A name under which accuracy is also reported on its own.'),
+  prompt: text().describe('What the language model is asked, as it stands.'),
+  answer: text().describe('The expected answer; among `choices` where these are given.'),
+  choices: z.array(text()).min(2).optional().describe('The possible answers of a closed question.'),
+  task: text().optional().describe('A name under which accuracy is also reported on its own.'),
 })
 
 /** One line of a manifest; `video` is an absolute path once read, times are in seconds. */
 export type Sample = z.infer<typeof schema>
+
+/** Where samples were read: file and line. */
+const origins = new WeakMap<object, string>()
+/** Errors that name their sample already. */
+const told = new WeakSet<Error>()
+
+/** What a message calls a sample: file, line and id; the id alone where it was not read from a manifest; else nothing. */
+export function sampleName(sample: { id?: string | undefined }): string | undefined {
+  const { id } = sample
+  if (id === undefined) return undefined
+  const origin = origins.get(sample)
+  return `${origin === undefined ? '' : `${origin}, `}sample ${show(id)}`
+}
+
+/** Runs `f` on behalf of a sample: an InputError that it throws, or rejects with, begins with the sample's name. */
+export function forSample<R>(sample: { id?: string | undefined }, f: () => R): R {
+  const fail = (error: unknown): never => {
+    const name = sampleName(sample)
+    if (!(error instanceof InputError) || told.has(error) || name === undefined) throw error
+    error.message = `${name}: ${error.message}`
+    told.add(error)
+    throw error
+  }
+  try {
+    const result = f()
+    return result instanceof Promise ? (result.catch(fail) as R) : result
+  } catch (error) {
+    return fail(error)
+  }
+}
 
 /** The JSON Schema (draft 2020-12) of one line; docs/manifest.schema.json holds the same. */
 export function manifestJsonSchema(): Record<string, unknown> {
@@ -31,29 +66,27 @@ export function manifestJsonSchema(): Record<string, unknown> {
 }
 
 /**
- * Reads and checks a manifest. Blank lines are skipped; `video` becomes an absolute path, and has to exist.
+ * Reads and checks a manifest. Blank lines are skipped, as is a byte order mark before a line; `video` becomes an absolute
+ * path, and has to exist.
  *
- * @throws InputError naming the file and the line: not JSON, an unknown, missing or mistyped field, an id twice, `choices`
- *   without the answer or with a double, `end` not after `start`, no such video, a folder without `fps` or a file with it;
- *   and where the file is missing or holds no sample
+ * @throws InputError naming the file and the line: not UTF-8, not JSON, an unknown, missing, mistyped or blank field, a key
+ *   or an id twice, `choices` without the answer or with a double, `end` not after `start`, no such video, a folder without
+ *   `fps` or a file with it; and where the file is missing or holds no sample
  */
 export async function readManifest(path: string): Promise<Sample[]> {
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    throw invalid(path, 'a readable manifest (JSONL)', error)
-  }
+  const text = await readText(path, (error) => invalid(path, 'a readable manifest (JSONL)', error))
   const samples: Sample[] = []
   const lineOf = new Map<string, number>()
-  for (const [i, line] of text.replace(/^\uFEFF/, '').split('\n').entries()) {
-    if (line.trim() === '') continue
+  for (const [i, line] of text.split('\n').entries()) {
+    if (line.trim() === '') continue // to JavaScript a byte order mark is space
     const where = `${path}, line ${i + 1}`
-    const sample = parseLine(line, where)
+    const sample = parseLine(line.replace(/^\uFEFF/, ''), where)
     const before = lineOf.get(sample.id)
     if (before !== undefined) throw invalid(`${where}, id`, 'an id of its own', sample.id, `line ${before} has it already`)
     lineOf.set(sample.id, i + 1)
-    samples.push({ ...sample, video: resolve(dirname(path), sample.video) })
+    const whole = { ...sample, video: resolve(dirname(path), sample.video) }
+    origins.set(whole, where)
+    samples.push(whole)
   }
   if (samples.length === 0) throw invalid(path, 'at least one sample', new Error(text === '' ? 'an empty file' : 'blank lines alone'))
   await checkVideos(path, samples, [...lineOf.values()])
@@ -68,6 +101,10 @@ function parseLine(line: string, where: string): Sample {
   } catch (error) {
     throw invalid(where, 'a JSON object', line.trim(), (error as Error).message)
   }
+  const double = duplicateKey(line)
+  if (double !== undefined) throw invalid(where, 'every key once', double, 'it is there twice; keep one of them')
+  const broken = Object.entries((value ?? {}) as object).find(([, v]) => [v].flat().some((s) => typeof s === 'string' && /\p{Cs}/u.test(s)))
+  if (broken) throw invalid(`${where}, ${broken[0]}`, 'whole characters', broken[1], 'half of a surrogate pair is left of one')
   const parsed = schema.safeParse(value)
   if (!parsed.success) throw explain(parsed.error.issues, value, where)
   const sample = parsed.data
@@ -93,6 +130,7 @@ function explain(issues: z.core.$ZodIssue[], value: unknown, where: string): Inp
   const got = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown> | undefined)?.[key], value)
   const name = issue.path.length ? `${where}, ${issue.path.join('.')}` : where
   if (got === undefined && issue.path.length) return invalid(name, 'this field', new Error('nothing'), 'it is required')
+  if (issue.code === 'invalid_format') return invalid(name, 'a text that is not blank', got)
   if (issue.code === 'invalid_type') return invalid(name, `${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`, got)
   if (issue.code === 'too_small') {
     const least = `${issue.inclusive ? 'at least' : 'more than'} ${issue.minimum}`

@@ -1,7 +1,8 @@
-/** Files that are no video, said in one sentence each. See cache.ts for what this folder may import. */
+/** Files that are no video or image, said in one sentence each. See cache.ts for what this folder may import. */
 
 import { open, stat } from 'node:fs/promises'
 import { invalid, type InputError } from '../errors.js'
+import { pointerIn, POINTER_BYTES } from '../files/text.js'
 import { endsEarly } from './cut.js'
 
 /**
@@ -22,6 +23,8 @@ export async function checkFile(path: string): Promise<{ cut: boolean }> {
   } catch (error) {
     throw invalid(path, 'a readable video file', error)
   }
+  const pointer = pointerIn(head)
+  if (pointer) throw notAVideo(path, pointer.what, pointer.remedy)
   if (!/^RIFF....AVI /s.test(head.toString('latin1'))) return { cut }
   // Without the index at its end, FFmpeg makes up the time stamps after a seek and shortens the duration.
   const promised = head.readUInt32LE(4) + 8
@@ -31,11 +34,11 @@ export async function checkFile(path: string): Promise<{ cut: boolean }> {
   return { cut }
 }
 
-/** The first 12 bytes, zeros after the end. */
+/** The first bytes, zeros after the end. */
 async function readHead(path: string): Promise<Buffer> {
   const file = await open(path)
-  const head = Buffer.alloc(12)
-  await file.read(head, 0, 12, 0).finally(() => file.close())
+  const head = Buffer.alloc(POINTER_BYTES)
+  await file.read(head, 0, head.length, 0).finally(() => file.close())
   return head
 }
 
@@ -43,6 +46,13 @@ async function readHead(path: string): Promise<Buffer> {
 export async function unopened(path: string, reason: string): Promise<InputError> {
   if ((await readHead(path)).toString('latin1', 4, 8) === 'ftyp') return notAVideo(path, 'an MP4 file without its index (moov)', 'it is truncated, or was never finished')
   return notAVideo(path, `something that FFmpeg cannot read (${reason})`)
+}
+
+/** The error for an image that is none. */
+export async function notAnImage(path: string, reason: unknown): Promise<InputError> {
+  const pointer = pointerIn(await readHead(path).catch(() => Buffer.alloc(0)))
+  if (pointer) return invalid(path, 'an image', new Error(pointer.what), pointer.remedy)
+  return invalid(path, 'an image that can be decoded', reason)
 }
 
 /** The error for a file that is something else. */

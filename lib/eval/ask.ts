@@ -6,7 +6,8 @@ import type { LoadOptions } from '../models/load.js'
 import { keep, scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { openBundle, type Bundle } from './bundle.js'
-import { encode, imageTextConfig, qformerRows } from './encode.js'
+import { encode, imageTextConfig } from './encode.js'
+import { checkedVisual } from './evaluate.js'
 import { Features } from './features.js'
 import { generate, type GenerateOptions } from './generate.js'
 
@@ -53,7 +54,7 @@ export async function* ask({ bundle, adapter }: VideoModel, question: Question, 
   const frames = options.frames ?? adapter?.config.frames ?? 4
   const features = new Features(bundle, { frames, sampling: options.sampling ?? { kind: 'uniform' } })
   const encoded = encode(bundle, adapter?.config ?? imageTextConfig(bundle, frames), { prompt: question.prompt, qformerText: question.dialogue })
-  const visual = await scope(() => noGrad(async () => keep(bundle.model.visualTokens(await features.batch([question]), qformerRows([encoded]), adapter))))
+  const visual = await scope(() => noGrad(async () => keep(await checkedVisual(bundle, features, [question], [encoded], adapter))))
   try {
     const text = bundle.tokenizer.stream()
     let first = true

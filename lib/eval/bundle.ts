@@ -27,7 +27,7 @@ export async function openBundle(folder: string, options: LoadOptions = {}): Pro
     const preprocessor = await readPreprocessor(folder, config.vision.imageSize)
     const qformerTokenizer = config.qformer.hasText ? await loadTokenizer(join(folder, 'qformer_tokenizer')) : undefined
     const special = specialIds(tokenizer, config.language)
-    checkTokenizer(tokenizer, config.language.vocabSize, 'language model', { eos_token: special.eosId, bos_token: special.bosId })
+    checkTokenizer(tokenizer, config.language.vocabSize, 'language model', { eos_token: special.eosId, bos_token: special.bosId, pad_token: special.padId })
     if (qformerTokenizer) checkTokenizer(qformerTokenizer, config.qformer.vocabSize, 'Q-Former')
     const { eosIds = [] } = await readGenerationConfig(folder)
     return { ...loaded, folder, preprocessor, tokenizer, qformerTokenizer, special, eosIds: [...new Set([special.eosId, ...eosIds])] }

@@ -1,9 +1,11 @@
 /** Samples as ids, and ids as the padded rows of a batch. */
-import { InputError } from '../errors.js'
+import { InputError, invalid } from '../errors.js'
 import type { CheckedAdapterConfig } from '../adapter/config.js'
+import { forSample } from '../data/manifest.js'
 import type { QFormerText, TextRows } from '../models/mtransllama.js'
 import { tensor } from '../tensor/tensor.js'
 import { answerIds, promptIds, promptRoom, qformerIds, routeText, type SampleText } from '../text/prompts.js'
+import { checkIds } from '../text/tokenizer.js'
 import { visualTokens } from '../adapter/config.js'
 import type { Bundle } from './bundle.js'
 
@@ -24,17 +26,35 @@ export function imageTextConfig(bundle: Bundle, frames: number): TextConfig {
   return { fusion: hasText, lateText: 'prompt', text: { maxTokens: Math.min(128, maxPositions) }, aggregate: 'mean', frames }
 }
 
-/** The ids of a sample's texts; the prompt is cut on the left to the room that is left beside visual tokens and answer. */
-export function encode(bundle: Bundle, config: TextConfig, sample: SampleText, answer = sample.answer): Encoded {
-  const { model, tokenizer, qformerTokenizer, special } = bundle
-  const routed = routeText(sample, config)
-  const ids = answer === undefined ? [] : answerIds(tokenizer, answer, special)
-  const room = promptRoom(model.config.language, visualTokens(config, model.config.numQueryTokens), ids.length)
-  return {
-    qformer: routed.qformer !== null && qformerTokenizer ? qformerIds(qformerTokenizer, routed.qformer, config.text.maxTokens) : undefined,
-    prompt: promptIds(tokenizer, routed.prompt, special, room),
-    answer: ids,
-  }
+/**
+ * The ids of a sample's texts; the prompt is cut on the left to the room that is left beside visual tokens and answer.
+ *
+ * @throws InputError, with the sample's name where it has one, for an answer without a token or too long for the language
+ *   model, for a text that holds the mark of a picture, and for an id without a row in the embedding
+ */
+export function encode(bundle: Bundle, config: TextConfig, sample: SampleText & { id?: string }, answer = sample.answer): Encoded {
+  return forSample(sample, () => {
+    const { model: { config: { language, qformer, numQueryTokens } }, tokenizer, qformerTokenizer, special } = bundle
+    const routed = routeText(sample, config)
+    const ids = answer === undefined ? [] : answerIds(tokenizer, answer, special)
+    if (ids.length === 1) throw invalid('answer', 'a text of at least one token', answer, 'the tokenizer leaves nothing of it')
+    const visual = visualTokens(config, numQueryTokens)
+    const room = promptRoom(language, visual, ids.length)
+    if (answer !== undefined && room < 2) {
+      throw new InputError(`answer: ${ids.length} tokens beside ${visual} visual ones leave no room for a prompt in the ${language.maxPositions} positions of the language model; shorten the answer, use fewer frames or aggregate: mean.`)
+    }
+    const encoded = {
+      qformer: routed.qformer !== null && qformerTokenizer ? qformerIds(qformerTokenizer, routed.qformer, config.text.maxTokens) : undefined,
+      prompt: promptIds(tokenizer, routed.prompt, special, room),
+      answer: ids,
+    }
+    const mark = ['<image>', '<video>'].find((token) => encoded.prompt.includes(tokenizer.idOf(token) ?? -1))
+    if (mark !== undefined) throw invalid('prompt', `words alone: the pictures' tokens stand before it by themselves`, mark, `leave ${mark} out`)
+    checkIds(encoded.prompt, language.vocabSize, 'prompt', tokenizer)
+    checkIds(encoded.answer, language.vocabSize, 'answer', tokenizer)
+    if (encoded.qformer) checkIds(encoded.qformer, qformer.vocabSize, `${sample.qformerText === undefined ? 'prompt' : 'qformerText'} for the Q-Former`, qformerTokenizer)
+    return encoded
+  })
 }
 
 /** Widths that rows are padded to: multiples of `step` up to `most`, so that batches of nearly one size have one shape. */

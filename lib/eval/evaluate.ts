@@ -1,8 +1,11 @@
 /** Predictions for samples: closed answers ranked by their loss, open ones generated; and how many are right. */
 import type { Adapter } from '../adapter/adapter.js'
-import type { Sample } from '../data/manifest.js'
+import type { Clip } from '../data/frames.js'
+import { forSample, type Sample } from '../data/manifest.js'
+import { InputError } from '../errors.js'
 import { logits } from '../models/language.js'
 import type { ImageModel, TextRows } from '../models/mtransllama.js'
+import type { Observe } from '../models/weights.js'
 import { crossEntropy } from '../ops/cross_entropy.js'
 import { embedding } from '../ops/embedding.js'
 import { concat, narrow, reshape } from '../ops/views.js'
@@ -12,6 +15,7 @@ import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { Bundle } from './bundle.js'
 import { encode, imageTextConfig, qformerRows, textRows, type Encoded, type TextConfig } from './encode.js'
 import type { Features } from './features.js'
+import { isFiniteTensor, notFinite, NotFiniteError } from './finite.js'
 import { generate } from './generate.js'
 
 export interface Prediction {
@@ -25,6 +29,15 @@ export interface Prediction {
   losses?: Record<string, number>
 }
 
+/** A sample that could not be predicted, and why. */
+export interface Unpredicted {
+  id: string
+  task?: string | undefined
+  prompt: string
+  answer: string
+  error: string
+}
+
 export interface EvaluateOptions {
   /** Absent: the image model, its visual tokens averaged over frames. */
   adapter?: Adapter | undefined
@@ -33,6 +46,8 @@ export interface EvaluateOptions {
   /** Most tokens of an open answer. Default 64. */
   maxTokens?: number
   signal?: AbortSignal | undefined
+  /** Hears of each sample whose clip or texts cannot be used, and evaluation goes on without it. Absent: the first one ends it. */
+  onUnpredicted?: ((sample: Unpredicted) => void | Promise<void>) | undefined
 }
 
 /** Which answers count as equal: letter case, surrounding space and a final full stop do not matter. */
@@ -66,28 +81,78 @@ export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRow
   return [...((await concat(losses, 0).data()) as Float32Array)]
 }
 
-/** Predicts every sample, in order. */
+/**
+ * Predicts every sample, in order. What was predicted is yielded before an error or the signal ends it.
+ *
+ * @throws InputError naming the sample: for one that cannot be used, unless {@link EvaluateOptions.onUnpredicted} hears of it,
+ *   and for visual tokens, losses or scores that are not finite
+ */
 export async function* evaluate(bundle: Bundle, features: Features, samples: readonly Sample[], options: EvaluateOptions = {}): AsyncGenerator<Prediction, void> {
   const { adapter, batch = 16, signal } = options
   const config: TextConfig = adapter?.config ?? imageTextConfig(bundle, features.options.frames)
   for (let at = 0; at < samples.length; at += batch) {
     signal?.throwIfAborted()
-    yield* await scope(() => noGrad(() => predict(bundle, features, samples.slice(at, at + batch), config, options, adapter)))
+    const ready = await usable(bundle, features, samples.slice(at, at + batch), config, options)
+    if (!ready.length) continue
+    const predicted: Prediction[] = []
+    const failure = await scope(() => noGrad(() => predict(bundle, features, ready, config, options, adapter, predicted))).then(() => undefined, (error: unknown) => ({ error }))
+    yield* predicted
+    if (failure) throw failure.error
   }
 }
 
-async function predict(bundle: Bundle, features: Features, samples: readonly Sample[], config: TextConfig, options: EvaluateOptions, adapter: Adapter | undefined): Promise<Prediction[]> {
+/** The samples whose texts fit and whose clips can be read. */
+async function usable(bundle: Bundle, features: Features, samples: readonly Sample[], config: TextConfig, { onUnpredicted, signal }: EvaluateOptions): Promise<Sample[]> {
+  const ready: Sample[] = []
+  for (const sample of samples) {
+    signal?.throwIfAborted()
+    try {
+      for (const answer of sample.choices ?? [undefined]) encode(bundle, config, sample, answer)
+      await features.of(sample)
+      ready.push(sample)
+    } catch (error) {
+      if (!onUnpredicted || !(error instanceof InputError) || error instanceof NotFiniteError) throw error
+      const { id, task, prompt, answer } = sample
+      await onUnpredicted({ id, task, prompt, answer, error: error.message })
+    }
+  }
+  return ready
+}
+
+/** Adds a prediction of each sample to `predicted`, as soon as it is there. */
+async function predict(
+  bundle: Bundle, features: Features, samples: readonly Sample[], config: TextConfig, options: EvaluateOptions, adapter: Adapter | undefined, predicted: Prediction[],
+): Promise<void> {
   const { model } = bundle
   const encoded = samples.map((s) => encode(bundle, config, s, undefined))
-  const visual = model.visualTokens(await features.batch(samples), qformerRows(encoded), adapter)
+  const visual = await checkedVisual(bundle, features, samples, encoded, adapter)
   const answers = await closedAnswers(bundle, samples, encoded, visual, config)
-  const predictions: Prediction[] = []
   for (const [i, sample] of samples.entries()) {
     const losses = answers.get(i)
-    const prediction = losses ? best(losses) : await openAnswer(bundle, narrow(visual, 0, i, 1), encoded[i]!, options)
-    predictions.push({ id: sample.id, task: sample.task, prompt: sample.prompt, answer: sample.answer, prediction, correct: sameAnswer(prediction, sample.answer), ...(losses && { losses }) })
+    const prediction = await forSample(sample, async () => {
+      const odd = losses && Object.entries(losses).find(([, loss]) => !Number.isFinite(loss))
+      if (odd) {
+        const text = textRows([encode(bundle, config, sample, odd[0])], bundle.special.padId)
+        throw await notFinite(`the loss of ${JSON.stringify(odd[0])} is`, { model, adapter, again: (observe) => model.hidden(narrow(visual, 0, i, 1), text, { observe }) })
+      }
+      return losses ? best(losses) : openAnswer(bundle, narrow(visual, 0, i, 1), encoded[i]!, options)
+    })
+    predicted.push({ id: sample.id, task: sample.task, prompt: sample.prompt, answer: sample.answer, prediction, correct: sameAnswer(prediction, sample.answer), ...(losses && { losses }) })
   }
-  return predictions
+}
+
+/** Visual tokens of clips, [B,V,D_llm]. @throws InputError where they are not finite, naming the first such sample */
+export async function checkedVisual(bundle: Bundle, features: Features, clips: readonly (Clip & { id?: string })[], encoded: readonly Encoded[], adapter: Adapter | undefined): Promise<Tensor> {
+  const { model } = bundle
+  const seen = await features.batch(clips)
+  const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, observe)
+  const visual = see()
+  if (!(await isFiniteTensor(visual))) {
+    for (const [i, clip] of clips.entries()) {
+      if (!(await isFiniteTensor(scope(() => narrow(visual, 0, i, 1))))) await forSample(clip, async () => { throw await notFinite('the visual tokens are', { model, adapter, again: see }) })
+    }
+  }
+  return visual
 }
 
 /** The losses of every choice of the closed questions among the samples, all in one pass of the language model. */

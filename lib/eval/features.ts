@@ -1,13 +1,15 @@
 /** E_v of clips: decoded, resized, seen by the frozen vision tower once, then kept on disk and in memory. */
 import { contentHash, featureKey, FeatureCache } from '../data/cache.js'
 import { clipKey, readFrames, type Clip, type Sampling } from '../data/frames.js'
+import { forSample } from '../data/manifest.js'
 import { preprocess } from '../data/preprocess.js'
 import { cast } from '../ops/copy.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import { InputError } from '../errors.js'
+import type { Observe } from '../models/weights.js'
 import type { Bundle } from './bundle.js'
+import { notFinite } from './finite.js'
 
 export interface FeatureOptions {
   /** Frames per clip, T. */
@@ -37,8 +39,17 @@ export class Features {
     return [this.options.frames, tokens, hiddenSize]
   }
 
-  /** E_v of one clip, row-major of {@link shape}. */
-  async of(clip: Clip): Promise<Float32Array> {
+  /**
+   * E_v of one clip, row-major of {@link shape}.
+   *
+   * @throws InputError, with the sample's name where the clip is one's, for a clip that cannot be read, and for features
+   *   that are not finite
+   */
+  of(clip: Clip & { id?: string }): Promise<Float32Array> {
+    return forSample(clip, () => this.#of(clip))
+  }
+
+  async #of(clip: Clip): Promise<Float32Array> {
     const { frames, sampling } = this.options
     const { preprocessor, fingerprint } = this.bundle
     const here = clipKey(clip)
@@ -50,7 +61,7 @@ export class Features {
     }
     const key = this.#disk && featureKey({ content: await contentHash(clip.video), start: clip.start, end: clip.end, fps: clip.fps, sampling, frames, preprocessor, visionFingerprint: fingerprint })
     let data = key === undefined ? undefined : (await this.#disk!.get(key))?.data
-    if (!data) {
+    if (!data?.every(Number.isFinite)) {
       data = await this.#compute(clip)
       if (key !== undefined) await this.#disk!.put(key, this.shape, data)
     }
@@ -78,9 +89,10 @@ export class Features {
       prepared.set(frame, ready)
       pixels.set(ready, i * 3 * s * s)
     }
-    const data = await scope(() => noGrad(() => cast(model.features(tensor(pixels, [1, t, 3, s, s])), 'float32').data()))
-    if (!(data as Float32Array).every(Number.isFinite)) throw new InputError(`${clip.video}: the vision tower gave numbers that are not finite; the checkpoint may be damaged.`)
-    return data as Float32Array
+    const see = (observe?: Observe): Tensor => model.features(tensor(pixels, [1, t, 3, s, s]), observe)
+    const data = (await scope(() => noGrad(() => cast(see(), 'float32').data()))) as Float32Array
+    if (!data.every(Number.isFinite)) throw await notFinite(`${clip.video}: the features of its frames are`, { model, again: see })
+    return data
   }
 
   #keep(key: string, data: Float32Array): void {

@@ -7,6 +7,9 @@ import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 
+/** Not the fault of a sample: whatever else is computed will not be finite either. */
+export class NotFiniteError extends InputError {}
+
 /** Elements looked at in one go. */
 const PIECE = 1 << 22
 
@@ -40,8 +43,8 @@ export interface Suspects {
  * The error about numbers that are not finite: `WHAT: REASON.` The reason is the first of these that applies: a trained
  * tensor, a weight, or a layer's output that is not finite itself.
  */
-export async function notFinite(what: string, { model, adapter, again }: Suspects): Promise<InputError> {
-  const because = (reason: string): InputError => new InputError(`${what} not finite: ${reason}.`)
+export async function notFinite(what: string, { model, adapter, again }: Suspects): Promise<NotFiniteError> {
+  const because = (reason: string): NotFiniteError => new NotFiniteError(`${what} not finite: ${reason}.`)
   const trained = await firstNotFinite(adapter?.parameters ?? [])
   if (trained !== undefined) return because(`the trained tensor ${trained} holds a NaN or an infinity; take an adapter that was saved before`)
   const weight = await firstNotFinite(model.weights)

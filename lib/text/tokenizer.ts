@@ -184,8 +184,10 @@ export function checkTokenizer(tokenizer: Tokenizer, rows: number, name: string,
   }
 }
 
-/** Refuses ids without a row in the embedding; `name` says which text they come from. */
-export function checkIds(ids: readonly number[], rows: number, name: string): void {
+/** Refuses ids without a row in the embedding; `name` says which text they come from, `tokenizer` how they are written. */
+export function checkIds(ids: readonly number[], rows: number, name: string, tokenizer?: Pick<Tokenizer, 'token'>): void {
   const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= rows)
-  if (bad !== undefined) throw new InputError(`${name}: the token id ${bad} is past the embedding, which has ${rows} rows (ids 0 to ${rows - 1}).`)
+  if (bad === undefined) return
+  const token = tokenizer?.token(bad)
+  throw new InputError(`${name}: the token id ${bad}${token === undefined ? '' : ` (${token})`} is past the embedding, which has ${rows} rows (ids 0 to ${rows - 1}).`)
 }

@@ -10,7 +10,7 @@ import * as fs from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Adapter } from '../adapter/adapter.js'
-import { ADAPTER_FOLDER, adapterFiles, loadAdapter, saveAdapter, type AdapterBase, type AdapterMeta } from '../adapter/save.js'
+import { ADAPTER_FOLDER, adapterFiles, loadSaved, saveAdapter, type AdapterBase, type AdapterMeta } from '../adapter/save.js'
 import { InputError, invalid, show } from '../errors.js'
 import { readJsonObject } from '../json.js'
 import { write } from '../ops/copy.js'
@@ -114,7 +114,7 @@ export async function loadState(
   checkConfig(path, unpack(state.config), state.configHash, config)
   await scope(async () => {
     const moments = await readMoments(join(folder, MOMENTS), optimizer)
-    const saved = await loadAdapter(join(dir, 'last'), base)
+    const saved = await loadSaved(join(dir, 'last'), base)
     try {
       checkSameTable(folder, saved, adapter)
       for (const [name, t] of saved.parameters) write(adapter.parameters.get(name)!, t)

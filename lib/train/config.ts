@@ -1,10 +1,9 @@
 /** The configuration of a training run: the adapter's keys beside those of model, data and training, read from YAML. */
-import { readFile } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
-import { parse, YAMLParseError } from 'yaml'
 import { z } from 'zod'
 import { AdapterKeys, completeAdapterConfig, type AdapterConfig } from '../adapter/config.js'
-import { InputError, invalid } from '../errors.js'
+import { invalid } from '../errors.js'
+import { readYaml } from '../files/yaml.js'
 import { checkWith } from '../schema.js'
 import type { Sampling } from '../data/frames.js'
 
@@ -94,16 +93,5 @@ function withPaths(adapter: AdapterConfig, at: (path: string) => string): Adapte
 
 /** Reads a YAML (or JSON) file; paths in it are relative to it. */
 export async function readTrainConfig(path: string): Promise<TrainConfig> {
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    throw invalid(path, 'a readable YAML file', error)
-  }
-  try {
-    return parseTrainConfig(parse(text), dirname(resolve(path)), path)
-  } catch (error) {
-    if (error instanceof YAMLParseError) throw new InputError(`${path}: not YAML: ${error.message.split('\n')[0]}`)
-    throw error
-  }
+  return parseTrainConfig(await readYaml(path), dirname(resolve(path)), path)
 }

@@ -13,7 +13,7 @@ import { openBundle, type Bundle } from '../eval/bundle.js'
 import { accuracy, evaluate, type Prediction } from '../eval/evaluate.js'
 import { Features } from '../eval/features.js'
 import { encode } from '../eval/encode.js'
-import { firstNotFinite } from '../eval/finite.js'
+import { firstNotFinite, NotFiniteError } from '../eval/finite.js'
 import type { Precision } from '../models/mtransllama.js'
 import type { DeviceChoice } from '../tensor/device.js'
 import type { Profile } from '../tensor/profile.js'
@@ -219,7 +219,7 @@ class Run {
       try {
         await this.features.of(clip)
       } catch (error) {
-        if (!(error instanceof InputError)) throw error
+        if (!(error instanceof InputError) || error instanceof NotFiniteError) throw error
         bad.push(error)
       }
       this.options.onFeatures?.(++done, clips.size)

@@ -6,6 +6,7 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import { InputError, invalid, show } from '../errors.js'
 import { writeAtomically, type FileSystem } from './atomic.js'
+import { pointerIn, POINTER_BYTES } from '../files/text.js'
 import { duplicateKey } from '../json.js'
 
 /** Bytes per element of every dtype that the format knows. */
@@ -48,6 +49,8 @@ export async function readHeader(path: string): Promise<SafetensorsHeader> {
   const file = await openForReading(path)
   try {
     const { size } = await file.stat()
+    const pointer = pointerIn(await readExactly(path, file, 0, Math.min(size, POINTER_BYTES)))
+    if (pointer) throw fault(path, `it is ${pointer.what}; ${pointer.remedy}`)
     if (size < 8) throw fault(path, `it has ${size} bytes, but the header length alone takes 8`)
     const start = new DataView((await readExactly(path, file, 0, 8)).buffer)
     const length = Number(start.getBigUint64(0, true))

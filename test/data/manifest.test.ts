@@ -1,7 +1,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { manifestJsonSchema, readManifest } from '../../lib/data/manifest.js'
+import { forSample, manifestJsonSchema, readManifest, sampleName } from '../../lib/data/manifest.js'
 import { InputError } from '../../lib/errors.js'
 import { temporaryFolder } from './videos.js'
 
@@ -63,6 +63,36 @@ test('every error names the file and the line', async () => {
   await refused(/line 1, fps: expected the frames per second/, { ...good, video: 'clips/frames' })
   await refused(/line 1, fps: expected no fps for a video file/, { ...good, fps: 5 })
   await refused(/m\.jsonl: expected at least one sample, but got blank lines alone/, '', ' ')
+})
+
+test('blank texts, keys twice and broken characters are refused with the line', async () => {
+  await refused(/line 1, answer: expected a text that is not blank, but got "  "/, { ...good, answer: '  ' })
+  await refused(/line 2, answer: expected a text that is not blank/, good, { ...good, id: '2', answer: '\t\u00a0\u3000' })
+  await refused(/line 1, prompt: expected a text that is not blank/, { ...good, prompt: '\u200b\u2060' })
+  await refused(/line 1, choices\.1: expected a text that is not blank/, { ...good, choices: ['a', '\n'] })
+  await refused(/line 1, id: expected a text that is not blank/, { ...good, id: ' ' })
+  await refused(/line 1, task: expected a text that is not blank/, { ...good, task: '\uFEFF' })
+  const line = JSON.stringify(good)
+  await refused(/m\.jsonl, line 2: expected every key once, but got "answer"; it is there twice; keep one of them/, { ...good, id: '2' }, line.replace('{', '{"answer": "b", '))
+  await refused(/line 1: expected every key once, but got "end"/, line.replace('}', ', "end": 2, "\\u0065nd": 3}'))
+  await refused(/line 1, answer: expected whole characters, but got .*; half of a surrogate pair/, line.replace('"a"', '"\\ud83d"'))
+  await refused(/line 1, choices: expected whole characters/, line.replace('}', ', "choices": ["a", "\\ude00b"]}'))
+})
+
+test('a byte order mark before any line, as joined files have it, is no part of the line', async () => {
+  assert.is((await readManifest(write(`\uFEFF${JSON.stringify(good)}`, `\uFEFF${JSON.stringify({ ...good, id: '2' })}`, '\uFEFF'))).length, 2)
+})
+
+test('errors about a sample begin with where it stands; twice is once', async () => {
+  const [, sample] = await readManifest(write(good, '', { ...good, id: 'b' }))
+  assert.is(sampleName(sample!), `${folder.at('m.jsonl')}, line 3, sample "b"`)
+  assert.is(sampleName({ ...sample! }), 'sample "b"')
+  assert.is(sampleName({}), undefined)
+  const fail = () => { throw new InputError('end: too late.') }
+  assert.throws(() => forSample(sample!, () => forSample(sample!, fail)), (e: Error) => e instanceof InputError && e.message === `${folder.at('m.jsonl')}, line 3, sample "b": end: too late.`)
+  await forSample({ id: 'x' }, async () => fail()).then(() => assert.unreachable(), (e: Error) => assert.is(e.message, 'sample "x": end: too late.'))
+  assert.throws(() => forSample({ id: 'x' }, () => { throw new TypeError('ours') }), /^ours$/)
+  assert.is(forSample({ id: 'x' }, () => 3), 3)
 })
 
 test('an empty or missing manifest', async () => {

@@ -1,0 +1,111 @@
+/** The file of an evaluation: JSON lines, appended as they come, so that no end of the process loses a prediction. */
+import { createHash } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { appendFile, open, unlink, writeFile } from 'node:fs/promises'
+import type { Adapter } from '../adapter/adapter.js'
+import type { Sample } from '../data/manifest.js'
+import { InputError, invalid, show } from '../errors.js'
+import { readText } from '../files/text.js'
+import { writeFileAtomic } from '../weights/atomic.js'
+import type { Bundle } from './bundle.js'
+import type { Prediction, Unpredicted } from './evaluate.js'
+import type { FeatureOptions } from './features.js'
+
+/** Names everything but the samples that predictions depend on: weights, adapter, precision, and how frames are chosen. */
+export async function runName(bundle: Bundle, adapter: Adapter | undefined, { frames, sampling }: FeatureOptions): Promise<string> {
+  const hash = createHash('sha256').update(JSON.stringify([bundle.fingerprint, bundle.preprocessor, bundle.model.precision, frames, sampling, adapter?.config ?? null]))
+  for (const [name, t] of adapter?.parameters ?? []) hash.update(name).update(new Uint8Array((await t.data()).buffer))
+  return hash.digest('hex').slice(0, 16)
+}
+
+export class PredictionFile {
+  /** What the file holds, by id. */
+  readonly #lines = new Map<string, Prediction | Unpredicted>()
+  #fresh = true
+
+  private constructor(
+    readonly path: string,
+    readonly run: string,
+    readonly samples: readonly Sample[],
+  ) {}
+
+  /**
+   * Opens the file for the samples of a manifest. An old one of that name is overwritten with the first line that is added.
+   *
+   * @param options `resume` takes its predictions over; lines that say why there is none, and half a line at its end, go
+   * @throws InputError where it cannot be written, or its lines are of another run or other samples
+   */
+  static async open(path: string, run: string, samples: readonly Sample[], { resume = false } = {}): Promise<PredictionFile> {
+    const file = new PredictionFile(path, run, samples)
+    const existed = existsSync(path)
+    try {
+      await (await open(path, 'a')).close()
+      if (!existed) await unlink(path)
+    } catch (error) {
+      throw invalid(path, 'a file that can be written', error)
+    }
+    if (resume && existed) {
+      await file.#take()
+      await file.finish()
+      file.#fresh = false
+    }
+    return file
+  }
+
+  /** Predictions that there are. */
+  get predictions(): Prediction[] {
+    return this.#ordered().filter((line): line is Prediction => !('error' in line))
+  }
+  get unpredicted(): Unpredicted[] {
+    return this.#ordered().filter((line): line is Unpredicted => 'error' in line)
+  }
+  /** Samples without a line. */
+  get left(): Sample[] {
+    return this.samples.filter((s) => !this.#lines.has(s.id))
+  }
+
+  async add(line: Prediction | Unpredicted): Promise<void> {
+    this.#lines.set(line.id, line)
+    try {
+      await (this.#fresh ? writeFile : appendFile)(this.path, this.#text(line))
+    } catch (error) {
+      throw invalid(this.path, 'a file that can be written', error, 'free space on the disk; --resume goes on')
+    }
+    this.#fresh = false
+  }
+
+  /** Puts the lines into the order of the samples, whatever order they came in. */
+  async finish(): Promise<void> {
+    await writeFileAtomic(this.path, this.#ordered().map((line) => this.#text(line)).join(''))
+  }
+
+  #ordered(): (Prediction | Unpredicted)[] {
+    return this.samples.flatMap((s) => this.#lines.get(s.id) ?? [])
+  }
+
+  #text(line: Prediction | Unpredicted): string {
+    return `${JSON.stringify({ ...line, run: this.run })}\n`
+  }
+
+  /** Takes over what an earlier process wrote. */
+  async #take(): Promise<void> {
+    const lines = (await readText(this.path)).split('\n')
+    const byId = new Map(this.samples.map((s) => [s.id, s]))
+    for (const [i, text] of lines.entries()) {
+      if (text.trim() === '') continue
+      const where = `${this.path}, line ${i + 1}`
+      let line: Prediction & { run?: unknown; error?: unknown }
+      try {
+        line = JSON.parse(text)
+      } catch (error) {
+        if (i === lines.length - 1) continue // the process ended while it was writing
+        throw invalid(where, 'a prediction as JSON', text, (error as Error).message)
+      }
+      const { run, ...prediction } = line
+      if (run !== this.run) throw new InputError(`${where}: this prediction is of another model, adapter, precision or choice of frames; write to another file, or leave out --resume.`)
+      const sample = byId.get(line.id)
+      if (!sample || sample.prompt !== line.prompt || sample.answer !== line.answer) throw new InputError(`${where}: sample ${show(line.id)} is not in the manifest as it was; write to another file, or leave out --resume.`)
+      if (line.error === undefined) this.#lines.set(line.id, prediction)
+    }
+  }
+}
