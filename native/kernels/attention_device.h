@@ -26,6 +26,7 @@ struct Attention {
   float* lse;
   float2* centre;  // backward: D and what rounding left of it, [units, nq, m]
   float* shares;   // dα by unit, tile of queries and mask; null where not wanted
+  float* parts;    // forward over split keys: each piece's result, [splits, units, nq, d], its lse being [splits, units, nq]; else null
   int64_t units;
   int nq, nk, d, heads, b1, mode, p;
   bool causal;

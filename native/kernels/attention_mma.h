@@ -4,20 +4,16 @@
 // attention in time reads its strided rows where they are.
 #pragma once
 #include "kernels/attention_device.h"
+#include "kernels/cuda/attention_plan.h"
 
 namespace mt::cuda {
 
 template <int D>
-inline constexpr int kRow = D + 8;
+inline constexpr int kRow = row_pitch(D);
 template <int D>
-inline constexpr int kMostWarps = D == 64 ? 10 : 8;
+inline constexpr int kMostWarps = most_warps(D);
 inline constexpr float kNothing = -INFINITY;
 inline constexpr float kFar = 60;  // a mask whose sum lies this far (natural logarithms) under the row's maximum has exponentials of its own
-
-/// How a launch is cut up: units of a block, warps of a unit, rows in shared memory (multiples of 16), blocks of a unit.
-struct Cut {
-  int units, warps, q_rows, k_rows, blocks;
-};
 
 /// Where a thread stands. In an accumulator of 16×8 it has elements (row + 8·(e/2), column + e%2), e < 4.
 struct Lane {

@@ -6,11 +6,6 @@
 
 namespace mt::cuda {
 
-template <int D>
-constexpr size_t forward_bytes(const Cut& cut) {
-  return size_t(cut.units) * cut.k_rows * (2 * kRow<D> * sizeof(bf16) + sizeof(float));
-}
-
 template <int D, bool masked>
 struct ForwardTile {
   static constexpr int kSixteens = masked ? 2 : 4;  // of keys, whose scores a warp holds at a time
@@ -120,16 +115,25 @@ struct ForwardTile {
       add_values(s, c0, end);
     }
   }
-  __device__ void write() {
+  /// `piece`: of the keys, where they are split.
+  __device__ void write(int piece) {
+    const int64_t row = (piece * a.units + at.unit) * a.nq;
     float factor[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float z = quad_sum(total[half]);
       factor[half] = z > 0 ? 1 / z : 0.0f;
       int r = q0 + l.row + 8 * half;
-      if (l.column == 0 && r < a.nq) a.lse[at.unit * a.nq + r] = z > 0 ? most[half] + logf(z) : kNothing;
+      if (l.column == 0 && r < a.nq) a.lse[row + r] = z > 0 ? most[half] + logf(z) : kNothing;
     }
-    store_rows<D>(sum, at(a.out), a.out.row, q0, a.nq, a.d, factor[0], factor[1], l);
+    if (!a.parts) return store_rows<D>(sum, at(a.out), a.out.row, q0, a.nq, a.d, factor[0], factor[1], l);
+#pragma unroll
+    for (int c = 0; c < D / 8; ++c)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int r = q0 + l.row + 8 * half, column = 8 * c + l.column;
+        if (r < a.nq && column < a.d) *reinterpret_cast<float2*>(a.parts + (row + r) * a.d + column) = {sum[c][2 * half] * factor[half], sum[c][2 * half + 1] * factor[half]};
+      }
   }
 
   /// Mode attention, all keys at once.
@@ -252,28 +256,30 @@ struct ForwardTile {
   }
 };
 
-/// Blocks: groups of units × blocks of queries. Masks are used in mode 1 and 2; in mode 2 one segment holds all keys.
+/// Blocks: groups of units × blocks of queries × pieces of the keys. Masks are used in mode 1 and 2; in mode 2 one segment holds all keys.
 template <int D, bool masked>
 __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<bf16> a, Cut cut) {
   SHARED(unsigned char, shared);
   int warp = int(threadIdx.x) / 32, slot = warp / cut.warps, own = warp % cut.warps, threads = 32 * cut.warps, thread = int(threadIdx.x) - 32 * slot * cut.warps;
-  int64_t unit = int64_t(blockIdx.x) / cut.blocks * cut.units + slot;
+  int piece = int(blockIdx.x) % cut.splits, block = int(blockIdx.x) / cut.splits;
+  int64_t unit = int64_t(block) / cut.blocks * cut.units + slot;
   bool there = unit < a.units;
-  int first = int(blockIdx.x) % cut.blocks * cut.warps * 16, q0 = first + own * 16;
+  int first = block % cut.blocks * cut.warps * 16, q0 = first + own * 16;
   bf16* keys = reinterpret_cast<bf16*>(shared) + slot * cut.k_rows * 2 * kRow<D>;
   bf16* values = keys + cut.k_rows * kRow<D>;
   float* bias = reinterpret_cast<float*>(reinterpret_cast<bf16*>(shared) + cut.units * cut.k_rows * 2 * kRow<D>) + slot * cut.k_rows;
   Place at(a, there ? unit : 0);
   ForwardTile<D, masked> tile{a, at, Lane(), q0, keys, values, bias, at.alphas(a)};
   bool busy = there && q0 < a.nq;
-  int last = keys_seen(a, min(first + 16 * cut.warps, a.nq)), mine = keys_seen(a, min(q0 + 16, a.nq));
+  int from = piece * cut.span, to = min(a.nk, from + cut.span);  // keys of this block
+  int last = min(to, keys_seen(a, min(first + 16 * cut.warps, a.nq))), mine = min(to, keys_seen(a, min(q0 + 16, a.nq)));
   if (busy) tile.load_queries();
-  for (int k0 = 0; k0 < max(last, 1); k0 += cut.k_rows) {
-    if (k0) __syncthreads();
+  for (int k0 = from; k0 < max(last, from + 1); k0 += cut.k_rows) {
+    if (k0 > from) __syncthreads();
     if (there) {
-      load_rows<D>(keys, tile.at(a.k), a.k.row, k0, a.nk, cut.k_rows, a.d, thread, threads);
-      load_rows<D>(values, tile.at(a.v), a.v.row, k0, a.nk, cut.k_rows, a.d, thread, threads);
-      load_bias(bias, tile.at.keys(a), a.key_row, k0, a.nk, cut.k_rows, thread, threads);
+      load_rows<D>(keys, tile.at(a.k), a.k.row, k0, to, cut.k_rows, a.d, thread, threads);
+      load_rows<D>(values, tile.at(a.v), a.v.row, k0, to, cut.k_rows, a.d, thread, threads);
+      load_bias(bias, tile.at.keys(a), a.key_row, k0, to, cut.k_rows, thread, threads);
     }
     cp_async_commit();
     cp_async_wait<0>();
@@ -282,7 +288,25 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<b
     if (masked && a.mode == 2) tile.mix(mine);
     else tile.pass(k0, min(mine - k0, cut.k_rows));
   }
-  if (busy && !(masked && a.mode == 2)) tile.write();
+  if (busy && !(masked && a.mode == 2)) tile.write(piece);
+}
+
+/// What pieces of the keys gave, put together in their order: out = Σ w_s part_s, w the softmax of the pieces' lse. A thread has one
+/// element of the result; the first of a row saves its lse.
+inline __global__ void __launch_bounds__(kThreads) merge_pieces(Attention<bf16> a, const float* lse, int splits) {
+  int64_t i = thread_index(), rows = a.units * a.nq;
+  if (i >= rows * a.d) return;
+  int64_t row = i / a.d;
+  float top = kNothing, sum = 0, x = 0;
+  for (int s = 0; s < splits; ++s) top = fmaxf(top, lse[s * rows + row]);
+  for (int s = 0; s < splits && top != kNothing; ++s) {
+    float w = __expf(lse[s * rows + row] - top);
+    sum += w;
+    x += w * a.parts[s * rows * a.d + i];
+  }
+  Place at(a, row / a.nq);
+  at(a.out)[row % a.nq * a.out.row + i % a.d] = bf16(sum > 0 ? x / sum : 0.0f);
+  if (i % a.d == 0) a.lse[row] = sum > 0 ? top + logf(sum) : kNothing;
 }
 
 }  // namespace mt::cuda

@@ -46,9 +46,6 @@ Attention<T> arguments(const View& q, const View& k, const View& v, const View& 
   return a;
 }
 
-int pieces(int n, int size) { return (n + size - 1) / size; }
-int whole(int n) { return pieces(n, 16) * 16; }
-
 // ---- any size ----
 
 /// Tiles of 16 where both sides are short, else of 64: f(tile's G, R).
@@ -102,49 +99,47 @@ void backward(Attention<T> a, const View& dalpha) {
 
 // ---- tensor cores ----
 
-/// Bytes of shared memory that a block may have.
-size_t shared_limit() {
-  int bytes = 0;
+Room room() {
+  int bytes = 0, processors = 0;
   check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, current().device()), "attention");
-  return size_t(bytes);
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, current().device()), "attention");
+  return {size_t(bytes), processors};
 }
-/// Whether 16 bytes can be read at every eighth element.
+/// Whether 16 bytes can be read at every eighth element of `n` rows. No step is taken along a dimension of one.
 template <typename E>
-bool aligned(const Rows<E>& r) {
-  return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 16 == 0 && r.b0 % 8 == 0 && r.b1 % 8 == 0 && r.row % 8 == 0 && r.head % 8 == 0);
+bool aligned(const Rows<E>& r, const Attention<bf16>& a, int n) {
+  const auto even = [](int64_t stride, int64_t size) { return size == 1 || stride % 8 == 0; };
+  return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 16 == 0 && even(r.b0, a.units / a.heads / a.b1) && even(r.b1, a.b1) && even(r.row, n) && even(r.head, a.heads));
 }
 bool suits(const Attention<bf16>& a) {
   bool near = !a.mode || (std::abs(a.mask_q) < (1 << 20) && std::abs(a.mask_k) < (1 << 20) && a.nq < 1024 && a.nk < 1024);  // places fit an int
-  return near && a.d % 8 == 0 && a.d <= (a.mode ? 64 : 128) && a.nq && a.nk && aligned(a.q) && aligned(a.k) && aligned(a.v) && aligned(a.dout) && aligned(a.out) &&
-         aligned(a.dq) && aligned(a.dk) && aligned(a.dv);
+  return near && a.d % 8 == 0 && a.d <= (a.mode ? 64 : 128) && a.nq && a.nk && aligned(a.q, a, a.nq) && aligned(a.k, a, a.nk) && aligned(a.v, a, a.nk) &&
+         aligned(a.dout, a, a.nq) && aligned(a.out, a, a.nq) && aligned(a.dq, a, a.nq) && aligned(a.dk, a, a.nk) && aligned(a.dv, a, a.nk);
 }
 /// f(D): the padded width of a head.
 template <typename F>
-bool each_width(const Attention<bf16>& a, F f) {
-  return a.d <= 64 ? f(std::integral_constant<int, 64>{}) : a.d <= 96 ? f(std::integral_constant<int, 96>{}) : f(std::integral_constant<int, 128>{});
+void each_width(const Attention<bf16>& a, F f) {
+  a.d <= 64 ? f(std::integral_constant<int, 64>{}) : a.d <= 96 ? f(std::integral_constant<int, 96>{}) : f(std::integral_constant<int, 128>{});
 }
-/// Short units share a block of four warps.
-int side_by_side(const Attention<bf16>& a, int warps) { return int(std::min<int64_t>(std::max(1, 4 / warps), a.units)); }
-
-constexpr int kSegment = 160;  // keys that lie in shared memory at a time, where there are more
-
 /// False where it does not fit.
-bool forward_mma(const Attention<bf16>& a) {
-  return suits(a) && each_width(a, [&](auto D) {
-    int tiles = pieces(a.nq, 16);
-    Cut cut{};
-    cut.blocks = pieces(tiles, kMostWarps<D()>);
-    cut.warps = pieces(tiles, cut.blocks);
-    cut.units = side_by_side(a, cut.warps);
-    cut.k_rows = whole(a.mode == 2 ? a.nk : pieces(a.nk, pieces(a.nk, kSegment)));
-    size_t bytes = forward_bytes<D()>(cut);
-    if (bytes > shared_limit()) return false;
+bool forward_mma(Attention<bf16> a) {
+  if (!suits(a)) return false;
+  const Cut cut = forward_cut({a.units, a.nq, a.nk, a.d, a.mode == 2, a.mode == 0}, room());
+  if (!cut.units) return false;
+  const int64_t rows = a.units * a.nq;
+  const bool split = cut.splits > 1;
+  const Scratch parts(split ? size_t(cut.splits * rows * a.d) * sizeof(float) : 0), lse(split ? size_t(cut.splits * rows) * sizeof(float) : 0);
+  a.parts = parts.as<float>();
+  Attention<bf16> pass = a;
+  if (split) pass.lse = lse.as<float>();
+  each_width(a, [&](auto D) {
     auto kernel = mma_forward<D(), false>;
     if constexpr (D() == 64)
       if (a.mode) kernel = mma_forward<64, true>;
-    launch(kernel, dim3(unsigned((a.units + cut.units - 1) / cut.units * cut.blocks)), dim3(unsigned(32 * cut.units * cut.warps)), bytes, a, cut);
-    return true;
+    launch(kernel, dim3(unsigned(forward_blocks(a.units, cut))), dim3(unsigned(32 * cut.units * cut.warps)), forward_bytes(D(), cut), pass, cut);
   });
+  if (split) launch(merge_pieces, blocks(rows * a.d), dim3(kThreads), 0, a, (const float*)lse.as<float>(), cut.splits);
+  return true;
 }
 
 constexpr size_t kHalfShared = 112 << 10;  // of a multiprocessor's shared memory: two blocks fit
@@ -161,9 +156,9 @@ bool backward_mma(Attention<bf16> a, const View& dalpha) {
   if (!suits(a)) return false;
   auto run = [&](auto D) {
     int tiles = std::max(pieces(a.nq, 16), pieces(a.nk, 16)), warps = pieces(tiles, pieces(tiles, kMostWarps<D()>));
-    Cut cut{side_by_side(a, warps), warps, whole(a.nq), whole(a.nk), 1};
-    size_t bytes = cut.units * unit_bytes<D()>(cut, a.m(), a.mode != 0);
-    if (bytes <= (a.mode ? shared_limit() : std::min(shared_limit(), kHalfShared))) {
+    Cut cut{side_by_side(a.units, warps), warps, whole(a.nq), whole(a.nk), 1};
+    size_t bytes = cut.units * unit_bytes<D()>(cut, a.m(), a.mode != 0), most = room().shared;
+    if (bytes <= (a.mode ? most : std::min(most, kHalfShared))) {
       Scratch shares(dalpha ? size_t(a.units * a.p) * sizeof(float) : 0);
       a.shares = shares.as<float>();
       auto kernel = mma_backward<D(), false, Part::both>;

@@ -5,10 +5,11 @@ import * as assert from 'uvu/assert'
 import { attention, type AttentionOptions } from '../../lib/ops/attention.js'
 import { cast } from '../../lib/ops/copy.js'
 import { split } from '../../lib/ops/views.js'
+import { native } from '../../lib/native.js'
 import { type Device, devices } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
-import { type DType, tensor } from '../../lib/tensor/tensor.js'
+import { type DType, empty, tensor } from '../../lib/tensor/tensor.js'
 import { random } from '../oracle/random.js'
 import { widen } from '../ops/support.js'
 
@@ -97,6 +98,29 @@ else {
     { shape: [2, 3, 17], over: 1, mode, token: (k) => k > 0 },
   ]))
   sizes('masks without keys', [{ shape: [2, 30], mode: 'attention', token: (k) => k > 14 }, { shape: [1, 70], heads: 1, mode: 'attention', keeps: (i, j, m) => m === 1 || i > 20 || Math.abs(i - j) < m }])
+  const lengths = [63, 97, 128, 160, 161, 193, 257, 1000]
+  sizes('one query over many keys, as in decoding', [64, 96, 128].flatMap((d, j) => lengths.filter((_, i) => i % 3 === j || d === 128).flatMap((keys): Case[] => [
+    { shape: [1, 1], keys, d, heads: 1, causal: true, wanted: 'q', token: (k) => k > 5 },  // a cache that ends with the query, padding on its left
+    { shape: [1, 1], keys, d, heads: 2, wanted: 'q', token: (k) => k < keys - 70 || k % 2 === 0 },  // one that ends with keys not there yet
+  ])))
+  sizes('a few queries over split keys', [{ shape: [1, 7], keys: 200, heads: 1, causal: true, wanted: 'q' }, { shape: [3, 2], keys: 300, heads: 1, wanted: 'q', token: (k, _, row) => row !== 1 && k > 100 }])
+  test(`attention on ${device}: strides of dimensions of one do not matter`, () => {
+    const r = random(3)
+    scope(() => {
+      const [n, h, d] = [9, 1, 64]
+      const made = (rows: number) => cast(tensor(Float32Array.from({ length: rows * h * d }, () => r.normal()), [rows * h * d], 'float32', device), 'bfloat16')
+      for (const nq of [1, n]) {
+        const [q, k, v] = [made(nq), made(n), made(n)]
+        const forward = (odd: boolean): number[] => {
+          const rows = (t: typeof q, count: number) => t.view([1, 1, count, h, d], odd ? [3, 5, count === 1 ? 7 : d, 11, 1] : [count * d, count * d, d, d, 1])
+          const [y, lse] = [empty([nq * d], 'bfloat16', device), empty([1, 1, h, nq, 1], 'float32', device)]
+          native().ops.attention_forward(rows(q, nq).handle, rows(k, n).handle, rows(v, n).handle, null, null, null, 0, false, rows(y, nq).handle, lse.handle)
+          return [...(y.dataBlocking() as Uint16Array), ...(lse.dataBlocking() as Float32Array)]
+        }
+        assert.equal(forward(true), forward(false))
+      }
+    })
+  })
   sizes('scores that lie far apart', [{ shape: [2, 40], mode: 'attention', spread: 120 }, { shape: [1, 40], spread: 120 }, { shape: [1, 40], mode: 'score', spread: 60 }])
 }
 
