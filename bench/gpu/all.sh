@@ -64,7 +64,8 @@ python=$(command -v python3 || command -v python || true)
 
 # ---- what every stage finds in its environment ----
 
-# Kernels are loaded when the process starts, not by their first call, which may be one that a graph records.
+# Our kernels are loaded when the process starts, not by their first call, which may be one that a graph records. PyTorch's
+# are far too many for that.
 export CUDA_MODULE_LOADING=EAGER
 # cuBLASLt as Python's packages bring it lies on no path of the system's. Theirs come last.
 if [ -n "$python" ]; then
@@ -223,10 +224,10 @@ deviceStage sanitizer "${MT_LIMIT_SANITIZER:-120}" bench/gpu/sanitizer.mjs
 
 deviceStage ceilings "${MT_LIMIT_CEILINGS:-40}" "${tsx[@]}" bench/gpu/ceilings.ts ${python:+--python "$python"}
 deviceStage node "${MT_LIMIT_NODE:-100}" "${tsx[@]}" bench/gpu/step.ts
-deviceStage kernels "${MT_LIMIT_KERNELS:-90}" "${tsx[@]}" bench/gpu/kernels.ts --ceilings "$work/ceilings.json"
+deviceStage kernels "${MT_LIMIT_KERNELS:-110}" "${tsx[@]}" bench/gpu/kernels.ts --ceilings "$work/ceilings.json"
 if ! wanted peers; then :
 elif [ -z "$python" ]; then note peers unavailable 0 'there is no python3'
-else stage peers "${MT_LIMIT_PEERS:-$budget}" "$python" bench/peers/run.py ${quick:+"$quick"}; fi
+else stage peers "${MT_LIMIT_PEERS:-$budget}" env -u CUDA_MODULE_LOADING "$python" bench/peers/run.py ${quick:+"$quick"}; fi
 
 # ---- the table ----
 

@@ -60,7 +60,8 @@ function open(): Worker<Ceiling> {
 /** What PyTorch reaches counts as well: the ceiling is the device's, not ours. It is imported meanwhile, and waits for a line. */
 function torch(): () => Promise<Row[]> {
   const to = join(temporaryFolder('ceilings'), 'rows.json')
-  const { child, kill } = start(option('python') ?? 'python3', ['bench/peers/run.py', '--only', 'ceilings', '--wait', '--to', to, ...(quick ? ['--quick'] : [])], { stdio: ['pipe', 'pipe', 'pipe'] })
+  const { CUDA_MODULE_LOADING: _, ...env } = process.env
+  const { child, kill } = start(option('python') ?? 'python3', ['bench/peers/run.py', '--only', 'ceilings', '--wait', '--to', to, ...(quick ? ['--quick'] : [])], { env, stdio: ['pipe', 'pipe', 'pipe'] })
   let [out, ended] = ['', false]
   for (const stream of [child.stdout, child.stderr]) stream!.setEncoding('utf8').on('data', (data) => { out += data })
   child.stdin!.on('error', () => {}) // it may have ended

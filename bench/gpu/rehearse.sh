@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # A visit rehearsed where there is no GPU: an empty root with what such a machine has (a compiler, cmake, Python, xz; no Node,
 # no npm, no network), the kit of pack.sh unpacked in it, and every stage run at tiny sizes on the addon whose kernels run on
-# the CPU. nvidia-smi and compute-sanitizer are stand-ins. Prints a table; ends with 1 where a stage is neither ok nor
-# unavailable for want of a device. Needs root, debootstrap and the emulated addon (node native/build.mjs --cuda=emulated).
+# the CPU; then what is measured at full sizes, where nothing is computed (MT_EMULATOR=null). nvidia-smi and
+# compute-sanitizer are stand-ins. Prints a table; ends with 1 where a stage is neither ok nor unavailable for want of a
+# device. Needs root, debootstrap and the emulated addon (node native/build.mjs --cuda=emulated).
 #
 #   bench/gpu/rehearse.sh [--root DIR] [--golden DIR] [--packages DIR] [--keep-kit]
 #
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
     --golden) golden=(--golden "$(from_here "${2:?--golden needs a folder}")"); shift 2 ;;
     --packages) packages=$(from_here "${2:?--packages needs a folder}"); shift 2 ;;
     --keep-kit) keep=1; shift ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' bench/gpu/rehearse.sh; exit 0 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' bench/gpu/rehearse.sh; exit 0 ;;
     *) echo "rehearse.sh: $1 is no option; see --help" >&2; exit 2 ;;
   esac
 done
@@ -95,6 +96,7 @@ checked 'compiled there, CPU alone' inside 'build-gpu/kit/node native/build.mjs 
 for part in check measure peers; do
   checked "visit.sh $part" inside QUICK=1 OUT=/visit/out MT_ADDON=/visit/stand-ins/emulated.node MT_LIMIT_SANITIZER=600 MT_LIMIT_TESTS=600 MT_LIMIT_NODE=600 MT_LIMIT_KERNELS=600 MT_LIMIT_CEILINGS=600 MT_LIMIT_PEERS=600 "bash bench/gpu/visit.sh $part 1800"
 done
+checked 'full sizes, nothing computed' inside OUT=/visit/null MT_EMULATOR=null MT_ADDON=/visit/stand-ins/emulated.node MT_LIMIT_NODE=600 MT_LIMIT_KERNELS=600 MT_LIMIT_CEILINGS=600 'bash bench/gpu/visit.sh measure 1800 && ! grep -q "\"status\":\"failed\"" null/gpu-*.json'
 checked 'training runs without FFmpeg' inside MT_ADDON=/visit/stand-ins/emulated.node MT_EMULATED=none MT_THREADS=1 'build-gpu/kit/node --import tsx test/cuda/training.test.ts && ! test -e node_modules/node-av'
 
 # ---- the table ----
