@@ -2,12 +2,11 @@
 
 #include <cfloat>
 
-#include "kernels/device.h"
+#include "kernels/cuda/divider.h"
+#include "kernels/rows.h"
 
 namespace mt::cuda {
 namespace {
-
-constexpr int kPerThread = 8;  // elements of a row that a thread of the backward takes
 
 /// lse of a row, and what it adds to the loss: a block per row, which it reads once.
 template <typename T>
@@ -48,18 +47,34 @@ __global__ void __launch_bounds__(kThreads) add_losses(const float* losses, int6
   if (threadIdx.x == 0) *loss = float(sum * factor);
 }
 
-/// A block per row and piece of it.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) row_gradients(const float* dloss, const T* logits, const int32_t* labels, const float* lse, int64_t classes, int64_t pieces, int64_t ignore, double factor, T* dlogits, Fault* fault, unsigned what) {
-  int64_t r = blockIdx.x / pieces, begin = blockIdx.x % pieces * (kThreads * kPerThread) + threadIdx.x, label = labels[r];
-  bool known = label >= 0 && label < classes, counts = known && label != ignore;
-  if (!known && label != ignore && threadIdx.x == 0) report(fault, what, label, classes);
-  float scale = float(*dloss * factor), l = lse[r];
+/// A thread per 16 bytes of all rows, which may end within.
+template <typename T, typename I>
+__global__ void __launch_bounds__(kThreads, 4) row_gradients(const float* dloss, const T* logits, const int32_t* labels, const float* lse, int64_t n, Divider<I> classes, int64_t ignore, double factor, T* dlogits, bool aligned, Fault* fault, unsigned what) {
+  const int64_t at = thread_index() * kWidth<T>, left = n - at;
+  if (left <= 0) return;
+  const bool whole = aligned && left >= kWidth<T>;
+  I r = classes.quotient(I(at)), v = I(at) - r * classes.divisor;
+  const float scale = float(*dloss * factor);
+  float x[kWidth<T>], l = 0;
+  int64_t label = 0;
+  bool counts = false;
+  auto begin_row = [&] {
+    label = labels[r];
+    const bool known = label >= 0 && label < int64_t(classes.divisor);
+    counts = known && label != ignore;
+    l = lse[r];
+    if (!known && label != ignore && v == 0) report(fault, what, label, classes.divisor);
+  };
+  load(logits + at, left, whole, x);
+  begin_row();
 #pragma unroll
-  for (int k = 0; k < kPerThread; ++k) {
-    int64_t v = begin + k * kThreads;
-    if (v < classes) dlogits[r * classes + v] = T(counts ? scale * expf(float(logits[r * classes + v]) - l) - (v == label ? scale : 0.0f) : 0.0f);
+  for (int k = 0; k < kWidth<T>; ++k) {
+    x[k] = counts ? scale * expf(x[k] - l) - (int64_t(v) == label ? scale : 0.0f) : 0.0f;
+    if (++v < classes.divisor) continue;
+    v = 0, ++r;
+    if (k + 1 < kWidth<T> && k + 1 < left) begin_row();
   }
+  store(dlogits + at, left, whole, x);
 }
 
 }  // namespace
@@ -77,13 +92,20 @@ void cross_entropy_forward(const View& logits, const View& labels, int64_t ignor
 }
 
 void cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore, double factor, Out dlogits) {
-  int64_t classes = logits.size(-1), pieces = (classes + kThreads * kPerThread - 1) / (kThreads * kPerThread);
+  const int64_t classes = logits.size(-1), n = logits.rows() * classes;
+  if (!n) return;
   unsigned what;
   Fault* fault = current().fault("cross_entropy_backward: label %lld is outside the %lld classes", &what);
   each_activation(logits.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(row_gradients<T>, blocks(logits.rows() * pieces, 1), dim3(kThreads), 0, (const float*)dloss.data<float>(), (const T*)logits.data<T>(), (const int32_t*)labels.data<int32_t>(), (const float*)lse.data<float>(),
-           classes, pieces, ignore, factor, dlogits.data<T>(), fault, what);
+    const T* from = logits.data<T>();
+    T* to = dlogits.data<T>();
+    const bool whole = aligned<kWidth<T>>(from) && aligned<kWidth<T>>(to);
+    auto go = [&](auto kernel, auto divider) {
+      launch(kernel, blocks((n + kWidth<T> - 1) / kWidth<T>), dim3(kThreads), 0, (const float*)dloss.data<float>(), from, (const int32_t*)labels.data<int32_t>(), (const float*)lse.data<float>(), n, divider, ignore, factor, to,
+             whole, fault, what);
+    };
+    short_index(n) ? go(row_gradients<T, uint32_t>, Divider<uint32_t>(classes)) : go(row_gradients<T, int64_t>, Divider<int64_t>(classes));
   });
 }
 

@@ -1,5 +1,8 @@
 #include "ops/embedding.h"
 
+#include <algorithm>
+
+#include "kernels/cuda/divider.h"
 #include "kernels/rows.h"
 
 namespace mt::cuda {
@@ -10,8 +13,8 @@ namespace {
 constexpr int64_t kTile = 4 * kThreads;
 
 template <typename T, typename Y>
-__global__ void __launch_bounds__(kThreads) gather(const int32_t* ids, const T* table, Y* y, int64_t rows, int64_t width, int64_t tiles, bool whole, Fault* fault, unsigned what) {
-  int64_t i = blockIdx.x / tiles, j = blockIdx.x % tiles * kTile + 4 * threadIdx.x, id = ids[i];
+__global__ void __launch_bounds__(kThreads) gather(const int32_t* ids, const T* table, Y* y, int64_t rows, int64_t width, Divider<uint32_t> tiles, bool whole, Fault* fault, unsigned what) {
+  int64_t i = tiles.quotient(blockIdx.x), j = tiles.remainder(blockIdx.x) * kTile + 4 * threadIdx.x, id = ids[i];
   bool known = id >= 0 && id < rows;
   if (!known && threadIdx.x == 0) report(fault, what, id, rows);
   if (j >= width) return;
@@ -32,9 +35,9 @@ __global__ void __launch_bounds__(kThreads) find_places(const int32_t* ids, unsi
 
 /// The block of an id's first place looks for the later ones, kThreads at a time, and adds them up in order.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) add_places(const T* dy, const int32_t* ids, const unsigned* count, const unsigned* first, float* dtable, int64_t n, int64_t rows, int64_t width, int64_t tiles, bool whole) {
+__global__ void __launch_bounds__(kThreads) add_places(const T* dy, const int32_t* ids, const unsigned* count, const unsigned* first, float* dtable, int64_t n, int64_t rows, int64_t width, Divider<uint32_t> tiles, bool whole) {
   __shared__ unsigned found[kThreads / 32];
-  int64_t begin = blockIdx.x / tiles, j = blockIdx.x % tiles * kTile + 4 * threadIdx.x;
+  int64_t begin = tiles.quotient(blockIdx.x), j = tiles.remainder(blockIdx.x) * kTile + 4 * threadIdx.x;
   int32_t id = ids[begin];
   if (id < 0 || id >= rows || first[id] != unsigned(n - begin)) return;
   float sum[4] = {};
@@ -57,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) add_places(const T* dy, const int32_
   if (j < width) store4(dtable + id * width + j, width - j, whole, sum);
 }
 
-constexpr int64_t tiles_of(int64_t width) { return (width + kTile - 1) / kTile; }
+constexpr int64_t tiles_of(int64_t width) { return std::max<int64_t>(1, (width + kTile - 1) / kTile); }
 
 }  // namespace
 
@@ -73,7 +76,7 @@ void embedding_forward(const View& ids, const View& table, Out y) {
       using Y = decltype(u);
       const T* from = table.data<T>();
       Y* to = y.data<Y>();
-      launch(gather<T, Y>, dim3(unsigned(ids.numel() * tiles)), dim3(kThreads), 0, (const int32_t*)ids.data<int32_t>(), from, to, rows, width, tiles, fours(from, width) && fours(to, width), fault, what);
+      launch(gather<T, Y>, dim3(unsigned(ids.numel() * tiles)), dim3(kThreads), 0, (const int32_t*)ids.data<int32_t>(), from, to, rows, width, Divider<uint32_t>(tiles), fours(from, width) && fours(to, width), fault, what);
     });
   });
 }
@@ -92,7 +95,7 @@ void embedding_backward(const View& dy, const View& ids, Out dtable) {
   each_activation(dy.dtype, [&](auto t) {
     using T = decltype(t);
     const T* from = dy.data<T>();
-    launch(add_places<T>, dim3(unsigned(n * tiles)), dim3(kThreads), 0, from, id, (const unsigned*)count, (const unsigned*)first, to, n, rows, width, tiles, fours(from, width) && fours(to, width));
+    launch(add_places<T>, dim3(unsigned(n * tiles)), dim3(kThreads), 0, from, id, (const unsigned*)count, (const unsigned*)first, to, n, rows, width, Divider<uint32_t>(tiles), fours(from, width) && fours(to, width));
   });
 }
 

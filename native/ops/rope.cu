@@ -1,6 +1,7 @@
 #include "ops/rope.h"
 
-#include "kernels/device.h"
+#include "kernels/cuda/divider.h"
+#include "kernels/rows.h"
 
 namespace mt::cuda {
 namespace {
@@ -11,31 +12,61 @@ struct Strides {
   int64_t b, n, h;
 };
 
-/// A thread per place, group of heads and pair of elements. Angles in double up to whole turns, as positions are large.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) rope_kernel(const T* x, const int32_t* positions, T* y, int64_t total, int64_t n, int64_t heads, int64_t half, double log2_theta, float sign, Strides from, Strides to) {
-  int64_t k = thread_index();
+/// A thread per place, group of heads and `width` pairs of elements. Angles in double up to whole turns, as positions are large.
+template <typename T, int width, typename I>
+__global__ void __launch_bounds__(kThreads) rope_kernel(const T* x, const int32_t* positions, T* y, I total, Divider<I> pairs, Divider<I> groups, Divider<I> n, int64_t heads, int64_t half, double log2_theta, float sign, Strides from, Strides to) {
+  const I k = I(blockIdx.x) * kThreads + threadIdx.x;
   if (k >= total) return;
-  int64_t groups = (heads + kHeads - 1) / kHeads, i = k % half, h = k / half % groups * kHeads, place = k / (half * groups);
-  double turns = double(positions[place]) * exp2(-log2_theta * double(i) / double(half)) * 0.15915494309189534;
-  float a = float((turns - rint(turns)) * 6.283185307179586), c = cosf(a), s = sign * sinf(a);
-  x += place / n * from.b + place % n * from.n + i;
-  y += place / n * to.b + place % n * to.n + i;
-  for (int64_t end = min(heads, h + kHeads); h < end; ++h) {
-    float u = float(x[h * from.h]), v = float(x[h * from.h + half]);
-    y[h * to.h] = T(u * c - v * s);
-    y[h * to.h + half] = T(v * c + u * s);
+  const I rest = pairs.quotient(k), place = groups.quotient(rest), b = n.quotient(place);
+  const int64_t i = int64_t(k - rest * pairs.divisor) * width, row = place - b * n.divisor;
+  float c[width], s[width];
+#pragma unroll
+  for (int e = 0; e < width; ++e) {
+    const double turns = double(positions[place]) * exp2(-log2_theta * double(i + e) / double(half)) * 0.15915494309189534;
+    const float a = float((turns - rint(turns)) * 6.283185307179586);
+    c[e] = cosf(a), s[e] = sign * sinf(a);
+  }
+  x += b * from.b + row * from.n + i;
+  y += b * to.b + row * to.n + i;
+  int64_t h = int64_t(rest - place * groups.divisor) * kHeads;
+  for (const int64_t end = min(heads, h + kHeads); h < end; ++h) {
+    float u[width], v[width];
+    load(x + h * from.h, width, true, u);
+    load(x + h * from.h + half, width, true, v);
+#pragma unroll
+    for (int e = 0; e < width; ++e) {
+      const float first = u[e];
+      u[e] = first * c[e] - v[e] * s[e];
+      v[e] = v[e] * c[e] + first * s[e];
+    }
+    store(y + h * to.h, width, true, u);
+    store(y + h * to.h + half, width, true, v);
   }
 }
 
 }  // namespace
 
 void rope_forward(const View& x, const View& positions, double theta, bool inverse, Out y) {
-  int64_t heads = x.shape[2], half = x.shape[3] / 2, total = x.shape[0] * x.shape[1] * ((heads + kHeads - 1) / kHeads) * half;
+  constexpr int kPairs = 2;
+  const int64_t n = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2, groups = (heads + kHeads - 1) / kHeads, places = x.shape[0] * n;
+  if (!(places * groups * half)) return;
+  const Strides from{x.stride[0], x.stride[1], x.stride[2]}, to{y.stride[0], y.stride[1], y.stride[2]};
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(rope_kernel<T>, blocks(total), dim3(kThreads), 0, (const T*)x.data<T>(), (const int32_t*)positions.data<int32_t>(), y.data<T>(), total, x.shape[1], heads, half, std::log2(theta),
-           inverse ? -1.0f : 1.0f, Strides{x.stride[0], x.stride[1], x.stride[2]}, Strides{y.stride[0], y.stride[1], y.stride[2]});
+    const T* first = x.data<T>();
+    T* result = y.data<T>();
+    auto go = [&](auto kernel, auto divider, int64_t pairs) {
+      using D = decltype(divider);
+      const int64_t total = places * groups * pairs;
+      launch(kernel, blocks(total), dim3(kThreads), 0, first, (const int32_t*)positions.data<int32_t>(), result, decltype(divider.divisor)(total), D(pairs), D(groups), D(n), heads, half, std::log2(theta),
+             inverse ? -1.0f : 1.0f, from, to);
+    };
+    bool even = half % kPairs == 0 && aligned<kPairs>(first) && aligned<kPairs>(result);
+    for (const Strides& s : {from, to})
+      for (int64_t stride : {s.b, s.n, s.h}) even &= stride % kPairs == 0;
+    if (!short_index(places * groups * half)) go(rope_kernel<T, 1, int64_t>, Divider<int64_t>(), half);
+    else if (even) go(rope_kernel<T, kPairs, uint32_t>, Divider<uint32_t>(), half / kPairs);
+    else go(rope_kernel<T, 1, uint32_t>, Divider<uint32_t>(), half);
   });
 }
 
