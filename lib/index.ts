@@ -31,7 +31,7 @@ export { readAsFloat32, readEntry, readHeader, writeSafetensors, type Safetensor
 // Videos, manifests, words
 export { readFrames, sampleTimes, type Clip, type RgbFrame, type Sampling } from './data/frames.js'
 export { manifestJsonSchema, readManifest, type Sample } from './data/manifest.js'
-export { preprocess, readPreprocessor, type Preprocessor } from './data/preprocess.js'
+export { findPreprocessor, preprocess, readPreprocessor, type Preprocessor, type PreprocessorSource } from './data/preprocess.js'
 export { loadTokenizer, makeTokenizer, type EncodeOptions, type TextStream, type Tokenizer } from './text/tokenizer.js'
 
 // Tensors

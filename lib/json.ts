@@ -34,7 +34,7 @@ export async function readJsonObject(path: string, missing = ''): Promise<Record
   try {
     value = JSON.parse(text)
   } catch (error) {
-    throw new InputError(`${path}: not JSON${lineOf(text, error as Error)}: ${(error as Error).message.replace(/\s+/g, ' ')}.`, { cause: error })
+    throw new InputError(`${path}: not JSON${lineOf(text, error as Error)}: expected a readable JSON file, but got ${show(error)}.`, { cause: error })
   }
   const twice = duplicateKey(text)
   if (twice !== undefined) throw new InputError(`${path}: the key ${show(twice)} is there twice in one object; keep one of them.`)

@@ -24,6 +24,7 @@ import { readAsFloat32, readHeader } from '../weights/safetensors.js'
 import { Adapter } from './adapter.js'
 import { checkAdapterConfig, parseAdapterConfig, type AdapterConfig, type CheckedAdapterConfig } from './config.js'
 import { countGroups, countTrained, GROUPS, trainedParameters, type GroupCount, type TrainedParameter } from './parameters.js'
+import { checkPeftConfig } from './peft.js'
 import { MASKS, readMasks } from './read-masks.js'
 
 const [FORMAT, VERSION] = ['mtransllama-adapter', 1] as const
@@ -207,7 +208,7 @@ async function readParameters(at: string, config: CheckedAdapterConfig, model: M
   const files = places(trainedParameters(model, config))
   if (!files.has(`temporal/${PEFT}`) && existsSync(join(at, 'temporal', PEFT))) faults.push(`temporal/${PEFT} is there, but this configuration has no temporal LoRA`)
   for (const [file, expected] of files) {
-    if (file !== OWN) await checkPeftConfig(join(at, dirname(file), PEFT_CONFIG), config)
+    if (file !== OWN) checkPeftConfig(join(at, dirname(file), PEFT_CONFIG), await readJsonObject(join(at, dirname(file), PEFT_CONFIG)), config.lora, [...expected.keys()])
     const header = await readHeader(join(at, file))
     for (const key of header.entries.keys()) if (!expected.has(key)) faults.push(`${file}: ${key} is not a parameter of this adapter`)
     for (const [key, { name, shape }] of expected) {
@@ -219,12 +220,4 @@ async function readParameters(at: string, config: CheckedAdapterConfig, model: M
   }
   if (faults.length) throw new InputError(`${at}: the tensors do not fit ${ABOUT}: ${faults.slice(0, 5).join('; ')}${faults.length > 5 ? `; and ${faults.length - 5} more` : ''}.`)
   return values
-}
-
-/** PEFT scales by alpha / r of this file, and we by our own configuration: they have to agree. */
-async function checkPeftConfig(path: string, { lora }: AdapterConfig): Promise<void> {
-  const peft = await readJsonObject(path)
-  for (const [key, wanted] of [['peft_type', 'LORA'], ['r', lora.r], ['lora_alpha', lora.alpha], ['use_rslora', false], ['use_dora', false]] as const) {
-    if ((peft[key] ?? false) !== wanted) throw invalid(`${path}: ${key}`, `${wanted}, as ${ABOUT} has it`, peft[key])
-  }
 }

@@ -40,7 +40,7 @@ export function register(program: Command): void {
       const maxTokens = count('--max-tokens', o.maxTokens)
       const where = chosen(o)
       const model = await openVideoModel(o.model, o.adapter, where)
-      where.say()
+      where.say(model.bundle)
       try {
         for await (const piece of ask(model, { ...clip, prompt: o.prompt, dialogue: o.dialogue }, { maxTokens, signal })) process.stdout.write(piece)
         process.stdout.write('\n')

@@ -19,11 +19,17 @@ export const computes = (command: Command): Command =>
     .option('--device <device>', 'auto, cpu, cuda or cuda:NUMBER', 'auto')
     .option('--precision <dtype>', 'what activations and matrices are stored in: float32 or bfloat16', 'float32')
 
-/** What they mean; `say` tells on the error stream which device it is and why, once all else is known to be right. */
-export function chosen({ device, precision }: Where): { device: Device; precision: Precision; say(): void } {
+/** What they mean; `say` tells on the error stream which device it is and why, and what was assumed of the model, once all else is known to be right. */
+export function chosen({ device, precision }: Where): { device: Device; precision: Precision; say(bundle: { notes: readonly string[] }): void } {
   if (precision !== 'float32' && precision !== 'bfloat16') throw invalid('--precision', 'float32 or bfloat16', precision)
   const choice = chooseDevice(device as DeviceChoice)
-  return { device: choice.device, precision, say: () => console.error(`mtransllama: computing on ${choice.device} (${choice.reason})`) }
+  return {
+    device: choice.device, precision,
+    say({ notes }) {
+      console.error(`mtransllama: computing on ${choice.device} (${choice.reason})`)
+      for (const note of notes) console.error(`mtransllama: note: ${note}`)
+    },
+  }
 }
 
 /**

@@ -56,7 +56,7 @@ export function register(program: Command): void {
       const samples = await readManifest(o.data)
       const where = chosen(o)
       const bundle = await openBundle(o.model, where)
-      where.say()
+      where.say(bundle)
       const { signal, done } = interruptible(o.output === undefined ? 'stopping' : `stopping; what is predicted is in ${o.output}, and --resume goes on`)
       try {
         const adapter = o.adapter === undefined ? undefined : await loadAdapter(o.adapter, bundle)

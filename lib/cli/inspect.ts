@@ -5,10 +5,11 @@
  * weight files. No weight is read.
  */
 import { existsSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import type { Command } from 'commander'
 import { AdapterKeys, checkAdapterConfig, parseAdapterConfig, visualTokens, type AdapterConfig } from '../adapter/config.js'
 import { countGroups, trainedParameters } from '../adapter/parameters.js'
+import { findPreprocessor, type PreprocessorSource } from '../data/preprocess.js'
 import { InputError, invalid, nearest } from '../errors.js'
 import { readYaml } from '../files/yaml.js'
 import { readModelConfig, type ModelConfig } from '../models/config.js'
@@ -25,15 +26,13 @@ export interface InspectOptions {
   brief?: boolean | undefined
 }
 
-/** The report on a model folder, or on a bare config.json. Throws, after the whole report, where weights are missing or wrong. */
+/** The report on a model folder, or on a bare config.json. Throws, after the whole report, where weights or preprocessing do not fit. */
 export async function inspect(target: string, options: InspectOptions = {}): Promise<string> {
-  const { text, plan } = await report(target, options)
-  if (plan) {
-    try {
-      assertComplete(plan)
-    } catch (error) {
-      throw new InputError(`${text}\n${(error as Error).message}`, { cause: error })
-    }
+  const { text, check } = await report(target, options)
+  try {
+    check()
+  } catch (error) {
+    throw new InputError(`${text}\n${(error as Error).message}`, { cause: error })
   }
   return text
 }
@@ -47,37 +46,44 @@ export function register(program: Command): void {
     .option('--adapter <file>', 'YAML or JSON file with adapter keys (default: the defaults)')
     .option('--brief', 'leave out the list of tensors')
     .action(async (target: string, options: { adapter?: string; brief?: boolean }) => {
-      const { text, plan } = await report(target, options)
+      const { text, check } = await report(target, options)
       console.log(text)
-      if (plan) assertComplete(plan)
+      check()
     })
 }
 
-async function report(target: string, options: InspectOptions): Promise<{ text: string; plan?: CheckpointPlan }> {
+async function report(target: string, options: InspectOptions): Promise<{ text: string; check(): void }> {
   if (!existsSync(target)) throw new InputError(`${target}: no such folder or file.`)
   const isFolder = statSync(target).isDirectory()
   const weights = isFolder && ['model.safetensors', 'model.safetensors.index.json'].some((name) => existsSync(join(target, name)))
   const plan = weights ? await planCheckpoint(target) : undefined
   const config = plan?.config ?? (await readModelConfig(target))
   const { adapter, assumed } = await adapterFor(options, config)
+  const pictures = isFolder ? await findPreprocessor(target, config.vision.imageSize).catch((error: unknown) => (error instanceof InputError ? error : Promise.reject(error))) : undefined
   const lines = [
     `${target}: ${FAMILIES[config.family]}`,
     '',
-    ...describeParts(config),
+    ...describeParts(config, pictures),
     '',
     ...(options.brief ? [] : [...describeShapes(config, plan), '']),
     ...describeCounts(config, plan),
     '',
     ...describeTrained(config, adapter, assumed),
   ]
-  return { text: lines.join('\n'), ...(plan ? { plan } : {}) }
+  return {
+    text: lines.join('\n'),
+    check() {
+      if (plan) assertComplete(plan)
+      if (pictures instanceof InputError) throw pictures
+    },
+  }
 }
 
 const FAMILIES = { instructblip: 'InstructBLIP', 'blip-2': 'BLIP-2' }
 
 // --------------------------------------------------------------------------------------------------------------- parts
 
-function describeParts({ vision, qformer, language, numQueryTokens, imageTokenId, family }: ModelConfig): string[] {
+function describeParts({ vision, qformer, language, numQueryTokens, imageTokenId, videoTokenId, family }: ModelConfig, pictures: PreprocessorSource | InputError | undefined): string[] {
   const { kind, padId, bosId, eosId } = language
   const attention = language.kind === 'llama'
     ? `${language.heads} heads${language.kvHeads === language.heads ? '' : ` (${language.kvHeads} for keys and values)`}, RoPE theta ${language.ropeTheta}`
@@ -86,12 +92,26 @@ function describeParts({ vision, qformer, language, numQueryTokens, imageTokenId
   return table([
     ['vision', `${vision.layers} layers, width ${vision.hiddenSize}, ${vision.heads} heads of ${vision.hiddenSize / vision.heads}, mlp ${vision.mlpSize}`],
     ['', `images ${vision.imageSize} x ${vision.imageSize}, patches of ${vision.patchSize}: ${vision.tokens} tokens, eps ${vision.eps.toExponential()}`],
+    ...describePictures(pictures),
     ['Q-Former', `${qformer.layers} layers (${crossing} with cross-attention), width ${qformer.hiddenSize}, ${qformer.heads} heads, mlp ${qformer.mlpSize}, eps ${qformer.eps.toExponential()}`],
     ['', `${numQueryTokens} queries; ${qformer.hasText ? `text path of ${qformer.vocabSize} ids, at most ${qformer.maxPositions} tokens` : 'no text path, so fusion must be off'}`],
     ['language', `${NAMES[kind]}: ${language.layers} layers, width ${language.hiddenSize}, ${attention}, mlp ${language.mlpSize}, eps ${language.eps.toExponential()}`],
     ['', `${language.vocabSize} ids, ${language.maxPositions} positions; output ${language.tied ? 'tied to the embedding' : 'of its own'}`],
-    ['ids', `pad ${padId ?? 'none'}, bos ${bosId ?? 'none'}, eos ${eosId ?? 'none'}${imageTokenId === undefined ? '' : `, image ${imageTokenId}`}${family === 'blip-2' && kind === 'llama' ? ' (unusual: BLIP-2 with LLaMA)' : ''}`],
+    ['ids', `pad ${padId ?? 'none'}, bos ${bosId ?? 'none'}, eos ${eosId ?? 'none'}${imageTokenId === undefined ? '' : `, image ${imageTokenId}`}${videoTokenId === undefined ? '' : `, video ${videoTokenId}`}${family === 'blip-2' && kind === 'llama' ? ' (unusual: BLIP-2 with LLaMA)' : ''}`],
   ])
+}
+
+/** How a frame becomes the vision tower's input, and who says so. */
+function describePictures(pictures: PreprocessorSource | InputError | undefined): string[][] {
+  if (pictures === undefined) return []
+  if (pictures instanceof InputError) return [['pictures', 'the files that say how they are prepared do not fit; see below']]
+  const { preprocessor: { size, mean, std, rescale, resample }, from, notes } = pictures
+  const short = (x: number) => String(Number(x.toPrecision(6)))
+  return [
+    ['pictures', `resized to ${size.width} x ${size.height} (${resample}), times ${rescale === 1 / 255 ? '1/255' : short(rescale)}, minus [${mean.map(short).join(', ')}], over [${std.map(short).join(', ')}]`],
+    ['', from === undefined ? 'assumed' : `as ${basename(from)} says`],
+    ...notes.map((note) => ['', `note: ${note}`]),
+  ]
 }
 
 /** One line for all layers that have the same tensor: their numbers become a range. */
@@ -140,7 +160,10 @@ function describeCounts(config: ModelConfig, plan: CheckpointPlan | undefined): 
     ...counts.map((c) => [TITLES[c.part], number(c.tensors), number(c.parameters), ...(plan ? dtypes(c.part) : [])]),
     ['total', number(total.tensors), number(total.parameters)],
   ], [1, 2])
-  if (!plan) return [...lines, `${gigabytes(total.parameters * 4)} in 32 bits, ${gigabytes(total.parameters * 2)} in 16 bits (from config.json alone; no weights were looked at)`]
+  if (!plan) {
+    const stored = config.dtype === undefined ? '' : `; config.json says ${config.dtype}`
+    return [...lines, `${gigabytes(total.parameters * 4)} in 32 bits, ${gigabytes(total.parameters * 2)} in 16 bits (from config.json alone; no weights were looked at${stored})`]
+  }
   const bytes = [...plan.entries.values()].reduce((sum, t) => sum + t.shape.reduce((a, b) => a * b, 1) * DTYPE_BYTES[t.dtype], 0)
   const { loaded, ignored, missing, wrong, unexpected } = plan
   return [

@@ -34,8 +34,8 @@ export function register(program: Command): void {
           device: where.device,
           precision: where.precision,
           graphs,
-          onStart({ counts, samples, steps, adapter }) {
-            where.say()
+          onStart({ counts, samples, steps, adapter, bundle }) {
+            where.say(bundle)
             const rows = [['trained', 'tensors', 'parameters'], ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')])]
             console.log(table([...rows, ['total', String(counts.reduce((n, c) => n + c.tensors, 0)), countTrained(adapter.table()).toLocaleString('en')]]))
             console.log(`${samples} samples, ${config.train.epochs} epochs, ${steps} steps; writing to ${config.output}`)

@@ -3,10 +3,11 @@
  * normalisation. Nothing is cropped and nothing is ever mirrored. See cache.ts for what this folder may import.
  */
 
-import { readFile } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { invalid, show } from '../errors.js'
+import { readJsonObject } from '../json.js'
 
 /** Where no preprocessor file says otherwise: CLIP's. */
 const CLIP_MEAN: Triple = [0.48145466, 0.4578275, 0.40821073]
@@ -41,20 +42,79 @@ const schema = z.looseObject({
   resample: z.union([z.literal(0), z.literal(1), z.literal(2), z.literal(3)]).nullish(),
 })
 
+/** How pictures are prepared, and where that was read. */
+export interface PreprocessorSource {
+  preprocessor: Preprocessor
+  /** File and section; undefined where the folder has none. */
+  from: string | undefined
+  /** What was assumed or passed over, for the user: one sentence each. */
+  notes: string[]
+}
+
+/** The preprocessor of {@link findPreprocessor} alone. */
+export async function readPreprocessor(folder: string, imageSize: number): Promise<Preprocessor> {
+  return (await findPreprocessor(folder, imageSize)).preprocessor
+}
+
 /**
- * Reads `preprocessor_config.json` of a model folder. What it omits, or the whole file where it is absent, is CLIP's mean
- * and std, 1/255, bicubic, and `imageSize`.
+ * Reads how a model folder prepares pictures: `preprocessor_config.json`, else `image_processor` or `video_processor` of
+ * `processor_config.json` (where transformers 5 writes them), else `video_preprocessor_config.json`. What the first of them
+ * omits, and everything where there is none, is assumed and said: CLIP's mean and std, 1/255, bicubic, and `imageSize`.
+ *
  * @param imageSize pixels of a side, as the vision tower's configuration says
  * @throws InputError if the file is not understood, asks for a crop, or its size is not `imageSize`
  */
-export async function readPreprocessor(folder: string, imageSize: number): Promise<Preprocessor> {
-  const path = join(folder, 'preprocessor_config.json')
-  let value: unknown = {}
-  try {
-    value = JSON.parse(await readFile(path, 'utf8'))
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw invalid(path, 'a readable JSON file', error)
+export async function findPreprocessor(folder: string, imageSize: number): Promise<PreprocessorSource> {
+  const [first, ...others] = await candidates(folder)
+  if (!first) {
+    const notes = [`${folder}: nothing says how pictures are prepared (preprocessor_config.json, or image_processor in processor_config.json); assumed are CLIP's mean and std, 1/255, bicubic, ${imageSize} × ${imageSize}.`]
+    return { preprocessor: parse({}, folder, imageSize), from: undefined, notes }
   }
+  const preprocessor = parse(first.value, first.path, imageSize)
+  const needed = Object.entries(ASSUMED).filter(([key, { unless }]) => first.value[key] == null && (unless === undefined || first.value[unless] !== false))
+  const notes = needed.length ? [`${first.path}: ${needed.map(([key]) => key).join(', ')} not given; assumed ${needed.length === 1 ? 'is' : 'are'} ${needed.map(([, { value }]) => value).join(', ')}.`] : []
+  for (const other of others) {
+    const odd = Object.keys(EXPECTED).filter((key) => other.value[key] != null && JSON.stringify(other.value[key]) !== JSON.stringify(first.value[key]))
+    if (odd.length) notes.push(`${other.path}: has another ${odd.join(', ')} than ${first.path}, which was used.`)
+  }
+  return { preprocessor, from: first.path, notes }
+}
+
+/** What is assumed for a key that is not given, unless another key says that it does not matter. */
+const ASSUMED: Record<string, { value: string; unless?: string }> = {
+  size: { value: "the vision tower's size" },
+  image_mean: { value: "CLIP's mean", unless: 'do_normalize' },
+  image_std: { value: "CLIP's std", unless: 'do_normalize' },
+  rescale_factor: { value: '1/255', unless: 'do_rescale' },
+  resample: { value: 'bicubic' },
+}
+
+interface Candidate {
+  path: string
+  value: Record<string, unknown>
+}
+
+/** Everything in the folder that says how pictures are prepared, the first to be used first. */
+async function candidates(folder: string): Promise<Candidate[]> {
+  const found: Candidate[] = []
+  const read = async (name: string): Promise<Candidate | undefined> => {
+    const path = join(folder, name)
+    return existsSync(path) ? { path, value: await readJsonObject(path) } : undefined
+  }
+  const [own, processor, video] = [await read('preprocessor_config.json'), await read('processor_config.json'), await read('video_preprocessor_config.json')]
+  if (own) found.push(own)
+  for (const section of ['image_processor', 'video_processor']) {
+    const value = processor?.value[section]
+    if (value == null) continue
+    const path = `${processor!.path}, ${section}`
+    if (typeof value !== 'object' || Array.isArray(value)) throw invalid(path, 'an object', value)
+    found.push({ path, value: value as Record<string, unknown> })
+  }
+  if (video) found.push(video)
+  return found
+}
+
+function parse(value: Record<string, unknown>, path: string, imageSize: number): Preprocessor {
   const parsed = schema.safeParse(value)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!

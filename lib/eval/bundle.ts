@@ -1,6 +1,6 @@
 /** A checkpoint folder with everything that a video and a question need on their way in: weights, pictures, words. */
 import { join } from 'node:path'
-import { readPreprocessor, type Preprocessor } from '../data/preprocess.js'
+import { findPreprocessor, type Preprocessor } from '../data/preprocess.js'
 import { readGenerationConfig } from '../models/config.js'
 import { loadModel, type LoadedModel, type LoadOptions } from '../models/load.js'
 import { specialIds, type SpecialIds } from '../text/prompts.js'
@@ -9,6 +9,8 @@ import { checkTokenizer, loadTokenizer, type Tokenizer } from '../text/tokenizer
 export interface Bundle extends LoadedModel {
   folder: string
   preprocessor: Preprocessor
+  /** What was assumed since the folder does not say it: one sentence each. */
+  notes: string[]
   /** Of the language model. */
   tokenizer: Tokenizer
   /** Of the Q-Former; absent where it has no text path. */
@@ -24,13 +26,13 @@ export async function openBundle(folder: string, options: LoadOptions = {}): Pro
   const loaded = await loadModel(folder, options)
   try {
     const { config } = loaded.model
-    const preprocessor = await readPreprocessor(folder, config.vision.imageSize)
+    const { preprocessor, notes } = await findPreprocessor(folder, config.vision.imageSize)
     const qformerTokenizer = config.qformer.hasText ? await loadTokenizer(join(folder, 'qformer_tokenizer')) : undefined
     const special = specialIds(tokenizer, config.language)
     checkTokenizer(tokenizer, config.language.vocabSize, 'language model', { eos_token: special.eosId, bos_token: special.bosId, pad_token: special.padId })
     if (qformerTokenizer) checkTokenizer(qformerTokenizer, config.qformer.vocabSize, 'Q-Former')
     const { eosIds = [] } = await readGenerationConfig(folder)
-    return { ...loaded, folder, preprocessor, tokenizer, qformerTokenizer, special, eosIds: [...new Set([special.eosId, ...eosIds])] }
+    return { ...loaded, folder, preprocessor, notes, tokenizer, qformerTokenizer, special, eosIds: [...new Set([special.eosId, ...eosIds])] }
   } catch (error) {
     loaded.model.dispose()
     throw error

@@ -51,7 +51,7 @@ export class Features {
 
   async #of(clip: Clip): Promise<Float32Array> {
     const { frames, sampling } = this.options
-    const { preprocessor, fingerprint } = this.bundle
+    const { preprocessor, visionFingerprint, model: { precision } } = this.bundle
     const here = clipKey(clip)
     const held = this.#memory.get(here)
     if (held) {
@@ -59,7 +59,7 @@ export class Features {
       this.#memory.set(here, held)
       return held
     }
-    const key = this.#disk && featureKey({ content: await contentHash(clip.video), start: clip.start, end: clip.end, fps: clip.fps, sampling, frames, preprocessor, visionFingerprint: fingerprint })
+    const key = this.#disk && featureKey({ content: await contentHash(clip.video), start: clip.start, end: clip.end, fps: clip.fps, sampling, frames, preprocessor, visionFingerprint: `${visionFingerprint} ${precision}` })
     let data = key === undefined ? undefined : (await this.#disk!.get(key))?.data
     if (!data?.every(Number.isFinite)) {
       data = await this.#compute(clip)

@@ -79,7 +79,11 @@ export type LanguageConfig = LlamaConfig | OptConfig
 export interface ModelConfig {
   family: 'instructblip' | 'blip-2'
   numQueryTokens: number
+  /** The tokens that stand for pictures and videos in the texts of newer checkpoints. */
   imageTokenId?: number
+  videoTokenId?: number
+  /** What config.json says the weights are stored in; the files know better. */
+  dtype?: string
   vision: VisionConfig
   qformer: QFormerConfig
   language: LanguageConfig
@@ -120,7 +124,7 @@ const Llama = z.looseObject({
   hidden_size: size(4096), intermediate_size: size(11008), num_hidden_layers: size(32), num_attention_heads: size(32),
   num_key_value_heads: z.int().min(1).nullish(), head_dim: z.int().min(1).nullish(), rms_norm_eps: small(1e-6),
   rope_theta: z.number().positive().nullish(), rope_parameters: Rope.nullish(), rope_scaling: Rope.nullish(),
-  max_position_embeddings: size(2048), vocab_size: size(32000), tie_word_embeddings: flag(false), hidden_act: word('silu'),
+  max_position_embeddings: z.int().min(1).nullish(), max_sequence_length: z.int().min(1).nullish(), vocab_size: size(32000), tie_word_embeddings: flag(false), hidden_act: word('silu'),
   attention_bias: flag(false), mlp_bias: flag(false), pad_token_id: tokenId(null), bos_token_id: tokenId(1), eos_token_id: tokenIds(2),
 })
 
@@ -133,10 +137,14 @@ const Opt = z.looseObject({
 })
 
 const Top = z.looseObject({
-  model_type: z.enum(['instructblip', 'blip-2']),
+  model_type: z.enum(['instructblip', 'instructblipvideo', 'blip-2']),
   num_query_tokens: size(32),
   image_token_index: z.int().min(0).nullish(),
   image_token_id: z.int().min(0).nullish(),
+  video_token_index: z.int().min(0).nullish(),
+  video_token_id: z.int().min(0).nullish(),
+  torch_dtype: z.string().nullish(),
+  dtype: z.string().nullish(),
   vision_config: Vision.nullish(),
   qformer_config: QFormer.nullish(),
   text_config: z.looseObject({ model_type: z.string().optional() }).nullish(),
@@ -159,16 +167,19 @@ export async function readModelConfig(path: string): Promise<ModelConfig> {
 /** `where` is put in front of every complaint. */
 export function parseModelConfig(json: unknown, where = 'config.json'): ModelConfig {
   const type = (json as { model_type?: unknown } | null)?.model_type
-  if (type !== 'instructblip' && type !== 'blip-2') {
-    throw invalid(`${where}: model_type`, 'instructblip or blip-2', type, 'other model families are not supported')
+  if (type !== 'instructblip' && type !== 'instructblipvideo' && type !== 'blip-2') {
+    throw invalid(`${where}: model_type`, 'instructblip or blip-2', type, 'instructblipvideo is read too; other model families are not supported')
   }
   const top = checkWith(Top, json, where)
+  // The video class of transformers has InstructBLIP's tensors under InstructBLIP's names.
+  const family = type === 'blip-2' ? 'blip-2' : 'instructblip'
   const vision = visionOf(top.vision_config ?? Vision.parse({}), where)
-  const qformer = qformerOf(top.qformer_config ?? QFormer.parse({}), type, vision, where)
+  const qformer = qformerOf(top.qformer_config ?? QFormer.parse({}), family, vision, where)
   const language = languageOf(top.text_config ?? {}, where)
-  const imageTokenId = top.image_token_index ?? top.image_token_id
+  const [image, video, dtype] = [top.image_token_index ?? top.image_token_id, top.video_token_index ?? top.video_token_id, top.torch_dtype ?? top.dtype]
   return {
-    family: type, numQueryTokens: top.num_query_tokens, ...(imageTokenId == null ? {} : { imageTokenId }), vision, qformer, language,
+    family, numQueryTokens: top.num_query_tokens, ...(image != null && { imageTokenId: image }), ...(video != null && { videoTokenId: video }), ...(dtype != null && { dtype }),
+    vision, qformer, language,
   }
 }
 
@@ -227,7 +238,7 @@ function llamaOf(l: z.output<typeof Llama>, at: string): LlamaConfig {
   return {
     kind: 'llama', hiddenSize: l.hidden_size, mlpSize: l.intermediate_size, layers: l.num_hidden_layers, heads: l.num_attention_heads,
     kvHeads, eps: l.rms_norm_eps, ropeTheta: l.rope_theta ?? l.rope_parameters?.rope_theta ?? l.rope_scaling?.rope_theta ?? 10000,
-    maxPositions: l.max_position_embeddings, vocabSize: l.vocab_size, tied: l.tie_word_embeddings,
+    maxPositions: l.max_position_embeddings ?? l.max_sequence_length ?? 2048, vocabSize: l.vocab_size, tied: l.tie_word_embeddings,
     padId: l.pad_token_id, bosId: l.bos_token_id, eosId: l.eos_token_id,
   }
 }

@@ -1,6 +1,6 @@
 /** Opens a Hugging Face folder as an image model. */
 import { invalid } from '../errors.js'
-import { assertComplete, fingerprint, planCheckpoint, type CheckpointPlan } from '../weights/plan.js'
+import { assertComplete, fingerprint, planCheckpoint, visionFingerprint, type CheckpointPlan } from '../weights/plan.js'
 import { loadWeights } from '../weights/load.js'
 import { ImageModel, type Precision } from './mtransllama.js'
 import { chooseDevice, type DeviceChoice } from '../tensor/device.js'
@@ -10,6 +10,8 @@ export interface LoadedModel {
   plan: CheckpointPlan
   /** Names this set of weights; adapters remember it. */
   fingerprint: string
+  /** Names what its vision tower computes; features remember it. */
+  visionFingerprint: string
 }
 
 export interface LoadOptions {
@@ -32,5 +34,5 @@ export async function loadModel(folder: string, { trained = false, device = 'cpu
   const plan = await planCheckpoint(folder)
   assertComplete(plan)
   const weights = await loadWeights(plan, { trained, device: place, precision })
-  return { model: new ImageModel(plan.config, weights, precision), plan, fingerprint: await fingerprint(plan) }
+  return { model: new ImageModel(plan.config, weights, precision), plan, fingerprint: await fingerprint(plan), visionFingerprint: await visionFingerprint(plan) }
 }

@@ -50,8 +50,8 @@ const FLOATS: readonly string[] = ['F32', 'F16', 'BF16']
 /** Reads config.json and the headers of the weight files of a Hugging Face folder. */
 export async function planCheckpoint(folder: string): Promise<CheckpointPlan> {
   const config = await readModelConfig(folder)
-  const files = await openFiles(folder)
   const expected = new Map(expectedTensors(config).map((tensor) => [tensor.name, tensor]))
+  const files = await openFiles(folder, (stored) => needed(stored, expected))
   const plan: CheckpointPlan = { folder, config, files, entries: new Map(), loaded: [], ignored: [], missing: [], unexpected: [], wrong: [], notes: [] }
   const found = gather(plan, expected)
   settleTied(plan, found)
@@ -83,13 +83,19 @@ export async function readPlanned(tensor: PlannedTensor): Promise<Uint8Array<Arr
   return bytes
 }
 
+/** Whether the model cannot do without what a file calls so: buffers of old files, other heads and tied matrices may be absent. */
+function needed(stored: string, expected: Map<string, ExpectedTensor>): boolean {
+  const what = resolveName(stored, expected)
+  return what.kind !== 'ignored' && !(what.kind === 'tensor' && expected.get(what.name)!.optional)
+}
+
 // --------------------------------------------------------------------------------------------------------------- files
 
-async function openFiles(folder: string): Promise<SafetensorsHeader[]> {
+async function openFiles(folder: string, isNeeded: (stored: string) => boolean): Promise<SafetensorsHeader[]> {
   const single = join(folder, 'model.safetensors')
   if (existsSync(single)) return [await readHeader(single)]
   const index = join(folder, 'model.safetensors.index.json')
-  if (existsSync(index)) return openShards(folder, index)
+  if (existsSync(index)) return openShards(folder, index, isNeeded)
   const others = (await readdir(folder)).filter((name) => /\.(bin|pth|pt|ckpt|h5|msgpack)$/.test(name))
   if (others.length === 0) throw new InputError(`${folder}: there is no model.safetensors and no model.safetensors.index.json in this folder.`)
   throw new InputError(
@@ -98,15 +104,17 @@ async function openFiles(folder: string): Promise<SafetensorsHeader[]> {
   )
 }
 
-async function openShards(folder: string, index: string): Promise<SafetensorsHeader[]> {
+async function openShards(folder: string, index: string, isNeeded: (stored: string) => boolean): Promise<SafetensorsHeader[]> {
   const { weight_map: map } = await readJsonObject(index)
   if (typeof map !== 'object' || map === null || Object.values(map).some((file) => typeof file !== 'string' || file !== basename(file) || file === '')) {
     throw invalid(`${index}: weight_map`, 'an object of tensor names and names of files in the same folder', map)
   }
   const weightMap = map as Record<string, string>
-  const names = [...new Set(Object.values(weightMap))].sort()
-  const absent = names.filter((name) => !existsSync(join(folder, name)))
-  if (absent.length) throw new InputError(`${folder}: ${absent.length} of the ${names.length} files named in the index are not there: ${absent.slice(0, 10).join(', ')}.`)
+  const all = [...new Set(Object.values(weightMap))].sort()
+  const wanted = new Set(Object.entries(weightMap).flatMap(([tensor, file]) => (isNeeded(tensor) ? [file] : [])))
+  const absent = all.filter((name) => wanted.has(name) && !existsSync(join(folder, name)))
+  const names = all.filter((name) => existsSync(join(folder, name)))
+  if (absent.length) throw new InputError(`${folder}: ${absent.length} of the ${all.length} files named in the index are not there: ${absent.slice(0, 10).join(', ')}.`)
   const headers = await Promise.all(names.map((name) => readHeader(join(folder, name))))
 
   const home = new Map<string, string>()
@@ -118,7 +126,7 @@ async function openShards(folder: string, index: string): Promise<SafetensorsHea
     }
   }
   for (const [tensor, file] of Object.entries(weightMap)) {
-    if (home.get(tensor) === file) continue
+    if (home.get(tensor) === file || !isNeeded(tensor)) continue
     const where = home.has(tensor) ? `, but it is in ${home.get(tensor)}` : ', but it is in none of the files'
     throw new InputError(`${index}: it says that the tensor ${tensor} is in ${file}${where}.`)
   }
@@ -204,24 +212,37 @@ function settleVocabulary(plan: CheckpointPlan): void {
 
 // ---------------------------------------------------------------------------------------------------------- fingerprint
 
+/** Bytes of a sample. */
 const SAMPLE = 4096
 
 /**
  * Names this set of weights: SHA-256 of every tensor's name, dtype, shape and first and last 4 KiB, in the order of names.
  * Splitting the same tensors over other files does not change it; it reads at most 8 KiB a tensor.
  */
-export async function fingerprint(plan: CheckpointPlan): Promise<string> {
-  const hash = createHash('sha256')
+export const fingerprint = (plan: CheckpointPlan): Promise<string> => hashTensors(plan, [...plan.entries.values()], 2, '')
+
+/**
+ * Names what the vision tower computes: its configuration, and of each of its tensors what {@link fingerprint} takes, but 64
+ * samples of 4 KiB at equal distances. Tensors up to 256 KiB are read whole.
+ */
+export function visionFingerprint(plan: CheckpointPlan): Promise<string> {
+  const entries = [...plan.entries.values()].filter(({ part }) => part === 'vision')
+  return hashTensors(plan, entries, 64, JSON.stringify(Object.entries(plan.config.vision).sort()))
+}
+
+async function hashTensors(plan: CheckpointPlan, tensors: readonly PlannedTensor[], samples: number, about: string): Promise<string> {
+  const hash = createHash('sha256').update(about)
   const handles = new Map<string, FileHandle>()
   try {
     for (const header of plan.files) handles.set(header.path, await open(header.path, 'r'))
-    for (const name of [...plan.entries.keys()].sort()) {
-      const tensor = plan.entries.get(name)!
-      hash.update(`${name}\0${tensor.dtype}\0${tensor.shape.join()}\0`)
-      for (const piece of tensor.kind === 'stored' ? [tensor.piece] : [tensor.q, tensor.v]) {
-        const handle = handles.get(piece.header.path)!
-        hash.update(await sample(handle, piece.begin, Math.min(piece.end, piece.begin + SAMPLE)))
-        hash.update(await sample(handle, Math.max(piece.begin, piece.end - SAMPLE), piece.end))
+    for (const tensor of [...tensors].sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      hash.update(`${tensor.name}\0${tensor.dtype}\0${tensor.shape.join()}\0`)
+      for (const { header, begin, end } of tensor.kind === 'stored' ? [tensor.piece] : [tensor.q, tensor.v]) {
+        const room = Math.max(0, end - begin - SAMPLE)
+        for (let i = 0; i < samples; i++) {
+          const at = begin + Math.round((room * i) / (samples - 1))
+          hash.update(await sample(handles.get(header.path)!, at, Math.min(end, at + SAMPLE)))
+        }
       }
     }
   } finally {

@@ -51,6 +51,24 @@ test('the adapter comes from a training file, whose other sections are passed ov
   assert.match(plain(await inspect(vicuna, { config: { temporal: { attention: 'none' }, aggregate: 'concat' }, brief: true })), /4 frames become 128 visual tokens \(concat\)/)
 })
 
+test('the report says how pictures are prepared and by which file, or what is assumed', async () => {
+  const at = join(folder, 'pictures')
+  mkdirSync(at)
+  writeFileSync(join(at, 'config.json'), JSON.stringify({
+    model_type: 'instructblipvideo', image_token_index: 32001, video_token_index: 32002, torch_dtype: 'float32', text_config: { model_type: 'llama', max_sequence_length: 2048 },
+  }))
+  const none = plain(await inspect(at, { brief: true }))
+  assert.match(none, /\npictures resized to 224 x 224 \(cubic\), times 1\/255, minus \[0\.481455, 0\.457828, 0\.408211\], over \[0\.26863, 0\.261303, 0\.275777\]\n assumed\n note: \S+: nothing says how pictures are prepared/)
+  assert.match(none, /ids pad none, bos 1, eos 2, image 32001, video 32002\n/)
+  assert.match(none, /\n31\.7 GB in 32 bits, 15\.8 GB in 16 bits \(from config\.json alone; no weights were looked at; config\.json says float32\)\n/)
+  const image_processor = { size: { height: 224, width: 224 }, image_mean: [0.5, 0.5, 0.5], image_std: [0.25, 0.25, 0.25], do_rescale: false, resample: 2 }
+  writeFileSync(join(at, 'processor_config.json'), JSON.stringify({ image_processor }))
+  assert.match(plain(await inspect(at, { brief: true })), /\npictures resized to 224 x 224 \(linear\), times 1, minus \[0\.5, 0\.5, 0\.5\], over \[0\.25, 0\.25, 0\.25\]\n as processor_config\.json, image_processor says\nQ-Former/)
+  writeFileSync(join(at, 'processor_config.json'), JSON.stringify({ image_processor: { ...image_processor, size: 384 } }))
+  const message = await refusal(inspect(at, { brief: true }))
+  assert.match(plain(message), /\npictures the files that say how they are prepared do not fit; see below\n[^]*\n\S+processor_config\.json, image_processor, size: expected the vision tower's image size, 224 × 224, but got 384/)
+})
+
 test('one error for whatever is wrong', async () => {
   assert.match(await refusal(inspect(join(folder, 'nowhere'))), /nowhere: no such folder or file/)
   assert.match(await refusal(inspect(vicuna, { adapter: join(folder, 'none.yaml') })), /none\.yaml: no such file/)

@@ -1,7 +1,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { writeFileSync, mkdirSync } from 'node:fs'
-import { preprocess, readPreprocessor, type Preprocessor } from '../../lib/data/preprocess.js'
+import { findPreprocessor, preprocess, readPreprocessor, type Preprocessor } from '../../lib/data/preprocess.js'
 import { InputError } from '../../lib/errors.js'
 import { temporaryFolder } from './videos.js'
 
@@ -50,6 +50,53 @@ test('a file that does not fit is refused by name', async () => {
       assert.instance(error, InputError)
       assert.match((error as Error).message, message)
     })
+  }
+})
+
+const HALF = { size: { height: 32, width: 32 }, image_mean: [0.5, 0.5, 0.5], image_std: [0.5, 0.5, 0.5], rescale_factor: 1 / 255, resample: 2 }
+const OTHER = { ...HALF, image_mean: [0.1, 0.2, 0.3] }
+
+test('transformers 5 keeps it in processor_config.json; the first that is there is read, and says so', async () => {
+  const write = (files: Record<string, unknown>): string => {
+    const path = model()
+    for (const [name, value] of Object.entries(files)) writeFileSync(`${path}/${name}.json`, JSON.stringify(value))
+    return path
+  }
+  const older = { num_query_tokens: 32, processor_class: 'InstructBlipVideoProcessor' }
+  for (const [files, mean, from] of [
+    [{ processor_config: { ...older, image_processor: HALF } }, 0.5, /processor_config\.json, image_processor$/],
+    [{ processor_config: { ...older, video_processor: HALF } }, 0.5, /processor_config\.json, video_processor$/],
+    [{ processor_config: { image_processor: HALF, video_processor: OTHER } }, 0.5, /image_processor$/],
+    [{ processor_config: { image_processor: null, video_processor: OTHER } }, 0.1, /video_processor$/],
+    [{ processor_config: older, video_preprocessor_config: OTHER }, 0.1, /video_preprocessor_config\.json$/],
+    [{ preprocessor_config: OTHER, processor_config: { image_processor: HALF } }, 0.1, /m\d+.preprocessor_config\.json$/],
+  ] as const) {
+    const found = await findPreprocessor(write(files), 32)
+    assert.is(found.preprocessor.mean[0], mean)
+    assert.match(found.from!, from)
+    assert.is(found.preprocessor.resample, 'linear')
+  }
+  const two = await findPreprocessor(write({ preprocessor_config: OTHER, processor_config: { image_processor: HALF } }), 32)
+  assert.is(two.notes.length, 1)
+  assert.match(two.notes[0]!, /processor_config\.json, image_processor: has another image_mean than \S+preprocessor_config\.json, which was used\.$/)
+  const wrong = write({ processor_config: { image_processor: { ...HALF, size: 384 } } })
+  await findPreprocessor(wrong, 32).then(() => assert.unreachable(), (e: Error) => assert.match(e.message, /processor_config\.json, image_processor, size: expected the vision tower's image size, 32 × 32, but got 384/))
+  await findPreprocessor(write({ processor_config: { image_processor: [HALF] } }), 32).then(() => assert.unreachable(), (e: Error) => assert.match(e.message, /image_processor: expected an object/))
+})
+
+test('what is assumed is said, and nothing else', async () => {
+  const { image_mean: _, rescale_factor: __, ...without } = HALF
+  for (const [value, notes] of [
+    [HALF, []],
+    [{ ...without, do_normalize: false, do_rescale: false }, []],
+    [without, [/preprocessor_config\.json: image_mean, rescale_factor not given; assumed are CLIP's mean, 1\/255\.$/]],
+    [{ ...HALF, resample: null }, [/resample not given; assumed is bicubic\.$/]],
+    [undefined, [/: nothing says how pictures are prepared \(preprocessor_config\.json, or image_processor in processor_config\.json\); assumed are CLIP's mean and std, 1\/255, bicubic, 32 × 32\.$/]],
+  ] as const) {
+    const found = await findPreprocessor(model(value), 32)
+    assert.is(found.notes.length, notes.length, `${found.notes}`)
+    notes.forEach((note, i) => assert.match(found.notes[i]!, note))
+    assert.is(found.from === undefined, value === undefined)
   }
 })
 

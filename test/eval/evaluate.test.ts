@@ -2,7 +2,7 @@
 // predictions loses nothing, whatever ends the process.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Adapter } from '../../lib/adapter/adapter.js'
@@ -206,6 +206,20 @@ test('predictions of another run, or of other samples, are not gone on with', as
   assert.equal(jsonLines(path).length, 1)
   await over.add({ ...line, prediction: 'y' })
   assert.equal(jsonLines(path).map((l) => [l.prediction, l.run]), [['y', 'run two']])
+})
+
+test('eval and ask say what they assume of a checkpoint, once', async () => {
+  const folder = at('assumed')
+  mkdirSync(folder)
+  await writeCheckpoint(folder)
+  rmSync(join(folder, 'preprocessor_config.json'))
+  for (const { code, err } of [
+    await cli('eval', '--model', folder, '--data', world.val),
+    await cli('ask', '--model', folder, '--video', samples[0]!.video, '--prompt', 'how many objects move ?', '--max-tokens', '1'),
+  ]) {
+    assert.is(code, 0, err)
+    assert.match(err, /^mtransllama: computing on [^\n]+\nmtransllama: note: \S+assumed: nothing says how pictures are prepared [^\n]+ assumed are CLIP's mean and std, 1\/255, bicubic, 21 × 21\.\n$/)
+  }
 })
 
 test('eval: --resume needs a file', async () => {

@@ -44,6 +44,28 @@ test('BLIP-2 without a text_config is OPT, and its Q-Former takes no text', () =
   })
 })
 
+test('instructblipvideo is InstructBLIP under another name, whatever else differs', () => {
+  const video = { ...instructblip, model_type: 'instructblipvideo', vision_config: { model_type: 'instructblipvideo_vision_model' }, qformer_config: { model_type: 'instructblipvideo_qformer' } }
+  const { videoTokenId, ...same } = parseModelConfig({ ...video, video_token_index: 32002 })
+  assert.is(videoTokenId, 32002)
+  assert.equal(same, parseModelConfig(instructblip))
+  const opt = parseModelConfig({ ...video, num_query_tokens: 10, text_config: { model_type: 'opt' } })
+  assert.equal([opt.language.kind, opt.qformer.hasText, opt.numQueryTokens], ['opt', true, 10])
+})
+
+test('the tokens that stand for pictures, the dtype, and the length under its older name', () => {
+  for (const [json, image, video, dtype] of [
+    [{ image_token_index: 32001, video_token_index: 32002, torch_dtype: 'float32' }, 32001, 32002, 'float32'],
+    [{ image_token_id: 32100, video_token_id: 32101, dtype: 'bfloat16' }, 32100, 32101, 'bfloat16'],
+    [{ image_token_index: null, image_token_id: 7, video_token_index: null }, 7, undefined, undefined],
+  ] as const) {
+    const config = parseModelConfig({ ...instructblip, ...json })
+    assert.equal([config.imageTokenId, config.videoTokenId, config.dtype], [image, video, dtype])
+  }
+  const positions = (text: object): number => parseModelConfig({ ...instructblip, text_config: { ...llama, ...text } }).language.maxPositions
+  assert.equal([positions({ max_sequence_length: 1024 }), positions({ max_sequence_length: 1024, max_position_embeddings: 4096 }), positions({})], [1024, 4096, 2048])
+})
+
 test('both generations of names are read', () => {
   const config = parseModelConfig({
     model_type: 'instructblip', image_token_id: 32001, num_query_tokens: null,

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { InputError } from '../../lib/errors.js'
 import { parseModelConfig } from '../../lib/models/config.js'
 import { countParts, expectedTensors } from '../../lib/weights/names.js'
-import { assertComplete, fingerprint, planCheckpoint, readPlanned } from '../../lib/weights/plan.js'
+import { assertComplete, fingerprint, planCheckpoint, readPlanned, visionFingerprint } from '../../lib/weights/plan.js'
 import { writeSafetensors, type TensorData } from '../../lib/weights/safetensors.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'mtransllama-plan-'))
@@ -197,5 +197,53 @@ for (const [name, files, counts] of [
     assert.match(await fingerprint(plan), /^[0-9a-f]{64}$/)
   })
 }
+
+test('an index may name what nobody needs and no file has', async () => {
+  const data = tensors()
+  const [a, b] = [data.slice(0, 9), data.slice(9)]
+  const files = { 'a.safetensors': a, 'b.safetensors': b }
+  const index = { ...map(a, 'a.safetensors'), ...map(b, 'b.safetensors') }
+  const none = await planCheckpoint(await checkpoint(files, json, index))
+  for (const extra of [
+    { 'qformer.embeddings.position_ids': 'a.safetensors' },
+    { 'language_model.model.layers.0.self_attn.rotary_emb.inv_freq': 'b.safetensors' },
+    { 'itm_head.weight': 'c.safetensors' }, // not even its file is there
+  ] as Record<string, string>[]) {
+    const plan = await planCheckpoint(await checkpoint(files, json, { ...index, ...extra }))
+    assertComplete(plan)
+    assert.is(await fingerprint(plan), await fingerprint(none))
+  }
+  const tied = { ...json, text_config: { ...json.text_config, tie_word_embeddings: true } }
+  const bare = change(data, 'language_model.lm_head.weight', undefined)
+  assertComplete(await planCheckpoint(await checkpoint({ 'a.safetensors': bare }, tied, { ...map(bare, 'a.safetensors'), 'language_model.lm_head.weight': 'a.safetensors' })))
+  for (const [extra, sentence] of [
+    [{ 'language_model.lm_head.weight': 'a.safetensors' }, /it says that the tensor language_model\.lm_head\.weight is in a\.safetensors, but it is in none of the files/],
+    [{ 'some.other.weight': 'a.safetensors' }, /some\.other\.weight is in a\.safetensors, but it is in none/],
+    [{ 'language_projection.weight': 'c.safetensors' }, /1 of the 3 files named in the index are not there: c\.safetensors/],
+  ] as const) {
+    const left = change(data, Object.keys(extra)[0]!, undefined)
+    const [c, d] = [left.slice(0, 9), left.slice(9)]
+    const at = await checkpoint({ 'a.safetensors': c, 'b.safetensors': d }, json, { ...map(c, 'a.safetensors'), ...map(d, 'b.safetensors'), ...extra })
+    assert.match(await refusal(() => planCheckpoint(at)), sentence)
+  }
+})
+
+test("the vision tower's fingerprint is of all of its numbers and its configuration, and of nothing else", async () => {
+  const data = tensors()
+  const of = async (d: TensorData[], config: object = json): Promise<string> => visionFingerprint(await planCheckpoint(await one(d, config)))
+  const whole = await of(data)
+  assert.is(await of([...data].reverse()), whole)
+  const touched = (name: string, at: number): TensorData[] => {
+    const numbers = (data.find((t) => t.name === name)!.data as Float32Array).slice()
+    numbers[at]! += 1
+    return change(data, name, { data: numbers })
+  }
+  for (const name of ['language_projection.weight', 'qformer.encoder.layer.0.output_query.dense.bias', 'query_tokens']) assert.is(await of(touched(name, 1)), whole, name)
+  for (const [name, at] of [['vision_model.encoder.layers.0.mlp.fc1.weight', 50], ['vision_model.post_layernorm.bias', 7], ['vision_model.embeddings.class_embedding', 0]] as const) {
+    assert.is.not(await of(touched(name, at)), whole, name)
+  }
+  assert.is.not(await of(data, { ...json, vision_config: { ...json.vision_config, layer_norm_eps: 1e-5 } }), whole)
+  assert.is.not(await of(data, { ...json, vision_config: { ...json.vision_config, num_attention_heads: 4 } }), whole)
+})
 
 test.run()
