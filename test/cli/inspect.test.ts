@@ -58,7 +58,7 @@ test('the report says how pictures are prepared and by which file, or what is as
     model_type: 'instructblipvideo', image_token_index: 32001, video_token_index: 32002, torch_dtype: 'float32', text_config: { model_type: 'llama', max_sequence_length: 2048 },
   }))
   const none = plain(await inspect(at, { brief: true }))
-  assert.match(none, /\npictures resized to 224 x 224 \(cubic\), times 1\/255, minus \[0\.481455, 0\.457828, 0\.408211\], over \[0\.26863, 0\.261303, 0\.275777\]\n assumed\n note: \S+: nothing says how pictures are prepared/)
+  assert.match(none, /\npictures resized to 224 x 224 \(cubic\), times 1\/255, minus \[0\.481455, 0\.457827, 0\.408211\], over \[0\.26863, 0\.261303, 0\.275777\]\n assumed\n note: \S+: nothing says how pictures are prepared/)
   assert.match(none, /ids pad none, bos 1, eos 2, image 32001, video 32002\n/)
   assert.match(none, /\n31\.7 GB in 32 bits, 15\.8 GB in 16 bits \(from config\.json alone; no weights were looked at; config\.json says float32\)\n/)
   const image_processor = { size: { height: 224, width: 224 }, image_mean: [0.5, 0.5, 0.5], image_std: [0.25, 0.25, 0.25], do_rescale: false, resample: 2 }
