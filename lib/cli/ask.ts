@@ -36,6 +36,9 @@ export function register(program: Command): void {
         if (text?.trim() === '' || Number.isNaN(n)) throw invalid(name, 'a number', text)
         return n
       }
+      for (const [name, text] of [['--prompt', o.prompt], ['--dialogue', o.dialogue]] as const) {
+        if (text?.includes('\uFFFD')) throw invalid(name, 'UTF-8 text', text, "a character of it was lost on the way here; set the terminal's encoding to UTF-8")
+      }
       const clip = { video: o.video, start: number('--start', o.start), end: number('--end', o.end), fps: number('--fps', o.fps) }
       const maxTokens = count('--max-tokens', o.maxTokens)
       const where = chosen(o)

@@ -21,6 +21,7 @@ export function register(program: Command): void {
       const where = chosen(o)
       let bar: Bar | undefined
       let tokens = 0
+      let skipped = 0
       const next = (what: string, total: number, details = ''): Bar => {
         bar?.stop()
         return (bar = new Bar(what, total, details))
@@ -52,7 +53,9 @@ export function register(program: Command): void {
             tokens += e.tokens
             const within = e.step - ((epoch - 1) * e.steps) / config.train.epochs
             bar!.update(within, { loss: e.loss.toFixed(4), speed: (tokens / bar!.seconds).toFixed(0), memory: memoryText() })
-            if (e.bad !== undefined) console.error(`\nstep ${e.step} skipped: ${e.bad} is not finite`)
+            if (e.bad === undefined) return
+            skipped++
+            console.error(`\nstep ${e.step} skipped: ${e.bad} is not finite`)
           },
           onEpoch(e) {
             bar?.stop()
@@ -69,6 +72,7 @@ export function register(program: Command): void {
             },
           }),
         })
+        if (skipped) console.error(`${skipped} of the steps were skipped, since they were not finite`)
         console.log(`best adapter: ${result.best}\nlast adapter: ${result.last}`)
       } finally {
         bar?.stop()

@@ -105,6 +105,9 @@ export async function train(config: TrainConfig, options: TrainOptions = {}): Pr
   }
 }
 
+/** So many bad clips are enough to mend. */
+const MANY = 10
+
 class Run {
   private readonly features: Features
   private readonly optimizer: AdamW
@@ -208,13 +211,14 @@ class Run {
     for (const sample of this.validation ?? []) for (const answer of sample.choices ?? [undefined]) encode(bundle, config, sample, answer)
   }
 
-  /** E_v of every clip, once. All of them are looked at, so that every bad one is known. */
+  /** E_v of every clip, once. Bad ones do not end it at once, so that all of them are known; many do. */
   private async prepare(): Promise<void> {
     const all = [...this.samples, ...(this.validation ?? [])]
     const clips = new Map(all.map((s) => [clipKey(s), s]))
     const bad: InputError[] = []
     let done = 0
     for (const clip of clips.values()) {
+      if (bad.length === MANY) break
       this.options.signal?.throwIfAborted()
       try {
         await this.features.of(clip)
@@ -222,11 +226,12 @@ class Run {
         if (!(error instanceof InputError) || error instanceof NotFiniteError) throw error
         bad.push(error)
       }
-      this.options.onFeatures?.(++done, clips.size)
+      done++
+      this.options.onFeatures?.(done, clips.size)
     }
     if (bad.length === 1) throw bad[0]!
-    const list = bad.slice(0, 10).map((e) => e.message.replace(/\.$/, '')).join('; ')
-    if (bad.length) throw new InputError(`data: ${bad.length} of ${clips.size} clips cannot be used: ${list}${bad.length > 10 ? `; and ${bad.length - 10} more` : ''}.`)
+    const seen = done === clips.size ? `${done}` : `the first ${done} of ${clips.size}`
+    if (bad.length) throw new InputError(`data: ${bad.length} of ${seen} clips cannot be used: ${bad.map((e) => e.message.replace(/\.$/, '')).join('; ')}.`)
   }
 
   private async epoch(epoch: number, steps: number): Promise<void> {
@@ -269,7 +274,7 @@ class Run {
       const weight = await (this.badWeight ??= firstNotFinite(this.bundle.model.weights))
       const ids = microBatches.flat().map((s) => JSON.stringify(s.id))
       if (weight === undefined) bad = `${bad} (samples ${ids.slice(0, 4).join(', ')}${ids.length > 4 ? ', …' : ''})`
-      else [bad, this.blame.remedy] = [`the weight ${weight}, which holds a NaN or an infinity`, 'the checkpoint is damaged, fetch it again']
+      else [bad, this.blame.remedy] = [`the weight ${weight}`, 'it holds a NaN or an infinity: the checkpoint is damaged, fetch it again']
     }
     this.blame.bad = bad
     return { ...result, bad }

@@ -133,6 +133,7 @@ test('one sentence for arguments that are wrong', async () => {
     [['eval', '--model', world.model, '--data', world.val, '--batch', 'many'], /--batch: expected a whole number of at least 1, but got "many"/],
     [ask('--video', clip(), '--start', 'soon'), /--start: expected a number, but got "soon"/],
     [ask('--video', world.val), /manifest\.jsonl: expected a video file/],
+    [ask('--video', clip(), '--dialogue', 'caf\uFFFD'), /--dialogue: expected UTF-8 text, but got "caf\uFFFD"; a character of it was lost/],
   ]
   const ended = await Promise.all(cases.map(([args]) => cli(...args)))
   for (const [i, [, sentence]] of cases.entries()) refused(ended[i]!, sentence)

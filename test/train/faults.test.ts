@@ -57,7 +57,7 @@ for (const [what, weight, value] of [
     const epochs: EpochEvent[] = []
     const error = await failure(train(config, { onEpoch: (e) => void epochs.push(e) }))
     assert.instance(error, InputError)
-    assert.match(error.message, /^training: not one of the 3 steps was finite, the last because of the weight \S+, which holds a NaN or an infinity, so nothing was learned; the checkpoint is damaged, fetch it again\.$/)
+    assert.match(error.message, /^training: not one of the 3 steps was finite, the last because of the weight \S+, so nothing was learned; it holds a NaN or an infinity: the checkpoint is damaged, fetch it again\.$/)
     assert.ok(error.message.includes(weight), error.message)
     assert.equal(epochs.map((e) => [e.best, Number.isFinite(e.loss)]), [[false, false]])
     assert.not.ok(existsSync(join(config.output, 'best')))
@@ -155,6 +155,14 @@ test('what is known of the data is said before the first step, of every clip at 
   const config = trainConfig(world, 'two-bad', { data: { train: at('two-bad.jsonl') } })
   const { message } = await failure(train(config, { bundle, onStep: () => assert.unreachable('a step was made') }))
   assert.match(message, /^data: 2 of \d+ clips cannot be used: .*noise\.mp4: expected a video file.*; .*start: expected a time before the end/)
+})
+
+test('many bad clips are enough; nobody waits for thousands', async () => {
+  const [line] = jsonLines(world.train)
+  writeFileSync(at('many-bad.jsonl'), Array.from({ length: 40 }, (_, i) => `${JSON.stringify({ ...line, id: `${i}`, video: at('clips', 'noise.mp4'), end: i + 1 })}\n`).join(''))
+  const { message } = await failure(train(trainConfig(world, 'many-bad', { data: { train: at('many-bad.jsonl'), val: undefined } }), { bundle }))
+  assert.match(message, /^data: 10 of the first 10 of 40 clips cannot be used: /)
+  for (const i of [0, 9]) assert.ok(message.includes(`many-bad.jsonl, line ${i + 1}, sample "${i}": `), message)
 })
 
 test('an output that will not take a saved run is refused before the first step', async () => {
