@@ -265,28 +265,41 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<b
   int64_t unit = int64_t(block) / cut.blocks * cut.units + slot;
   bool there = unit < a.units;
   int first = block % cut.blocks * cut.warps * 16, q0 = first + own * 16;
-  bf16* keys = reinterpret_cast<bf16*>(shared) + slot * cut.k_rows * 2 * kRow<D>;
-  bf16* values = keys + cut.k_rows * kRow<D>;
-  float* bias = reinterpret_cast<float*>(reinterpret_cast<bf16*>(shared) + cut.units * cut.k_rows * 2 * kRow<D>) + slot * cut.k_rows;
+  // Stages of all units' keys and values, behind them those of a number for each key.
+  auto keys = [&](int stage) { return reinterpret_cast<bf16*>(shared) + (stage * cut.units + slot) * cut.k_rows * 2 * kRow<D>; };
+  auto bias = [&](int stage) { return reinterpret_cast<float*>(reinterpret_cast<bf16*>(shared) + cut.stages * cut.units * cut.k_rows * 2 * kRow<D>) + (stage * cut.units + slot) * cut.k_rows; };
   Place at(a, there ? unit : 0);
-  ForwardTile<D, masked> tile{a, at, Lane(), q0, keys, values, bias, at.alphas(a)};
+  ForwardTile<D, masked> tile{a, at, Lane(), q0, nullptr, nullptr, nullptr, at.alphas(a)};
   bool busy = there && q0 < a.nq;
   int from = piece * cut.span, to = min(a.nk, from + cut.span);  // keys of this block
   int last = min(to, keys_seen(a, min(first + 16 * cut.warps, a.nq))), mine = min(to, keys_seen(a, min(q0 + 16, a.nq)));
   if (busy) tile.load_queries();
-  for (int k0 = from; k0 < max(last, from + 1); k0 += cut.k_rows) {
-    if (k0 > from) __syncthreads();
+  auto fetch = [&](int k0, int stage) {
     if (there) {
-      load_rows<D>(keys, tile.at(a.k), a.k.row, k0, to, cut.k_rows, a.d, thread, threads);
-      load_rows<D>(values, tile.at(a.v), a.v.row, k0, to, cut.k_rows, a.d, thread, threads);
-      load_bias(bias, tile.at.keys(a), a.key_row, k0, to, cut.k_rows, thread, threads);
+      load_rows<D>(keys(stage), tile.at(a.k), a.k.row, k0, to, cut.k_rows, a.d, thread, threads);
+      load_rows<D>(keys(stage) + cut.k_rows * kRow<D>, tile.at(a.v), a.v.row, k0, to, cut.k_rows, a.d, thread, threads);
+      load_bias(bias(stage), tile.at.keys(a), a.key_row, k0, to, cut.k_rows, thread, threads);
     }
     cp_async_commit();
-    cp_async_wait<0>();
+  };
+  const bool ahead = cut.stages == 2;
+  if (ahead) fetch(from, 0);
+  for (int k0 = from, stage = 0; k0 < max(last, from + 1); k0 += cut.k_rows) {
+    const bool more = ahead && k0 + cut.k_rows < last;
+    if (k0 > from) __syncthreads();  // the segment before is no longer read
+    if (more) fetch(k0 + cut.k_rows, 1 - stage);
+    if (!ahead) fetch(k0, 0);
+    if (more) cp_async_wait<1>();
+    else cp_async_wait<0>();
     __syncthreads();
-    if (!busy) continue;
-    if (masked && a.mode == 2) tile.mix(mine);
-    else tile.pass(k0, min(mine - k0, cut.k_rows));
+    if (busy) {
+      tile.keys = keys(stage);
+      tile.values = tile.keys + cut.k_rows * kRow<D>;
+      tile.bias = bias(stage);
+      if (masked && a.mode == 2) tile.mix(mine);
+      else tile.pass(k0, min(mine - k0, cut.k_rows));
+    }
+    if (ahead) stage = 1 - stage;
   }
   if (busy && !(masked && a.mode == 2)) tile.write(piece);
 }

@@ -12,7 +12,7 @@ const there = spawnSync('g++', ['--version']).status === 0
 if (!there) console.error('test/cuda/attention-plan: skipped, since there is no g++')
 const test = there ? plain : plain.skip
 
-const names = ['units', 'nq', 'nk', 'd', 'masks', 'beside', 'warps', 'rows', 'blocks', 'splits', 'span', 'bytes', 'grid'] as const
+const names = ['units', 'nq', 'nk', 'd', 'masks', 'beside', 'warps', 'rows', 'blocks', 'splits', 'span', 'bytes', 'grid', 'stages'] as const
 type Plan = Record<(typeof names)[number], number>
 
 /** Plans on a device of 132 multiprocessors with 227 KiB of shared memory for a block. */
@@ -51,6 +51,15 @@ test('decoding keeps tensor cores at every number of keys, and fills what the ca
   assert.is(of(1, 4096, 128).splits, 64)
   // Mode attention needs all keys at once: there they may be too many.
   assert.ok(all.some((p) => p.masks && !p.beside) && all.some((p) => p.masks && p.nk === 257 && p.d === 64 && p.beside))
+})
+
+test('a block that is alone on its multiprocessor fetches the next keys while it computes', () => {
+  const all = plans()
+  const of = (nq: number, nk: number, d: number, masks = 0): Plan => all.find((p) => p.units === 128 && p.nq === nq && p.nk === nk && p.d === d && p.masks === masks)!
+  assert.equal([of(200, 257, 64), of(200, 1000, 64), of(200, 4096, 128)].map((p) => p.stages), [2, 2, 2])
+  assert.is(of(200, 160, 64).stages, 1, 'there is no second segment')
+  assert.is(of(40, 257, 64).stages, 1, 'a block of few warps has neighbours')
+  assert.is(of(200, 257, 64, 1).stages, 1, 'mode attention holds all keys')
 })
 
 plain.run()

@@ -344,6 +344,11 @@ for (const s of [64, 96, 161]) attend({ q: [1, s, 64], heads: 1, mode: 'attentio
 for (const t of [4, 15, 33]) attend({ q: [1, t, 3, 64], heads: 1, over: 1, mode: 'score', choices: 2 })
 attend({ q: [2, 9, 16], heads: 2 })
 attend({ q: [1, 129, 88], heads: 1, causal: true })
+// Several segments of keys, fetched while others are in use.
+attend({ q: [1, 130, 64], k: [1, 330, 64], heads: 1, padding: true })
+attend({ q: [1, 100, 88], k: [1, 170, 88], heads: 1 })
+attend({ q: [1, 331, 64], heads: 1, causal: true })
+attend({ q: [1, 170, 64], heads: 1, mode: 'score', choices: 2 })
 for (const mode of ['score', 'attention'] as const) {
   attend({ q: [1, 2, 2], heads: 1, mode, choices: 2 })
   attend({ q: [2, 7, 24], heads: 2, mode, choices: 1 })

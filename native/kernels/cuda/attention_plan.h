@@ -7,9 +7,10 @@
 namespace mt::cuda {
 
 /// How a launch is cut up: units of a block, warps of a unit, rows in shared memory (multiples of 16), blocks of a unit. Forward,
-/// the keys of a unit may be split between blocks: into so many pieces of `span` keys.
+/// the keys of a unit may be split between blocks: into so many pieces of `span` keys. Of its segments of k_rows keys `stages` lie in
+/// shared memory at once, the next on its way while one is in use.
 struct Cut {
-  int units, warps, q_rows, k_rows, blocks, splits = 1, span = 0;
+  int units, warps, q_rows, k_rows, blocks, splits = 1, span = 0, stages = 1;
 };
 
 /// The padded width of a head of d ≤ 128 columns.
@@ -17,6 +18,8 @@ constexpr int padded_width(int d) { return d <= 64 ? 64 : d <= 96 ? 96 : 128; }
 /// Elements from one row to the next in shared memory: eight rows of a matrix fall into different banks.
 constexpr int row_pitch(int width) { return width + 8; }
 constexpr int most_warps(int width) { return width == 64 ? 10 : 8; }
+/// Blocks of more warps have a multiprocessor to themselves: two do not fit into its registers.
+constexpr int shared_warps(int width) { return width == 64 ? 6 : 4; }
 
 constexpr int pieces(int n, int size) { return (n + size - 1) / size; }
 constexpr int whole(int n) { return pieces(n, 16) * 16; }
@@ -41,7 +44,7 @@ struct Room {
 };
 
 /// Keys, values and a number for each key.
-inline size_t forward_bytes(int width, const Cut& cut) { return size_t(cut.units) * size_t(cut.k_rows) * (2 * size_t(row_pitch(width)) * 2 + sizeof(float)); }
+inline size_t forward_bytes(int width, const Cut& cut) { return size_t(cut.stages * cut.units) * size_t(cut.k_rows) * (2 * size_t(row_pitch(width)) * 2 + sizeof(float)); }
 inline int64_t forward_blocks(int64_t units, const Cut& cut) { return (units + cut.units - 1) / cut.units * cut.blocks * cut.splits; }
 
 /// The cut; one of no units where the keys do not fit.
@@ -63,6 +66,9 @@ inline Cut forward_cut(const ForwardSize& s, const Room& room) {
     cut.splits = pieces(s.nk, cut.span);
     cut.k_rows = whole(pieces(cut.span, pieces(cut.span, kSegment)));
   }
+  // No other block computes while a lone one waits for its next segment.
+  cut.stages = cut.k_rows < cut.span && cut.units * cut.warps > shared_warps(width) ? 2 : 1;
+  if (forward_bytes(width, cut) > room.shared) cut.stages = 1;
   return cut;
 }
 
