@@ -12,7 +12,7 @@ import { mkdir, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { invalid } from '../errors.js'
 import { readEntry, readHeader, writeSafetensors } from '../weights/safetensors.js'
-import { frameImages, type Sampling } from './frames.js'
+import { frameImages, type Sampling } from './clip.js'
 import type { Preprocessor } from './preprocess.js'
 
 /** To be raised when decoding, sampling or resizing comes to give other pixels than before. */
@@ -39,7 +39,9 @@ export async function contentHash(path: string): Promise<string> {
 }
 
 async function fileHash(path: string): Promise<string> {
-  const { size, mtimeMs } = await stat(path)
+  const s = await stat(path)
+  if (!s.isFile()) throw invalid(path, 'a readable video file or folder of frame images', new Error('neither a file nor a folder')) // a pipe may never yield
+  const { size, mtimeMs } = s
   const stamp = `${size} ${mtimeMs}`
   const entry = known.get(path)
   if (entry?.stamp === stamp) return entry.hash

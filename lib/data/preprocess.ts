@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { invalid, show } from '../errors.js'
 import { readJsonObject } from '../json.js'
+import type { Rgb } from './picture.js'
 
 /** Where no preprocessor file says otherwise: CLIP's. */
 const CLIP_MEAN: Triple = [0.48145466, 0.4578275, 0.40821073]
@@ -161,12 +162,12 @@ function sizeOf(size: Size): Preprocessor['size'] | undefined {
  * @returns float32 [3, height, width]: channel, row, column
  * @throws InputError if `data` has not 3·width·height bytes
  */
-export async function preprocess(rgb: { data: Uint8Array; width: number; height: number }, p: Preprocessor): Promise<Float32Array> {
+export async function preprocess(rgb: Rgb, p: Preprocessor): Promise<Float32Array> {
   const { width, height } = rgb
   if (!(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0) || rgb.data.length !== 3 * width * height) {
     throw invalid('rgb', 'a picture with 3·width·height bytes', new Error(`${rgb.data.length} bytes for ${show(width)} × ${show(height)}`))
   }
-  const data = width === p.size.width && height === p.size.height ? rgb.data : await resize(rgb, p)
+  const { data } = await resize(rgb, p)
   const area = p.size.height * p.size.width
   const out = new Float32Array(3 * area)
   for (const c of [0, 1, 2] as const) {
@@ -176,8 +177,11 @@ export async function preprocess(rgb: { data: Uint8Array; width: number; height:
   return out
 }
 
-async function resize({ data, width, height }: { data: Uint8Array; width: number; height: number }, p: Preprocessor): Promise<Uint8Array> {
+/** A picture of the model's size, 8-bit RGB; the very same one where it has that size. */
+export async function resize<T extends Rgb>(rgb: T, p: Pick<Preprocessor, 'size' | 'resample'>): Promise<T | Rgb> {
+  const { data, width, height } = rgb
+  if (width === p.size.width && height === p.size.height) return rgb
   const { default: sharp } = await import('sharp')
   const image = sharp(data, { raw: { width, height, channels: 3 } })
-  return image.resize(p.size.width, p.size.height, { fit: 'fill', kernel: p.resample }).raw().toBuffer()
+  return { data: new Uint8Array(await image.resize(p.size.width, p.size.height, { fit: 'fill', kernel: p.resample }).raw().toBuffer()), ...p.size }
 }

@@ -15,6 +15,8 @@ export interface FeatureOptions {
   /** Frames per clip, T. */
   frames: number
   sampling: Sampling
+  /** Seconds that reading a clip may take; default: that of {@link readFrames}. */
+  timeout?: number | undefined
   /** Folder of the cache on disk; none: features live in memory alone. */
   cache?: string | undefined
   /** Most bytes kept in memory. Default 1 GiB. */
@@ -79,7 +81,8 @@ export class Features {
 
   async #compute(clip: Clip): Promise<Float32Array> {
     const { preprocessor, model } = this.bundle
-    const frames = await readFrames(clip, this.options)
+    const { frames: count, sampling, timeout } = this.options
+    const frames = await readFrames(clip, { frames: count, sampling, timeout, resize: preprocessor })
     const [t, s] = [frames.length, model.config.vision.imageSize]
     const pixels = new Float32Array(t * 3 * s * s)
     // A frame that is shown twice is prepared once.

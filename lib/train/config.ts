@@ -5,7 +5,7 @@ import { AdapterKeys, completeAdapterConfig, type AdapterConfig } from '../adapt
 import { invalid } from '../errors.js'
 import { readYaml } from '../files/yaml.js'
 import { checkWith } from '../schema.js'
-import type { Sampling } from '../data/frames.js'
+import { TIMEOUT, type Sampling } from '../data/frames.js'
 
 const rate = z.number().positive()
 
@@ -20,6 +20,8 @@ const Schema = z.strictObject({
     val: z.string().min(1).optional(),
     sampling: z.enum(['uniform', 'fps', 'first']).default('uniform'),
     fps: rate.optional(),
+    /** Seconds that reading and decoding one clip may take, before it counts as one that cannot be read. */
+    timeout: rate.default(TIMEOUT),
     /** Folder for E_v; beside the output by default. */
     cache: z.string().min(1).optional(),
   }),
@@ -53,7 +55,7 @@ type Parsed = z.output<typeof Schema>
 export interface TrainConfig {
   model: string
   output: string
-  data: { train: string; val?: string | undefined; sampling: Sampling; cache: string }
+  data: { train: string; val?: string | undefined; sampling: Sampling; timeout: number; cache: string }
   train: Parsed['train']
   adapter: AdapterConfig
 }
@@ -78,6 +80,7 @@ export function parseTrainConfig(value: unknown, base = process.cwd(), where = '
       train: at(data.train),
       val: data.val === undefined ? undefined : at(data.val),
       sampling: data.sampling === 'fps' ? { kind: 'fps', fps: data.fps! } : { kind: data.sampling },
+      timeout: data.timeout,
       cache: at(data.cache ?? `${output}/features`),
     },
     train,

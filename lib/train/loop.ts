@@ -23,6 +23,7 @@ import { StepProfile } from './profile.js'
 import { chunks, rateFactor, shuffled } from './schedule.js'
 import { Trainer, type StepResult } from './step.js'
 import type { TrainConfig } from './config.js'
+import { Watch } from './watch.js'
 
 export interface StepEvent extends StepResult {
   epoch: number
@@ -114,6 +115,9 @@ class Run {
   private readonly trainer: Trainer
   private readonly profile: StepProfile | undefined
   private readonly epochs: EpochEvent[] = []
+  private watch: Watch | undefined
+  /** What is being waited for. */
+  private at = 'the start'
   private step = 0
   /** Bad steps in a row. */
   private bad = 0
@@ -135,7 +139,7 @@ class Run {
     private readonly validation: Sample[] | undefined,
   ) {
     const { data, train: t } = config
-    this.features = new Features(bundle, { frames: adapter.config.frames, sampling: data.sampling, cache: data.cache })
+    this.features = new Features(bundle, { frames: adapter.config.frames, sampling: data.sampling, timeout: data.timeout, cache: data.cache })
     const table = adapter.table()
     const lr = typeof t.lr === 'number' ? t.lr : Object.fromEntries(Object.entries(t.lr).filter((e): e is [string, number] => e[1] !== undefined))
     this.optimizer = new AdamW(table.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip })
@@ -164,6 +168,7 @@ class Run {
     const perEpoch = Math.ceil(Math.ceil(this.samples.length / t.batch) / t.accumulation)
     const steps = perEpoch * t.epochs
     this.options.onStart?.({ counts: countGroups(this.adapter.table()), samples: this.samples.length, steps, bundle: this.bundle, adapter: this.adapter })
+    this.watch = new Watch(() => this.at)
     try {
       await this.prepare()
       while (this.progress.epoch < t.epochs) await this.epoch(this.progress.epoch + 1, steps)
@@ -171,6 +176,7 @@ class Run {
     } catch (error) {
       throw await this.rescued(error)
     } finally {
+      this.watch.stop()
       this.trainer.dispose()
       this.optimizer.dispose()
     }
@@ -220,6 +226,7 @@ class Run {
     for (const clip of clips.values()) {
       if (bad.length === MANY) break
       this.options.signal?.throwIfAborted()
+      this.at = `clip ${done + 1} of ${clips.size}, ${clip.video}`
       try {
         await this.features.of(clip)
       } catch (error) {
@@ -227,6 +234,7 @@ class Run {
         bad.push(error)
       }
       done++
+      this.watch?.ended()
       this.options.onFeatures?.(done, clips.size)
     }
     if (bad.length === 1) throw bad[0]!
@@ -242,8 +250,10 @@ class Run {
       for (const [i, microBatches] of todo.entries()) {
         this.options.signal?.throwIfAborted()
         this.profile?.before(i, todo.length)
+        this.at = `step ${this.step + 1} of ${steps}`
         const factor = rateFactor(this.step, steps, t.warmup, t.schedule)
         const result = await this.explained(await this.trainer.step(microBatches, factor), microBatches)
+        this.watch?.ended()
         this.step++
         this.progress.position++
         if (result.bad === undefined) {
@@ -301,7 +311,11 @@ class Run {
 
   private async predictions(samples: readonly Sample[]): Promise<Prediction[]> {
     const all: Prediction[] = []
-    for await (const p of evaluate(this.bundle, this.features, samples, { adapter: this.adapter, signal: this.options.signal })) all.push(p)
+    this.at = `the validation after step ${this.step}`
+    for await (const p of evaluate(this.bundle, this.features, samples, { adapter: this.adapter, signal: this.options.signal })) {
+      all.push(p)
+      this.watch?.ended()
+    }
     return all
   }
 

@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert'
 import { mkdirSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs'
 import { spawnSync } from 'node:child_process'
 import sharp from 'sharp'
-import { openVideo, readFrames, type Clip, type Sampling } from '../../lib/data/frames.js'
+import { openVideo, readClip as readFrames, type Clip, type Sampling } from '../../lib/data/frames.js'
 import { InputError } from '../../lib/errors.js'
 import { temporaryFolder, writeAudio, writeVideo, type Colour } from './videos.js'
 

@@ -4,7 +4,7 @@ import { mkdirSync } from 'node:fs'
 import { basename } from 'node:path'
 import sharp from 'sharp'
 import { FrameStream } from '../../lib/data/decode.js'
-import { openVideo, readFrames, sampleTimes, type RgbFrame } from '../../lib/data/frames.js'
+import { openVideo, readClip as readFrames, sampleTimes, type RgbFrame } from '../../lib/data/frames.js'
 import { temporaryFolder, writeVideo, type Colour, type Matrix, type Picture, type VideoOptions } from './videos.js'
 
 const test = suite('frames')

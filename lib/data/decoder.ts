@@ -1,0 +1,44 @@
+/** The program of a decoding process: clips in, pictures out; see decoders.ts. It ends with the process that started it. */
+
+import { Socket } from 'node:net'
+import { createInterface } from 'node:readline'
+import { InputError } from '../errors.js'
+import { readClip, type Clip, type ClipOptions } from './clip.js'
+import type { Reply } from './decoders.js'
+import { loadFfmpeg } from './ffmpeg.js'
+
+const out = new Socket({ fd: 3 })
+out.on('error', stop)
+process.on('SIGINT', () => {}) // the one who started this decides what an interruption means
+
+/** At once, whatever native code is busy with. */
+function stop(): void {
+  process.kill(process.pid, 'SIGKILL')
+}
+
+/** The reply, and then the pictures' bytes; done when they are out of this process. */
+async function send(reply: object, pictures: Uint8Array[] = []): Promise<void> {
+  const rss = process.memoryUsage.rss()
+  out.write(`${JSON.stringify({ ...reply, rss } as Reply)}\n`)
+  for (const data of pictures) await new Promise<void>((resolve) => out.write(data, () => resolve()))
+}
+
+async function read(clip: Clip, options: ClipOptions): Promise<void> {
+  try {
+    const frames = await readClip(clip, options)
+    const distinct = [...new Set(frames)]
+    const pictures = distinct.map(({ width, height, time }) => ({ width, height, time }))
+    await send({ pictures, order: frames.map((frame) => distinct.indexOf(frame)) }, distinct.map((frame) => frame.data))
+  } catch (error) {
+    await send({ error: (error as Error).message, input: error instanceof InputError })
+  }
+}
+
+const lines = createInterface({ input: process.stdin })
+lines.on('close', stop)
+lines.on('line', (line) => {
+  const { clip, options } = JSON.parse(line) as { clip: Clip; options: ClipOptions }
+  void read(clip, options)
+})
+await loadFfmpeg()
+await send({ ready: true })

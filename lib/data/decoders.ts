@@ -1,0 +1,235 @@
+/**
+ * Processes that decode (decoder.ts), reused over clips: a call into a decoder that never returns, or a file system that
+ * never answers, can be given up in another process alone. See cache.ts for what this folder may import.
+ *
+ * A clip goes there as a line of JSON on the standard input. What comes back on the fourth pipe is a line of JSON, a
+ * {@link Reply}, and then the bytes of its pictures, which are put where they stay.
+ */
+
+import { spawn, type ChildProcess } from 'node:child_process'
+import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
+import type { Socket } from 'node:net'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { InputError, invalid } from '../errors.js'
+import type { Clip, ClipOptions } from './clip.js'
+import { seconds, type RgbFrame } from './video.js'
+
+/** What a decoding process says of a clip, or that it has started. */
+export type Reply = { rss: number } & (
+  | { ready: true }
+  /** `order`: which of the pictures each of the T frames is. */
+  | { pictures: { width: number; height: number; time: number }[]; order: number[] }
+  /** `input`: the error is an InputError. */
+  | { error: string; input: boolean }
+)
+
+/** A process that holds more than this (bytes) after a clip is replaced. */
+const MOST_MEMORY = 2 ** 30
+/** Seconds in which a process must start. */
+const START = 60
+/** `setTimeout` counts no further, in seconds. */
+const FOREVER = 2 ** 31 / 1000 - 1
+
+interface Job {
+  clip: Clip
+  options: ClipOptions
+  timeout: number
+  resolve(frames: RgbFrame[]): void
+  reject(error: Error): void
+}
+
+export interface DecodersOptions {
+  /** Most processes at a time. Default: one less than the processor has threads, at most 4. */
+  size?: number
+  /** The program that each runs. */
+  program?: URL
+}
+
+export class Decoders {
+  private readonly waiting: Job[] = []
+  private readonly all = new Set<Decoder>()
+  private readonly size: number
+  private readonly program: URL
+  /** Largest resident set that a process has reported, in bytes. */
+  rss = 0
+  /** Processes that ended, or were ended, with a clip in hand. */
+  lost = 0
+
+  constructor({ size, program }: DecodersOptions = {}) {
+    this.size = size ?? Math.max(1, Math.min(4, availableParallelism() - 1))
+    this.program = program ?? new URL(import.meta.url.endsWith('.ts') ? './decoder.ts' : './decoder.js', import.meta.url)
+  }
+
+  /** The frames of a clip. @throws InputError as `readFrames` says */
+  read(clip: Clip, options: ClipOptions, timeout: number): Promise<RgbFrame[]> {
+    if (!(timeout > 0)) throw invalid('timeout', 'seconds above 0', timeout)
+    return new Promise((resolve, reject) => {
+      this.waiting.push({ clip, options, timeout, resolve, reject })
+      this.next()
+    })
+  }
+
+  /** Ends all processes; clips in hand are rejected. */
+  close(): void {
+    for (const decoder of this.all) decoder.kill()
+  }
+
+  private next(): void {
+    while (this.waiting.length) {
+      let decoder = [...this.all].find((d) => d.idle)
+      if (!decoder) {
+        if (this.all.size >= this.size) return
+        decoder = new Decoder(this.program, {
+          idle: (rss) => {
+            this.rss = Math.max(this.rss, rss)
+            this.next()
+          },
+          gone: (one, busy) => {
+            this.all.delete(one)
+            if (busy) this.lost++
+            this.next()
+          },
+        })
+        this.all.add(decoder)
+      }
+      decoder.take(this.waiting.shift()!)
+    }
+  }
+}
+
+interface Listener {
+  idle(rss: number): void
+  gone(decoder: Decoder, busy: boolean): void
+}
+
+/** One process, with at most one clip in hand. */
+class Decoder {
+  private readonly child: ChildProcess
+  private readonly pipe: Socket
+  private job: Job | undefined
+  private ready = false
+  private gone = false
+  private timer: NodeJS.Timeout | undefined
+  private complaint = '' // what it printed last
+  private line: Buffer[] = [] // of the reply that is arriving
+  private reply: Reply | undefined
+  private pictures: Uint8Array[] = []
+  private filled = { picture: 0, bytes: 0 }
+
+  constructor(
+    program: URL,
+    private readonly listener: Listener,
+  ) {
+    const path = fileURLToPath(program)
+    // From the sources, TypeScript is read the way it was read here.
+    const loader = path.endsWith('.ts') ? ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href] : []
+    this.child = spawn(process.execPath, [...loader, path], { stdio: ['pipe', 'ignore', 'pipe', 'pipe'], windowsHide: true })
+    this.pipe = this.child.stdio[3] as Socket
+    this.pipe.on('data', (chunk: Buffer) => this.receive(chunk))
+    this.child.stderr!.on('data', (chunk: Buffer) => (this.complaint = (this.complaint + chunk).slice(-500)))
+    for (const stream of [this.child.stdin!, this.child.stderr!, this.pipe]) stream.on('error', () => {}) // its end says more
+    this.child.on('error', (error) => this.end(error.message))
+    this.child.on('close', (code, signal) => this.end(signal ?? `code ${code}`))
+    this.limit(START)
+  }
+
+  get idle(): boolean {
+    return !this.job && !this.gone
+  }
+
+  take(job: Job): void {
+    this.job = job
+    this.hold(true)
+    if (this.ready) this.send()
+  }
+
+  kill(): void {
+    this.child.kill('SIGKILL')
+    this.end('SIGKILL')
+  }
+
+  private send(): void {
+    const { clip, options, timeout } = this.job!
+    this.limit(timeout)
+    this.child.stdin!.write(`${JSON.stringify({ clip, options })}\n`)
+  }
+
+  private limit(time: number): void {
+    clearTimeout(this.timer)
+    this.timer = setTimeout(() => {
+      const { job } = this
+      const error = !this.ready
+        ? new InputError(`decoding: its process did not start within ${seconds(time)}; the machine may be overloaded.`)
+        : job && invalid(job.clip.video, `its frames within ${seconds(time)}`, new Error('none'), 'the file is damaged, or its disk does not answer; leave the clip out, or raise data.timeout')
+      this.child.kill('SIGKILL')
+      this.end('SIGKILL', error)
+    }, 1000 * Math.min(time, FOREVER))
+  }
+
+  /** An idle process keeps nobody waiting for it. */
+  private hold(busy: boolean): void {
+    const way = busy ? 'ref' : 'unref'
+    for (const stream of [this.child.stdin, this.child.stderr, this.pipe] as Socket[]) stream[way]()
+    this.child[way]()
+    if (!busy) clearTimeout(this.timer)
+  }
+
+  private end(how: string, error?: Error): void {
+    if (this.gone) return
+    this.gone = true
+    this.hold(false)
+    for (const stream of [this.child.stdin, this.child.stderr, this.pipe] as Socket[]) stream.destroy()
+    const { job } = this
+    this.job = undefined
+    const says = this.complaint.trim().split('\n').at(-1)
+    job?.reject(error ?? (this.ready
+      ? invalid(job.clip.video, 'a video that can be decoded', new Error(`a decoder that crashed (${how}${says ? `: ${says}` : ''})`), 'the file is damaged, or memory ran out')
+      : new InputError(`decoding: its process did not start (${how}${says ? `: ${says}` : ''}); see that node-av is installed.`)))
+    this.listener.gone(this, job !== undefined)
+  }
+
+  private receive(chunk: Buffer): void {
+    while (chunk.length && !this.gone) {
+      if (!this.reply) {
+        const at = chunk.indexOf(10)
+        this.line.push(at < 0 ? chunk : chunk.subarray(0, at))
+        if (at < 0) return
+        chunk = chunk.subarray(at + 1)
+        this.reply = JSON.parse(Buffer.concat(this.line).toString()) as Reply
+        this.line = []
+        this.pictures = 'pictures' in this.reply ? this.reply.pictures.map(({ width, height }) => new Uint8Array(3 * width * height)) : []
+        this.filled = { picture: 0, bytes: 0 }
+      }
+      for (let to: Uint8Array | undefined; chunk.length && (to = this.pictures[this.filled.picture]); ) {
+        const part = chunk.subarray(0, to.length - this.filled.bytes)
+        to.set(part, this.filled.bytes)
+        chunk = chunk.subarray(part.length)
+        this.filled.bytes += part.length
+        if (this.filled.bytes === to.length) this.filled = { picture: this.filled.picture + 1, bytes: 0 }
+      }
+      if (this.filled.picture === this.pictures.length) this.finish()
+    }
+  }
+
+  private finish(): void {
+    const { reply, pictures, job } = this
+    this.reply = undefined
+    this.pictures = []
+    if ('ready' in reply!) {
+      this.ready = true
+      if (job) this.send()
+      else this.hold(false)
+      return
+    }
+    this.job = undefined
+    this.hold(false)
+    if ('error' in reply!) job!.reject(reply.input ? new InputError(reply.error) : new Error(reply.error))
+    else {
+      const frames = reply!.pictures.map((picture, i) => ({ data: pictures[i]!, ...picture }))
+      job!.resolve(reply!.order.map((i) => frames[i]!))
+    }
+    if (reply!.rss > MOST_MEMORY) this.kill()
+    this.listener.idle(reply!.rss)
+  }
+}

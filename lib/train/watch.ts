@@ -1,0 +1,34 @@
+/** Says on the error stream that a run stands still, which otherwise nobody would know. */
+
+/** Minutes without an end of anything after which, and after every such time, a line is printed. */
+const PATIENCE = 5
+
+export class Watch {
+  private since = Date.now()
+  private readonly timer: NodeJS.Timeout
+
+  /**
+   * @param where what the run is at, for the line
+   * @param minutes of patience
+   */
+  constructor(
+    private readonly where: () => string,
+    private readonly minutes = PATIENCE,
+    private readonly say: (line: string) => void = console.error,
+  ) {
+    this.timer = setInterval(() => {
+      const waited = (Date.now() - this.since) / 60_000
+      this.say(`training: nothing has ended for ${Number(waited.toFixed(1))} minutes; it is at ${this.where()}.`)
+    }, minutes * 60_000).unref()
+  }
+
+  /** A step, a clip or an answer has ended. */
+  ended(): void {
+    this.since = Date.now()
+    this.timer.refresh()
+  }
+
+  stop(): void {
+    clearInterval(this.timer)
+  }
+}
