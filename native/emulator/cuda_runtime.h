@@ -99,9 +99,26 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+struct cudaFuncAttributes {
+  size_t sharedSizeBytes;  // static; the emulator counts none
+};
+namespace mt::simt {
+cudaError_t set_shared_limit(const void* kernel, int bytes);
+int resident_blocks(int threads, size_t shared_bytes);
+}  // namespace mt::simt
 template <typename... P>
-cudaError_t cudaFuncSetAttribute(void (*)(P...), cudaFuncAttribute, int bytes) {
-  return bytes <= 227 * 1024 ? cudaSuccess : cudaErrorInvalidValue;
+cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int bytes) {
+  return mt::simt::set_shared_limit(reinterpret_cast<const void*>(kernel), bytes);
+}
+template <typename... P>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(P...)) {
+  *attributes = {};
+  return cudaSuccess;
+}
+template <typename... P>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*)(P...), int threads, size_t shared_bytes) {
+  *blocks = mt::simt::resident_blocks(threads, shared_bytes);
+  return cudaSuccess;
 }
 
 namespace mt::simt {

@@ -52,7 +52,7 @@ Modes parse(std::string_view list) {
 
 void apply(State& s, const Modes& m) {
   s.modes = m;
-  s.mallocs = s.launches = s.memcpys = s.kernels = 0;
+  s.mallocs = s.launches = s.memcpys = s.kernels = s.limits_set = 0;
   s.sticky = cudaSuccess;
   s.report.clear();
   set_order(m.order);
@@ -149,6 +149,38 @@ std::map<std::string, uint64_t> counts() {
   }
   return all;
 }
+
+// ---- shared memory, and what a multiprocessor holds ----
+
+constexpr int kMultiprocessorThreads = 2048, kMultiprocessorBlocks = 32, kMultiprocessorShared = 228 << 10, kOptIn = 227 << 10, kPlain = 48 << 10, kReserved = 1 << 10;
+
+cudaError_t set_shared_limit(const void* kernel, int bytes) {
+  if (cudaError_t e = standing()) return note(e);
+  if (bytes < 0 || bytes > kOptIn) return note(cudaErrorInvalidValue);
+  State& s = state();
+  std::lock_guard hold(s.mutex);
+  s.shared_limits[{current_device(), kernel}] = bytes;
+  ++s.limits_set;
+  return cudaSuccess;
+}
+uint64_t shared_limits_set() {
+  std::lock_guard hold(state().mutex);
+  return state().limits_set;
+}
+std::string beyond_limit(int device, const Launch& l) {
+  if (!l.kernel) return "";
+  State& s = state();
+  std::lock_guard hold(s.mutex);
+  auto it = s.shared_limits.find({device, l.kernel});
+  const int most = it == s.shared_limits.end() ? kPlain : it->second;
+  return l.shared_bytes <= size_t(most) ? "" : std::to_string(l.shared_bytes) + " bytes of dynamic shared memory, and the kernel is allowed " + std::to_string(most);
+}
+/// Registers are not modelled.
+int resident_blocks(int threads, size_t shared_bytes) {
+  const int warps = (threads + 31) / 32 * 32;
+  return std::min({kMultiprocessorBlocks, kMultiprocessorThreads / std::max(warps, 32), int(kMultiprocessorShared / (shared_bytes + kReserved))});
+}
+
 bool strikes(uint64_t State::*counter, uint64_t Modes::*target) {
   State& s = state();
   std::lock_guard hold(s.mutex);

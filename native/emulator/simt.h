@@ -80,6 +80,7 @@ struct Launch {
   size_t shared_bytes = 0;
   std::function<void()> body;
   std::source_location at;
+  const void* kernel = nullptr;  // whose limit of shared memory holds; null: none does
 };
 /// Empty, or what a device would refuse about the launch's sizes.
 std::string refused(const Launch& l);
@@ -109,6 +110,8 @@ void warp_op(Site site, unsigned mask, Slot& mine) {
 void configure(const std::string& modes);
 /// As a new process would, in the same modes.
 void clear_errors();
+/// How often a kernel's limit of shared memory was set since configure().
+uint64_t shared_limits_set();
 /// What the last failed launch of this process said; empty if none failed.
 std::string last_report();
 

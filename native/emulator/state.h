@@ -2,6 +2,7 @@
 #pragma once
 #include <chrono>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -63,6 +64,8 @@ struct State {
   std::map<const char*, uint64_t> launches_at;  // by the file's name, as it lies in the source location
   cudaError_t sticky = cudaSuccess;
   std::string report;
+  std::map<std::pair<int, const void*>, int> shared_limits;  // of a device's kernel, once it is set
+  uint64_t limits_set = 0;
 };
 State& state();
 int current_device();
@@ -75,6 +78,8 @@ cudaError_t note(cudaError_t e);
 void stick(cudaError_t e, const std::string& report);
 /// Counts what the runtime was asked for.
 void count(uint64_t Counts::*what, uint64_t by = 1);
+/// Empty, or that the launch takes more shared memory than its kernel is allowed now.
+std::string beyond_limit(int device, const Launch& l);
 /// Counts a call; true where it is the one that shall fail.
 bool strikes(uint64_t State::*counter, uint64_t Modes::*target);
 

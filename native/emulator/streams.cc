@@ -103,7 +103,9 @@ cudaError_t enqueue(cudaStream_t stream, Launch launch) {
   if (cudaError_t e = standing()) return note(e);
   auto s = find_stream(stream);
   if (!s || s->device != current_device()) return note(cudaErrorInvalidResourceHandle);
-  if (std::string why = refused(launch); !why.empty() || strikes(&State::launches, &Modes::fail_launch)) {
+  std::string why = refused(launch);
+  if (why.empty()) why = beyond_limit(s->device, launch);
+  if (!why.empty() || strikes(&State::launches, &Modes::fail_launch)) {
     std::lock_guard hold(state().mutex);
     state().report = "launch at " + text(launch.at) + " refused: " + (why.empty() ? "MT_EMULATOR asked for it" : why);
     return note(cudaErrorInvalidConfiguration);
@@ -114,8 +116,10 @@ cudaError_t enqueue(cudaStream_t stream, Launch launch) {
     ++state().launches_at[launch.at.file_name()];
   }
   if (state().modes.null) return push(*s, {}), cudaSuccess;
-  push(*s, {[l = std::move(launch)] {
+  push(*s, {[l = std::move(launch), device = s->device] {
              if (strikes(&State::kernels, &Modes::sticky)) return stick(cudaErrorIllegalAddress, "kernel launched at " + text(l.at) + ": illegal address, as MT_EMULATOR asked");
+             // A graph's node meets the limit that holds when it is replayed.
+             if (std::string why = beyond_limit(device, l); !why.empty()) return stick(cudaErrorLaunchFailure, "kernel launched at " + text(l.at) + ": " + why);
              try {
                run(l);
              } catch (const std::exception& x) {

@@ -2,6 +2,7 @@
 // same for the emulator, which compiles the same .cu file as C++. All inline PTX of the project stands here.
 //
 //   launch(kernel, grid, block, shared_bytes, args...)   on the calling thread's current stream; an empty grid is no launch
+//   resident_blocks(kernel, threads, shared_bytes)   blocks that a multiprocessor of this thread's device holds; 1 at least
 //   SHARED(type, name)      dynamic shared memory, 128-byte aligned; a second SHARED names the same bytes
 //   mma_m16n8k16(d, a, b)   d += a·b: bf16 inputs, fp32 sums; fragments as in the PTX manual
 //   ldmatrix_x4, _x2, _x4_trans, _x2_trans(r, row)       8×8 matrices of bf16; lane 8·m + i names row i of matrix m
@@ -12,6 +13,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
+#include <set>
+#include <utility>
 
 #include "core/dtype.h"
 
@@ -34,6 +38,31 @@ void check(cudaError_t e, const char* what);
 inline constexpr size_t kPlainSharedBytes = 48 * 1024;  // more has to be asked for, kernel by kernel
 inline constexpr size_t kMaxArgumentBytes = 4096;
 
+/// Allows a kernel, at its first use on a device, all the shared memory that the device has for a block. The size of one
+/// launch would be a limit that the next smaller one lowers under the feet of what was captured in a graph.
+template <typename... P>
+void allow_shared(void (*kernel)(P...)) {
+  static std::mutex mutex;
+  static std::set<std::pair<int, void (*)(P...)>> allowed;  // device, kernel
+  int device = 0, most = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  std::lock_guard lock(mutex);
+  if (allowed.count({device, kernel})) return;
+  cudaFuncAttributes own{};
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
+  check(cudaFuncGetAttributes(&own, kernel), "cudaFuncGetAttributes");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - int(own.sharedSizeBytes)), "cudaFuncSetAttribute");
+  allowed.insert({device, kernel});
+}
+
+template <typename... P>
+int resident_blocks(void (*kernel)(P...), int threads, size_t shared_bytes) {
+  if (shared_bytes > kPlainSharedBytes) allow_shared(kernel);
+  int n = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n, kernel, threads, shared_bytes), "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  return n > 1 ? n : 1;
+}
+
 #if defined(__CUDACC__)
 
 #define SHARED(type, name)                                    \
@@ -44,7 +73,7 @@ template <typename... P, typename... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, A... args) {
   static_assert(sizeof...(P) == sizeof...(A), "launch: as many arguments as the kernel has parameters");
   if (!grid.x || !grid.y || !grid.z) return;
-  if (shared_bytes > kPlainSharedBytes) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), "launch");
+  if (shared_bytes > kPlainSharedBytes) allow_shared(kernel);
   kernel<<<grid, block, shared_bytes, current_stream()>>>(args...);
   check(cudaGetLastError(), "launch");
 }
@@ -106,7 +135,8 @@ void launch(void (*kernel)(P...), Grid grid, dim3 block, size_t shared_bytes, A.
   static_assert((sizeof(P) + ... + 0) <= kMaxArgumentBytes, "launch: a kernel takes 4 KiB of arguments at most");
   static_assert((std::is_trivially_copyable_v<P> && ...), "launch: arguments are copied bit by bit");
   if (!grid.x || !grid.y || !grid.z) return;
-  check(simt::enqueue(current_stream(), {grid, block, shared_bytes, [kernel, bound = std::tuple<P...>(args...)] { std::apply(kernel, bound); }, grid.at}), "launch");
+  if (shared_bytes > kPlainSharedBytes) allow_shared(kernel);
+  check(simt::enqueue(current_stream(), {grid, block, shared_bytes, [kernel, bound = std::tuple<P...>(args...)] { std::apply(kernel, bound); }, grid.at, reinterpret_cast<const void*>(kernel)}), "launch");
 }
 
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], simt::At at = simt::At::current()) {

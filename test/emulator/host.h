@@ -7,6 +7,9 @@
 
 namespace mt::cuda {
 
+/// What launch() launches into.
+extern thread_local cudaStream_t stream_in_use;
+
 template <typename T>
 struct Device {
   T* p = nullptr;

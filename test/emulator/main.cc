@@ -8,7 +8,8 @@
 #include "kernels.h"
 
 namespace mt::cuda {
-cudaStream_t current_stream() { return nullptr; }
+thread_local cudaStream_t stream_in_use = nullptr;
+cudaStream_t current_stream() { return stream_in_use; }
 void check(cudaError_t e, const char* what) {
   if (e != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(e));
 }

@@ -200,6 +200,46 @@ std::string failures() {
   return "";
 }
 
+/// A kernel's limit of shared memory is set once for a device, to the most there is: nothing that comes later lowers it under
+/// a captured launch.
+__global__ void fill_shared(int* x, int n) {
+  SHARED(int, s);
+  s[n - 1] = n;
+  atomicAdd(x, s[n - 1]);
+}
+std::string shared_limits() {
+  simt::configure("devices=2");
+  constexpr int large = 200 << 10, small = 64 << 10;
+  EXPECT(simt::enqueue(nullptr, {1, 1, large, [] {}, std::source_location::current(), reinterpret_cast<const void*>(fill_shared)}) == cudaErrorInvalidConfiguration);
+  cudaGetLastError();
+  EXPECT(simt::last_report().find("204800 bytes of dynamic shared memory, and the kernel is allowed 49152") != std::string::npos);
+  OwnStream s;
+  Device<int> x(std::vector<int>{0});
+  stream_in_use = s.s;
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  EXPECT(cudaStreamBeginCapture(s.s, cudaStreamCaptureModeRelaxed) == cudaSuccess);
+  launch(fill_shared, 1, 1, large, x.p, large / 4);
+  EXPECT(cudaStreamEndCapture(s.s, &graph) == cudaSuccess && cudaGraphInstantiate(&exec, graph) == cudaSuccess && cudaGraphDestroy(graph) == cudaSuccess);
+  EXPECT(simt::shared_limits_set() == 1);
+  launch(fill_shared, 1, 1, small, x.p, small / 4);
+  launch(fill_shared, 1, 1, 16, x.p, 4);
+  EXPECT(cudaGraphLaunch(exec, s.s) == cudaSuccess && cudaStreamSynchronize(s.s) == cudaSuccess);
+  EXPECT(x.read() == std::vector<int>{large / 4 + small / 4 + 4});
+  EXPECT(simt::shared_limits_set() == 1 && resident_blocks(fill_shared, 128, large) == 1 && resident_blocks(fill_shared, 128, 80 << 10) == 2 && simt::shared_limits_set() == 1);
+  stream_in_use = nullptr;
+  EXPECT(cudaSetDevice(1) == cudaSuccess);
+  launch(fill_shared, 1, 1, small, x.p, small / 4);
+  EXPECT(cudaDeviceSynchronize() == cudaSuccess && simt::shared_limits_set() == 2 && cudaSetDevice(0) == cudaSuccess);
+  // What would happen else.
+  EXPECT(cudaFuncSetAttribute(fill_shared, cudaFuncAttributeMaxDynamicSharedMemorySize, small) == cudaSuccess);
+  cudaGraphLaunch(exec, s.s);
+  EXPECT(cudaStreamSynchronize(s.s) == cudaErrorLaunchFailure && simt::last_report().find("and the kernel is allowed 65536") != std::string::npos);
+  simt::clear_errors();
+  EXPECT(cudaFuncSetAttribute(fill_shared, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 << 10) == cudaSuccess && cudaGraphExecDestroy(exec) == cudaSuccess);
+  return "";
+}
+
 /// Two OS threads, each with a stream and barriers of its own, at once.
 __global__ void turns(int* x, int rounds) {
   __shared__ int s[64];
@@ -246,4 +286,5 @@ std::string probes() {
 const std::vector<Case> runtime_cases = {
     {"late: nothing happens before it is waited for", mt::cuda::late}, {"memory in stream order", mt::cuda::memory}, {"capture and replay", mt::cuda::capture},
     {"failures that are asked for", mt::cuda::failures},               {"two OS threads", mt::cuda::threads},        {"who owns which fragment", mt::cuda::probes},
+    {"shared memory is asked for once", mt::cuda::shared_limits},
 };
