@@ -102,6 +102,7 @@ export interface NativeDevices {
    * the source file that they stand in, as in `ops/attention.cu`. Of what the queue has come to: wait before.
    */
   counts?: Record<string, number>
+  products: { by: 'own' | 'cublaslt'; reason: string }
 }
 
 /** A captured CUDA graph. */

@@ -30,6 +30,8 @@ export interface Devices {
     /** Whether they run on the CPU, as a test of their source. */
     emulated: boolean
     devices: CudaDevice[]
+    /** What computes large products of bfloat16 matrices, and why: cuBLASLt where it is found, else kernels of this package; MT_GEMM=own|cublaslt decides it. */
+    products: { by: 'own' | 'cublaslt'; reason: string }
     /** Why there is no device, or why one cannot be used; empty where all is well. */
     reason: string
   }
@@ -43,6 +45,7 @@ export function devices(): Devices {
     cpu: { threads: native().threads() },
     cuda: {
       built: found.built, architectures: found.architectures, emulated: found.emulated,
+      products: found.products,
       devices: found.devices.flatMap((d, i) => ('failure' in d ? [] : [{ device: `cuda:${i}` as const, ...d }])),
       reason: [found.reason, ...failures].filter(Boolean).join('; '),
     },
@@ -76,7 +79,8 @@ export function chooseDevice(wanted: DeviceChoice = 'auto'): Choice {
   const id = deviceId(device)
   const { cuda } = devices()
   const found = cuda.devices.find((d) => d.device === device)
-  if (found) return { device, reason: `${found.name}${cuda.emulated ? ', emulated on the CPU' : ''}, compute capability ${found.capability}` }
+  const products = cuda.products.by === 'own' ? 'own kernels' : cuda.products.reason
+  if (found) return { device, reason: `${found.name}${cuda.emulated ? ', emulated on the CPU' : ''}, compute capability ${found.capability}; bfloat16 products by ${products}` }
   const there = cuda.devices.map((d) => d.device).join(', ')
   const reason = cuda.reason || `there is ${there || 'none'}, and no device ${id}`
   if (wanted === 'auto') return { device: 'cpu', reason }

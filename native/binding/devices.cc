@@ -3,6 +3,7 @@
 #include "core/cuda.h"
 #include "core/storage.h"
 #include "kernels/probe.h"
+#include "kernels/product.h"
 
 namespace mt::binding {
 
@@ -76,6 +77,17 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
     for (auto& [name, n] : cuda::counts()) counts[name] = double(n);
     o["counts"] = counts;
   }
+  auto products = Napi::Object::New(info.Env());
+  products["by"] = "own";
+  products["reason"] = "there is no CUDA device";
+#ifdef MT_CUDA
+  if (a.count) {
+    const cuda::Products p = cuda::products();
+    products["by"] = p.library ? "cublaslt" : "own";
+    products["reason"] = p.reason;
+  }
+#endif
+  o["products"] = products;
   return o;
 }
 

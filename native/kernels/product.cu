@@ -8,26 +8,55 @@
 namespace mt::cuda {
 namespace {
 
-/// c from Σ part, in the order of the splits.
-__global__ void __launch_bounds__(kThreads) finish(Job j, int64_t splits) {
-  int64_t i = thread_index(), all = j.m * j.n;
-  if (i >= all) return;
-  float sum = 0;
-  for (int64_t s = 0; s < splits; ++s) sum += j.part[s * all + i];
-  complete(j, i / j.n, i % j.n, sum);
+/// c from Σ part, in the order of the splits: four neighbours of a row a thread.
+__global__ void __launch_bounds__(kThreads) finish_kernel(Job j, int64_t splits) {
+  const int64_t quads = (j.n + 3) / 4, i = thread_index(), all = j.m * j.n;
+  if (i >= j.m * quads) return;
+  const int64_t row = i / quads, col = i % quads * 4, at = row * j.n + col;
+  const int count = j.n - col < 4 ? int(j.n - col) : 4;
+  float v[4] = {};
+  if (j.n % 4 == 0) {
+    for (int64_t s = 0; s < splits; ++s) {
+      const float4 x = *reinterpret_cast<const float4*>(j.part + s * all + at);
+      v[0] += x.x, v[1] += x.y, v[2] += x.z, v[3] += x.w;
+    }
+  } else {
+    for (int64_t s = 0; s < splits; ++s)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        if (e < count) v[e] += j.part[s * all + at + e];
+  }
+  complete4(j, row, col, count, v);
 }
 
 int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-/// Of the device in use; asked once.
-int64_t multiprocessors() {
-  static std::array<std::atomic<int>, 64> known;
-  int device = current().device(), n = known[size_t(device)];
-  if (!n) {
-    check(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-    known[size_t(device)] = n;
-  }
+/// What is asked of the device in use once: `ask` gives a number that is not 0.
+template <typename F>
+int known(std::array<std::atomic<int>, 64>& all, F ask) {
+  std::atomic<int>& n = all[size_t(current().device())];
+  if (!n) n = ask();
   return n;
+}
+
+int64_t multiprocessors() {
+  static std::array<std::atomic<int>, 64> all;
+  return known(all, [] {
+    int n = 0;
+    check(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, current().device()), "cudaDeviceGetAttribute");
+    return n;
+  });
+}
+
+/// Of every tile, the blocks that a multiprocessor holds.
+std::array<int, kTileCount> blocks_held(Form form, bool cores) {
+  static std::array<std::atomic<int>, 64> all[3][kTileCount + 1];
+  std::array<int, kTileCount> held{};
+  auto& of_form = all[int(form)];
+  if (!cores) held[0] = known(of_form[kTileCount], [=] { return simt_blocks(form); });
+  else
+    for (int tile = 0; tile < kTileCount; ++tile) held[size_t(tile)] = known(of_form[tile], [=] { return mma_blocks(form, tile); });
+  return held;
 }
 
 Operand operand(const Matrix& x, float factor = 1) {
@@ -35,37 +64,10 @@ Operand operand(const Matrix& x, float factor = 1) {
   return {static_cast<const char*>(x.data), x.type, wide, x.rows, x.cols, factor};
 }
 
-struct Plan {
-  int tile;
-  int64_t splits;
-};
-/// The tile, and the pieces of the inner dimension, whose slowest multiprocessor is done first. Rates are those of a large
-/// GPU, in multiply-adds per microsecond and multiprocessor and in bytes per microsecond; what decides is their ratios.
-Plan choose(const Tile* tiles, int count, double rate, int64_t m, int64_t n, int64_t all, int64_t step) {
-  constexpr double kBytes = 4e6, kLaunch = 2;
-  constexpr int64_t kMost = 32;
-  const int64_t processors = multiprocessors(), least = 128 / step;  // tiles of a piece
-  Plan best{0, 1};
-  double shortest = 1e300;
-  for (int i = 0; i < count; ++i) {
-    const Tile& t = tiles[i];
-    const int64_t places = up(m, t.rows) * up(n, t.cols);
-    const int64_t most = std::clamp(std::min(all / least, 2 * processors / places), int64_t(1), kMost);
-    for (int64_t s = 1; s <= most; ++s) {
-      double time = double(up(places * s, processors) * up(all, s) * step) * (t.rows * t.cols / t.speed) / rate;
-      if (s > 1) time += kLaunch + double(s * m * n) * 8 / kBytes;  // sums are written and read once more
-      if (time < shortest) shortest = time, best = {i, s};
-    }
-  }
-  return best;
-}
-
 }  // namespace
 
-/// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
-void product(const Product& p) {
+Job job(const Product& p) {
   const int64_t m = p.m(), n = p.n();
-  if (m == 0 || n == 0 || library_product(p)) return;
   Job j{};
   j.a = operand(p.a);
   j.b = operand(p.b);
@@ -83,6 +85,17 @@ void product(const Product& p) {
   for (const void* like : {static_cast<const void*>(p.c), p.residual, static_cast<const void*>(p.before)}) j.quads &= reinterpret_cast<uintptr_t>(like) % (4 * size_of(p.type)) == 0;
   j.m = m;
   j.n = n;
+  return j;
+}
+
+void finish(const Job& j, int64_t splits) { launch(finish_kernel, blocks(j.m * up(j.n, 4)), dim3(kThreads), 0, j, splits); }
+
+/// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
+void product(const Product& p) {
+  const int64_t m = p.m(), n = p.n();
+  if (m == 0 || n == 0) return;
+  require_choice();
+  Job j = job(p);
   const bool few = p.a.rows <= kFewRows;
   if (few && p.form == Form::nt && p.a.cols % 8 == 0) return few_rows(j);
   // So few rows of activations are limited by memory anyway, and need not be rounded further.
@@ -91,7 +104,9 @@ void product(const Product& p) {
   j.tiles = int(up(p.inner(p.a), step));
   j.more = int(up(p.inner(p.a2), step));
   const int64_t all = j.tiles + j.more;
-  const Plan plan = cores ? choose(kTiles, std::size(kTiles), 1.8e6, m, n, all, step) : choose(&kSimtTile, 1, 0.2e6, m, n, all, step);
+  const auto held = blocks_held(p.form, cores);
+  const Plan plan = choose({multiprocessors(), held}, cores, {m, n, all, step});
+  if (cores && library_product(p, plan)) return;
   const Tile& tile = cores ? kTiles[plan.tile] : kSimtTile;
   j.tiles_m = up(m, tile.rows);
   j.tiles_n = up(n, tile.cols);
@@ -102,7 +117,7 @@ void product(const Product& p) {
   const dim3 grid = blocks(j.tiles_m * j.tiles_n * splits, 1);
   if (cores) mma(p.form, plan.tile, j, grid);
   else simt(p.form, j, grid);
-  if (splits > 1) launch(finish, blocks(m * n), dim3(kThreads), 0, j, splits);
+  if (splits > 1) finish(j, splits);
 }
 
 }  // namespace mt::cuda

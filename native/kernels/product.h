@@ -1,5 +1,5 @@
-// Matrix products on a CUDA device, for every operator that contains one: all of them pass through product(), which chooses
-// the kernel, or asks cuBLASLt where MT_GEMM says so.
+// Matrix products on a CUDA device, for every operator that contains one: all of them pass through product(), which asks
+// cuBLASLt for large ones of bfloat16 where the library is found, and chooses one of the own kernels else.
 //
 //   c [m,n] = f(alpha·(a·b + factor·a2·b2) + bias [n] + residual [m,n]), f the identity or GELU
 //
@@ -7,6 +7,8 @@
 // second pair, of the same form and an inner size of its own, is a low-rank update: more columns for the same sums, so
 // that c is written once. Elements may be float32, bfloat16 or float16, each matrix as it likes; sums are float32.
 #pragma once
+#include <string>
+
 #include "core/view.h"
 
 namespace mt::cuda {
@@ -32,7 +34,7 @@ struct Product {
   /// Factors may be rounded to bfloat16, as activations are: tensor cores. Else, and where there are kFewRows at most, every
   /// product is formed in float32.
   bool narrow = false;
-  const float* bias = nullptr;
+  const float* bias = nullptr;  // rounded as b is, where cuBLASLt adds it to bfloat16
   float alpha = 1;
   Matrix a2 = {}, b2 = {};
   float factor = 1;  // other than 1 only where a2 is float32
@@ -48,5 +50,13 @@ struct Product {
 };
 
 void product(const Product& p);
+
+/// What computes large products of bfloat16: cuBLASLt or the own kernels, and why. MT_GEMM=own|cublaslt decides it, else
+/// whether the library is found (kernels/cuda/cublaslt.h). Looks for it once.
+struct Products {
+  bool library;
+  std::string reason;
+};
+Products products();
 
 }  // namespace mt::cuda

@@ -170,28 +170,38 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
         store2(j, at, at.row + row + 16 * i + 8 * h + lane / 4, at.col + col + 8 * c + lane % 4 * 2, sum[i][c][2 * h], sum[i][c][2 * h + 1]);
 }
 
+/// A tile's kernel, as it is launched.
+struct Kernel {
+  void (*kernel)(Job);
+  int threads;
+  size_t shared_bytes;
+};
 template <Form form, int tile, int warps_m, int warps_n>
-void run(const Job& j, dim3 grid) {
+Kernel kernel_of() {
   constexpr int rows = kTiles[tile].rows, cols = kTiles[tile].cols, threads = warps_m * warps_n * 32;
   constexpr size_t elements = Stage<rows, form != Form::tn, false, threads>::kElements + Stage<cols, form == Form::nt, form != Form::tn, threads>::kElements;
-  launch(mma_kernel<form, rows, cols, warps_m, warps_n>, grid, dim3(threads), kStages * elements * sizeof(bf16), j);
+  return {mma_kernel<form, rows, cols, warps_m, warps_n>, threads, kStages * elements * sizeof(bf16)};
 }
 template <Form form>
-void run(int tile, const Job& j, dim3 grid) {
+Kernel kernel_of(int tile) {
   switch (tile) {
-    case 0: return run<form, 0, 2, 2>(j, grid);
-    case 1: return run<form, 1, 2, 2>(j, grid);
-    case 2: return run<form, 2, 1, 4>(j, grid);
-    default: return run<form, 3, 4, 1>(j, grid);
+    case 0: return kernel_of<form, 0, 2, 2>();
+    case 1: return kernel_of<form, 1, 2, 2>();
+    case 2: return kernel_of<form, 2, 1, 4>();
+    default: return kernel_of<form, 3, 4, 1>();
   }
 }
+Kernel kernel_of(Form form, int tile) { return form == Form::nt ? kernel_of<Form::nt>(tile) : form == Form::nn ? kernel_of<Form::nn>(tile) : kernel_of<Form::tn>(tile); }
 
 }  // namespace
 
 void mma(Form form, int tile, const Job& j, dim3 grid) {
-  if (form == Form::nt) run<Form::nt>(tile, j, grid);
-  else if (form == Form::nn) run<Form::nn>(tile, j, grid);
-  else run<Form::tn>(tile, j, grid);
+  const Kernel k = kernel_of(form, tile);
+  launch(k.kernel, grid, dim3(unsigned(k.threads)), k.shared_bytes, j);
+}
+int mma_blocks(Form form, int tile) {
+  const Kernel k = kernel_of(form, tile);
+  return resident_blocks(k.kernel, k.threads, k.shared_bytes);
 }
 
 }  // namespace mt::cuda

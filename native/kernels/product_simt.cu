@@ -95,11 +95,12 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
     for (int c = 0; c < 8; ++c) store(j, at, at.row + tm + r, at.col + tn + c % 4 + c / 4 * 32, total[r][c]);
 }
 
+auto kernel_of(Form form) { return form == Form::nt ? simt_kernel<Form::nt> : form == Form::nn ? simt_kernel<Form::nn> : simt_kernel<Form::tn>; }
+constexpr size_t kShared = 4 * kSimtStep * kPitch * sizeof(float);
+
 }  // namespace
 
-void simt(Form form, const Job& j, dim3 grid) {
-  auto kernel = form == Form::nt ? simt_kernel<Form::nt> : form == Form::nn ? simt_kernel<Form::nn> : simt_kernel<Form::tn>;
-  launch(kernel, grid, dim3(kSimtThreads), 4 * kSimtStep * kPitch * sizeof(float), j);
-}
+void simt(Form form, const Job& j, dim3 grid) { launch(kernel_of(form), grid, dim3(kSimtThreads), kShared, j); }
+int simt_blocks(Form form) { return resident_blocks(kernel_of(form), kSimtThreads, kShared); }
 
 }  // namespace mt::cuda

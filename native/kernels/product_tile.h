@@ -1,6 +1,7 @@
 // What the kernels of a matrix product share: matrices as they are read, tiles of c and of the inner dimension, and how
 // results are stored.
 #pragma once
+#include "kernels/cuda/product_plan.h"
 #include "kernels/device.h"
 #include "kernels/product.h"
 
@@ -155,6 +156,24 @@ __device__ inline void write4(const Job& j, void* to, int64_t i, int count, cons
     *reinterpret_cast<float4*>(static_cast<float*>(to) + i) = make_float4(v[0], v[1], v[2], v[3]);
   }
 }
+/// complete() for the first `count` of four neighbours of a row, the first in a column of a multiple of 4.
+__device__ inline void complete4(const Job& j, int64_t row, int64_t col, int count, float (&v)[4]) {
+  const int64_t i = row * j.n + col;
+#pragma unroll
+  for (int e = 0; e < 4; ++e) v[e] = value(j, e < count ? col + e : col, v[e]);
+  if (j.residual) {
+    float x[4];
+    read4(j, j.residual, i, count, x);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[e] += x[e];
+  }
+  if (j.before) write4(j, j.before, i, count, v);
+  if (j.gelu) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[e] = gelu(v[e]);
+  }
+  write4(j, j.c, i, count, v);
+}
 /// complete() for a block whose sums lie in shared memory, rows `pitch` apart: from there, threads that are neighbours
 /// read and write neighbours, and the registers of the sums are free.
 template <int rows, int cols, int pitch, int threads>
@@ -162,45 +181,31 @@ __device__ inline void complete_tile(const Job& j, const Place& at, const float*
 #pragma unroll 1
   for (int q = int(threadIdx.x); q < rows * cols / 4; q += threads) {
     const int r = q / (cols / 4), c = q % (cols / 4) * 4;
-    const int64_t row = at.row + r, col = at.col + c, i = row * j.n + col;
+    const int64_t row = at.row + r, col = at.col + c;
     if (row >= j.m || col >= j.n) continue;
-    const int count = j.n - col < 4 ? int(j.n - col) : 4;
     const float4 sum = *reinterpret_cast<const float4*>(sums + r * pitch + c);
     float v[4] = {sum.x, sum.y, sum.z, sum.w};
-#pragma unroll
-    for (int e = 0; e < 4; ++e) v[e] = value(j, e < count ? col + e : col, v[e]);
-    if (j.residual) {
-      float x[4];
-      read4(j, j.residual, i, count, x);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) v[e] += x[e];
-    }
-    if (j.before) write4(j, j.before, i, count, v);
-    if (j.gelu) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) v[e] = gelu(v[e]);
-    }
-    write4(j, j.c, i, count, v);
+    complete4(j, row, col, j.n - col < 4 ? int(j.n - col) : 4, v);
   }
 }
 
 // ---- kernels, by file ----
 
-struct Tile {
-  int rows, cols;
-  float speed;  // of its arithmetic, to the largest of its kernel
-};
-/// product_simt.cu: float32 arithmetic; steps of 16 along the inner dimension.
-inline constexpr int kSimtStep = 16;
-inline constexpr Tile kSimtTile = {64, 64, 1.0f};
+/// product_simt.cu and product_mma.cu: by tiles of kSimtTile, and of kTiles.
 void simt(Form form, const Job& j, dim3 grid);
-/// product_mma.cu: tensor cores; steps of 32.
-inline constexpr int kMmaStep = 32;
-inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 0.4f}, {64, 32, 0.45f}};
 void mma(Form form, int tile, const Job& j, dim3 grid);
+/// How many blocks of such a kernel a multiprocessor of the device in use holds at a time.
+int simt_blocks(Form form);
+int mma_blocks(Form form, int tile);
 /// product_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
 void few_rows(const Job& j);
-/// product_library.cu: whether another library has computed it.
-bool library_product(const Product& p);
+/// product.cu: c from the sums of `splits` pieces in j.part.
+void finish(const Job& j, int64_t splits);
+Job job(const Product& p);
+/// product_library.cu: throws where cuBLASLt was asked for and is not there.
+void require_choice();
+/// Whether cuBLASLt has computed a product whose factors may be rounded and have more than a few rows. `own`: the plan
+/// without it.
+bool library_product(const Product& p, const Plan& own);
 
 }  // namespace mt::cuda

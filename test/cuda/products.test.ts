@@ -1,4 +1,4 @@
-// Who computes matrix products: MT_GEMM.
+// Who computes matrix products: MT_GEMM. cuBLASLt: cublaslt.test.ts.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { emulated, lines } from './emulated.js'
@@ -9,7 +9,6 @@ if (!emulated) console.error('test/cuda/products: skipped, since build-emulated 
 for (const [value, answer] of [
   ['own', '5,11'],
   ['', '5,11'],
-  ['cublaslt', 'readBlocking: gemm_forward: MT_GEMM=cublaslt asks for cuBLASLt, which this build does not call; leave MT_GEMM out.'],
   ['mkl', 'readBlocking: gemm_forward: MT_GEMM: expected own or cublaslt, but got "mkl".'],
 ] as const)
   test(`MT_GEMM=${value}: ${answer}`, async () => {

@@ -1,0 +1,21 @@
+// Prints the plan of every product that is asked for on the standard input, a line each: multiprocessors, the blocks of each
+// tile that one holds, and m n k; then what else it consists of: bias, low-rank, gelu, or plain. For test/cuda/plan.test.ts.
+#include "kernels/cuda/product_plan.h"
+
+#include <array>
+#include <iostream>
+
+int main() {
+  using namespace mt::cuda;
+  int64_t processors, m, n, k;
+  std::array<int, kTileCount> held;
+  std::string extra;
+  while (std::cin >> processors) {
+    for (int& h : held) std::cin >> h;
+    std::cin >> m >> n >> k >> extra;
+    const Plan plan = choose({processors, held}, true, {m, n, (k + kMmaStep - 1) / kMmaStep, kMmaStep});
+    const Way way = choose_way(m, n, {extra == "bias", extra == "low-rank", extra == "gelu", 2}, plan);
+    constexpr const char* ways[] = {"own", "direct", "onto", "sums"};
+    std::cout << describe(true, plan) << ", " << ways[int(way)] << "\n";
+  }
+}
