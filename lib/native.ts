@@ -59,6 +59,8 @@ export interface Ops {
   attention_forward(q: tensor, k: tensor, v: tensor, keyMask: tensor | null, masks: tensor | null, alpha: tensor | null, mode: int, causal: bool, y: out, lse: out): void
   attention_backward(dy: tensor, q: tensor, k: tensor, v: tensor, keyMask: tensor | null, masks: tensor | null, alpha: tensor | null, mode: int, causal: bool, lse: tensor, dq: out | null, dk: out | null, dv: out | null, dalpha: out | null): void
   source_attention(q: tensor, source: tensor, wk: tensor, wv: tensor, bias: tensor | null, a: tensor | null, b: tensor | null, scaling: float, heads: int, y: out): void
+  cache_append(k: tensor, v: tensor, at: tensor, keys: inout, values: inout): void
+  argmax(x: tensor, y: out): void
   router_forward(x: tensor, w1: tensor, b1: tensor, w2: tensor, b2: tensor, alpha: out, pooled: out, hidden: out): void
   router_backward(dalpha: tensor, alpha: tensor, pooled: tensor, hidden: tensor, w1: tensor, w2: tensor, dx: out | null, dw1: out, db1: out, dw2: out, db2: out): void
   square_sum(x: tensor, sum: inout): void

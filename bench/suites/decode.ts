@@ -1,7 +1,7 @@
 /** The language model's products: a prompt at once, and one token at a time, whose weights come from memory; then a whole layer token by token. */
 import { languageFlops } from '../../lib/eval/cost.js'
 import { parseModelConfig, type LlamaConfig } from '../../lib/models/config.js'
-import { Cache, languageModel } from '../../lib/models/language.js'
+import { KVCache, languageModel } from '../../lib/models/language.js'
 import { linear } from '../../lib/ops/gemm.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
@@ -56,7 +56,7 @@ async function layer(bench: Bench, dtype: Precision): Promise<void> {
   const file = await bench.files.write(all, dtype)
   const stored = await load(file, bench.device, dtype)
   const model = languageModel(stored, llama)
-  const cache = new Cache(past + 1)
+  const cache = new KVCache(past + 1)
   scope(() => {
     const start = { mask: tensor(new Uint8Array(past).fill(1), [1, past], 'uint8', bench.device), positions: tensor(Int32Array.from({ length: past }, (_, i) => i), [1, past], 'int32', bench.device) }
     noGrad(() => model.forward(place(draw.normal([1, past, D]), bench.device, dtype), { ...start, cache }))

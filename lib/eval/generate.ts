@@ -3,13 +3,13 @@
  * and never writes a weight.
  */
 import { invalid } from '../errors.js'
-import { Cache, embedTokens, logits, rowsOf } from '../models/language.js'
+import { embedTokens, rowsOf } from '../models/language.js'
 import type { ImageModel } from '../models/mtransllama.js'
-import { cast } from '../ops/copy.js'
-import { concat, narrow, reshape } from '../ops/views.js'
+import { concat } from '../ops/views.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
+import { Decoder } from './decoder.js'
 import { notFinite } from './finite.js'
 
 export interface GenerateOptions {
@@ -18,6 +18,8 @@ export interface GenerateOptions {
   /** Any of these ends the answer and is not yielded. */
   eosIds?: readonly number[] | undefined
   signal?: AbortSignal | undefined
+  /** On a CUDA device, whether steps are launched as graphs. Default: true. */
+  graphs?: boolean | undefined
 }
 
 /**
@@ -33,47 +35,31 @@ export async function* generate(model: ImageModel, visual: Tensor, prompt: reado
   const start = visual.dim(1) + prompt.length
   if (start > maxPositions) throw invalid('context', `at most ${maxPositions} tokens, the positions of the language model`, `${visual.dim(1)} visual and ${prompt.length} of the prompt`, 'use fewer frames, aggregate: mean, or a shorter prompt')
   const limit = Math.min(maxPositions, start + maxTokens)
-  const cache = new Cache(limit)
+  const decoder = Decoder.of(model, { rows: 1, limit, graphs: options.graphs })
+  let spoilt = true // until an answer ends without an error
   try {
     const fed = [...prompt]
-    let next: number | undefined
-    for (let made = 0; made < maxTokens && cache.length < limit; made++) {
+    for (let made = 0; made < maxTokens && (made === 0 || decoder.length < limit); made++) {
       signal?.throwIfAborted()
-      const ids = next === undefined ? prompt : [next]
-      next = await scope(() => noGrad(() => step(model, cache, next === undefined ? visual : undefined, ids)))
-      if (next === undefined) {
+      const [next] = await (made === 0 ? scope(() => noGrad(() => decoder.begin(rows(model, visual, prompt), new Uint8Array(start).fill(1)))) : decoder.next())
+      if (next === -1) {
         const text = { rows: 1, ids: Int32Array.from(fed), mask: new Uint8Array(fed.length).fill(1) }
         throw await notFinite(`the scores of token ${made + 1} of the answer are`, { model, again: (observe) => model.hidden(visual, text, { observe }) })
       }
-      fed.push(next)
-      if (eosIds.includes(next)) return
-      yield next
+      spoilt = false
+      fed.push(next!)
+      if (eosIds.includes(next!)) return
+      yield next!
+      spoilt = true
     }
+    spoilt = false
   } finally {
-    cache.dispose()
+    decoder.release(spoilt)
   }
 }
 
-/** Feeds rows to the language model and returns the likeliest next id; undefined where a score is not finite. */
-async function step(model: ImageModel, cache: Cache, visual: Tensor | undefined, ids: readonly number[]): Promise<number | undefined> {
-  const { language } = model
-  const words = ids.length ? embedTokens(language, rowsOf(Int32Array.from(ids), 1, model.device), model.precision) : undefined
-  const rows = [visual, words].filter((t): t is Tensor => t !== undefined)
-  const x = concat(rows, 1)
-  const n = x.dim(1)
-  const mask = new Uint8Array(cache.length + n).fill(1)
-  const positions = language.positions(mask, 1).subarray(cache.length)
-  const hidden = language.forward(x, { mask: rowsOf(mask, 1, model.device), positions: rowsOf(positions, 1, model.device), cache })
-  cache.length += n
-  const scores = (await cast(logits(language, reshape(narrow(hidden, 1, n - 1, 1), [1, hidden.dim(2)])), 'float32').data()) as Float32Array
-  return argmax(scores)
-}
-
-function argmax(scores: Float32Array): number | undefined {
-  let best = 0
-  for (let i = 0; i < scores.length; i++) {
-    if (!Number.isFinite(scores[i])) return undefined
-    if (scores[i]! > scores[best]!) best = i
-  }
-  return best
+/** Visual tokens and the prompt's words as rows for the language model, [1,V+n,D]. */
+function rows(model: ImageModel, visual: Tensor, prompt: readonly number[]): Tensor {
+  if (!prompt.length) return visual
+  return concat([visual, embedTokens(model.language, rowsOf(Int32Array.from(prompt), 1, model.device), model.precision)], 1)
 }

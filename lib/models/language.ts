@@ -1,12 +1,13 @@
 /** What both language models share: a decoder over given input embeddings, with a cache for generation. */
 import { attention } from '../ops/attention.js'
-import { write } from '../ops/copy.js'
+import { cacheAppend } from '../ops/cache_append.js'
+import { full, write } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
 import { linear } from '../ops/gemm.js'
 import { expand, reshape } from '../ops/views.js'
 import { keep } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
-import { empty, tensor, type Tensor } from '../tensor/tensor.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { LanguageConfig } from './config.js'
 import { llama } from './llama.js'
 import { opt } from './opt.js'
@@ -16,7 +17,7 @@ import type { Observe, Weights } from './weights.js'
 export interface Context {
   mask: Tensor
   positions: Tensor
-  cache?: Cache | undefined
+  cache?: Cached | undefined
   observe?: Observe | undefined
 }
 
@@ -43,29 +44,60 @@ export const embedTokens = (model: LanguageModel, ids: Tensor, precision: 'float
 export const logits = (model: LanguageModel, hidden: Tensor): Tensor => linear(hidden, model.head, undefined)
 
 /** Keys and values of the tokens so far, per layer. For generation, without gradients. */
-export class Cache {
+export interface Cached {
+  /** Appends keys and values [B,n,D] of layer `i` and returns those to attend to. */
+  append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor }
+  /** Whether the last key is that of the last query, so that causality is to be kept; else the mask says it all. */
+  readonly endsWithQueries: boolean
+}
+
+export class KVCache implements Cached {
   readonly #slots: { k: Tensor; v: Tensor }[] = []
+  readonly endsWithQueries = true
   /** Tokens held. */
   length = 0
 
   /** @param limit most tokens that will ever be held */
   constructor(readonly limit: number) {}
 
-  /** Appends keys and values [B,n,D] of layer `i` and returns all so far, [B,length+n,D]. */
+  /** Appends behind `length` and returns all so far, [B,length+n,D]. */
   append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
-    const [b, n, d] = k.shape as [number, number, number]
-    const slot = (this.#slots[i] ??= { k: keep(empty([b, this.limit, d], k.dtype)), v: keep(empty([b, this.limit, d], v.dtype)) })
-    const part = (t: Tensor, start: number, count: number): Tensor => t.view([b, count, d], t.strides, start * d)
-    write(part(slot.k, this.length, n), k)
-    write(part(slot.v, this.length, n), v)
-    return { k: part(slot.k, 0, this.length + n), v: part(slot.v, 0, this.length + n) }
+    const slot = this.#slot(i, k)
+    const n = k.dim(1)
+    write(rowsFrom(slot.k, this.length, n), k)
+    write(rowsFrom(slot.v, this.length, n), v)
+    return { k: rowsFrom(slot.k, 0, this.length + n), v: rowsFrom(slot.v, 0, this.length + n) }
   }
+
+  /** The same cache for work that is captured: appends at the row that `at` [1] int32 holds by then, and returns the first `keys` rows. */
+  at(at: Tensor, keys: number): Cached {
+    return {
+      endsWithQueries: false,
+      append: (i, k, v) => {
+        const slot = this.#slot(i, k)
+        cacheAppend(k, v, at, slot.k, slot.v)
+        return { k: rowsFrom(slot.k, 0, keys), v: rowsFrom(slot.v, 0, keys) }
+      },
+    }
+  }
+
+  #slot(i: number, k: Tensor): { k: Tensor; v: Tensor } {
+    // Zeros: what is masked is multiplied all the same, and must be finite.
+    const room = (): Tensor => keep(full([k.dim(0), this.limit, k.dim(2)], 0, k.dtype, k.device))
+    return (this.#slots[i] ??= { k: room(), v: room() })
+  }
+
   dispose(): void {
     for (const { k, v } of this.#slots) {
       k.dispose()
       v.dispose()
     }
   }
+}
+
+/** Rows `start` to `start + count` of [B,M,D]. */
+function rowsFrom(t: Tensor, start: number, count: number): Tensor {
+  return t.view([t.dim(0), count, t.dim(2)], t.strides, start * t.dim(2))
 }
 
 /** Causal self-attention of one layer over what it and the cache hold. q [B,n,h·d], k and v [B,n,kv·d]. */
@@ -77,7 +109,7 @@ export function causal(q: Tensor, k: Tensor, v: Tensor, heads: number, kvHeads: 
     const d = width / kvHeads
     return reshape(expand(reshape(t, [b, n, kvHeads, 1, d]), [b, n, kvHeads, heads / kvHeads, d]), [b, n, heads * d])
   }
-  return attention(q, share(all.k), share(all.v), { heads, keyMask: context.mask, causal: true, mode: 'off' })
+  return attention(q, share(all.k), share(all.v), { heads, keyMask: context.mask, causal: context.cache?.endsWithQueries ?? true, mode: 'off' })
 }
 
 /**

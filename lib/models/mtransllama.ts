@@ -14,7 +14,7 @@ import { keep } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { ModelConfig } from './config.js'
-import { embedTokens, languageModel, logits, rowsOf, type Cache, type LanguageModel } from './language.js'
+import { embedTokens, languageModel, logits, rowsOf, type Cached, type LanguageModel } from './language.js'
 import { qformer, qformerForward, type LayerAdapter, type QFormer } from './qformer.js'
 import { vit, vitForward, type Vit } from './vit.js'
 import { Finder, type Observe, type Weights } from './weights.js'
@@ -155,7 +155,7 @@ export class ImageModel {
   /**
    * Hidden states over [visual rows; text rows], [B,V+S,D_llm]. The sequence must fit the language model's positions.
    */
-  hidden(visual: Tensor, text: TextRows | PlacedText, options: { cache?: Cache; observe?: Observe | undefined } = {}): Tensor {
+  hidden(visual: Tensor, text: TextRows | PlacedText, options: { cache?: Cached; observe?: Observe | undefined } = {}): Tensor {
     const { ids, mask, positions } = isPlaced(text) ? text : this.place(text, visual.dim(1))
     const words = embedTokens(this.language, ids, this.precision)
     return this.language.forward(concat([visual, words], 1), { mask, positions, ...options })
@@ -174,8 +174,13 @@ export class ImageModel {
     return crossEntropy(logits(this.language, chosen), answers.targets, factor)
   }
 
-  /** Frees the weights. */
+  /** What was made for this model and goes with it. */
+  readonly attached = new Set<{ dispose(): void }>()
+
+  /** Frees the weights, and what is attached. */
   dispose(): void {
+    for (const a of this.attached) a.dispose()
+    this.attached.clear()
     for (const t of this.weights.values()) t.dispose()
   }
 }

@@ -4,7 +4,9 @@
 #include "binding/bind.h"
 #include "core/overlap.h"
 #include "ops/adamw.h"
+#include "ops/argmax.h"
 #include "ops/attention.h"
+#include "ops/cache_append.h"
 #include "ops/copy.h"
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
@@ -43,6 +45,8 @@ template <> inline constexpr bool takes_bf16<cpu::lora_forward> = true;
 template <> inline constexpr bool takes_bf16<cpu::lora_backward> = true;
 template <> inline constexpr bool takes_bf16<cpu::attention_forward> = true;
 template <> inline constexpr bool takes_bf16<cpu::attention_backward> = true;
+template <> inline constexpr bool takes_bf16<cpu::argmax> = true;
+template <> inline constexpr bool takes_bf16<cpu::cache_append> = true;
 
 bool waits_for_each() {
   static const bool asked = [] { const char* s = std::getenv("MT_CUDA_SYNC"); return s && *s == '1'; }();
@@ -139,6 +143,8 @@ const std::vector<Operator>& table() {
       op<check_attention_forward, cpu::attention_forward, CUDA(attention_forward), 0, 1, 2, 8>("attention_forward"),
       op<check_attention_backward, cpu::attention_backward, CUDA(attention_backward), 0, 1, 2, 3, 10, 11, 12>("attention_backward"),
       op<check_source_attention, cpu::source_attention, CUDA(source_attention), 0, 1, 9>("source_attention"),
+      op<check_cache_append, cpu::cache_append, CUDA(cache_append), 0, 1, 3, 4>("cache_append"),
+      op<check_argmax, cpu::argmax, CUDA(argmax), 0>("argmax"),
       op<check_router_forward, cpu::router_forward, CUDA(router_forward), 0>("router_forward"),
       op<check_router_backward, cpu::router_backward, CUDA(router_backward), 6>("router_backward"),
       op<check_square_sum, cpu::square_sum, CUDA(square_sum)>("square_sum"),

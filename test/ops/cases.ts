@@ -3,7 +3,9 @@
 // sizes are tails and tiles of vector kernels: 1, 2, 7, 16, 17, 33, 65, 130; some cases are large enough to be shared
 // out over threads; 0 where it means something.
 import { adamw, addSquareSum } from '../../lib/ops/adamw.js'
+import { argmax } from '../../lib/ops/argmax.js'
 import { attention } from '../../lib/ops/attention.js'
+import { cacheAppend } from '../../lib/ops/cache_append.js'
 import { cast, contiguous, copy, full, zeros } from '../../lib/ops/copy.js'
 import { IGNORE, crossEntropy } from '../../lib/ops/cross_entropy.js'
 import { add, gate, gelu, multiply, relu, scale, siluMul } from '../../lib/ops/elementwise.js'
@@ -392,6 +394,31 @@ export function routed(shape: readonly number[], over: number, hidden: number, c
 for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4], [[2, 3, 5, 300], 2, 66, 4], [[2, 2, 3, 1032], 1, 9, 5], [[300, 2, 12], 1, 6, 3]] as const) routed(shape, over, hidden, choices)
 
 // ---- optimiser: values alone ----
+
+// ---- decoding ----
+
+for (const [rows, n] of [[1, 1], [2, 7], [3, 33], [2, 1025], [0, 5]] as const) {
+  const first = (x: NdArray): NdArray => nd.array([rows], Array.from({ length: rows }, (_, r) => {
+    const row = [...x.data.slice(r * n, (r + 1) * n)]
+    return row.every(Number.isFinite) ? row.indexOf(Math.max(...row)) : -1
+  }))
+  define('argmax', `[${rows},${n}]`, (d) => ({ x: d.normal([rows, n]) }), [], (i) => cast(argmax(i.x), 'float32'), (i) => first(i.x))
+  // Few values, so that the largest comes several times.
+  define('argmax', `[${rows},${n}] with equals`, (d) => ({ x: d.integers([rows, n], -2, 3) }), [], (i) => cast(argmax(cast(i.x, 'float32')), 'float32'), (i) => first(i.x))
+}
+
+for (const [b, n, m, width, at] of [[1, 1, 5, 8, 4], [2, 3, 9, 7, 0], [3, 2, 70, 17, 33]] as const)
+  define('cacheAppend', `${b}×${n} of ${m} rows of ${width} at ${at}`, (d) => ({ k: d.normal([b, n, width]), v: d.normal([b, n, width]), at: d.integers([1], at, at + 1), keys: d.normal([b, m, width]), values: d.normal([b, m, width]) }), [],
+    (i) => {
+      const [keys, values] = [copy(i.keys), copy(i.values)]
+      cacheAppend(i.k, i.v, i.at, keys, values)
+      return [keys, values]
+    },
+    (i) => ([['k', 'keys'], ['v', 'values']] as const).map(([from, to]) => {
+      const out = nd.clone(i[to])
+      for (let r = 0; r < b; r++) out.data.set(i[from].data.slice(r * n * width, (r + 1) * n * width), (r * m + at) * width)
+      return out
+    }))
 
 for (const shape of [[1], [7], [0], [17, 33], [65, 17, 75]]) {
   define('addSquareSum', text(shape), (d) => ({ x: d.normal(shape) }), [], (i) => {

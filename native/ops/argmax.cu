@@ -1,0 +1,58 @@
+#include "ops/argmax.h"
+
+#include "kernels/device.h"
+
+namespace mt::cuda {
+namespace {
+
+constexpr int kBlock = 1024;  // threads: a row has tens of thousands of numbers, and there are few rows
+constexpr int kNone = INT32_MAX;
+
+/// A number of a row and its place.
+struct Candidate {
+  float value;
+  int place;  // kNone: none yet
+};
+
+/// The larger, of equals the earlier: so any order of pairs gives the same.
+__device__ Candidate better(Candidate a, Candidate b) { return b.place != kNone && (a.place == kNone || b.value > a.value || (b.value == a.value && b.place < a.place)) ? b : a; }
+__device__ Candidate warp_best(Candidate c) {
+  for (int o = 16; o; o /= 2) c = better(c, {__shfl_xor_sync(~0u, c.value, o), __shfl_xor_sync(~0u, c.place, o)});
+  return c;
+}
+
+/// A block per row. Numbers that are not finite are counted, and decide.
+template <typename T>
+__global__ void __launch_bounds__(kBlock) argmax_kernel(const T* x, int32_t* y, int n) {
+  __shared__ Candidate best[kBlock / 32];
+  __shared__ int bad[kBlock / 32];
+  const T* row = x + int64_t(blockIdx.x) * n;
+  Candidate mine{0, kNone};
+  bool odd = false;
+  for (int j = int(threadIdx.x); j < n; j += kBlock) {
+    float v = float(row[j]);
+    odd |= !(fabsf(v) < INFINITY);
+    mine = better(mine, {v, j});
+  }
+  mine = warp_best(mine);
+  odd = __any_sync(~0u, odd);
+  if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = mine, bad[threadIdx.x / 32] = odd;
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  mine = warp_best(best[threadIdx.x]);
+  odd = __any_sync(~0u, bad[threadIdx.x] != 0);
+  if (threadIdx.x == 0) y[blockIdx.x] = odd ? -1 : mine.place;
+}
+
+}  // namespace
+
+// ---- operators ----
+
+void argmax(const View& x, Out y) {
+  each_activation(x.dtype, [&](auto t) {
+    using T = decltype(t);
+    launch(argmax_kernel<T>, dim3(unsigned(x.shape[0])), dim3(kBlock), 0, (const T*)x.data<T>(), y.data<int32_t>(), int(x.shape[1]));
+  });
+}
+
+}  // namespace mt::cuda
