@@ -19,7 +19,7 @@ export interface Decoded {
 
 /** What the packets of a file say about its pictures, without decoding. */
 interface Measured {
-  /** Where the last picture ends: seconds on the file's own clock; from the first picture where pictures are counted. */
+  /** Where the last picture ends: seconds on the file's own clock, or from the first picture where it has none. */
   end: number
   /** The clock falls back or leaps somewhere: files joined end to end. */
   joined: boolean
@@ -75,6 +75,7 @@ export class FrameStream {
   private shift = 0 // seconds by which the clock fell back, summed up
   private joined = false // the clock falls back somewhere: times say nothing about places in the file
   private restarts = false // this kind of container may begin its clock anew
+  private fragmented = false
   private counted = false // packets carry decoding times alone, or none
   private delay = 0 // packets that the decoder keeps before it gives a frame; NaN where that varies
   private sent: bigint[] = [] // decoding times of the packets that it keeps: the first one's is when the next frame is shown
@@ -87,11 +88,12 @@ export class FrameStream {
 
   /** Opens a file. @throws InputError if it is not a video that can be read */
   static async open(path: string): Promise<FrameStream> {
-    const { cut } = await checkFile(path)
+    const about = await checkFile(path)
     await loadFfmpeg()
     const self = new FrameStream(path)
     try {
-      self.cut = cut
+      self.cut = about.cut
+      self.fragmented = about.fragmented
       await self.begin()
       if (!self.speaksForSure()) await self.measureOnce()
     } catch (error) {
@@ -238,13 +240,13 @@ export class FrameStream {
     this.delay = VARYING_DELAY.has(lib.avGetCodecName(stream.codecpar.codecId) ?? '') ? NaN : videoDelay
     const first = stream.startTime === AV.AV_NOPTS_VALUE ? undefined : Number(stream.startTime) * this.tick
     this.zero = this.counted || format.startTime === AV.AV_NOPTS_VALUE ? (first ?? 0) : Number(format.startTime) / 1e6
-    if (!STATES_DURATION.test(name)) return
+    if (!STATES_DURATION.test(name) || this.fragmented) return
     const whole = format.duration > 0n ? Number(format.duration) / 1e6 : undefined
     const tag = /^(\d+):(\d+):(\d+\.?\d*)$/.exec(stream.metadata?.get('DURATION') ?? '') // Matroska: where the track ends
     // What stands for each stream in MP4 and AVI, FFmpeg makes of the whole file's duration elsewhere.
     if (/^(mov|avi)\b/.test(name) && stream.duration > 0n) this.declaredEnd = (first ?? this.zero) + Number(stream.duration) * this.tick - this.zero
     else if (tag) this.declaredEnd = Number(tag[1]) * 3600 + Number(tag[2]) * 60 + Number(tag[3]) - this.zero
-    else if (format.nbStreams === 1 || this.cut) this.declaredEnd = whole
+    else if (whole !== undefined && (format.nbStreams === 1 || this.cut)) this.declaredEnd = whole - this.zero
     this.duration = this.declaredEnd
   }
 
@@ -267,7 +269,7 @@ export class FrameStream {
     const { end, joined, counted } = known.result
     this.joined = joined
     this.counted = counted
-    this.duration = Math.max(end - (counted ? 0 : this.zero), this.declaredEnd ?? 0)
+    this.duration = Math.max(end - this.zero, this.declaredEnd ?? 0)
   }
 
   /** From the last keyframe on where an index finds it; else all packets. */
@@ -304,7 +306,8 @@ export class FrameStream {
       if (tail && !part && (!isKeyframe || (this.counted ? fed : shown) === undefined)) return undefined
       if (shown !== undefined) stamped = true
       if (shown !== undefined && fed !== undefined) delay ??= shown - fed
-      const time = this.counted ? fed : (shown ?? (fed === undefined ? undefined : fed + (delay ?? 0)))
+      const later = Math.max(delay ?? 0, (this.delay || 0) * length)
+      const time = this.counted ? fed : (shown ?? (fed === undefined ? undefined : fed + later))
       if (time === undefined) continue
       if (part && !this.counted) {
         const ahead = fed === undefined || part.fed === undefined ? 0 : fed - part.fed
@@ -320,8 +323,8 @@ export class FrameStream {
     const counted = this.counted || !stamped
     const lasts = parts.reduce((sum, part) => sum + part.end - part.first, 0)
     const joined = parts.length > 1
-    if (tail) return parts[0] && { end: parts[0].first + lasts - (counted ? this.zero : 0), joined, counted }
-    return { end: parts[0] ? lasts + (counted ? 0 : parts[0].first) : summed, joined, counted }
+    if (tail && !parts[0]) return undefined
+    return { end: parts[0] ? parts[0].first + lasts : summed, joined, counted }
   }
 
   // ------------------------------------------------------------------------------------------------------------ decoding
@@ -352,7 +355,6 @@ export class FrameStream {
         this.lastPacket = at
         if (isKeyframe) this.lastKey = at
         if (dts !== AV.AV_NOPTS_VALUE) this.sent.push(dts)
-        if (this.counted && !this.last && this.fromStart && this.sent.length === 1) this.zero = Number(dts) * tick // pictures begin at time zero
         if (this.sent.length > (Number.isNaN(this.delay) ? MOST_DELAY : this.delay) + 1) this.sent.shift()
         const time = pts === AV.AV_NOPTS_VALUE || this.counted ? this.lastTime : Number(pts) * tick - this.zero + this.shift
         // In a transport stream the mark is a suspicion (packets do not count on); elsewhere the packet is a part of itself.

@@ -3,35 +3,35 @@
 import { open, stat } from 'node:fs/promises'
 import { invalid, type InputError } from '../errors.js'
 import { pointerIn, POINTER_BYTES } from '../files/text.js'
-import { endsEarly } from './cut.js'
+import { outline, type Outline } from './outline.js'
 
 /**
- * Is there a file, with something in it, that may be read? `cut`: its container promises more bytes than there are.
+ * Is there a file, with something in it, that may be read? What its outline says.
  * @throws InputError if not, or if it is an AVI file that is cut off
  */
-export async function checkFile(path: string): Promise<{ cut: boolean }> {
+export async function checkFile(path: string): Promise<Outline> {
   let size: number
   let head: Buffer
-  let cut = false
+  let about: Outline
   try {
     const s = await stat(path)
     if (!s.isFile()) throw new Error(s.isDirectory() ? 'a folder' : 'neither a file nor a folder')
     if (s.size === 0) throw new Error('an empty file')
     size = s.size
     head = await readHead(path)
-    cut = await endsEarly(path, size)
+    about = await outline(path, size)
   } catch (error) {
     throw invalid(path, 'a readable video file', error)
   }
   const pointer = pointerIn(head)
   if (pointer) throw notAVideo(path, pointer.what, pointer.remedy)
-  if (!/^RIFF....AVI /s.test(head.toString('latin1'))) return { cut }
+  if (!/^RIFF....AVI /s.test(head.toString('latin1'))) return about
   // Without the index at its end, FFmpeg makes up the time stamps after a seek and shortens the duration.
   const promised = head.readUInt32LE(4) + 8
   if (promised > size || promised === 8) {
     throw notAVideo(path, `the first ${size} bytes of an AVI file of ${promised === 8 ? 'unknown length' : `${promised} bytes`}`, 'it is truncated, or was never finished')
   }
-  return { cut }
+  return about
 }
 
 /** The first bytes, zeros after the end. */

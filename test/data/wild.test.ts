@@ -62,10 +62,13 @@ test('1: of two fields, the first one is the picture', async () => {
 test('2: sound that is longer than the pictures, begins before them, or is shorter', async () => {
   const cases: [string, VideoOptions][] = [
     ['long.webm', { codec: 'libvpx-vp9' }], ['long.mkv', { bFrames: 2 }], ['long.flv', {}], ['long.wmv', { codec: 'wmv2' }],
-    ['long.mpg', { codec: 'mpeg2video', bFrames: 2 }], ['long.ts', { bFrames: 2 }], ['long.mp4', {}],
+    ['long.mpg', { codec: 'mpeg2video', bFrames: 2 }], ['long.ts', { bFrames: 2 }], ['long.mp4', {}], ['b.flv', { bFrames: 2 }],
+    ['b.asf', { codec: 'mpeg4', bFrames: 2 }], ['long.avi', { codec: 'mpeg4', bFrames: 2 }], ['b.avi', { bFrames: 2 }],
+    ['fragments.mp4', { bFrames: 2, gop: 10, container: { movflags: 'frag_keyframe' } }],
   ]
   for (const [name, options] of cases) {
-    for (const [sound, soundBefore] of [[6, 0], [6, 0.32], [1, 0]] as const) {
+    for (const [sound, soundBefore] of [[6, 0], [6, 0.32], [1, 0], [0, 0]] as const) {
+      if (soundBefore && /avi|fragments/.test(name)) continue // the writer puts the first picture at 0 all the same
       const path = await write(name, 50, { ...options, sound, soundBefore })
       if (/webm|mkv/.test(name)) while (readFileSync(path).includes('DURATION')) patched(path, 'DURATION', 'XURATION')
       const where = `${name}, sound ${sound} s, ${soundBefore} s before`

@@ -26,36 +26,44 @@ class Window {
   }
 }
 
+/** What the outermost elements of a file say. */
+export interface Outline {
+  /** The file ends inside an element. */
+  cut: boolean
+  /** An MP4 in fragments, whose table of samples is not that of the whole. */
+  fragmented: boolean
+}
+
 /** @param size bytes of the file */
-export async function endsEarly(path: string, size: number): Promise<boolean> {
+export async function outline(path: string, size: number): Promise<Outline> {
   const file = await open(path)
   try {
     const window = new Window(file, size)
     const head = await window.read(0, 16)
     const text = head.toString('latin1')
-    if (/^....(ftyp|moov|mdat|wide|free|skip)/s.test(text)) return await mp4(window)
-    if (head.readUInt32BE(0) === 0x1a45dfa3) return await matroska(window)
-    if (head.toString('hex') === '3026b2758e66cf11a6d900aa0062ce6c') return await asf(window)
-    if (text.startsWith('FLV')) return await flv(window)
-    return false
+    if (/^....(ftyp|styp|moov|moof|mdat|wide|free|skip)/s.test(text)) return await mp4(window)
+    const cut = head.readUInt32BE(0) === 0x1a45dfa3 ? matroska : head.toString('hex') === '3026b2758e66cf11a6d900aa0062ce6c' ? asf : text.startsWith('FLV') ? flv : undefined
+    return { cut: (await cut?.(window)) ?? false, fragmented: false }
   } finally {
     await file.close()
   }
 }
 
 /** Boxes: length (32 bits, or 1 and then 64 behind the name), name. A length of 0 reaches to the end. */
-async function mp4(window: Window): Promise<boolean> {
-  for (let at = 0; at < window.size; ) {
+async function mp4(window: Window): Promise<Outline> {
+  let at = 0
+  let fragmented = false
+  while (at < window.size) {
     const box = await window.read(at, 16)
-    if (!/^[\x20-\x7e\xa9]{4}$/.test(box.toString('latin1', 4, 8))) return false // no box: whatever was appended
+    const name = box.toString('latin1', 4, 8)
+    if (!/^[\x20-\x7e\xa9]{4}$/.test(name)) break // no box: whatever was appended
+    fragmented ||= name === 'moof'
     let length = box.readUInt32BE(0)
-    if (length === 0) return false
     if (length === 1) length = Number(box.readBigUInt64BE(8))
-    if (length < 8) return false
+    if (length < 8) break
     at += length
-    if (at > window.size) return true
   }
-  return false
+  return { cut: at > window.size, fragmented }
 }
 
 const [SEGMENT, CLUSTER] = [0x18538067, 0x1f43b675]
