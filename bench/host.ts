@@ -28,8 +28,9 @@ interface Measured {
   threadMs: number | null
   /** Of one of them. */
   launches: number
-  nodes: number
   mallocs: number
+  /** Of each graph that was captured, on average. */
+  nodes: number
 }
 
 const device = 'cuda:0'
@@ -46,6 +47,7 @@ const counts = (): Record<string, number> => native().devices().counts!
 
 /** `work` does `each` of what is measured, `warm` times unseen. */
 async function measure(name: string, goalMs: number, { warm, samples, each = 1 }: { warm: number; samples: number; each?: number }, work: () => Promise<unknown>): Promise<Measured> {
+  const first = counts()
   for (let i = 0; i < warm; i++) await work()
   syncBlocking()
   const before = counts()
@@ -59,8 +61,8 @@ async function measure(name: string, goalMs: number, { warm, samples, each = 1 }
   }
   const after = counts()
   const per = (what: string): number => Math.round((after[what]! - before[what]!) / samples / each)
-  const row = { name, goalMs, ms: spread(ms), threadMs: own.length ? spread(own).median : null, launches: per('launches'), nodes: 0, mallocs: per('mallocs') }
-  console.log(`${name}: ${row.ms.median.toFixed(3)} ms (${row.ms.p10.toFixed(3)} to ${row.ms.p90.toFixed(3)}), thread ${row.threadMs?.toFixed(3)} ms, goal ${goalMs} ms; ${row.launches} launches, ${row.mallocs} allocations`)
+  const row = { name, goalMs, ms: spread(ms), threadMs: own.length ? spread(own).median : null, launches: per('launches'), mallocs: per('mallocs'), nodes: Math.round((after['nodes']! - first['nodes']!) / Math.max(1, after['graphs']! - first['graphs']!)) }
+  console.log(`${name}: ${row.ms.median.toFixed(3)} ms (${row.ms.p10.toFixed(3)} to ${row.ms.p90.toFixed(3)}), thread ${row.threadMs?.toFixed(3)} ms, goal ${goalMs} ms; ${row.launches} launches, ${row.mallocs} allocations, ${row.nodes} nodes of a graph`)
   return row
 }
 
@@ -73,22 +75,18 @@ async function main(): Promise<void> {
     const inputs = inputsOf(model, sizes)
     for (const graphs of [false, true]) {
       const trainer = trainerOf(model, config, inputs, graphs)
-      const nodes = counts()['nodes']!
-      const row = await measure(graphs ? 'replayed training step' : 'eager training step', graphs ? 1.5 : 40, { warm: 5, samples: graphs ? 200 : 30 }, trainer.step)
-      rows.push({ ...row, nodes: counts()['nodes']! - nodes })
+      rows.push(await measure(graphs ? 'replayed training step' : 'eager training step', graphs ? 1.5 : 40, { warm: 5, samples: graphs ? 200 : 30 }, trainer.step))
       trainer.dispose()
     }
   })
   await scope(async () => {
     const [visual, tokens] = [cast(new Random(9).normal([1, model.config.numQueryTokens, model.config.language.hiddenSize]).to(device), model.precision), 128]
     const prompt = Array.from({ length: sizes.prompt }, (_, i) => 3 + i)
-    const nodes = counts()['nodes']!
-    const row = await measure('decoded token', 1, { warm: 2, samples: 10, each: tokens }, async () => {
+    rows.push(await measure('decoded token', 1, { warm: 2, samples: 10, each: tokens }, async () => {
       let made = 0
       for await (const _ of generate(model, visual, prompt, { maxTokens: tokens })) made++
       if (made !== tokens) throw new Error(`${made} tokens instead of ${tokens}`)
-    })
-    rows.push({ ...row, nodes: counts()['nodes']! - nodes })
+    }))
   })
   model.dispose()
   const made = { date: new Date().toISOString().slice(0, 10), ...commit(), machine: machine(), rows }

@@ -1,5 +1,6 @@
 // The text of docs/kernels.md: what ptxas says of every kernel (native/resources.mjs) and what every size gave on the
-// emulator (docs/kernels-full.json, written by npm run test:full). npm run docs:kernels writes it.
+// emulator (docs/kernels-full.json, written by npm run test:full), and what the host needs beside the kernels
+// (docs/kernels-host.json, by npm run bench:host). npm run docs:kernels writes it.
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -8,8 +9,8 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const read = (path) => readFileSync(join(root, path), 'utf8')
 const list = (dir, pattern) => (existsSync(join(root, dir)) ? readdirSync(join(root, dir)).filter((f) => pattern.test(f)).sort() : [])
 
-/** What is committed beside the page: results of every size, and results of GPU machines by file name. */
-export const committed = () => ({ full: JSON.parse(read('docs/kernels-full.json')), gpu: list('bench/results', /^gpu-.*\.json$/) })
+/** What is committed beside the page: results of every size, times of the host, and results of GPU machines by file name. */
+export const committed = () => ({ full: JSON.parse(read('docs/kernels-full.json')), host: JSON.parse(read('docs/kernels-host.json')), gpu: list('bench/results', /^gpu-.*\.json$/) })
 
 const operators = list('native/ops', /\.cu$/).map((f) => f.slice(0, -3)).filter((name) => existsSync(join(root, 'native', 'ops', `${name}.h`)))
 
@@ -47,8 +48,28 @@ const resultTable = (results) => table(
 )
 const failures = (results) => results.flatMap((e) => e.failures.map((f) => `- ${e.dtype}, ${e.order}: ${f.case}: ${f.what}${f.error === null ? '' : ` is ${f.error}, not ${f.limit}`}`))
 
+/** What the host needs for one of a row's: median, then the JavaScript thread's share. */
+const hostTime = (row) => (row ? `${row.ms.median.toPrecision(3)}${row.threadMs === null ? '' : ` (${row.threadMs.toPrecision(3)})`}` : '–')
+const hostCount = (row, what) => (row ? row[what] || '–' : '–')
+
+/** The host's section, of docs/kernels-host.json. */
+export function hostSection({ sizes, before, after }) {
+  const { B, T, text, prompt } = sizes
+  const where = (run) => `commit ${run.commit.slice(0, 10)}, ${run.date}${run.note ? `, ${run.note}` : ''}`
+  const pairs = after.rows.map((row) => [before.rows.find((r) => r.name === row.name), row])
+  return [
+    '## The host’s side',
+    `What JavaScript, the border and the queue need, on the emulator’s null device, which checks and counts every call and computes nothing (\`MT_EMULATOR=null\`; \`npm run bench:host\`): InstructBLIP over a LLaMA of 7 B in bfloat16 at full size, features given, B=${B}, T=${T}, ${text} tokens of text for the Q-Former and ${prompt} for the language model, full adapter; decoding of one sample. Medians in milliseconds, with what the JavaScript thread itself spent on a processor in brackets: ${after.machine.cpu}, ${after.machine.cores} cores, with other work on them.`,
+    table(
+      ['', 'goal, ms', 'before, ms', 'now, ms', 'launches before', 'now', 'graph nodes before', 'now'],
+      pairs.map(([b, a]) => [a.name, a.goalMs, hostTime(b), hostTime(a), hostCount(b, 'launches'), hostCount(a, 'launches'), hostCount(b, 'nodes'), hostCount(a, 'nodes')]),
+    ),
+    `Before: ${where(before)}. Now: ${where(after)}. Launches are those that JavaScript asks for one by one; a graph’s nodes are launched by the driver.`,
+  ]
+}
+
 /** The page, of { nvcc, archs, kernels } as native/resources.mjs finds them and what is committed. */
-export function page({ nvcc, archs, kernels, full, gpu }) {
+export function page({ nvcc, archs, kernels, full, host, gpu }) {
   const { sizes, limits, results } = full
   const state = gpu.length ? 'executed on the emulator; what ran on a GPU is in the results listed below' : 'executed on the emulator, not yet on a GPU'
   const spilling = kernels.filter((k) => k.stores || k.loads)
@@ -62,7 +83,7 @@ export function page({ nvcc, archs, kernels, full, gpu }) {
   const users = (name) => operators.filter((o) => read(`native/ops/${o}.cu`).includes(`#include "${name}.h"`))
   return `${[
     '# CUDA kernels',
-    'Written by `npm run docs:kernels` from what nvcc says and from `docs/kernels-full.json`, which `npm run test:full` writes; not by hand.',
+    'Written by `npm run docs:kernels` from what nvcc says, from `docs/kernels-full.json`, which `npm run test:full` writes, and from `docs/kernels-host.json`, which `npm run bench:host` writes; not by hand.',
     `State: ${state}.`,
     'A claim about these kernels rests on one of three proofs:',
     table(['proof', 'shows', 'state'], [
@@ -71,6 +92,7 @@ export function page({ nvcc, archs, kernels, full, gpu }) {
       ['run on a GPU', 'that hardware does the same, and how fast', gpu.length ? gpu.map((f) => `[${f}](../bench/results/${f})`).join(', ') : 'not yet'],
     ]),
     `Errors are ‖a − b‖/‖b‖. In float32 an output may be ${figure(limits.float32.forward)} from the CPU’s and from float64’s, a gradient ${figure(limits.float32.gradient)} from the CPU’s; in bfloat16 either may be ${figure(limits.apart)} from the CPU’s (a result of one number, which may be a sum that cancels, ${figure(limits.bfloat16.forward)} and ${figure(limits.bfloat16.gradient)}) and an output ${figure(limits.bfloat16.forward)} from float64’s. Where a query of attention sees no key its output is 0 by definition, which float64’s formula does not give: such cases are held against the CPU’s alone. Below are the largest errors and their cases. “Threads” is the order in which the emulator runs them. Shared memory that the host asks for at launch is not counted.`,
+    ...hostSection(host),
     ...operators.flatMap((o) => {
       const own = kernels.filter((k) => ownerOf(k.file) === o)
       const lent = shared.filter((s) => users(s).includes(o))
