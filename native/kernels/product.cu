@@ -29,6 +29,15 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(Job j, int64_t splits)
   complete4(j, row, col, count, v);
 }
 
+/// Rows rounded to bfloat16, with zeros up to `pitch`, a multiple of 8: eight elements a thread.
+__global__ void __launch_bounds__(kThreads) pack_kernel(Operand from, bf16* to, int64_t pitch) {
+  const int64_t i = thread_index(), chunks = pitch / 8, row = i / chunks, col = i % chunks * 8;
+  if (row >= from.rows) return;
+  float v[8];
+  fetch<8>(from, row, col, v);
+  *reinterpret_cast<uint4*>(to + row * pitch + col) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+}
+
 int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 /// What is asked of the device in use once: `ask` gives a number that is not 0.
@@ -60,11 +69,18 @@ std::array<int, kTileCount> blocks_held(Form form, bool cores) {
 }
 
 Operand operand(const Matrix& x, float factor = 1) {
-  bool wide = x.cols % 8 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
-  return {static_cast<const char*>(x.data), x.type, wide, x.rows, x.cols, factor};
+  bool wide = x.pitch() % 8 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  return {static_cast<const char*>(x.data), x.type, wide, x.rows, x.cols, x.pitch(), factor};
 }
 
 }  // namespace
+
+Packed::Packed(const Matrix& x, bool wanted) : scratch_(wanted ? size_t(x.rows * up(x.cols, 8) * 8) * sizeof(bf16) : 0), matrix_(x) {
+  if (!wanted) return;
+  const int64_t pitch = up(x.cols, 8) * 8;
+  launch(pack_kernel, blocks(x.rows * (pitch / 8)), dim3(kThreads), 0, operand(x), scratch_.as<bf16>(), pitch);
+  matrix_ = {scratch_.as<void>(), DType::bf16, x.rows, x.cols, pitch - x.cols};
+}
 
 Job job(const Product& p) {
   const int64_t m = p.m(), n = p.n();
@@ -91,23 +107,29 @@ Job job(const Product& p) {
 void finish(const Job& j, int64_t splits) { launch(finish_kernel, blocks(j.m * up(j.n, 4)), dim3(kThreads), 0, j, splits); }
 
 /// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
-void product(const Product& p) {
-  const int64_t m = p.m(), n = p.n();
+void product(const Product& given) {
+  const int64_t m = given.m(), n = given.n();
   if (m == 0 || n == 0) return;
   require_choice();
-  Job j = job(p);
-  const bool few = p.a.rows <= kFewRows;
-  if (few && p.form == Form::nt && p.a.cols % 8 == 0) return few_rows(j);
+  const bool few = given.a.rows <= kFewRows;
+  if (few && given.form == Form::nt && given.a.cols % 8 == 0) return few_rows(job(given));
   // So few rows of activations are limited by memory anyway, and need not be rounded further.
-  const bool cores = p.narrow && !few;
+  const bool cores = given.narrow && !few;
   const int64_t step = cores ? kMmaStep : kSimtStep;
-  j.tiles = int(up(p.inner(p.a), step));
-  j.more = int(up(p.inner(p.a2), step));
-  const int64_t all = j.tiles + j.more;
-  const auto held = blocks_held(p.form, cores);
+  const int64_t tiles = up(given.inner(given.a), step), more = up(given.inner(given.a2), step), all = tiles + more;
+  const auto held = blocks_held(given.form, cores);
   const Plan plan = choose({multiprocessors(), held}, cores, {m, n, all, step});
+  // Rows that cannot be copied 16 bytes at a time.
+  const auto packs = [&](const Matrix& x) { return cores && (x.type == DType::f32 || x.pitch() % 8) && packing_pays(x.rows * x.cols, int64_t(size_of(x.type)), plan); };
+  const Packed a(given.a, packs(given.a)), b(given.b, packs(given.b));
+  Product p = given;
+  p.a = a.matrix();
+  p.b = b.matrix();
   if (cores && library_product(p, plan)) return;
   const Tile& tile = cores ? kTiles[plan.tile] : kSimtTile;
+  Job j = job(p);
+  j.tiles = int(tiles);
+  j.more = int(more);
   j.tiles_m = up(m, tile.rows);
   j.tiles_n = up(n, tile.cols);
   j.per_split = int(std::max<int64_t>(up(all, plan.splits), 1));

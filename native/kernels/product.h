@@ -17,6 +17,8 @@ struct Matrix {
   const void* data = nullptr;
   DType type = DType::f32;
   int64_t rows = 0, cols = 0;  // row-major, rows behind each other
+  int64_t padding = 0;         // zeros between them
+  int64_t pitch() const { return cols + padding; }
 };
 inline void* address(const View& v) { return static_cast<char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype)); }
 /// v [..., width] as [rows, width].

@@ -123,12 +123,12 @@ Call prepare(const Library& lib, Handle handle, const Sums& s) {
     describe(kEpilogue, uint32_t(kAddBias));
     describe(kBiasPointer, s.bias);  // tells how it is aligned; its elements are of the type of c
   }
-  auto layout = [&](Handle* to, DType t, int64_t rows, int64_t cols) {
-    require_done(lib.cublasLtMatrixLayoutCreate(to, type(t), uint64_t(cols), uint64_t(rows), cols), "a layout");
+  auto layout = [&](Handle* to, const Matrix& x) {
+    require_done(lib.cublasLtMatrixLayoutCreate(to, type(x.type), uint64_t(x.cols), uint64_t(x.rows), x.pitch()), "a layout");
   };
-  layout(&call.a, s.a.type, s.a.rows, s.a.cols);
-  layout(&call.b, s.b.type, s.b.rows, s.b.cols);
-  layout(&call.c, s.type, s.m, s.n);
+  layout(&call.a, s.a);
+  layout(&call.b, s.b);
+  layout(&call.c, {s.c, s.type, s.m, s.n});
   Handle preference;
   require_done(lib.cublasLtMatmulPreferenceCreate(&preference), "a preference");
   auto prefer = [&](int attribute, auto value) { require_done(lib.cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), "a preference"); };
@@ -158,16 +158,16 @@ class Aligned {
   Scratch moved_;
   const void* data_;
 };
-size_t bytes_of(const Matrix& x) { return size_t(x.rows * x.cols) * size_of(x.type); }
+size_t bytes_of(const Matrix& x) { return size_t(x.rows * x.pitch()) * size_of(x.type); }
 
 /// Whether the library has computed it; the own kernels have to, where it does not support such a product.
 bool compute(const Library& lib, Sums s) {
   static std::mutex mutex;
   static std::map<int, Handle> handles;  // by device
-  static std::map<std::tuple<int, Form, int64_t, int64_t, int64_t, DType, bool>, Call> calls;
+  static std::map<std::tuple<int, Form, int64_t, int64_t, int64_t, int64_t, int64_t, DType, bool>, Call> calls;
   const int device = current().device();
   std::lock_guard lock(mutex);
-  const std::tuple key{device, s.form, s.m, s.n, s.k, s.type, s.bias != nullptr};
+  const std::tuple key{device, s.form, s.m, s.n, s.k, s.a.padding, s.b.padding, s.type, s.bias != nullptr};
   auto it = calls.find(key);
   try {
     if (it == calls.end()) {
@@ -204,16 +204,11 @@ bool compute(const Library& lib, Sums s) {
   }
 }
 
-__global__ void round_kernel(const float* x, bf16* y, int64_t n) {
-  const int64_t i = thread_index();
-  if (i < n) y[i] = bf16(x[i]);
-}
-
 /// Whether a product is one for the library, by sizes and types alone. A few columns are those of low-rank factors: reading
 /// the other factor is what takes time, and the own kernels split that. A bias is added to bfloat16 alone.
 bool fits(const Product& p) {
   constexpr int64_t kColumns = 32;
-  return (!p.bias || p.type == DType::bf16) && p.a.type == DType::bf16 && p.b.type == DType::bf16 && p.inner(p.a) > 0 && p.a.cols % 8 == 0 && p.b.cols % 8 == 0 && p.n() % 8 == 0 && p.n() > kColumns && p.m() > (p.form == Form::tn ? kColumns : 0);
+  return (!p.bias || p.type == DType::bf16) && p.a.type == DType::bf16 && p.b.type == DType::bf16 && p.inner(p.a) > 0 && p.a.pitch() % 8 == 0 && p.b.pitch() % 8 == 0 && p.n() % 8 == 0 && p.n() > kColumns && p.m() > (p.form == Form::tn ? kColumns : 0);
 }
 
 }  // namespace
@@ -236,16 +231,15 @@ bool library_product(const Product& p, const Plan& own) {
   switch (choose_way(m, n, {p.bias != nullptr, p.a2.cols > 0, p.gelu, int64_t(size_of(p.type))}, own)) {
     case Way::own: return false;
     case Way::direct: {
-      const Scratch bias(p.bias ? size_t(n) * sizeof(bf16) : 0);
-      if (p.bias) launch(round_kernel, blocks(n), dim3(kThreads), 0, p.bias, bias.as<bf16>(), n);
-      sums.bias = bias.as<void>();
+      const Packed bias({p.bias, DType::f32, 1, n}, p.bias != nullptr);
+      sums.bias = bias.matrix().data;
       if (p.residual) sums.from = p.residual, sums.beta = 1;
       return compute(lib, sums);
     }
     case Way::onto: {
       Product rest = p;  // of no a·b
       if (p.form == Form::tn) rest.a.rows = rest.b.rows = 0;
-      else rest.a.cols = 0, (p.form == Form::nt ? rest.b.cols : rest.b.rows) = 0;
+      else rest.a.cols = rest.a.padding = 0, (p.form == Form::nt ? rest.b.cols : rest.b.rows) = 0;
       product(rest);
       sums.from = p.c;
       sums.beta = 1;

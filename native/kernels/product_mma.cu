@@ -24,11 +24,11 @@ struct Stage {
   __device__ void begin(const Operand& o, int64_t at, int64_t inner, bf16* to) {
     if (idle()) return;
     const int r = int(threadIdx.x) / kRowChunks, c = int(threadIdx.x) % kRowChunks * 8;
-    const int64_t row = (along ? at : inner) + r, col = (along ? inner : at) + c, apart = kApart * o.cols * 2;
+    const int64_t row = (along ? at : inner) + r, col = (along ? inner : at) + c, apart = kApart * o.pitch * 2;
     const int64_t left = col < o.cols ? o.rows - row : 0;  // rows from here on
     to += r * kPitch + c;
     if (o.wide && (o.type == DType::bf16 || (halves && o.type == DType::f16))) {
-      const char* from = o.data + (row * o.cols + col) * 2;
+      const char* from = o.data + (row * o.pitch + col) * 2;
       if (!halves || o.type == DType::bf16) {
 #pragma unroll
         for (int i = 0; i < kMine; ++i) cp_async_16(to + i * kApart * kPitch, i * kApart < left ? from + i * apart : o.data, i * kApart < left);
@@ -40,12 +40,23 @@ struct Stage {
     }
     if constexpr (kNarrow) {
       if (o.wide && o.type == DType::f32) {
-        const uint4* from = reinterpret_cast<const uint4*>(o.data + (row * o.cols + col) * 4);
+        const uint4* from = reinterpret_cast<const uint4*>(o.data + (row * o.pitch + col) * 4);
 #pragma unroll
         for (int i = 0; i < kMine; ++i)
           for (int h = 0; h < 2; ++h) ahead[2 * i + h] = i * kApart < left ? from[i * (apart / 8) + h] : make_uint4(0, 0, 0, 0);
         return;
       }
+    }
+    if (o.wide && o.type == DType::f32) {
+      // Of low-rank factors and of weights that are trained: all loads are under way before the first is waited for.
+      const float4* from = reinterpret_cast<const float4*>(o.data + (row * o.pitch + col) * 4);
+      float4 v[2 * kMine];
+#pragma unroll
+      for (int i = 0; i < 2 * kMine; ++i) v[i] = i / 2 * kApart < left ? from[i / 2 * (apart / 8) + i % 2] : make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int i = 0; i < 2 * kMine; ++i)
+        *reinterpret_cast<uint2*>(to + i / 2 * kApart * kPitch + i % 2 * 4) = make_uint2(pack_bf16(o.factor * v[i].x, o.factor * v[i].y), pack_bf16(o.factor * v[i].z, o.factor * v[i].w));
+      return;
     }
 #pragma unroll 1
     for (int i = 0; i < 2 * kMine; ++i) {  // in halves: fewer registers beside the sums

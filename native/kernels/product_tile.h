@@ -12,8 +12,8 @@ namespace mt::cuda {
 struct Operand {
   const char* data;
   DType type;
-  bool wide;  // rows begin at multiples of 16 bytes and hold a multiple of 8 elements
-  int64_t rows, cols;
+  bool wide;  // rows begin at multiples of 16 bytes and hold a multiple of 8 elements, or zeros up to one
+  int64_t rows, cols, pitch;
   float factor;
 };
 
@@ -33,7 +33,7 @@ __device__ inline void fetch(const Operand& o, int64_t row, int64_t col, float (
     for (int e = 0; e < N; ++e) v[e] = 0;
     return;
   }
-  int64_t at = row * o.cols + col;
+  int64_t at = row * o.pitch + col;
   if (!o.wide) {
 #pragma unroll
     for (int e = 0; e < N; ++e) v[e] = col + e < o.cols ? o.factor * element(o, at + e) : 0.0f;
@@ -202,6 +202,16 @@ void few_rows(const Job& j);
 /// product.cu: c from the sums of `splits` pieces in j.part.
 void finish(const Job& j, int64_t splits);
 Job job(const Product& p);
+/// A matrix, or where that is wanted its rows rounded to bfloat16 and padded to a multiple of 8 elements.
+class Packed {
+ public:
+  Packed(const Matrix& x, bool wanted);
+  const Matrix& matrix() const { return matrix_; }
+
+ private:
+  Scratch scratch_;
+  Matrix matrix_;
+};
 /// product_library.cu: throws where cuBLASLt was asked for and is not there.
 void require_choice();
 /// Whether cuBLASLt has computed a product whose factors may be rounded and have more than a few rows. `own`: the plan

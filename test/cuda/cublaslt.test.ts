@@ -85,6 +85,9 @@ const calls = [
   'TN m=256 n=129 k=1024 bf16 beta=0 in place bias workspace=4096', 'TN m=256 n=129 k=1024 bf16 beta=1 bias workspace=4096',
   // The gradient of a weight.
   'NT m=48 n=64 k=72 f32 beta=0 in place workspace=0',
+  // Factors that are rounded or padded first.
+  'TN m=256 n=129 k=1020 bf16 beta=0 in place workspace=4096', 'NN m=1024 n=129 k=250 bf16 beta=0 in place workspace=0',
+  'TN m=256 n=129 k=1024 bf16 beta=0 in place workspace=4096',
   // LoRA: onto what an own kernel has put there, forward and for the input's gradient.
   'TN m=256 n=129 k=1024 bf16 beta=1 in place workspace=4096', 'NN m=1024 n=129 k=256 bf16 beta=1 in place workspace=0',
 ].sort()

@@ -48,6 +48,11 @@ Plan choose(const Machine& machine, bool cores, const Extent& e) {
   return split.time < kWorth * best.time ? split : best;
 }
 
+bool packing_pays(int64_t elements, int64_t size, const Plan& plan) {
+  // Tiles that pass through registers take twice the time at least: the plan's again.
+  return kLaunch + double(elements * (size + 2)) / kBytes < plan.time;
+}
+
 Way choose_way(int64_t m, int64_t n, const Extras& extras, const Plan& own) {
   // The library cuts a product up as well, and is faster by its rate; what it leaves is a launch more, with the bytes
   // that pass through memory between the two.

@@ -39,6 +39,10 @@ struct Plan {
 /// `cores`: on tensor cores (kTiles), else in float32 (kSimtTile).
 Plan choose(const Machine& machine, bool cores, const Extent& e);
 
+/// Whether rounding a factor to bfloat16 rows of 16 bytes first, of `size` bytes an element now, is shorter than doing so for
+/// every tile that is read.
+bool packing_pays(int64_t elements, int64_t size, const Plan& plan);
+
 /// How cuBLASLt computes a product, or that the own kernels do.
 enum class Way {
   own,

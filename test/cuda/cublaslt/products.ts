@@ -61,6 +61,12 @@ export const cases: Case[] = [
   { name: 'few rows', shapes: { x: [8, 72], w: [64, 72] }, run: ({ x, w }) => [linear(x!, w!)] },
   { name: 'few columns', shapes: { x: [41, 72], w: [32, 72] }, run: ({ x, w }) => [linear(x!, w!)] },
   { name: 'rows of an odd pitch', shapes: { x: [41, 70], w: [64, 70] }, run: ({ x, w }) => [linear(x!, w!)] },
+  { name: 'rows of an odd pitch that are padded', shapes: { x: [m, k - 4], w: [n, k - 4] }, run: ({ x, w }) => [linear(x!, w!)] },
+  {
+    name: 'an odd number of columns, backward input', shapes: { x: [m, k], w: [250, k], dy: [m, 250] },
+    run: ({ x, w, dy }) => { const t = trained(x!); return gradients(linear(stored(t), w!), dy!, t) },
+  },
+  { name: 'a float32 weight that is rounded first', shapes: { x: [m, k], w: [n, k] }, wide: ['w'], run: ({ x, w }) => [linear(x!, w!)] },
   { name: 'a float32 weight', shapes: { x: [41, 72], w: [64, 72] }, wide: ['w'], run: ({ x, w }) => [linear(x!, w!)] },
 ]
 
