@@ -219,7 +219,7 @@ const SAMPLE = 4096
  * Names this set of weights: SHA-256 of every tensor's name, dtype, shape and first and last 4 KiB, in the order of names.
  * Splitting the same tensors over other files does not change it; it reads at most 8 KiB a tensor.
  */
-export const fingerprint = (plan: CheckpointPlan): Promise<string> => hashTensors(plan, [...plan.entries.values()], 2, '')
+export const fingerprint = (plan: CheckpointPlan): Promise<string> => hashTensors(plan, [...plan.entries.values()], bothEnds, '')
 
 /**
  * Names what the vision tower computes: its configuration, and of each of its tensors what {@link fingerprint} takes, but 64
@@ -227,10 +227,20 @@ export const fingerprint = (plan: CheckpointPlan): Promise<string> => hashTensor
  */
 export function visionFingerprint(plan: CheckpointPlan): Promise<string> {
   const entries = [...plan.entries.values()].filter(({ part }) => part === 'vision')
-  return hashTensors(plan, entries, 64, JSON.stringify(Object.entries(plan.config.vision).sort()))
+  return hashTensors(plan, entries, throughout, JSON.stringify(Object.entries(plan.config.vision).sort()))
 }
 
-async function hashTensors(plan: CheckpointPlan, tensors: readonly PlannedTensor[], samples: number, about: string): Promise<string> {
+/** Which bytes of [begin, end) are read: [from, to) each. */
+type Sampler = (begin: number, end: number) => [number, number][]
+
+const bothEnds: Sampler = (begin, end) => [[begin, Math.min(end, begin + SAMPLE)], [Math.max(begin, end - SAMPLE), end]]
+
+const throughout: Sampler = (begin, end) => {
+  if (end - begin <= 64 * SAMPLE) return [[begin, end]]
+  return Array.from({ length: 64 }, (_, i) => begin + Math.round(((end - begin - SAMPLE) * i) / 63)).map((from) => [from, from + SAMPLE])
+}
+
+async function hashTensors(plan: CheckpointPlan, tensors: readonly PlannedTensor[], sampler: Sampler, about: string): Promise<string> {
   const hash = createHash('sha256').update(about)
   const handles = new Map<string, FileHandle>()
   try {
@@ -238,11 +248,7 @@ async function hashTensors(plan: CheckpointPlan, tensors: readonly PlannedTensor
     for (const tensor of [...tensors].sort((a, b) => (a.name < b.name ? -1 : 1))) {
       hash.update(`${tensor.name}\0${tensor.dtype}\0${tensor.shape.join()}\0`)
       for (const { header, begin, end } of tensor.kind === 'stored' ? [tensor.piece] : [tensor.q, tensor.v]) {
-        const room = Math.max(0, end - begin - SAMPLE)
-        for (let i = 0; i < samples; i++) {
-          const at = begin + Math.round((room * i) / (samples - 1))
-          hash.update(await sample(handles.get(header.path)!, at, Math.min(end, at + SAMPLE)))
-        }
+        for (const [from, to] of sampler(begin, end)) hash.update(await sample(handles.get(header.path)!, from, to))
       }
     }
   } finally {

@@ -243,6 +243,16 @@ test("the vision tower's fingerprint is of all of its numbers and its configurat
     assert.is.not(await of(touched(name, at)), whole, name)
   }
   assert.is.not(await of(data, { ...json, vision_config: { ...json.vision_config, layer_norm_eps: 1e-5 } }), whole)
+  // A tensor of 640 kB is read in 64 places: both ends, and at equal distances between.
+  const wide = { ...json, vision_config: { ...json.vision_config, intermediate_size: 20_000 } }
+  const large = tensors(wide)
+  const before = await of(large, wide)
+  const name = 'vision_model.encoder.layers.0.mlp.fc1.weight'
+  for (const at of [0, 159_999, Math.round((640_000 - 4096) * 31 / 63 / 4) + 500]) {
+    const numbers = (large.find((t) => t.name === name)!.data as Float32Array).slice()
+    numbers[at]! += 1
+    assert.is.not(await of(change(large, name, { data: numbers }), wide), before, `${at}`)
+  }
   assert.is.not(await of(data, { ...json, vision_config: { ...json.vision_config, num_attention_heads: 4 } }), whole)
 })
 
