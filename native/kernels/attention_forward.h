@@ -31,7 +31,14 @@ inline void clear(float* row, int64_t width) {
   for (int64_t j = 0; j < width; j += kLanes) store(row + j, splat(0.0f));
 }
 
-/// max of row·scale + bias, which replaces row.
+/// −∞, or NaN where a score that counts is one: max() does not see a NaN among nothing else, and nothing is not NaN.
+inline float max_of_none(const float* row, const float* bias, int64_t width) {
+  for (int64_t j = 0; j < width; ++j)
+    if (bias[j] != kNone && row[j] != row[j]) return row[j];
+  return kNone;
+}
+
+/// max of row·scale + bias, which replaces row; −∞ where there is nothing.
 inline float biased_max(float* row, float scale, const float* bias, int64_t width) {
   vec m = splat(kNone);
   for (int64_t j = 0; j < width; j += kLanes) {
@@ -39,7 +46,8 @@ inline float biased_max(float* row, float scale, const float* bias, int64_t widt
     store(row + j, s);
     m = max(m, s);
   }
-  return max(m);
+  const float most = max(m);
+  return most == kNone ? max_of_none(row, bias, width) : most;
 }
 
 /// row = exp(row − m); the sum.
@@ -104,6 +112,11 @@ void mixed_row(float* row, const float* bias, const int32_t* bits, const Attenti
   float m = biased_max(row, u.scale, bias, width);
   for (int j = 0; j < P; ++j) sums[j] = 1, most[j] = kNone;
   if (m == kNone) return clear(row, width);
+  if (m != m) {
+    for (int64_t k = 0; k < width; k += kLanes) store(row + k, splat(m));
+    for (int j = 0; j < P; ++j) most[j] = m;
+    return;
+  }
   vec z[P] = {};
   for (int64_t k = 0; k < width; k += kLanes) {
     vec x = exp(load(row + k) - splat(m));

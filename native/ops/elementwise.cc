@@ -129,10 +129,10 @@ void gelu_backward(const View& dy, const View& x, Out dx) {
 }
 
 void relu_forward(const View& x, Out y) {
-  each({&x}, y, [](float a) { return a > 0 ? a : 0; });
+  each({&x}, y, [](float a) { return a <= 0 ? 0 : a; });
 }
 void relu_backward(const View& dy, const View& x, Out dx) {
-  each({&dy, &x}, dx, [](float d, float a) { return a > 0 ? d : 0; });
+  each({&dy, &x}, dx, [](float d, float a) { return a <= 0 ? 0 : d; });
 }
 
 // Of exp() of the library: the vectors' one, twice as far off, moves a gate's gradient past its limit where that cancels.

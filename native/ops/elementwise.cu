@@ -148,10 +148,10 @@ struct GeluBackward {
   }
 };
 struct Relu {
-  __device__ float operator()(float x) const { return x > 0 ? x : 0.0f; }
+  __device__ float operator()(float x) const { return x <= 0 ? 0.0f : x; }
 };
 struct ReluBackward {
-  __device__ float operator()(float dy, float x) const { return x > 0 ? dy : 0.0f; }
+  __device__ float operator()(float dy, float x) const { return x <= 0 ? 0.0f : dy; }
 };
 struct SiluMul {
   __device__ float operator()(float gate, float up) const { return gate / (1.0f + expf(-gate)) * up; }

@@ -62,7 +62,9 @@ __global__ void __launch_bounds__(kForwardThreads) forward_kernel(const T* x, Ro
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
       const float s = warp_sum(sum[k]);
-      if (lane == 0 && first + k < z.units) hidden[first + k] = fmaxf(s + b1[first + k], 0.0f);
+      if (lane || first + k >= z.units) continue;
+      const float h = s + b1[first + k];
+      hidden[first + k] = h <= 0 ? 0.0f : h;  // fmaxf would hide a NaN
     }
   }
   __syncthreads();
