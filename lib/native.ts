@@ -15,6 +15,9 @@ export interface NativeTensor {
 type tensor = NativeTensor
 type out = NativeTensor
 type inout = NativeTensor
+type tensors = readonly NativeTensor[]
+type inouts = readonly NativeTensor[]
+type floats = readonly number[]
 type float = number
 type int = number
 type bool = boolean
@@ -65,6 +68,10 @@ export interface Ops {
   router_backward(dalpha: tensor, alpha: tensor, pooled: tensor, hidden: tensor, w1: tensor, w2: tensor, dx: out | null, dw1: out, db1: out, dw2: out, db2: out): void
   square_sum(x: tensor, sum: inout): void
   adamw(param: inout, grad: tensor, m: inout, v: inout, scale: tensor | null, lr: float, beta1: float, beta2: float, eps: float, decay: float, step: int): void
+  accumulate(sums: inouts, xs: tensors): void
+  gradient_norm(grads: tensors, losses: tensor | null, clip: float, report: out): void
+  adamw_schedule(step: int, beta1: float, beta2: float, lr: floats, decay: floats, schedule: out): void
+  adamw_all(params: inouts, grads: tensors, m: inouts, v: inouts, rows: floats, report: tensor, schedule: tensor, beta1: float, beta2: float, eps: float): void
 }
 
 /** Counters of the whole process; `bytes` counts tensors alive, `peak` what was really allocated at one time. */

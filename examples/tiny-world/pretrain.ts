@@ -103,7 +103,7 @@ async function run({ name, steps, optimizer, factor, next, every, measure }: Pha
       const { total, shown } = ready()
       backward(total)
       ready = next(step + 1)
-      optimizer.step(await optimizer.gradientNorm(), factor(step))
+      await optimizer.step(factor(step))
       return shown.item()
     })
     if (!Number.isFinite(loss)) throw new RangeError(`the loss of step ${step} is ${loss}`)

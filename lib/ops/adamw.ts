@@ -22,3 +22,54 @@ export function adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, s: Adam
 export function addSquareSum(sum: Tensor, x: Tensor): void {
   native().ops.square_sum(x.handle, sum.handle)
 }
+
+// ---- all trained tensors at once, in a handful of launches on a CUDA device: the bits of the calls above, one after the other ----
+
+const handles = (tensors: readonly Tensor[]) => tensors.map((t) => t.handle)
+
+/** sums[i] += xs[i], float32, of one shape each. */
+export function accumulate(sums: readonly Tensor[], xs: readonly Tensor[]): void {
+  native().ops.accumulate(handles(sums), handles(xs))
+}
+
+/**
+ * What a step depends on, into `report` [3+k], float32: S, the sum of the squares of all gradients; min(1, clip / (√S + 1e-6)),
+ * or 1 where `clip` is 0; 1 where S and all k losses are finite, else 0; the losses.
+ */
+export function gradientNorm(grads: readonly Tensor[], losses: Tensor | undefined, clip: number, report: Tensor): void {
+  native().ops.gradient_norm(handles(grads), losses?.handle ?? null, clip, report.handle)
+}
+
+/** A learning rate and weight decay that some of the parameters share. */
+export interface Kind {
+  lr: number
+  weightDecay: number
+}
+
+/**
+ * Writes what changes from step to step into `schedule`, int64 [2+2n] for n kinds of parameters. No part of a graph, but what
+ * is called before one is launched.
+ *
+ * @param step counted from 1
+ */
+export function adamwSchedule(schedule: Tensor, step: number, betas: readonly [number, number], kinds: readonly Kind[]): void {
+  native().ops.adamw_schedule(step, betas[0], betas[1], kinds.map((k) => k.lr), kinds.map((k) => k.weightDecay), schedule.handle)
+}
+
+/** A parameter's tensors, and which of the kinds in the schedule it is. */
+export interface Trained {
+  param: Tensor
+  grad: Tensor
+  m: Tensor
+  v: Tensor
+  kind: number
+}
+
+/**
+ * {@link adamw} for every parameter, with the gradients' scale of a {@link gradientNorm} report. Nothing is changed where the
+ * report says that something is not finite.
+ */
+export function adamwAll(trained: readonly Trained[], report: Tensor, schedule: Tensor, { betas, eps }: Pick<AdamWStep, 'betas' | 'eps'>): void {
+  const all = (of: (t: Trained) => Tensor) => handles(trained.map(of))
+  native().ops.adamw_all(all((t) => t.param), all((t) => t.grad), all((t) => t.m), all((t) => t.v), trained.map((t) => t.kind), report.handle, schedule.handle, betas[0], betas[1], eps)
+}

@@ -31,10 +31,15 @@ export function write(target: Tensor, x: Tensor): void {
   native().ops.copy(x.handle, target.handle)
 }
 
+/** Writes one value over all of `target`, a tensor or a view of one. No gradient flows. */
+export function fill(target: Tensor, value: number): void {
+  native().ops.fill(value, target.handle)
+}
+
 /** A tensor of one value. */
 export function full(shape: readonly number[], value: number, dtype: DType = 'float32', device: Device = 'cpu'): Tensor {
   const y = empty(shape, dtype, device)
-  native().ops.fill(value, y.handle)
+  fill(y, value)
   return y
 }
 

@@ -1,12 +1,13 @@
 /** Forward and backward of a micro-batch; on a CUDA device as a graph, captured once for each shape of the inputs. */
 import type { Adapter } from '../adapter/adapter.js'
 import type { ImageModel, PlacedText, QFormerText } from '../models/mtransllama.js'
-import { copy, write } from '../ops/copy.js'
-import { add } from '../ops/elementwise.js'
+import { accumulate } from '../ops/adamw.js'
+import { copy, fill, write, zeros } from '../ops/copy.js'
 import { Graph } from '../tensor/graph.js'
-import { keep, scope } from '../tensor/scope.js'
-import { backward, noGrad } from '../tensor/tape.js'
-import type { Tensor } from '../tensor/tensor.js'
+import { keep } from '../tensor/scope.js'
+import { backward } from '../tensor/tape.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+import type { AdamW, GradientOf } from './optimizer.js'
 
 /** What a micro-batch is to the model, where the model computes. */
 export interface StepInputs {
@@ -34,55 +35,97 @@ interface Captured {
   graph: Graph
   /** What replays read, in the order of {@link tensors}. */
   inputs: Tensor[]
+  /** What replays write; gradients by parameter. */
   loss: Tensor
-  /** What replays write, by parameter. */
   gradients: Map<string, Tensor>
 }
 
 /**
  * Graphs of the last few shapes. A shape that is new runs operator by operator; seen again, it is captured and from then on
- * replayed. Same kernels, same order: the same bits either way.
+ * replayed. Same kernels, same order: the same bits either way. A step of one micro-batch is one graph, optimiser and all;
+ * of several, gradients of all graphs add up in one buffer.
  */
 export class StepGraphs {
   readonly #seen = new Set<string>()
   readonly #graphs = new Map<string, Captured>() // the one used last stands last
+  readonly #report: Tensor
+  /** What `run` adds gradients to: one buffer, as tensors by parameter; and which of them the step has given a gradient. */
+  #sums: { buffer: Tensor; of: Map<string, Tensor> } | undefined
+  readonly #given = new Set<string>()
+  /** Where the gradients of the last call are. */
+  #gradients: ReadonlyMap<string, Tensor> | undefined
 
   /** @param limit most graphs held at a time; each has memory of its own */
   constructor(
     readonly model: ImageModel,
     readonly adapter: Adapter,
+    readonly optimizer: AdamW,
     readonly limit = 8,
-  ) {}
+  ) {
+    this.#report = keep(empty([4], 'float32', model.device))
+  }
 
-  /** {@link forwardBackward}. The loss it returns is overwritten by the next call. */
+  /** Gradients of the step: of the last {@link step}, or since {@link begin}. */
+  readonly gradient: GradientOf = (p) => (this.#gradients ? this.#gradients.get(p.name) : p.tensor.grad)
+
+  /** A step of one micro-batch, prepared before: {@link forwardBackward} and {@link AdamW.update}, whose report it returns. */
+  step(inputs: StepInputs): Tensor {
+    const captured = this.#replay('step', inputs)
+    this.#gradients = captured?.gradients
+    return captured ? this.#report : this.optimizer.update(forwardBackward(this.model, this.adapter, inputs).view([1]))
+  }
+
+  /** Begins a step of several micro-batches. */
+  begin(): void {
+    if (!this.#sums) {
+      const places = new Map<string, number>()
+      let size = 0
+      for (const [name, p] of this.adapter.parameters) {
+        places.set(name, size)
+        size += Math.ceil(p.size / 64) * 64 // aligned as tensors of their own are
+      }
+      const buffer = keep(zeros([size], 'float32', this.model.device))
+      this.#sums = { buffer, of: new Map([...this.adapter.parameters].map(([name, p]) => [name, keep(buffer.view(p.shape, undefined, places.get(name)!))])) }
+    } else fill(this.#sums.buffer, 0)
+    this.#given.clear()
+    this.#gradients = new Map()
+  }
+
+  /** {@link forwardBackward} of one of several micro-batches. The loss it returns is overwritten by the next call. */
   run(inputs: StepInputs): Tensor {
+    const captured = this.#replay('run', inputs)
+    const loss = captured?.loss ?? forwardBackward(this.model, this.adapter, inputs)
+    const gradients = captured?.gradients ?? new Map([...this.adapter.parameters].flatMap(([name, p]) => (p.grad ? [[name, p.grad]] : [])))
+    const names = [...gradients.keys()]
+    accumulate(names.map((n) => this.#sums!.of.get(n)!), [...gradients.values()])
+    for (const n of names) this.#given.add(n)
+    this.#gradients = new Map([...this.#given].map((n) => [n, this.#sums!.of.get(n)!]))
+    if (!captured) this.optimizer.zeroGrad()
+    return loss
+  }
+
+  /** Replays the graph of such inputs; undefined where they are to be run operator by operator. */
+  #replay(what: 'step' | 'run', inputs: StepInputs): Captured | undefined {
     const given = tensors(inputs)
-    const key = given.map((t) => `${t.dtype}[${t.shape}]`).join(' ')
+    const key = `${what} ${given.map((t) => `${t.dtype}[${t.shape}]`).join(' ')}`
     let captured = this.#graphs.get(key)
     if (!captured) {
       if (!this.#seen.has(key)) {
         this.#seen.add(key)
-        return forwardBackward(this.model, this.adapter, inputs)
+        return undefined
       }
       this.#evict(this.limit - 1)
-      captured = this.#capture(inputs)
+      captured = this.#capture(what, inputs)
     }
     this.#graphs.delete(key)
     this.#graphs.set(key, captured)
     for (const [i, t] of captured.inputs.entries()) write(t, given[i]!)
     captured.graph.replay()
-    for (const [name, g] of captured.gradients) {
-      const parameter = this.adapter.parameters.get(name)!
-      const before = parameter.grad
-      // A copy: the next micro-batch writes over the graph's own.
-      parameter.grad = noGrad(() => scope(() => keep(before ? add(before, g) : copy(g))))
-      before?.dispose()
-    }
-    return captured.loss
+    return captured
   }
 
-  #capture(inputs: StepInputs): Captured {
-    const { adapter, model } = this
+  #capture(what: 'step' | 'run', inputs: StepInputs): Captured {
+    const { adapter, model, optimizer } = this
     const own = (t: Tensor): Tensor => keep(copy(t))
     const { features, qformer, text, factor } = inputs
     const mine: StepInputs = {
@@ -90,19 +133,20 @@ export class StepGraphs {
       text: { ids: own(text.ids), mask: own(text.mask), positions: own(text.positions), answers: { places: own(text.answers!.places), targets: own(text.answers!.targets) } },
       factor: own(factor),
     }
-    // Gradients so far are no part of the graph.
-    const before = new Map([...adapter.parameters].map(([name, p]) => [name, p.grad]))
-    for (const p of adapter.parameters.values()) p.grad = undefined
     const gradients = new Map<string, Tensor>()
     try {
-      const { graph, result: loss } = Graph.capture(model.device, () => keep(forwardBackward(model, adapter, mine).detach()))
+      const { graph, result: loss } = Graph.capture(model.device, () => {
+        const loss = forwardBackward(model, adapter, mine).detach()
+        if (what === 'step') optimizer.update(loss.view([1]), undefined, this.#report)
+        return keep(loss)
+      })
       for (const [name, p] of adapter.parameters) if (p.grad) gradients.set(name, p.grad)
       return { graph, inputs: tensors(mine), loss, gradients }
     } catch (error) {
       for (const t of [...tensors(mine), ...gradients.values()]) t.dispose()
       throw error
     } finally {
-      for (const [name, p] of adapter.parameters) p.grad = before.get(name)
+      for (const p of adapter.parameters.values()) p.grad = undefined
     }
   }
 
@@ -115,7 +159,18 @@ export class StepGraphs {
     }
   }
 
-  dispose(): void {
+  /** Forgets all graphs, after something failed: what was captured with it is none. */
+  forget(): void {
     this.#evict(0)
+    this.#seen.clear()
+    this.#gradients = undefined
+  }
+
+  dispose(): void {
+    this.forget()
+    this.#report.dispose()
+    for (const t of this.#sums?.of.values() ?? []) t.dispose()
+    this.#sums?.buffer.dispose()
+    this.#sums = undefined
   }
 }

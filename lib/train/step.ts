@@ -6,8 +6,9 @@ import { encode, qformerRows, textRows, type Encoded } from '../eval/encode.js'
 import type { Features } from '../eval/features.js'
 import { answerTokens } from '../models/mtransllama.js'
 import { scope } from '../tensor/scope.js'
-import { full } from '../ops/copy.js'
-import { forwardBackward, StepGraphs } from './graphs.js'
+import { full, write } from '../ops/copy.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+import { forwardBackward, type StepInputs, StepGraphs } from './graphs.js'
 import type { AdamW } from './optimizer.js'
 
 export interface StepResult {
@@ -33,7 +34,7 @@ export class Trainer {
     options: { graphs?: boolean | undefined } = {},
   ) {
     const { model } = bundle
-    if (model.device !== 'cpu' && options.graphs !== false) this.graphs = new StepGraphs(model, adapter)
+    if (model.device !== 'cpu' && options.graphs !== false) this.graphs = new StepGraphs(model, adapter, optimizer)
   }
 
   /** Lets go of what steps keep between them; not the model, the adapter or the optimiser. */
@@ -49,37 +50,53 @@ export class Trainer {
     const { bundle, adapter, optimizer } = this
     const encoded = microBatches.map((samples) => samples.map((s) => encode(bundle, adapter.config, s)))
     const tokens = encoded.reduce((n, batch) => n + answerTokens(textRows(batch, bundle.special.padId)), 0)
-    let loss = 0
-    for (const [i, samples] of microBatches.entries()) loss += await this.accumulate(samples, encoded[i]!, tokens)
-    const norm = await optimizer.gradientNorm()
-    if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
-      const bad = (await this.badParameter()) ?? (await optimizer.firstBad().then((name) => name && `the gradient of ${name}`)) ?? 'the loss'
-      optimizer.zeroGrad()
-      return { loss, tokens, norm, bad }
-    }
-    optimizer.step(norm, factor)
-    return { loss, tokens, norm }
+    optimizer.prepare(factor)
+    return scope(async () => {
+      try {
+        const { norm, losses, taken } = await optimizer.finish(await this.queue(microBatches, encoded, tokens))
+        const loss = losses.reduce((sum, l) => sum + l / tokens, 0)
+        if (taken) return { loss, tokens, norm }
+        const gradient = this.graphs?.gradient
+        const bad = (await this.badParameter()) ?? (await optimizer.firstBad(gradient).then((name) => name && `the gradient of ${name}`)) ?? 'the loss'
+        return { loss, tokens, norm, bad }
+      } catch (error) {
+        this.graphs?.forget()
+        throw error
+      } finally {
+        optimizer.zeroGrad()
+      }
+    })
   }
 
-  /** Forward and backward of one micro-batch; gradients add up. Returns its share of the loss. */
-  private accumulate(samples: readonly Sample[], encoded: readonly Encoded[], tokens: number): Promise<number> {
+  /** Queues a whole step and returns the optimiser's report: nothing is waited for but features. */
+  private async queue(microBatches: readonly (readonly Sample[])[], encoded: readonly (readonly Encoded[])[], tokens: number): Promise<Tensor> {
+    const { bundle: { model }, adapter, graphs, optimizer } = this
+    if (graphs && microBatches.length === 1) return graphs.step(await this.inputs(microBatches[0]!, encoded[0]!, tokens))
+    graphs?.begin()
+    const losses = empty([microBatches.length], 'float32', model.device)
+    for (const [i, samples] of microBatches.entries()) {
+      await scope(async () => {
+        const inputs = await this.inputs(samples, encoded[i]!, tokens)
+        write(losses.view([], [], i), graphs ? graphs.run(inputs) : forwardBackward(model, adapter, inputs).detach())
+      })
+    }
+    return optimizer.update(losses, graphs?.gradient)
+  }
+
+  private async inputs(samples: readonly Sample[], encoded: readonly Encoded[], tokens: number): Promise<StepInputs> {
     const { bundle: { model, special }, adapter, features, graphs } = this
     const { numQueryTokens: L, language, qformer } = model.config
-    return scope(async () => {
-      const seen = (await features.batch(samples)).to(model.device)
-      const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L
-      // Shapes that come back are what graphs are for.
-      const step = graphs ? 8 : 1
-      const words = qformerRows(encoded, { step, most: qformer.maxPositions })
-      const inputs = {
-        features: seen,
-        qformer: words && { ids: words.ids.to(model.device), mask: words.mask.to(model.device) },
-        text: model.place(textRows(encoded, special.padId, { step, most: language.maxPositions - V }), V, step),
-        factor: full([], 1 / tokens, 'float32', model.device),
-      }
-      const loss = graphs ? graphs.run(inputs) : forwardBackward(model, adapter, inputs)
-      return (await loss.item()) / tokens
-    })
+    const seen = (await features.batch(samples)).to(model.device)
+    const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L
+    // Shapes that come back are what graphs are for.
+    const step = graphs ? 8 : 1
+    const words = qformerRows(encoded, { step, most: qformer.maxPositions })
+    return {
+      features: seen,
+      qformer: words && { ids: words.ids.to(model.device), mask: words.mask.to(model.device) },
+      text: model.place(textRows(encoded, special.padId, { step, most: language.maxPositions - V }), V, step),
+      factor: full([], 1 / tokens, 'float32', model.device),
+    }
   }
 
   /** A trained tensor that is itself not finite explains every loss after it. */

@@ -8,12 +8,13 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "binding/environment.h"
 #include "binding/handle.h"
 #include "binding/widen.h"
+#include "core/list.h"
 #include "core/profile.h"
-#include "core/view.h"
 
 namespace mt::binding {
 
@@ -23,6 +24,8 @@ struct Operator {
   std::string signature;
   Napi::Function::Callback call;
 };
+
+inline constexpr uint32_t kMaxList = 1 << 16;  // elements of an argument that is a list
 
 [[noreturn]] inline void refuse(const Napi::Value& v, const char* function, int position, const char* expected) {
   throw Napi::TypeError::New(v.Env(), text(function, ": argument ", position + 1, ": expected ", expected, ", but got ", shown(v), "."));
@@ -71,6 +74,34 @@ template <> struct Decoder<bool> {
   }
 };
 
+/// Calls `add` with every element of a JavaScript array.
+template <typename F>
+void each_element(const Napi::Value& v, const char* function, int position, const char* expected, F add) {
+  if (!v.IsArray()) refuse(v, function, position, expected);
+  const auto list = v.As<Napi::Array>();
+  const uint32_t length = list.Length();
+  if (length > kMaxList) throw Napi::TypeError::New(v.Env(), text(function, ": argument ", position + 1, ": expected at most ", kMaxList, " elements, but got ", length, "."));
+  for (uint32_t i = 0; i < length; ++i) add(Napi::Value(list[i]));
+}
+template <typename T>
+struct ListDecoder {
+  static T decode(const Napi::Value& v, const char* function, int position) {
+    T out;
+    each_element(v, function, position, "an array of tensors", [&](const Napi::Value& t) { out.push_back(unwrap(t, function, position).view); });
+    return out;
+  }
+};
+template <> struct Decoder<Views> : ListDecoder<Views> { static constexpr const char* name = "tensors"; };
+template <> struct Decoder<InOuts> : ListDecoder<InOuts> { static constexpr const char* name = "inouts"; };
+template <> struct Decoder<Numbers> {
+  static constexpr const char* name = "floats";
+  static Numbers decode(const Napi::Value& v, const char* function, int position) {
+    Numbers out;
+    each_element(v, function, position, "an array of numbers", [&](const Napi::Value& x) { out.push_back(Decoder<double>::decode(x, function, position)); });
+    return out;
+  }
+};
+
 // ---- what the queue does before an operator runs ----
 
 inline void prepare(const View& v) {
@@ -78,16 +109,20 @@ inline void prepare(const View& v) {
 }
 inline void prepare(const Out& v) { v.storage->ensure(); }
 inline void prepare(const MaybeOut& v) { if (v) v.storage->ensure(); }
+inline void prepare(const Views& all) { for (const View& v : all) prepare(v); }
+inline void prepare(const InOuts& all) { for (const View& v : all) prepare(v); }
+inline void prepare(const Numbers&) {}
 template <typename T>
   requires std::is_arithmetic_v<T>
 void prepare(T) {}
 
 // ---- what holds for the outputs of every operator ----
 
-/// An argument's view, whether it is written, and whether what was in it before matters.
+/// An argument's view, whether it is written, and whether what was in it before matters. A list has one for each element.
 struct Role {
   const View* view = nullptr;
   bool written = false, read = true;
+  size_t argument = 0;  // counted from 0
 };
 inline Role role(const View& v) { return {&v, false}; }
 inline Role role(const Out& v) { return {&v, true, false}; }
@@ -97,6 +132,36 @@ template <typename T>
   requires std::is_arithmetic_v<T>
 Role role(T) {
   return {};
+}
+inline Role role(const Numbers&) { return {}; }
+inline void add_roles(std::vector<Role>& to, const Views& all) { for (const View& v : all) to.push_back({&v, false}); }
+inline void add_roles(std::vector<Role>& to, const InOuts& all) { for (const View& v : all) to.push_back({&v, true}); }
+template <typename T>
+void add_roles(std::vector<Role>& to, const T& v) {
+  to.push_back(role(v));
+}
+template <typename T>
+inline constexpr bool is_list = std::is_same_v<T, Views> || std::is_same_v<T, InOuts>;
+
+/// The roles of all arguments, in order.
+template <typename... Args>
+auto roles_of(const Args&... args) {
+  size_t argument = 0;
+  if constexpr ((is_list<Args> || ...)) {
+    std::vector<Role> all;
+    auto add = [&](const auto& a) {
+      const size_t from = all.size();
+      add_roles(all, a);
+      for (size_t i = from; i < all.size(); ++i) all[i].argument = argument;
+      ++argument;
+    };
+    (add(args), ...);
+    return all;
+  } else {
+    std::array<Role, sizeof...(Args)> all{role(args)...};
+    for (Role& r : all) r.argument = argument++;
+    return all;
+  }
 }
 
 /// Outputs have memory of their own: not a file's, not an input's, and no element twice.
@@ -146,7 +211,8 @@ void keep(cuda::Queue& queue, const Role* roles, size_t count);
 profile::Bytes traffic(const Role* roles, size_t count);
 template <typename... Args>
 profile::Bytes traffic(const std::tuple<Args...>& args) {
-  return std::apply([](const auto&... a) { const Role all[] = {role(a)...}; return traffic(all, sizeof...(a)); }, args);
+  const auto all = std::apply([](const auto&... a) { return roles_of(a...); }, args);
+  return traffic(all.data(), all.size());
 }
 /// Whether MT_CUDA_SYNC=1 asks to wait for every operator, so that one that fails is named.
 bool waits_for_each();
@@ -183,7 +249,7 @@ inline constexpr bool takes_bf16 = false;
 template <auto Cpu, typename Narrow, typename Tuple>
 void widened(const Tuple& args) {
   Tuple wide = args;
-  const auto roles = std::apply([](const auto&... a) { return std::array<Role, sizeof...(a)>{role(a)...}; }, args);
+  [[maybe_unused]] const auto roles = std::apply([](const auto&... a) { return roles_of(a...); }, args);
   Narrow::each(wide, [&](size_t i, View& v) { if (v) widen(v, roles[i].read); });
   std::apply(Cpu, wide);
   Narrow::each(wide, [&](size_t i, View& v) { if (v && roles[i].written) narrow(v, *roles[i].view); });
@@ -204,7 +270,7 @@ Operator op(const char* name) {
               const bool narrow = A::narrow(args);
               if (narrow) std::apply(Check, A::relabelled(args));
               else std::apply(Check, args);
-              auto roles = std::apply([](const auto&... a) { return std::array<Role, sizeof...(a)>{role(a)...}; }, args);
+              const auto roles = std::apply([](const auto&... a) { return roles_of(a...); }, args);
               check_outputs(roles.data(), roles.size());
               const Device device = common_device(roles.data(), roles.size());
               auto& environment = Environment::of(info.Env());
@@ -225,8 +291,12 @@ Operator op(const char* name) {
                   const profile::Span span(id, queue, [&] { return traffic(args); });
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);
                   std::apply(Cuda, args);
-                  if (queue->capturing()) std::apply([&](const auto&... a) { const Role all[] = {role(a)...}; keep(*queue, all, sizeof...(a)); }, args);
-                  else if (waits_for_each()) queue->wait();
+                  if (queue->capturing()) {
+                    const auto all = std::apply([](const auto&... a) { return roles_of(a...); }, args);
+                    keep(*queue, all.data(), all.size());
+                  } else if (waits_for_each()) {
+                    queue->wait();
+                  }
                 });
               }
               return info.Env().Undefined();

@@ -59,7 +59,7 @@ Device common_device(const Role* roles, size_t count) {
     if (!roles[i].view || !*roles[i].view || !roles[i].view->storage->device().decided()) continue;
     if (first == count) first = i;
     Device a = roles[first].view->storage->device(), b = roles[i].view->storage->device();
-    require(a == b, "argument ", i + 1, ": expected a tensor on ", a.name(), " like argument ", first + 1, ", but got one on ", b.name(), "; move it with to().");
+    require(a == b, "argument ", roles[i].argument + 1, ": expected a tensor on ", a.name(), " like argument ", roles[first].argument + 1, ", but got one on ", b.name(), "; move it with to().");
   }
   return first == count ? cpu_device : roles[first].view->storage->device();
 }
@@ -95,11 +95,11 @@ void check_outputs(const Role* roles, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     if (!roles[i].written || !*roles[i].view) continue;
     const View& out = *roles[i].view;
-    require(!out.storage->read_only(), "argument ", i + 1, ": expected an output with memory of its own, but got a frozen tensor, one that lies in a file or was frozen; copy() it first.");
-    require(!repeats(out), "argument ", i + 1, ": expected an output that has each element once, but got a view that repeats, of shape ", shape_text(out), ".");
+    require(!out.storage->read_only(), "argument ", roles[i].argument + 1, ": expected an output with memory of its own, but got a frozen tensor, one that lies in a file or was frozen; copy() it first.");
+    require(!repeats(out), "argument ", roles[i].argument + 1, ": expected an output that has each element once, but got a view that repeats, of shape ", shape_text(out), ".");
     for (size_t j = 0; j < count; ++j)
-      require(i == j || !roles[j].view || !*roles[j].view || !overlap(out, *roles[j].view), "argument ", i + 1,
-              ": expected an output with memory of its own, but got one that shares elements with argument ", j + 1, ".");
+      require(i == j || !roles[j].view || roles[j].view->storage != out.storage || !overlap(out, *roles[j].view), "argument ", roles[i].argument + 1,
+              ": expected an output with memory of its own, but got one that shares elements with argument ", roles[j].argument + 1, ".");
   }
 }
 
@@ -149,6 +149,10 @@ const std::vector<Operator>& table() {
       op<check_router_backward, cpu::router_backward, CUDA(router_backward), 6>("router_backward"),
       op<check_square_sum, cpu::square_sum, CUDA(square_sum)>("square_sum"),
       op<check_adamw, cpu::adamw, CUDA(adamw)>("adamw"),
+      op<check_accumulate, cpu::accumulate, CUDA(accumulate)>("accumulate"),
+      op<check_gradient_norm, cpu::gradient_norm, CUDA(gradient_norm)>("gradient_norm"),
+      op<check_adamw_schedule, cpu::adamw_schedule, CUDA(adamw_schedule)>("adamw_schedule"),
+      op<check_adamw_all, cpu::adamw_all, CUDA(adamw_all)>("adamw_all"),
   };
   return operators;
 }

@@ -13,7 +13,7 @@ import { mean, sumDim, sumLeading } from '../../lib/ops/reduce.js'
 import { rmsNorm } from '../../lib/ops/rmsnorm.js'
 import { rope } from '../../lib/ops/rope.js'
 import { narrow, permute, reshape, swap } from '../../lib/ops/views.js'
-import { attend, attendToSource, cases, define, loss, routed } from '../ops/cases.js'
+import { attend, attendToSource, cases, define, loss, manyAtOnce, routed } from '../ops/cases.js'
 import { type Draw, type Input, type OpCase, canBeNarrow } from '../ops/support.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'
 import * as nd from '../oracle/array.js'
@@ -108,6 +108,7 @@ for (const [a, b, i, j] of pairs) {
     for (let step = 0; step < 2; step++) oracle.adamw(w.data, t.g.data.map((g) => g * t.s.data[0]!), state, { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05 })
     return [w, nd.array(shape, state.average), nd.array(shape, state.square)]
   })
+  manyAtOnce([shape, [b], [a]], { clip: turn([0, 0.5], i + j), losses: turn([0, 1, 3], i), steps: 2 })
 
   // ---- products: M×K, and N with them ----
   for (const [dtype, n] of [['float32', third], [turn(['bfloat16', 'float16'] as const, i + j), turn(sizes, i + 3 * j)]] as const)
@@ -157,7 +158,7 @@ const whole: readonly OpCase[] = cases.splice(before)
 /** Functions of lib/ops by the native operator whose kernels they show. */
 const native: Record<string, string> = {
   add: 'elementwise', scale: 'elementwise', multiply: 'elementwise', gelu: 'elementwise', relu: 'elementwise', siluMul: 'elementwise', gate: 'elementwise', contiguous: 'copy', cast: 'copy',
-  sumDim: 'reduce', mean: 'reduce', sumLeading: 'reduce', layerNorm: 'layernorm', rmsNorm: 'rmsnorm', crossEntropy: 'cross_entropy', addSquareSum: 'adamw', linear: 'gemm', sourceAttention: 'source_attention',
+  sumDim: 'reduce', mean: 'reduce', sumLeading: 'reduce', layerNorm: 'layernorm', rmsNorm: 'rmsnorm', crossEntropy: 'cross_entropy', addSquareSum: 'adamw', adamwAll: 'adamw', linear: 'gemm', sourceAttention: 'source_attention',
 }
 export const operators = [...new Set(whole.map((c) => native[c.operator] ?? c.operator))]
 export type Precision = 'float32' | 'bfloat16'

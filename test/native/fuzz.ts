@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { native, type NativeTensor } from '../../lib/native.js'
 import * as all from '../../lib/ops/attention.js'
-import { adamw, addSquareSum } from '../../lib/ops/adamw.js'
+import { accumulate, adamw, adamwAll, adamwSchedule, addSquareSum, gradientNorm } from '../../lib/ops/adamw.js'
 import { cast, copy, full, write } from '../../lib/ops/copy.js'
 import { crossEntropy } from '../../lib/ops/cross_entropy.js'
 import * as elementwise from '../../lib/ops/elementwise.js'
@@ -25,7 +25,7 @@ import { router } from '../../lib/ops/router.js'
 import { concat, expand, permute, swap } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
-import { memory, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { empty, memory, tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { random } from '../oracle/random.js'
 
 const [seed, rounds] = process.argv.slice(2).map(Number) as [number, number]
@@ -114,6 +114,7 @@ function anyOf(type: string): unknown {
   if (rng.integer(0, 6) === 0) return anything()
   if (type === 'float' || type === 'int') return pick(numbers)
   if (type === 'bool') return rng.integer(0, 2) === 1
+  if (type.endsWith('s')) return Array.from({ length: rng.integer(0, 4) }, () => anyOf(type.slice(0, -1)))
   if (type.endsWith('?') && rng.integer(0, 4) === 0) return null
   return anyTensor()
 }
@@ -196,7 +197,10 @@ function replaced(args: unknown[], types: string[]): unknown[] {
     const i = rng.integer(0, out.length)
     const type = types[i]!
     const known = typeof out[i] === 'object' && out[i] ? shapes.get(out[i]) : undefined
-    if (/^(tensor|out|inout)/.test(type)) {
+    if (Array.isArray(out[i]) && type.endsWith('s') && rng.integer(0, 4)) {
+      const [list, one] = [[...(out[i] as unknown[])], type.slice(0, -1)]
+      out[i] = list.length ? replaced(list, list.map(() => one)) : list
+    } else if (/^(tensor|out|inout)/.test(type)) {
       const others = args.filter((a) => typeof a === 'object' && a)
       out[i] = pick([() => anyTensor(known?.[0], known?.[1]), () => anyTensor(known?.[0], known?.[1]), () => pick(others), () => null, anything])()
     } else out[i] = anyOf(type)
@@ -276,6 +280,15 @@ function programs(): (() => Tensor | undefined)[] {
       addSquareSum(sum, x(a, b))
       adamw(x(a, b), x(a, b), full([a, b], 0), full([a, b], 0), { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0.1, step: 1, scale: sum })
       write(x(a, b), x(a, b))
+      return undefined
+    },
+    () => {
+      const [betas, schedule, report] = [[0.9, 0.99] as const, empty([6], 'int64'), empty([5])]
+      adamwSchedule(schedule, 3, betas, [{ lr: 0.1, weightDecay: 0 }, { lr: 0.2, weightDecay: 0.1 }])
+      const [one, two] = [x(a, b), x(a)]
+      accumulate([one, two], [x(a, b), x(a)])
+      gradientNorm([one, two], x(2), 0.5, report)
+      adamwAll([one, two].map((grad, kind) => ({ param: full(grad.shape, 1), grad, m: full(grad.shape, 0), v: full(grad.shape, 0), kind })), report, schedule, { betas, eps: 1e-8 })
       return undefined
     },
   ]

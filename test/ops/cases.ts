@@ -2,7 +2,7 @@
 // Correctness, gradients, layouts and reruns (run-cases.test.ts), a second backend and timings all walk this list. The
 // sizes are tails and tiles of vector kernels: 1, 2, 7, 16, 17, 33, 65, 130; some cases are large enough to be shared
 // out over threads; 0 where it means something.
-import { adamw, addSquareSum } from '../../lib/ops/adamw.js'
+import { accumulate, adamw, adamwAll, adamwSchedule, addSquareSum, gradientNorm } from '../../lib/ops/adamw.js'
 import { argmax } from '../../lib/ops/argmax.js'
 import { attention } from '../../lib/ops/attention.js'
 import { cacheAppend } from '../../lib/ops/cache_append.js'
@@ -20,7 +20,7 @@ import { rope } from '../../lib/ops/rope.js'
 import { router } from '../../lib/ops/router.js'
 import { sourceAttention } from '../../lib/ops/source_attention.js'
 import { concat, expand, narrow, permute, reshape, split, swap } from '../../lib/ops/views.js'
-import type { DType, Tensor } from '../../lib/tensor/tensor.js'
+import { type DType, type Tensor, empty } from '../../lib/tensor/tensor.js'
 import { type NdArray, map, size, zip } from '../oracle/array.js'
 import * as nd from '../oracle/array.js'
 import * as oracle from '../oracle/ops.js'
@@ -393,8 +393,6 @@ export function routed(shape: readonly number[], over: number, hidden: number, c
 }
 for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4], [[2, 3, 5, 300], 2, 66, 4], [[2, 2, 3, 1032], 1, 9, 5], [[300, 2, 12], 1, 6, 3]] as const) routed(shape, over, hidden, choices)
 
-// ---- optimiser: values alone ----
-
 // ---- decoding ----
 
 for (const [rows, n] of [[1, 1], [2, 7], [3, 33], [2, 1025], [0, 5]] as const) {
@@ -419,6 +417,45 @@ for (const [b, n, m, width, at] of [[1, 1, 5, 8, 4], [2, 3, 9, 7, 0], [3, 2, 70,
       for (let r = 0; r < b; r++) out.data.set(i[from].data.slice(r * n * width, (r + 1) * n * width), (r * m + at) * width)
       return out
     }))
+
+// ---- optimiser: values alone ----
+
+/** AdamW on many tensors at once; `scale` of the gradients comes from clipping at `clip`, where that is not 0. */
+export function manyAtOnce(shapes: number[][], { clip = 0, steps = 1, losses = 0 }: { clip?: number; steps?: number; losses?: number } = {}): void {
+  const [betas, eps] = [[0.9, 0.95] as const, 1e-8]
+  const kinds = [{ lr: 1e-2, weightDecay: 0 }, { lr: 3e-3, weightDecay: 0.05 }, { lr: 2e-2, weightDecay: 0.1 }]
+  const names = shapes.map((_, i) => `x${i}`)
+  const draw = (d: Draw) => Object.fromEntries([...names.flatMap((n, i) => [[`w.${n}`, d.normal(shapes[i]!)], [`g.${n}`, d.normal(shapes[i]!)], [`h.${n}`, d.normal(shapes[i]!, 0.5)]]), ['losses', d.normal([losses])]]) as Record<string, Input>
+  define('adamwAll', `${shapes.length > 5 ? `${shapes.length} tensors` : shapes.map(text).join()}, ${steps} steps, clip ${clip}, ${losses} losses`, draw, [], (i) => {
+    const device = i['w.x0']!.device
+    const report = empty([3 + losses], 'float32', device)
+    const schedule = empty([2 + 2 * kinds.length], 'int64', device)
+    const sums = names.map((n) => contiguous(copy(i[`g.${n}`]!)))
+    accumulate(sums, names.map((n) => contiguous(i[`h.${n}`]!)))
+    const trained = names.map((n, at) => ({ param: copy(i[`w.${n}`]!), grad: sums[at]!, m: zeros(shapes[at]!, 'float32', device), v: zeros(shapes[at]!, 'float32', device), kind: at % kinds.length }))
+    for (let t = 1; t <= steps; t++) {
+      adamwSchedule(schedule, t, betas, kinds)
+      gradientNorm(sums, losses ? contiguous(i['losses']!) : undefined, clip, report)
+      adamwAll(trained, report, schedule, { betas, eps })
+    }
+    return [report, ...sums, ...trained.flatMap((p) => [p.param, p.m, p.v])]
+  }, (i) => {
+    const sums = names.map((n) => nd.add(i[`g.${n}`]!, i[`h.${n}`]!))
+    const square = sums.reduce((sum, g) => sum + nd.dot(g.data, g.data), 0)
+    const scale = clip ? Math.min(1, clip / (Math.sqrt(square) + 1e-6)) : 1
+    const results = names.flatMap((n, at) => {
+      const [w, state] = [nd.clone(i[`w.${n}`]!), oracle.moments(size(shapes[at]!))]
+      for (let t = 0; t < steps; t++) oracle.adamw(w.data, sums[at]!.data.map((g) => g * scale), state, { ...kinds[at % kinds.length]!, betas, eps })
+      return [w, nd.array(shapes[at]!, state.average), nd.array(shapes[at]!, state.square)]
+    })
+    return [nd.array([3 + losses], [square, scale, 1, ...i['losses']!.data]), ...sums, ...results]
+  })
+}
+manyAtOnce([[1]])
+manyAtOnce([[7], [0], [17, 33]], { clip: 0.5, steps: 3, losses: 2 })
+manyAtOnce([[65, 17, 75], [4096], [4097], [3, 1]], { clip: 1e6, steps: 2, losses: 1 })
+// More than a launch takes, of each of the kernels.
+manyAtOnce(Array.from({ length: 250 }, (_, i) => [1 + (i % 5), 1 + ((7 * i) % 11)]), { clip: 1 })
 
 for (const shape of [[1], [7], [0], [17, 33], [65, 17, 75]]) {
   define('addSquareSum', text(shape), (d) => ({ x: d.normal(shape) }), [], (i) => {

@@ -36,10 +36,10 @@ function start(seed: number, keys: object = {}): Pick<TrainingState, 'adapter' |
 }
 
 /** A step whose gradients depend on nothing but its number. */
-function step({ adapter, optimizer }: ReturnType<typeof start>): void {
+async function step({ adapter, optimizer }: ReturnType<typeof start>): Promise<void> {
   const random = new Random(1000 + optimizer.steps)
   for (const t of adapter.parameters.values()) t.grad = keep(random.normal(t.shape))
-  optimizer.step(1)
+  await optimizer.step()
 }
 
 async function bits({ adapter, optimizer }: ReturnType<typeof start>): Promise<string[]> {
@@ -64,26 +64,26 @@ const random = { seed: 7, counter: [1, 2] }
 test('interrupted and resumed is equal to the bit to uninterrupted', async () => {
   const dir = place()
   const through = start(1)
-  for (let i = 0; i < 3; i++) step(through)
+  for (let i = 0; i < 3; i++) await step(through)
   assert.not(await hasState(dir))
   await saveState(dir, { ...through, progress, random }, meta)
   assert.ok(await hasState(dir))
-  for (let i = 0; i < 4; i++) step(through)
+  for (let i = 0; i < 4; i++) await step(through)
 
   const resumed = start(99)
   const place2 = await loadState(dir, { ...resumed, config: JSON.parse(JSON.stringify(config)), base })
   assert.equal(place2, { progress, random })
   assert.is(resumed.optimizer.steps, 3)
-  for (let i = 0; i < 4; i++) step(resumed)
+  for (let i = 0; i < 4; i++) await step(resumed)
   assert.equal(await bits(resumed), await bits(through))
 })
 
 test('training may go on while the state is being saved', async () => {
   const [dir, run] = [place(), start(1)]
-  step(run)
+  await step(run)
   const before = await bits(run)
   const saving = saveState(dir, { ...run, progress, random }, meta)
-  step(run)
+  await step(run)
   await saving
   const resumed = start(2)
   await loadState(dir, { ...resumed, base })
@@ -94,7 +94,7 @@ test('training may go on while the state is being saved', async () => {
 test('last is an adapter, too; best is one alone, and last does not touch it', async () => {
   const [dir, run] = [place(), start(1)]
   await saveBest(dir, run.adapter, { ...meta, info: { accuracy: 0.75 } })
-  step(run)
+  await step(run)
   await saveState(dir, { ...run, progress, random }, meta)
   assert.equal(readdirSync(dir).sort(), ['best', 'last'])
   const ours = ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'mtransllama.json', 'mtransllama.safetensors', 'temporal']
@@ -114,7 +114,7 @@ test('the hash follows keys and values, not their order', () => {
 
 test('another configuration is refused with what differs, and nothing is changed', async () => {
   const [dir, run] = [place(), start(1)]
-  step(run)
+  await step(run)
   await saveState(dir, { ...run, progress, random }, meta)
   const other = start(2)
   const before = await bits(other)
@@ -143,7 +143,7 @@ for (const [name, spoil, expected] of [
 ] satisfies [string, (path: string) => unknown, RegExp][]) {
   test(`refused: ${name}`, async () => {
     const [dir, run, other] = [place(), start(1), start(2)]
-    step(run)
+    await step(run)
     await saveState(dir, { ...run, progress, random }, meta)
     await spoil(join(dir, 'last'))
     const before = await bits(other)
@@ -165,10 +165,10 @@ test('refused: another base, another adapter', async () => {
 
 test('whatever fails while saving, the state before is intact and complete', async () => {
   const [dir, run] = [place(), start(1)]
-  step(run)
+  await step(run)
   await saveState(dir, { ...run, progress, random }, meta)
   const before = await bits(run)
-  step(run)
+  await step(run)
   for (const call of ['write', 'rename'] as const) {
     for (let nth = 0; ; nth++) {
       let calls = 0
@@ -192,14 +192,14 @@ test('whatever fails while saving, the state before is intact and complete', asy
     assert.equal(await bits(twin), await bits(run))
     rmSync(dir, { recursive: true })
     const again = start(1)
-    step(again)
+    await step(again)
     await saveState(dir, { ...again, progress, random }, meta)
   }
 })
 
 test('killed between the two renames: the state before is found', async () => {
   const [dir, run, other] = [place(), start(1), start(2)]
-  step(run)
+  await step(run)
   await saveState(dir, { ...run, progress, random }, meta)
   renameSync(join(dir, 'last'), join(dir, '.last.previous'))
   assert.ok(await hasState(dir))

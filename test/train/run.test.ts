@@ -16,7 +16,7 @@ import { full, write } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { tensor, threads, type Tensor } from '../../lib/tensor/tensor.js'
 import { train, type StepEvent, type TrainResult } from '../../lib/train/loop.js'
-import { AdamW } from '../../lib/train/optimizer.js'
+import { AdamW, type Outcome } from '../../lib/train/optimizer.js'
 import { Trainer } from '../../lib/train/step.js'
 import { relativeError } from '../oracle/array.js'
 import { bytes, settled } from '../support/memory.js'
@@ -154,9 +154,10 @@ test('a signal that is aborted from the start ends the run before anything is tr
 /** A trainer on the training set, whose optimiser also keeps the gradients of its last step. */
 class Recorder extends AdamW {
   gradients = new Map<string, Float32Array>()
-  override step(norm: number, factor?: number): void {
+  override async finish(report: Tensor): Promise<Outcome> {
+    const outcome = await super.finish(report)
     for (const { name, tensor: t } of this.parameters) if (t.grad) this.gradients.set(name, t.grad.dataBlocking() as Float32Array)
-    super.step(norm, factor)
+    return outcome
   }
 }
 function makeTrainer(more: Parameters<typeof trainConfig>[2] = {}, features = featuresOf()): { trainer: Trainer; optimizer: Recorder; adapter: Adapter; dispose(): void } {

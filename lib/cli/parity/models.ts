@@ -153,7 +153,7 @@ async function trainSteps(c: GoldenCase, adapter: Adapter, optimizer: AdamW, sta
       if (step === c.config.config.train.steps) return
       optimizer.zeroGrad()
       backward(l)
-      optimizer.step(await optimizer.gradientNorm())
+      await optimizer.step()
     })
   }
   score.note('forward', 'out.losses', relativeError(losses, c.get('out.losses').data))
