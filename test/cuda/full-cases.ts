@@ -51,10 +51,10 @@ for (const [a, b, i, j] of pairs) {
   /** What lies behind one element, where no access of 16 bytes begins. */
   const behind = (t: Tensor): Tensor => reshape(narrow(t, 0, 1, a * b), shape)
   const after = (t: nd.NdArray): nd.NdArray => nd.reshape(nd.slice(t, 0, 1, a * b + 1), shape)
-  const longer = (d: Draw) => ({ x: d.normal([a * b + 1]) })
+  const [longer, other] = [(d: Draw) => ({ x: d.normal([a * b + 1]) }), (d: Draw) => ({ a: d.normal([a * b + 1]) })]
   define('gelu', `[${shape}] behind one`, longer, ['x'], (t) => gelu(behind(t.x)), (t) => oracle.gelu(after(t.x)))
-  define('add', `[${shape}] behind one + [${b}] repeated`, (d) => ({ ...longer(d), b: d.normal([b]) }), ['x', 'b'], (t) => add(behind(t.x), t.b, 0.25), (t) => nd.add(after(t.x), nd.scale(nd.repeat(t.b, 0, a), 0.25)))
-  define('siluMul', `[${shape}] behind one`, (d) => ({ ...longer(d), b: d.normal(shape) }), ['x', 'b'], (t) => siluMul(behind(t.x), t.b), (t) => oracle.siluMul(after(t.x), t.b))
+  define('add', `[${shape}] behind one + [${b}] repeated`, (d) => ({ ...other(d), b: d.normal([b]) }), ['a', 'b'], (t) => add(behind(t.a), t.b, 0.25), (t) => nd.add(after(t.a), nd.scale(nd.repeat(t.b, 0, a), 0.25)))
+  define('siluMul', `[${shape}] behind one`, (d) => ({ ...other(d), b: d.normal(shape) }), ['a', 'b'], (t) => siluMul(behind(t.a), t.b), (t) => oracle.siluMul(after(t.a), t.b))
 
   // ---- copies ----
   for (const dtype of weights) {

@@ -189,6 +189,10 @@ void widths() {
     const View image = filled(dense(type, {1, 3, 28, 28})), rows = filled(dense(type, {1, 4, 588}));
     count("patchify", image.numel() / 2, [&] { patchify_forward(image, 14, as(rows)); });
     const View dy = filled(dense(type, {4, 96})), dx = filled(dense(type, {4, 8, 96}));
+    // Four columns a thread, but only where threads enough are left.
+    const View many = filled(dense(type, {2, 2, 65536})), sums = filled(dense(type, {2, 65536})), few = filled(dense(type, {2, 2, 4096})), few_sums = filled(dense(type, {2, 4096}));
+    count("a sum of many columns", sums.numel() / 4, [&] { reduce_forward(many, 1, 0.5, as(sums)); });
+    count("a sum of few columns", few_sums.numel(), [&] { reduce_forward(few, 1, 0.5, as(few_sums)); });
     count("a repeated row", dx.numel() / wide, [&] { reduce_backward(dy, 1, 0.125, as(dx)); });
   }
   const View x = filled(dense(DType::f32, {n})), y = filled(dense(DType::bf16, {n}));

@@ -220,7 +220,7 @@ for (const [shape, from, length] of [[[5, 16], 0, 8], [[5, 16], 8, 8], [[5, 16],
 }
 for (const shape of [[2, 3, 5, 64], [1, 7, 2, 12], [3, 2, 4, 6]])
   define('contiguous', `heads of ${text(shape)} before their rows`, x(shape), ['x'], (i) => contiguous(permute(i.x, [0, 2, 1, 3])), (i) => nd.permute(i.x, [0, 2, 1, 3]))
-for (const [shape, dim] of [[[4, 8, 16], 1], [[2, 3, 12], 0], [[300, 2056], 0], [[2, 8, 16640], 1]] as const)
+for (const [shape, dim] of [[[4, 8, 16], 1], [[2, 3, 12], 0], [[300, 2056], 0], [[2, 2, 65540], 1]] as const)
   define('mean', `${text(shape)} over ${dim}, packs of columns`, x(shape), ['x'], (i) => mean(i.x, dim), (i) => nd.mean(i.x, dim))
 for (const dtype of wide16) {
   const rounded = (values: ArrayLike<number>): Float64Array => widen(Uint16Array.from(values, (v) => toBits(v, dtype)), dtype)
