@@ -73,7 +73,7 @@ chmod +x "$visit"/stand-ins/*
 
 mount --bind /proc "$root/proc"
 mount --bind /dev "$root/dev"
-undo() { umount "$root/proc" "$root/dev" || true; [ -z "$packages" ] || umount "$root/mnt" || true; }
+undo() { umount -l "$root/proc" "$root/dev" || true; [ -z "$packages" ] || umount -l "$root/mnt" || true; [ ! -e "$root/usr/bin/xz.away" ] || mv "$root/usr/bin/xz.away" "$root/usr/bin/xz"; }
 trap undo EXIT
 [ -z "$packages" ] || mount --bind -o ro "$packages" "$root/mnt"
 inside() { # environment and a command line
