@@ -7,7 +7,7 @@ import { parseAdapterConfig } from '../lib/adapter/config.js'
 import { type ModelConfig, parseModelConfig } from '../lib/models/config.js'
 import { ImageModel, type Precision } from '../lib/models/mtransllama.js'
 import { native } from '../lib/native.js'
-import { cast, copy, full } from '../lib/ops/copy.js'
+import { cast, copy, full, write } from '../lib/ops/copy.js'
 import { Random } from '../lib/ops/random.js'
 import type { Device } from '../lib/tensor/device.js'
 import { keep, scope } from '../lib/tensor/scope.js'
@@ -15,6 +15,7 @@ import { tensor, type Tensor } from '../lib/tensor/tensor.js'
 import { forwardBackward, type StepInputs, StepGraphs } from '../lib/train/graphs.js'
 import { AdamW } from '../lib/train/optimizer.js'
 import { expectedTensors } from '../lib/weights/names.js'
+import { allocatePacks } from '../lib/weights/pack.js'
 import { drawn } from './gpu/inputs.js'
 
 export interface Sizes { B: number; T: number; text: number; prompt: number; answers: number }
@@ -54,19 +55,31 @@ export function trainerOf(model: ImageModel, config: object, inputs: StepInputs,
   }
 }
 
-/** The model, its weights in `precision`; they take some 14 GB of a device. */
-export function randomModel(device: Device, precision: Precision): ImageModel {
-  const config: ModelConfig = parseModelConfig({ model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', vocab_size: 32001 } })
+const fullSize = { model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', vocab_size: 32001 } }
+
+/** The model, its weights in `precision`; of full size they take some 14 GB of a device. */
+export function randomModel(device: Device, precision: Precision, sizes: object = fullSize): ImageModel {
+  const config: ModelConfig = parseModelConfig(sizes)
   config.vision.layers = 0
   const first = new Map<string, Tensor>()
   let stream = 0
-  return new ImageModel(config, new Map(expectedTensors(config).map(({ name, shape }) => [name, scope(() => {
-    const matrix = shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
-    if (!matrix) return keep(full(shape, /norm.*weight$/i.test(name) ? 1 : 0, 'float32', device))
+  const isMatrix = (name: string, shape: readonly number[]): boolean => shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
+  const expected = expectedTensors(config).map(({ name, shape }) => ({ name, shape, dtype: isMatrix(name, shape) ? precision : 'float32' as const }))
+  const { parts, packs } = allocatePacks(expected, device) // as weights are loaded
+  const made = expected.map(({ name, shape }): [string, Tensor] => [name, scope(() => {
+    const part = parts.get(name)
+    const into = (t: Tensor): Tensor => {
+      if (!part) return keep(t)
+      write(part, t)
+      return part
+    }
+    if (!isMatrix(name, shape)) return into(full(shape, /norm.*weight$/i.test(name) ? 1 : 0, 'float32', device))
     // Drawn once for each shape, then copied: their values do not matter, their places in memory do.
     const known = first.get(`${shape}`)
-    const t = keep(known ? copy(known) : cast(drawn(shape, device, (row) => native().ops.random_normal(11, stream++, 0, 0.02, row.handle)), precision))
+    if (known) return part ? into(known) : keep(copy(known))
+    const t = into(cast(drawn(shape, device, (row) => native().ops.random_normal(11, stream++, 0, 0.02, row.handle)), precision))
     first.set(`${shape}`, t)
     return t
-  })])), precision)
+  })])
+  return new ImageModel(config, new Map([...made, ...packs]), precision)
 }

@@ -127,11 +127,11 @@ function vitSet(item: Item, inputs: Inputs): Passes {
   return {
     forward: {
       call: () => {
-        ops.layernorm_forward(x.handle, one.handle, zero.handle, 1e-6, t.n1.handle, mean.handle, rstd.handle)
+        ops.layernorm_forward(x.handle, one.handle, zero.handle, 1e-6, t.n1.handle, null, mean.handle, rstd.handle)
         ops.gemm_forward(t.n1.handle, w.qkv.handle, biases.qkv.handle, null, t.qkv.handle)
         ops.attention_forward(q.handle, k.handle, v.handle, null, null, null, 0, false, mixed.handle, lse.handle)
         ops.gemm_forward(t.mixed.handle, w.out.handle, zero.handle, x.handle, t.mid.handle)
-        ops.layernorm_forward(t.mid.handle, one.handle, zero.handle, 1e-6, t.n2.handle, mean.handle, rstd.handle)
+        ops.layernorm_forward(t.mid.handle, one.handle, zero.handle, 1e-6, t.n2.handle, null, mean.handle, rstd.handle)
         ops.gemm_gelu_forward(t.n2.handle, w.up.handle, biases.mlp.handle, null, t.act.handle)
         ops.gemm_forward(t.act.handle, w.down.handle, zero.handle, t.mid.handle, t.y.handle)
       },
@@ -151,12 +151,12 @@ function normSet(item: Item, inputs: Inputs): Passes {
   const layer = kind === 'layernorm'
   return {
     forward: {
-      call: () => layer ? ops.layernorm_forward(x.handle, w.handle, bias.handle, 1e-6, y.handle, mean.handle, rstd.handle) : ops.rmsnorm_forward(x.handle, w.handle, 1e-6, y.handle, rstd.handle),
+      call: () => layer ? ops.layernorm_forward(x.handle, w.handle, bias.handle, 1e-6, y.handle, null, mean.handle, rstd.handle) : ops.rmsnorm_forward(x.handle, w.handle, 1e-6, y.handle, rstd.handle),
       outputs: [y], flops: 0, bytes: 4 * rows * width,
     },
     // The frozen norms of the model: no gradient but dx.
     backward: {
-      call: () => layer ? ops.layernorm_backward(dy.handle, x.handle, w.handle, mean.handle, rstd.handle, null, dx.handle, dw.handle, db.handle) : ops.rmsnorm_backward(dy.handle, x.handle, w.handle, rstd.handle, null, dx.handle, null),
+      call: () => layer ? ops.layernorm_backward(dy.handle, null, x.handle, w.handle, mean.handle, rstd.handle, null, dx.handle, dw.handle, db.handle) : ops.rmsnorm_backward(dy.handle, x.handle, w.handle, rstd.handle, null, dx.handle, null),
       outputs: [dx], flops: 0, bytes: 6 * rows * width,
     },
   }

@@ -280,3 +280,14 @@ function supported(name: string, actual: unknown, only: unknown): void {
 function divides(at: string, name: string, whole: number, by: string, part: number): void {
   if (whole % part !== 0) throw invalid(`${at}.${name}`, `a multiple of ${by} (${part})`, whole)
 }
+
+/**
+ * Linear layers that read one input, by the end of their names: where they can lie in one tensor, it has the name given here,
+ * and one product does for all of them.
+ */
+export const PACKS: Readonly<Record<string, readonly string[]>> = {
+  'self_attn.qkv_proj': ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'],
+  'mlp.gate_up_proj': ['mlp.gate_proj', 'mlp.up_proj'],
+  'attention.attention.query_key_value': ['attention.attention.query', 'attention.attention.key', 'attention.attention.value'],
+  'crossattention.attention.key_value': ['crossattention.attention.key', 'crossattention.attention.value'],
+}

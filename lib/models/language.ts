@@ -1,10 +1,11 @@
 /** What both language models share: a decoder over given input embeddings, with a cache for generation. */
 import { attention } from '../ops/attention.js'
 import { cacheAppend } from '../ops/cache_append.js'
+import { type Columns, columnsOf, viewOf } from '../ops/columns.js'
 import { full, write } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
 import { linear } from '../ops/gemm.js'
-import { expand, reshape } from '../ops/views.js'
+import { expand, narrow, reshape } from '../ops/views.js'
 import { keep } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
@@ -101,11 +102,13 @@ function rowsFrom(t: Tensor, start: number, count: number): Tensor {
 }
 
 /** Causal self-attention of one layer over what it and the cache hold. q [B,n,h·d], k and v [B,n,kv·d]. */
-export function causal(q: Tensor, k: Tensor, v: Tensor, heads: number, kvHeads: number, layer: number, context: Context): Tensor {
-  const all = context.cache ? context.cache.append(layer, k, v) : { k, v }
-  const share = (t: Tensor): Tensor => {
-    if (kvHeads === heads) return t
-    const [b, n, width] = t.shape as [number, number, number]
+export function causal(q: Columns, k: Columns, v: Columns, heads: number, kvHeads: number, layer: number, context: Context): Tensor {
+  const all = context.cache ? context.cache.append(layer, viewOf(k), viewOf(v)) : { k, v }
+  const share = (x: Tensor | Columns): Tensor | Columns => {
+    if (kvHeads === heads) return x
+    const { of, start, width } = columnsOf(x)
+    const t = narrow(of, -1, start, width)
+    const [b, n] = t.shape as [number, number, number]
     const d = width / kvHeads
     return reshape(expand(reshape(t, [b, n, kvHeads, 1, d]), [b, n, kvHeads, heads / kvHeads, d]), [b, n, heads * d])
   }

@@ -1,5 +1,6 @@
 /** OPT: pre-norm with LayerNorm and biases, learned positions with two extra rows, ReLU, output tied to the embedding. */
-import { normalise, project, projectOnto, type Linear, type Norm } from '../nn/layers.js'
+import { normalise, project, projectAll, projectOnto, type Linear, type Norm, type Pack } from '../nn/layers.js'
+import type { Columns } from '../ops/columns.js'
 import { add, relu } from '../ops/elementwise.js'
 import { embedding } from '../ops/embedding.js'
 import type { Precision } from './mtransllama.js'
@@ -10,9 +11,7 @@ import { Finder, type Weights } from './weights.js'
 
 interface Block {
   norm1: Norm
-  q: Linear
-  k: Linear
-  v: Linear
+  qkv: Pack
   o: Linear
   norm2: Norm
   fc1: Linear
@@ -25,7 +24,7 @@ export function opt(weights: Weights, config: OptConfig): LanguageModel {
     const layer = at.at(`layers.${i}`)
     return {
       norm1: layer.norm('self_attn_layer_norm', config.eps),
-      q: layer.linear('self_attn.q_proj'), k: layer.linear('self_attn.k_proj'), v: layer.linear('self_attn.v_proj'), o: layer.linear('self_attn.out_proj'),
+      qkv: layer.pack('self_attn.qkv_proj'), o: layer.linear('self_attn.out_proj'),
       norm2: layer.norm('final_layer_norm', config.eps),
       fc1: layer.linear('fc1'), fc2: layer.linear('fc2'),
     }
@@ -52,7 +51,7 @@ export function opt(weights: Weights, config: OptConfig): LanguageModel {
       context.observe?.('lm.hidden.0', x)
       for (const [i, block] of blocks.entries()) {
         const h = normalise(block.norm1, x)
-        const [q, k, v] = [block.q, block.k, block.v].map((w) => project(w, h)) as [Tensor, Tensor, Tensor]
+        const [q, k, v] = projectAll(block.qkv, h) as [Columns, Columns, Columns]
         x = projectOnto(x, block.o, causal(q, k, v, config.heads, config.heads, i, context))
         x = projectOnto(x, block.fc2, relu(project(block.fc1, normalise(block.norm2, x))))
         if (i + 1 < blocks.length) context.observe?.(`lm.hidden.${i + 1}`, x)

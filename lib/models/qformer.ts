@@ -3,8 +3,8 @@
  * model; what a video model adds to a layer is declared here and made in `adapter`.
  */
 import { invalid } from '../errors.js'
-import { attend, type AttentionWeights, type Routing } from '../nn/attention.js'
-import { feedForward, normalise, type FeedForward, type LoRA, type Norm } from '../nn/layers.js'
+import { attend, attendSum, type AttentionWeights, type Routing } from '../nn/attention.js'
+import { feedForward, feedForwardSum, normalise, normaliseJoin, normaliseSplit, type FeedForward, type LoRA, type Norm } from '../nn/layers.js'
 import { add, gate } from '../ops/elementwise.js'
 import { cast, contiguous, full } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
@@ -41,9 +41,10 @@ export interface LayerAdapter {
 
 export function qformer(weights: Weights, config: QFormerConfig): QFormer {
   const at = new Finder(weights, 'qformer.')
-  const attention = (layer: Finder, name: string): AttentionWeights => {
+  const attention = (layer: Finder, name: string, pack: string): AttentionWeights => {
     const a = layer.at(name)
     return {
+      packed: layer.pack(pack).whole,
       query: a.linear('attention.query'), key: a.linear('attention.key'), value: a.linear('attention.value'),
       dense: a.linear('output.dense'), norm: a.norm('output.LayerNorm', config.eps), heads: config.heads,
     }
@@ -60,8 +61,8 @@ export function qformer(weights: Weights, config: QFormerConfig): QFormer {
     layers: Array.from({ length: config.layers }, (_, i) => {
       const layer = at.at(`encoder.layer.${i}`)
       return {
-        self: attention(layer, 'attention'),
-        cross: i % config.crossFrequency === 0 ? attention(layer, 'crossattention') : undefined,
+        self: attention(layer, 'attention', 'attention.attention.query_key_value'),
+        cross: i % config.crossFrequency === 0 ? attention(layer, 'crossattention', 'crossattention.attention.key_value') : undefined,
         queryFeed: feed(layer, '_query'),
         textFeed: config.hasText ? feed(layer, '') : undefined,
       }
@@ -105,21 +106,19 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
   }
   x = normalise(model.norm, x)
   observe?.('embeddings', x)
-  let [queries, text] = parts(x)
-
-  /** Queries and text of [B,G,n+K,D], each in memory of its own. */
-  function parts(all: Tensor): [Tensor, Tensor | undefined] {
-    if (!K) return [all, undefined]
-    const [head, tail] = split(all, [n, K], 2)
-    return [contiguous(head!), contiguous(tail!)]
-  }
-
+  let queries = x
   for (const [m, layer] of model.layers.entries()) {
     const { spatial, temporal, cross } = input.adapters?.[m] ?? {}
     const seen = (name: string) => (value: Tensor) => observe?.(`layer.${m}.${name}`, value)
-    x = attend(layer.self, x, { over: 2, padding, pooled: queries, lora: spatial?.lora, routing: spatial?.routing, observeAlpha: seen('spatial.alpha') }) // (7)
-    seen('spatial')(x)
-    ;[queries, text] = parts(x)
+    const sum = attendSum(layer.self, x, { over: 2, padding, pooled: n, lora: spatial?.lora, routing: spatial?.routing, observeAlpha: seen('spatial.alpha') }) // (7)
+    // Queries and text, [B,G,n,D] and [B,G,K,D], part here, each in memory of its own.
+    let text: Tensor | undefined
+    if (observe) {
+      const all = normalise(layer.self.norm, sum)
+      seen('spatial')(all)
+      ;[queries, text] = K ? (split(all, [n, K], 2).map(contiguous) as [Tensor, Tensor]) : [all]
+    } else if (K) [queries, text] = normaliseSplit(layer.self.norm, sum, n)
+    else queries = normalise(layer.self.norm, sum)
 
     if (temporal) {
       const block = attend(temporal.weights ?? layer.self, queries, { over: 1, lora: temporal.lora, routing: temporal.routing, observeAlpha: seen('temporal.alpha') }) // (9)
@@ -132,11 +131,11 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
       seen('cross')(crossed)
       queries = reshape(crossed, [B, G, n, D])
     }
-    queries = feedForward(layer.queryFeed, queries)
     // What the last layer makes of the text is read by nobody.
-    const wanted = text && (m + 1 < model.layers.length || observe)
-    x = wanted ? concat([queries, feedForward(layer.textFeed!, text!)], 2) : queries
+    if (text && (m + 1 < model.layers.length || observe)) {
+      x = normaliseJoin([{ norm: layer.queryFeed.norm, x: feedForwardSum(layer.queryFeed, queries) }, { norm: layer.textFeed!.norm, x: feedForwardSum(layer.textFeed!, text) }])
+    } else x = feedForward(layer.queryFeed, queries)
     seen('ffn')(x)
   }
-  return queries
+  return x.dim(2) === n ? x : contiguous(narrow(x, 2, 0, n))
 }

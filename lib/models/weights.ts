@@ -3,7 +3,8 @@
  * `tensor`; it knows neither files nor training.
  */
 import { invalid } from '../errors.js'
-import type { Linear, Norm } from '../nn/layers.js'
+import type { Linear, Norm, Pack } from '../nn/layers.js'
+import { PACKS } from './config.js'
 import type { Tensor } from '../tensor/tensor.js'
 
 /** The tensors of a checkpoint, by canonical name. */
@@ -31,6 +32,10 @@ export class Finder {
   }
   linear(name: string): Linear {
     return { weight: this.get(`${name}.weight`), bias: this.has(`${name}.bias`) ? this.get(`${name}.bias`) : undefined }
+  }
+  /** The layers of one of {@link PACKS}. */
+  pack(name: string): Pack {
+    return { parts: PACKS[name]!.map((part) => this.linear(part)), whole: this.has(`${name}.weight`) ? this.linear(name) : undefined }
   }
   norm(name: string, eps: number): Norm {
     return { weight: this.get(`${name}.weight`), bias: this.get(`${name}.bias`), eps }

@@ -1,16 +1,19 @@
 /** BERT's attention block, over any dimension of its input: what the Q-Former is made of, in space and in time. */
 import { attention } from '../ops/attention.js'
+import { type Columns, columnsOf } from '../ops/columns.js'
 import { contiguous } from '../ops/copy.js'
 import { router } from '../ops/router.js'
 import { sourceAttention } from '../ops/source_attention.js'
 import { recording } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { normalise, project, projectOnto, type Linear, type LoRA, type Norm } from './layers.js'
+import { normalise, project, projectAll, projectOnto, type Linear, type LoRA, type Norm } from './layers.js'
 
 export interface AttentionWeights {
   query: Linear
   key: Linear
   value: Linear
+  /** Those of one input as one layer, where their weights lie behind each other: all three, or key and value of what another input attends to. */
+  packed?: Linear | undefined
   dense: Linear
   norm: Norm
   heads: number
@@ -40,32 +43,40 @@ export interface Attend {
   padding?: Tensor | undefined
   lora?: { q: LoRA; v: LoRA } | undefined
   routing?: Routing | undefined
-  /** What the router pools over `over`: the query tokens. Default: all of x. */
-  pooled?: Tensor | undefined
+  /** How many of the first elements of `over` the router pools: the query tokens. Default: all. */
+  pooled?: number | undefined
   /** Sees the router's choice, α [...batch, p]. */
   observeAlpha?: ((alpha: Tensor) => void) | undefined
 }
 
 /** LayerNorm(x + Dense(attention(x))), x [a,b,n,D]. With the same weights it is called once over space and once over time. */
 export function attend(weights: AttentionWeights, input: Tensor, o: Attend): Tensor {
+  return normalise(weights.norm, attendSum(weights, input, o))
+}
+
+/** What {@link attend} normalises: x + Dense(attention(x)). */
+export function attendSum(weights: AttentionWeights, input: Tensor, o: Attend): Tensor {
+  const { query, key, value, packed: whole, dense, heads } = weights
   const x = contiguous(input)
-  const source = o.kv ? contiguous(o.kv) : x
-  const q = project(weights.query, x, o.lora?.q)
-  const onto = (mixed: Tensor): Tensor => normalise(weights.norm, projectOnto(x, weights.dense, mixed))
-  if (absorbs(weights, q, source, o)) {
-    return onto(sourceAttention(q, source, weights.key.weight, weights.value.weight, { heads: weights.heads, bias: weights.value.bias, lora: o.lora?.v }))
+  let [q, k, v]: Columns[] = []
+  if (o.kv) {
+    const source = contiguous(o.kv)
+    const own = project(query, x, o.lora?.q)
+    if (absorbs(weights, own, source, o)) return projectOnto(x, dense, sourceAttention(own, source, key.weight, value.weight, { heads, bias: value.bias, lora: o.lora?.v }))
+    q = columnsOf(own)
+    ;[k, v] = projectAll({ parts: [key, value], whole }, source, [undefined, o.lora?.v])
+  } else {
+    ;[q, k, v] = projectAll({ parts: [query, key, value], whole }, x, [o.lora?.q, undefined, o.lora?.v])
   }
-  const k = project(weights.key, source)
-  const v = project(weights.value, source, o.lora?.v)
   let alpha: Tensor | undefined
   if (o.routing) {
-    alpha = router(o.pooled ?? x, o.routing.router, o.over)
+    alpha = router(x, o.routing.router, o.over, o.pooled)
     o.observeAlpha?.(alpha)
   }
-  const mixed = attention(q, k, v, {
-    heads: weights.heads, over: o.over, keyMask: o.padding, mode: o.routing?.mode ?? 'off', masks: o.routing?.masks, alpha,
+  const mixed = attention(q!, k!, v!, {
+    heads, over: o.over, keyMask: o.padding, mode: o.routing?.mode ?? 'off', masks: o.routing?.masks, alpha,
   })
-  return onto(mixed)
+  return projectOnto(x, dense, mixed)
 }
 
 /**

@@ -2,9 +2,10 @@
  * Blocks over given weights: linear, norms, feed-forward, attention. This folder imports `ops` and `tensor`; it knows
  * no checkpoint and no model.
  */
+import { type Columns, columnsOf } from '../ops/columns.js'
 import { linear, linearGelu } from '../ops/gemm.js'
-import { layerNorm } from '../ops/layernorm.js'
-import { lora } from '../ops/lora.js'
+import { layerNorm, layerNormJoin, layerNormSplit } from '../ops/layernorm.js'
+import { lora, loraPack } from '../ops/lora.js'
 import type { Tensor } from '../tensor/tensor.js'
 
 /** y = x Wᵀ + b: weight [out,in], bias [out]. */
@@ -20,6 +21,12 @@ export interface LoRA {
   scaling: number
 }
 
+/** Linear layers of one input. `whole` is there where their weights lie behind each other in memory: all of them as one. */
+export interface Pack {
+  parts: readonly Linear[]
+  whole?: Linear | undefined
+}
+
 /** LayerNorm with its eps. */
 export interface Norm {
   weight: Tensor
@@ -30,6 +37,17 @@ export interface Norm {
 /** x [...,in] to [...,out], with the LoRA fused in where there is one (SPEC §4). */
 export function project(layer: Linear, x: Tensor, change?: LoRA): Tensor {
   return change ? lora(x, layer.weight, layer.bias, change.A, change.B, change.scaling) : linear(x, layer.weight, layer.bias)
+}
+
+/** x [...,in] to what each layer makes of it: columns of one tensor where the layers are one, which then has the LoRA of some fused in. */
+export function projectAll({ parts, whole }: Pack, x: Tensor, changes: readonly (LoRA | undefined)[] = []): Columns[] {
+  const given = changes.filter((c) => c !== undefined)
+  if (!whole || given.length > 2 || given.some((c) => c.scaling !== given[0]!.scaling)) return parts.map((layer, i) => columnsOf(project(layer, x, changes[i])))
+  const widths = parts.map((layer) => layer.weight.dim(0))
+  const starts = widths.map((_, i) => widths.slice(0, i).reduce((a, b) => a + b, 0))
+  const updates = starts.flatMap((first, i) => { const c = changes[i]; return c ? [{ A: c.A, B: c.B, first }] : [] })
+  const of = project(whole, x, given[0] && { ...loraPack(updates, whole.weight.dim(0)), scaling: given[0].scaling })
+  return widths.map((width, i) => ({ of, start: starts[i]!, width }))
 }
 
 /** onto + x Wᵀ + b: what a block adds to what it was given. */
@@ -46,6 +64,16 @@ export function normalise(norm: Norm, x: Tensor): Tensor {
   return layerNorm(x, norm.weight, norm.bias, norm.eps)
 }
 
+/** {@link normalise} of x [...,n,D], cut into its first rows and the others. */
+export function normaliseSplit(norm: Norm, x: Tensor, first: number): [Tensor, Tensor] {
+  return layerNormSplit(x, norm.weight, norm.bias, norm.eps, first)
+}
+
+/** {@link normalise} of several x [...,n_i,D], behind each other in one tensor. */
+export function normaliseJoin(parts: readonly { norm: Norm; x: Tensor }[]): Tensor {
+  return layerNormJoin(parts.map(({ norm, x }) => ({ x, ...norm })))
+}
+
 /** BERT's feed-forward block, post-norm: LayerNorm(x + W₂ gelu(W₁ x)). */
 export interface FeedForward {
   inner: Linear
@@ -54,5 +82,10 @@ export interface FeedForward {
 }
 
 export function feedForward(weights: FeedForward, x: Tensor): Tensor {
-  return normalise(weights.norm, projectOnto(x, weights.outer, projectGelu(weights.inner, x)))
+  return normalise(weights.norm, feedForwardSum(weights, x))
+}
+
+/** What {@link feedForward} normalises: x + W₂ gelu(W₁ x). */
+export function feedForwardSum(weights: FeedForward, x: Tensor): Tensor {
+  return projectOnto(x, weights.outer, projectGelu(weights.inner, x))
 }

@@ -1,8 +1,9 @@
 import { invalid } from '../errors.js'
-import { native } from '../native.js'
+import { native, type NativeTensor } from '../native.js'
 import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
-import { contiguous } from './copy.js'
+import { type Columns, ColumnArguments, columnsIn, columnsOf, shapeOf, viewOf } from './columns.js'
+import { contiguous, zeros } from './copy.js'
 import { expand } from './views.js'
 
 const modes = { off: 0, score: 1, attention: 2 } as const
@@ -26,21 +27,26 @@ export interface AttentionOptions {
 /**
  * softmax(q·kᵀ/√d)·v per head. The last dimension of q, k and v holds the heads side by side, `over` is attended, what is
  * left is batch, one or two dimensions of equal sizes in all three: q [B,T,L,h·d] with over 2 is attention in space, with
- * over 1 in time. Slices of a packed tensor are read where they are. Returns a contiguous tensor in the layout of q.
+ * over 1 in time. Columns of a packed tensor are read where they are, and their gradients written side by side. Returns a
+ * contiguous tensor in the layout of q.
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, o: AttentionOptions): Tensor {
-  const over = o.over ?? q.rank - 2
-  if ((q.rank !== 3 && q.rank !== 4) || k.rank !== q.rank || v.rank !== q.rank) throw invalid('attention', 'q, k and v of three or four dimensions', [q.shape, k.shape, v.shape])
-  if (!Number.isInteger(over) || over < 0 || over > q.rank - 2) throw invalid('over', `a dimension of [${q.shape}] before the last`, o.over)
-  if (!(Number.isInteger(o.heads) && o.heads >= 1) || q.dim(-1) % o.heads !== 0) throw invalid('heads', `a divisor of the width ${q.dim(-1)}`, o.heads)
+export function attention(query: Tensor | Columns, key: Tensor | Columns, value: Tensor | Columns, o: AttentionOptions): Tensor {
+  const given = [query, key, value].map(columnsOf)
+  const [shape, keyShape, valueShape] = given.map(shapeOf) as [number[], number[], number[]]
+  const [rank, width] = [shape.length, shape.at(-1)!]
+  const over = o.over ?? rank - 2
+  if ((rank !== 3 && rank !== 4) || keyShape.length !== rank || valueShape.length !== rank) throw invalid('attention', 'q, k and v of three or four dimensions', [shape, keyShape, valueShape])
+  if (!Number.isInteger(over) || over < 0 || over > rank - 2) throw invalid('over', `a dimension of [${shape}] before the last`, o.over)
+  if (!(Number.isInteger(o.heads) && o.heads >= 1) || width % o.heads !== 0) throw invalid('heads', `a divisor of the width ${width}`, o.heads)
   const mode = modes[o.mode ?? 'off']
   if (mode === undefined) throw invalid('mode', 'off, score or attention', o.mode)
   if (mode && !(o.masks && o.alpha)) throw invalid('attention', `masks and alpha in mode ${o.mode}`, { masks: o.masks?.shape, alpha: o.alpha?.shape })
-  const batch = q.shape.filter((_, i) => i !== over && i !== q.rank - 1)
-  const keys = k.dim(over)
+  const batch = shape.filter((_, i) => i !== over && i !== rank - 1)
+  const keys = keyShape[over]!
   // Repeated by an operator, so that its gradient is summed where it was repeated.
   const alpha = mode ? repeated(o.alpha!, [...batch, o.alpha!.dim(-1)]) : undefined
-  const [a, b, c] = [q, k, v].map((t) => (t.strides.at(-1) === 1 || t.dim(-1) === 1 ? t : contiguous(t))) as [Tensor, Tensor, Tensor]
+  const read = columnsIn(given, (t) => (t.strides.at(-1) === 1 || t.dim(-1) === 1 ? t : contiguous(t)))
+  const sources = new ColumnArguments(read)
 
   /** Runs an operator on views that live as long as the call. */
   const call = (f: (rows: (t: Tensor) => Tensor, keyMask: Tensor | undefined, weights: Tensor | undefined) => void): void => {
@@ -57,27 +63,34 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, o: AttentionOptions):
     }
   }
 
-  const y = empty(q.shape, q.dtype)
+  const y = empty(shape, read[0]!.of.dtype)
+  /** q, k and v by head, as operators see them. */
+  const arranged = (rows: (t: Tensor) => Tensor, views: Tensor[]) => views.map((t) => rows(t).handle) as [NativeTensor, NativeTensor, NativeTensor]
+  const seen = (): Tensor[] => read.map((c) => viewOf(c))
   const [b0, b1] = [batch[0]!, batch[1] ?? 1]
-  const lse = empty([b0, b1, o.heads, q.dim(over), mode === 2 ? alpha!.dim(-1) : 1])
+  const lse = empty([b0, b1, o.heads, shape[over]!, mode === 2 ? alpha!.dim(-1) : 1])
   const masks = mode ? o.masks!.handle : null
+  const views = seen()
   call((rows, keyMask, weights) =>
-    native().ops.attention_forward(rows(a).handle, rows(b).handle, rows(c).handle, keyMask?.handle ?? null, masks, weights?.handle ?? null, mode, o.causal === true, rows(y).handle, lse.handle),
+    native().ops.attention_forward(...arranged(rows, views), keyMask?.handle ?? null, masks, weights?.handle ?? null, mode, o.causal === true, rows(y).handle, lse.handle),
   )
-  record(y, alpha ? [a, b, c, alpha] : [a, b, c], (dy, needs) => {
+  for (const t of views) t.dispose()
+  record(y, alpha ? [...sources.inputs, alpha] : sources.inputs, (dy, needs) => {
     const d = contiguous(dy)
-    const [dq, dk, dv] = [a, b, c].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
-    const dalpha = needs[3] ? empty(alpha!.shape) : undefined
+    const { inputs, columns } = sources.gradients(needs, (t) => zeros(t.shape, t.dtype, t.device))
+    const dalpha = needs[sources.inputs.length] ? empty(alpha!.shape) : undefined
+    const views = seen()
     call((rows, keyMask, weights) => {
       const into = (t: Tensor | undefined) => (t ? rows(t).handle : null)
       const dweights = dalpha?.view([b0, b1, alpha!.dim(-1)])
       native().ops.attention_backward(
-        rows(d).handle, rows(a).handle, rows(b).handle, rows(c).handle, keyMask?.handle ?? null, o.masks && mode ? o.masks.handle : null, weights?.handle ?? null,
-        mode, o.causal === true, lse.handle, into(dq), into(dk), into(dv), dweights?.handle ?? null,
+        rows(d).handle, ...arranged(rows, views), keyMask?.handle ?? null, o.masks && mode ? o.masks.handle : null, weights?.handle ?? null,
+        mode, o.causal === true, lse.handle, into(columns[0]), into(columns[1]), into(columns[2]), dweights?.handle ?? null,
       )
       dweights?.dispose()
     })
-    return [dq, dk, dv, dalpha]
+    for (const t of [...views, ...columns]) t?.dispose()
+    return [...inputs, dalpha]
   })
   if (!y.requiresGrad) lse.dispose()
   return y

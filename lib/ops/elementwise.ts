@@ -70,18 +70,6 @@ export function relu(a: Tensor): Tensor {
   })
 }
 
-/** SwiGLU's product, gate·sigmoid(gate)·up. */
-export function siluMul(gate: Tensor, up: Tensor): Tensor {
-  const [g, u] = [contiguous(gate), contiguous(up)]
-  const y = empty(g.shape, g.dtype)
-  native().ops.silu_mul_forward(g.handle, u.handle, y.handle)
-  return record(y, [g, u], (dy) => {
-    const [dg, du] = [empty(g.shape, g.dtype), empty(g.shape, g.dtype)]
-    native().ops.silu_mul_backward(dy.handle, g.handle, u.handle, dg.handle, du.handle)
-    return [dg, du]
-  })
-}
-
 /** a + tanh(g)·(b − a), g a tensor of one number: the gated residual of SPEC §3. */
 export function gate(a: Tensor, b: Tensor, g: Tensor): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]

@@ -1,6 +1,6 @@
 import { invalid } from '../errors.js'
 import { native } from '../native.js'
-import { record } from '../tensor/tape.js'
+import { record, recordAll } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
@@ -20,4 +20,28 @@ export function lora(input: Tensor, weight: Tensor, offset: Tensor | undefined, 
     native().ops.lora_backward(dy.handle, x.handle, shrunk.handle, w.handle, a.handle, b.handle, scaling, residual?.handle ?? null, dx?.handle ?? null, da.handle, db.handle)
     return [dx, da, db]
   }, [0])
+}
+
+/** One low-rank update of some rows of a weight: A [r,in], B [out,r], of rows `first` on. */
+export interface Update {
+  A: Tensor
+  B: Tensor
+  first: number
+}
+
+/** One or two updates of a weight [rows,in] as one update of all of it, for {@link lora}: A [Σr,in], B [rows,Σr], 0 where neither is. */
+export function loraPack(given: readonly Update[], rows: number): { A: Tensor; B: Tensor } {
+  const [one, two] = given.map(({ A, B, first }) => ({ A: contiguous(A), B: contiguous(B), first }))
+  if (!one || given.length > 2) throw invalid('loraPack', 'one or two updates', given.length)
+  const ranks = [one, two].map((u) => u?.A.dim(0) ?? 0)
+  const rank = ranks[0]! + ranks[1]!
+  const [A, B] = [empty([rank, one.A.dim(1)]), empty([rows, rank])]
+  native().ops.lora_pack(one.A.handle, one.B.handle, one.first, two?.A.handle ?? null, two?.B.handle ?? null, two?.first ?? 0, A.handle, B.handle)
+  recordAll([A, B], two ? [one.A, one.B, two.A, two.B] : [one.A, one.B], ([dA, dB]) => {
+    const [db1, db2] = [empty(one.B.shape), two && empty(two.B.shape)]
+    native().ops.lora_unpack(dB!.handle, one.first, two?.first ?? 0, db1.handle, db2?.handle ?? null)
+    const rowsOf = (u: Update, start: number): Tensor => dA!.view(u.A.shape, dA!.strides, start * dA!.dim(1))
+    return two ? [rowsOf(one, 0), db1, rowsOf(two, ranks[0]!), db2] : [rowsOf(one, 0), db1]
+  })
+  return { A, B }
 }

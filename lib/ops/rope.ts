@@ -3,14 +3,17 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
-/** Rotary position embedding in LLaMA's half-split form: x [B,n,h,d] float32 or bfloat16, d even, positions [B,n] int32. */
-export function rope(a: Tensor, positions: Tensor, theta: number): Tensor {
+/**
+ * Rotary position embedding in LLaMA's half-split form: x [B,n,h,d] float32 or bfloat16, d even, positions [B,n] int32. The
+ * first `turned` heads are turned, by default all; the others are copied.
+ */
+export function rope(a: Tensor, positions: Tensor, theta: number, turned = a.dim(2)): Tensor {
   // Strides before the last are read as they are.
   const x = a.strides.at(-1) === 1 ? a : contiguous(a)
   positions = contiguous(positions)
   const turn = (t: Tensor, inverse: boolean): Tensor => {
     const y = empty(t.shape, t.dtype)
-    native().ops.rope_forward(t.handle, positions.handle, theta, inverse, y.handle)
+    native().ops.rope_forward(t.handle, positions.handle, theta, turned, inverse, y.handle)
     return y
   }
   return record(turn(x, false), [x], (dy) => [turn(dy, true)])

@@ -7,10 +7,11 @@
  * Put new weights beside the old and rename, as saving does. A smaller file is read whole: nothing that happens to it later matters.
  */
 import { native } from '../native.js'
-import { cast, copy } from '../ops/copy.js'
+import { cast, copy, write } from '../ops/copy.js'
 import { keep, scope } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import { tensor, Tensor, type DType } from '../tensor/tensor.js'
+import { allocatePacks } from './pack.js'
 import { readPlanned, type CheckpointPlan, type FloatDtype, type PlannedTensor } from './plan.js'
 
 const DTYPES: Record<FloatDtype, DType> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
@@ -40,6 +41,11 @@ export async function loadWeights(
     return mapping
   }
   const weights = new Map<string, Tensor>()
+  const dtypeOf = (planned: PlannedTensor): DType => (!keepsDtype(planned) ? 'float32' : precision === 'bfloat16' ? 'bfloat16' : DTYPES[planned.dtype])
+  // On the CPU weights stay where they lie in the file, which a pack would double, and each product packs its panels anyway;
+  // on a device they are copies, so that where these go costs nothing.
+  const packed = device === 'cpu' || trained ? [] : [...plan.entries.values()]
+  const { parts, packs } = allocatePacks(packed.map((p) => ({ name: p.name, shape: p.shape, dtype: dtypeOf(p) })), device)
   try {
     for (const planned of plan.entries.values()) {
       const { name, shape } = planned
@@ -54,15 +60,21 @@ export async function loadWeights(
               ? new Tensor(native().mapped(map(planned.piece.header.path), planned.piece.begin, shape, dtype), shape, dtype)
               : tensor(dtype === 'float32' ? new Float32Array(bytes!.buffer) : new Uint16Array(bytes!.buffer), shape, dtype)
           const there = stored.to(device)
-          const matrix = keepsDtype(planned)
-          const used = trained ? copy(cast(there, 'float32')) : !matrix ? cast(there, 'float32') : precision === 'bfloat16' ? cast(there, 'bfloat16') : there
+          const part = parts.get(name)
+          if (part) {
+            write(part, there)
+            part.label = name
+            return part
+          }
+          const used = trained ? copy(cast(there, 'float32')) : cast(there, dtypeOf(planned))
           used.label = name
           return keep(trained ? used : used.freeze())
         }),
       )
     }
+    for (const [name, pack] of packs) weights.set(name, Object.assign(pack.freeze(), { label: name }))
   } catch (error) {
-    for (const t of weights.values()) t.dispose()
+    for (const t of [...weights.values(), ...parts.values(), ...packs.values()]) t.dispose()
     throw error
   }
   return weights

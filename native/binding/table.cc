@@ -14,11 +14,13 @@
 #include "ops/gemm.h"
 #include "ops/layernorm.h"
 #include "ops/lora.h"
+#include "ops/lora_pack.h"
 #include "ops/patchify.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
 #include "ops/router.h"
+#include "ops/silu_mul.h"
 #include "ops/swap.h"
 
 #ifdef MT_CUDA
@@ -122,18 +124,20 @@ const std::vector<Operator>& table() {
       op<check_gemm_backward_weight, cpu::gemm_backward_weight, CUDA(gemm_backward_weight), 0, 1>("gemm_backward_weight"),
       op<check_lora_forward, cpu::lora_forward, CUDA(lora_forward), 0, 6>("lora_forward"),
       op<check_lora_backward, cpu::lora_backward, CUDA(lora_backward), 0, 1, 7, 8>("lora_backward"),
+      op<check_lora_pack, cpu::lora_pack, CUDA(lora_pack)>("lora_pack"),
+      op<check_lora_unpack, cpu::lora_unpack, CUDA(lora_unpack)>("lora_unpack"),
       op<check_copy, cpu::copy, CUDA(copy)>("copy"),
       op<check_fill, cpu::fill, CUDA(fill), 1>("fill"),
       op<check_random_uniform, cpu::random_uniform, CUDA(random_uniform)>("random_uniform"),
       op<check_random_normal, cpu::random_normal, CUDA(random_normal)>("random_normal"),
       op<check_swap, cpu::swap, CUDA(swap), 0, 1>("swap"),
-      op<check_layernorm_forward, cpu::layernorm_forward, CUDA(layernorm_forward), 0, 4>("layernorm_forward"),
-      op<check_layernorm_backward, cpu::layernorm_backward, CUDA(layernorm_backward), 0, 1, 5, 6>("layernorm_backward"),
+      op<check_layernorm_forward, cpu::layernorm_forward, CUDA(layernorm_forward), 0, 4, 5>("layernorm_forward"),
+      op<check_layernorm_backward, cpu::layernorm_backward, CUDA(layernorm_backward), 0, 1, 2, 6, 7>("layernorm_backward"),
       op<check_rmsnorm_forward, cpu::rmsnorm_forward, CUDA(rmsnorm_forward), 0, 3>("rmsnorm_forward"),
       op<check_rmsnorm_backward, cpu::rmsnorm_backward, CUDA(rmsnorm_backward), 0, 1, 4, 5>("rmsnorm_backward"),
       op<check_embedding_forward, cpu::embedding_forward, CUDA(embedding_forward), 2>("embedding_forward"),
       op<check_embedding_backward, cpu::embedding_backward, CUDA(embedding_backward), 0>("embedding_backward"),
-      op<check_rope_forward, cpu::rope_forward, CUDA(rope_forward), 0, 4>("rope_forward"),
+      op<check_rope_forward, cpu::rope_forward, CUDA(rope_forward), 0, 5>("rope_forward"),
       op<check_patchify_forward, cpu::patchify_forward, CUDA(patchify_forward), 0, 2>("patchify_forward"),
       op<check_patchify_backward, cpu::patchify_backward, CUDA(patchify_backward), 0, 2>("patchify_backward"),
       op<check_reduce_forward, cpu::reduce_forward, CUDA(reduce_forward), 0, 3>("reduce_forward"),
@@ -146,7 +150,7 @@ const std::vector<Operator>& table() {
       op<check_cache_append, cpu::cache_append, CUDA(cache_append), 0, 1, 3, 4>("cache_append"),
       op<check_argmax, cpu::argmax, CUDA(argmax), 0>("argmax"),
       op<check_router_forward, cpu::router_forward, CUDA(router_forward), 0>("router_forward"),
-      op<check_router_backward, cpu::router_backward, CUDA(router_backward), 6>("router_backward"),
+      op<check_router_backward, cpu::router_backward, CUDA(router_backward), 7, 8>("router_backward"),
       op<check_square_sum, cpu::square_sum, CUDA(square_sum)>("square_sum"),
       op<check_adamw, cpu::adamw, CUDA(adamw)>("adamw"),
       op<check_accumulate, cpu::accumulate, CUDA(accumulate)>("accumulate"),

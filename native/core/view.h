@@ -50,6 +50,20 @@ struct View {
     }
     return true;
   }
+  /// Elements from one row to the next where each row is contiguous and all are evenly apart, as in columns of a matrix;
+  /// else −1. Rows of a contiguous tensor are their own length apart.
+  int64_t pitch() const {
+    if (contiguous() || rank == 0) return rank ? shape[rank - 1] : 1;
+    if (shape[rank - 1] != 1 && stride[rank - 1] != 1) return -1;
+    int64_t apart = 0, next = 0;  // of the dimensions so far: between rows, and where the dimension before goes on
+    for (int i = rank - 2; i >= 0; --i) {
+      if (shape[i] == 1) continue;
+      if (!apart) apart = stride[i];
+      else if (stride[i] != next) return -1;
+      next = stride[i] * shape[i];
+    }
+    return apart ? apart : shape[rank - 1];
+  }
   bool same_shape(const View& other) const {
     if (rank != other.rank) return false;
     for (int i = 0; i < rank; ++i)
@@ -92,6 +106,11 @@ inline void require_shape(const View& v, const char* what, std::initializer_list
 }
 inline void require_same_shape(const View& v, const char* what, const View& other, const char* whose) {
   require(v.same_shape(other), what, ": expected the shape of ", whose, ", ", shape_text(other), ", but got ", shape_text(v), ".");
+}
+/// float32, rows contiguous and evenly apart.
+inline void require_pitched(const View& v, const char* what) {
+  require_dtype(v, what, DType::f32);
+  require(v.pitch() >= 0, what, ": expected contiguous rows that are evenly apart, but got strides for shape ", shape_text(v), "; call contiguous() first.");
 }
 /// float32 and contiguous: what most operators ask of most arguments.
 inline void require_dense(const View& v, const char* what) {

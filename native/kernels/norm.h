@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "core/parted.h"
 #include "kernels/rows.h"
 
 namespace mt::cuda {
@@ -27,9 +28,28 @@ __device__ __forceinline__ float team_sum(float x, double* shared) {
   return float(Team == 32 ? warp_sum(double(x)) : block_sum(double(x), shared));
 }
 
+/// Rows of a norm's result, or of its gradient: in one tensor, in a slice of one, or cut in two.
+template <typename T>
+struct PartedRows {
+  T *head, *tail;
+  Parted parts;
+  /// Where row r of n elements begins.
+  __device__ T* at(int64_t r, int64_t n) const {
+    if (!parts.per) return head + r * n;
+    int64_t g = r / parts.per, i = r - g * parts.per;
+    return i < parts.first ? head + g * parts.head + i * n : tail + g * parts.tail + (i - parts.first) * n;
+  }
+  /// What fours() says of all rows.
+  bool fours_of(int64_t n) const { return fours(head, n) && fours(tail, n) && parts.head % 4 == 0 && parts.tail % 4 == 0; }
+};
+template <typename T>
+PartedRows<T> parted_rows(const View& head, const View& tail) {
+  return {head.data<std::remove_const_t<T>>(), tail ? tail.data<std::remove_const_t<T>>() : nullptr, Parted(head, tail)};
+}
+
 /// y = (x − mean)·rstd∘weight + bias.
 template <bool Centred, typename T, int Team, int Held>
-__global__ void __launch_bounds__(kThreads) norm_rows(const T* x, const float* weight, const float* bias, float eps, T* y, float* mean, float* rstd, int64_t rows, int64_t n, bool whole) {
+__global__ void __launch_bounds__(kThreads) norm_rows(const T* x, const float* weight, const float* bias, float eps, PartedRows<T> y, float* mean, float* rstd, int64_t rows, int64_t n, bool whole) {
   __shared__ double shared[32];
   int64_t r = thread_index() / Team;
   if (r >= rows) return;
@@ -65,6 +85,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const T* x, const float* w
     variance = fmaxf(variance - off * off, 0.0f);
   }
   float s = 1.0f / sqrtf(variance + eps);
+  T* to = y.at(r, n);
   if (threadIdx.x % Team == 0) {
     if constexpr (Centred) mean[r] = middle + off;
     rstd[r] = s;
@@ -76,21 +97,22 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const T* x, const float* w
     if constexpr (Centred) load4(bias + at, n - at, whole, b);
 #pragma unroll
     for (int j = 0; j < 4; ++j) w[j] = (v[k][j] - middle - off) * s * w[j] + b[j];
-    store4(y + r * n + at, n - at, whole, w);
+    store4(to + at, n - at, whole, w);
   });
 }
 
 /// With g = dy∘weight: dx = rstd (g − mean(g) − n mean(g∘n)) + more, the first mean for LayerNorm alone. more may be null.
 template <bool Centred, typename T, int Team, int Held>
-__global__ void __launch_bounds__(kThreads) norm_rows_backward(const T* dy, const T* x, const float* weight, const float* mean, const float* rstd, const T* more, T* dx, int64_t rows, int64_t n, bool whole) {
+__global__ void __launch_bounds__(kThreads) norm_rows_backward(PartedRows<const T> dy, const T* x, const float* weight, const float* mean, const float* rstd, const T* more, T* dx, int64_t rows, int64_t n, bool whole) {
   __shared__ double shared[32];
   int64_t r = thread_index() / Team;
   if (r >= rows) return;
   float m = Centred ? mean[r] : 0.0f, s = rstd[r];
+  const T* slope = dy.at(r, n);
   float g[Held ? Held : 1][4], u[Held ? Held : 1][4];
   auto load = [&](int k, int64_t at) {
     float w[4];
-    load4(dy + r * n + at, n - at, whole, g[k]);
+    load4(slope + at, n - at, whole, g[k]);
     load4(x + r * n + at, n - at, whole, u[k]);
     load4(weight + at, n - at, whole, w);
 #pragma unroll
@@ -137,13 +159,13 @@ __device__ inline float column_sum(float x, float* shared) {
 
 /// Of chunks of `per` rows: dweight[chunk,:] = Σ dy∘n and dbias[chunk,:] = Σ dy; either may be missing.
 template <bool Centred, typename T>
-__global__ void __launch_bounds__(kThreads) norm_columns(const T* dy, const T* x, const float* mean, const float* rstd, float* dweight, float* dbias, int64_t rows, int64_t per, int64_t n, int64_t tiles) {
+__global__ void __launch_bounds__(kThreads) norm_columns(PartedRows<const T> dy, const T* x, const float* mean, const float* rstd, float* dweight, float* dbias, int64_t rows, int64_t per, int64_t n, int64_t tiles) {
   __shared__ float shared[kThreads];
   int64_t chunk = blockIdx.x / tiles, c = blockIdx.x % tiles * kColumns + threadIdx.x % kColumns, end = min(rows, chunk * per + per);
   float weight = 0, bias = 0;
   if (c < n)
     for (int64_t r = chunk * per + threadIdx.x / kColumns; r < end; r += kAtOnce) {
-      float d = float(dy[r * n + c]);
+      float d = float(dy.at(r, n)[c]);
       weight += d * ((float(x[r * n + c]) - (Centred ? mean[r] : 0.0f)) * rstd[r]);
       bias += d;
     }
@@ -177,14 +199,14 @@ void norm_plan(int64_t n, F f) {
 }
 
 template <bool Centred>
-void norm_forward(const View& x, const View& weight, const float* bias, double eps, const View& y, float* mean, float* rstd) {
+void norm_forward(const View& x, const View& weight, const float* bias, double eps, const View& y, const View& rest, float* mean, float* rstd) {
   int64_t n = x.size(-1), rows = x.rows();
   const float* w = weight.data<float>();
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
     const T* from = x.data<T>();
-    T* to = y.data<T>();
-    bool whole = fours(from, n) && fours(to, n) && fours(w, n) && fours(bias, n);
+    const auto to = parted_rows<T>(y, rest);
+    bool whole = fours(from, n) && to.fours_of(n) && fours(w, n) && fours(bias, n);
     norm_plan(n, [&](auto team, auto held) {
       launch(norm_rows<Centred, T, team(), held()>, blocks(rows * team()), dim3(kThreads), 0, from, w, bias, float(eps), to, mean, rstd, rows, n, whole);
     });
@@ -192,16 +214,17 @@ void norm_forward(const View& x, const View& weight, const float* bias, double e
 }
 
 template <bool Centred>
-void norm_backward(const View& dy, const View& x, const View& weight, const float* mean, const float* rstd, const View& residual, const View& dx, const View& dweight, const View& dbias) {
+void norm_backward(const View& dy, const View& drest, const View& x, const View& weight, const float* mean, const float* rstd, const View& residual, const View& dx, const View& dweight, const View& dbias) {
   int64_t n = x.size(-1), rows = x.rows();
   const float* w = weight.data<float>();
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
-    const T *d = dy.data<T>(), *from = x.data<T>();
+    const auto d = parted_rows<const T>(dy, drest);
+    const T* from = x.data<T>();
     if (dx) {
       const T* more = residual ? residual.data<T>() : nullptr;
       T* to = dx.data<T>();
-      bool whole = fours(d, n) && fours(from, n) && fours(more, n) && fours(to, n) && fours(w, n);
+      bool whole = d.fours_of(n) && fours(from, n) && fours(more, n) && fours(to, n) && fours(w, n);
       norm_plan(n, [&](auto team, auto held) {
         launch(norm_rows_backward<Centred, T, team(), held()>, blocks(rows * team()), dim3(kThreads), 0, d, from, w, mean, rstd, more, to, rows, n, whole);
       });

@@ -33,16 +33,6 @@ void check_gelu_forward(const View& x, Out y) { require_dense(x, "x"); same(y, "
 void check_gelu_backward(const View& dy, const View& x, Out dx) { require_dense(x, "x"); same(dy, "dy", x, "x"); same(dx, "dx", x, "x"); }
 void check_relu_forward(const View& x, Out y) { check_gelu_forward(x, y); }
 void check_relu_backward(const View& dy, const View& x, Out dx) { check_gelu_backward(dy, x, dx); }
-void check_silu_mul_forward(const View& gate, const View& up, Out y) {
-  require_dense(gate, "gate");
-  same(up, "up", gate, "gate");
-  same(y, "y", gate, "gate");
-}
-void check_silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup) {
-  check_silu_mul_forward(gate, up, dgate);
-  same(dy, "dy", gate, "gate");
-  same(dup, "dup", gate, "gate");
-}
 void check_gate_forward(const View& a, const View& b, const View& g, Out y) {
   require_dense(a, "a");
   same(b, "b", a, "a");
@@ -61,8 +51,6 @@ void check_gate_backward(const View& dy, const View& a, const View& b, const Vie
 
 namespace cpu {
 namespace {
-
-float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
 constexpr int64_t kPiece = 1024;  // numbers of each argument that are float32 at a time where they are bfloat16
 
@@ -133,22 +121,6 @@ void relu_forward(const View& x, Out y) {
 }
 void relu_backward(const View& dy, const View& x, Out dx) {
   each({&dy, &x}, dx, [](float d, float a) { return a <= 0 ? 0 : d; });
-}
-
-// Of exp() of the library: the vectors' one, twice as far off, moves a gate's gradient past its limit where that cancels.
-void silu_mul_forward(const View& gate, const View& up, Out y) {
-  stretches({&gate, &up}, {&y}, 10, [](auto in, auto out, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) out[0][i] = in[0][i] * sigmoid(in[0][i]) * in[1][i];
-  });
-}
-void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup) {
-  stretches({&dy, &gate, &up}, {&dgate, &dup}, 10, [](auto in, auto out, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-      float s = sigmoid(in[1][i]);
-      out[0][i] = in[0][i] * in[2][i] * s * (1 + in[1][i] * (1 - s));
-      out[1][i] = in[0][i] * in[1][i] * s;
-    }
-  });
 }
 
 void gate_forward(const View& a, const View& b, const View& g, Out y) {

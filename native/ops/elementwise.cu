@@ -62,23 +62,6 @@ __global__ void __launch_bounds__(kThreads) add_kernel(const T* a, const T* b, T
   mine.write(y, v);
 }
 template <typename T>
-__global__ void __launch_bounds__(kThreads) silu_mul_backward_kernel(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t n, bool aligned) {
-  const Mine<T> mine(n, aligned);
-  if (mine.left <= 0) return;
-  float d[kWidth<T>], g[kWidth<T>], u[kWidth<T>];
-  mine.read(dy, d);
-  mine.read(gate, g);
-  mine.read(up, u);
-#pragma unroll
-  for (int k = 0; k < kWidth<T>; ++k) {
-    const float x = g[k], s = 1.0f / (1.0f + expf(-x));
-    g[k] = d[k] * u[k] * s * (1.0f + x * (1.0f - s));
-    u[k] = d[k] * x * s;
-  }
-  mine.write(dgate, g);
-  mine.write(dup, u);
-}
-template <typename T>
 __global__ void __launch_bounds__(kThreads) gate_forward_kernel(const T* a, const T* b, const float* g, T* y, int64_t n, bool aligned) {
   const Mine<T> mine(n, aligned);
   if (mine.left <= 0) return;
@@ -153,9 +136,6 @@ struct Relu {
 struct ReluBackward {
   __device__ float operator()(float dy, float x) const { return x <= 0 ? 0.0f : dy; }
 };
-struct SiluMul {
-  __device__ float operator()(float gate, float up) const { return gate / (1.0f + expf(-gate)) * up; }
-};
 
 /// A thread per 16 bytes of n elements.
 template <typename T>
@@ -206,16 +186,6 @@ void gelu_forward(const View& x, Out y) { apply(x, y, Gelu{}); }
 void gelu_backward(const View& dy, const View& x, Out dx) { apply(dy, x, dx, GeluBackward{}); }
 void relu_forward(const View& x, Out y) { apply(x, y, Relu{}); }
 void relu_backward(const View& dy, const View& x, Out dx) { apply(dy, x, dx, ReluBackward{}); }
-void silu_mul_forward(const View& gate, const View& up, Out y) { apply(gate, up, y, SiluMul{}); }
-void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup) {
-  const int64_t n = dy.numel();
-  each_activation(dy.dtype, [&](auto t) {
-    using T = decltype(t);
-    const T *d = dy.data<T>(), *g = gate.data<T>(), *u = up.data<T>();
-    T *dg = dgate.data<T>(), *du = dup.data<T>();
-    launch(silu_mul_backward_kernel<T>, vectors<T>(n), dim3(kThreads), 0, d, g, u, dg, du, n, all_aligned(d, g, u, dg, du));
-  });
-}
 void gate_forward(const View& a, const View& b, const View& g, Out y) {
   const int64_t n = a.numel();
   each_activation(a.dtype, [&](auto t) {

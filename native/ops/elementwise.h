@@ -16,9 +16,6 @@ void check_gelu_backward(const View& dy, const View& x, Out dx);
 /// y = max(x, 0); dx = dy where x > 0. At 0 the slope is 0.
 void check_relu_forward(const View& x, Out y);
 void check_relu_backward(const View& dy, const View& x, Out dx);
-/// y = gate·sigmoid(gate)·up (SwiGLU's product).
-void check_silu_mul_forward(const View& gate, const View& up, Out y);
-void check_silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);
 /// y = a + tanh(g)(b − a), g one number. da = (1 − tanh g) dy, db = tanh(g) dy, dg = (1 − tanh² g) Σ dy∘(b − a).
 void check_gate_forward(const View& a, const View& b, const View& g, Out y);
 void check_gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg);
@@ -31,8 +28,6 @@ void gelu_forward(const View& x, Out y);
 void gelu_backward(const View& dy, const View& x, Out dx);
 void relu_forward(const View& x, Out y);
 void relu_backward(const View& dy, const View& x, Out dx);
-void silu_mul_forward(const View& gate, const View& up, Out y);
-void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);
 void gate_forward(const View& a, const View& b, const View& g, Out y);
 void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg);
 }  // namespace cpu
@@ -44,8 +39,6 @@ void gelu_forward(const View& x, Out y);
 void gelu_backward(const View& dy, const View& x, Out dx);
 void relu_forward(const View& x, Out y);
 void relu_backward(const View& dy, const View& x, Out dx);
-void silu_mul_forward(const View& gate, const View& up, Out y);
-void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);
 void gate_forward(const View& a, const View& b, const View& g, Out y);
 void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg);
 }  // namespace cuda

@@ -1,16 +1,18 @@
 #include "ops/rope.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "core/parallel.h"
 
 namespace mt {
 
-void check_rope_forward(const View& x, const View& positions, double theta, bool, Out y) {
+void check_rope_forward(const View& x, const View& positions, double theta, int64_t turned, bool, Out y) {
   require_rank(x, "x", 4);
   require_dtype(x, "x", DType::f32);
   require(x.shape[3] % 2 == 0, "x: expected an even head width, but got ", x.shape[3], ".");
   require(x.stride[3] == 1 || x.shape[3] <= 1, "x: expected a contiguous last dimension.");
+  require(turned >= 0 && turned <= x.shape[2], "turned: expected 0 to ", x.shape[2], " heads, but got ", turned, ".");
   require_dtype(positions, "positions", DType::i32);
   require_contiguous(positions, "positions");
   require_shape(positions, "positions", {x.shape[0], x.shape[1]});
@@ -22,7 +24,7 @@ void check_rope_forward(const View& x, const View& positions, double theta, bool
 
 namespace cpu {
 
-void rope_forward(const View& x, const View& positions, double theta, bool inverse, Out y) {
+void rope_forward(const View& x, const View& positions, double theta, int64_t turned, bool inverse, Out y) {
   int64_t n = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2;
   const int32_t* pos = positions.data<int32_t>();
   std::vector<double> rate(static_cast<size_t>(half));
@@ -39,6 +41,10 @@ void rope_forward(const View& x, const View& positions, double theta, bool inver
       for (int64_t h = 0; h < heads; ++h) {
         const float* from = x.data<float>() + (r / n) * x.stride[0] + (r % n) * x.stride[1] + h * x.stride[2];
         float* to = y.data<float>() + (r / n) * y.stride[0] + (r % n) * y.stride[1] + h * y.stride[2];
+        if (h >= turned) {
+          std::copy(from, from + 2 * half, to);
+          continue;
+        }
         for (int64_t i = 0; i < half; ++i) {
           float a = from[i], b = from[i + half];
           to[i] = a * c[i] - b * s[i];

@@ -12,29 +12,30 @@ struct Strides {
   int64_t b, n, h;
 };
 
-/// A thread per place, group of heads and `width` pairs of elements. Angles in double up to whole turns, as positions are large.
+/// A thread per place, group of heads and `width` pairs of elements; heads from `turned` on are copied. Angles in double up to whole turns, as positions are large.
 template <typename T, int width, typename I>
-__global__ void __launch_bounds__(kThreads) rope_kernel(const T* x, const int32_t* positions, T* y, I total, Divider<I> pairs, Divider<I> groups, Divider<I> n, int64_t heads, int64_t half, double log2_theta, float sign, Strides from, Strides to) {
+__global__ void __launch_bounds__(kThreads) rope_kernel(const T* x, const int32_t* positions, T* y, I total, Divider<I> pairs, Divider<I> groups, Divider<I> n, int64_t heads, int64_t turned, int64_t half, double log2_theta, float sign, Strides from, Strides to) {
   const I k = I(blockIdx.x) * kThreads + threadIdx.x;
   if (k >= total) return;
   const I rest = pairs.quotient(k), place = groups.quotient(rest), b = n.quotient(place);
   const int64_t i = int64_t(k - rest * pairs.divisor) * width, row = place - b * n.divisor;
-  float c[width], s[width];
+  int64_t h = int64_t(rest - place * groups.divisor) * kHeads;
+  float c[width] = {}, s[width] = {};
 #pragma unroll
-  for (int e = 0; e < width; ++e) {
+  for (int e = 0; e < width && h < turned; ++e) {
     const double turns = double(positions[place]) * exp2(-log2_theta * double(i + e) / double(half)) * 0.15915494309189534;
     const float a = float((turns - rint(turns)) * 6.283185307179586);
     c[e] = cosf(a), s[e] = sign * sinf(a);
   }
   x += b * from.b + row * from.n + i;
   y += b * to.b + row * to.n + i;
-  int64_t h = int64_t(rest - place * groups.divisor) * kHeads;
   for (const int64_t end = min(heads, h + kHeads); h < end; ++h) {
     float u[width], v[width];
     load(x + h * from.h, width, true, u);
     load(x + h * from.h + half, width, true, v);
 #pragma unroll
     for (int e = 0; e < width; ++e) {
+      if (h >= turned) continue;
       const float first = u[e];
       u[e] = first * c[e] - v[e] * s[e];
       v[e] = v[e] * c[e] + first * s[e];
@@ -46,10 +47,10 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const T* x, const int32_
 
 }  // namespace
 
-void rope_forward(const View& x, const View& positions, double theta, bool inverse, Out y) {
+void rope_forward(const View& x, const View& positions, double theta, int64_t turned, bool inverse, Out y) {
   constexpr int kPairs = 2;
   const int64_t n = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2, groups = (heads + kHeads - 1) / kHeads, places = x.shape[0] * n;
-  if (!(places * groups * half)) return;
+  if (places * groups * half == 0) return;
   const Strides from{x.stride[0], x.stride[1], x.stride[2]}, to{y.stride[0], y.stride[1], y.stride[2]};
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
@@ -58,7 +59,7 @@ void rope_forward(const View& x, const View& positions, double theta, bool inver
     auto go = [&](auto kernel, auto divider, int64_t pairs) {
       using D = decltype(divider);
       const int64_t total = places * groups * pairs;
-      launch(kernel, blocks(total), dim3(kThreads), 0, first, (const int32_t*)positions.data<int32_t>(), result, decltype(divider.divisor)(total), D(pairs), D(groups), D(n), heads, half, std::log2(theta),
+      launch(kernel, blocks(total), dim3(kThreads), 0, first, (const int32_t*)positions.data<int32_t>(), result, decltype(divider.divisor)(total), D(pairs), D(groups), D(n), heads, turned, half, std::log2(theta),
              inverse ? -1.0f : 1.0f, from, to);
     };
     bool even = half % kPairs == 0 && aligned<kPairs>(first) && aligned<kPairs>(result);

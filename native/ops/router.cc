@@ -35,8 +35,8 @@ void check_router_forward(const View& x, const View& w1, const View& b1, const V
   dense(hidden, "hidden", {m0, m1, h});
 }
 
-void check_router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, MaybeOut dx,
-                           Out dw1, Out db1, Out dw2, Out db2) {
+void check_router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, int64_t count,
+                           const Maybe& residual, MaybeOut dx, Out dw1, Out db1, Out dw2, Out db2) {
   require_rank(pooled, "pooled", 3);
   require_rank(w1, "w1", 2);
   require_rank(w2, "w2", 2);
@@ -55,6 +55,8 @@ void check_router_backward(const View& dalpha, const View& alpha, const View& po
   require_dtype(dx, "dx", DType::f32);
   require_rank(dx, "dx", 4);
   require_shape(dx, "dx", {m0, m1, dx.shape[2], width});
+  require(count >= 1 && count <= dx.shape[2], "count: expected 1 to ", dx.shape[2], " rows, but got ", count, ".");
+  if (residual) require_dtype(residual, "residual", DType::f32), require_same_shape(residual, "residual", dx, "dx");
   for (int i = 0; i < 4 && dx.numel(); ++i) require(dx.stride[i] != 0 || dx.shape[i] <= 1, "dx: expected an output whose dimensions do not repeat, but dimension ", i, " has stride 0.");
 }
 
@@ -98,8 +100,8 @@ void router_forward(const View& x, const View& w1, const View& b1, const View& w
   });
 }
 
-void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, MaybeOut dx,
-                     Out dw1, Out db1, Out dw2, Out db2) {
+void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, int64_t count,
+                           const Maybe& residual, MaybeOut dx, Out dw1, Out db1, Out dw2, Out db2) {
   int64_t m1 = pooled.shape[1], batch = pooled.shape[0] * m1, width = pooled.shape[2], h = w1.shape[0], p = w2.shape[0];
   const float *pa = alpha.data<float>(), *pd = dalpha.data<float>(), *px = pooled.data<float>(), *ph = hidden.data<float>();
   const float *pw1 = w1.data<float>(), *pw2 = w2.data<float>();
@@ -119,10 +121,12 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
       if (!dx) continue;
       std::fill(row.begin(), row.end(), 0.0f);
       for (int64_t i = 0; i < h; ++i) add_scaled(row.data(), pw1 + i * width, g[i], width);
-      for (int64_t c = 0; c < width; ++c) row[size_t(c)] /= float(dx.shape[2]);
+      for (int64_t c = 0; c < width; ++c) row[size_t(c)] /= float(count);
       float* to = dx.data<float>() + b / m1 * dx.stride[0] + b % m1 * dx.stride[1];
+      const float* more = residual ? residual.data<float>() + b / m1 * residual.stride[0] + b % m1 * residual.stride[1] : nullptr;
       for (int64_t i = 0; i < dx.shape[2]; ++i)
-        for (int64_t c = 0; c < width; ++c) to[i * dx.stride[2] + c * dx.stride[3]] = row[size_t(c)];
+        for (int64_t c = 0; c < width; ++c)
+          to[i * dx.stride[2] + c * dx.stride[3]] = (i < count ? row[size_t(c)] : 0.0f) + (more ? more[i * residual.stride[2] + c * residual.stride[3]] : 0.0f);
     }
   });
   // Weights: each row by one thread, batch rows in their order.

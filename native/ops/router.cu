@@ -91,7 +91,8 @@ struct Gradients {
   const float *dalpha, *alpha, *pooled, *hidden, *w1, *w2;
   float *dw1, *db1, *dw2, *db2;
   Sizes z;
-  Rows rows;              // of dx
+  Rows rows, more;        // of dx, and of what is added to it
+  int64_t count;          // rows that were pooled
   bool whole;             // packs of w1 may be read
   int64_t spread, tiles;  // blocks of dx; tiles of its columns
   int64_t below, across;  // blocks of dw1; tiles of its columns
@@ -121,9 +122,10 @@ struct Slope {
 
 constexpr int kQuads = 64, kParts = kThreads / kQuads;  // of a block of dx: groups of columns; parts of the units, then of the rows
 
-/// Every row of dx is w1ᵀ·dh / n: a block per sequence and tile of columns.
+/// The first `count` rows of dx are w1ᵀ·dh / count, the others 0, and `residual` is added where there is one: a block per
+/// sequence and tile of columns.
 template <typename T>
-__device__ void spread_block(const Gradients& g, T* dx) {
+__device__ void spread_block(const Gradients& g, const T* residual, T* dx) {
   SHARED(float, dh);  // [units]
   __shared__ float part[kParts][kQuads * kGroup];
   const int64_t b = blockIdx.x / g.tiles, quad = threadIdx.x % kQuads, mine = threadIdx.x / kQuads;
@@ -149,10 +151,16 @@ __device__ void spread_block(const Gradients& g, T* dx) {
   for (int k = 0; k < kGroup; ++k) {
     sum[k] = 0;
     for (int p = 0; p < kParts; ++p) sum[k] += part[p][quad * kGroup + k];
-    sum[k] /= float(g.rows.n);
+    sum[k] /= float(g.count);
   }
   dx += g.rows.first(b) + c;
-  for (int64_t i = mine; i < g.rows.n; i += kParts) store(dx + i * g.rows.s2, left, g.rows.whole, sum);
+  for (int64_t i = mine; i < g.rows.n; i += kParts) {
+    float v[kGroup] = {};
+    if (residual) load(residual + g.more.first(b) + c + i * g.more.s2, left, g.more.whole, v);
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) v[k] += i < g.count ? sum[k] : 0.0f;
+    store(dx + i * g.rows.s2, left, g.rows.whole, v);
+  }
 }
 
 /// dw[i,c] = Σ_b s[b,i] v[b,c] and db[i] = Σ_b s[b,i], i < high, c < wide: a block per group of rows and 32 columns, each of
@@ -195,8 +203,8 @@ __device__ void weight_block(const Gradients& g, int64_t block, const float* v, 
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 4) backward_kernel(Gradients g, T* dx) {
-  if (blockIdx.x < g.spread) return spread_block(g, dx);
+__global__ void __launch_bounds__(kThreads, 4) backward_kernel(Gradients g, const T* residual, T* dx) {
+  if (blockIdx.x < g.spread) return spread_block(g, residual, dx);
   const int64_t block = blockIdx.x - g.spread;
   if (block < g.below)
     weight_block(g, block, g.pooled, g.dw1, g.db1, g.z.units, g.z.width, g.across, [&](const Slope& slope, int64_t b, int64_t i) { return slope.unit(g, b, i); });
@@ -218,19 +226,20 @@ void router_forward(const View& x, const View& w1, const View& b1, const View& w
   });
 }
 
-void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, MaybeOut dx,
+void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, int64_t count, const Maybe& residual, MaybeOut dx,
                      Out dw1, Out db1, Out dw2, Out db2) {
   const Sizes z{pooled.shape[0] * pooled.shape[1], pooled.shape[2], w1.shape[0], w2.shape[0]};
   const float* first = w1.data<float>();
   each_activation(dx ? dx.dtype : DType::f32, [&](auto t) {
     using T = decltype(t);
     T* to = dx ? dx.data<T>() : nullptr;
+    const T* more = dx && residual ? residual.data<T>() : nullptr;
     // Where a weight has no columns its bias has a gradient all the same.
     const int64_t tiles = up(z.width, kQuads * kGroup), across = std::max<int64_t>(1, up(z.width, 32)), below = up(z.units, kGroup) * across;
     const Gradients g{dalpha.data<float>(), alpha.data<float>(), pooled.data<float>(), hidden.data<float>(), first, w2.data<float>(), dw1.data<float>(), db1.data<float>(), dw2.data<float>(), db2.data<float>(),
-                      z, dx ? Rows(dx, to) : Rows(), fours(first, z.width), dx ? z.batch * tiles : 0, tiles, below, across};
+                      z, dx ? Rows(dx, to) : Rows(), more ? Rows(residual, more) : Rows(), count, fours(first, z.width), dx ? z.batch * tiles : 0, tiles, below, across};
     const int64_t last = up(z.choices, kGroup) * std::max<int64_t>(1, up(z.units, 32));
-    launch(backward_kernel<T>, blocks(g.spread + below + last, 1), dim3(kThreads), size_t(z.units) * sizeof(float), g, to);
+    launch(backward_kernel<T>, blocks(g.spread + below + last, 1), dim3(kThreads), size_t(z.units) * sizeof(float), g, more, to);
   });
 }
 

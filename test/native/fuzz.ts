@@ -23,6 +23,7 @@ import { rmsNorm } from '../../lib/ops/rmsnorm.js'
 import { rope } from '../../lib/ops/rope.js'
 import { router } from '../../lib/ops/router.js'
 import { concat, expand, permute, swap } from '../../lib/ops/views.js'
+import { siluMul } from '../../lib/ops/silu_mul.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
 import { empty, memory, tensor, type Tensor } from '../../lib/tensor/tensor.js'
@@ -254,7 +255,7 @@ function programs(): (() => Tensor | undefined)[] {
     () => elementwise.multiply(p(a), p(a)),
     () => elementwise.gelu(p(a, b)),
     () => elementwise.relu(p(a, b)),
-    () => elementwise.siluMul(p(a, b), p(a, b)),
+    () => siluMul(p(a, b), p(a, b)),
     () => elementwise.gate(p(a, b), p(a, b), p(1)),
     () => linear(p(a, b), p(c, b), pick([p(c), undefined]), { residual: pick([p(a, c), undefined]) }),
     () => linearGelu(p(a, b), p(c, b), pick([p(c), undefined])),

@@ -8,16 +8,17 @@ import { attention } from '../../lib/ops/attention.js'
 import { cacheAppend } from '../../lib/ops/cache_append.js'
 import { cast, contiguous, copy, full, zeros } from '../../lib/ops/copy.js'
 import { IGNORE, crossEntropy } from '../../lib/ops/cross_entropy.js'
-import { add, gate, gelu, multiply, relu, scale, siluMul } from '../../lib/ops/elementwise.js'
+import { add, gate, gelu, multiply, relu, scale } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
 import { linear, linearGelu } from '../../lib/ops/gemm.js'
-import { layerNorm } from '../../lib/ops/layernorm.js'
-import { lora } from '../../lib/ops/lora.js'
+import { layerNorm, layerNormJoin, layerNormSplit } from '../../lib/ops/layernorm.js'
+import { lora, loraPack } from '../../lib/ops/lora.js'
 import { patchify } from '../../lib/ops/patchify.js'
 import { mean, sumDim, sumLeading } from '../../lib/ops/reduce.js'
 import { rmsNorm } from '../../lib/ops/rmsnorm.js'
 import { rope } from '../../lib/ops/rope.js'
 import { router } from '../../lib/ops/router.js'
+import { siluMul } from '../../lib/ops/silu_mul.js'
 import { sourceAttention } from '../../lib/ops/source_attention.js'
 import { concat, expand, narrow, permute, reshape, split, swap } from '../../lib/ops/views.js'
 import { type DType, type Tensor, empty } from '../../lib/tensor/tensor.js'
@@ -91,6 +92,11 @@ define('add', 'x + x', (d) => ({ x: d.normal([7, 5]) }), ['x'], (i) => add(i.x, 
 define('multiply', 'x∘x', (d) => ({ x: d.normal([7, 5]) }), ['x'], (i) => multiply(i.x, i.x), (i) => map(i.x, (x) => x * x))
 define('gelu', 'far from 0', () => ({ x: input([8], [-40, -12, -6, -3, 3, 6, 12, 40]) }), ['x'], (i) => gelu(i.x), (i) => oracle.gelu(i.x))
 define('siluMul', 'far from 0', (d) => ({ a: input([6], [-90, -20, -5, 5, 20, 90]), b: d.normal([6]) }), ['a', 'b'], (i) => siluMul(i.a, i.b), (i) => oracle.siluMul(i.a, i.b))
+for (const [rows, width] of [[[1], 1], [[7], 8], [[2, 3], 24], [[5], 33], [[0], 8], [[41, 3], 344]] as const)
+  define('siluMul', `columns of ${text([...rows, 2 * width])}`, (d) => ({ x: d.normal([...rows, 2 * width], 2) }), ['x'],
+    (i) => siluMul({ of: i.x, start: 0, width }, { of: i.x, start: width, width }), (i) => oracle.siluMul(nd.slice(i.x, rows.length, 0, width), nd.slice(i.x, rows.length, width, 2 * width)))
+define('siluMul', 'columns of [6,11], of which 3 are nobody\'s', (d) => ({ x: d.normal([6, 11], 2) }), ['x'],
+  (i) => siluMul({ of: i.x, start: 6, width: 4 }, { of: i.x, start: 1, width: 4 }), (i) => oracle.siluMul(nd.slice(i.x, 1, 6, 10), nd.slice(i.x, 1, 1, 5)))
 define('gate', 'closed', (d) => ({ a: d.normal([3, 7]), b: d.normal([3, 7]), g: input([1], [0]) }), ['a', 'b', 'g'],
   (i) => gate(i.a, i.b, i.g), (i) => zip(i.a, i.b, (x, y) => x + Math.tanh(i.g.data[0]!) * (y - x)))
 
@@ -118,6 +124,27 @@ for (const [shape, eps, offset] of [
     (i) => [oracle.rmsNorm(nd.scale(i.x, 0.5), i.weight, e), nd.scale(i.x, 0.5)])
 }
 
+// Rows that part after the norm, and rows of several norms side by side: groups, rows of the first and of the second, width.
+for (const [groups, first, second, width] of [[[1], 1, 1, 4], [[2, 3], 5, 2, 33], [[], 7, 9, 65], [[4], 3, 6, 768], [[3], 2, 2, 1028], [[2], 1, 2, 5124], [[2], 0, 3, 16], [[0], 2, 2, 8]] as const) {
+  const [shapes, whole, last] = [[first, second].map((n) => [...groups, n, width]) as [number[], number[]], [...groups, first + second, width], groups.length]
+  const factors = (d: Draw) => ({ weight: d.normal([width], 0.5, 1), bias: d.normal([width]) })
+  const variant = `${text(groups)} of ${first} and ${second} rows of ${width}`
+  const cut = (t: NdArray): NdArray[] => [nd.slice(t, last, 0, first), nd.slice(t, last, first, first + second)]
+  define('layerNorm', `${variant}, cut in two`, (d) => ({ x: d.normal(whole, 1.5), ...factors(d) }), ['x', 'weight', 'bias'],
+    (i) => layerNormSplit(i.x, i.weight, i.bias, 1e-5, first), (i) => cut(oracle.layerNorm(i.x, i.weight, i.bias, 1e-5)))
+  define('layerNorm', `${variant}, cut in two, and x again`, (d) => ({ x: d.normal(whole, 1.5), ...factors(d) }), ['x', 'weight', 'bias'], (i) => {
+    const x = scale(i.x, 0.5)
+    return [...layerNormSplit(x, i.weight, i.bias, 1e-5, first), x]
+  }, (i) => [...cut(oracle.layerNorm(nd.scale(i.x, 0.5), i.weight, i.bias, 1e-5)), nd.scale(i.x, 0.5)])
+  define('layerNorm', `${variant}, side by side`, (d) => ({ x: d.normal(shapes[0], 1.5), z: d.normal(shapes[1], 1.5), ...factors(d), w2: d.normal([width], 0.5, 1) }), ['x', 'z', 'weight', 'bias', 'w2'],
+    (i) => layerNormJoin([{ x: i.x, weight: i.weight, bias: i.bias, eps: 1e-5 }, { x: i.z, weight: i.w2, bias: i.bias, eps: 1e-6 }]),
+    (i) => nd.concat([oracle.layerNorm(i.x, i.weight, i.bias, 1e-5), oracle.layerNorm(i.z, i.w2, i.bias, 1e-6)], last))
+  define('layerNorm', `${variant}, side by side, and the first again`, (d) => ({ x: d.normal(shapes[0], 1.5), z: d.normal(shapes[1], 1.5), ...factors(d) }), ['x', 'z', 'weight', 'bias'], (i) => {
+    const x = scale(i.x, 0.5)
+    return [layerNormJoin([{ x, weight: i.weight, bias: i.bias, eps: 1e-5 }, { x: i.z, weight: i.weight, bias: i.bias, eps: 1e-5 }]), x]
+  }, (i) => [nd.concat([oracle.layerNorm(nd.scale(i.x, 0.5), i.weight, i.bias, 1e-5), oracle.layerNorm(i.z, i.weight, i.bias, 1e-5)], last), nd.scale(i.x, 0.5)])
+}
+
 define('layerNorm', 'rows of one number each, eps 1e-12', (d) => ({ x: input([3, 7], Array.from({ length: 21 }, (_, i) => [0.3, -41.7, 1e-3][Math.floor(i / 7)]!)), weight: d.normal([7]), bias: d.normal([7]) }), [],
   (i) => layerNorm(i.x, i.weight, i.bias, 1e-12), (i) => oracle.layerNorm(i.x, i.weight, i.bias, 1e-12))
 
@@ -135,6 +162,10 @@ for (const [ids, rows, width] of [[[7], 3, 1], [[2, 16], 17, 7], [[], 5, 16], [[
 for (const [b, n, heads, d, theta] of [[1, 1, 1, 2, 1e4], [2, 7, 3, 12, 1e4], [3, 2, 1, 64, 1e6], [1, 17, 2, 88, 1e4], [0, 3, 1, 4, 1e4], [2, 65, 8, 64, 1e4]] as const)
   define('rope', `[${[b, n, heads, d]}] theta ${theta}`, (r) => ({ x: r.normal([b, n, heads, d]), positions: r.integers([b, n], 0, 2048) }), ['x'],
     (i) => rope(i.x, i.positions, theta), (i) => nd.permute(oracle.rope(nd.permute(i.x, [0, 2, 1, 3]), i.positions, theta), [0, 2, 1, 3]))
+
+for (const [b, n, heads, d, turned] of [[1, 2, 3, 4, 0], [2, 7, 6, 12, 4], [1, 3, 5, 64, 3], [2, 5, 9, 128, 8]] as const)
+  define('rope', `the first ${turned} of ${[b, n, heads, d]}`, (r) => ({ x: r.normal([b, n, heads, d]), positions: r.integers([b, n], 0, 2048) }), ['x'], (i) => rope(i.x, i.positions, 1e4, turned),
+    (i) => nd.concat([nd.permute(oracle.rope(nd.permute(nd.slice(i.x, 2, 0, turned), [0, 2, 1, 3]), i.positions, 1e4), [0, 2, 1, 3]), nd.slice(i.x, 2, turned, heads)], 2))
 
 for (const [shape, patch] of [[[1, 1, 2, 2], 1], [[2, 3, 4, 6], 2], [[1, 3, 7, 14], 7], [[0, 3, 4, 4], 2], [[2, 1, 16, 16], 16], [[8, 3, 70, 56], 14]] as const)
   define('patchify', `${text(shape)} by ${patch}`, (d) => ({ x: d.normal(shape) }), ['x'], (i) => patchify(i.x, patch), (i) => oracle.patchify(i.x, patch))
@@ -258,6 +289,31 @@ for (const [lead, n, k] of [[[1], 1, 1], [[2, 7], 16, 17], [[17], 33, 7], [[0], 
         (i) => lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16 / rank), (i) => oracle.lora(i.x, i.w, biased ? i.bias : undefined, i.a, i.b, 16))
     }
 
+// Updates of some rows of a weight as one update of it: rows, where the first and the second begin and how many they are, ranks.
+for (const [rows, width, places, ranks] of [[3, 2, [[0, 1], [2, 1]], [1, 2]], [48, 24, [[0, 16], [32, 16]], [4, 4]], [33, 130, [[20, 13], [0, 17]], [3, 5]], [65, 17, [[32, 33]], [16]], [16, 8, [[0, 16]], [2]]] as const) {
+  const updates = <T>(i: Record<'a1' | 'b1' | 'a2' | 'b2', T>) => places.map(([first], k) => ({ A: k ? i.a2 : i.a1, B: k ? i.b2 : i.b1, first }))
+  const inputs = (d: Draw) => ({
+    x: d.normal([7, width]), w: d.normal([rows, width], width ** -0.5), a1: d.normal([ranks[0]!, width]), b1: d.normal([places[0][1], ranks[0]!]),
+    a2: d.normal([ranks[1] ?? 1, width]), b2: d.normal([places[1]?.[1] ?? 1, ranks[1] ?? 1]),
+  })
+  const slopes = places.length > 1 ? ['a1', 'b1', 'a2', 'b2'] as const : ['a1', 'b1'] as const
+  const variant = `rows ${places.map(([first, n]) => `${first} to ${first + n}`).join(' and ')} of ${rows}×${width}`
+  /** b of all rows: each part in rows and columns of its own. */
+  const spread = (i: Record<'b1' | 'b2', NdArray>): NdArray => {
+    const rank = ranks.reduce((n: number, r) => n + r, 0)
+    const out = nd.array([rows, rank])
+    places.forEach(([first, n], k) => {
+      const [b, r, column] = [k ? i.b2 : i.b1, ranks[k]!, k ? ranks[0]! : 0]
+      for (let row = 0; row < n; row++) for (let c = 0; c < r; c++) out.data[(first + row) * rank + column + c] = b.data[row * r + c]!
+    })
+    return out
+  }
+  const stack = (i: Record<'a1' | 'a2', NdArray>): NdArray => (places.length > 1 ? nd.concat([i.a1, i.a2], 0) : i.a1)
+  define('loraPack', variant, inputs, slopes, (i) => { const { A, B } = loraPack(updates(i), rows); return [A, B] }, (i) => [stack(i), spread(i)])
+  define('lora', `${variant}, packed`, inputs, ['x', ...slopes], (i) => { const { A, B } = loraPack(updates(i), rows); return lora(i.x, i.w, undefined, A, B, 0.5) },
+    (i) => oracle.lora(i.x, i.w, undefined, stack(i), spread(i), 0.5 * ranks.reduce((n: number, r) => n + r, 0)))
+}
+
 // Tiles of GPU kernels and their tails: few rows, 16, 64 and 128 of them, few columns; rows of memory that are aligned and
 // such that are not; inner dimensions that are cut up.
 for (const [m, n, k, rank] of [
@@ -361,6 +417,19 @@ for (const mode of ['score', 'attention'] as const) {
   attend({ q: [2, 3, 16, 24], heads: 2, over: 2, mode, choices: 3, padding: true, causal: true })
 }
 
+// Queries, keys and values as columns of one tensor: all their gradients lie side by side, those of nobody's columns are 0.
+for (const [shape, width, over, heads, spare] of [[[2, 7, 72], 24, 1, 2, 0], [[2, 5, 3, 192], 64, 2, 1, 0], [[2, 5, 3, 192], 64, 1, 1, 0], [[1, 17, 76], 24, 1, 3, 4], [[2, 9, 384], 128, 1, 1, 0]] as const)
+  for (const causal of [false, true])
+    define('attention', `columns of ${text(shape)} over ${over}, heads ${heads}${causal ? ', causal' : ''}`, (d) => ({ x: d.normal(shape) }), ['x'],
+      (i) => { const [q, k, v] = [0, 1, 2].map((j) => ({ of: i.x, start: spare + j * width, width })); return attention(q!, k!, v!, { heads, over, causal }) },
+      (i) => {
+        const [q, k, v] = [0, 1, 2].map((j) => inward(nd.slice(i.x, shape.length - 1, spare + j * width, spare + (j + 1) * width), over, heads))
+        return outward(oracle.attention(q!, k!, v!, { causal }), over, [...shape.slice(0, -1), width])
+      })
+define('attention', 'keys and values as columns of another tensor than the queries', (d) => ({ q: d.normal([2, 5, 48]), x: d.normal([2, 9, 96]) }), ['q', 'x'],
+  (i) => attention(i.q, { of: i.x, start: 0, width: 48 }, { of: i.x, start: 48, width: 48 }, { heads: 2 }),
+  (i) => outward(oracle.attention(inward(i.q, 1, 2), inward(nd.slice(i.x, 2, 0, 48), 1, 2), inward(nd.slice(i.x, 2, 48, 96), 1, 2), {}), 1, [2, 5, 48]))
+
 /** Attention over what is projected from a source; no gradients. Keys' biases matter to nobody. */
 export function attendToSource(q: readonly number[], keys: number, from: number, heads: number, rank: number, dtype: DType): void {
   const [lead, n, width] = [q.slice(0, -2), q.at(-2)!, q.at(-1)!]
@@ -392,6 +461,21 @@ export function routed(shape: readonly number[], over: number, hidden: number, c
   })
 }
 for (const [shape, over, hidden, choices] of [[[1, 1, 1], 1, 1, 1], [[2, 7, 12], 1, 7, 2], [[2, 3, 5, 16], 2, 16, 3], [[2, 7, 3, 17], 1, 33, 4], [[0, 3, 4], 1, 2, 2], [[3, 2, 7], 1, 31, 33], [[4, 8, 33, 130], 1, 64, 4], [[2, 3, 5, 300], 2, 66, 4], [[2, 2, 3, 1032], 1, 9, 5], [[300, 2, 12], 1, 6, 3]] as const) routed(shape, over, hidden, choices)
+
+for (const [shape, over, first] of [[[2, 3, 5, 16], 2, 3], [[2, 7, 3, 17], 1, 1], [[3, 4, 7], 1, 2], [[2, 33, 40], 1, 33]] as const) {
+  const factors = (d: Draw) => ({ w1: d.uniform([6, shape.at(-1)!], -1, 1), b1: input([6], [1, -1, 1, -1, 1, -1].map((s) => s * (1 + 3 * shape.at(-1)! ** 0.5))), w2: d.normal([3, 6], 0.2), b2: d.normal([3]) })
+  const head = (t: NdArray): NdArray => nd.slice(t, over, 0, first)
+  const alpha = (i: Record<'x' | 'w1' | 'b1' | 'w2' | 'b2', NdArray>, x: NdArray): NdArray => {
+    const rows = nd.permute(x, [...[...x.shape.keys()].filter((k) => k !== over && k !== x.shape.length - 1), over, x.shape.length - 1])
+    return nd.reshape(oracle.router(nd.reshape(rows, [size(rows.shape.slice(0, -2)), ...rows.shape.slice(-2)]), i), [...rows.shape.slice(0, -2), 3])
+  }
+  define('router', `the first ${first} of ${text(shape)} over ${over}`, (d) => ({ x: d.normal(shape), ...factors(d) }), ['x', 'w1', 'b1', 'w2', 'b2'], (i) => router(i.x, i, over, first), (i) => alpha(i, head(i.x)))
+  define('router', `the first ${first} of ${text(shape)} over ${over}, and x again`, (d) => ({ x: d.normal(shape), ...factors(d) }), ['x', 'w1', 'b1', 'w2', 'b2'], (i) => {
+    const x = scale(i.x, 0.5)
+    return [router(x, i, over, first), cast(x, 'float32')]
+  },
+    (i) => [alpha(i, head(nd.scale(i.x, 0.5))), nd.scale(i.x, 0.5)])
+}
 
 // ---- decoding ----
 

@@ -6,16 +6,18 @@ import { strict as assert } from 'node:assert'
 import { attention, type AttentionOptions } from '../../lib/ops/attention.js'
 import { cast } from '../../lib/ops/copy.js'
 import { crossEntropy } from '../../lib/ops/cross_entropy.js'
-import { add, gate, gelu, multiply, relu, scale, siluMul } from '../../lib/ops/elementwise.js'
+import { add, gate, gelu, multiply, relu, scale } from '../../lib/ops/elementwise.js'
 import { linear, linearGelu } from '../../lib/ops/gemm.js'
-import { layerNorm } from '../../lib/ops/layernorm.js'
+import { layerNorm, layerNormJoin, layerNormSplit } from '../../lib/ops/layernorm.js'
 import { Random } from '../../lib/ops/random.js'
 import { mean } from '../../lib/ops/reduce.js'
 import { rmsNorm } from '../../lib/ops/rmsnorm.js'
 import { rope } from '../../lib/ops/rope.js'
 import { router } from '../../lib/ops/router.js'
+import { siluMul } from '../../lib/ops/silu_mul.js'
 import type { Device } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
+import { backward } from '../../lib/tensor/tape.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 
 type Dtype = 'float32' | 'bfloat16'
@@ -48,6 +50,20 @@ export async function rowsKeepNaN(device: Device, dtype: Dtype): Promise<void> {
         linearGelu: [linearGelu(y, await spoil([5, n], 2 * n), b), 3], crossEntropy: [crossEntropy(x, labels), 1],
         router: [router(await spoil([2, 5, n], 6 * n), weights, 1), 4],
       }
+      const [one, two] = [{ x: y, weight: norm[0], bias: norm[1], eps: 1e-6 }, { x, weight: norm[0], bias: norm[1], eps: 1e-6 }]
+      const halves = await spoil([3, 2 * n], 2 * n)
+      cases['layerNorm, side by side'] = [layerNormJoin([one, two]), n]
+      for (const [i, t] of layerNormSplit(x, ...norm, 1e-6, 1).entries()) cases[`layerNorm, part ${i}`] = [t, i * n]
+      cases['siluMul, columns'] = [siluMul({ of: halves, start: 0, width: n }, { of: halves, start: n, width: n }), element]
+      // A gradient that x has from elsewhere, and that backward passes add to.
+      for (const [name, f] of Object.entries({ layerNorm: (t: Tensor) => layerNorm(t, ...norm, 1e-6), rmsNorm: (t: Tensor) => rmsNorm(t, norm[0], 1e-6), linear: (t: Tensor) => linear(t, draw([n, n])) })) {
+        const leaf = random.normal([3, n]).requireGrad()
+        const inner = cast(scale(leaf, 1), dtype)
+        backward(add(f(inner), inner), x)
+        // Of a row's gradient all is NaN, since what comes back through f is.
+        cases[`${name}, gradient`] = [leaf.grad!, n]
+      }
+      if (n % 2 === 0) cases['rope, heads that are copied'] = [rope(await spoil([1, 3, 2, n], n), tensor(Int32Array.of(0, 1, 2), [1, 3], 'int32').to(device), 1e4, 1), element]
       if (n % 2 === 0) cases.rope = [rope(await spoil([1, 3, 1, n], n), tensor(Int32Array.of(0, 1, 2), [1, 3], 'int32').to(device), 1e4), 2]
       for (const [name, [t, wanted]] of Object.entries(cases)) {
         assert.equal((await values(t)).filter(Number.isNaN).length, wanted, `${name}, n = ${n}, ${dtype}, ${device}`)

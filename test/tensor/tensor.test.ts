@@ -118,7 +118,7 @@ test('a size of 0 beside enormous ones costs nothing', async () => {
   await scope(async () => {
     const many = 2 ** 40
     const none = (...shape: number[]) => empty(shape).handle
-    ops.rope_forward(none(1, 1, many, 0), tensor(Int32Array.of(0), [1, 1]).handle, 1e4, false, none(1, 1, many, 0))
+    ops.rope_forward(none(1, 1, many, 0), tensor(Int32Array.of(0), [1, 1]).handle, 1e4, many, false, none(1, 1, many, 0))
     ops.swap(none(1, 2 ** 30, 2 ** 16, 0), none(1, 2 ** 16, 2 ** 30, 0))
     ops.reduce_backward(none(many, 0), 1, 1, none(many, 2 ** 5, 0))
     ops.gemm_forward(none(many, 0), none(0, 0), null, null, none(many, 0))
