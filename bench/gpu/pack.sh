@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Makes what a bare machine with a GPU lacks, for a visit of a few minutes: .gpu/kit.tar.xz with Node, the packages that the
 # stages read, the addon for that GPU with what ptxas said of its kernels, and golden cases where they are at hand. It travels
-# with the checkout (.gpu/ is ignored by git; together under 48 MB), and bench/gpu/visit.sh unpacks it there. Needs no GPU;
+# with the checkout (.gpu/ is ignored by git; together under 48 MiB), and bench/gpu/visit.sh unpacks it there. Needs no GPU;
 # nvcc and cmake for the addon. Prints the commands of the visit.
 #
 #   bench/gpu/pack.sh [--archs LIST] [--golden DIR] [--no-addon] [--no-golden] [--no-sharp] [--quick]
 #
 #   --archs LIST   the GPU's architecture, default 90-real      --no-addon   compiled there instead (minutes)
-#   --golden DIR   default ../shared/golden                     --no-sharp   7 MB less, without the test of training runs
+#   --golden DIR   default ../shared/golden                     --no-sharp   7 MiB less, without the test of training runs
 #   --quick        packs fast and larger: for rehearsals
 set -euo pipefail
 here=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-archs=90-real addon=1 media=1 golden=../shared/golden level=-9e
+archs=90-real addon=1 media=1 golden=../shared/golden preset=9e
 while [ $# -gt 0 ]; do
   case $1 in
     --archs) archs=${2:?--archs needs a list}; shift 2 ;;
@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
     --no-addon) addon=''; shift ;;
     --no-golden) golden=''; shift ;;
     --no-sharp) media=''; shift ;;
-    --quick) level=-1; shift ;;
+    --quick) preset=1; shift ;;
     -h | --help) sed -n '2,12s/^# \{0,1\}//p' bench/gpu/pack.sh; exit 0 ;;
     *) echo "pack.sh: $1 is no option; see --help" >&2; exit 2 ;;
   esac
@@ -71,8 +71,8 @@ function add(name, from, optional) {
 for (const name of process.argv.slice(2)) add(name, '', false)
 console.log([...found].join('\n'))
 JS
-# esbuild's own program is a second copy of that of its platform's package; maps and types are read by nobody.
-tar -cf - --exclude=node_modules/esbuild/bin --exclude='*.map' --exclude='*.d.ts' --exclude='*.d.mts' --exclude='*.d.cts' --exclude='*.md' -T "$stage/packages" | tar -xf - -C "$stage"
+# esbuild's own program is a second copy of that of its platform's package; maps, types and sources are read by nobody.
+tar -cf - --exclude=node_modules/esbuild/bin --exclude='*.map' --exclude='*.ts' --exclude='*.mts' --exclude='*.cts' --exclude='*.md' -T "$stage/packages" | tar -xf - -C "$stage"
 
 # ---- the addon, and what it asks of the C library ----
 
@@ -97,6 +97,7 @@ if [ -n "$addon" ]; then
   else say 'WARNING: without objdump it is not known which C library the addon needs'
   fi
   { echo "$file"; find build-gpu/CMakeFiles -name '*.ptxas'; } | tar -cf - -T - | tar -xf - -C "$stage"
+  if command -v strip >/dev/null; then strip --strip-unneeded "$stage/$file"; fi
 fi
 if [ -n "$golden" ] && [ -d "$golden/cases" ]; then cp -rL "$golden" "$kit/golden"; chmod -R u+w "$kit/golden"
 elif [ -n "$golden" ]; then say "no golden cases in $golden: they are left out"; fi
@@ -109,14 +110,14 @@ echo "$commit" >.gpu/commit
 (cd "$stage" && find . -type f -exec sha256sum {} + | sort | sha256sum | cut -c1-16) >.gpu/id
 cp .gpu/id "$kit/id"
 rm -f .gpu/before.json .gpu/kit.tar.xz
-say 'packing (a minute or two)'
-tar -C "$stage" --owner=0 --group=0 -cf - node_modules build-gpu | nice xz -T0 "$level" >.gpu/kit.tar.xz
+say 'packing (minutes)'
+tar -C "$stage" --owner=0 --group=0 -cf - node_modules build-gpu | nice xz -T0 --x86 --lzma2=preset="$preset" >.gpu/kit.tar.xz
 bytes() { tr '\n' '\0' | xargs -0 stat -c %s 2>/dev/null | awk '{ s += $1 } END { print s + 0 }'; }
 tree=$(git ls-files -co --exclude-standard | bytes)
 carried=$(stat -c %s .gpu/kit.tar.xz)
-mb() { awk "BEGIN { printf \"%.1f MB\", $1 / 1e6 }"; }
-say "tree $(mb "$tree") and kit $(mb "$carried"), together $(mb $((tree + carried)))"
-[ $((tree + carried)) -lt 48000000 ] || [ "$level" = -1 ] || die 'over 48 MB: --no-golden saves 10, --no-sharp 7'
+mib() { awk "BEGIN { printf \"%.1f MiB\", $1 / 1048576 }"; }
+say "tree $(mib "$tree") and kit $(mib "$carried"), together $(mib $((tree + carried)))"
+[ $((tree + carried)) -lt $((48 << 20)) ] || [ "$preset" = 1 ] || die 'over 48 MiB: --no-golden saves 10, --no-sharp 7'
 case $commit in *-dirty) say 'WARNING: the checkout has changes that no commit has; the result will say so' ;; esac
 cat <<'TEXT'
 Carry the checkout with .gpu/ to the machine with the GPU. There, in its root, run one after the other:

@@ -73,7 +73,7 @@ chmod +x "$visit"/stand-ins/*
 
 mount --bind /proc "$root/proc"
 mount --bind /dev "$root/dev"
-undo() { umount "$root/proc" "$root/dev" || true; [ -z "$packages" ] || umount "$root/mnt" || true; }
+undo() { umount -l "$root/proc" "$root/dev" || true; [ -z "$packages" ] || umount -l "$root/mnt" || true; [ ! -e "$root/usr/bin/xz.away" ] || mv "$root/usr/bin/xz.away" "$root/usr/bin/xz"; }
 trap undo EXIT
 [ -z "$packages" ] || mount --bind -o ro "$packages" "$root/mnt"
 inside() { # environment and a command line
@@ -118,6 +118,6 @@ result=$(ls "$visit"/out/gpu-*.json) || die "no result was written: $(tail -n 3 
   const device = /needs a (CUDA )?device|graphs need a CUDA device|CUDA device|cublaslt|was not asked for/
   const bad = Object.entries(stages).filter(([, s]) => s.status === "failed" || (s.status === "unavailable" && !device.test(s.reason ?? "") && !/^torch: No module/.test(s.reason ?? "")))
   if (bad.length) { console.error(`rehearse.sh: ${bad.map(([name, s]) => `${name} is ${s.status}: ${s.reason}`).join("; ")}`); process.exit(1) }' "$result" || bad=1
-bytes() { tr '\n' '\0' | xargs -0 stat -c %s | awk '{ s += $1 } END { printf "%.1f MB", s / 1e6 }'; }
-echo "Tree $(git ls-files -co --exclude-standard | bytes), kit $(echo .gpu/kit.tar.xz | bytes); $(du -sm --exclude=./proc --exclude=./dev "$visit" | cut -f1) MB unpacked; $(nproc) cores, $(($(date +%s) - start)) s in all." | tee -a .gpu/rehearsal.md
+bytes() { tr '\n' '\0' | xargs -0 stat -c %s | awk '{ s += $1 } END { printf "%.1f MiB", s / 1048576 }'; }
+echo "Tree $(git ls-files -co --exclude-standard | bytes), kit $(echo .gpu/kit.tar.xz | bytes); $(du -sm --exclude=./proc --exclude=./dev "$visit" | cut -f1) MiB unpacked; $(nproc) cores, $(($(date +%s) - start)) s in all." | tee -a .gpu/rehearsal.md
 [ -z "$bad" ]

@@ -96,6 +96,7 @@ export class FrameStream {
       self.fragmented = about.fragmented
       await self.begin()
       if (!self.speaksForSure()) await self.measureOnce()
+      await self.checkStamps()
     } catch (error) {
       await self.close()
       throw error
@@ -214,7 +215,7 @@ export class FrameStream {
       throw notAVideo(path, sound ? 'sound without pictures' : 'a file without a video stream')
     }
     for (const other of format.streams) if (other.index !== index) other.discard = AV.AVDISCARD_ALL
-    const codec = lib.Codec.findDecoder(stream.codecpar.codecId)
+    const codec = decoderOf(stream)
     if (!codec) throw notAVideo(path, `${lib.avGetCodecName(stream.codecpar.codecId)} video, which this FFmpeg cannot decode`)
     const decoder = (this.decoder = new lib.CodecContext())
     decoder.allocContext3(codec)
@@ -327,6 +328,27 @@ export class FrameStream {
     return { end: parts[0] ? parts[0].first + lasts : summed, joined, counted }
   }
 
+  /** Where packets carry one time each and pictures come out of that order, it is the decoding time: pictures are counted. */
+  private async checkStamps(): Promise<void> {
+    const { packet, stream } = this
+    if (this.counted || this.restarts || stream.codecpar.videoDelay === 0) return
+    while (!this.pending && (await this.format.readFrame(packet)) >= 0) {
+      if (packet.streamIndex === stream.index) this.pending = true
+      else packet.unref()
+    }
+    if (this.pending && packet.pts !== packet.dts) return
+    let last = AV.AV_NOPTS_VALUE
+    for (let i = 0; i < 2 * MOST_DELAY && !this.counted; i++) {
+      const decoded = await this.read()
+      if (!decoded) break
+      const { pts } = decoded.frame
+      decoded.frame.free()
+      this.counted = pts !== AV.AV_NOPTS_VALUE && pts < last
+      last = pts
+    }
+    await this.restart()
+  }
+
   // ------------------------------------------------------------------------------------------------------------ decoding
 
   /** Gives the decoder one more packet, or the end of the file; false when that is done. */
@@ -435,4 +457,12 @@ export class FrameStream {
   private miscounts(): boolean {
     return this.counted && Number.isNaN(this.delay)
   }
+}
+
+/** FFmpeg's own decoders of VP8 and VP9 pass over the alpha channel, which WebM keeps beside the pictures. */
+function decoderOf(stream: Stream): ReturnType<typeof lib.Codec.findDecoder> {
+  const { codecId } = stream.codecpar
+  const withAlpha = codecId === AV.AV_CODEC_ID_VP8 ? AV.FF_DECODER_LIBVPX_VP8 : codecId === AV.AV_CODEC_ID_VP9 ? AV.FF_DECODER_LIBVPX_VP9 : undefined
+  const named = withAlpha && stream.metadata?.get('alpha_mode') === '1' ? lib.Codec.findDecoderByName(withAlpha) : null
+  return named ?? lib.Codec.findDecoder(codecId)
 }

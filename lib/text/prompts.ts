@@ -64,10 +64,11 @@ export function promptRoom(language: Pick<LanguageConfig, 'maxPositions'>, visua
 /**
  * Which ids count. LLaMA's tokenizer overrules config.json, which has been wrong on the hub (pad 0, bos 1); OPT ends an
  * answer with what its config says, a newline, and not with its tokenizer's EOS. Padding is masked, so that where no id is
- * named for it EOS will do.
+ * named for it, or a negative one as in old configs, EOS will do.
  */
 export function specialIds(tokenizer: Tokenizer, language: LanguageConfig): SpecialIds {
   const eosId = language.kind === 'opt' ? language.eosId ?? tokenizer.eosId : tokenizer.eosId ?? language.eosId
   if (eosId === null) throw invalid(`${tokenizer.folder}: eos_token`, 'a token that ends an answer, there or in config.json', null)
-  return { bosId: tokenizer.bosId ?? language.bosId, eosId, padId: tokenizer.padId ?? language.padId ?? eosId }
+  const padId = tokenizer.padId ?? language.padId ?? -1
+  return { bosId: tokenizer.bosId ?? language.bosId, eosId, padId: padId < 0 ? eosId : padId }
 }

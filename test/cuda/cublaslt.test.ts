@@ -101,6 +101,17 @@ for (const modes of ['', 'order=reversed,late'])
     assert.equal(found.calls, calls)
   })
 
+test('a training step of LLaMA-7B with 4 videos of 8 frames: nothing is asked that the library would not take', async () => {
+  const log = join(folder, 'log-step')
+  const { status, err } = await node([here('step.ts')], { MT_CUBLASLT: standIn(), MT_GEMM: 'cublaslt', MT_EMULATOR: 'null', STAND_IN_LOG: log })
+  assert.is(err, '')
+  assert.is(status, 0)
+  const found = readFileSync(log, 'utf8')
+  // Residuals in place of additions, gradients of inputs, biases, and the vocabulary of 32,001.
+  for (const call of [/^TN m=4096 n=\d+ k=11008 bf16 beta=1 /m, /^NN m=11008 n=\d+ k=4096 bf16 /m, /^TN m=\d+ n=\d+ k=768 bf16 beta=0 in place bias/m, /^NN m=4096 n=\d+ k=32001 bf16 /m])
+    assert.match(found, call)
+})
+
 test('MT_GEMM=own: the library is not asked', async () => {
   const found = await products({ MT_CUBLASLT: standIn(), MT_GEMM: 'own' }, 'plain,lora')
   assert.equal(found.products, { by: 'own', reason: 'MT_GEMM=own' })

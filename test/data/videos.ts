@@ -40,6 +40,10 @@ export interface VideoOptions {
   sound?: number
   /** Seconds by which the sound begins before the pictures. */
   soundBefore?: number
+  /** Packets say when they are decoded, and not when they are shown. */
+  decodingTimes?: boolean
+  /** An alpha channel beside 4:2:0. */
+  alpha?: boolean
   /** Options of the container's writer. */
   container?: Record<string, string>
 }
@@ -70,7 +74,7 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
   const colours = matrix === 'unspecified' ? 'bt601' : matrix
   const { codec: name = 'libx264', sound = 0, soundBefore = 0 } = options
   const alpha = { qtrle: AV.AV_PIX_FMT_ARGB, png: AV.AV_PIX_FMT_RGBA }[name as string]
-  const format = alpha ?? (name === 'mjpeg' ? AV.AV_PIX_FMT_YUVJ420P : subsampled ? AV.AV_PIX_FMT_YUV420P : AV.AV_PIX_FMT_YUV444P)
+  const format = alpha ?? (options.alpha ? AV.AV_PIX_FMT_YUVA420P : name === 'mjpeg' ? AV.AV_PIX_FMT_YUVJ420P : subsampled ? AV.AV_PIX_FMT_YUV420P : AV.AV_PIX_FMT_YUV444P)
   const unit = FRAME_UNIT.has(name) || (path.endsWith('.avi') && !options.pts) ? fps : 1000
   const out = new FormatContext()
   const encoder = new CodecContext()
@@ -95,6 +99,7 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
     stream.timeBase = new Rational(1, unit)
     stream.avgFrameRate = new Rational(fps, 1)
     ok(stream.codecpar.fromContext(encoder), 'fromContext')
+    if (options.alpha) stream.metadata = Dictionary.fromObject({ alpha_mode: '1' })
     if (options.rotation) stream.codecpar.addCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX, displayMatrix(options.rotation))
     if (options.display) stream.codecpar.addCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX, Buffer.from(new Int32Array(options.display).buffer))
     const silence = sound ? await writeSilence.open(out, SOUND[path.slice(path.lastIndexOf('.') + 1)] ?? 'pcm_s16le') : undefined
@@ -102,6 +107,7 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
     ok(await out.writeHeader(Dictionary.fromObject({ ...(options.faststart && { movflags: '+faststart' }), ...options.container })), 'writeHeader')
     await silence?.(sound)
     packet.alloc()
+    let first: bigint | undefined
     const drain = async () => {
       for (;;) {
         const code = await encoder.receivePacket(packet)
@@ -109,6 +115,11 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
         ok(code, 'receivePacket')
         packet.streamIndex = 0
         packet.rescaleTs({ num: 1, den: unit }, stream.timeBase)
+        if (options.decodingTimes) {
+          first ??= packet.dts
+          packet.dts -= first
+          packet.pts = packet.dts
+        }
         ok(await out.interleavedWriteFrame(packet), 'interleavedWriteFrame')
         packet.unref()
       }
@@ -122,7 +133,7 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
       if (options.interlaced) frame.setFlags(AV.AV_FRAME_FLAG_INTERLACED, ...(options.interlaced === 'top' ? [AV.AV_FRAME_FLAG_TOP_FIELD_FIRST] : []))
       ok(frame.getBuffer(), 'getBuffer')
       if (alpha !== undefined) paintAlpha(frame, picture, alpha === AV.AV_PIX_FMT_ARGB ? 1 : 0)
-      else paint(frame, picture, subsampled, colours, fullRange)
+      else paint(frame, picture, subsampled, colours, fullRange, options.alpha)
       ok(await encoder.sendFrame(frame), 'sendFrame')
       frame.free()
       await drain()
@@ -208,7 +219,7 @@ export function temporaryFolder(): { path: string; at: (name: string) => string;
  * Fills the frame's own memory, since `fromBuffer` would point it at a Buffer that may be collected while the encoder still
  * reads. Chroma is taken at the left upper pixel of each 2×2 block.
  */
-function paint(frame: Frame, picture: Picture, subsampled: boolean, matrix: Matrix, fullRange: boolean): void {
+function paint(frame: Frame, picture: Picture, subsampled: boolean, matrix: Matrix, fullRange: boolean, alpha = false): void {
   const step = subsampled ? 2 : 1
   for (const [channel, by] of [[0, 1], [1, step], [2, step]] as const) {
     const [plane, stride] = [frame.data![channel]!, frame.linesize[channel]!]
@@ -218,6 +229,9 @@ function paint(frame: Frame, picture: Picture, subsampled: boolean, matrix: Matr
       }
     }
   }
+  if (!alpha) return
+  const [plane, stride] = [frame.data![3]!, frame.linesize[3]!]
+  for (let y = 0; y < frame.height; y++) for (let x = 0; x < frame.width; x++) plane[y * stride + x] = (typeof picture === 'function' ? picture(x, y) : picture)[3] ?? 255
 }
 
 /** Packed red, green, blue, and alpha before (`first` = 1) or after them. */

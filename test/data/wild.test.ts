@@ -141,6 +141,14 @@ test('4: pictures of an AVI with B-frames, which knows decoding times alone', as
   }
 })
 
+test('4: an MP4 whose table says when pictures are decoded alone', async () => {
+  for (const [name, options] of [['dts.mp4', { bFrames: 2, gop: 10 }], ['dts.mov', { bFrames: 3, gop: 25 }], ['dts4.mp4', { codec: 'mpeg4', bFrames: 2 }]] as const) {
+    const path = await write(name, 50, { ...options, decodingTimes: true })
+    assert.equal(await numbers(path, 50), upTo(50), name)
+    assert.equal(await numbers(path, 2, { start: 1, end: 2 }), [31, 43], name)
+  }
+})
+
 test('5: streams joined end to end: all of them, in order', async () => {
   const join = (name: string, ...parts: string[]): string => {
     writeFileSync(folder.at(name), Buffer.concat(parts.map((p) => readFileSync(p))))
@@ -212,6 +220,10 @@ test('7: transparency is on black, in a video as in a folder of the same picture
     assert.equal(frame!.data, new Uint8Array(image!.data), name)
   }
   assert.equal(pixel(image!, 20, 12), [0, 0, 0])
+  const flat: Picture = () => [200, 40, 90, 128]
+  const path = await writeVideo(folder.at('d.webm'), [flat, flat], { codec: 'libvpx-vp9', alpha: true })
+  const [frame] = await readFrames({ video: path }, { frames: 1, sampling: { kind: 'first' } })
+  for (const [i, want] of [100, 20, 45].entries()) assert.ok(Math.abs(pixel(frame!, 16, 8)[i]! - want) < 6, `WebM: ${pixel(frame!, 16, 8)}`)
 })
 
 test.run()

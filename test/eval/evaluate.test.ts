@@ -91,6 +91,23 @@ test('an id without a row in the embedding is found with its text and token, in 
   }
 })
 
+test('ids that every batch uses are checked when the model is opened', async () => {
+  for (const [key, id] of [['pad_token', 500], ['bos_token', 97]] as const) {
+    const folder = at(`ids-${key}`)
+    mkdirSync(folder)
+    await writeCheckpoint(folder)
+    // The tokenizer names none, so that config.json's counts.
+    for (const name of ['tokenizer_config.json', 'special_tokens_map.json']) {
+      const { [key]: _, ...rest } = JSON.parse(readFileSync(join(folder, name), 'utf8'))
+      writeFileSync(join(folder, name), JSON.stringify(rest))
+    }
+    const config = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8'))
+    config.text_config[`${key}_id`] = id
+    writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
+    assert.match(await failure(() => openBundle(folder)), new RegExp(`the ${key} of the language model tokenizer has the id ${id}, but the embedding has 97 rows`))
+  }
+})
+
 test('a clip that cannot be used ends evaluation with its line and sample, or is heard of and left out', async () => {
   writeFileSync(at('clips', 'noise.mp4'), 'no video')
   const bad = await readManifest(manifest('bad.jsonl', { 1: { video: at('clips', 'noise.mp4') }, 3: { start: 77 } }))

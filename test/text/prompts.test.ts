@@ -60,6 +60,7 @@ test("LLaMA's tokenizer overrules a wrong config; OPT's config says what ends an
   assert.equal(specialIds(makeTokenizer(...bytes()), opt), { bosId: 1, eosId: 50118, padId: 0 })
   const [json] = llama()
   assert.equal(specialIds(makeTokenizer(json), language({ model_type: 'llama' })), { bosId: 1, eosId: 2, padId: 2 })
+  for (const pad_token_id of [-1, null]) assert.is(specialIds(makeTokenizer(json), language({ model_type: 'llama', pad_token_id })).padId, 2, `${pad_token_id}`)
   assert.throws(() => specialIds(makeTokenizer(json), language({ model_type: 'llama', eos_token_id: null })), /a token that ends an answer/)
 })
 
