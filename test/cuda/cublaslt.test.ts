@@ -107,8 +107,8 @@ test('a training step of LLaMA-7B with 4 videos of 8 frames: nothing is asked th
   assert.is(err, '')
   assert.is(status, 0)
   const found = readFileSync(log, 'utf8')
-  // Residuals in place of additions, gradients of inputs, biases, and the vocabulary of 32,001.
-  for (const call of [/^TN m=4096 n=\d+ k=11008 bf16 beta=1 /m, /^NN m=11008 n=\d+ k=4096 bf16 /m, /^TN m=\d+ n=\d+ k=768 bf16 beta=0 in place bias/m, /^NN m=4096 n=\d+ k=32001 bf16 /m])
+  // Residuals in place of additions, gradients of inputs, biases, packed weights both ways, and the vocabulary of 32,001.
+  for (const call of [/^TN m=4096 n=\d+ k=11008 bf16 beta=1 /m, /^NN m=11008 n=\d+ k=4096 bf16 /m, /^TN m=768 n=\d+ k=3072 bf16 beta=1 bias/m, /^TN m=12288 n=\d+ k=4096 bf16 /m, /^NN m=4096 n=\d+ k=22016 bf16 /m, /^NN m=4096 n=\d+ k=32001 bf16 /m])
     assert.match(found, call)
 })
 
