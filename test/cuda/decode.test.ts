@@ -17,6 +17,7 @@ import { noGrad } from '../../lib/tensor/tape.js'
 import { memory, sync, tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { random } from '../oracle/random.js'
 import { tinyCheckpoint, writeTiny } from '../oracle/tiny.js'
+import { settled } from '../support/memory.js'
 import { temporaryFolder } from '../support/tiny.js'
 
 const { cuda } = devices()
@@ -40,8 +41,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     })
 
   test(`${kind}: answers are the CPU's, as graphs and without; graphs are made once and used again`, async () => {
-    await sync()
-    const before = [memory().bytes, deviceMemory('cuda:0').bytes]
+    const before = [await settled(), deviceMemory('cuda:0').bytes]
     const [there, here] = [(await loadModel(folder, { device: 'cuda' })).model, (await loadModel(folder)).model]
     const made = (): number => native().devices().counts?.['graphs'] ?? 0
     const start = made()

@@ -5,13 +5,15 @@ import { full } from '../../lib/ops/copy.js'
 import { devices } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { empty, memory } from '../../lib/tensor/tensor.js'
+import { settled } from '../support/memory.js'
 
 const { cuda } = devices()
 const device = cuda.devices[0]?.device
 
 if (!device) test.skip(`memory of CUDA: ${cuda.reason}`, () => {})
 else
-  test('V8 is told of no memory of a device', () => {
+  test('V8 is told of no memory of a device', async () => {
+    await settled()
     const { reports, external } = memory()
     scope(() => {
       for (let i = 0; i < 400; i++) {

@@ -11,6 +11,7 @@ import { deviceMemory, devices, type DeviceChoice } from '../../lib/tensor/devic
 import { memory, sync } from '../../lib/tensor/tensor.js'
 import { train, type TrainOptions, type TrainResult } from '../../lib/train/loop.js'
 import { relativeError } from '../oracle/array.js'
+import { settled } from '../support/memory.js'
 import { makeWorld, missing, trainConfig, type World } from '../support/world.js'
 import { emulated, lines } from './emulated.js'
 
@@ -32,8 +33,7 @@ const largest = (a: number[], b: number[]): number => Math.max(...a.map((x, i) =
 test('fifty steps: the losses of the CPU, as graphs and without, and memory returns', async () => {
   const epochs = { train: { epochs: 17, lr: 1e-3 } }
   const cpu = await losses('cpu', { device: 'cpu' }, epochs)
-  await sync()
-  const before = [memory().bytes, deviceMemory('cuda:0').bytes]
+  const before = [await settled(), deviceMemory('cuda:0').bytes]
   const graphs = await losses('graphs', { device: 'cuda' }, epochs)
   assert.is(graphs.losses.length, 51)
   assert.ok(cpu.losses.at(-1)! < cpu.losses[0]!, 'it learns')
