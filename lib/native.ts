@@ -153,9 +153,10 @@ export interface Native {
   device(t: NativeTensor): number
   devices(): NativeDevices
   fragments(device: number): { found: number[]; expected: number[] }
-  beginCapture(device: number): void
+  beginCapture(device: number, shared: boolean): void
   endCapture(device: number): NativeGraph
   replay(graph: NativeGraph): void
+  graphMemory(graph: NativeGraph): number
   releaseGraph(graph: NativeGraph): void
   profileStart(most: number): void
   profileStop(): NativeRecord

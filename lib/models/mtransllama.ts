@@ -120,9 +120,9 @@ export class ImageModel {
   /**
    * Everything of a text that depends on no weight, where the model computes; `V` visual rows will stand before it.
    *
-   * @param step answers are filled up to a multiple of this with ones that do not count
+   * @param padded how many answers to make of so many, with ones that do not count
    */
-  place(text: TextRows, V: number, step = 1): PlacedText {
+  place(text: TextRows, V: number, padded = (n: number): number => n): PlacedText {
     const { rows, labels } = text
     const S = text.ids.length / rows
     const limit = this.config.language.maxPositions
@@ -141,7 +141,7 @@ export class ImageModel {
         targets.push(label)
       }
     }
-    while (places.length % step) {
+    for (let more = places.length && padded(places.length) - places.length; more > 0; more--) {
       places.push(0)
       targets.push(IGNORE)
     }

@@ -18,10 +18,13 @@ export class Graph {
   /**
    * Records what `f` calls; nothing of it runs before the first {@link replay}. `f` must not wait, upload or read. Tensors
    * that it returns belong to the caller and are filled by every replay.
+   *
+   * @param options `shared`: the graph computes in one memory with all other such graphs of this thread and device, so what it
+   *   made, or was the first to write to, is gone when another of them is replayed
    */
-  static capture<R>(device: Device, f: () => R): { graph: Graph; result: R } {
+  static capture<R>(device: Device, f: () => R, { shared = false } = {}): { graph: Graph; result: R } {
     const id = deviceId(device)
-    native().beginCapture(id)
+    native().beginCapture(id, shared)
     let result: R
     try {
       result = scope(f)
@@ -35,6 +38,11 @@ export class Graph {
   /** Queues everything that was recorded. */
   replay(): void {
     native().replay(this.#graph!)
+  }
+
+  /** Bytes of the memory that it computes in, once it has been recorded; graphs that share one have it once. */
+  get memory(): number {
+    return native().graphMemory(this.#graph!)
   }
 
   /** Lets its memory go, with that of the tensors that were made while recording. */

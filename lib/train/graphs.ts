@@ -2,11 +2,12 @@
 import type { Adapter } from '../adapter/adapter.js'
 import type { ImageModel, PlacedText, QFormerText } from '../models/mtransllama.js'
 import { accumulate } from '../ops/adamw.js'
-import { copy, fill, write, zeros } from '../ops/copy.js'
+import { fill, write, zeros } from '../ops/copy.js'
+import { deviceMemory } from '../tensor/device.js'
 import { Graph } from '../tensor/graph.js'
 import { keep } from '../tensor/scope.js'
 import { backward } from '../tensor/tape.js'
-import { empty, type Tensor } from '../tensor/tensor.js'
+import { empty, itemSize, type Tensor } from '../tensor/tensor.js'
 import type { AdamW, GradientOf } from './optimizer.js'
 
 /** What a micro-batch is to the model, where the model computes. */
@@ -19,9 +20,15 @@ export interface StepInputs {
   factor: Tensor
 }
 
-const tensors = ({ features, qformer, text, factor }: StepInputs): Tensor[] => [
-  features, ...(qformer ? [qformer.ids, qformer.mask] : []), text.ids, text.mask, text.positions, text.answers!.places, text.answers!.targets, factor,
-]
+/** The same with every tensor replaced. */
+function mapped({ features, qformer, text, factor }: StepInputs, f: (t: Tensor, role: string) => Tensor): StepInputs {
+  const { places, targets } = text.answers!
+  return {
+    features: f(features, 'features'), qformer: qformer && { ids: f(qformer.ids, 'qformer ids'), mask: f(qformer.mask, 'qformer mask') },
+    text: { ids: f(text.ids, 'ids'), mask: f(text.mask, 'mask'), positions: f(text.positions, 'positions'), answers: { places: f(places, 'places'), targets: f(targets, 'targets') } },
+    factor: f(factor, 'factor'),
+  }
+}
 
 /** The loss, summed over the answer tokens; its gradients, times the factor, are added to those of the adapter. */
 export function forwardBackward(model: ImageModel, adapter: Adapter, { features, qformer, text, factor }: StepInputs): Tensor {
@@ -33,36 +40,46 @@ export function forwardBackward(model: ImageModel, adapter: Adapter, { features,
 
 interface Captured {
   graph: Graph
-  /** What replays read, in the order of {@link tensors}. */
-  inputs: Tensor[]
-  /** What replays write; gradients by parameter. */
+  /** The buffers that replays read. */
+  inputs: ReadonlySet<string>
+  /** What replays write; gradients by parameter. Lost when another graph is replayed. */
   loss: Tensor
   gradients: Map<string, Tensor>
 }
 
+/** The sight of a shape at which it is captured. Capturing costs about a step, so a shape has to come back first. */
+const CAPTURED_AT = 3
+
 /**
- * Graphs of the last few shapes. A shape that is new runs operator by operator; seen again, it is captured and from then on
- * replayed. Same kernels, same order: the same bits either way. A step of one micro-batch is one graph, optimiser and all;
- * of several, gradients of all graphs add up in one buffer.
+ * Graphs of the shapes that come back. A shape that is new runs operator by operator; at its third sight it is captured, and
+ * from then on replayed. Same kernels, same order: the same bits either way. A step of one micro-batch is one graph,
+ * optimiser and all; of several, gradients of all graphs add up in one buffer. Only one graph runs at a time, so all of them
+ * compute in one memory and read from one set of buffers. Beyond `bytes` of those, the graphs that were used least recently go.
  */
 export class StepGraphs {
-  readonly #seen = new Set<string>()
+  readonly #sights = new Map<string, number>()
   readonly #graphs = new Map<string, Captured>() // the one used last stands last
+  /** What graphs read, by role, dtype and shape. */
+  readonly #inputs = new Map<string, Tensor>()
+  /** Captured in this step: not known to be whole. */
+  readonly #fresh = new Set<string>()
   readonly #report: Tensor
   /** What `run` adds gradients to: one buffer, as tensors by parameter; and which of them the step has given a gradient. */
   #sums: { buffer: Tensor; of: Map<string, Tensor> } | undefined
   readonly #given = new Set<string>()
   /** Where the gradients of the last call are. */
   #gradients: ReadonlyMap<string, Tensor> | undefined
+  readonly #limit: number
 
-  /** @param limit most graphs held at a time; each has memory of its own */
+  /** @param options `bytes`: default a quarter of the device's memory */
   constructor(
     readonly model: ImageModel,
     readonly adapter: Adapter,
     readonly optimizer: AdamW,
-    readonly limit = 8,
+    { bytes }: { bytes?: number | undefined } = {},
   ) {
-    this.#report = keep(empty([4], 'float32', model.device))
+    this.#limit = bytes ?? deviceMemory(model.device).limit / 4
+    this.#report = keep(zeros([4], 'float32', model.device)) // written here, or the first graph would write it into what all share
   }
 
   /** Gradients of the step: of the last {@link step}, or since {@link begin}. */
@@ -104,70 +121,103 @@ export class StepGraphs {
     return loss
   }
 
+  /** The step is over, and nothing failed. */
+  settled(): void {
+    this.#fresh.clear()
+  }
+  /** Something in the step failed: a graph that was captured with it is none, and its shape is new again. */
+  failed(): void {
+    for (const key of this.#fresh) {
+      this.#evict(key)
+      this.#sights.delete(key)
+    }
+    this.#fresh.clear()
+    this.#gradients = undefined
+  }
+
   /** Replays the graph of such inputs; undefined where they are to be run operator by operator. */
   #replay(what: 'step' | 'run', inputs: StepInputs): Captured | undefined {
-    const given = tensors(inputs)
-    const key = `${what} ${given.map((t) => `${t.dtype}[${t.shape}]`).join(' ')}`
+    const roles: string[] = [what]
+    mapped(inputs, (t, role) => (roles.push(`${role} ${t.dtype}[${t.shape}]`), t))
+    const key = roles.join('; ')
     let captured = this.#graphs.get(key)
     if (!captured) {
-      if (!this.#seen.has(key)) {
-        this.#seen.add(key)
-        return undefined
-      }
-      this.#evict(this.limit - 1)
-      captured = this.#capture(what, inputs)
+      const sights = (this.#sights.get(key) ?? 0) + 1
+      this.#sights.set(key, sights)
+      if (sights < CAPTURED_AT) return undefined
+      this.#makeRoom()
     }
+    const mine = mapped(inputs, (t, role) => this.#input(t, role))
+    captured ??= this.#capture(key, what, mine)
     this.#graphs.delete(key)
     this.#graphs.set(key, captured)
-    for (const [i, t] of captured.inputs.entries()) write(t, given[i]!)
     captured.graph.replay()
     return captured
   }
 
-  #capture(what: 'step' | 'run', inputs: StepInputs): Captured {
+  /** The buffer of such an input, with its values. */
+  #input(t: Tensor, role: string): Tensor {
+    const key = `${role} ${t.dtype}[${t.shape}]`
+    const buffer = this.#inputs.get(key) ?? keep(empty(t.shape, t.dtype, this.model.device))
+    this.#inputs.set(key, buffer)
+    write(buffer, t)
+    return buffer
+  }
+
+  #capture(key: string, what: 'step' | 'run', inputs: StepInputs): Captured {
     const { adapter, model, optimizer } = this
-    const own = (t: Tensor): Tensor => keep(copy(t))
-    const { features, qformer, text, factor } = inputs
-    const mine: StepInputs = {
-      features: own(features), qformer: qformer && { ids: own(qformer.ids), mask: own(qformer.mask) },
-      text: { ids: own(text.ids), mask: own(text.mask), positions: own(text.positions), answers: { places: own(text.answers!.places), targets: own(text.answers!.targets) } },
-      factor: own(factor),
-    }
-    const gradients = new Map<string, Tensor>()
+    this.#fresh.add(key)
     try {
       const { graph, result: loss } = Graph.capture(model.device, () => {
-        const loss = forwardBackward(model, adapter, mine).detach()
+        const loss = forwardBackward(model, adapter, inputs).detach()
         if (what === 'step') optimizer.update(loss.view([1]), undefined, this.#report)
         return keep(loss)
-      })
-      for (const [name, p] of adapter.parameters) if (p.grad) gradients.set(name, p.grad)
-      return { graph, inputs: tensors(mine), loss, gradients }
-    } catch (error) {
-      for (const t of [...tensors(mine), ...gradients.values()]) t.dispose()
-      throw error
-    } finally {
+      }, { shared: true })
+      const gradients = new Map([...adapter.parameters].flatMap(([name, p]) => (p.grad ? [[name, p.grad]] : [])))
       for (const p of adapter.parameters.values()) p.grad = undefined
+      return { graph, inputs: new Set(key.split('; ').slice(1)), loss, gradients }
+    } finally {
+      optimizer.zeroGrad()
     }
   }
 
-  #evict(most: number): void {
-    for (const [key, { graph, inputs, loss, gradients }] of this.#graphs) {
-      if (this.#graphs.size <= most) return
-      this.#graphs.delete(key)
-      for (const t of [...inputs, loss, ...gradients.values()]) t.dispose()
-      graph.dispose()
+  /** Bytes of the memory that graphs share, and of what they read. */
+  get bytes(): number {
+    const memory = Math.max(0, ...[...this.#graphs.values()].map(({ graph }) => graph.memory))
+    return [...this.#inputs.values()].reduce((sum, t) => sum + t.size * itemSize(t.dtype), memory)
+  }
+  /** How many shapes have a graph. */
+  get size(): number {
+    return this.#graphs.size
+  }
+
+  #makeRoom(): void {
+    for (const key of this.#graphs.keys()) {
+      if (this.bytes <= this.#limit) return
+      this.#evict(key)
     }
   }
 
-  /** Forgets all graphs, after something failed: what was captured with it is none. */
-  forget(): void {
-    this.#evict(0)
-    this.#seen.clear()
-    this.#gradients = undefined
+  #evict(key: string): void {
+    const captured = this.#graphs.get(key)
+    if (!captured) return
+    this.#graphs.delete(key)
+    this.#sights.set(key, 1) // it was seen, but what is evicted at once is not captured at once
+    for (const t of [captured.loss, ...captured.gradients.values()]) t.dispose()
+    captured.graph.dispose()
+    const used = new Set([...this.#graphs.values()].flatMap(({ inputs }) => [...inputs]))
+    for (const [key, t] of this.#inputs) {
+      if (used.has(key)) continue
+      t.dispose()
+      this.#inputs.delete(key)
+    }
   }
 
   dispose(): void {
-    this.forget()
+    for (const key of this.#graphs.keys()) this.#evict(key)
+    for (const t of this.#inputs.values()) t.dispose()
+    this.#inputs.clear()
+    this.#gradients = undefined
     this.#report.dispose()
     for (const t of this.#sums?.of.values() ?? []) t.dispose()
     this.#sums?.buffer.dispose()

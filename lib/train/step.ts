@@ -22,19 +22,24 @@ export interface StepResult {
   bad?: string
 }
 
+const powerOfTwo = (n: number): number => 2 ** Math.ceil(Math.log2(n))
+
 export class Trainer {
   private readonly graphs: StepGraphs | undefined
 
-  /** @param options `graphs: false` launches operators one by one on a CUDA device too */
+  /**
+   * @param options `graphs: false` launches operators one by one on a CUDA device too; `graphBytes`: of memory that graphs may
+   *   hold, see {@link StepGraphs}
+   */
   constructor(
     readonly bundle: Bundle,
     readonly adapter: Adapter,
     readonly features: Features,
     readonly optimizer: AdamW,
-    options: { graphs?: boolean | undefined } = {},
+    options: { graphs?: boolean | undefined; graphBytes?: number | undefined } = {},
   ) {
     const { model } = bundle
-    if (model.device !== 'cpu' && options.graphs !== false) this.graphs = new StepGraphs(model, adapter, optimizer)
+    if (model.device !== 'cpu' && options.graphs !== false) this.graphs = new StepGraphs(model, adapter, optimizer, { bytes: options.graphBytes })
   }
 
   /** Lets go of what steps keep between them; not the model, the adapter or the optimiser. */
@@ -54,13 +59,14 @@ export class Trainer {
     return scope(async () => {
       try {
         const { norm, losses, taken } = await optimizer.finish(await this.queue(microBatches, encoded, tokens))
+        this.graphs?.settled()
         const loss = losses.reduce((sum, l) => sum + l / tokens, 0)
         if (taken) return { loss, tokens, norm }
         const gradient = this.graphs?.gradient
         const bad = (await this.badParameter()) ?? (await optimizer.firstBad(gradient).then((name) => name && `the gradient of ${name}`)) ?? 'the loss'
         return { loss, tokens, norm, bad }
       } catch (error) {
-        this.graphs?.forget()
+        this.graphs?.failed()
         throw error
       } finally {
         optimizer.zeroGrad()
@@ -88,13 +94,13 @@ export class Trainer {
     const { numQueryTokens: L, language, qformer } = model.config
     const seen = (await features.batch(samples)).to(model.device)
     const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L
-    // Shapes that come back are what graphs are for.
-    const step = graphs ? 8 : 1
+    // Few shapes that come back often are what graphs are for. What is padded is masked, or an answer that does not count.
+    const step = graphs ? 32 : 1
     const words = qformerRows(encoded, { step, most: qformer.maxPositions })
     return {
       features: seen,
       qformer: words && { ids: words.ids.to(model.device), mask: words.mask.to(model.device) },
-      text: model.place(textRows(encoded, special.padId, { step, most: language.maxPositions - V }), V, step),
+      text: model.place(textRows(encoded, special.padId, { step, most: language.maxPositions - V }), V, graphs && powerOfTwo),
       factor: full([], 1 / tokens, 'float32', model.device),
     }
   }

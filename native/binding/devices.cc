@@ -1,6 +1,6 @@
 // The module's functions for devices: what there is, its memory, and captured graphs.
 #include "binding/functions.h"
-#include "core/cuda.h"
+#include "core/arena.h"
 #include "core/storage.h"
 #include "kernels/probe.h"
 #include "kernels/product.h"
@@ -117,16 +117,20 @@ constexpr napi_type_tag kGraphTag = {0x6d7472616e736c6c, 0x616d612d67726170};
 struct Captured {
   std::shared_ptr<cuda::Queue> queue;
   std::shared_ptr<cuda::Graph> graph;  // set by the queue
+  std::atomic<size_t> bytes{0};        // likewise
 };
 
-/// beginCapture(device): from here to endCapture(), operators of this thread on that device are recorded, not run.
+/// beginCapture(device, shared): from here to endCapture(), operators of this thread on that device are recorded, not run.
+/// `shared`: the graph computes in one memory with all other such graphs of this thread and device.
 Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "beginCapture", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), "; graphs are of CUDA alone.");
   auto& environment = Environment::of(info.Env());
   auto queue = environment.queue(device);
-  environment.stream.enqueue("beginCapture", [queue] {
+  if (!info[1].IsBoolean()) refuse(info[1], "beginCapture", 1, "true or false");
+  environment.stream.enqueue("beginCapture", [queue, shared = info[1].As<Napi::Boolean>().Value()] {
     cuda::Use use(*queue);
+    cuda::Shared memory(shared);
     queue->begin_capture();
   });
   return info.Env().Undefined();
@@ -138,10 +142,11 @@ Napi::Value end_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "endCapture", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), ".");
   auto& environment = Environment::of(info.Env());
-  auto captured = std::make_unique<std::shared_ptr<Captured>>(std::make_shared<Captured>(environment.queue(device), nullptr));
+  auto captured = std::make_unique<std::shared_ptr<Captured>>(std::make_shared<Captured>(environment.queue(device)));
   environment.stream.enqueue_always("endCapture", [c = *captured, &stream = environment.stream] {
     cuda::Use use(*c->queue);
     c->graph = c->queue->end_capture(!stream.failed());
+    if (c->graph) c->bytes = cuda::graph_bytes(*c->graph);
   });
   Napi::Object object = Napi::Object::New(info.Env());
   object.TypeTag(&kGraphTag);
@@ -171,6 +176,12 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+/// graphMemory(graph): bytes of the memory that it computes in; 0 before the queue is past its capture, or where that failed.
+Napi::Value graph_memory(const Napi::CallbackInfo& info) {
+  auto graph = graph_argument(info, "graphMemory");
+  return Napi::Number::New(info.Env(), double(graph->bytes));
+}
+
 /// releaseGraph(graph): lets its memory go, once the queue has no more use for it.
 Napi::Value release_graph(const Napi::CallbackInfo& info) {
   Environment::of(info.Env()).stream.enqueue_always("releaseGraph", [graph = std::exchange(graph_argument(info, "releaseGraph"), nullptr)]() mutable {
@@ -192,6 +203,7 @@ void add_devices(Napi::Object exports) {
   add<begin_capture>(exports, "beginCapture");
   add<end_capture>(exports, "endCapture");
   add<replay>(exports, "replay");
+  add<graph_memory>(exports, "graphMemory");
   add<release_graph>(exports, "releaseGraph");
 }
 

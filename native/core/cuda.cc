@@ -6,12 +6,15 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
+#include "core/arena.h"
 #include "core/device.h"
 #include "core/error.h"
 
@@ -71,6 +74,7 @@ void count(int device, ptrdiff_t bytes) {
 std::string version(int v) { return text(v / 1000, ".", v % 1000 / 10); }
 
 thread_local Queue* in_use = nullptr;
+thread_local bool in_common = false;  // of Shared
 
 }  // namespace
 
@@ -145,54 +149,117 @@ void reset_peak(int device) { known(device).peak = known(device).bytes.load(); }
 
 // ---- graphs ----
 
-/// What is released during the capture serves what comes after in it, as the graph always runs in this order; all of it
-/// is kept until the graph goes.
-class Graph {
+/// Device memory that graphs compute in. It only grows; every capture cuts it anew.
+class Arena {
  public:
-  explicit Graph(int device) : device_(device) {}
-  ~Graph() {
+  explicit Arena(int device) : device_(device) {}
+  ~Arena() {
     cudaSetDevice(device_);
-    if (exec) cudaGraphExecDestroy(exec);
-    for (auto [p, size] : blocks_) {
+    for (auto [p, size] : segments) {
       cudaFree(p);
       count(device_, -ptrdiff_t(size));
     }
   }
+  /// A new segment of at least `size` bytes; false where the device has no such memory.
+  bool grow(size_t size) {
+    // About as much again, so that a large graph takes few segments.
+    for (size_t wanted : {std::max(size, std::clamp(bytes.load(), kLeast, kMost)), size}) {
+      void* p = nullptr;
+      cudaError_t e = cudaMalloc(&p, wanted);
+      if (e == cudaSuccess) {
+        segments.emplace_back(static_cast<char*>(p), wanted);
+        bytes += wanted;
+        count(device_, ptrdiff_t(wanted));
+        return true;
+      }
+      if (e != cudaErrorMemoryAllocation) check(e, "cudaMalloc");
+      cudaGetLastError();
+    }
+    return false;
+  }
+
+  std::vector<std::pair<char*, size_t>> segments;
+  std::atomic<size_t> bytes{0};
+
+ private:
+  static constexpr size_t kLeast = size_t(64) << 10, kMost = size_t(64) << 20;
+  int device_;
+};
+
+/// What is released during the capture serves what comes after in it, as the graph always runs in this order. Graphs of one
+/// arena use the same memory, one after the other.
+class Graph {
+ public:
+  Graph(int device, std::shared_ptr<Arena> arena) : device_(device), arena_(std::move(arena)) {
+    for (auto [p, size] : arena_->segments) add_segment(p, size);
+  }
+  ~Graph() {
+    cudaSetDevice(device_);
+    if (exec) cudaGraphExecDestroy(exec);
+  }
   /// Null where the device has no such memory.
   void* allocate(size_t bytes) {
-    size_t size = (bytes + 511) / 512 * 512;
+    const size_t size = (bytes + 511) / 512 * 512;
     std::lock_guard lock(mutex_);
-    if (auto it = free_.lower_bound(size); it != free_.end() && it->first <= size * 2) {
-      void* p = it->second;
-      free_.erase(it);
-      return p;
+    auto it = smallest(size);
+    if (it == free_.end()) {
+      if (!arena_->grow(size)) return nullptr;
+      add_segment(arena_->segments.back().first, arena_->segments.back().second);
+      it = smallest(size);
     }
-    void* p = nullptr;
-    cudaError_t e = cudaMalloc(&p, size);
-    if (e == cudaErrorMemoryAllocation) {
-      cudaGetLastError();
-      return nullptr;
-    }
-    check(e, "cudaMalloc");
-    blocks_.emplace_back(p, size);
-    count(device_, ptrdiff_t(size));
+    auto [p, room] = *it;
+    free_.erase(it);
+    if (room > size) free_.emplace(p + size, room - size);
+    used_.emplace(p, size);
     return p;
   }
-  void release(void* p) {
+  void release(void* data) {
     std::lock_guard lock(mutex_);
-    auto it = std::find_if(blocks_.begin(), blocks_.end(), [p](auto& b) { return b.first == p; });
-    if (it != blocks_.end() && !exec) free_.emplace(it->second, p);
+    auto it = used_.find(static_cast<char*>(data));
+    if (it == used_.end() || exec) return;
+    auto [p, size] = *it;
+    used_.erase(it);
+    auto next = free_.lower_bound(p);
+    if (next != free_.end() && next->first == p + size && !starts_.contains(next->first)) {
+      size += next->second;
+      next = free_.erase(next);
+    }
+    if (next != free_.begin() && !starts_.contains(p)) {
+      if (auto before = std::prev(next); before->first + before->second == p) {
+        before->second += size;
+        return;
+      }
+    }
+    free_.emplace_hint(next, p, size);
   }
+  size_t bytes() const { return arena_->bytes; }
 
   cudaGraphExec_t exec = nullptr;
   std::vector<std::shared_ptr<void>> kept;
 
  private:
+  void add_segment(char* p, size_t size) {
+    free_.emplace(p, size);
+    starts_.insert(p);
+  }
+  std::map<char*, size_t>::iterator smallest(size_t size) {
+    auto best = free_.end();
+    for (auto it = free_.begin(); it != free_.end(); ++it)
+      if (it->second >= size && (best == free_.end() || it->second < best->second)) best = it;
+    return best;
+  }
+
   int device_;
+  std::shared_ptr<Arena> arena_;
   std::mutex mutex_;
-  std::vector<std::pair<void*, size_t>> blocks_;
-  std::multimap<size_t, void*> free_;
+  std::map<char*, size_t> free_, used_;  // by address
+  std::set<char*> starts_;               // of segments, which pieces do not reach across
 };
+
+size_t graph_bytes(const Graph& graph) { return graph.bytes(); }
+
+Shared::Shared(bool shared) : before_(std::exchange(in_common, shared)) {}
+Shared::~Shared() { in_common = before_; }
 
 // ---- queues ----
 
@@ -218,6 +285,7 @@ struct Queue::State {
   Fault* fault = nullptr;  // on the device
   std::vector<std::string> messages;  // of Queue::fault; none is ever dropped, since a graph may report it
   std::mutex mutex;           // release() comes from any thread; also held where a capture begins and ends
+  std::weak_ptr<Arena> arena;   // of the graphs that share one
   cudaEvent_t before_capture = nullptr;  // behind all that was queued before it
   std::vector<Block> deferred;  // released during a capture that they are no part of
 
@@ -370,7 +438,10 @@ void Queue::begin_capture() {
   State& s = *state_;
   if (!s.before_capture) check(cudaEventCreateWithFlags(&s.before_capture, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   check(cudaEventRecord(s.before_capture, s.stream), "cudaEventRecord");
-  auto graph = std::make_shared<Graph>(device_);
+  auto arena = in_common ? s.arena.lock() : nullptr;
+  if (!arena) arena = std::make_shared<Arena>(device_);
+  if (in_common) s.arena = arena;
+  auto graph = std::make_shared<Graph>(device_, std::move(arena));
   // A release() in between would become part of the capture, or spoil it.
   std::lock_guard lock(s.mutex);
   check(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");

@@ -1,7 +1,7 @@
 // What core/cuda.h promises, in a build without CUDA kernels.
 #include <stdexcept>
 
-#include "core/cuda.h"
+#include "core/arena.h"
 
 namespace mt::cuda {
 namespace {
@@ -18,6 +18,9 @@ DeviceInfo device_info(int) { refuse(); }
 bool lost(int) { return false; }
 Memory memory(int) { return {}; }
 void reset_peak(int) {}
+Shared::Shared(bool) : before_(false) {}
+Shared::~Shared() = default;
+size_t graph_bytes(const Graph&) { return 0; }
 Queue::Queue(int) { refuse(); }
 Queue::~Queue() = default;
 void* Queue::stream() const { return nullptr; }
