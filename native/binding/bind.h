@@ -233,11 +233,10 @@ struct Activations {
     require(narrow == 0 || narrow == given, "argument ", which + 1, ": expected dtype bfloat16 like the other activations, but got another; cast() it first.");
     return narrow != 0;
   }
-  /// The same arguments as if they were float32: what checks look at.
+  /// Calls them float32, which is what checks look at, or what they are.
   template <typename Tuple>
-  static Tuple relabelled(Tuple args) {
-    each(args, [](size_t, View& v) { if (v) v.dtype = DType::f32; });
-    return args;
+  static void label(Tuple& args, DType t) {
+    each(args, [t](size_t, View& v) { if (v) v.dtype = t; });
   }
 };
 
@@ -268,8 +267,9 @@ Operator op(const char* name) {
             return guarded(info, id, [&]() -> Napi::Value {
               auto args = S::decode(info, id);
               const bool narrow = A::narrow(args);
-              if (narrow) std::apply(Check, A::relabelled(args));
-              else std::apply(Check, args);
+              if (narrow) A::label(args, DType::f32);
+              std::apply(Check, args);
+              if (narrow) A::label(args, DType::bf16);
               const auto roles = std::apply([](const auto&... a) { return roles_of(a...); }, args);
               check_outputs(roles.data(), roles.size());
               const Device device = common_device(roles.data(), roles.size());

@@ -1,4 +1,5 @@
-// A tensor's face in JavaScript: an object that wraps a View. Tagged, so that no other object can be taken for one.
+// A tensor's face in JavaScript: an external value that stands for a View. Those that are alive are known, so that nothing else can
+// be taken for one.
 #pragma once
 #include <napi.h>
 

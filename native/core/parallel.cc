@@ -10,9 +10,7 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#endif
+#include "core/awake.h"
 
 namespace mt {
 namespace {
@@ -21,26 +19,6 @@ constexpr int64_t kPieceCost = 40'000;  // about 10 microseconds: below it, waki
 constexpr int kPiecesPerThread = 8;
 constexpr std::chrono::microseconds kAwake{200};  // longer than waking takes, and than what lies between two operators
 thread_local bool inside = false;  // a piece that calls parallel_for itself goes on alone
-
-void pause() {
-#if defined(__x86_64__) || defined(_M_X64)
-  _mm_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
-
-/// Waits a short while for `ready`, which must be cheap, without sleeping.
-template <typename Ready>
-void stay_awake(Ready ready) {
-  const auto until = std::chrono::steady_clock::now() + kAwake;
-  do {
-    for (int i = 0; i < 32; ++i) {
-      if (ready()) return;
-      pause();
-    }
-  } while (std::chrono::steady_clock::now() < until);
-}
 
 class Pool {
  public:
@@ -83,7 +61,7 @@ class Pool {
     }
     wake_.notify_all();
     help(body, n, pieces);
-    stay_awake([this] { return left_ == 0 && busy_ == 0; });
+    stay_awake(kAwake, [this] { return left_ == 0 && busy_ == 0; });
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return left_ == 0 && busy_ == 0; });
     body_ = nullptr;
@@ -116,7 +94,7 @@ class Pool {
   void work() {
     uint64_t seen = 0;
     while (true) {
-      stay_awake([&] { return stopping_ || generation_ != seen; });
+      stay_awake(kAwake, [&] { return stopping_ || generation_ != seen; });
       std::unique_lock lock(mutex_);
       if (!body_ && !stopping_ && generation_ != seen) {  // done without this thread
         seen = generation_;

@@ -1,10 +1,15 @@
 #include "core/stream.h"
 
+#include <chrono>
 #include <future>
 #include <memory>
 #include <stdexcept>
 
+#include "core/awake.h"
+
 namespace mt {
+
+constexpr std::chrono::microseconds kAwake{50};  // with an empty queue: longer than lies between two operators
 
 Stream::Stream(std::function<void()> settle) : settle_(std::move(settle)), thread_([this] { loop(); }) {}
 Stream::~Stream() { stop(); }
@@ -13,7 +18,7 @@ void Stream::stop() {
   {
     std::lock_guard lock(mutex_);
     if (stopping_) return;
-    stopping_ = true;
+    stopping_ = called_ = true;
   }
   wake_.notify_one();
   thread_.join();
@@ -27,14 +32,15 @@ void Stream::drop() {
 }
 
 void Stream::push(Task task) {
-  bool sleeping;
+  bool asleep;
   {
     std::lock_guard lock(mutex_);
     if (stopping_) return;
-    sleeping = tasks_.empty();
+    asleep = asleep_;
     tasks_.push_back(std::move(task));
+    called_ = true;
   }
-  if (sleeping) wake_.notify_one();
+  if (asleep) wake_.notify_one();
 }
 
 void Stream::enqueue(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr}); }
@@ -52,7 +58,16 @@ void Stream::sync_blocking() {
 void Stream::loop() {
   std::unique_lock lock(mutex_);
   while (true) {
-    wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+    if (!stopping_ && tasks_.empty()) {
+      // The next call is mostly microseconds away, and waking a thread would cost its caller as many.
+      called_ = false;
+      lock.unlock();
+      stay_awake(kAwake, [this] { return called_.load(std::memory_order_acquire); });
+      lock.lock();
+      asleep_ = true;
+      wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+      asleep_ = false;
+    }
     if (stopping_) return tasks_.clear();
     {
       Task task = std::move(tasks_.front());

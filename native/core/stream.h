@@ -1,6 +1,7 @@
 // The queue: one native thread that runs operators in the order of their calls. CPU operators are done when their task is;
 // those of a GPU are then launched, in the same order.
 #pragma once
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -45,7 +46,8 @@ class Stream {
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
   std::deque<Task> tasks_;
-  bool running_ = false, stopping_ = false;
+  bool running_ = false, stopping_ = false, asleep_ = false;
+  std::atomic<bool> called_{false};  // since the queue was last found empty
   std::string failure_;  // touched by the queue's thread alone
   std::function<void()> settle_;
   std::thread thread_;
