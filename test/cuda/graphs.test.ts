@@ -15,6 +15,7 @@ import { AdamW, type GradientOf, type Outcome } from '../../lib/train/optimizer.
 import { shuffled } from '../../lib/train/schedule.js'
 import { Trainer } from '../../lib/train/step.js'
 import { relativeError } from '../oracle/array.js'
+import { settled } from '../support/memory.js'
 import { makeWorld, trainConfig, type World } from '../support/world.js'
 import { emulated, lines } from './emulated.js'
 
@@ -149,7 +150,7 @@ test('one batch after the other, captured or not: the same bits', async () => {
 })
 
 test('graphs share memory: many take hardly more than the largest, and all of it returns', async () => {
-  await sync()
+  await settled()
   const before = deviceMemory('cuda:0').bytes
   const { trainer, dispose } = made({ graphs: true })
   const data = batches(40)
