@@ -85,7 +85,7 @@ test('training gives the same losses to the bit, as graphs and without', async (
     const calls = new Map(profiles[0]!.rows().filter((r) => r.device === on).map((r) => [r.operator, r.calls]))
     const replays = calls.get('graph') ?? 0 // each a whole step, its update included
     assert.is(replays > 0, graphs)
-    assert.is(calls.get('adamw_all')! + replays, 10, 'steps 3 to 12, all trained tensors at once')
+    assert.is((calls.get('adamw_all') ?? 0) + replays, 10, 'steps 3 to 12, all trained tensors at once')
     assert.is(calls.get('attention_backward')! > 100, !graphs)
   }
 })
