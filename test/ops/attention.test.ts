@@ -7,6 +7,7 @@ import { split } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
 import { memory, syncBlocking, tensor, threads, type Tensor } from '../../lib/tensor/tensor.js'
+import { settled } from '../support/memory.js'
 import { array, dot, norm, permute, relativeError, reshape, type NdArray } from '../oracle/array.js'
 import * as oracle from '../oracle/attention.js'
 import { directional, gradient } from '../oracle/differences.js'
@@ -296,11 +297,11 @@ test('the same bits again, with any number of threads, and whichever gradients a
   }
 })
 
-test('memory returns to where it began', () => {
+test('memory returns to where it began', async () => {
   const c: Case = { ...base, mode: 'attention', padding: 0.3 }
   const data = draw(c)
   run(c, data)
-  syncBlocking()
+  await settled()
   const { bytes, tensors } = memory()
   for (let i = 0; i < 3; i++) run(c, data)
   syncBlocking()

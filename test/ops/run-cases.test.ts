@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert'
 import { Random } from '../../lib/ops/random.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { memory, syncBlocking, threads } from '../../lib/tensor/tensor.js'
+import { settled } from '../support/memory.js'
 import { cases } from './cases.js'
 import { bits, errors, evaluate, toBits, widen, type OpCase } from './support.js'
 
@@ -33,9 +34,8 @@ test('no two cases have one name', () => {
 })
 
 for (const operator of new Set(cases.map((c) => c.operator)))
-  test(`${operator}: values, gradients, layouts, threads`, () => {
-    syncBlocking()
-    const before = memory().bytes
+  test(`${operator}: values, gradients, layouts, threads`, async () => {
+    const before = await settled()
     for (const c of cases) if (c.operator === operator) scope(() => check(c))
     syncBlocking()
     assert.is(memory().bytes, before)

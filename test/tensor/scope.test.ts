@@ -6,10 +6,11 @@ import * as assert from 'uvu/assert'
 import { add, scale } from '../../lib/ops/elementwise.js'
 import { keep, scope } from '../../lib/tensor/scope.js'
 import { memory, sync, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { settled } from '../support/memory.js'
 
 let before = 0
 test.before.each(async () => {
-  await sync()
+  await settled()
   before = memory().tensors
 })
 test.after.each(async () => {

@@ -11,6 +11,7 @@ import { concat, expand, narrow, permute, reshape, split } from '../../lib/ops/v
 import { scope } from '../../lib/tensor/scope.js'
 import { backward, checkpoint, noGrad, record, recordAll } from '../../lib/tensor/tape.js'
 import { empty, memory, resetPeak, sync, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { settled } from '../support/memory.js'
 
 const values = async (t: Tensor | undefined): Promise<number[]> => Array.from((await t!.data()) as Float32Array)
 const total = (t: Tensor): Tensor => sumDim(reshape(t, [-1]), 0)
@@ -18,7 +19,7 @@ const total = (t: Tensor): Tensor => sumDim(reshape(t, [-1]), 0)
 /** Runs a test in a scope; gradients of leaves are freed as well, and memory is back where it was. */
 function tested(name: string, f: (leaf: (data: number[], shape?: number[]) => Tensor) => Promise<void>): void {
   test(name, async () => {
-    await sync()
+    await settled()
     const before = memory().tensors
     const leaves: Tensor[] = []
     await scope(() =>
@@ -133,9 +134,8 @@ test('a checkpoint gives the same result and the same gradients to the bit, of i
   const leaves = [random.normal([64, 128]), random.normal([128, 128], 0, 0.1), full([128], 1), full([128], 0)].map((t) => t.requireGrad())
   const [x, w, g, b] = leaves as [Tensor, Tensor, Tensor, Tensor]
   const run = async (wrap: (f: (x: Tensor) => Tensor, x: Tensor) => Tensor): Promise<[string[], number]> => {
-    await sync()
+    const base = await settled()
     resetPeak()
-    const base = memory().bytes
     await scope(async () => {
       let h = x
       for (let i = 0; i < 8; i++) h = wrap(block(w, g, b), h)

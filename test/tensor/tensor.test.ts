@@ -14,6 +14,7 @@ import { Random } from '../../lib/ops/random.js'
 import { expand, narrow, permute, reshape } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { type DType, empty, memory, resetPeak, sync, syncBlocking, tensor, type Tensor, threads } from '../../lib/tensor/tensor.js'
+import { settled } from '../support/memory.js'
 
 const values = async (t: Tensor): Promise<number[]> => Array.from(await t.data() as ArrayLike<number | bigint>, Number)
 
@@ -129,7 +130,7 @@ test('a size of 0 beside enormous ones costs nothing', async () => {
 })
 
 test('dispose frees at once what the queue no longer needs, once; a view keeps the memory alive', async () => {
-  await sync()
+  await settled()
   const before = memory()
   const t = full([1024], 2)
   const view = t.view([512], [2])
@@ -209,7 +210,7 @@ test('an output that shares elements with an input, repeats or lies in a file is
 })
 
 test('JavaScript that runs ahead of the queue costs no memory', async () => {
-  await sync()
+  await settled()
   const [before, size, steps] = [memory(), 1 << 18, 2000]
   resetPeak()
   let x = full([size], 0)
@@ -273,7 +274,7 @@ test('the number of threads changes no bit', async () => {
 })
 
 test('memory() counts bytes and tensors, resetPeak() starts anew', async () => {
-  await sync()
+  await settled()
   const before = memory()
   const t = full([1 << 20], 1)
   await sync()

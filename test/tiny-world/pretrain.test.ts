@@ -12,7 +12,7 @@ import { openBundle } from '../../lib/eval/bundle.js'
 import { encode, imageTextConfig } from '../../lib/eval/encode.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
-import { memory, sync } from '../../lib/tensor/tensor.js'
+import { bytes, settled } from '../support/memory.js'
 
 const test = suite('tiny world: pre-training')
 
@@ -25,7 +25,7 @@ const SHORT: Pretraining = {
 }
 
 test('a few steps lower the loss on answers', async () => {
-  const before = (await sync(), memory().bytes)
+  const before = await settled()
   const batch = singles(3, 'test', { images: 8, each: 2, several: 0 })
   const fresh = freshModel(3)
   const { model } = await pretrain(SHORT)
@@ -35,8 +35,7 @@ test('a few steps lower the loss on answers', async () => {
   fresh.dispose()
   model.dispose()
   for (const t of headTensors(heads)) t.dispose()
-  await sync()
-  assert.is(memory().bytes, before, 'and nothing stays behind')
+  assert.is(await bytes(), before, 'and nothing stays behind')
 })
 
 test('the folder loads, and the same seed writes the same bytes', async () => {
