@@ -87,7 +87,9 @@ export class Bench {
     return rate > 0 ? rate : undefined
   }
   ceilings(): Result['ceilings'] {
-    return [...this.#ceilings.values()].filter(({ rates }) => rates.some((r) => r > 0)).map(({ name, threads, rates }) => ({ name, threads, cpu: cpuName(), rate: spread(rates) }))
+    return [...this.#ceilings.values()]
+      .filter(({ rates }) => rates.some((r) => r > 0))
+      .map(({ name, threads, rates }) => ({ name, threads, cpu: cpuName(), rate: spread(rates) }))
   }
 
   async time(c: Case): Promise<Row> {
@@ -97,8 +99,14 @@ export class Bench {
     const { clock = 'wall' } = this.options
     for (const way of c.ways ?? []) {
       if (way.threads && (clock === 'cpu' || this.device !== 'cpu')) continue
-      const other: Other = { name: way.name, kind: 'own', ...(way.outputs && mine && compared(scope(way.outputs), mine, [c.dtype])) }
-      others.push(fair(other) ? { other, contender: own(way.name, way.calls, { count: way.threads, clock }) } : { other })
+      const other: Other = {
+        name: way.name,
+        kind: 'own',
+        ...(way.outputs && mine && compared(scope(way.outputs), mine, [c.dtype])),
+      }
+      others.push(
+        fair(other) ? { other, contender: own(way.name, way.calls, { count: way.threads, clock }) } : { other },
+      )
     }
     const before = this.peak(true)
     const start = performance.now()
@@ -109,7 +117,9 @@ export class Bench {
     if (c.peer && mine) others.push(...(await this.#peers(c, mine, once)))
 
     const contenders = [own('mtransllama', c.calls, { clock }), ...others.flatMap((o) => o.contender ?? [])]
-    const plan: Plan = this.quick ? { rounds: 1, ms: 0 } : { rounds: 5, ms: 60, ...(this.options.selection === 'all' ? {} : { seconds: 8 }), ...c.plan }
+    const plan: Plan = this.quick
+      ? { rounds: 1, ms: 0 }
+      : { rounds: 5, ms: 60, ...(this.options.selection === 'all' ? {} : { seconds: 8 }), ...c.plan }
     const floors: number[] = []
     let bound: Row['bound'] = 'none'
     const [first, ...rest] = await inTurn(contenders, plan, () => {
@@ -127,8 +137,20 @@ export class Bench {
     }
     for (const { end } of others) await end?.()
     const row: Row = {
-      id: c.id, suite: this.suite, sizes: c.sizes, dtype: c.dtype, pass: c.pass, threads: setThreads(), cpu: cpuName(),
-      us: first!.us, flops, bytes, bound, ...(floors.length && { floorUs: spread(floors).median, share: ratio(floors, first!.rounds) }), peakBytes, peers: others.map((o) => o.other),
+      id: c.id,
+      suite: this.suite,
+      sizes: c.sizes,
+      dtype: c.dtype,
+      pass: c.pass,
+      threads: setThreads(),
+      cpu: cpuName(),
+      us: first!.us,
+      flops,
+      bytes,
+      bound,
+      ...(floors.length && { floorUs: spread(floors).median, share: ratio(floors, first!.rounds) }),
+      peakBytes,
+      peers: others.map((o) => o.other),
     }
     this.add(row)
     return row
@@ -170,8 +192,20 @@ export class Bench {
       const name = say ? `${peer.name}, ${dtype}` : peer.name
       const slow = this.#slowest.get(`${c.peer!.kind} ${name}`) ?? 0
       if (this.options.selection !== 'all' && slow * once > patience) {
-        asked.push({ other: { name, kind: 'peer' as const, unavailable: 'left out: as slow as it was before, a call would take many seconds' } })
-      } else asked.push(await ask(peer, { ...c.peer!, id: `${c.id} ${c.pass} ${dtype}`, dtype, tensors }, mine, [c.dtype, dtype], { clock: this.options.clock ?? 'wall', name }))
+        asked.push({
+          other: {
+            name,
+            kind: 'peer' as const,
+            unavailable: 'left out: as slow as it was before, a call would take many seconds',
+          },
+        })
+      } else
+        asked.push(
+          await ask(peer, { ...c.peer!, id: `${c.id} ${c.pass} ${dtype}`, dtype, tensors }, mine, [c.dtype, dtype], {
+            clock: this.options.clock ?? 'wall',
+            name,
+          }),
+        )
     }
     if (!c.tensors) this.files.forget(tensors)
     return asked
@@ -179,7 +213,13 @@ export class Bench {
 }
 
 /** Prepares a peer for a case; its contender only where its results are ours. */
-async function ask(peer: Peer, c: PeerCase, mine: Outputs, dtypes: readonly Precision[], { name, clock }: { name: string; clock: Clock }): Promise<{ other: Other; contender?: Contender; end?: () => Promise<void> }> {
+async function ask(
+  peer: Peer,
+  c: PeerCase,
+  mine: Outputs,
+  dtypes: readonly Precision[],
+  { name, clock }: { name: string; clock: Clock },
+): Promise<{ other: Other; contender?: Contender; end?: () => Promise<void> }> {
   const other: Other = { name, kind: 'peer' }
   try {
     const given = await peer.prepare(c)
@@ -202,17 +242,37 @@ async function ask(peer: Peer, c: PeerCase, mine: Outputs, dtypes: readonly Prec
  * The output that is furthest from ours for its limit; one that is missing is infinitely far. Where bfloat16 is involved all
  * gradients are one output: of a tensor whose gradient is next to nothing, rounding leaves little.
  */
-export function compared(theirs: Outputs, mine: Outputs, dtypes: readonly Precision[]): Pick<Other, 'difference' | 'limit' | 'unavailable'> {
+export function compared(
+  theirs: Outputs,
+  mine: Outputs,
+  dtypes: readonly Precision[],
+): Pick<Other, 'difference' | 'limit' | 'unavailable'> {
   const exact = dtypes.every((d) => d === 'float32')
   const names = Object.keys(mine)
   const gradients = exact ? [] : names.filter(isGradient)
-  const groups = [...names.filter((name) => !gradients.includes(name)).map((name) => [name]), ...(gradients.length ? [gradients] : [])]
+  const groups = [
+    ...names.filter((name) => !gradients.includes(name)).map((name) => [name]),
+    ...(gradients.length ? [gradients] : []),
+  ]
   let worst = { what: '', apart: 0, limit: limitOf('', exact) }
   for (const group of groups) {
-    const [apart, limit] = [difference(group.map((name) => theirs[name] ?? []), group.map((name) => mine[name]!)), limitOf(group[0]!, exact)]
-    if (!(apart / limit <= worst.apart / worst.limit)) worst = { what: group.length > 1 ? 'gradient' : group[0]!, apart, limit }
+    const [apart, limit] = [
+      difference(
+        group.map((name) => theirs[name] ?? []),
+        group.map((name) => mine[name]!),
+      ),
+      limitOf(group[0]!, exact),
+    ]
+    if (!(apart / limit <= worst.apart / worst.limit))
+      worst = { what: group.length > 1 ? 'gradient' : group[0]!, apart, limit }
   }
   const { what, apart, limit } = worst
-  return { difference: Number.isFinite(apart) ? apart : null, limit, ...(!(apart <= limit) && { unavailable: `its ${what} differs from ours by ${apart.toExponential(1)}, more than ${limit}: no ratio is given` }) }
+  return {
+    difference: Number.isFinite(apart) ? apart : null,
+    limit,
+    ...(!(apart <= limit) && {
+      unavailable: `its ${what} differs from ours by ${apart.toExponential(1)}, more than ${limit}: no ratio is given`,
+    }),
+  }
 }
 const fair = ({ unavailable }: Other): boolean => unavailable === undefined

@@ -39,18 +39,26 @@ export class Draw {
   }
   /** The weight and bias of a linear layer, [out,in], that keeps the size of what it multiplies. */
   linear(name: string, out: number, into: number): [string, Numbers][] {
-    return [[`${name}.weight`, this.normal([out, into], 1 / Math.sqrt(into))], [`${name}.bias`, this.normal([out], 0.1)]]
+    return [
+      [`${name}.weight`, this.normal([out, into], 1 / Math.sqrt(into))],
+      [`${name}.bias`, this.normal([out], 0.1)],
+    ]
   }
   norm(name: string, width: number): [string, Numbers][] {
-    return [[`${name}.weight`, this.normal([width], 0.1, 1)], [`${name}.bias`, this.normal([width], 0.1)]]
+    return [
+      [`${name}.weight`, this.normal([width], 0.1, 1)],
+      [`${name}.bias`, this.normal([width], 0.1)],
+    ]
   }
 }
 
 /** Matrices are stored in 16 bit where that is asked for, as checkpoints have them. */
-const isMatrix = (name: string, shape: readonly number[]): boolean => shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
+const isMatrix = (name: string, shape: readonly number[]): boolean =>
+  shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
 
 /** As bfloat16 bits, rounded. */
-const narrowed = ({ shape, data }: Numbers): Uint16Array => scope(() => cast(tensor(data, shape), 'bfloat16').dataBlocking() as Uint16Array)
+const narrowed = ({ shape, data }: Numbers): Uint16Array =>
+  scope(() => cast(tensor(data, shape), 'bfloat16').dataBlocking() as Uint16Array)
 
 /** A folder of files that goes with the process. */
 export class Files {
@@ -63,10 +71,13 @@ export class Files {
   /** Writes numbers under their names; the file's path. Unless the dtype is float32, matrices are rounded. */
   async write(numbers: Iterable<[string, Numbers]>, dtype: Row['dtype'] = 'float32'): Promise<string> {
     const path = join(this.folder, `${this.#count++}.safetensors`)
-    await writeSafetensors(path, [...numbers].map(([name, n]): TensorData => {
-      const narrow = matrices(dtype) === 'bfloat16' && isMatrix(name, n.shape)
-      return { name, shape: n.shape, dtype: narrow ? 'BF16' : 'F32', data: narrow ? narrowed(n) : n.data }
-    }))
+    await writeSafetensors(
+      path,
+      [...numbers].map(([name, n]): TensorData => {
+        const narrow = matrices(dtype) === 'bfloat16' && isMatrix(name, n.shape)
+        return { name, shape: n.shape, dtype: narrow ? 'BF16' : 'F32', data: narrow ? narrowed(n) : n.data }
+      }),
+    )
     return path
   }
   forget(path: string): void {
@@ -78,11 +89,24 @@ export class Files {
 }
 
 /** The tensors of a file, or those that are wanted, through the loader of checkpoints: read-only, mapped where the file is large. The caller frees them. */
-export async function load(path: string, device: Device, dtype: Row['dtype'], wanted: (name: string) => boolean = () => true): Promise<Map<string, Tensor>> {
+export async function load(
+  path: string,
+  device: Device,
+  dtype: Row['dtype'],
+  wanted: (name: string) => boolean = () => true,
+): Promise<Map<string, Tensor>> {
   const header = await readHeader(path)
   const entries = new Map<string, PlannedTensor>()
   for (const [name, entry] of header.entries) {
-    if (wanted(name)) entries.set(name, { kind: 'stored', name, part: 'language', dtype: entry.dtype as FloatDtype, shape: entry.shape, piece: { ...entry, header, stored: name } })
+    if (wanted(name))
+      entries.set(name, {
+        kind: 'stored',
+        name,
+        part: 'language',
+        dtype: entry.dtype as FloatDtype,
+        shape: entry.shape,
+        piece: { ...entry, header, stored: name },
+      })
   }
   return loadWeights({ entries }, { device, precision: activations(dtype) })
 }

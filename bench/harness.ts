@@ -26,7 +26,11 @@ export interface Timed {
   rounds: number[]
 }
 
-export const median = (values: readonly number[]): number => quantile([...values].sort((a, b) => a - b), 0.5)
+export const median = (values: readonly number[]): number =>
+  quantile(
+    [...values].sort((a, b) => a - b),
+    0.5,
+  )
 
 /** Of sorted values, between the nearest two. */
 function quantile(sorted: readonly number[], q: number): number {
@@ -37,7 +41,12 @@ function quantile(sorted: readonly number[], q: number): number {
 
 export function spread(values: readonly number[]): Spread {
   const sorted = [...values].sort((a, b) => a - b)
-  return { median: quantile(sorted, 0.5), p10: quantile(sorted, 0.1), p90: quantile(sorted, 0.9), samples: sorted.length }
+  return {
+    median: quantile(sorted, 0.5),
+    p10: quantile(sorted, 0.1),
+    p90: quantile(sorted, 0.9),
+    samples: sorted.length,
+  }
 }
 
 /** Milliseconds of the wall's clock, or of CPU time of all threads of this process: what else runs on the machine then counts less, but threads do not show. */
@@ -59,7 +68,11 @@ const enough = 2
  *
  * @param count threads, where they are not those of everything else
  */
-export function own(name: string, calls: readonly (() => void)[], { count, clock = 'wall' }: { count?: number | undefined; clock?: Clock } = {}): Contender {
+export function own(
+  name: string,
+  calls: readonly (() => void)[],
+  { count, clock = 'wall' }: { count?: number | undefined; clock?: Clock } = {},
+): Contender {
   let [turn, group, long] = [0, 0, false]
   const elapsed = (count: number): number => {
     const start = clocks[clock]()
@@ -102,7 +115,11 @@ const tooLong = { ms: 2000, times: 8 }
  * Every contender in every round, but for those that take too long to be asked twice. `between` runs once a round, after them:
  * where a ceiling is measured beside the times. Ends early, after two rounds, once `seconds` are spent.
  */
-export async function inTurn(contenders: readonly Contender[], { rounds, ms, seconds = Infinity }: Plan, between?: (round: number) => void): Promise<Timed[]> {
+export async function inTurn(
+  contenders: readonly Contender[],
+  { rounds, ms, seconds = Infinity }: Plan,
+  between?: (round: number) => void,
+): Promise<Timed[]> {
   const all = contenders.map(() => [] as number[][])
   const [began, slow] = [performance.now(), new Set<number>()]
   for (let round = 0; round < rounds; round++) {

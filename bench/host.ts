@@ -46,7 +46,12 @@ function threadMs(): number | null {
 const counts = (): Record<string, number> => native().devices().counts!
 
 /** `work` does `each` of what is measured, `warm` times unseen. */
-async function measure(name: string, goalMs: number, { warm, samples, each = 1 }: { warm: number; samples: number; each?: number }, work: () => Promise<unknown>): Promise<Measured> {
+async function measure(
+  name: string,
+  goalMs: number,
+  { warm, samples, each = 1 }: { warm: number; samples: number; each?: number },
+  work: () => Promise<unknown>,
+): Promise<Measured> {
   const first = counts()
   for (let i = 0; i < warm; i++) await work()
   syncBlocking()
@@ -61,8 +66,18 @@ async function measure(name: string, goalMs: number, { warm, samples, each = 1 }
   }
   const after = counts()
   const per = (what: string): number => Math.round((after[what]! - before[what]!) / samples / each)
-  const row = { name, goalMs, ms: spread(ms), threadMs: own.length ? spread(own).median : null, launches: per('launches'), mallocs: per('mallocs'), nodes: Math.round((after['nodes']! - first['nodes']!) / Math.max(1, after['graphs']! - first['graphs']!)) }
-  console.log(`${name}: ${row.ms.median.toFixed(3)} ms (${row.ms.p10.toFixed(3)} to ${row.ms.p90.toFixed(3)}), thread ${row.threadMs?.toFixed(3)} ms, goal ${goalMs} ms; ${row.launches} launches, ${row.mallocs} allocations, ${row.nodes} nodes of a graph`)
+  const row = {
+    name,
+    goalMs,
+    ms: spread(ms),
+    threadMs: own.length ? spread(own).median : null,
+    launches: per('launches'),
+    mallocs: per('mallocs'),
+    nodes: Math.round((after['nodes']! - first['nodes']!) / Math.max(1, after['graphs']! - first['graphs']!)),
+  }
+  console.log(
+    `${name}: ${row.ms.median.toFixed(3)} ms (${row.ms.p10.toFixed(3)} to ${row.ms.p90.toFixed(3)}), thread ${row.threadMs?.toFixed(3)} ms, goal ${goalMs} ms; ${row.launches} launches, ${row.mallocs} allocations, ${row.nodes} nodes of a graph`,
+  )
   return row
 }
 
@@ -75,18 +90,33 @@ async function main(): Promise<void> {
     const inputs = inputsOf(model, sizes)
     for (const graphs of [false, true]) {
       const trainer = trainerOf(model, config, inputs, graphs)
-      rows.push(await measure(graphs ? 'replayed training step' : 'eager training step', graphs ? 1.5 : 40, { warm: 5, samples: graphs ? 200 : 30 }, trainer.step))
+      rows.push(
+        await measure(
+          graphs ? 'replayed training step' : 'eager training step',
+          graphs ? 1.5 : 40,
+          { warm: 5, samples: graphs ? 200 : 30 },
+          trainer.step,
+        ),
+      )
       trainer.dispose()
     }
   })
   await scope(async () => {
-    const [visual, tokens] = [cast(new Random(9).normal([1, model.config.numQueryTokens, model.config.language.hiddenSize]).to(device), model.precision), 128]
+    const [visual, tokens] = [
+      cast(
+        new Random(9).normal([1, model.config.numQueryTokens, model.config.language.hiddenSize]).to(device),
+        model.precision,
+      ),
+      128,
+    ]
     const prompt = Array.from({ length: sizes.prompt }, (_, i) => 3 + i)
-    rows.push(await measure('decoded token', 1, { warm: 2, samples: 10, each: tokens }, async () => {
-      let made = 0
-      for await (const _ of generate(model, visual, prompt, { maxTokens: tokens })) made++
-      if (made !== tokens) throw new Error(`${made} tokens instead of ${tokens}`)
-    }))
+    rows.push(
+      await measure('decoded token', 1, { warm: 2, samples: 10, each: tokens }, async () => {
+        let made = 0
+        for await (const _ of generate(model, visual, prompt, { maxTokens: tokens })) made++
+        if (made !== tokens) throw new Error(`${made} tokens instead of ${tokens}`)
+      }),
+    )
   })
   model.dispose()
   const made = { date: new Date().toISOString().slice(0, 10), ...commit(), machine: machine(), rows }
@@ -99,8 +129,17 @@ if (process.env.MT_EMULATOR === 'null' && devices().cuda.emulated) await main()
 else {
   const built = spawnSync(process.execPath, ['native/build.mjs', '--cuda=emulated'], { cwd: root, stdio: 'inherit' })
   if (built.status !== 0) process.exit(1)
-  const { status } = spawnSync(process.execPath, ['--import', 'tsx', fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
-    stdio: 'inherit', env: { ...process.env, MT_EMULATOR: 'null', MT_ADDON: fileURLToPath(new URL('../build-emulated/Release/mtransllama.node', import.meta.url)) },
-  })
+  const { status } = spawnSync(
+    process.execPath,
+    ['--import', 'tsx', fileURLToPath(import.meta.url), ...process.argv.slice(2)],
+    {
+      stdio: 'inherit',
+      env: {
+        ...process.env,
+        MT_EMULATOR: 'null',
+        MT_ADDON: fileURLToPath(new URL('../build-emulated/Release/mtransllama.node', import.meta.url)),
+      },
+    },
+  )
   process.exitCode = status ?? 1
 }

@@ -25,23 +25,40 @@ function isa(): string {
 export function machine(): Result['machine'] {
   const [first] = cpus()
   return {
-    cpu: first?.model.trim() || arch(), cores: cpus().length, memory: totalmem(), system: `${system()} ${release()} ${arch()}`, isa: isa(),
+    cpu: first?.model.trim() || arch(),
+    cores: cpus().length,
+    memory: totalmem(),
+    system: `${system()} ${release()} ${arch()}`,
+    isa: isa(),
     hugePages: /\[(\w+)\]/.exec(read('/sys/kernel/mm/transparent_hugepage/enabled') ?? '')?.[1] ?? null,
   }
 }
 
 /** A name for files: of the processor, or of the device. */
-export const slug = (name: string): string => name.toLowerCase().replace(/\((r|tm)\)/g, '').replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '')
+export const slug = (name: string): string =>
+  name
+    .toLowerCase()
+    .replace(/\((r|tm)\)/g, '')
+    .replace(/[^a-z0-9]+/g, '-')
+    .replace(/^-|-$/g, '')
 
 export const commit = (): Pick<Result, 'commit' | 'changed'> => {
   const head = git('rev-parse', 'HEAD')
   // Results and pages of earlier runs are no sources.
-  return { commit: head, changed: head === null ? null : git('status', '--porcelain', '--', '.', ':!bench/results', ':!docs') !== '' }
+  return {
+    commit: head,
+    changed: head === null ? null : git('status', '--porcelain', '--', '.', ':!bench/results', ':!docs') !== '',
+  }
 }
 
 export function softwareVersions(): Record<string, string> {
   const { version } = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as { version: string }
-  return { mtransllama: version, node: versions.node, v8: versions.v8, ...(native().devices().built && { cuda: native().devices().architectures }) }
+  return {
+    mtransllama: version,
+    node: versions.node,
+    v8: versions.v8,
+    ...(native().devices().built && { cuda: native().devices().architectures }),
+  }
 }
 
 export const load = (): number => loadavg()[0]!

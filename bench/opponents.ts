@@ -17,7 +17,10 @@ export const openOpponents = async (threads: number, only?: string[]): Promise<O
   only?.includes('none') ? { peers: [], missing: [] } : openPeers({ threads, ...(only && { only }) })
 
 /** A peer as a contender on one case. */
-export const contender = (peer: Peer, c: PeerCase, clock: Clock): Contender => ({ name: peer.name, sample: (ms) => peer.sample(c, ms, clock) })
+export const contender = (peer: Peer, c: PeerCase, clock: Clock): Contender => ({
+  name: peer.name,
+  sample: (ms) => peer.sample(c, ms, clock),
+})
 
 /** By their names: dq, dx, d.lora… */
 export const isGradient = (output: string): boolean => output.startsWith('d')

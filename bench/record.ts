@@ -12,7 +12,12 @@ const Other = z.strictObject({
   kind: z.enum(['peer', 'own']).describe('another library, or another way through this one'),
   us: Spread.optional(),
   ratio: positive.optional().describe('its time over ours: the median of the rounds. Only where results are equal'),
-  difference: z.number().min(0).nullable().optional().describe('largest ‖its output − ours‖ / ‖ours‖; null where that is no number'),
+  difference: z
+    .number()
+    .min(0)
+    .nullable()
+    .optional()
+    .describe('largest ‖its output − ours‖ / ‖ours‖; null where that is no number'),
   limit: positive.optional().describe('what the difference may be'),
   peakBytes: z.number().optional().describe('beyond what its process had before'),
   unavailable: z.string().optional().describe('why there is no time'),
@@ -22,7 +27,9 @@ export const Row = z.strictObject({
   id: z.string(),
   suite: z.string(),
   sizes: z.record(z.string(), z.number()),
-  dtype: z.enum(['float32', 'bfloat16', 'mixed']).describe('mixed: activations in float32 on matrices in bfloat16, as a 16-bit checkpoint is used by default'),
+  dtype: z
+    .enum(['float32', 'bfloat16', 'mixed'])
+    .describe('mixed: activations in float32 on matrices in bfloat16, as a 16-bit checkpoint is used by default'),
   pass: z.enum(['forward', 'forward+backward', 'backward', 'other']),
   threads: z.int().min(1),
   cpu: z.string().describe('the instruction set, MT_CPU'),
@@ -48,7 +55,14 @@ export const Goal = z.strictObject({
 
 export const Result = z.strictObject({
   schema: z.literal(1),
-  machine: z.strictObject({ cpu: z.string(), cores: z.int().min(1), memory: positive, system: z.string(), isa: z.string(), hugePages: z.string().nullable() }),
+  machine: z.strictObject({
+    cpu: z.string(),
+    cores: z.int().min(1),
+    memory: positive,
+    system: z.string(),
+    isa: z.string(),
+    hugePages: z.string().nullable(),
+  }),
   device: z.string(),
   versions: z.record(z.string(), z.string()),
   peers: z.array(z.strictObject({ name: z.string(), version: z.string(), details: z.record(z.string(), z.string()) })),
@@ -60,11 +74,18 @@ export const Result = z.strictObject({
   clock: z.enum(['wall', 'cpu']).describe('what times are of: the wall, or CPU time of the process'),
   selection: z.enum(['quick', 'some', 'all', 'goals']),
   suites: z.array(z.string()),
-  ceilings: z.array(z.strictObject({ name: z.enum(['float32', 'bfloat16', 'read', 'readSmallPages', 'copy']), threads: z.int().min(1), cpu: z.string(), rate: Spread })),
+  ceilings: z.array(
+    z.strictObject({
+      name: z.enum(['float32', 'bfloat16', 'read', 'readSmallPages', 'copy']),
+      threads: z.int().min(1),
+      cpu: z.string(),
+      rate: Spread,
+    }),
+  ),
   rows: z.array(Row),
   goals: z.array(Goal),
   failures: z.array(z.strictObject({ suite: z.string(), reason: z.string() })),
-  load: z.strictObject({ before: z.number(), after: z.number() }).describe('the system\'s load average: what else ran'),
+  load: z.strictObject({ before: z.number(), after: z.number() }).describe("the system's load average: what else ran"),
 })
 
 export type Spread = z.output<typeof Spread>

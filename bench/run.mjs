@@ -4,5 +4,9 @@ import { join } from 'node:path'
 import { ready, root } from '../native/setup.mjs'
 
 ready()
-const { status, signal } = spawnSync(process.execPath, ['--import', 'tsx', join(root, 'bench/main.ts'), ...process.argv.slice(2)], { cwd: root, stdio: 'inherit' })
+const { status, signal } = spawnSync(
+  process.execPath,
+  ['--import', 'tsx', join(root, 'bench/main.ts'), ...process.argv.slice(2)],
+  { cwd: root, stdio: 'inherit' },
+)
 process.exit(signal ? 130 : (status ?? 1))

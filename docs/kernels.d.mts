@@ -1,6 +1,10 @@
 import type { Kernel } from '../native/resources.mjs'
 
-export interface Committed { full: unknown; host: unknown; gpu: string[] }
+export interface Committed {
+  full: unknown
+  host: unknown
+  gpu: string[]
+}
 
 export function committed(): Committed
 export function page(data: { nvcc: string; archs: readonly string[]; kernels: readonly Kernel[] } & Committed): string

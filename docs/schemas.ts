@@ -4,7 +4,10 @@ import { benchJsonSchema } from '../bench/record.js'
 import { manifestJsonSchema } from '../lib/data/manifest.js'
 import { trainConfigJsonSchema } from '../lib/train/config.js'
 
-for (const [name, schema] of [['manifest', manifestJsonSchema()], ['config', trainConfigJsonSchema()]] as const) {
+for (const [name, schema] of [
+  ['manifest', manifestJsonSchema()],
+  ['config', trainConfigJsonSchema()],
+] as const) {
   await writeFile(new URL(`${name}.schema.json`, import.meta.url), `${JSON.stringify(schema, null, 2)}\n`)
 }
 await writeFile(new URL('../bench/schema.json', import.meta.url), `${JSON.stringify(benchJsonSchema(), null, 2)}\n`)

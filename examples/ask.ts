@@ -6,7 +6,8 @@ const model = await openVideoModel(modelDir, adapterDir)
 const stop = new AbortController()
 process.once('SIGINT', () => stop.abort())
 try {
-  for await (const piece of ask(model, { video, prompt }, { maxTokens: 16, signal: stop.signal })) process.stdout.write(piece)
+  for await (const piece of ask(model, { video, prompt }, { maxTokens: 16, signal: stop.signal }))
+    process.stdout.write(piece)
   process.stdout.write('\n')
 } finally {
   model.dispose()

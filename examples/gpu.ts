@@ -1,5 +1,17 @@
 // The same calls on a GPU: devices, bfloat16, a graph that is recorded once and replayed. npx tsx examples/gpu.ts [auto|cpu|cuda]
-import { attention, cast, chooseDevice, Graph, keep, linear, Random, scope, sync, write, type DeviceChoice } from '../lib/index.js' // in your project: from 'mtransllama'
+import {
+  attention,
+  cast,
+  chooseDevice,
+  Graph,
+  keep,
+  linear,
+  Random,
+  scope,
+  sync,
+  write,
+  type DeviceChoice,
+} from '../lib/index.js' // in your project: from 'mtransllama'
 
 const { device, reason } = chooseDevice((process.argv[2] ?? 'auto') as DeviceChoice)
 console.log(`computing on ${device}: ${reason}`)

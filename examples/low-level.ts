@@ -8,7 +8,8 @@ await scope(async () => {
   const [wq, wk, wv] = [0, 1, 2].map(() => random.normal([D, D], 0, D ** -0.5)) as [typeof x, typeof x, typeof x]
 
   // The same weights twice; `over` says which dimension attends. Over time nothing is moved: it is a change of strides.
-  const attend = (y: typeof x, over: number) => attention(linear(y, wq), linear(y, wk), linear(y, wv), { heads, over, mode: 'off' })
+  const attend = (y: typeof x, over: number) =>
+    attention(linear(y, wq), linear(y, wk), linear(y, wv), { heads, over, mode: 'off' })
   const y = attend(attend(x, 2), 1)
 
   backward(sumDim(reshape(y, [-1]), 0))

@@ -14,7 +14,8 @@ export function show(value: unknown): string {
   if (typeof value === 'string') text = JSON.stringify(value)
   else if (typeof value === 'bigint') text = `${value}n`
   else if (typeof value === 'function') text = `function ${value.name || '(anonymous)'}`
-  else if (ArrayBuffer.isView(value)) text = `${value.constructor.name}(${(value as Uint8Array).length ?? value.byteLength})`
+  else if (ArrayBuffer.isView(value))
+    text = `${value.constructor.name}(${(value as Uint8Array).length ?? value.byteLength})`
   else if (value instanceof Error) text = value.message
   else {
     try {

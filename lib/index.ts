@@ -6,39 +6,125 @@
 // Open, ask, train, evaluate
 export { openVideoModel, ask, type AskOptions, type Question, type VideoModel } from './eval/ask.js'
 export { openBundle, type Bundle } from './eval/bundle.js'
-export { accuracy, evaluate, type Accuracy, type EvaluateOptions, type Prediction, type Unpredicted } from './eval/evaluate.js'
+export {
+  accuracy,
+  evaluate,
+  type Accuracy,
+  type EvaluateOptions,
+  type Prediction,
+  type Unpredicted,
+} from './eval/evaluate.js'
 export { Features, type FeatureOptions } from './eval/features.js'
 export { generate, type GenerateOptions } from './eval/generate.js'
-export { blockFlops, coreFlops, crossover, languageFlops, publishedModels, qformerFlops, scoreProducts, trainedCount, videoCost, type Form, type Pass, type PublishedModel, type VideoCost, type VideoSizes } from './eval/cost.js'
+export {
+  blockFlops,
+  coreFlops,
+  crossover,
+  languageFlops,
+  publishedModels,
+  qformerFlops,
+  scoreProducts,
+  trainedCount,
+  videoCost,
+  type Form,
+  type Pass,
+  type PublishedModel,
+  type VideoCost,
+  type VideoSizes,
+} from './eval/cost.js'
 export { parseTrainConfig, readTrainConfig, trainConfigJsonSchema, type TrainConfig } from './train/config.js'
-export { train, type EpochEvent, type StepEvent, type TrainEvents, type TrainOptions, type TrainResult } from './train/loop.js'
+export {
+  train,
+  type EpochEvent,
+  type StepEvent,
+  type TrainEvents,
+  type TrainOptions,
+  type TrainResult,
+} from './train/loop.js'
 export { Trainer, type StepResult } from './train/step.js'
 export { AdamW, type AdamWOptions, type Parameter } from './train/optimizer.js'
 
 // The adapter: everything that is trained
 export { Adapter, type GivenMasks } from './adapter/adapter.js'
 export { parseAdapterConfig, type AdapterConfig } from './adapter/config.js'
-export { countGroups, countTrained, trainedParameters, type GroupCount, type ParameterGroup, type TrainedParameter } from './adapter/parameters.js'
-export { loadAdapter, readAdapterInfo, saveAdapter, type AdapterBase, type AdapterInfo, type AdapterMeta } from './adapter/save.js'
+export {
+  countGroups,
+  countTrained,
+  trainedParameters,
+  type GroupCount,
+  type ParameterGroup,
+  type TrainedParameter,
+} from './adapter/parameters.js'
+export {
+  loadAdapter,
+  readAdapterInfo,
+  saveAdapter,
+  type AdapterBase,
+  type AdapterInfo,
+  type AdapterMeta,
+} from './adapter/save.js'
 
 // The image model
 export { loadModel, type LoadedModel } from './models/load.js'
 export { ImageModel, trainAll, type QFormerText, type TextRows, type VideoAdapter } from './models/mtransllama.js'
 export { parseModelConfig, readModelConfig, type LanguageConfig, type ModelConfig } from './models/config.js'
 export { assertComplete, planCheckpoint, type CheckpointPlan } from './weights/plan.js'
-export { readAsFloat32, readEntry, readHeader, writeSafetensors, type SafetensorsEntry, type SafetensorsHeader, type TensorData } from './weights/safetensors.js'
+export {
+  readAsFloat32,
+  readEntry,
+  readHeader,
+  writeSafetensors,
+  type SafetensorsEntry,
+  type SafetensorsHeader,
+  type TensorData,
+} from './weights/safetensors.js'
 
 // Videos, manifests, words
 export { readFrames, sampleTimes, type Clip, type RgbFrame, type Sampling } from './data/frames.js'
 export { manifestJsonSchema, readManifest, type Sample } from './data/manifest.js'
-export { findPreprocessor, preprocess, readPreprocessor, type Preprocessor, type PreprocessorSource } from './data/preprocess.js'
+export {
+  findPreprocessor,
+  preprocess,
+  readPreprocessor,
+  type Preprocessor,
+  type PreprocessorSource,
+} from './data/preprocess.js'
 export { loadTokenizer, makeTokenizer, type EncodeOptions, type TextStream, type Tokenizer } from './text/tokenizer.js'
 
 // Tensors
-export { empty, memory, resetPeak, sync, syncBlocking, tensor, Tensor, threads, type DType, type TypedArray } from './tensor/tensor.js'
-export { chooseDevice, deviceMemory, devices, type Choice, type CudaDevice, type Device, type DeviceChoice, type Devices } from './tensor/device.js'
+export {
+  empty,
+  memory,
+  resetPeak,
+  sync,
+  syncBlocking,
+  tensor,
+  Tensor,
+  threads,
+  type DType,
+  type TypedArray,
+} from './tensor/tensor.js'
+export {
+  chooseDevice,
+  deviceMemory,
+  devices,
+  type Choice,
+  type CudaDevice,
+  type Device,
+  type DeviceChoice,
+  type Devices,
+} from './tensor/device.js'
 export { Graph } from './tensor/graph.js'
-export { Profile, profile, startProfile, stopProfile, type ChromeEvent, type ChromeTrace, type ProfileEvent, type ProfileRow } from './tensor/profile.js'
+export {
+  Profile,
+  profile,
+  startProfile,
+  stopProfile,
+  type ChromeEvent,
+  type ChromeTrace,
+  type ProfileEvent,
+  type ProfileRow,
+} from './tensor/profile.js'
 export { keep, scope } from './tensor/scope.js'
 export { backward, checkpoint, noGrad, record, recordAll, type Backward } from './tensor/tape.js'
 export type { DeviceMemory, Memory } from './native.js'

@@ -34,12 +34,18 @@ export async function readJsonObject(path: string, missing = ''): Promise<Record
   try {
     value = JSON.parse(text)
   } catch (error) {
-    throw new InputError(`${path}: not JSON${lineOf(text, error as Error)}: expected a readable JSON file, but got ${show(error)}.`, { cause: error })
+    throw new InputError(
+      `${path}: not JSON${lineOf(text, error as Error)}: expected a readable JSON file, but got ${show(error)}.`,
+      { cause: error },
+    )
   }
   const twice = duplicateKey(text)
-  if (twice !== undefined) throw new InputError(`${path}: the key ${show(twice)} is there twice in one object; keep one of them.`)
+  if (twice !== undefined)
+    throw new InputError(`${path}: the key ${show(twice)} is there twice in one object; keep one of them.`)
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new InputError(`${path}: expected a JSON object, but it holds ${Array.isArray(value) ? 'a list' : String(value)}.`)
+    throw new InputError(
+      `${path}: expected a JSON object, but it holds ${Array.isArray(value) ? 'a list' : String(value)}.`,
+    )
   }
   return value as Record<string, unknown>
 }

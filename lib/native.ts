@@ -39,19 +39,77 @@ export interface Ops {
   gemm_gelu_forward(x: tensor, w: tensor, bias: tensor | null, z: out | null, y: out): void
   gemm_backward_input(dy: tensor, w: tensor, residual: tensor | null, dx: out): void
   gemm_backward_weight(dy: tensor, x: tensor, dw: out | null, dbias: out | null): void
-  lora_forward(x: tensor, w: tensor, bias: tensor | null, a: tensor, b: tensor, scaling: float, y: out, shrunk: out): void
-  lora_backward(dy: tensor, x: tensor, shrunk: tensor, w: tensor, a: tensor, b: tensor, scaling: float, residual: tensor | null, dx: out | null, da: out, db: out): void
-  lora_pack(a1: tensor, b1: tensor, first1: int, a2: tensor | null, b2: tensor | null, first2: int, a: out, b: out): void
+  lora_forward(
+    x: tensor,
+    w: tensor,
+    bias: tensor | null,
+    a: tensor,
+    b: tensor,
+    scaling: float,
+    y: out,
+    shrunk: out,
+  ): void
+  lora_backward(
+    dy: tensor,
+    x: tensor,
+    shrunk: tensor,
+    w: tensor,
+    a: tensor,
+    b: tensor,
+    scaling: float,
+    residual: tensor | null,
+    dx: out | null,
+    da: out,
+    db: out,
+  ): void
+  lora_pack(
+    a1: tensor,
+    b1: tensor,
+    first1: int,
+    a2: tensor | null,
+    b2: tensor | null,
+    first2: int,
+    a: out,
+    b: out,
+  ): void
   lora_unpack(db: tensor, first1: int, first2: int, db1: out, db2: out | null): void
   copy(x: tensor, y: out): void
   fill(value: float, y: out): void
   random_uniform(seed: int, stream: int, low: float, high: float, y: out): void
   random_normal(seed: int, stream: int, mean: float, std: float, y: out): void
   swap(x: tensor, y: out): void
-  layernorm_forward(x: tensor, weight: tensor, bias: tensor, eps: float, y: out, rest: out | null, mean: out, rstd: out): void
-  layernorm_backward(dy: tensor, drest: tensor | null, x: tensor, weight: tensor, mean: tensor, rstd: tensor, residual: tensor | null, dx: out | null, dweight: out | null, dbias: out | null): void
+  layernorm_forward(
+    x: tensor,
+    weight: tensor,
+    bias: tensor,
+    eps: float,
+    y: out,
+    rest: out | null,
+    mean: out,
+    rstd: out,
+  ): void
+  layernorm_backward(
+    dy: tensor,
+    drest: tensor | null,
+    x: tensor,
+    weight: tensor,
+    mean: tensor,
+    rstd: tensor,
+    residual: tensor | null,
+    dx: out | null,
+    dweight: out | null,
+    dbias: out | null,
+  ): void
   rmsnorm_forward(x: tensor, weight: tensor, eps: float, y: out, rstd: out): void
-  rmsnorm_backward(dy: tensor, x: tensor, weight: tensor, rstd: tensor, residual: tensor | null, dx: out | null, dweight: out | null): void
+  rmsnorm_backward(
+    dy: tensor,
+    x: tensor,
+    weight: tensor,
+    rstd: tensor,
+    residual: tensor | null,
+    dx: out | null,
+    dweight: out | null,
+  ): void
   embedding_forward(ids: tensor, table: tensor, y: out): void
   embedding_backward(dy: tensor, ids: tensor, dtable: out): void
   rope_forward(x: tensor, positions: tensor, theta: float, turned: int, inverse: bool, y: out): void
@@ -60,20 +118,102 @@ export interface Ops {
   reduce_forward(x: tensor, dim: int, factor: float, y: out): void
   reduce_backward(dy: tensor, dim: int, factor: float, dx: out): void
   cross_entropy_forward(logits: tensor, labels: tensor, ignore: int, factor: float, loss: out, lse: out): void
-  cross_entropy_backward(dloss: tensor, logits: tensor, labels: tensor, lse: tensor, ignore: int, factor: float, dlogits: out): void
-  attention_forward(q: tensor, k: tensor, v: tensor, keyMask: tensor | null, masks: tensor | null, alpha: tensor | null, mode: int, causal: bool, y: out, lse: out): void
-  attention_backward(dy: tensor, q: tensor, k: tensor, v: tensor, keyMask: tensor | null, masks: tensor | null, alpha: tensor | null, mode: int, causal: bool, lse: tensor, dq: out | null, dk: out | null, dv: out | null, dalpha: out | null): void
-  source_attention(q: tensor, source: tensor, wk: tensor, wv: tensor, bias: tensor | null, a: tensor | null, b: tensor | null, scaling: float, heads: int, y: out): void
+  cross_entropy_backward(
+    dloss: tensor,
+    logits: tensor,
+    labels: tensor,
+    lse: tensor,
+    ignore: int,
+    factor: float,
+    dlogits: out,
+  ): void
+  attention_forward(
+    q: tensor,
+    k: tensor,
+    v: tensor,
+    keyMask: tensor | null,
+    masks: tensor | null,
+    alpha: tensor | null,
+    mode: int,
+    causal: bool,
+    y: out,
+    lse: out,
+  ): void
+  attention_backward(
+    dy: tensor,
+    q: tensor,
+    k: tensor,
+    v: tensor,
+    keyMask: tensor | null,
+    masks: tensor | null,
+    alpha: tensor | null,
+    mode: int,
+    causal: bool,
+    lse: tensor,
+    dq: out | null,
+    dk: out | null,
+    dv: out | null,
+    dalpha: out | null,
+  ): void
+  source_attention(
+    q: tensor,
+    source: tensor,
+    wk: tensor,
+    wv: tensor,
+    bias: tensor | null,
+    a: tensor | null,
+    b: tensor | null,
+    scaling: float,
+    heads: int,
+    y: out,
+  ): void
   cache_append(k: tensor, v: tensor, at: tensor, keys: inout, values: inout): void
   argmax(x: tensor, y: out): void
   router_forward(x: tensor, w1: tensor, b1: tensor, w2: tensor, b2: tensor, alpha: out, pooled: out, hidden: out): void
-  router_backward(dalpha: tensor, alpha: tensor, pooled: tensor, hidden: tensor, w1: tensor, w2: tensor, count: int, residual: tensor | null, dx: out | null, dw1: out, db1: out, dw2: out, db2: out): void
+  router_backward(
+    dalpha: tensor,
+    alpha: tensor,
+    pooled: tensor,
+    hidden: tensor,
+    w1: tensor,
+    w2: tensor,
+    count: int,
+    residual: tensor | null,
+    dx: out | null,
+    dw1: out,
+    db1: out,
+    dw2: out,
+    db2: out,
+  ): void
   square_sum(x: tensor, sum: inout): void
-  adamw(param: inout, grad: tensor, m: inout, v: inout, scale: tensor | null, lr: float, beta1: float, beta2: float, eps: float, decay: float, step: int): void
+  adamw(
+    param: inout,
+    grad: tensor,
+    m: inout,
+    v: inout,
+    scale: tensor | null,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    decay: float,
+    step: int,
+  ): void
   accumulate(sums: inouts, xs: tensors): void
   gradient_norm(grads: tensors, losses: tensor | null, clip: float, report: out): void
   adamw_schedule(step: int, beta1: float, beta2: float, lr: floats, decay: floats, schedule: out): void
-  adamw_all(params: inouts, grads: tensors, m: inouts, v: inouts, rows: floats, report: tensor, schedule: tensor, beta1: float, beta2: float, eps: float): void
+  adamw_all(
+    params: inouts,
+    grads: tensors,
+    m: inouts,
+    v: inouts,
+    rows: floats,
+    report: tensor,
+    schedule: tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+  ): void
 }
 
 /** Counters of the whole process; `bytes` counts tensors alive, `peak` what was really allocated at one time. */
@@ -98,7 +238,9 @@ export interface DeviceMemory {
 }
 
 /** A CUDA device as the driver describes it, or why it cannot be used. */
-export type NativeDevice = { name: string; capability: string; multiprocessors: number; memory: number; free: number } | { failure: string }
+export type NativeDevice =
+  | { name: string; capability: string; multiprocessors: number; memory: number; free: number }
+  | { failure: string }
 
 /** What the addon can run on: whether it holds CUDA kernels, for which architectures, and why there is no device. */
 export interface NativeDevices {

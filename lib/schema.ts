@@ -25,7 +25,8 @@ export function keyPaths(schema: z.ZodType, prefix = ''): string[] {
 
 /** The object inside default(), optional(), prefault() and the like. */
 function unwrap(schema: z.ZodType): z.ZodType {
-  const inner = (schema.def as { innerType?: z.ZodType; in?: z.ZodType }).innerType ?? (schema.def as { in?: z.ZodType }).in
+  const inner =
+    (schema.def as { innerType?: z.ZodType; in?: z.ZodType }).innerType ?? (schema.def as { in?: z.ZodType }).in
   return inner ? unwrap(inner) : schema
 }
 
@@ -54,21 +55,37 @@ function problem(issue: z.core.$ZodIssue, value: unknown, where: string): InputE
 /** What would have been right, in words. A message given to refine() or a check is taken as it is. */
 function expected(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
-    case 'invalid_type': return TYPES[issue.expected] ?? `a ${issue.expected}`
-    case 'invalid_value': return issue.values.map((v) => JSON.stringify(v)).join(' or ')
+    case 'invalid_type':
+      return TYPES[issue.expected] ?? `a ${issue.expected}`
+    case 'invalid_value':
+      return issue.values.map((v) => JSON.stringify(v)).join(' or ')
     case 'invalid_union': {
       const parts = issue.errors.flatMap((issues) => (issues[0] ? [expected(issues[0])] : []))
       return [...new Set(parts)].join(' or ') || issue.message
     }
-    case 'too_small': return `${sized(issue.origin)}${issue.inclusive ? 'at least' : 'more than'} ${issue.minimum}${unit(issue.origin)}`
-    case 'too_big': return `${sized(issue.origin)}${issue.inclusive ? 'at most' : 'less than'} ${issue.maximum}${unit(issue.origin)}`
-    default: return issue.message
+    case 'too_small':
+      return `${sized(issue.origin)}${issue.inclusive ? 'at least' : 'more than'} ${issue.minimum}${unit(issue.origin)}`
+    case 'too_big':
+      return `${sized(issue.origin)}${issue.inclusive ? 'at most' : 'less than'} ${issue.maximum}${unit(issue.origin)}`
+    default:
+      return issue.message
   }
 }
 
-const TYPES: Record<string, string> = { object: 'an object', array: 'a list', int: 'a whole number', boolean: 'true or false', string: 'text' }
-const sized = (origin: string) => (origin === 'int' ? 'a whole number of ' : origin === 'array' ? 'a list of ' : origin === 'string' ? 'text of ' : '')
+const TYPES: Record<string, string> = {
+  object: 'an object',
+  array: 'a list',
+  int: 'a whole number',
+  boolean: 'true or false',
+  string: 'text',
+}
+const sized = (origin: string) =>
+  origin === 'int' ? 'a whole number of ' : origin === 'array' ? 'a list of ' : origin === 'string' ? 'text of ' : ''
 const unit = (origin: string) => (origin === 'array' ? ' entries' : origin === 'string' ? ' characters' : '')
-const dotted = (path: readonly PropertyKey[]) => path.map((p) => (typeof p === 'number' ? `[${p}]` : String(p))).join('.').replaceAll('.[', '[')
+const dotted = (path: readonly PropertyKey[]) =>
+  path
+    .map((p) => (typeof p === 'number' ? `[${p}]` : String(p)))
+    .join('.')
+    .replaceAll('.[', '[')
 const last = (path: string) => path.slice(path.lastIndexOf('.') + 1)
 const parent = (path: string) => path.slice(0, Math.max(0, path.lastIndexOf('.')))

@@ -53,41 +53,84 @@ function headers() {
 const released = '80-real;90-real;100-real;120-real;80-virtual'
 
 /** CMake's options for a build with nvcc. What ptxas says of each kernel is kept beside the object, for native/resources.mjs. */
-const withCuda = () => [`--CDCMAKE_CUDA_ARCHITECTURES=${architectures()}`, `--CDCMAKE_CUDA_COMPILER_LAUNCHER=${process.execPath};${join(root, 'native', 'ptxas.mjs')}`]
+const withCuda = () => [
+  `--CDCMAKE_CUDA_ARCHITECTURES=${architectures()}`,
+  `--CDCMAKE_CUDA_COMPILER_LAUNCHER=${process.execPath};${join(root, 'native', 'ptxas.mjs')}`,
+]
 
 /** The architectures to compile kernels for. */
 function architectures() {
   const list = given.archs ?? before.archs
   if (list) return list === 'release' ? released : list
-  const { status, stdout } = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8' })
+  const { status, stdout } = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], {
+    encoding: 'utf8',
+  })
   const found = status === 0 ? [...new Set(stdout.match(/\d+\.\d/g))].map((c) => `${c.replace('.', '')}-real`) : []
   return found.length ? found.join(';') : '80-virtual'
 }
 
 function build() {
   const sources = ['native', 'CMakeLists.txt', 'binding.gyp'].map((f) => newest(join(root, f)))
-  const same = (given.cuda === undefined || given.cuda.toUpperCase() === before.cuda) && (given.archs === undefined || given.archs === before.archs)
-  if (!process.argv.includes('--force') && same && existsSync(addon) && statSync(addon).mtimeMs > Math.max(...sources)) return 0
+  const same =
+    (given.cuda === undefined || given.cuda.toUpperCase() === before.cuda) &&
+    (given.archs === undefined || given.archs === before.archs)
+  if (!process.argv.includes('--force') && same && existsSync(addon) && statSync(addon).mtimeMs > Math.max(...sources))
+    return 0
   const cmake = process.env.MT_BUILD ? process.env.MT_BUILD === 'cmake' : has('cmake')
   const jobs = Math.max(1, cpus().length)
-  const without = cmake ? (has(process.env.CUDACXX ?? 'nvcc') ? '' : 'nvcc was not found') : 'they are built with cmake 3.25 or newer, which was not found'
+  const without = cmake
+    ? has(process.env.CUDACXX ?? 'nvcc')
+      ? ''
+      : 'nvcc was not found'
+    : 'they are built with cmake 3.25 or newer, which was not found'
   if (!cmake && (asked === 'ON' || asked === 'EMULATED')) {
     console.error(`mtransllama: CUDA kernels cannot be built: ${without}.`)
     return 1
   }
-  if (asked === 'AUTO' && without) console.error(`mtransllama: the CPU backend alone is built, without CUDA kernels: ${without}`)
+  if (asked === 'AUTO' && without)
+    console.error(`mtransllama: the CPU backend alone is built, without CUDA kernels: ${without}`)
   const cuda = asked === 'AUTO' ? (without ? 'OFF' : 'AUTO') : asked
   const [file, args] = cmake
-    ? [script('cmake-js', 'cmake-js'), [same && existsSync(addon) ? 'compile' : 'rebuild', '--log-level', 'warn', '--parallel', String(jobs), '-O', folder, `--CDMT_CUDA=${cuda}`, ...(cuda === 'ON' || cuda === 'AUTO' ? withCuda() : [])]]
-    : [script('node-gyp', 'node-gyp') ?? process.env.npm_config_node_gyp, ['rebuild', '--silent', '--jobs', String(jobs), ...headers()]]
+    ? [
+        script('cmake-js', 'cmake-js'),
+        [
+          same && existsSync(addon) ? 'compile' : 'rebuild',
+          '--log-level',
+          'warn',
+          '--parallel',
+          String(jobs),
+          '-O',
+          folder,
+          `--CDMT_CUDA=${cuda}`,
+          ...(cuda === 'ON' || cuda === 'AUTO' ? withCuda() : []),
+        ],
+      ]
+    : [
+        script('node-gyp', 'node-gyp') ?? process.env.npm_config_node_gyp,
+        ['rebuild', '--silent', '--jobs', String(jobs), ...headers()],
+      ]
   if (!file) {
-    console.error(`mtransllama: ${cmake ? 'cmake-js' : 'node-gyp'} is not installed; run "npm install", or "npm install node-gyp" where there is no cmake.`)
+    console.error(
+      `mtransllama: ${cmake ? 'cmake-js' : 'node-gyp'} is not installed; run "npm install", or "npm install node-gyp" where there is no cmake.`,
+    )
     return 1
   }
-  console.error(`mtransllama: building the native addon with ${cmake ? 'CMake' : 'node-gyp'} (${cuda === 'OFF' ? 'about a minute' : 'one or two minutes'})`)
-  const { status } = spawnSync(process.execPath, [file, ...args], { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
-  if (status === 0) writeFileSync(stamp, `${JSON.stringify({ cuda: asked, ...((given.archs ?? before.archs) && { archs: given.archs ?? before.archs }) })}\n`)
-  else console.error('mtransllama: the addon was not built. It needs a C++20 compiler (g++ 10 or newer, clang 12 or newer), make and python3 or cmake.')
+  console.error(
+    `mtransllama: building the native addon with ${cmake ? 'CMake' : 'node-gyp'} (${cuda === 'OFF' ? 'about a minute' : 'one or two minutes'})`,
+  )
+  const { status } = spawnSync(process.execPath, [file, ...args], {
+    cwd: root,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  })
+  if (status === 0)
+    writeFileSync(
+      stamp,
+      `${JSON.stringify({ cuda: asked, ...((given.archs ?? before.archs) && { archs: given.archs ?? before.archs }) })}\n`,
+    )
+  else
+    console.error(
+      'mtransllama: the addon was not built. It needs a C++20 compiler (g++ 10 or newer, clang 12 or newer), make and python3 or cmake.',
+    )
   return status ?? 1
 }
 

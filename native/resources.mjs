@@ -18,10 +18,17 @@ export const architectures = ['sm_80', 'sm_90']
 export const tested = '80-real;90-real;80-virtual'
 
 /** Every .cu file of the addon, as paths from the root. */
-export const sources = () => ['native/kernels', 'native/kernels/cuda', 'native/ops'].flatMap((dir) => readdirSync(join(root, dir)).filter((f) => f.endsWith('.cu')).sort().map((f) => `${dir}/${f}`))
+export const sources = () =>
+  ['native/kernels', 'native/kernels/cuda', 'native/ops'].flatMap((dir) =>
+    readdirSync(join(root, dir))
+      .filter((f) => f.endsWith('.cu'))
+      .sort()
+      .map((f) => `${dir}/${f}`),
+  )
 
 /** nvcc's release, or null where there is no nvcc. */
-export const nvcc = () => /release [\d.]+, V([\d.]+)/.exec(spawnSync('nvcc', ['--version'], { encoding: 'utf8' }).stdout ?? '')?.[1] ?? null
+export const nvcc = () =>
+  /release [\d.]+, V([\d.]+)/.exec(spawnSync('nvcc', ['--version'], { encoding: 'utf8' }).stdout ?? '')?.[1] ?? null
 
 // ---- names ----
 
@@ -44,14 +51,19 @@ function withoutArguments(name) {
 }
 
 /** `void mt::cuda::(anonymous namespace)::f<mt::bf16>(mt::bf16 const*)` as f<bf16>. */
-export const shortName = (name) => (name.endsWith(')') ? withoutArguments(name) : name).replace(/^void /, '')
-  .replace(/_GLOBAL__N__\w+/g, '(anonymous namespace)').replace(/(mt|cuda|\(anonymous namespace\))::/g, '').replace(/\((bool|int|unsigned int|long)\)/g, '').trim()
+export const shortName = (name) =>
+  (name.endsWith(')') ? withoutArguments(name) : name)
+    .replace(/^void /, '')
+    .replace(/_GLOBAL__N__\w+/g, '(anonymous namespace)')
+    .replace(/(mt|cuda|\(anonymous namespace\))::/g, '')
+    .replace(/\((bool|int|unsigned int|long)\)/g, '')
+    .trim()
 
 // ---- ptxas ----
 
 /** The functions in what `ptxas -v` says, demangled or not: kernels, and functions that were not inlined (no registers of their own). */
 export function parse(text) {
-  const found = new Map()  // by architecture and name: one text may be of several
+  const found = new Map() // by architecture and name: one text may be of several
   let [arch, f] = []
   for (const line of text.split('\n')) {
     const number = (pattern) => Number(pattern.exec(line)?.[1] ?? 0)
@@ -61,22 +73,52 @@ export function parse(text) {
     if (entry) arch = entry[2]
     if (called) {
       const key = `${arch} ${called[1]}`
-      f = found.get(key) ?? { kernel: shortName(called[1]), arch, registers: 0, shared: 0, stack: 0, stores: 0, loads: 0 }
+      f = found.get(key) ?? {
+        kernel: shortName(called[1]),
+        arch,
+        registers: 0,
+        shared: 0,
+        stack: 0,
+        stores: 0,
+        loads: 0,
+      }
       found.set(key, f)
-    } else if (f && /Used \d+ registers/.test(line)) Object.assign(f, { registers: number(/Used (\d+) registers/), shared: number(/(\d+) bytes smem/) })
-    else if (f && /bytes spill stores/.test(line)) Object.assign(f, { stack: number(/(\d+) bytes stack/), stores: number(/(\d+) bytes spill stores/), loads: number(/(\d+) bytes spill loads/) })
+    } else if (f && /Used \d+ registers/.test(line))
+      Object.assign(f, { registers: number(/Used (\d+) registers/), shared: number(/(\d+) bytes smem/) })
+    else if (f && /bytes spill stores/.test(line))
+      Object.assign(f, {
+        stack: number(/(\d+) bytes stack/),
+        stores: number(/(\d+) bytes spill stores/),
+        loads: number(/(\d+) bytes spill loads/),
+      })
   }
   return [...found.values()]
 }
 
 function compile(file, arch, folder) {
-  const args = ['-std=c++20', '--expt-relaxed-constexpr', `-arch=${arch}`, '-Xptxas', '-v', '-Inative', '-cubin', file, '-o', join(folder, `${file.replaceAll('/', '-')}.${arch}.cubin`)]
+  const args = [
+    '-std=c++20',
+    '--expt-relaxed-constexpr',
+    `-arch=${arch}`,
+    '-Xptxas',
+    '-v',
+    '-Inative',
+    '-cubin',
+    file,
+    '-o',
+    join(folder, `${file.replaceAll('/', '-')}.${arch}.cubin`),
+  ]
   const child = spawn('nvcc', args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] })
   let text = ''
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (data) => { text += data })
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding('utf8').on('data', (data) => {
+      text += data
+    })
   return new Promise((resolve, reject) => {
     child.on('error', reject)
-    child.on('close', (code) => (code === 0 ? resolve(text) : reject(new Error(`nvcc ${args.join(' ')} ended with ${code}\n${text}`))))
+    child.on('close', (code) =>
+      code === 0 ? resolve(text) : reject(new Error(`nvcc ${args.join(' ')} ended with ${code}\n${text}`)),
+    )
   })
 }
 
@@ -86,7 +128,9 @@ export async function resources({ files = sources(), archs = architectures, jobs
   const work = files.flatMap((file) => archs.map((arch) => ({ file, arch })))
   const found = []
   const one = async () => {
-    for (let w; (w = work.shift()); ) for (const kernel of parse(demangled(await compile(w.file, w.arch, folder)))) found.push({ file: w.file, ...kernel, arch: w.arch })
+    for (let w; (w = work.shift()); )
+      for (const kernel of parse(demangled(await compile(w.file, w.arch, folder))))
+        found.push({ file: w.file, ...kernel, arch: w.arch })
   }
   try {
     await Promise.all(Array.from({ length: jobs }, one))
@@ -104,16 +148,26 @@ function sorted(kernels) {
 
 /** The same from what a build by native/build.mjs left in its folder, or null where it has not compiled every file. */
 export function kept(folder, files = sources()) {
-  const texts = files.map((file) => ['o', 'obj'].map((end) => join(folder, 'CMakeFiles', 'mtransllama.dir', `${file}.${end}.ptxas`)).find(existsSync))
+  const texts = files.map((file) =>
+    ['o', 'obj'].map((end) => join(folder, 'CMakeFiles', 'mtransllama.dir', `${file}.${end}.ptxas`)).find(existsSync),
+  )
   if (!texts.every(Boolean)) return null
-  return sorted(files.flatMap((file, i) => parse(demangled(readFileSync(texts[i], 'utf8'))).map((kernel) => ({ file, ...kernel }))))
+  return sorted(
+    files.flatMap((file, i) => parse(demangled(readFileSync(texts[i], 'utf8'))).map((kernel) => ({ file, ...kernel }))),
+  )
 }
 
 /** What spills beyond the list, in words. */
-export const spills = (kernels, list = allowed) => kernels.filter(({ kernel, arch, stores, loads }) => {
-  const most = list.find((a) => a.kernel === kernel && a.arch === arch)?.bytes ?? 0
-  return Math.max(stores, loads) > most
-}).map(({ file, kernel, arch, stores, loads }) => `${kernel} (${file}) spills on ${arch}: ${stores} bytes stored, ${loads} loaded`)
+export const spills = (kernels, list = allowed) =>
+  kernels
+    .filter(({ kernel, arch, stores, loads }) => {
+      const most = list.find((a) => a.kernel === kernel && a.arch === arch)?.bytes ?? 0
+      return Math.max(stores, loads) > most
+    })
+    .map(
+      ({ file, kernel, arch, stores, loads }) =>
+        `${kernel} (${file}) spills on ${arch}: ${stores} bytes stored, ${loads} loaded`,
+    )
 
 // ---- the command ----
 
@@ -125,9 +179,26 @@ async function main() {
   const kernels = await resources({ archs: write ? architectures : (option('archs')?.split(',') ?? architectures) })
   if (write) {
     const { committed, page } = await import('../docs/kernels.mjs')
-    writeFileSync(join(root, 'docs', 'kernels.md'), page({ nvcc: version, archs: architectures, kernels, ...committed() }))
+    writeFileSync(
+      join(root, 'docs', 'kernels.md'),
+      page({ nvcc: version, archs: architectures, kernels, ...committed() }),
+    )
   } else if (process.argv.includes('--json')) console.log(JSON.stringify({ nvcc: version, kernels }, null, 1))
-  else for (const k of kernels) console.log([k.arch, String(k.registers).padStart(3), 'registers', String(k.shared).padStart(6), 'shared', String(k.stores + k.loads).padStart(4), 'spilled ', k.file.slice('native/'.length).padEnd(28), k.kernel].join(' '))
+  else
+    for (const k of kernels)
+      console.log(
+        [
+          k.arch,
+          String(k.registers).padStart(3),
+          'registers',
+          String(k.shared).padStart(6),
+          'shared',
+          String(k.stores + k.loads).padStart(4),
+          'spilled ',
+          k.file.slice('native/'.length).padEnd(28),
+          k.kernel,
+        ].join(' '),
+      )
   const bad = spills(kernels)
   for (const line of bad) console.error(line)
   process.exitCode = bad.length ? 1 : 0

@@ -10,14 +10,23 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const check = process.argv.includes('--check')
 const named = process.argv.slice(2).filter((arg) => arg !== '--check')
 
-const tracked = () => spawnSync('git', ['ls-files', '-co', '--exclude-standard'], { cwd: root, encoding: 'utf8' }).stdout.split('\n')
+const tracked = () =>
+  spawnSync('git', ['ls-files', '-co', '--exclude-standard'], { cwd: root, encoding: 'utf8' }).stdout.split('\n')
 const files = (named.length > 0 ? named : tracked()).filter((file) => existsSync(join(root, file)))
 const having = (ends) => files.filter((file) => ends.test(file))
 
 const { resolve } = createRequire(import.meta.url)
 const tools = [
-  [resolve('@biomejs/biome/bin/biome'), having(/\.(ts|mts|mjs)$/), ['format', '--no-errors-on-unmatched', check ? '--max-diagnostics=20' : '--write']],
-  [resolve('clang-format-node/build/cli.js'), having(/\.(cc|cu|h)$/), check ? ['--dry-run', '-Werror', '--ferror-limit=20'] : ['-i']],
+  [
+    resolve('@biomejs/biome/bin/biome'),
+    having(/\.(ts|mts|mjs)$/),
+    ['format', '--no-errors-on-unmatched', check ? '--max-diagnostics=20' : '--write'],
+  ],
+  [
+    resolve('clang-format-node/build/cli.js'),
+    having(/\.(cc|cu|h)$/),
+    check ? ['--dry-run', '-Werror', '--ferror-limit=20'] : ['-i'],
+  ],
 ]
 let failed = false
 for (const [tool, sources, options] of tools) {

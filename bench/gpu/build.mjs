@@ -22,11 +22,23 @@ const lastLine = (text) => text.trim().split('\n').at(-1) ?? ''
 
 if (!process.env.MT_ADDON) {
   const asked = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8' })
-  const capabilities = asked.status === 0 ? [...new Set(asked.stdout.match(/\d+\.\d/g))].map((c) => c.replace('.', '')) : []
+  const capabilities =
+    asked.status === 0 ? [...new Set(asked.stdout.match(/\d+\.\d/g))].map((c) => c.replace('.', '')) : []
   const archs = option('archs') || capabilities.map((c) => `${c}-real`).join(';')
-  if (!archs) end(3, asked.error ? 'no NVIDIA device: there is no nvidia-smi' : `no NVIDIA device: nvidia-smi says "${lastLine(asked.stderr || asked.stdout)}"`)
+  if (!archs)
+    end(
+      3,
+      asked.error
+        ? 'no NVIDIA device: there is no nvidia-smi'
+        : `no NVIDIA device: nvidia-smi says "${lastLine(asked.stderr || asked.stdout)}"`,
+    )
   if (spawnSync('nvcc', ['--version']).error) end(3, 'there is no nvcc to build the CUDA kernels with')
-  const { code, out, seconds } = await run(process.execPath, [join(root, 'native', 'build.mjs'), '--cuda=on', `--archs=${archs}`, '--force'])
+  const { code, out, seconds } = await run(process.execPath, [
+    join(root, 'native', 'build.mjs'),
+    '--cuda=on',
+    `--archs=${archs}`,
+    '--force',
+  ])
   process.stderr.write(out)
   Object.assign(result, { archs, seconds, cpus: availableParallelism(), built: code === 0 })
   if (code !== 0) {
@@ -38,11 +50,22 @@ if (!process.env.MT_ADDON) {
 // Registers and spills, as ptxas said of each kernel when the addon was compiled, here or where it was carried from.
 const kernels = kept(dirname(dirname(result.addon)))
 const spilled = kernels && spills(kernels)
-result.ptxas = !kernels ? { status: 'unavailable', reason: existsSync(result.addon) ? 'there are no reports of ptxas beside the addon' : `${result.addon} is not there` }
+result.ptxas = !kernels
+  ? {
+      status: 'unavailable',
+      reason: existsSync(result.addon)
+        ? 'there are no reports of ptxas beside the addon'
+        : `${result.addon} is not there`,
+    }
   : { status: spilled.length ? 'failed' : 'ok', ...(spilled.length && { reason: spilled.join('; ') }), kernels }
 
-const probe = spawnSync(process.execPath, ['--import', 'tsx', '-e', "import('./lib/tensor/device.ts').then((m) => console.log(JSON.stringify(m.devices())))"], { cwd: root, encoding: 'utf8' })
-if (probe.status !== 0) end(1, probe.stderr.split('\n').find((line) => /^\w*Error\b/.test(line)) ?? lastLine(probe.stderr))
+const probe = spawnSync(
+  process.execPath,
+  ['--import', 'tsx', '-e', "import('./lib/tensor/device.ts').then((m) => console.log(JSON.stringify(m.devices())))"],
+  { cwd: root, encoding: 'utf8' },
+)
+if (probe.status !== 0)
+  end(1, probe.stderr.split('\n').find((line) => /^\w*Error\b/.test(line)) ?? lastLine(probe.stderr))
 result.devices = JSON.parse(lastLine(probe.stdout))
 const { cuda } = result.devices
 if (!cuda.devices.length) end(3, cuda.reason)

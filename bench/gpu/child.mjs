@@ -36,7 +36,10 @@ export function run(command, args, { limit = 2 ** 31 - 1, ...options } = {}) {
   const { child, kill } = start(command, args, options)
   let [out, late] = ['', false]
   const timer = setTimeout(() => ((late = true), kill()), limit)
-  for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', (data) => { out += data })
+  for (const stream of [child.stdout, child.stderr])
+    stream?.setEncoding('utf8').on('data', (data) => {
+      out += data
+    })
   return new Promise((resolve) => {
     const done = (code, signal) => {
       clearTimeout(timer)
@@ -52,10 +55,14 @@ export function run(command, args, { limit = 2 ** 31 - 1, ...options } = {}) {
 }
 
 /** The value after `--name`. */
-export const option = (name) => (process.argv.includes(`--${name}`) ? process.argv[process.argv.indexOf(`--${name}`) + 1] : undefined)
+export const option = (name) =>
+  process.argv.includes(`--${name}`) ? process.argv[process.argv.indexOf(`--${name}`) + 1] : undefined
 
 /** The line that says what went wrong: the first with "error" in it, else the last. */
 export function reasonOf(text) {
-  const lines = text.split('\n').map((line) => line.trim()).filter(Boolean)
+  const lines = text
+    .split('\n')
+    .map((line) => line.trim())
+    .filter(Boolean)
   return (lines.find((line) => /\b(error|Error|ERROR)\b|Error:/.test(line)) ?? lines.at(-1) ?? '').slice(0, 300)
 }

@@ -34,7 +34,27 @@ export function drawn(shape: readonly number[], device: Device, draw: (row: Tens
 }
 
 /** The streams of names; bench/peers/common.py has the same list. */
-export const streams = ['x', 'q', 'k', 'v', 'dy', 'alpha', 'w', 'w1', 'w2', 'w3', 'w4', 'w5', 'w6', 'a', 'b', 'a2', 'b2', 'bias', 'up'] as const
+export const streams = [
+  'x',
+  'q',
+  'k',
+  'v',
+  'dy',
+  'alpha',
+  'w',
+  'w1',
+  'w2',
+  'w3',
+  'w4',
+  'w5',
+  'w6',
+  'a',
+  'b',
+  'a2',
+  'b2',
+  'bias',
+  'up',
+] as const
 export type Name = (typeof streams)[number]
 
 export class Inputs {
@@ -44,7 +64,10 @@ export class Inputs {
   bytes = 0
   #set = 0
 
-  constructor(readonly id: string, readonly device: Device) {}
+  constructor(
+    readonly id: string,
+    readonly device: Device,
+  ) {}
 
   /** From here on, another set. */
   next(): void {
@@ -64,13 +87,19 @@ export class Inputs {
   /** Normal numbers. */
   normal(name: Name, shape: readonly number[], std = 1, dtype: DType = 'bfloat16'): Tensor {
     return this.#once(name, () => {
-      const y = drawn(shape, this.device, (row) => native().ops.random_normal(seedOf(this.id), streams.indexOf(name), 0, std, row.handle))
+      const y = drawn(shape, this.device, (row) =>
+        native().ops.random_normal(seedOf(this.id), streams.indexOf(name), 0, std, row.handle),
+      )
       return dtype === 'float32' ? y : cast(y, dtype)
     })
   }
   /** Uniform in [low, high), float32. */
   uniform(name: Name, shape: readonly number[], low: number, high: number): Tensor {
-    return this.#once(name, () => drawn(shape, this.device, (row) => native().ops.random_uniform(seedOf(this.id), streams.indexOf(name), low, high, row.handle)))
+    return this.#once(name, () =>
+      drawn(shape, this.device, (row) =>
+        native().ops.random_uniform(seedOf(this.id), streams.indexOf(name), low, high, row.handle),
+      ),
+    )
   }
   given(name: string, data: TypedArray, shape: readonly number[], dtype: DType): Tensor {
     return this.#once(name, () => tensor(data, shape, dtype, this.device))

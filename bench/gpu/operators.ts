@@ -28,36 +28,77 @@ function linearSet(item: Item, inputs: Inputs): Passes {
   const { gemm_forward, gemm_backward_input } = native().ops
   const xs = new Map<number, Tensor>()
   const dys = new Map<number, Tensor>()
-  const made = (of: Map<number, Tensor>, name: Name, width: number): Tensor => of.get(width) ?? of.set(width, inputs.normal(of.size ? (name === 'x' ? 'up' : 'v') : name, [m, width])).get(width)!
+  const made = (of: Map<number, Tensor>, name: Name, width: number): Tensor =>
+    of.get(width) ?? of.set(width, inputs.normal(of.size ? (name === 'x' ? 'up' : 'v') : name, [m, width])).get(width)!
   // Two widths at most: streams have names.
   const parts = layers.map(([n, k], i) => ({
-    n, k, w: inputs.normal((['w', 'w1', 'w2', 'w3', 'w4', 'w5', 'w6'] as const)[i]!, [n, k], inverseRoot(k)), x: made(xs, 'x', k), y: inputs.output(`y${i}`, [m, n]),
-    dx: inputs.output(`dx${i}`, [m, k]), dy: () => made(dys, 'dy', n),
+    n,
+    k,
+    w: inputs.normal((['w', 'w1', 'w2', 'w3', 'w4', 'w5', 'w6'] as const)[i]!, [n, k], inverseRoot(k)),
+    x: made(xs, 'x', k),
+    y: inputs.output(`y${i}`, [m, n]),
+    dx: inputs.output(`dx${i}`, [m, k]),
+    dy: () => made(dys, 'dy', n),
   }))
   const backward = item.passes?.includes('backward') ?? true
   const dyOf = parts.map((p) => (backward ? p.dy() : undefined))
   const flops = layers.reduce((s, [n, k]) => s + 2 * m * n * k, 0)
   const bytes = layers.reduce((s, [n, k]) => s + 2 * (n * k + m * n + m * k), 0)
   return {
-    forward: { call: () => parts.forEach((p) => gemm_forward(p.x.handle, p.w.handle, null, null, p.y.handle)), outputs: parts.map((p) => p.y), flops, bytes },
-    ...(backward && { backward: { call: () => parts.forEach((p, i) => gemm_backward_input(dyOf[i]!.handle, p.w.handle, null, p.dx.handle)), outputs: parts.map((p) => p.dx), flops, bytes } }),
+    forward: {
+      call: () => parts.forEach((p) => gemm_forward(p.x.handle, p.w.handle, null, null, p.y.handle)),
+      outputs: parts.map((p) => p.y),
+      flops,
+      bytes,
+    },
+    ...(backward && {
+      backward: {
+        call: () => parts.forEach((p, i) => gemm_backward_input(dyOf[i]!.handle, p.w.handle, null, p.dx.handle)),
+        outputs: parts.map((p) => p.dx),
+        flops,
+        bytes,
+      },
+    }),
   }
 }
 
-interface Low extends Item { m: number; n: number; k: number; rank: number }
+interface Low extends Item {
+  m: number
+  n: number
+  k: number
+  rank: number
+}
 
 /** A frozen layer with a low-rank update: y, and dx, dA, dB. */
 function loraPart({ m, n, k, rank }: Low, inputs: Inputs, x: Tensor, w: Name, a: Name, b: Name, dy: Tensor) {
   const { ops } = native()
   const t = {
-    w: inputs.normal(w, [n, k], inverseRoot(k)), a: inputs.normal(a, [rank, k], inverseRoot(k), 'float32'), b: inputs.normal(b, [n, rank], inverseRoot(rank), 'float32'),
-    y: inputs.output('y', [m, n]), shrunk: inputs.output('shrunk', [m, rank], 'float32'), dx: inputs.output('dx', [m, k]),
-    da: inputs.output('da', [rank, k], 'float32'), db: inputs.output('db', [n, rank], 'float32'),
+    w: inputs.normal(w, [n, k], inverseRoot(k)),
+    a: inputs.normal(a, [rank, k], inverseRoot(k), 'float32'),
+    b: inputs.normal(b, [n, rank], inverseRoot(rank), 'float32'),
+    y: inputs.output('y', [m, n]),
+    shrunk: inputs.output('shrunk', [m, rank], 'float32'),
+    dx: inputs.output('dx', [m, k]),
+    da: inputs.output('da', [rank, k], 'float32'),
+    db: inputs.output('db', [n, rank], 'float32'),
   }
   return {
     ...t,
     forward: () => ops.lora_forward(x.handle, t.w.handle, null, t.a.handle, t.b.handle, 1, t.y.handle, t.shrunk.handle),
-    backward: () => ops.lora_backward(dy.handle, x.handle, t.shrunk.handle, t.w.handle, t.a.handle, t.b.handle, 1, null, t.dx.handle, t.da.handle, t.db.handle),
+    backward: () =>
+      ops.lora_backward(
+        dy.handle,
+        x.handle,
+        t.shrunk.handle,
+        t.w.handle,
+        t.a.handle,
+        t.b.handle,
+        1,
+        null,
+        t.dx.handle,
+        t.da.handle,
+        t.db.handle,
+      ),
   }
 }
 
@@ -67,8 +108,18 @@ function loraSet(item: Item, inputs: Inputs): Passes {
   const p = loraPart(low, inputs, inputs.normal('x', [m, k]), 'w', 'a', 'b', inputs.normal('dy', [m, n]))
   const thin = 2 * m * rank * (n + k)
   return {
-    forward: { call: p.forward, outputs: [p.y], flops: 2 * m * n * k + thin, bytes: 2 * (n * k + m * n + m * k) + 4 * rank * (n + k) },
-    backward: { call: p.backward, outputs: [p.dx, p.da, p.db], flops: 2 * m * n * k + 2 * thin, bytes: 2 * (n * k + m * n + 2 * m * k) + 8 * rank * (n + k) },
+    forward: {
+      call: p.forward,
+      outputs: [p.y],
+      flops: 2 * m * n * k + thin,
+      bytes: 2 * (n * k + m * n + m * k) + 4 * rank * (n + k),
+    },
+    backward: {
+      call: p.backward,
+      outputs: [p.dx, p.da, p.db],
+      flops: 2 * m * n * k + 2 * thin,
+      bytes: 2 * (n * k + m * n + 2 * m * k) + 8 * rank * (n + k),
+    },
   }
 }
 
@@ -82,7 +133,12 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
   const q = loraPart(low, inputs, x, 'w', 'a', 'b', dys[0])
   const v = loraPart(low, inputs, x, 'w2', 'a2', 'b2', dys[2])
   const w = inputs.normal('w1', [n, k], inverseRoot(k))
-  const [y, dk, sum, dx] = [inputs.output('yk', [m, n]), inputs.output('dk', [m, k]), inputs.output('sum', [m, k]), inputs.output('dx', [m, k])]
+  const [y, dk, sum, dx] = [
+    inputs.output('yk', [m, n]),
+    inputs.output('dk', [m, k]),
+    inputs.output('sum', [m, k]),
+    inputs.output('dx', [m, k]),
+  ]
   const thin = 4 * m * rank * (n + k)
   return {
     forward: {
@@ -91,7 +147,9 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
         ops.gemm_forward(x.handle, w.handle, null, null, y.handle)
         v.forward()
       },
-      outputs: [q.y, y, v.y], flops: 6 * m * n * k + thin, bytes: 2 * (3 * n * k + 3 * m * n + m * k),
+      outputs: [q.y, y, v.y],
+      flops: 6 * m * n * k + thin,
+      bytes: 2 * (3 * n * k + 3 * m * n + m * k),
     },
     backward: {
       call: () => {
@@ -101,26 +159,51 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
         ops.add(q.dx.handle, dk.handle, 1, sum.handle)
         ops.add(sum.handle, v.dx.handle, 1, dx.handle)
       },
-      outputs: [dx, q.da, q.db, v.da, v.db], flops: 6 * m * n * k + 2 * thin, bytes: 2 * (3 * n * k + 3 * m * n + 2 * m * k),
+      outputs: [dx, q.da, q.db, v.da, v.db],
+      flops: 6 * m * n * k + 2 * thin,
+      bytes: 2 * (3 * n * k + 3 * m * n + 2 * m * k),
     },
   }
 }
 
 /** One block of the image tower, forward: norms, packed QKV, attention, projection, MLP; GELU and residuals ride on products. */
 function vitSet(item: Item, inputs: Inputs): Passes {
-  const { frames, tokens, heads, d, mlp } = item as Item & { frames: number; tokens: number; heads: number; d: number; mlp: number }
+  const { frames, tokens, heads, d, mlp } = item as Item & {
+    frames: number
+    tokens: number
+    heads: number
+    d: number
+    mlp: number
+  }
   const { ops } = native()
   const [rows, D] = [frames * tokens, heads * d]
-  const [one, zero] = [inputs.given('one', new Float32Array(D).fill(1), [D], 'float32'), inputs.given('zero', new Float32Array(D), [D], 'float32')]
+  const [one, zero] = [
+    inputs.given('one', new Float32Array(D).fill(1), [D], 'float32'),
+    inputs.given('zero', new Float32Array(D), [D], 'float32'),
+  ]
   const wide = inputs.given('wide', new Float32Array(Math.max(mlp, 3 * D)), [Math.max(mlp, 3 * D)], 'float32')
   const bias = (n: number): Tensor => wide.view([n])
-  const w = { qkv: inputs.normal('w', [3 * D, D], inverseRoot(D)), out: inputs.normal('w1', [D, D], inverseRoot(D)), up: inputs.normal('w2', [mlp, D], inverseRoot(D)), down: inputs.normal('w3', [D, mlp], inverseRoot(mlp)) }
+  const w = {
+    qkv: inputs.normal('w', [3 * D, D], inverseRoot(D)),
+    out: inputs.normal('w1', [D, D], inverseRoot(D)),
+    up: inputs.normal('w2', [mlp, D], inverseRoot(D)),
+    down: inputs.normal('w3', [D, mlp], inverseRoot(mlp)),
+  }
   const x = inputs.normal('x', [rows, D])
   const room = (name: string, width: number): Tensor => inputs.output(name, [rows, width])
-  const t = { n1: room('n1', D), qkv: room('qkv', 3 * D), mixed: room('mixed', D), mid: room('mid', D), n2: room('n2', D), act: room('act', mlp), y: room('y', D) }
+  const t = {
+    n1: room('n1', D),
+    qkv: room('qkv', 3 * D),
+    mixed: room('mixed', D),
+    mid: room('mid', D),
+    n2: room('n2', D),
+    act: room('act', mlp),
+    y: room('y', D),
+  }
   const [mean, rstd] = [inputs.output('mean', [rows], 'float32'), inputs.output('rstd', [rows], 'float32')]
   const lse = inputs.output('lse', [frames, 1, heads, tokens, 1], 'float32')
-  const seen = (t: Tensor, width: number, at = 0): Tensor => t.view([frames, 1, tokens, heads, d], [tokens * width, 0, width, d, 1], at)
+  const seen = (t: Tensor, width: number, at = 0): Tensor =>
+    t.view([frames, 1, tokens, heads, d], [tokens * width, 0, width, d, 1], at)
   const [q, k, v, mixed] = [seen(t.qkv, 3 * D), seen(t.qkv, 3 * D, D), seen(t.qkv, 3 * D, 2 * D), seen(t.mixed, D)]
   const biases = { qkv: bias(3 * D), mlp: bias(mlp) }
   const matrices = 4 * D * D + 2 * D * mlp
@@ -135,29 +218,65 @@ function vitSet(item: Item, inputs: Inputs): Passes {
         ops.gemm_gelu_forward(t.n2.handle, w.up.handle, biases.mlp.handle, null, t.act.handle)
         ops.gemm_forward(t.act.handle, w.down.handle, zero.handle, t.mid.handle, t.y.handle)
       },
-      outputs: [t.y], flops: 2 * rows * matrices + 4 * frames * heads * tokens * tokens * d, bytes: 2 * (matrices + 2 * rows * D),
+      outputs: [t.y],
+      flops: 2 * rows * matrices + 4 * frames * heads * tokens * tokens * d,
+      bytes: 2 * (matrices + 2 * rows * D),
     },
   }
 }
 
-interface Rows extends Item { rows: number; width: number }
+interface Rows extends Item {
+  rows: number
+  width: number
+}
 
 function normSet(item: Item, inputs: Inputs): Passes {
   const { rows, width, kind } = item as Rows
   const { ops } = native()
-  const [x, dy, w, bias] = [inputs.normal('x', [rows, width]), inputs.normal('dy', [rows, width]), inputs.normal('w', [width], 1, 'float32'), inputs.normal('bias', [width], 1, 'float32')]
-  const [y, dx, dw, db] = [inputs.output('y', [rows, width]), inputs.output('dx', [rows, width]), inputs.output('dw', [width], 'float32'), inputs.output('db', [width], 'float32')]
+  const [x, dy, w, bias] = [
+    inputs.normal('x', [rows, width]),
+    inputs.normal('dy', [rows, width]),
+    inputs.normal('w', [width], 1, 'float32'),
+    inputs.normal('bias', [width], 1, 'float32'),
+  ]
+  const [y, dx, dw, db] = [
+    inputs.output('y', [rows, width]),
+    inputs.output('dx', [rows, width]),
+    inputs.output('dw', [width], 'float32'),
+    inputs.output('db', [width], 'float32'),
+  ]
   const [mean, rstd] = [inputs.output('mean', [rows], 'float32'), inputs.output('rstd', [rows], 'float32')]
   const layer = kind === 'layernorm'
   return {
     forward: {
-      call: () => layer ? ops.layernorm_forward(x.handle, w.handle, bias.handle, 1e-6, y.handle, null, mean.handle, rstd.handle) : ops.rmsnorm_forward(x.handle, w.handle, 1e-6, y.handle, rstd.handle),
-      outputs: [y], flops: 0, bytes: 4 * rows * width,
+      call: () =>
+        layer
+          ? ops.layernorm_forward(x.handle, w.handle, bias.handle, 1e-6, y.handle, null, mean.handle, rstd.handle)
+          : ops.rmsnorm_forward(x.handle, w.handle, 1e-6, y.handle, rstd.handle),
+      outputs: [y],
+      flops: 0,
+      bytes: 4 * rows * width,
     },
     // The frozen norms of the model: no gradient but dx.
     backward: {
-      call: () => layer ? ops.layernorm_backward(dy.handle, null, x.handle, w.handle, mean.handle, rstd.handle, null, dx.handle, dw.handle, db.handle) : ops.rmsnorm_backward(dy.handle, x.handle, w.handle, rstd.handle, null, dx.handle, null),
-      outputs: [dx], flops: 0, bytes: 6 * rows * width,
+      call: () =>
+        layer
+          ? ops.layernorm_backward(
+              dy.handle,
+              null,
+              x.handle,
+              w.handle,
+              mean.handle,
+              rstd.handle,
+              null,
+              dx.handle,
+              dw.handle,
+              db.handle,
+            )
+          : ops.rmsnorm_backward(dy.handle, x.handle, w.handle, rstd.handle, null, dx.handle, null),
+      outputs: [dx],
+      flops: 0,
+      bytes: 6 * rows * width,
     },
   }
 }
@@ -165,16 +284,36 @@ function normSet(item: Item, inputs: Inputs): Passes {
 function activationSet(item: Item, inputs: Inputs): Passes {
   const { rows, width, kind } = item as Rows
   const { ops } = native()
-  const [x, dy, y, dx] = [inputs.normal('x', [rows, width]), inputs.normal('dy', [rows, width]), inputs.output('y', [rows, width]), inputs.output('dx', [rows, width])]
+  const [x, dy, y, dx] = [
+    inputs.normal('x', [rows, width]),
+    inputs.normal('dy', [rows, width]),
+    inputs.output('y', [rows, width]),
+    inputs.output('dx', [rows, width]),
+  ]
   if (kind === 'gelu')
     return {
       forward: { call: () => ops.gelu_forward(x.handle, y.handle), outputs: [y], flops: 0, bytes: 4 * rows * width },
-      backward: { call: () => ops.gelu_backward(dy.handle, x.handle, dx.handle), outputs: [dx], flops: 0, bytes: 6 * rows * width },
+      backward: {
+        call: () => ops.gelu_backward(dy.handle, x.handle, dx.handle),
+        outputs: [dx],
+        flops: 0,
+        bytes: 6 * rows * width,
+      },
     }
   const [up, dup] = [inputs.normal('up', [rows, width]), inputs.output('dup', [rows, width])]
   return {
-    forward: { call: () => ops.silu_mul_forward(x.handle, up.handle, y.handle), outputs: [y], flops: 0, bytes: 6 * rows * width },
-    backward: { call: () => ops.silu_mul_backward(dy.handle, x.handle, up.handle, dx.handle, dup.handle), outputs: [dx, dup], flops: 0, bytes: 10 * rows * width },
+    forward: {
+      call: () => ops.silu_mul_forward(x.handle, up.handle, y.handle),
+      outputs: [y],
+      flops: 0,
+      bytes: 6 * rows * width,
+    },
+    backward: {
+      call: () => ops.silu_mul_backward(dy.handle, x.handle, up.handle, dx.handle, dup.handle),
+      outputs: [dx, dup],
+      flops: 0,
+      bytes: 10 * rows * width,
+    },
   }
 }
 
@@ -182,20 +321,50 @@ function lossSet(item: Item, inputs: Inputs): Passes {
   const { rows, width } = item as Rows
   const { ops } = native()
   const logits = inputs.normal('x', [rows, width])
-  const labels = inputs.given('labels', Int32Array.from({ length: rows }, (_, i) => (i * 7919) % width), [rows], 'int32')
+  const labels = inputs.given(
+    'labels',
+    Int32Array.from({ length: rows }, (_, i) => (i * 7919) % width),
+    [rows],
+    'int32',
+  )
   const one = inputs.given('one', Float32Array.of(1), [], 'float32')
-  const [loss, lse, d] = [inputs.output('loss', [], 'float32'), inputs.output('lse', [rows], 'float32'), inputs.output('dlogits', [rows, width])]
+  const [loss, lse, d] = [
+    inputs.output('loss', [], 'float32'),
+    inputs.output('lse', [rows], 'float32'),
+    inputs.output('dlogits', [rows, width]),
+  ]
   return {
-    forward: { call: () => ops.cross_entropy_forward(logits.handle, labels.handle, IGNORE, 1 / rows, loss.handle, lse.handle), outputs: [loss], flops: 0, bytes: 2 * rows * width },
-    backward: { call: () => ops.cross_entropy_backward(one.handle, logits.handle, labels.handle, lse.handle, IGNORE, 1 / rows, d.handle), outputs: [d], flops: 0, bytes: 4 * rows * width },
+    forward: {
+      call: () => ops.cross_entropy_forward(logits.handle, labels.handle, IGNORE, 1 / rows, loss.handle, lse.handle),
+      outputs: [loss],
+      flops: 0,
+      bytes: 2 * rows * width,
+    },
+    backward: {
+      call: () =>
+        ops.cross_entropy_backward(one.handle, logits.handle, labels.handle, lse.handle, IGNORE, 1 / rows, d.handle),
+      outputs: [d],
+      flops: 0,
+      bytes: 4 * rows * width,
+    },
   }
 }
 
 function adamwSet(item: Item, inputs: Inputs): Passes {
   const n = item.n as number
   const [w, g] = [inputs.normal('w', [n], 1, 'float32'), inputs.normal('x', [n], 1, 'float32')]
-  const [m, v] = [inputs.given('m', new Float32Array(n), [n], 'float32'), inputs.given('v2', new Float32Array(n), [n], 'float32')]
-  return { forward: { call: () => native().ops.adamw(handle(w), handle(g), handle(m), handle(v), null, 1e-4, 0.9, 0.95, 1e-8, 0.05, 1), outputs: [], flops: 0, bytes: 28 * n } }
+  const [m, v] = [
+    inputs.given('m', new Float32Array(n), [n], 'float32'),
+    inputs.given('v2', new Float32Array(n), [n], 'float32'),
+  ]
+  return {
+    forward: {
+      call: () => native().ops.adamw(handle(w), handle(g), handle(m), handle(v), null, 1e-4, 0.9, 0.95, 1e-8, 0.05, 1),
+      outputs: [],
+      flops: 0,
+      bytes: 28 * n,
+    },
+  }
 }
 
 /** The copy that attention over strides does without. */
@@ -206,8 +375,18 @@ function swapSet(item: Item, inputs: Inputs): Passes {
 }
 
 const kinds: Record<string, (item: Item, inputs: Inputs) => Passes> = {
-  attention: attentionSet, linear: linearSet, lora: loraSet, qkv: qkvSet, vit: vitSet, layernorm: normSet, rmsnorm: normSet, gelu: activationSet, silu_mul: activationSet,
-  cross_entropy: lossSet, adamw: adamwSet, swap: swapSet,
+  attention: attentionSet,
+  linear: linearSet,
+  lora: loraSet,
+  qkv: qkvSet,
+  vit: vitSet,
+  layernorm: normSet,
+  rmsnorm: normSet,
+  gelu: activationSet,
+  silu_mul: activationSet,
+  cross_entropy: lossSet,
+  adamw: adamwSet,
+  swap: swapSet,
 }
 
 /** Kinds whose products cuBLASLt may compute. */

@@ -54,7 +54,13 @@ export function gpu(): { device: Device; emulated: boolean } {
   try {
     found = devices()
   } catch (error) {
-    unavailable((error as Error).message.split('\n').slice(0, 2).map((line) => line.trim()).join(' '))
+    unavailable(
+      (error as Error).message
+        .split('\n')
+        .slice(0, 2)
+        .map((line) => line.trim())
+        .join(' '),
+    )
   }
   const device = found.cuda.devices[0]?.device
   return device ? { device, emulated: found.cuda.emulated } : unavailable(found.cuda.reason)

@@ -5,7 +5,9 @@ import { existsSync, renameSync, writeFileSync } from 'node:fs'
 import { spawnSync } from 'node:child_process'
 import { option, run } from './child.mjs'
 
-const tool = ['compute-sanitizer', '/usr/local/cuda/bin/compute-sanitizer'].find((t) => (t.startsWith('/') ? existsSync(t) : !spawnSync(t, ['--version']).error))
+const tool = ['compute-sanitizer', '/usr/local/cuda/bin/compute-sanitizer'].find((t) =>
+  t.startsWith('/') ? existsSync(t) : !spawnSync(t, ['--version']).error,
+)
 if (!tool) {
   console.log('there is no compute-sanitizer')
   process.exit(3)
@@ -30,18 +32,49 @@ function summary(out) {
 
 async function check(name) {
   const limit = end - Date.now()
-  if (limit < 5000) return void rows.push({ id: name, status: 'unavailable', reason: 'no time was left', runs: 0, seconds: 0 })
-  const { code, out, late, seconds } = await run(tool, ['--tool', name, '--error-exitcode', '99', '--target-processes', 'all', process.execPath, '--import', 'tsx', 'bench/gpu/tiny.ts', ...quick], { limit })
+  if (limit < 5000)
+    return void rows.push({ id: name, status: 'unavailable', reason: 'no time was left', runs: 0, seconds: 0 })
+  const { code, out, late, seconds } = await run(
+    tool,
+    [
+      '--tool',
+      name,
+      '--error-exitcode',
+      '99',
+      '--target-processes',
+      'all',
+      process.execPath,
+      '--import',
+      'tsx',
+      'bench/gpu/tiny.ts',
+      ...quick,
+    ],
+    { limit },
+  )
   const found = summary(out)
   // A report's first line; until the tool's end there is no sum of them.
-  const reports = out.split('\n').filter((line) => /^========= (?!COMPUTE-SANITIZER|ERROR SUMMARY|RACECHECK SUMMARY|LEAK SUMMARY)\S/.test(line)).map((line) => line.slice(10).trim())
+  const reports = out
+    .split('\n')
+    .filter((line) => /^========= (?!COMPUTE-SANITIZER|ERROR SUMMARY|RACECHECK SUMMARY|LEAK SUMMARY)\S/.test(line))
+    .map((line) => line.slice(10).trim())
   const [, , all] = /(\d+) runs of (\d+) cases are done/.exec(out) ?? []
   const runs = Number([...out.matchAll(/^(\d+) runs? (?:of|so far)/gm)].at(-1)?.[1] ?? 0)
   // The exit code that was asked for comes with warnings as well.
   const clean = found?.errors === 0 && all !== undefined && (code === 0 || (code === 99 && found.warnings > 0))
-  const status = found?.errors || (late && reports.some((line) => !/^Warning/.test(line))) ? 'failed' : clean ? 'ok' : 'unavailable'
-  const why = late ? `the time limit of the stage, after ${runs} runs${reports.length ? `: ${reports[0]}` : ' without a report'}` : (reports[0] ?? out.trim().split('\n').at(-1) ?? '')
-  rows.push({ id: name, status, ...found, ...(status !== 'ok' && { reason: why.slice(0, 300) }), ...((status !== 'ok' || found.warnings) && { tail: out.slice(-3000) }), runs, seconds })
+  const status =
+    found?.errors || (late && reports.some((line) => !/^Warning/.test(line))) ? 'failed' : clean ? 'ok' : 'unavailable'
+  const why = late
+    ? `the time limit of the stage, after ${runs} runs${reports.length ? `: ${reports[0]}` : ' without a report'}`
+    : (reports[0] ?? out.trim().split('\n').at(-1) ?? '')
+  rows.push({
+    id: name,
+    status,
+    ...found,
+    ...(status !== 'ok' && { reason: why.slice(0, 300) }),
+    ...((status !== 'ok' || found.warnings) && { tail: out.slice(-3000) }),
+    runs,
+    seconds,
+  })
   save()
 }
 
@@ -49,5 +82,9 @@ await check('memcheck')
 await Promise.all(['racecheck', 'initcheck', 'synccheck'].map(check))
 save()
 const failed = rows.find((r) => r.status === 'failed')
-console.log(failed ? `${failed.id}: ${failed.reason}` : rows.map((r) => `${r.id} ${r.status}${r.warnings ? ` with ${r.warnings} warnings` : ''}`).join(' · '))
+console.log(
+  failed
+    ? `${failed.id}: ${failed.reason}`
+    : rows.map((r) => `${r.id} ${r.status}${r.warnings ? ` with ${r.warnings} warnings` : ''}`).join(' · '),
+)
 process.exit(failed ? 1 : rows.some((r) => r.status === 'ok') ? 0 : 3)

@@ -30,7 +30,15 @@ export function time(work: () => void, calls: number): Times {
   let once = elapsed(work)
   for (let spent = 0; spent < 10 * enough; spent += once) once = elapsed(work)
   const repeat = Math.min(2000, Math.max(1, Math.ceil(enough / once)))
-  const us = Array.from({ length: samples }, () => (1000 * elapsed(() => { for (let i = 0; i < repeat; i++) work() })) / (repeat * calls)).sort((a, b) => a - b)
+  const us = Array.from(
+    { length: samples },
+    () =>
+      (1000 *
+        elapsed(() => {
+          for (let i = 0; i < repeat; i++) work()
+        })) /
+      (repeat * calls),
+  ).sort((a, b) => a - b)
   const at = (q: number): number => us[Math.min(us.length - 1, Math.floor(q * us.length))]!
   return { median: at(0.5), p10: at(0.1), p90: at(0.9), samples }
 }

@@ -9,9 +9,16 @@ const { device } = gpu()
 const weight = (c: OpCase): number => Object.values(c.inputs()).reduce((n, x) => n + x.data.length, 0)
 /** Of each operator the cases whose sizes are odd, of a few hundred to a few thousand numbers. */
 const chosen = [...new Set(cases.map((c) => c.operator))].flatMap((operator) => {
-  const all = cases.filter((c) => c.operator === operator).map((c) => ({ c, n: weight(c) })).filter(({ n }) => n > 30 && n < 9000).sort((a, b) => a.n - b.n)
+  const all = cases
+    .filter((c) => c.operator === operator)
+    .map((c) => ({ c, n: weight(c) }))
+    .filter(({ n }) => n > 30 && n < 9000)
+    .sort((a, b) => a.n - b.n)
   const count = quick ? 1 : /attention|linear|lora/.test(operator) ? 6 : 2
-  return Array.from({ length: Math.min(count, all.length) }, (_, i) => all[Math.floor(((i + 1) * all.length) / (count + 1))]!.c)
+  return Array.from(
+    { length: Math.min(count, all.length) },
+    (_, i) => all[Math.floor(((i + 1) * all.length) / (count + 1))]!.c,
+  )
 })
 let runs = 0
 for (const c of chosen)

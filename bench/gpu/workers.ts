@@ -42,7 +42,8 @@ export interface Program<J extends Job> {
 
 type Message = { facts: object } | { begin: number } | { row: Row; index: number } | { unavailable: string }
 
-const rowOf = (job: Job, row: Omit<Row, 'id'>): Row => ({ ...row, id: nameOf(job), ...(job.gemm && { gemm: job.gemm }) }) as Row
+const rowOf = (job: Job, row: Omit<Row, 'id'>): Row =>
+  ({ ...row, id: nameOf(job), ...(job.gemm && { gemm: job.gemm }) }) as Row
 const nameOf = (job: Job): string => (job.gemm === 'cublaslt' ? `${job.id}, cublaslt` : job.id)
 const variant = (job: Job): Gemm => job.gemm ?? 'own'
 
@@ -52,7 +53,8 @@ export async function measure<J extends Job>(program: Program<J>): Promise<Row[]
   const { jobs, facts: about = {} } = program
   const rows: (Row | undefined)[] = jobs.map(() => undefined)
   const done = (): Row[] => rows.filter((r) => r !== undefined)
-  const rest = (next: number, reason: string): void => jobs.forEach((job, i) => i >= next && (rows[i] ??= rowOf(job, { status: 'unavailable', reason })))
+  const rest = (next: number, reason: string): void =>
+    jobs.forEach((job, i) => i >= next && (rows[i] ??= rowOf(job, { status: 'unavailable', reason })))
   for (let next = 0; next < jobs.length; ) {
     const end = jobs.findIndex((job, i) => i > next && variant(job) !== variant(jobs[next]!))
     const until = end < 0 ? jobs.length : end
@@ -74,9 +76,28 @@ export async function measure<J extends Job>(program: Program<J>): Promise<Row[]
 }
 
 /** One worker for jobs [next, until): at least one of them has a row afterwards, or there is a reason why none can run. */
-async function worker<J extends Job>({ url, jobs, limit = 90 }: Program<J>, next: number, until: number, rows: (Row | undefined)[], about: Record<string, unknown>, write: () => void): Promise<string | undefined> {
-  const { child, kill } = start(process.execPath, [...process.execArgv, fileURLToPath(url), ...process.argv.slice(2), '--deadline', `${deadline}`, '--worker', `${next}`, `${until}`],
-    { stdio: ['ignore', 2, 2, 'ipc'], env: { ...process.env, MT_GEMM: variant(jobs[next]!) } })
+async function worker<J extends Job>(
+  { url, jobs, limit = 90 }: Program<J>,
+  next: number,
+  until: number,
+  rows: (Row | undefined)[],
+  about: Record<string, unknown>,
+  write: () => void,
+): Promise<string | undefined> {
+  const { child, kill } = start(
+    process.execPath,
+    [
+      ...process.execArgv,
+      fileURLToPath(url),
+      ...process.argv.slice(2),
+      '--deadline',
+      `${deadline}`,
+      '--worker',
+      `${next}`,
+      `${until}`,
+    ],
+    { stdio: ['ignore', 2, 2, 'ipc'], env: { ...process.env, MT_GEMM: variant(jobs[next]!) } },
+  )
   let current: number | undefined
   let [reason, why]: (string | undefined)[] = []
   let timer: NodeJS.Timeout | undefined
@@ -84,7 +105,10 @@ async function worker<J extends Job>({ url, jobs, limit = 90 }: Program<J>, next
     why ??= because
     kill()
   }
-  const last = setTimeout(() => stop('the time limit of the stage'), Math.min(2 ** 31 - 1, Math.max(1000, deadline - Date.now() + 5000)))
+  const last = setTimeout(
+    () => stop('the time limit of the stage'),
+    Math.min(2 ** 31 - 1, Math.max(1000, deadline - Date.now() + 5000)),
+  )
   child.on('message', (m: Message) => {
     if ('facts' in m) Object.assign(about, m.facts)
     else if ('unavailable' in m) reason = m.unavailable
@@ -109,14 +133,22 @@ async function worker<J extends Job>({ url, jobs, limit = 90 }: Program<J>, next
   if (reason !== undefined) return reason
   // Where it ended between two jobs, the next process goes on; not where it never came to one.
   const fatal = current ?? (rows[next] ? undefined : next)
-  if (fatal !== undefined) rows[fatal] = rowOf(jobs[fatal]!, { status: 'failed', reason: why ?? (signal ? `its process was killed by ${signal}` : `its process ended with ${code}`) })
+  if (fatal !== undefined)
+    rows[fatal] = rowOf(jobs[fatal]!, {
+      status: 'failed',
+      reason: why ?? (signal ? `its process was killed by ${signal}` : `its process ended with ${code}`),
+    })
   return undefined
 }
 
 /** What the clocks were at, and what held them down, in the middle of what a worker times. */
 async function clocks(during: string, about: Record<string, unknown>): Promise<void> {
   for (const why of ['clocks_event_reasons', 'clocks_throttle_reasons']) {
-    const { code, out } = await run('nvidia-smi', [`--query-gpu=clocks.sm,clocks.mem,${why}.active,power.draw,temperature.gpu`, '--format=csv,noheader'], { limit: 10_000 })
+    const { code, out } = await run(
+      'nvidia-smi',
+      [`--query-gpu=clocks.sm,clocks.mem,${why}.active,power.draw,temperature.gpu`, '--format=csv,noheader'],
+      { limit: 10_000 },
+    )
     if (code !== 0) continue
     about.clocks = [...((about.clocks as object[] | undefined) ?? []), { during, is: out.trim().split('\n')[0] }]
     return
@@ -133,7 +165,9 @@ async function work<J extends Job>({ jobs, open }: Program<J>): Promise<never> {
   for (let index = next; index < until; index++) {
     const job = jobs[index]!
     await say({ begin: index })
-    const row = late() ? { id: job.id, status: 'unavailable' as const, reason: noTime } : await attempt(job.id, () => run(job))
+    const row = late()
+      ? { id: job.id, status: 'unavailable' as const, reason: noTime }
+      : await attempt(job.id, () => run(job))
     await say({ index, row: rowOf(job, row) })
     if (row.status !== 'ok' && unusable(device)) process.exit(4) // the next process goes on with the next job
   }
@@ -158,6 +192,8 @@ function unusable(device: Device): boolean {
 /** Ends the stage with what its rows say. */
 export function finish(rows: readonly Row[], summary: string): never {
   const failed = rows.filter((r) => r.status === 'failed')
-  console.log(failed.length ? `${failed[0]!.id}: ${failed[0]!.reason} (${failed.length} of ${rows.length} rows failed)` : summary)
+  console.log(
+    failed.length ? `${failed[0]!.id}: ${failed[0]!.reason} (${failed.length} of ${rows.length} rows failed)` : summary,
+  )
   process.exit(failed.length ? 1 : rows.some((r) => r.status === 'ok') ? 0 : 3)
 }

@@ -20,12 +20,16 @@ export class Child {
     this.process = spawn(command, args, { env, stdio: ['pipe', 'pipe', 'pipe'] })
     this.process.stdin.on('error', () => {}) // it has ended: `close` says so
     createInterface(this.process.stdout).on('line', (line) => this.answer(line))
-    createInterface(this.process.stderr).on('line', (line) => { if (/error|killed|fatal/i.test(line) || !this.lastError) this.lastError = line.trim() })
+    createInterface(this.process.stderr).on('line', (line) => {
+      if (/error|killed|fatal/i.test(line) || !this.lastError) this.lastError = line.trim()
+    })
     this.process.on('error', (error) => this.end(error.message))
-    this.closed = new Promise((resolve) => this.process.on('close', (code, signal) => {
-      this.end(`it ended (${signal ?? `exit status ${code}`})${this.lastError && `: ${this.lastError}`}`)
-      resolve()
-    }))
+    this.closed = new Promise((resolve) =>
+      this.process.on('close', (code, signal) => {
+        this.end(`it ended (${signal ?? `exit status ${code}`})${this.lastError && `: ${this.lastError}`}`)
+        resolve()
+      }),
+    )
     this.greeting = this.turn(() => {}, startMs)
   }
 
@@ -45,16 +49,19 @@ export class Child {
   }
 
   private turn(start: () => void, timeoutMs: number): Promise<Reply> {
-    const mine = this.queue.then(() => new Promise<Reply>((resolve) => {
-      start()
-      if (this.dead) return resolve({ unavailable: this.dead })
-      const timer = setTimeout(() => this.fail(`it did not answer within ${timeoutMs / 1000} seconds`), timeoutMs)
-      this.waiting = (reply) => {
-        clearTimeout(timer)
-        this.waiting = undefined
-        resolve(reply)
-      }
-    }))
+    const mine = this.queue.then(
+      () =>
+        new Promise<Reply>((resolve) => {
+          start()
+          if (this.dead) return resolve({ unavailable: this.dead })
+          const timer = setTimeout(() => this.fail(`it did not answer within ${timeoutMs / 1000} seconds`), timeoutMs)
+          this.waiting = (reply) => {
+            clearTimeout(timer)
+            this.waiting = undefined
+            resolve(reply)
+          }
+        }),
+    )
     this.queue = mine
     return mine
   }
@@ -65,7 +72,8 @@ export class Child {
     try {
       reply = JSON.parse(line)
     } catch {}
-    if (!this.waiting || typeof reply !== 'object' || reply === null || Array.isArray(reply)) return this.fail(`it answered ${show(line)}`)
+    if (!this.waiting || typeof reply !== 'object' || reply === null || Array.isArray(reply))
+      return this.fail(`it answered ${show(line)}`)
     this.waiting(reply)
   }
 

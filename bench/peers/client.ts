@@ -27,8 +27,18 @@ export interface PeerCase {
   /** How tokens of [B,T,L,D] attend: per frame, then over time with the same weights; or all T·L at once. Not for 'linear'. */
   form: 'factorized' | 'joint'
   sizes: {
-    B: number; T: number; L: number; K: number; heads: number; D: number
-    layers?: number; KV?: number; DV?: number; rank?: number; scaling?: number; eps?: number
+    B: number
+    T: number
+    L: number
+    K: number
+    heads: number
+    D: number
+    layers?: number
+    KV?: number
+    DV?: number
+    rank?: number
+    scaling?: number
+    eps?: number
   }
   dtype: 'float32' | 'bfloat16'
   /** A safetensors file of float32. */
@@ -53,7 +63,10 @@ export interface Peer {
   close(): Promise<void>
 }
 
-export interface Missing { name: string; reason: string }
+export interface Missing {
+  name: string
+  reason: string
+}
 
 const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url))
 
@@ -66,16 +79,30 @@ interface Candidate {
 }
 
 function candidates(threads: number): Candidate[] {
-  const pythons = process.env.MT_PYTHON ? [process.env.MT_PYTHON] : process.platform === 'win32' ? ['python'] : ['python3', '/usr/bin/python3']
-  const node = (file: string, ...args: string[]): [string, ...string[]] => [process.execPath, '--import', 'tsx', here(file), `${threads}`, ...args]
+  const pythons = process.env.MT_PYTHON
+    ? [process.env.MT_PYTHON]
+    : process.platform === 'win32'
+      ? ['python']
+      : ['python3', '/usr/bin/python3']
+  const node = (file: string, ...args: string[]): [string, ...string[]] => [
+    process.execPath,
+    '--import',
+    'tsx',
+    here(file),
+    `${threads}`,
+    ...args,
+  ]
   const installed = 'npm run bench:peers installs it'
   return [
     { name: 'onnxruntime', commands: [node('onnxruntime.ts')], advice: installed },
     { name: 'onnxruntime MHA', commands: [node('onnxruntime.ts', 'MHA')], advice: installed },
     { name: 'tfjs-wasm', commands: [node('tfjs.ts')], advice: installed },
     {
-      name: 'torch', commands: pythons.map((python) => [python, here('torch_cpu.py'), `${threads}`]), env: torchEnvironment(threads),
-      advice: 'install PyTorch (Debian: python3-torch and libopenblas0-pthread), or say in MT_PYTHON which python3 has it',
+      name: 'torch',
+      commands: pythons.map((python) => [python, here('torch_cpu.py'), `${threads}`]),
+      env: torchEnvironment(threads),
+      advice:
+        'install PyTorch (Debian: python3-torch and libopenblas0-pthread), or say in MT_PYTHON which python3 has it',
     },
   ]
 }
@@ -90,14 +117,22 @@ const KEPT_MEMORY = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: `${2 ** 40}
 function torchEnvironment(threads: number): NodeJS.ProcessEnv {
   const { OPENBLAS_CORETYPE: _, ...env } = process.env
   const { MT_PEERS_CORETYPE: core } = env
-  return { ...env, ...(core ? { OPENBLAS_CORETYPE: core } : {}), OMP_NUM_THREADS: `${threads}`, OMP_WAIT_POLICY: 'passive' }
+  return {
+    ...env,
+    ...(core ? { OPENBLAS_CORETYPE: core } : {}),
+    OMP_NUM_THREADS: `${threads}`,
+    OMP_WAIT_POLICY: 'passive',
+  }
 }
 
 const START_MS = 120_000
 const CALL_MS = 600_000
 
 /** All peers that are there, and for each that is not, its name and why. Each computes with `threads` threads; `only` names some. */
-export async function openPeers(options: { threads: number; only?: string[] }): Promise<{ peers: Peer[]; missing: Missing[] }> {
+export async function openPeers(options: {
+  threads: number
+  only?: string[]
+}): Promise<{ peers: Peer[]; missing: Missing[] }> {
   const { threads, only } = options
   if (!Number.isInteger(threads) || threads < 1) throw invalid('threads', 'a whole number above 0', threads)
   const all = candidates(threads)
@@ -132,7 +167,9 @@ function peer(name: string, hello: Reply, child: Child): Peer {
     return reply
   }
   return {
-    name, version: hello.version, details: hello.details,
+    name,
+    version: hello.version,
+    details: hello.details,
     async prepare(c) {
       const path = `${c.tensors}.${name.replaceAll(' ', '-')}`
       const reply = await child.ask({ do: 'prepare', case: c, outputs: path }, CALL_MS)

@@ -7,7 +7,10 @@ import { basename } from 'node:path'
 import type { SafetensorsHeader } from '../../lib/weights/safetensors.js'
 
 /** The operators' versions: 20 has Gelu. */
-const OPSETS = [{ domain: '', version: 20 }, { domain: 'com.microsoft', version: 1 }]
+const OPSETS = [
+  { domain: '', version: 20 },
+  { domain: 'com.microsoft', version: 1 },
+]
 const FLOAT = 1
 const INT64 = 7
 
@@ -32,14 +35,26 @@ export class Graph {
   weight(name: string): string {
     return this.once(name, () => {
       const { shape, begin, end } = this.tensors.entries.get(name)!
-      const external_data = Object.entries({ location: basename(this.tensors.path), offset: `${begin}`, length: `${end - begin}` })
-      this.initializer.push({ name, dims: shape, data_type: FLOAT, data_location: 1, external_data: external_data.map(([key, value]) => ({ key, value })) })
+      const external_data = Object.entries({
+        location: basename(this.tensors.path),
+        offset: `${begin}`,
+        length: `${end - begin}`,
+      })
+      this.initializer.push({
+        name,
+        dims: shape,
+        data_type: FLOAT,
+        data_location: 1,
+        external_data: external_data.map(([key, value]) => ({ key, value })),
+      })
     })
   }
 
   ints(values: number[]): string {
     const name = `ints ${values}`
-    return this.once(name, () => this.initializer.push({ name, dims: [values.length], data_type: INT64, int64_data: values }))
+    return this.once(name, () =>
+      this.initializer.push({ name, dims: [values.length], data_type: INT64, int64_data: values }),
+    )
   }
 
   float(number: number): string {
@@ -51,7 +66,12 @@ export class Graph {
   add(op_type: string, input: string[], attributes: Attributes = {}, domain = ''): string {
     const name = `${op_type} ${this.node.length}`
     const attribute = Object.entries(attributes).map(([name, of]) =>
-      typeof of === 'number' ? { name, i: of, type: 2 } : Array.isArray(of) ? { name, ints: of, type: 7 } : { name, f: of.float, type: 1 })
+      typeof of === 'number'
+        ? { name, i: of, type: 2 }
+        : Array.isArray(of)
+          ? { name, ints: of, type: 7 }
+          : { name, f: of.float, type: 1 },
+    )
     this.node.push({ name, op_type, domain, input, output: [name], attribute })
     return name
   }
@@ -80,7 +100,9 @@ export class Graph {
     const { node, initializer, input, output } = this
     const graph = { name: 'case', node, initializer, input, output }
     const Model = await model()
-    return Model.encode(Model.fromObject({ ir_version: 9, producer_name: 'mtransllama', opset_import: OPSETS, graph })).finish()
+    return Model.encode(
+      Model.fromObject({ ir_version: 9, producer_name: 'mtransllama', opset_import: OPSETS, graph }),
+    ).finish()
   }
 
   private once(name: string, make: () => void): string {
@@ -105,5 +127,8 @@ export async function model(): Promise<MessageType> {
 }
 
 function value(name: string, shape: number[]): object {
-  return { name, type: { tensor_type: { elem_type: FLOAT, shape: { dim: shape.map((dim_value) => ({ dim_value })) } } } }
+  return {
+    name,
+    type: { tensor_type: { elem_type: FLOAT, shape: { dim: shape.map((dim_value) => ({ dim_value })) } } },
+  }
 }

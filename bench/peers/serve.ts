@@ -4,7 +4,10 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { writeSafetensors } from '../../lib/weights/safetensors.js'
 import type { PeerCase } from './client.js'
 
-export interface Output { shape: readonly number[]; data: Float32Array }
+export interface Output {
+  shape: readonly number[]
+  data: Float32Array
+}
 
 export interface Prepared {
   /** Computes everything anew. */
@@ -42,14 +45,24 @@ export async function serve(open: (threads: number, ...more: string[]) => Promis
   }
 }
 
-type Request = { do: 'prepare'; case: PeerCase; outputs: string } | { do: 'sample'; id: string; ms: number } | { do: 'peak' | 'forget'; id: string }
+type Request =
+  | { do: 'prepare'; case: PeerCase; outputs: string }
+  | { do: 'sample'; id: string; ms: number }
+  | { do: 'peak' | 'forget'; id: string }
 
-async function answer(opponent: Opponent, cases: Map<string, { prepared: Prepared; before: number | undefined }>, request: Request): Promise<object> {
+async function answer(
+  opponent: Opponent,
+  cases: Map<string, { prepared: Prepared; before: number | undefined }>,
+  request: Request,
+): Promise<object> {
   if (request.do === 'prepare') {
     const before = resident('VmRSS')
     const prepared = await opponent.prepare(request.case, request.outputs)
     await prepared.run()
-    await writeSafetensors(request.outputs, Object.entries(prepared.outputs()).map(([name, { shape, data }]) => ({ name, dtype: 'F32', shape, data })))
+    await writeSafetensors(
+      request.outputs,
+      Object.entries(prepared.outputs()).map(([name, { shape, data }]) => ({ name, dtype: 'F32', shape, data })),
+    )
     cases.set(request.case.id, { prepared, before })
     return {}
   }

@@ -35,7 +35,10 @@ function attention(tf: Library, q: T, k: T, v: T, heads: number): T {
   const [rows, n, d] = q.shape as [number, number, number]
   const split = (x: T, perm: number[]): T => x.reshape([rows, x.shape[1]!, heads, d / heads]).transpose(perm)
   const scores = tf.matMul(split(q, [0, 2, 1, 3]).mul(1 / Math.sqrt(d / heads)), split(k, [0, 2, 3, 1]))
-  return tf.matMul(scores.softmax(), split(v, [0, 2, 1, 3])).transpose([0, 2, 1, 3]).reshape([rows, n, d])
+  return tf
+    .matMul(scores.softmax(), split(v, [0, 2, 1, 3]))
+    .transpose([0, 2, 1, 3])
+    .reshape([rows, n, d])
 }
 
 /** [B,T,L,D] to [B·L,T,D] */
@@ -51,7 +54,8 @@ function unswap(x: T, B: number): T {
 }
 
 function core(tf: Library, { q, k, v }: Tensors, { form, sizes: { B, T, L, D, heads } }: PeerCase): Tensors {
-  const over = (shape: number[]): T => attention(tf, q!.reshape(shape), k!.reshape(shape), v!.reshape(shape), heads).reshape([B, T, L, D])
+  const over = (shape: number[]): T =>
+    attention(tf, q!.reshape(shape), k!.reshape(shape), v!.reshape(shape), heads).reshape([B, T, L, D])
   if (form === 'joint') return { joint: over([B, T * L, D]) }
   return { space: over([B * T, L, D]), time: unswap(attention(tf, swap(q!), swap(k!), swap(v!), heads), B) }
 }
@@ -64,7 +68,11 @@ function block(tf: Library, t: Tensors, { form, sizes: { B, T, L, D, heads, eps 
     const mixed = attention(tf, part('query'), part('key'), part('value'), heads)
     const sum = flat.add(linear(mixed.reshape([-1, D]), 'dense'))
     const centred = sum.sub(sum.mean(-1, true))
-    return centred.mul(centred.square().mean(-1, true).add(eps).rsqrt()).mul(t['norm.weight']!).add(t['norm.bias']!).reshape(x.shape)
+    return centred
+      .mul(centred.square().mean(-1, true).add(eps).rsqrt())
+      .mul(t['norm.weight']!)
+      .add(t['norm.bias']!)
+      .reshape(x.shape)
   }
   const x = t.x!
   if (form === 'joint') return { y: one(x.reshape([B, T * L, D])).reshape([B, T, L, D]) }
@@ -75,7 +83,11 @@ function linear(tf: Library, { x, weight }: Tensors): Tensors {
   return { y: tf.matMul(x!, weight!) }
 }
 
-const KINDS: Partial<Record<PeerCase['kind'], (tf: Library, tensors: Tensors, c: PeerCase) => Tensors>> = { core, block, linear }
+const KINDS: Partial<Record<PeerCase['kind'], (tf: Library, tensors: Tensors, c: PeerCase) => Tensors>> = {
+  core,
+  block,
+  linear,
+}
 
 await serve(async () => {
   const require = createRequire(import.meta.url)
@@ -99,7 +111,9 @@ await serve(async () => {
       for (const [name, { shape }] of header.entries) {
         const data = await readAsFloat32(header, name)
         // Its products are quick where neither side is transposed.
-        tensors[name] = tf.tidy(() => (name.endsWith('weight') && shape.length === 2 ? tf.tensor(data, shape).transpose() : tf.tensor(data, shape)))
+        tensors[name] = tf.tidy(() =>
+          name.endsWith('weight') && shape.length === 2 ? tf.tensor(data, shape).transpose() : tf.tensor(data, shape),
+        )
       }
       let results: Tensors = {}
       const clear = (): void => Object.values(results).forEach((t) => t.dispose())
@@ -108,7 +122,10 @@ await serve(async () => {
           clear()
           results = tf.tidy(() => compute(tf, tensors, c))
         },
-        outputs: () => Object.fromEntries(Object.entries(results).map(([name, t]) => [name, { shape: t.shape, data: t.dataSync() }])),
+        outputs: () =>
+          Object.fromEntries(
+            Object.entries(results).map(([name, t]) => [name, { shape: t.shape, data: t.dataSync() }]),
+          ),
         forget: () => {
           clear()
           Object.values(tensors).forEach((t) => t.dispose())

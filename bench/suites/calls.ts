@@ -21,15 +21,31 @@ export function run(bench: Bench): void {
     'an empty scope': () => scope(() => undefined),
     'an operator on one number, queued': () => (add(x, x).dispose(), now()),
     'an operator on one number, waited for': () => (add(x, x).dispose(), syncBlocking()),
-    'attention in time over 4 frames of 4 queries, waited for': () => (noGrad(() => attention(q, q, q, { heads: 1, over: 1 })).dispose(), syncBlocking()),
+    'attention in time over 4 frames of 4 queries, waited for': () => (
+      noGrad(() => attention(q, q, q, { heads: 1, over: 1 })).dispose(), syncBlocking()
+    ),
   }
   for (const [id, fn] of Object.entries(cases)) {
-    const timed = new Benchmark(id, fn, bench.quick ? { maxTime: 0.01, minTime: 0.001, minSamples: 1, initCount: 1 } : { maxTime: 1, minSamples: 20 })
+    const timed = new Benchmark(
+      id,
+      fn,
+      bench.quick ? { maxTime: 0.01, minTime: 0.001, minSamples: 1, initCount: 1 } : { maxTime: 1, minSamples: 20 },
+    )
     timed.run({ async: false })
     if (timed.error) throw timed.error as Error
     bench.add({
-      id, suite: bench.suite, sizes: {}, dtype: 'float32', pass: 'other', threads: bench.options.threads, cpu: cpuName(),
-      us: spread(timed.stats.sample.map((seconds: number) => 1e6 * seconds)), flops: 0, bytes: 0, bound: 'none', peers: [],
+      id,
+      suite: bench.suite,
+      sizes: {},
+      dtype: 'float32',
+      pass: 'other',
+      threads: bench.options.threads,
+      cpu: cpuName(),
+      us: spread(timed.stats.sample.map((seconds: number) => 1e6 * seconds)),
+      flops: 0,
+      bytes: 0,
+      bound: 'none',
+      peers: [],
     })
   }
   x.dispose()

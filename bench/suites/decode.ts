@@ -19,12 +19,21 @@ function matrix(out: number, into: number): Numbers {
 const drawn = new Map<string, Numbers>()
 
 /** x Wᵀ over several copies of W in turn, so that each comes from memory. */
-async function products(bench: Bench, rows: number, [out, into]: readonly [number, number], dtype: Precision, threads?: number): Promise<void> {
+async function products(
+  bench: Bench,
+  rows: number,
+  [out, into]: readonly [number, number],
+  dtype: Precision,
+  threads?: number,
+): Promise<void> {
   const draw = new Draw(7)
   const one = matrix(out, into)
   const size = dtype === 'float32' ? 4 : 2
   const copies = bench.quick ? 2 : Math.max(2, Math.ceil(400e6 / (out * into * size)))
-  const file = await bench.files.write(Array.from({ length: copies }, (_, i): [string, Numbers] => [`${i}.weight`, one]), dtype)
+  const file = await bench.files.write(
+    Array.from({ length: copies }, (_, i): [string, Numbers] => [`${i}.weight`, one]),
+    dtype,
+  )
   const stored = await load(file, bench.device, dtype)
   const before = bench.options.threads
   await scope(async () => {
@@ -34,11 +43,27 @@ async function products(bench: Bench, rows: number, [out, into]: readonly [numbe
     const kind = rows === 1 ? 'GEMV' : 'GEMM'
     bench.threads(threads ?? before)
     await bench.time({
-      id: `${kind} ${rows}×${into}→${out}${threads ? `, ${threads} threads` : ''}`, sizes: { M: rows, N: out, K: into }, dtype, pass: 'forward',
+      id: `${kind} ${rows}×${into}→${out}${threads ? `, ${threads} threads` : ''}`,
+      sizes: { M: rows, N: out, K: into },
+      dtype,
+      pass: 'forward',
       calls: [...stored.values()].map((w) => () => scope(() => void noGrad(() => forward(w)))),
-      flops: 2 * rows * out * into, bytes: rows === 1 ? size * out * into : 0,
+      flops: 2 * rows * out * into,
+      bytes: rows === 1 ? size * out * into : 0,
       outputs: () => ({ y: numbers(noGrad(() => forward(stored.values().next().value!))) }),
-      ...(!threads && { peer: { kind: 'linear', pass: 'forward', form: 'factorized', sizes: { B: rows, T: 1, L: 1, K: 0, heads: 1, D: out, DV: into } }, numbers: () => [['x', given], ['weight', one]] as [string, Numbers][] }),
+      ...(!threads && {
+        peer: {
+          kind: 'linear',
+          pass: 'forward',
+          form: 'factorized',
+          sizes: { B: rows, T: 1, L: 1, K: 0, heads: 1, D: out, DV: into },
+        },
+        numbers: () =>
+          [
+            ['x', given],
+            ['weight', one],
+          ] as [string, Numbers][],
+      }),
     })
   })
   bench.threads(before)
@@ -48,29 +73,55 @@ async function products(bench: Bench, rows: number, [out, into]: readonly [numbe
 
 /** A layer of LLaMA-7B's width over a cache of 100 tokens, one token more. */
 async function layer(bench: Bench, dtype: Precision): Promise<void> {
-  const config = parseModelConfig({ model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', num_hidden_layers: 1, vocab_size: 256, ...(bench.quick && { hidden_size: 16, intermediate_size: 24, num_attention_heads: 2 }) } })
+  const config = parseModelConfig({
+    model_type: 'instructblip',
+    vision_config: {},
+    text_config: {
+      model_type: 'llama',
+      num_hidden_layers: 1,
+      vocab_size: 256,
+      ...(bench.quick && { hidden_size: 16, intermediate_size: 24, num_attention_heads: 2 }),
+    },
+  })
   const llama = config.language as LlamaConfig
   const [draw, D, past] = [new Draw(8), llama.hiddenSize, bench.quick ? 3 : 100]
   const vectors = draw.normal([D], 0.1, 1)
-  const all = expectedTensors(config).filter(({ part }) => part === 'language').map(({ name, shape: [out, into] }): [string, Numbers] => [name, into ? matrix(out!, into) : vectors])
+  const all = expectedTensors(config)
+    .filter(({ part }) => part === 'language')
+    .map(({ name, shape: [out, into] }): [string, Numbers] => [name, into ? matrix(out!, into) : vectors])
   const file = await bench.files.write(all, dtype)
   const stored = await load(file, bench.device, dtype)
   const model = languageModel(stored, llama)
   const cache = new KVCache(past + 1)
   scope(() => {
-    const start = { mask: tensor(new Uint8Array(past).fill(1), [1, past], 'uint8', bench.device), positions: tensor(Int32Array.from({ length: past }, (_, i) => i), [1, past], 'int32', bench.device) }
+    const start = {
+      mask: tensor(new Uint8Array(past).fill(1), [1, past], 'uint8', bench.device),
+      positions: tensor(
+        Int32Array.from({ length: past }, (_, i) => i),
+        [1, past],
+        'int32',
+        bench.device,
+      ),
+    }
     noGrad(() => model.forward(place(draw.normal([1, past, D]), bench.device, dtype), { ...start, cache }))
     syncBlocking()
   })
   await scope(async () => {
     const x = place(draw.normal([1, 1, D]), bench.device, dtype)
-    const context = { mask: tensor(new Uint8Array(past + 1).fill(1), [1, past + 1], 'uint8', bench.device), positions: tensor(Int32Array.of(past), [1, 1], 'int32', bench.device) }
+    const context = {
+      mask: tensor(new Uint8Array(past + 1).fill(1), [1, past + 1], 'uint8', bench.device),
+      positions: tensor(Int32Array.of(past), [1, 1], 'int32', bench.device),
+    }
     cache.length = past
     const matrices = [...stored].filter(([name, t]) => t.rank === 2 && name.includes('.layers.'))
     await bench.time({
-      id: `LLaMA, ${llama.layers} layer, one token after ${past}`, sizes: { layers: llama.layers, D, past }, dtype, pass: 'forward',
+      id: `LLaMA, ${llama.layers} layer, one token after ${past}`,
+      sizes: { layers: llama.layers, D, past },
+      dtype,
+      pass: 'forward',
       calls: [() => scope(() => void noGrad(() => model.forward(x, { ...context, cache })))],
-      flops: languageFlops({ ...llama, vocabSize: 0 }, 1), bytes: matrices.reduce((n, [, t]) => n + t.size * (dtype === 'float32' ? 4 : 2), 0),
+      flops: languageFlops({ ...llama, vocabSize: 0 }, 1),
+      bytes: matrices.reduce((n, [, t]) => n + t.size * (dtype === 'float32' ? 4 : 2), 0),
     })
   })
   cache.dispose()
@@ -79,7 +130,9 @@ async function layer(bench: Bench, dtype: Precision): Promise<void> {
 }
 
 export async function run(bench: Bench): Promise<void> {
-  const shapes: [number, number][] = bench.quick ? [[24, 16]] : [[11008, 4096], [4096, 4096], ...(bench.options.selection === 'all' ? [[4096, 11008] as [number, number]] : [])]
+  const shapes: [number, number][] = bench.quick
+    ? [[24, 16]]
+    : [[11008, 4096], [4096, 4096], ...(bench.options.selection === 'all' ? [[4096, 11008] as [number, number]] : [])]
   for (const dtype of bench.options.dtypes) {
     if (dtype !== 'bfloat16' && bench.options.selection === 'some') continue // others would have to read more, or to convert
     for (const shape of shapes) await products(bench, bench.quick ? 3 : 100, shape, dtype)

@@ -18,12 +18,37 @@ import { spread } from '../harness.js'
 function config(quick: boolean): object {
   return quick
     ? {
-        model_type: 'instructblip', num_query_tokens: 3, vision_config: { hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2, patch_size: 7, image_size: 14 },
-        qformer_config: { hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 20, encoder_hidden_size: 16 },
-        text_config: { model_type: 'llama', hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2, vocab_size: 30 },
+        model_type: 'instructblip',
+        num_query_tokens: 3,
+        vision_config: {
+          hidden_size: 16,
+          intermediate_size: 24,
+          num_hidden_layers: 1,
+          num_attention_heads: 2,
+          patch_size: 7,
+          image_size: 14,
+        },
+        qformer_config: {
+          hidden_size: 16,
+          intermediate_size: 24,
+          num_hidden_layers: 2,
+          num_attention_heads: 2,
+          vocab_size: 20,
+          encoder_hidden_size: 16,
+        },
+        text_config: {
+          model_type: 'llama',
+          hidden_size: 16,
+          intermediate_size: 24,
+          num_hidden_layers: 1,
+          num_attention_heads: 2,
+          vocab_size: 30,
+        },
       }
     : {
-        model_type: 'instructblip', vision_config: { num_hidden_layers: 2 }, qformer_config: { num_hidden_layers: 2, vocab_size: 4000 },
+        model_type: 'instructblip',
+        vision_config: { num_hidden_layers: 2 },
+        qformer_config: { num_hidden_layers: 2, vocab_size: 4000 },
         text_config: { model_type: 'llama', num_hidden_layers: 1, vocab_size: 4000 },
       }
 }
@@ -36,7 +61,17 @@ async function write(folder: string, quick: boolean): Promise<{ bytes: number; t
   const largest = Math.max(...expected.map(({ shape }) => shape.reduce((a, b) => a * b, 1)))
   // 0.0078 in bfloat16, everywhere: what they are does not matter to loading.
   const values = new Uint16Array(largest).fill(0x3c00)
-  const data = expected.map(({ name, shape }): TensorData => ({ name, shape, dtype: 'BF16', data: values.subarray(0, shape.reduce((a, b) => a * b, 1)) }))
+  const data = expected.map(
+    ({ name, shape }): TensorData => ({
+      name,
+      shape,
+      dtype: 'BF16',
+      data: values.subarray(
+        0,
+        shape.reduce((a, b) => a * b, 1),
+      ),
+    }),
+  )
   await writeSafetensors(join(folder, 'model.safetensors'), data)
   return { bytes: data.reduce((n, t) => n + t.data.byteLength, 0), tensors: data.length }
 }
@@ -44,10 +79,15 @@ async function write(folder: string, quick: boolean): Promise<{ bytes: number; t
 /** Everything once: an image, its visual tokens, a prompt of two words. */
 function use(model: ImageModel): void {
   const { imageSize, channels } = model.config.vision
-  scope(() => noGrad(() => {
-    const visual = model.visualTokens(model.features(full([1, 1, channels, imageSize, imageSize], 0, 'float32', model.device)), undefined)
-    model.hidden(visual, { rows: 1, ids: Int32Array.of(1, 2), mask: Uint8Array.of(1, 1) })
-  }))
+  scope(() =>
+    noGrad(() => {
+      const visual = model.visualTokens(
+        model.features(full([1, 1, channels, imageSize, imageSize], 0, 'float32', model.device)),
+        undefined,
+      )
+      model.hidden(visual, { rows: 1, ids: Int32Array.of(1, 2), mask: Uint8Array.of(1, 1) })
+    }),
+  )
   syncBlocking()
 }
 
@@ -74,8 +114,19 @@ export async function run(bench: Bench): Promise<void> {
     }
     for (const [what, { us, peakBytes }] of Object.entries(times)) {
       bench.add({
-        id: `${what}, ${Math.round(bytes / 1e6)} MB`, suite: bench.suite, sizes: { bytes, tensors }, dtype, pass: 'other', threads: bench.options.threads, cpu: cpuName(),
-        us: spread(us), flops: 0, bytes: 0, bound: 'none', peakBytes, peers: [],
+        id: `${what}, ${Math.round(bytes / 1e6)} MB`,
+        suite: bench.suite,
+        sizes: { bytes, tensors },
+        dtype,
+        pass: 'other',
+        threads: bench.options.threads,
+        cpu: cpuName(),
+        us: spread(us),
+        flops: 0,
+        bytes: 0,
+        bound: 'none',
+        peakBytes,
+        peers: [],
       })
     }
   }

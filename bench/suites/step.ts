@@ -15,16 +15,45 @@ import { cpuName, type Bench, type Precision } from '../bench.js'
 import { activations, Draw, load, place, type Numbers } from '../files.js'
 import { median, ratio, spread } from '../harness.js'
 
-interface Sizes { B: number; T: number; K: number; prompt: number; answers: number; layers: number }
+interface Sizes {
+  B: number
+  T: number
+  K: number
+  prompt: number
+  answers: number
+  layers: number
+}
 
 function configOf(quick: boolean, layers: number): ModelConfig {
-  const config = parseModelConfig(quick
-    ? {
-        model_type: 'instructblip', num_query_tokens: 3, vision_config: { hidden_size: 16, num_attention_heads: 2, patch_size: 7, image_size: 14 },
-        qformer_config: { hidden_size: 16, intermediate_size: 24, num_hidden_layers: 4, num_attention_heads: 2, vocab_size: 20 },
-        text_config: { model_type: 'llama', hidden_size: 16, intermediate_size: 24, num_hidden_layers: layers, num_attention_heads: 2, vocab_size: 30 },
-      }
-    : { model_type: 'instructblip', vision_config: {}, qformer_config: { vocab_size: 1024 }, text_config: { model_type: 'llama', num_hidden_layers: layers, vocab_size: 4000 } })
+  const config = parseModelConfig(
+    quick
+      ? {
+          model_type: 'instructblip',
+          num_query_tokens: 3,
+          vision_config: { hidden_size: 16, num_attention_heads: 2, patch_size: 7, image_size: 14 },
+          qformer_config: {
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 4,
+            num_attention_heads: 2,
+            vocab_size: 20,
+          },
+          text_config: {
+            model_type: 'llama',
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: layers,
+            num_attention_heads: 2,
+            vocab_size: 30,
+          },
+        }
+      : {
+          model_type: 'instructblip',
+          vision_config: {},
+          qformer_config: { vocab_size: 1024 },
+          text_config: { model_type: 'llama', num_hidden_layers: layers, vocab_size: 4000 },
+        },
+  )
   config.vision.layers = 0 // features are given
   return config
 }
@@ -34,33 +63,67 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
   const config = configOf(bench.quick, layers)
   const [draw, { vision, qformer, numQueryTokens: L }, llama] = [new Draw(9), config, config.language as LlamaConfig]
   const drawn = new Map<string, Numbers>()
-  const file = await bench.files.write(expectedTensors(config).map(({ name, shape }): [string, Numbers] => {
-    const isNorm = /norm\w*\.\w+$/i.test(name)
-    const key = `${shape} ${isNorm && name.endsWith('weight')}`
-    if (!drawn.has(key)) drawn.set(key, draw.normal(shape, shape.length > 1 ? 0.02 : 0.1, isNorm && name.endsWith('weight') ? 1 : 0))
-    return [name, drawn.get(key)!]
-  }), dtype)
+  const file = await bench.files.write(
+    expectedTensors(config).map(({ name, shape }): [string, Numbers] => {
+      const isNorm = /norm\w*\.\w+$/i.test(name)
+      const key = `${shape} ${isNorm && name.endsWith('weight')}`
+      if (!drawn.has(key))
+        drawn.set(key, draw.normal(shape, shape.length > 1 ? 0.02 : 0.1, isNorm && name.endsWith('weight') ? 1 : 0))
+      return [name, drawn.get(key)!]
+    }),
+    dtype,
+  )
   const model = new ImageModel(config, await load(file, bench.device, dtype), activations(dtype))
-  const adapter = new Adapter(config, parseAdapterConfig({ frames: T, ...(bench.quick && { lora: { r: 2, alpha: 2 }, dar: { routerHidden: 4 } }) }), { seed: 1, device: bench.device })
-  const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr: 1e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 })
-  const ids = (n: number, vocabulary: number): Int32Array => Int32Array.from({ length: n }, (_, i) => 3 + ((i * 7919) % (vocabulary - 3)))
+  const adapter = new Adapter(
+    config,
+    parseAdapterConfig({ frames: T, ...(bench.quick && { lora: { r: 2, alpha: 2 }, dar: { routerHidden: 4 } }) }),
+    { seed: 1, device: bench.device },
+  )
+  const optimizer = new AdamW(
+    adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+    { lr: 1e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 },
+  )
+  const ids = (n: number, vocabulary: number): Int32Array =>
+    Int32Array.from({ length: n }, (_, i) => 3 + ((i * 7919) % (vocabulary - 3)))
   const times = new Map<string, number[]>()
   const floors = new Map<string, number[]>()
   let peakBytes = 0
   const flops = {
-    'Q-Former forward': qformerFlops(qformer, { videos: B, frames: T, queries: L, text: K, imageTokens: vision.tokens }, { rank: adapter.config.lora.r }),
+    'Q-Former forward': qformerFlops(
+      qformer,
+      { videos: B, frames: T, queries: L, text: K, imageTokens: vision.tokens },
+      { rank: adapter.config.lora.r },
+    ),
     'language model and loss, forward': languageFlops(llama, L + prompt, { batch: B, rows: answers }),
-    'backward of both': 0, 'gradient norm and AdamW': 0, 'whole step': 0,
+    'backward of both': 0,
+    'gradient norm and AdamW': 0,
+    'whole step': 0,
   }
-  flops['whole step'] = qformerFlops(qformer, { videos: B, frames: T, queries: L, text: K, imageTokens: vision.tokens }, { pass: 'forward+backward', rank: adapter.config.lora.r })
-    + languageFlops(llama, L + prompt, { batch: B, rows: answers, pass: 'forward+backward' })
-  flops['backward of both'] = flops['whole step'] - flops['Q-Former forward'] - flops['language model and loss, forward']
+  flops['whole step'] =
+    qformerFlops(
+      qformer,
+      { videos: B, frames: T, queries: L, text: K, imageTokens: vision.tokens },
+      { pass: 'forward+backward', rank: adapter.config.lora.r },
+    ) + languageFlops(llama, L + prompt, { batch: B, rows: answers, pass: 'forward+backward' })
+  flops['backward of both'] =
+    flops['whole step'] - flops['Q-Former forward'] - flops['language model and loss, forward']
 
   await scope(async () => {
     const features = place(draw.normal([B, T, vision.tokens, vision.hiddenSize]), bench.device, dtype)
-    const text = { ids: tensor(ids(B * K, qformer.vocabSize), [B, K], 'int32', bench.device), mask: tensor(new Uint8Array(B * K).fill(1), [B, K], 'uint8', bench.device) }
+    const text = {
+      ids: tensor(ids(B * K, qformer.vocabSize), [B, K], 'int32', bench.device),
+      mask: tensor(new Uint8Array(B * K).fill(1), [B, K], 'uint8', bench.device),
+    }
     const words = ids(B * prompt, llama.vocabSize)
-    const placed = model.place({ rows: B, ids: words, mask: new Uint8Array(words.length).fill(1), labels: words.map((id, i) => (i % prompt >= prompt - answers ? id : -100)) }, L)
+    const placed = model.place(
+      {
+        rows: B,
+        ids: words,
+        mask: new Uint8Array(words.length).fill(1),
+        labels: words.map((id, i) => (i % prompt >= prompt - answers ? id : -100)),
+      },
+      L,
+    )
     const factor = full([], 1 / (B * answers), 'float32', bench.device)
     for (let round = bench.quick ? 0 : -1; round < (bench.quick ? 1 : 3); round++) {
       const spent = new Map<string, number>()
@@ -80,7 +143,10 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
         await optimizer.step()
         syncBlocking()
         spent.set('gradient norm and AdamW', 1000 * (performance.now() - start))
-        spent.set('whole step', [...spent.values()].reduce((a, b) => a + b, 0))
+        spent.set(
+          'whole step',
+          [...spent.values()].reduce((a, b) => a + b, 0),
+        )
         peakBytes = Math.max(peakBytes, bench.peak() - before)
       })
       if (round < 0) continue // warm-up
@@ -94,9 +160,20 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
   for (const [name, us] of times) {
     const floor = floors.get(name)?.filter((x) => x > 0)
     bench.add({
-      id: `step B=${B} T=${T} K=${K}, ${layers} layer of LLaMA: ${name}`, suite: bench.suite, sizes: { ...sizes }, dtype, pass: 'other', threads: bench.options.threads, cpu: cpuName(),
-      us: spread(us), flops: flops[name as keyof typeof flops], bytes: 0, bound: floor?.length ? 'compute' : 'none', ...(floor?.length && { floorUs: median(floor), share: ratio(floor, us) }),
-      ...(name === 'whole step' && { peakBytes }), peers: [],
+      id: `step B=${B} T=${T} K=${K}, ${layers} layer of LLaMA: ${name}`,
+      suite: bench.suite,
+      sizes: { ...sizes },
+      dtype,
+      pass: 'other',
+      threads: bench.options.threads,
+      cpu: cpuName(),
+      us: spread(us),
+      flops: flops[name as keyof typeof flops],
+      bytes: 0,
+      bound: floor?.length ? 'compute' : 'none',
+      ...(floor?.length && { floorUs: median(floor), share: ratio(floor, us) }),
+      ...(name === 'whole step' && { peakBytes }),
+      peers: [],
     })
   }
   optimizer.dispose()
@@ -106,6 +183,9 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
 }
 
 export async function run(bench: Bench): Promise<void> {
-  const sizes: Sizes = bench.quick ? { B: 2, T: 2, K: 3, prompt: 6, answers: 2, layers: 1 } : { B: 2, T: 4, K: 32, prompt: 64, answers: 16, layers: 1 }
-  for (const dtype of bench.options.dtypes) if (dtype !== 'mixed' || bench.options.selection !== 'some') await one(bench, sizes, dtype)
+  const sizes: Sizes = bench.quick
+    ? { B: 2, T: 2, K: 3, prompt: 6, answers: 2, layers: 1 }
+    : { B: 2, T: 4, K: 32, prompt: 64, answers: 16, layers: 1 }
+  for (const dtype of bench.options.dtypes)
+    if (dtype !== 'mixed' || bench.options.selection !== 'some') await one(bench, sizes, dtype)
 }

@@ -15,22 +15,43 @@ async function temporal(bench: Bench, T: number, dtype: Precision): Promise<void
   const [L, heads] = bench.quick ? [4, 2] : [32, 12]
   const D = heads * 64
   const draw = new Draw(3)
-  const weightsOf = new Map([...['query', 'key', 'value', 'dense'].flatMap((name) => draw.linear(name, D, D)), ...draw.norm('norm', D)])
+  const weightsOf = new Map([
+    ...['query', 'key', 'value', 'dense'].flatMap((name) => draw.linear(name, D, D)),
+    ...draw.norm('norm', D),
+  ])
   const file = await bench.files.write(weightsOf, dtype)
   const stored = await load(file, bench.device, dtype)
   await scope(async () => {
     const at = new Finder(stored)
-    const weights: AttentionWeights = { query: at.linear('query'), key: at.linear('key'), value: at.linear('value'), dense: at.linear('dense'), norm: at.norm('norm', 1e-12), heads }
-    const inputs = Array.from({ length: copies }, () => ['q', 'k', 'v'].map(() => place(draw.normal([1, T, L, D]), bench.device, dtype)) as [Tensor, Tensor, Tensor])
+    const weights: AttentionWeights = {
+      query: at.linear('query'),
+      key: at.linear('key'),
+      value: at.linear('value'),
+      dense: at.linear('dense'),
+      norm: at.norm('norm', 1e-12),
+      heads,
+    }
+    const inputs = Array.from(
+      { length: copies },
+      () =>
+        ['q', 'k', 'v'].map(() => place(draw.normal([1, T, L, D]), bench.device, dtype)) as [Tensor, Tensor, Tensor],
+    )
     const ordered = inputs.map((qkv) => qkv.map((t) => noGrad(() => swap(t))) as [Tensor, Tensor, Tensor])
-    const calls = <I>(of: readonly I[], f: (x: I) => Tensor) => of.map((x) => () => scope(() => void noGrad(() => f(x))))
+    const calls = <I>(of: readonly I[], f: (x: I) => Tensor) =>
+      of.map((x) => () => scope(() => void noGrad(() => f(x))))
     const outputs = (f: () => Tensor) => () => ({ time: numbers(noGrad(f)) })
     const strided = ([q, k, v]: [Tensor, Tensor, Tensor]): Tensor => attention(q, k, v, { heads, over: 1 })
-    const copied = ([q, k, v]: [Tensor, Tensor, Tensor]): Tensor => swap(attention(swap(q), swap(k), swap(v), { heads, over: 2 }))
+    const copied = ([q, k, v]: [Tensor, Tensor, Tensor]): Tensor =>
+      swap(attention(swap(q), swap(k), swap(v), { heads, over: 2 }))
     const alone = ([q, k, v]: [Tensor, Tensor, Tensor]): Tensor => attention(q, k, v, { heads, over: 2 })
     const sizes = { B: 1, T, L, D, heads }
     await bench.time({
-      id: `attention in time T=${T}, by strides`, sizes, dtype, pass: 'forward', calls: calls(inputs, strided), outputs: outputs(() => strided(inputs[0]!)),
+      id: `attention in time T=${T}, by strides`,
+      sizes,
+      dtype,
+      pass: 'forward',
+      calls: calls(inputs, strided),
+      outputs: outputs(() => strided(inputs[0]!)),
       flops: 4 * D * L * T ** 2,
       ways: [
         { name: 'with copies', calls: calls(inputs, copied), outputs: outputs(() => copied(inputs[0]!)) },
@@ -40,7 +61,12 @@ async function temporal(bench: Bench, T: number, dtype: Precision): Promise<void
     const block = ([x]: readonly Tensor[]): Tensor => attend(weights, x!, { over: 1 })
     const around = ([x]: readonly Tensor[]): Tensor => swap(attend(weights, swap(x!), { over: 2 }))
     await bench.time({
-      id: `block in time T=${T}, by strides`, sizes, dtype, pass: 'forward', calls: calls(inputs, block), outputs: outputs(() => block(inputs[0]!)),
+      id: `block in time T=${T}, by strides`,
+      sizes,
+      dtype,
+      pass: 'forward',
+      calls: calls(inputs, block),
+      outputs: outputs(() => block(inputs[0]!)),
       flops: 8 * T * L * D ** 2 + 4 * D * L * T ** 2,
       ways: [{ name: 'with copies', calls: calls(inputs, around), outputs: outputs(() => around(inputs[0]!)) }],
     })
@@ -52,6 +78,7 @@ async function temporal(bench: Bench, T: number, dtype: Precision): Promise<void
 export async function run(bench: Bench): Promise<void> {
   for (const dtype of bench.options.dtypes) {
     if (dtype === 'mixed' || (dtype === 'bfloat16' && bench.options.selection === 'some')) continue
-    for (const T of bench.pick({ quick: [3], some: [8, 64], all: [4, 8, 16, 32, 64, 128] })) await temporal(bench, T, dtype)
+    for (const T of bench.pick({ quick: [3], some: [8, 64], all: [4, 8, 16, 32, 64, 128] }))
+      await temporal(bench, T, dtype)
   }
 }

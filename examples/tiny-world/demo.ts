@@ -41,7 +41,15 @@ const { signal, done } = interruptible()
 async function render(split: keyof typeof CLIPS, order: Order = 'normal'): Promise<string> {
   const bar = new Bar(`render ${split}${order === 'normal' ? '' : ` (${order})`}`, CLIPS[split])
   try {
-    return await renderClips({ dir: out, split, seed: SEED, clips: CLIPS[split], order, progress: (n) => bar.update(n), signal })
+    return await renderClips({
+      dir: out,
+      split,
+      seed: SEED,
+      clips: CLIPS[split],
+      order,
+      progress: (n) => bar.update(n),
+      signal,
+    })
   } finally {
     bar.stop()
   }
@@ -55,9 +63,14 @@ async function learn(name: string): Promise<string> {
   try {
     const { best } = await train(config, {
       signal,
-      onStart: ({ counts, adapter }) => console.log(`  trained parameters: ${counts.map((c) => `${c.group} ${c.parameters.toLocaleString('en')}`).join(', ')}; ${countTrained(adapter.table()).toLocaleString('en')} in all`),
+      onStart: ({ counts, adapter }) =>
+        console.log(
+          `  trained parameters: ${counts.map((c) => `${c.group} ${c.parameters.toLocaleString('en')}`).join(', ')}; ${countTrained(adapter.table()).toLocaleString('en')} in all`,
+        ),
       onStep: (e) => (bar ??= new Bar('  steps', e.steps, 'loss {loss}')).update(e.step, { loss: e.loss.toFixed(3) }),
-      onEpoch: (e) => process.stderr.isTTY || console.log(`  epoch ${e.epoch}: loss ${e.loss.toFixed(3)}, validation ${percent(e.accuracy!)}`),
+      onEpoch: (e) =>
+        process.stderr.isTTY ||
+        console.log(`  epoch ${e.epoch}: loss ${e.loss.toFixed(3)}, validation ${percent(e.accuracy!)}`),
     })
     return best
   } finally {
@@ -65,7 +78,12 @@ async function learn(name: string): Promise<string> {
   }
 }
 
-async function predict(bundle: Bundle, samples: readonly Sample[], frames: number, adapter?: string): Promise<Prediction[]> {
+async function predict(
+  bundle: Bundle,
+  samples: readonly Sample[],
+  frames: number,
+  adapter?: string,
+): Promise<Prediction[]> {
   const loaded = adapter === undefined ? undefined : await loadAdapter(adapter, bundle)
   const features = new Features(bundle, { frames, sampling: { kind: 'uniform' }, cache: join(out, 'features') })
   const predictions: Prediction[] = []
@@ -82,7 +100,14 @@ function majority(training: readonly Sample[], test: readonly Sample[]): Predict
     return [...counts].sort((a, b) => b[1] - a[1])[0]?.[0] ?? ''
   }
   const answers = new Map(VIDEO_TASKS.map((t) => [t as string, favourite(t)]))
-  return test.map((s) => ({ id: s.id, task: s.task, prompt: s.prompt, answer: s.answer, prediction: answers.get(s.task!)!, correct: answers.get(s.task!) === s.answer }))
+  return test.map((s) => ({
+    id: s.id,
+    task: s.task,
+    prompt: s.prompt,
+    answer: s.answer,
+    prediction: answers.get(s.task!)!,
+    correct: answers.get(s.task!) === s.answer,
+  }))
 }
 
 function chance(samples: readonly Sample[]): number {
@@ -90,17 +115,29 @@ function chance(samples: readonly Sample[]): number {
 }
 
 const TITLES: Record<string, string> = {
-  chance: 'chance', majority: 'majority class', untrained: 'image model, untrained', withoutMqt: 'w/o MQT (concatenated frames)', full: 'full model',
-  shuffled: 'full model, frames shuffled', oneFrame: 'full model, one frame repeated',
+  chance: 'chance',
+  majority: 'majority class',
+  untrained: 'image model, untrained',
+  withoutMqt: 'w/o MQT (concatenated frames)',
+  full: 'full model',
+  shuffled: 'full model, frames shuffled',
+  oneFrame: 'full model, one frame repeated',
 }
 
 async function main(json: string | undefined): Promise<void> {
   const start = performance.now()
   const manifests = { train: await render('train'), val: await render('val'), test: await render('test') }
   const [training, test] = [await readManifest(manifests.train), await readManifest(manifests.test)]
-  const [shuffled, oneFrame] = [await readManifest(await render('test', 'shuffled')), await readManifest(await render('test', 'still'))]
-  const stills = (await readManifest(await renderStills({ dir: out, split: 'test-stills', seed: SEED, stills: STILLS, signal }))).filter((s) => s.choices)
-  console.log(`${training.length} training questions on ${CLIPS.train} clips, ${test.length} test questions on ${CLIPS.test} others`)
+  const [shuffled, oneFrame] = [
+    await readManifest(await render('test', 'shuffled')),
+    await readManifest(await render('test', 'still')),
+  ]
+  const stills = (
+    await readManifest(await renderStills({ dir: out, split: 'test-stills', seed: SEED, stills: STILLS, signal }))
+  ).filter((s) => s.choices)
+  console.log(
+    `${training.length} training questions on ${CLIPS.train} clips, ${test.length} test questions on ${CLIPS.test} others`,
+  )
 
   const full = await learn('full')
   const withoutMqt = await learn('without-mqt')
@@ -108,7 +145,9 @@ async function main(json: string | undefined): Promise<void> {
   console.log('\nevaluating on held-out clips')
   const bundle = await openBundle(join(here, 'checkpoint'))
   try {
-    const { adapter: { frames } } = await readTrainConfig(join(here, 'full.yaml'))
+    const {
+      adapter: { frames },
+    } = await readTrainConfig(join(here, 'full.yaml'))
     const rows: Record<string, Prediction[]> = {
       majority: majority(training, test),
       untrained: await predict(bundle, test, frames),
@@ -118,18 +157,30 @@ async function main(json: string | undefined): Promise<void> {
       oneFrame: await predict(bundle, oneFrame, frames, full),
     }
     const still = accuracy(await predict(bundle, stills, 1)).overall.accuracy
-    const result: Result = { overall: { chance: chance(test) }, tasks: Object.fromEntries(VIDEO_TASKS.map((t) => [t, { chance: chance(test.filter((s) => s.task === t)) }])) }
+    const result: Result = {
+      overall: { chance: chance(test) },
+      tasks: Object.fromEntries(VIDEO_TASKS.map((t) => [t, { chance: chance(test.filter((s) => s.task === t)) }])),
+    }
     for (const [name, predictions] of Object.entries(rows)) {
       const a = accuracy(predictions)
       result.overall[name] = a.overall.accuracy
       for (const t of VIDEO_TASKS) result.tasks[t]![name] = a.tasks[t]!.accuracy
     }
     result.overall.still = still
-    console.log(`\n${table([['accuracy in %', ...VIDEO_TASKS, 'overall'], ...Object.keys(TITLES).map((k) => [TITLES[k]!, ...[...VIDEO_TASKS.map((t) => result.tasks[t]![k]!), result.overall[k]!].map((x) => (100 * x).toFixed(1))])])}`)
-    console.log(`The untrained image model answers ${percent(still)} of ${stills.length} held-out questions about still images.`)
+    console.log(
+      `\n${table([['accuracy in %', ...VIDEO_TASKS, 'overall'], ...Object.keys(TITLES).map((k) => [TITLES[k]!, ...[...VIDEO_TASKS.map((t) => result.tasks[t]![k]!), result.overall[k]!].map((x) => (100 * x).toFixed(1))])])}`,
+    )
+    console.log(
+      `The untrained image model answers ${percent(still)} of ${stills.length} held-out questions about still images.`,
+    )
     await show(bundle, full, test)
-    console.log(`\n${((performance.now() - start) / 60_000).toFixed(1)} minutes in all. The clips are in ${relative(process.cwd(), out) || '.'}, the adapters in its folders full and without-mqt.`)
-    if (json !== undefined) await writeFile(json, `${JSON.stringify(result, null, 2)}\n`).catch((error: unknown) => Promise.reject(invalid('--json', 'a file that can be written', error)))
+    console.log(
+      `\n${((performance.now() - start) / 60_000).toFixed(1)} minutes in all. The clips are in ${relative(process.cwd(), out) || '.'}, the adapters in its folders full and without-mqt.`,
+    )
+    if (json !== undefined)
+      await writeFile(json, `${JSON.stringify(result, null, 2)}\n`).catch((error: unknown) =>
+        Promise.reject(invalid('--json', 'a file that can be written', error)),
+      )
   } finally {
     bundle.model.dispose()
   }
@@ -140,7 +191,9 @@ async function show(bundle: Bundle, folder: string, test: readonly Sample[]): Pr
   const sample = test.find((s) => s.task === 'direction')!
   const adapter = await loadAdapter(folder, bundle)
   const at = (path: string): string => relative(process.cwd(), path)
-  console.log(`\n$ npx mtransllama ask --model ${at(join(here, 'checkpoint'))} --adapter ${at(folder)} --video ${at(sample.video)} --prompt "${sample.prompt}"`)
+  console.log(
+    `\n$ npx mtransllama ask --model ${at(join(here, 'checkpoint'))} --adapter ${at(folder)} --video ${at(sample.video)} --prompt "${sample.prompt}"`,
+  )
   try {
     for await (const piece of ask({ bundle, adapter, dispose() {} }, sample, { signal })) process.stdout.write(piece)
     console.log(`   (the answer is: ${sample.answer})`)
@@ -149,7 +202,9 @@ async function show(bundle: Bundle, folder: string, test: readonly Sample[]): Pr
   }
 }
 
-const program = new Command('demo').description('learn to answer questions about videos of coloured shapes').option('--json <file>', 'write the accuracies there as well')
+const program = new Command('demo')
+  .description('learn to answer questions about videos of coloured shapes')
+  .option('--json <file>', 'write the accuracies there as well')
 program.parse()
 main(program.opts<{ json?: string }>().json)
   .catch((error: unknown) => {

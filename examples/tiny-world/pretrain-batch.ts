@@ -42,7 +42,13 @@ export function singles(seed: number, split: string, { images, each }: BatchSize
 const SAME = 0.2
 
 /** Questions about groups of `frames` different stills, as they come; a few about one still shown `frames` times. */
-export function groups(seed: number, split: string, { images, several }: BatchSize, frames: number, same = SAME): Batch {
+export function groups(
+  seed: number,
+  split: string,
+  { images, several }: BatchSize,
+  frames: number,
+  same = SAME,
+): Batch {
   const all = stills(seed, images, { split, questions: 0 })
   const random = new Random(seed, 'groups', split)
   const indices = all.map((_, i) => i)
@@ -52,7 +58,14 @@ export function groups(seed: number, split: string, { images, several }: BatchSi
     const one = random.chance(same)
     const group = one ? Array<number>(frames).fill(random.int(images)) : random.shuffled(indices).slice(0, frames)
     shown.push(group)
-    questions.push(one ? stillQuestion(all[group[0]!]!.scene, random) : severalQuestion(group.map((k) => all[k]!.scene), random))
+    questions.push(
+      one
+        ? stillQuestion(all[group[0]!]!.scene, random)
+        : severalQuestion(
+            group.map((k) => all[k]!.scene),
+            random,
+          ),
+    )
   }
   return { stills: all, shown, questions }
 }
@@ -108,7 +121,13 @@ export function patches(list: readonly Still[]): Patches {
       }
     }
   }
-  return { color: tensor(color), shape: tensor(shape), centre: tensor(centre, [n, 2]), there: tensor(there, [n, 2]), objects }
+  return {
+    color: tensor(color),
+    shape: tensor(shape),
+    centre: tensor(centre, [n, 2]),
+    there: tensor(there, [n, 2]),
+    objects,
+  }
 }
 
 // --- words ----------------------------------------------------------------------------------------------------------
@@ -132,5 +151,9 @@ export function words(questions: readonly Question[]): Words {
     prompt: [BOS, ...ids(prompt)],
     answer: [...ids(answer), EOS],
   }))
-  return { qformer: qformerRows(encoded)!, text: textRows(encoded, PAD), first: tensor(Int32Array.from(encoded, (e) => e.answer[0]!)) }
+  return {
+    qformer: qformerRows(encoded)!,
+    text: textRows(encoded, PAD),
+    first: tensor(Int32Array.from(encoded, (e) => e.answer[0]!)),
+  }
 }

@@ -44,7 +44,10 @@ export async function scores(folder: string, seed: number, images: number): Prom
     const tasks = [...new Set(right.map((r) => r.task))].sort()
     return {
       one: { ...one.overall, tasks: one.tasks },
-      several: { ...count(right), tasks: Object.fromEntries(tasks.map((t) => [t, count(right.filter((r) => r.task === t))])) },
+      several: {
+        ...count(right),
+        tasks: Object.fromEntries(tasks.map((t) => [t, count(right.filter((r) => r.task === t))])),
+      },
       parameters: [...bundle.model.weights.values()].reduce((n, t) => n + t.size, 0),
     }
   } finally {
@@ -70,13 +73,21 @@ const WHAT: Record<string, string> = {
 }
 
 /** README.md of the folder. */
-export function card({ seed, vision, steps, severalShare, severalFrom, images, each, several }: Pretraining, result: Scores, seconds: number): string {
-  const share = ((1 - severalFrom) * severalShare * several) / ((1 - severalFrom) * severalShare * several + (1 - (1 - severalFrom) * severalShare) * images * each)
+export function card(
+  { seed, vision, steps, severalShare, severalFrom, images, each, several }: Pretraining,
+  result: Scores,
+  seconds: number,
+): string {
+  const share =
+    ((1 - severalFrom) * severalShare * several) /
+    ((1 - severalFrom) * severalShare * several + (1 - (1 - severalFrom) * severalShare) * images * each)
   const table = ({ accuracy, total, tasks }: Scores['one'], title: string): string =>
     [
       `| ${title} | for example | questions | right, % |`,
       '| --- | --- | ---: | ---: |',
-      ...Object.entries(tasks).map(([task, a]) => `| ${task} | ${example(task)} | ${a.total} | ${(100 * a.accuracy).toFixed(1)} |`),
+      ...Object.entries(tasks).map(
+        ([task, a]) => `| ${task} | ${example(task)} | ${a.total} | ${(100 * a.accuracy).toFixed(1)} |`,
+      ),
       `| **all** | | **${total}** | **${(100 * accuracy).toFixed(1)}** |`,
     ].join('\n')
   return `# A tiny InstructBLIP

@@ -89,7 +89,8 @@ export function freshHeads(seed: number): Heads {
 }
 
 /** The tensors of the heads. */
-export const headTensors = (heads: Heads): Tensor[] => Object.values(heads).flatMap(({ weight, bias }: Linear) => [weight, bias!])
+export const headTensors = (heads: Heads): Tensor[] =>
+  Object.values(heads).flatMap(({ weight, bias }: Linear) => [weight, bias!])
 
 // --- after ----------------------------------------------------------------------------------------------------------
 
@@ -100,7 +101,12 @@ export async function checkPlace(folder: string): Promise<void> {
     throw invalid(folder, 'a folder, or nothing yet', error)
   })
   if (found.length > 0 && !found.includes('model.safetensors')) {
-    throw invalid(folder, 'an empty place, or a checkpoint written earlier', 'other files', 'remove them or choose another place')
+    throw invalid(
+      folder,
+      'an empty place, or a checkpoint written earlier',
+      'other files',
+      'remove them or choose another place',
+    )
   }
 }
 
@@ -110,7 +116,11 @@ export async function checkPlace(folder: string): Promise<void> {
  *
  * @param card what README.md says, once the folder can be loaded and measured
  */
-export async function saveCheckpoint(folder: string, model: ImageModel, card: (part: string) => Promise<string>): Promise<void> {
+export async function saveCheckpoint(
+  folder: string,
+  model: ImageModel,
+  card: (part: string) => Promise<string>,
+): Promise<void> {
   await checkPlace(folder)
   const part = join(dirname(folder), `.${basename(folder)}.${process.pid}.part`)
   try {
@@ -134,7 +144,12 @@ const json = (value: object): string => `${JSON.stringify(value, null, 2)}\n`
 function rounded(model: ImageModel): Promise<TensorData[]> {
   return scope(() =>
     Promise.all(
-      [...model.weights].map(async ([name, t]) => ({ name, dtype: 'BF16' as const, shape: t.shape, data: await cast(t.detach(), 'bfloat16').data() })),
+      [...model.weights].map(async ([name, t]) => ({
+        name,
+        dtype: 'BF16' as const,
+        shape: t.shape,
+        data: await cast(t.detach(), 'bfloat16').data(),
+      })),
     ),
   )
 }

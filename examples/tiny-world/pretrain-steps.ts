@@ -52,7 +52,10 @@ function concatenated(model: ImageModel, frames: number): VideoAdapter {
 function visual(model: ImageModel, seen: Tensor, { shown }: Batch, { qformer }: Words): Tensor {
   const [b, tokens, d] = seen.shape as [number, number, number]
   const frames = shown[0]!.length
-  const gathered = embedding(tensor(Int32Array.from(shown.flat()), [shown.length, frames]), reshape(seen, [b, tokens * d]))
+  const gathered = embedding(
+    tensor(Int32Array.from(shown.flat()), [shown.length, frames]),
+    reshape(seen, [b, tokens * d]),
+  )
   const perFrame = reshape(gathered, [shown.length, frames, tokens, d])
   return model.visualTokens(perFrame, qformer, frames > 1 ? concatenated(model, frames) : undefined)
 }
@@ -99,7 +102,11 @@ export async function answered(model: ImageModel, batch: Batch): Promise<boolean
       const hidden = model.hidden(visual(model, features(model, batch.stills), batch, asked), text)
       const [rows, n, d] = hidden.shape as [number, number, number]
       const length = text.ids.length / rows
-      const wanted = Array.from(text.labels!, (label, i) => ({ label, row: Math.floor(i / length), at: i % length })).filter((w) => w.label !== -100)
+      const wanted = Array.from(text.labels!, (label, i) => ({
+        label,
+        row: Math.floor(i / length),
+        at: i % length,
+      })).filter((w) => w.label !== -100)
       const places = wanted.map(({ row, at }) => row * n + n - length + at - 1)
       const scores = logits(model.language, embedding(tensor(Int32Array.from(places)), reshape(hidden, [rows * n, d])))
       const data = (await scores.data()) as Float32Array

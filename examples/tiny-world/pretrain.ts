@@ -93,7 +93,10 @@ interface Phase {
 }
 
 /** Trains: the step's losses, backward, clipped AdamW. Returns the last loss shown. */
-async function run({ name, steps, optimizer, factor, next, every, measure }: Phase, { log = () => {}, signal }: Progress): Promise<number> {
+async function run(
+  { name, steps, optimizer, factor, next, every, measure }: Phase,
+  { log = () => {}, signal }: Progress,
+): Promise<number> {
   const started = performance.now()
   let smooth = NaN
   let ready = next(0)
@@ -112,13 +115,18 @@ async function run({ name, steps, optimizer, factor, next, every, measure }: Pha
     const seconds = (performance.now() - started) / 1000
     const left = (seconds / (step + 1)) * (steps - step - 1)
     const measured = measure ? `  ${await measure()}` : ''
-    log(`${name} ${step + 1}/${steps}  loss ${smooth.toFixed(3)}${measured}  ${seconds.toFixed(0)} s, ${left.toFixed(0)} s left`)
+    log(
+      `${name} ${step + 1}/${steps}  loss ${smooth.toFixed(3)}${measured}  ${seconds.toFixed(0)} s, ${left.toFixed(0)} s left`,
+    )
   }
   return smooth
 }
 
 /** A pre-trained model (the caller disposes it) and its loss on answers at the end. */
-export async function pretrain(options: Pretraining, progress: Progress = {}): Promise<{ model: ImageModel; loss: number }> {
+export async function pretrain(
+  options: Pretraining,
+  progress: Progress = {},
+): Promise<{ model: ImageModel; loss: number }> {
   const { seed, vision, steps, lr, warmup } = options
   const model = freshModel(seed)
   const heads = freshHeads(seed)
@@ -134,7 +142,9 @@ export async function pretrain(options: Pretraining, progress: Progress = {}): P
   try {
     await run(
       {
-        name: 'images', steps: vision.steps, every: options.every,
+        name: 'images',
+        steps: vision.steps,
+        every: options.every,
         optimizer: optimizer([...seeing, ...headTensors({ ...patch } as Heads)], vision.lr),
         factor: (step) => rate(step, vision.steps, 50),
         next: (step) => {
@@ -150,7 +160,9 @@ export async function pretrain(options: Pretraining, progress: Progress = {}): P
     const held = heldOut(seed, options.watch)
     const loss = await run(
       {
-        name: 'answers', steps, every: options.every,
+        name: 'answers',
+        steps,
+        every: options.every,
         optimizer: optimizer([...model.weights.values(), ...headTensors(heads)], lr),
         factor: (step) => rate(step, steps, warmup),
         next: (step) => {
@@ -183,11 +195,14 @@ function heldOut(seed: number, images: number): { one: Batch; several: Batch } {
   return { one: singles(seed, 'watch', size), several: groups(seed, 'watch groups', size, 4, 0) }
 }
 
-const percent = (right: readonly boolean[]): string => `${((100 * right.filter(Boolean).length) / right.length).toFixed(1)} %`
+const percent = (right: readonly boolean[]): string =>
+  `${((100 * right.filter(Boolean).length) / right.length).toFixed(1)} %`
 
 function byTask({ questions }: Batch, right: readonly boolean[]): string {
   const tasks = [...new Set(questions.map((q) => q.task))].sort()
-  return tasks.map((task) => `${task} ${percent(right.filter((_, i) => questions[i]!.task === task)).replace(/\.\d %/, '')}`).join(', ')
+  return tasks
+    .map((task) => `${task} ${percent(right.filter((_, i) => questions[i]!.task === task)).replace(/\.\d %/, '')}`)
+    .join(', ')
 }
 
 /** Pre-trains and writes the folder; returns the scores of what it holds. */
@@ -211,18 +226,26 @@ export async function pretrainTo(folder: string, options: Pretraining, progress:
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { out: { type: 'string' }, seed: { type: 'string' }, steps: { type: 'string' } } })
+  const { values } = parseArgs({
+    options: { out: { type: 'string' }, seed: { type: 'string' }, steps: { type: 'string' } },
+  })
   const whole = (name: 'seed' | 'steps', least: number): number => {
     const value = values[name] === undefined ? STANDARD[name] : Number(values[name])
-    if (!Number.isSafeInteger(value) || value < least) throw invalid(`--${name}`, `a whole number, at least ${least}`, values[name])
+    if (!Number.isSafeInteger(value) || value < least)
+      throw invalid(`--${name}`, `a whole number, at least ${least}`, values[name])
     return value
   }
   const options = { ...STANDARD, seed: whole('seed', 0), steps: whole('steps', 1) }
   const stop = new AbortController()
   process.once('SIGINT', () => stop.abort())
   try {
-    const result = await pretrainTo(values.out ?? fileURLToPath(new URL('checkpoint', import.meta.url)), options, { log: console.log, signal: stop.signal })
-    console.log(`one image ${(100 * result.one.accuracy).toFixed(1)} %, four images ${(100 * result.several.accuracy).toFixed(1)} %`)
+    const result = await pretrainTo(values.out ?? fileURLToPath(new URL('checkpoint', import.meta.url)), options, {
+      log: console.log,
+      signal: stop.signal,
+    })
+    console.log(
+      `one image ${(100 * result.one.accuracy).toFixed(1)} %, four images ${(100 * result.several.accuracy).toFixed(1)} %`,
+    )
   } catch (error) {
     if (!stop.signal.aborted) throw error
     console.error('stopped; nothing was written')

@@ -4,7 +4,18 @@
  * only be answered by keeping images apart and in order. Imports the world and its words.
  */
 
-import { COLORS, DIRECTIONS, SHAPES, SIZE, direction, type Color, type Random, type Scene, type Shape, type Thing } from './world.js'
+import {
+  COLORS,
+  DIRECTIONS,
+  SHAPES,
+  SIZE,
+  direction,
+  type Color,
+  type Random,
+  type Scene,
+  type Shape,
+  type Thing,
+} from './world.js'
 
 export const VIDEO_TASKS = ['direction', 'count', 'attribute', 'existence'] as const
 export type VideoTask = (typeof VIDEO_TASKS)[number]
@@ -41,8 +52,10 @@ export class Interviewer {
     const moving = scene.things.filter((t) => direction(t) !== undefined)
     const resting = scene.things.filter((t) => direction(t) === undefined)
     const out: Question[] = []
-    if (index % 5 < 4) out.push(question('count', 'how many objects move ?', NUMBERS[moving.length]!, NUMBERS.slice(0, 4)))
-    if (moving.length === 1) out.push(question('attribute', 'what color is the moving object ?', moving[0]!.color, COLORS))
+    if (index % 5 < 4)
+      out.push(question('count', 'how many objects move ?', NUMBERS[moving.length]!, NUMBERS.slice(0, 4)))
+    if (moving.length === 1)
+      out.push(question('attribute', 'what color is the moving object ?', moving[0]!.color, COLORS))
     if (moving.length > 0 && random.chance(0.75)) {
       const asked = (t: Thing): number => this.#asked.get(direction(t)!)!
       const thing = random.shuffled(moving).sort((a, b) => asked(a) - asked(b))[0]!
@@ -68,59 +81,111 @@ type Ask = (scene: Scene, random: Random) => Question | undefined
 
 /** Task, weight, and how to ask it; undefined where a scene does not admit the question. */
 const STILL: readonly (readonly [string, number, Ask])[] = [
-  ['shape', 1, ({ things }, random) => {
-    const { color, shape } = random.pick(things)
-    return question('shape', `what shape is the ${color} object ?`, shape, SHAPES)
-  }],
-  ['color', 1, ({ things }, random) => {
-    const { color, shape } = random.pick(things)
-    if (things.filter((t) => t.shape === shape).length > 1) return undefined
-    return question('color', `what color is the ${shape} ?`, color, COLORS)
-  }],
-  ['horizontal', 1, ({ things }, random) => {
-    const { color, x } = random.pick(things)
-    return clear(x) ? question('horizontal', `is the ${color} object left or right ?`, side(x), ['left', 'right']) : undefined
-  }],
-  ['vertical', 1, ({ things }, random) => {
-    const { color, y } = random.pick(things)
-    return clear(y) ? question('vertical', `is the ${color} object up or down ?`, height(y), ['up', 'down']) : undefined
-  }],
-  ['relative', 0.7, ({ things }, random) => {
-    const [a, b] = random.shuffled(things)
-    const way = b && dominant(a!.x - b.x, a!.y - b.y)
-    return way ? question('relative', `where is the ${a!.color} object from the ${b!.color} object ?`, way, DIRECTIONS) : undefined
-  }],
-  ['side', 1.5, ({ things }, random) => {
-    const { color, x, y } = random.pick(things)
-    const way = dominant(x - SIZE / 2, y - SIZE / 2)
-    return way ? question('side', `where is the ${color} object ?`, way, DIRECTIONS) : undefined
-  }],
-  ['count', 1, ({ things }) => question('count', 'how many objects are there ?', NUMBERS[things.length]!, NUMBERS.slice(1))],
-  ['count-shape', 0.5, ({ things }, random) => {
-    const count = (shape: Shape): number => things.filter((t) => t.shape === shape).length
-    const number = random.pick([...new Set(SHAPES.map(count))]) // else most answers would be zero
-    const shape = random.pick(SHAPES.filter((s) => count(s) === number))
-    return question('count-shape', `how many ${shape} objects are there ?`, NUMBERS[number]!, NUMBERS)
-  }],
-  ['exists', 1, ({ things }, random) => {
-    const yes = random.chance(0.5)
-    const color = yes ? random.pick(things).color : random.pick(absent(things))
-    return question('exists', `is there a ${color} object ?`, yes ? 'yes' : 'no', YES_NO)
-  }],
-  ['exists-shape', 0.7, ({ things }, random) => {
-    const yes = random.chance(0.5)
-    const thing = random.pick(things)
-    if (yes) return question('exists-shape', `is there a ${thing.color} ${thing.shape} ?`, 'yes', YES_NO)
-    // half of the wrong ones have the wrong shape, half a colour that is not there
-    const [color, shape] = random.chance(0.5)
-      ? [thing.color, random.pick(SHAPES.filter((s) => s !== thing.shape))]
-      : [random.pick(absent(things)), thing.shape]
-    return question('exists-shape', `is there a ${color} ${shape} ?`, 'no', YES_NO)
-  }],
-  ['describe', 1.5, ({ things }, random) => {
-    const { color, shape, x, y } = random.pick(things)
-    return clear(x) && clear(y) ? question('describe', `describe the ${color} object .`, `${shape} ${side(x)} ${height(y)}`) : undefined
-  }],
+  [
+    'shape',
+    1,
+    ({ things }, random) => {
+      const { color, shape } = random.pick(things)
+      return question('shape', `what shape is the ${color} object ?`, shape, SHAPES)
+    },
+  ],
+  [
+    'color',
+    1,
+    ({ things }, random) => {
+      const { color, shape } = random.pick(things)
+      if (things.filter((t) => t.shape === shape).length > 1) return undefined
+      return question('color', `what color is the ${shape} ?`, color, COLORS)
+    },
+  ],
+  [
+    'horizontal',
+    1,
+    ({ things }, random) => {
+      const { color, x } = random.pick(things)
+      return clear(x)
+        ? question('horizontal', `is the ${color} object left or right ?`, side(x), ['left', 'right'])
+        : undefined
+    },
+  ],
+  [
+    'vertical',
+    1,
+    ({ things }, random) => {
+      const { color, y } = random.pick(things)
+      return clear(y)
+        ? question('vertical', `is the ${color} object up or down ?`, height(y), ['up', 'down'])
+        : undefined
+    },
+  ],
+  [
+    'relative',
+    0.7,
+    ({ things }, random) => {
+      const [a, b] = random.shuffled(things)
+      const way = b && dominant(a!.x - b.x, a!.y - b.y)
+      return way
+        ? question('relative', `where is the ${a!.color} object from the ${b!.color} object ?`, way, DIRECTIONS)
+        : undefined
+    },
+  ],
+  [
+    'side',
+    1.5,
+    ({ things }, random) => {
+      const { color, x, y } = random.pick(things)
+      const way = dominant(x - SIZE / 2, y - SIZE / 2)
+      return way ? question('side', `where is the ${color} object ?`, way, DIRECTIONS) : undefined
+    },
+  ],
+  [
+    'count',
+    1,
+    ({ things }) => question('count', 'how many objects are there ?', NUMBERS[things.length]!, NUMBERS.slice(1)),
+  ],
+  [
+    'count-shape',
+    0.5,
+    ({ things }, random) => {
+      const count = (shape: Shape): number => things.filter((t) => t.shape === shape).length
+      const number = random.pick([...new Set(SHAPES.map(count))]) // else most answers would be zero
+      const shape = random.pick(SHAPES.filter((s) => count(s) === number))
+      return question('count-shape', `how many ${shape} objects are there ?`, NUMBERS[number]!, NUMBERS)
+    },
+  ],
+  [
+    'exists',
+    1,
+    ({ things }, random) => {
+      const yes = random.chance(0.5)
+      const color = yes ? random.pick(things).color : random.pick(absent(things))
+      return question('exists', `is there a ${color} object ?`, yes ? 'yes' : 'no', YES_NO)
+    },
+  ],
+  [
+    'exists-shape',
+    0.7,
+    ({ things }, random) => {
+      const yes = random.chance(0.5)
+      const thing = random.pick(things)
+      if (yes) return question('exists-shape', `is there a ${thing.color} ${thing.shape} ?`, 'yes', YES_NO)
+      // half of the wrong ones have the wrong shape, half a colour that is not there
+      const [color, shape] = random.chance(0.5)
+        ? [thing.color, random.pick(SHAPES.filter((s) => s !== thing.shape))]
+        : [random.pick(absent(things)), thing.shape]
+      return question('exists-shape', `is there a ${color} ${shape} ?`, 'no', YES_NO)
+    },
+  ],
+  [
+    'describe',
+    1.5,
+    ({ things }, random) => {
+      const { color, shape, x, y } = random.pick(things)
+      return clear(x) && clear(y)
+        ? question('describe', `describe the ${color} object .`, `${shape} ${side(x)} ${height(y)}`)
+        : undefined
+    },
+  ],
 ]
 
 export const STILL_TASKS = STILL.map(([task]) => task)
@@ -156,23 +221,45 @@ function dominant(dx: number, dy: number): string | undefined {
 type AskAll = (scenes: readonly Scene[], random: Random) => Question | undefined
 
 const SEVERAL: readonly (readonly [string, number, AskAll])[] = [
-  ['image', 3, (scenes, random) => {
-    const at = random.int(scenes.length)
-    const q = stillQuestion(scenes[at]!, random)
-    return { ...q, task: `image-${q.task}`, prompt: ['in', 'the', ORDINALS[at]!, 'image', ...q.prompt] }
-  }],
-  ['which', 1, (scenes, random) => {
-    const at = random.int(scenes.length)
-    const colors = COLORS.filter((c) => scenes.every((s, i) => has(s, c) === (i === at)))
-    if (colors.length === 0) return undefined
-    return question('which', `which image has a ${random.pick(colors)} object ?`, ORDINALS[at]!, ORDINALS.slice(0, scenes.length))
-  }],
-  ['images', 0.5, (scenes, random) => {
-    const count = (color: Color): number => scenes.filter((s) => has(s, color)).length
-    const number = random.pick([...new Set(COLORS.map(count))])
-    const color = random.pick(COLORS.filter((c) => count(c) === number))
-    return question('images', `how many images have a ${color} object ?`, NUMBERS[number]!, NUMBERS.slice(0, scenes.length + 1))
-  }],
+  [
+    'image',
+    3,
+    (scenes, random) => {
+      const at = random.int(scenes.length)
+      const q = stillQuestion(scenes[at]!, random)
+      return { ...q, task: `image-${q.task}`, prompt: ['in', 'the', ORDINALS[at]!, 'image', ...q.prompt] }
+    },
+  ],
+  [
+    'which',
+    1,
+    (scenes, random) => {
+      const at = random.int(scenes.length)
+      const colors = COLORS.filter((c) => scenes.every((s, i) => has(s, c) === (i === at)))
+      if (colors.length === 0) return undefined
+      return question(
+        'which',
+        `which image has a ${random.pick(colors)} object ?`,
+        ORDINALS[at]!,
+        ORDINALS.slice(0, scenes.length),
+      )
+    },
+  ],
+  [
+    'images',
+    0.5,
+    (scenes, random) => {
+      const count = (color: Color): number => scenes.filter((s) => has(s, color)).length
+      const number = random.pick([...new Set(COLORS.map(count))])
+      const color = random.pick(COLORS.filter((c) => count(c) === number))
+      return question(
+        'images',
+        `how many images have a ${color} object ?`,
+        NUMBERS[number]!,
+        NUMBERS.slice(0, scenes.length + 1),
+      )
+    },
+  ],
 ]
 
 const has = (scene: Scene, color: Color): boolean => scene.things.some((t) => t.color === color)
@@ -186,7 +273,11 @@ export function severalQuestion(scenes: readonly Scene[], random: Random): Quest
 }
 
 /** Draws by weight until the drawn one yields a question. */
-function draw<T>(list: readonly (readonly [string, number, T])[], random: Random, use: (ask: T) => Question | undefined): Question {
+function draw<T>(
+  list: readonly (readonly [string, number, T])[],
+  random: Random,
+  use: (ask: T) => Question | undefined,
+): Question {
   const total = list.reduce((sum, [, weight]) => sum + weight, 0)
   for (;;) {
     let left = random.uniform(0, total)

@@ -18,14 +18,21 @@ export const ENCODER = { codec: 'libx264', preset: 'veryfast', crf: '4', mbtree:
 
 /** FFmpeg, loaded when the first video is written and not before: pictures do without it. */
 let ffmpeg: Promise<{ av: typeof import('node-av/lib'); AV: typeof import('node-av/constants') }> | undefined
-const loaded = (): NonNullable<typeof ffmpeg> => (ffmpeg ??= Promise.all([import('node-av/lib'), import('node-av/constants')]).then(([av, AV]) => ({ av, AV })))
+const loaded = (): NonNullable<typeof ffmpeg> =>
+  (ffmpeg ??= Promise.all([import('node-av/lib'), import('node-av/constants')]).then(([av, AV]) => ({ av, AV })))
 
 /** Encodes frames (48 × 48 × 3 bytes, RGB) at 8 frames a second. Several calls may be in flight. */
 export async function writeVideo(path: string, frames: readonly Uint8Array[]): Promise<void> {
   const { av, AV } = await loaded()
   av.Log.setLevel(AV.AV_LOG_QUIET) // what goes wrong arrives as an error
   const codec = av.Codec.findEncoderByName(AV.FF_ENCODER_LIBX264)
-  if (!codec) throw invalid('FFmpeg', 'the encoder libx264', null, 'install the node-av package that carries binaries for this platform')
+  if (!codec)
+    throw invalid(
+      'FFmpeg',
+      'the encoder libx264',
+      null,
+      'install the node-av package that carries binaries for this platform',
+    )
   const encoder = new av.CodecContext()
   const file = new av.FormatContext()
   const packet = new av.Packet()

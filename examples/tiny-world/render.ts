@@ -75,7 +75,15 @@ export async function renderClips(job: ClipJob): Promise<string> {
   const { seed, split, order = 'normal', pictures = false } = job
   atLeastOne('clips', job.clips)
   const name = order === 'normal' ? split : `${split}-${order}`
-  const recipe = { world: WORLD, kind: 'clips', seed, split, clips: job.clips, order, encoder: pictures ? 'png' : ENCODER }
+  const recipe = {
+    world: WORLD,
+    kind: 'clips',
+    seed,
+    split,
+    clips: job.clips,
+    order,
+    encoder: pictures ? 'png' : ENCODER,
+  }
   return writeSet(job, name, recipe, async (folder) => {
     const all = clips(seed, split, job.clips)
     await forEach(all, job, async ({ id, scene }, i) => {
@@ -120,11 +128,17 @@ export async function renderStills(job: StillJob): Promise<string> {
   return writeSet(job, split, recipe, async (folder) => {
     const all = stills(seed, job.stills * images, { split, questions })
     const groups = Array.from({ length: job.stills }, (_, i) => all.slice(i * images, (i + 1) * images))
-    await forEach(groups, job, (group, i) => writePictures(join(folder, number(i)), group.map(({ rgb }) => rgb)))
+    await forEach(groups, job, (group, i) =>
+      writePictures(
+        join(folder, number(i)),
+        group.map(({ rgb }) => rgb),
+      ),
+    )
     return groups.flatMap((group, i) => {
       const random = new Random(seed, 'several', split, i)
       const scenes = group.map((s) => s.scene)
-      const asked = images === 1 ? group[0]!.questions : Array.from({ length: questions }, () => severalQuestion(scenes, random))
+      const asked =
+        images === 1 ? group[0]!.questions : Array.from({ length: questions }, () => severalQuestion(scenes, random))
       return asked.map((q, k) => sample(`${split}/${number(i)}/${k}`, { video: number(i), fps: 1 }, q))
     })
   })
@@ -134,7 +148,10 @@ export async function renderStills(job: StillJob): Promise<string> {
 async function writePictures(folder: string, pictures: readonly Uint8Array[]): Promise<void> {
   const { default: sharp } = await import('sharp')
   await mkdir(folder)
-  for (const [k, rgb] of pictures.entries()) await sharp(rgb, { raw: { width: SIZE, height: SIZE, channels: 3 } }).png().toFile(join(folder, `${k}.png`))
+  for (const [k, rgb] of pictures.entries())
+    await sharp(rgb, { raw: { width: SIZE, height: SIZE, channels: 3 } })
+      .png()
+      .toFile(join(folder, `${k}.png`))
 }
 
 // --- sets -----------------------------------------------------------------------------------------------------------
@@ -151,14 +168,25 @@ function sample(id: string, video: { video: string; fps?: number }, { prompt, an
  * Makes the folder `dir/name`, unless it holds a set of the same recipe. It is filled under another name and moved into
  * place when complete, the recipe written last; an older set there goes only then. A folder that is no set is never touched.
  */
-async function writeSet({ dir }: Job, name: string, recipe: Line, fill: (folder: string) => Promise<Line[]>): Promise<string> {
+async function writeSet(
+  { dir }: Job,
+  name: string,
+  recipe: Line,
+  fill: (folder: string) => Promise<Line[]>,
+): Promise<string> {
   const folder = join(dir, name)
   const manifest = join(folder, 'manifest.jsonl')
   const wanted = `${JSON.stringify(recipe, null, 2)}\n`
   const found = await readFile(join(folder, 'set.json'), 'utf8').catch(() => undefined)
   if (found === wanted) return manifest
   const taken = found === undefined && (await readdir(folder).catch(() => [])).length > 0
-  if (taken) throw invalid(folder, 'an empty place, or a set written earlier', 'other files', 'remove them or choose another dir')
+  if (taken)
+    throw invalid(
+      folder,
+      'an empty place, or a set written earlier',
+      'other files',
+      'remove them or choose another dir',
+    )
   const part = join(dir, `.${name}.${process.pid}.part`)
   try {
     await rm(part, { recursive: true, force: true })
@@ -176,7 +204,11 @@ async function writeSet({ dir }: Job, name: string, recipe: Line, fill: (folder:
 }
 
 /** Runs `work` on every item, as many at a time as there are processors (at most 4), and reports how many are done. */
-async function forEach<T>(items: readonly T[], { progress, signal }: Job, work: (item: T, i: number) => Promise<void>): Promise<void> {
+async function forEach<T>(
+  items: readonly T[],
+  { progress, signal }: Job,
+  work: (item: T, i: number) => Promise<void>,
+): Promise<void> {
   let next = 0
   let done = 0
   let failed = false

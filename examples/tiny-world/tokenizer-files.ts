@@ -54,7 +54,9 @@ function tokenizer({ special, unknown, before, after }: Kind): object {
       type: 'TemplateProcessing',
       single: [...around(before), text('A'), ...around(after)],
       pair: [...around(before), text('A'), ...around(after), text('B'), ...around(after)],
-      special_tokens: Object.fromEntries([...before, ...after].map((t) => [t, { id: t, ids: [tokens.indexOf(t)], tokens: [t] }])),
+      special_tokens: Object.fromEntries(
+        [...before, ...after].map((t) => [t, { id: t, ids: [tokens.indexOf(t)], tokens: [t] }]),
+      ),
     },
     decoder: null, // words joined by spaces
     model: { type: 'WordLevel', vocab: Object.fromEntries(tokens.map((token, id) => [token, id])), unk_token: unknown },

@@ -36,7 +36,12 @@ export class Adapter implements VideoAdapter {
   constructor(
     readonly model: ModelConfig,
     config: AdapterConfig,
-    { seed = 0, values, masks = {}, device = 'cpu' }: { seed?: number; values?: ReadonlyMap<string, Tensor> | undefined; masks?: GivenMasks; device?: Device } = {},
+    {
+      seed = 0,
+      values,
+      masks = {},
+      device = 'cpu',
+    }: { seed?: number; values?: ReadonlyMap<string, Tensor> | undefined; masks?: GivenMasks; device?: Device } = {},
   ) {
     this.config = checkAdapterConfig(config, model)
     this.given = masks
@@ -77,12 +82,25 @@ export class Adapter implements VideoAdapter {
     const { temporal, dar, lora } = this.config
     const L = this.model.numQueryTokens
     const low = (at: string): { q: LoRA; v: LoRA } => {
-      const of = (part: string): LoRA => ({ A: this.#get(`${at}.${part}.lora_A`), B: this.#get(`${at}.${part}.lora_B`), scaling: lora.alpha / lora.r })
+      const of = (part: string): LoRA => ({
+        A: this.#get(`${at}.${part}.lora_A`),
+        B: this.#get(`${at}.${part}.lora_B`),
+        scaling: lora.alpha / lora.r,
+      })
       return { q: of('q'), v: of('v') }
     }
     const routing = (at: string, masks: () => Tensor): Routing | undefined =>
       this.parameters.has(`${at}.router.w1`) && dar.mode !== 'off'
-        ? { mode: dar.mode, masks: masks(), router: { w1: this.#get(`${at}.router.w1`), b1: this.#get(`${at}.router.b1`), w2: this.#get(`${at}.router.w2`), b2: this.#get(`${at}.router.b2`) } }
+        ? {
+            mode: dar.mode,
+            masks: masks(),
+            router: {
+              w1: this.#get(`${at}.router.w1`),
+              b1: this.#get(`${at}.router.b1`),
+              w2: this.#get(`${at}.router.w2`),
+              b2: this.#get(`${at}.router.b2`),
+            },
+          }
         : undefined
     return Array.from({ length: this.model.qformer.layers }, (_, m): LayerAdapter => {
       const at = `layer.${m}`
@@ -116,9 +134,15 @@ export class Adapter implements VideoAdapter {
   }
 
   #fresh(at: string): AttentionWeights {
-    const linear = (name: string) => ({ weight: this.#get(`${at}.${name}.weight`), bias: this.#get(`${at}.${name}.bias`) })
+    const linear = (name: string) => ({
+      weight: this.#get(`${at}.${name}.weight`),
+      bias: this.#get(`${at}.${name}.bias`),
+    })
     return {
-      query: linear('query'), key: linear('key'), value: linear('value'), dense: linear('dense'),
+      query: linear('query'),
+      key: linear('key'),
+      value: linear('value'),
+      dense: linear('dense'),
       norm: { weight: this.#get(`${at}.norm.weight`), bias: this.#get(`${at}.norm.bias`), eps: this.model.qformer.eps },
       heads: this.model.qformer.heads,
     }
@@ -141,15 +165,24 @@ export class Adapter implements VideoAdapter {
     const given = this.given[kind]
     const most = Math.max(...this.#choices)
     if (given) return customMasks(`dar.${kind}Masks`, cut(kind, given, first + text), first + text, most)
-    if (dar[`${kind}Masks`] !== 'window' && dar[`${kind}Masks`] !== 'modality') throw invalid(`dar.${kind}Masks`, 'a mask set read from that file', dar[`${kind}Masks`], 'readMasks() reads it')
+    if (dar[`${kind}Masks`] !== 'window' && dar[`${kind}Masks`] !== 'modality')
+      throw invalid(`dar.${kind}Masks`, 'a mask set read from that file', dar[`${kind}Masks`], 'readMasks() reads it')
     if (kind === 'temporal') return temporalWindows(first, dar.temporalWindows, dar.choices)
-    return dar.spatialMasks === 'modality' ? modalityMasks(first, text, dar.choices) : spatialWindows(first, text, dar.spatialWindows, dar.choices)
+    return dar.spatialMasks === 'modality'
+      ? modalityMasks(first, text, dar.choices)
+      : spatialWindows(first, text, dar.spatialWindows, dar.choices)
   }
 }
 
 /** The part of a larger mask set that belongs to the first `size` tokens. */
 function cut(kind: string, given: MaskSet, size: number): Uint8Array {
-  if (given.size < size) throw invalid(`dar.${kind}Masks`, `a mask set for at least ${size} tokens`, given.size, 'give a larger set, or lower frames or text.maxTokens')
+  if (given.size < size)
+    throw invalid(
+      `dar.${kind}Masks`,
+      `a mask set for at least ${size} tokens`,
+      given.size,
+      'give a larger set, or lower frames or text.maxTokens',
+    )
   const bits = new Uint8Array(size * size)
   for (let i = 0; i < size; i++) bits.set(given.bits.subarray(i * given.size, i * given.size + size), i * size)
   return bits
@@ -157,8 +190,10 @@ function cut(kind: string, given: MaskSet, size: number): Uint8Array {
 
 function initial({ shape, init }: { shape: number[]; init: Init }, random: Random): Tensor {
   switch (init.kind) {
-    case 'fill': return full(shape, init.value)
-    case 'normal': return random.normal(shape, 0, init.std)
+    case 'fill':
+      return full(shape, init.value)
+    case 'normal':
+      return random.normal(shape, 0, init.std)
     case 'xavier': {
       const limit = Math.sqrt(6 / (shape[0]! + shape[1]!))
       return random.uniform(shape, -limit, limit)

@@ -14,38 +14,44 @@ const windows = z.array(z.int().min(0)).optional()
 export const AdapterKeys = {
   /** Frames of each clip, T. */
   frames: z.int().min(1).default(4),
-  text: z.strictObject({
-    /** Tokens of text that the Q-Former gets at most; 128, or as many as it has positions for. */
-    maxTokens: z.int().min(2).optional(),
-  }).prefault({}),
+  text: z
+    .strictObject({
+      /** Tokens of text that the Q-Former gets at most; 128, or as many as it has positions for. */
+      maxTokens: z.int().min(2).optional(),
+    })
+    .prefault({}),
   /** Whether the Q-Former sees the text. */
   fusion: z.boolean().default(true),
   /** Without fusion: whether the text is put in front of the prompt, or dropped. */
   lateText: z.enum(['prompt', 'drop']).default('prompt'),
   /** What becomes of the frames' query tokens: their mean, or all of them one after another. */
   aggregate: z.enum(['mean', 'concat']).default('mean'),
-  temporal: z.strictObject({
-    attention: z.enum(['factorized', 'joint', 'none']).default('factorized'),
-    residual: z.enum(['reuse', 'gated']).default('reuse'),
-    gateInit: z.number().default(0),
-    /** `reuse`: the frozen weights of spatial attention; `fresh`: own weights, trained from a random start. */
-    weights: z.enum(['reuse', 'fresh']).default('reuse'),
-    /** Rows of the temporal position table; no clip may have more frames. */
-    maxFrames: z.int().min(1).default(64),
-  }).prefault({}),
-  dar: z.strictObject({
-    mode: z.enum(['attention', 'score', 'off']).default('attention'),
-    /** Masks of the deepest layers, P. */
-    choices: z.int().min(1).max(8).default(4),
-    routerHidden: z.int().min(1).default(64),
-    /** What the router's bias for plain attention starts at. */
-    globalBias: z.number().default(4),
-    /** A built-in set, or the name of a file. */
-    spatialMasks: z.string().min(1).default('window'),
-    temporalMasks: z.string().min(1).default('window'),
-    spatialWindows: windows,
-    temporalWindows: windows,
-  }).prefault({}),
+  temporal: z
+    .strictObject({
+      attention: z.enum(['factorized', 'joint', 'none']).default('factorized'),
+      residual: z.enum(['reuse', 'gated']).default('reuse'),
+      gateInit: z.number().default(0),
+      /** `reuse`: the frozen weights of spatial attention; `fresh`: own weights, trained from a random start. */
+      weights: z.enum(['reuse', 'fresh']).default('reuse'),
+      /** Rows of the temporal position table; no clip may have more frames. */
+      maxFrames: z.int().min(1).default(64),
+    })
+    .prefault({}),
+  dar: z
+    .strictObject({
+      mode: z.enum(['attention', 'score', 'off']).default('attention'),
+      /** Masks of the deepest layers, P. */
+      choices: z.int().min(1).max(8).default(4),
+      routerHidden: z.int().min(1).default(64),
+      /** What the router's bias for plain attention starts at. */
+      globalBias: z.number().default(4),
+      /** A built-in set, or the name of a file. */
+      spatialMasks: z.string().min(1).default('window'),
+      temporalMasks: z.string().min(1).default('window'),
+      spatialWindows: windows,
+      temporalWindows: windows,
+    })
+    .prefault({}),
   lora: z.strictObject({ r: z.int().min(1).default(16), alpha: z.number().positive().default(16) }).prefault({}),
 }
 
@@ -53,7 +59,10 @@ const Schema = z.strictObject(AdapterKeys)
 type Parsed = z.output<typeof Schema>
 
 export type AdapterConfig = Omit<Parsed, 'dar'> & {
-  dar: Omit<Parsed['dar'], 'spatialWindows' | 'temporalWindows'> & { spatialWindows: number[]; temporalWindows: number[] }
+  dar: Omit<Parsed['dar'], 'spatialWindows' | 'temporalWindows'> & {
+    spatialWindows: number[]
+    temporalWindows: number[]
+  }
 }
 
 /** An AdapterConfig that has been checked against a model: nothing is left open. */
@@ -72,7 +81,11 @@ export function parseAdapterConfig(value: unknown = {}, where = 'adapter configu
 export function completeAdapterConfig(parsed: Parsed, where = 'adapter configuration'): AdapterConfig {
   const { dar } = parsed
   return {
-    frames: parsed.frames, text: parsed.text, fusion: parsed.fusion, lateText: parsed.lateText, aggregate: parsed.aggregate,
+    frames: parsed.frames,
+    text: parsed.text,
+    fusion: parsed.fusion,
+    lateText: parsed.lateText,
+    aggregate: parsed.aggregate,
     temporal: parsed.temporal,
     dar: {
       ...dar,
@@ -85,25 +98,43 @@ export function completeAdapterConfig(parsed: Parsed, where = 'adapter configura
 
 /** One window for every mask but M_0. With fewer choices the first of the standard ones serve; more have to be given. */
 function windowsFor(
-  axis: 'spatial' | 'temporal', masks: string, given: number[] | undefined, standard: number[], dar: Parsed['dar'], where: string,
+  axis: 'spatial' | 'temporal',
+  masks: string,
+  given: number[] | undefined,
+  standard: number[],
+  dar: Parsed['dar'],
+  where: string,
 ): number[] {
   const wanted = dar.choices - 1
   if (masks !== 'window') return given ?? standard.slice(0, wanted)
   if (given === undefined && wanted <= standard.length) return standard.slice(0, wanted)
   if (given?.length === wanted) return given
-  throw invalid(`${where}: dar.${axis}Windows`, `${wanted} windows, one less than dar.choices (${dar.choices})`, given ?? standard)
+  throw invalid(
+    `${where}: dar.${axis}Windows`,
+    `${wanted} windows, one less than dar.choices (${dar.choices})`,
+    given ?? standard,
+  )
 }
 
 // -------------------------------------------------------------------------------------------------------------- checks
 
 /** Everything that can only be known with the model at hand. Returns the configuration with nothing left open. */
-export function checkAdapterConfig(adapter: AdapterConfig, model: ModelConfig, where = 'adapter configuration'): CheckedAdapterConfig {
+export function checkAdapterConfig(
+  adapter: AdapterConfig,
+  model: ModelConfig,
+  where = 'adapter configuration',
+): CheckedAdapterConfig {
   const { temporal, dar, lora, frames } = adapter
   const { qformer, language, numQueryTokens } = model
   const at = (key: string) => `${where}: ${key}`
 
   if (frames > temporal.maxFrames) {
-    throw invalid(at('frames'), `at most temporal.maxFrames (${temporal.maxFrames})`, frames, 'raise temporal.maxFrames or take fewer frames')
+    throw invalid(
+      at('frames'),
+      `at most temporal.maxFrames (${temporal.maxFrames})`,
+      frames,
+      'raise temporal.maxFrames or take fewer frames',
+    )
   }
   if (adapter.fusion && !qformer.hasText) {
     throw new InputError(
@@ -112,16 +143,35 @@ export function checkAdapterConfig(adapter: AdapterConfig, model: ModelConfig, w
     )
   }
   if (temporal.attention === 'joint' && dar.mode !== 'off') {
-    throw invalid(at('dar.mode'), '"off" with temporal.attention: joint', dar.mode, 'routing is defined for factorized attention and for none')
+    throw invalid(
+      at('dar.mode'),
+      '"off" with temporal.attention: joint',
+      dar.mode,
+      'routing is defined for factorized attention and for none',
+    )
   }
   if (temporal.attention !== 'factorized' && temporal.weights === 'fresh') {
-    throw invalid(at('temporal.weights'), `"reuse" with temporal.attention: ${temporal.attention}`, temporal.weights, 'there is no temporal block to give weights to')
+    throw invalid(
+      at('temporal.weights'),
+      `"reuse" with temporal.attention: ${temporal.attention}`,
+      temporal.weights,
+      'there is no temporal block to give weights to',
+    )
   }
   if (dar.temporalMasks === 'modality') {
-    throw invalid(at('dar.temporalMasks'), 'window or the name of a file', dar.temporalMasks, 'frames are all of one modality')
+    throw invalid(
+      at('dar.temporalMasks'),
+      'window or the name of a file',
+      dar.temporalMasks,
+      'frames are all of one modality',
+    )
   }
   if (dar.spatialMasks === 'modality' && dar.choices > 4) {
-    throw invalid(at('dar.choices'), 'at most 4 with dar.spatialMasks: modality, which has that many masks', dar.choices)
+    throw invalid(
+      at('dar.choices'),
+      'at most 4 with dar.spatialMasks: modality, which has that many masks',
+      dar.choices,
+    )
   }
   const most = Math.min(qformer.hiddenSize, qformer.encoderHiddenSize)
   if (lora.r > most) throw invalid(at('lora.r'), `at most ${most}, the narrower side of the matrices`, lora.r)
@@ -129,7 +179,9 @@ export function checkAdapterConfig(adapter: AdapterConfig, model: ModelConfig, w
   const visual = visualTokens(adapter, numQueryTokens)
   if (visual >= language.maxPositions) {
     throw invalid(
-      at('frames'), `fewer than ${language.maxPositions} visual tokens, the positions of the language model`, visual,
+      at('frames'),
+      `fewer than ${language.maxPositions} visual tokens, the positions of the language model`,
+      visual,
       `with aggregate: ${adapter.aggregate} they are ${adapter.aggregate === 'concat' ? `${frames} frames x ` : ''}${numQueryTokens}`,
     )
   }
@@ -164,6 +216,9 @@ export function adapterConfigFromGolden(config: Record<string, unknown>, frames?
 function camelCase(value: unknown): unknown {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
   return Object.fromEntries(
-    Object.entries(value).map(([key, inner]) => [key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()), camelCase(inner)]),
+    Object.entries(value).map(([key, inner]) => [
+      key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()),
+      camelCase(inner),
+    ]),
   )
 }

@@ -45,11 +45,17 @@ export function modalityMasks(queries: number, text: number, choices: number): M
 
 /** A set given by the caller. Refused where some mask of the first `choices` leaves a row without any key. */
 export function customMasks(name: string, bits: Uint8Array, size: number, choices: number): MaskSet {
-  if (bits.length !== size * size) throw invalid(name, `${size}×${size} bytes, one per pair of tokens`, `${bits.length} bytes`)
+  if (bits.length !== size * size)
+    throw invalid(name, `${size}×${size} bytes, one per pair of tokens`, `${bits.length} bytes`)
   for (let j = 0; j < choices; j++) {
     for (let i = 0; i < size; i++) {
       if (!bits.subarray(i * size, (i + 1) * size).some((b) => b & (1 << j))) {
-        throw invalid(name, `at least one key in every row of mask M_${j}`, `none in row ${i}`, 'let every row of every mask keep at least its own token')
+        throw invalid(
+          name,
+          `at least one key in every row of mask M_${j}`,
+          `none in row ${i}`,
+          'let every row of every mask keep at least its own token',
+        )
       }
     }
   }

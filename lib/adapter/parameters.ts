@@ -10,7 +10,11 @@ export const GROUPS = ['lora', 'router', 'position', 'gate', 'temporal'] as cons
 export type ParameterGroup = (typeof GROUPS)[number]
 
 /** How a parameter starts. `first`: its first element, the others 0. `xavier`: uniform within sqrt(6 / (in + out)). */
-export type Init = { kind: 'fill'; value: number } | { kind: 'normal'; std: number } | { kind: 'xavier' } | { kind: 'first'; value: number }
+export type Init =
+  | { kind: 'fill'; value: number }
+  | { kind: 'normal'; std: number }
+  | { kind: 'xavier' }
+  | { kind: 'first'; value: number }
 
 export interface TrainedParameter {
   name: string
@@ -39,7 +43,13 @@ export function trainedParameters(model: ModelConfig, adapter: AdapterConfig): T
       all.push(...(temporal.weights === 'fresh' ? fresh(`${at}.temporal`, d) : lora(`${at}.temporal`, d, d, adapter)))
       all.push(...router(`${at}.temporal`, d, masks[m]!, adapter))
       if (temporal.residual === 'gated') {
-        all.push({ name: `${at}.temporal.gate`, shape: [1], group: 'gate', decay: false, init: { kind: 'fill', value: temporal.gateInit } })
+        all.push({
+          name: `${at}.temporal.gate`,
+          shape: [1],
+          group: 'gate',
+          decay: false,
+          init: { kind: 'fill', value: temporal.gateInit },
+        })
       }
     }
     if (m % crossFrequency === 0) all.push(...lora(`${at}.cross`, d, dv, adapter))
@@ -62,7 +72,13 @@ function router(at: string, width: number, masks: number, { dar }: AdapterConfig
     { name: `${at}.router.w1`, shape: [hidden, width], group: 'router', decay: true, init: { kind: 'xavier' } },
     { name: `${at}.router.b1`, shape: [hidden], group: 'router', decay: false, init: ZERO },
     { name: `${at}.router.w2`, shape: [masks, hidden], group: 'router', decay: true, init: ZERO },
-    { name: `${at}.router.b2`, shape: [masks], group: 'router', decay: false, init: { kind: 'first', value: globalBias } },
+    {
+      name: `${at}.router.b2`,
+      shape: [masks],
+      group: 'router',
+      decay: false,
+      init: { kind: 'first', value: globalBias },
+    },
   ]
 }
 
@@ -70,7 +86,13 @@ function router(at: string, width: number, masks: number, { dar }: AdapterConfig
 function fresh(at: string, width: number): TrainedParameter[] {
   return [
     ...['query', 'key', 'value', 'dense'].flatMap((name): TrainedParameter[] => [
-      { name: `${at}.${name}.weight`, shape: [width, width], group: 'temporal', decay: true, init: { kind: 'normal', std: 0.02 } },
+      {
+        name: `${at}.${name}.weight`,
+        shape: [width, width],
+        group: 'temporal',
+        decay: true,
+        init: { kind: 'normal', std: 0.02 },
+      },
       { name: `${at}.${name}.bias`, shape: [width], group: 'temporal', decay: false, init: ZERO },
     ]),
     { name: `${at}.norm.weight`, shape: [width], group: 'temporal', decay: false, init: { kind: 'fill', value: 1 } },

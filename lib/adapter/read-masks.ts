@@ -28,7 +28,11 @@ export interface ReadMasksOptions {
  * @param folder what relative file names are relative to: the folder of the configuration
  * @throws InputError naming key and file
  */
-export async function readMasks(config: AdapterConfig, folder: string, options: ReadMasksOptions = {}): Promise<GivenMasks> {
+export async function readMasks(
+  config: AdapterConfig,
+  folder: string,
+  options: ReadMasksOptions = {},
+): Promise<GivenMasks> {
   const { dar, frames, fusion, text, temporal } = config
   const { queries, accepted = false } = options
   const masks: GivenMasks = {}
@@ -42,7 +46,12 @@ export async function readMasks(config: AdapterConfig, folder: string, options: 
   }
   if (!BUILT_IN.includes(dar.spatialMasks)) {
     const most = queries === undefined ? 1 : queries + (fusion ? (text.maxTokens ?? 0) : 0)
-    masks.spatial = await read('spatial', queries ?? Infinity, most, fusion ? 'or lower text.maxTokens' : 'one row for each query token')
+    masks.spatial = await read(
+      'spatial',
+      queries ?? Infinity,
+      most,
+      fusion ? 'or lower text.maxTokens' : 'one row for each query token',
+    )
   }
   if (!BUILT_IN.includes(dar.temporalMasks) && temporal.attention === 'factorized') {
     masks.temporal = await read('temporal', frames, frames, 'or lower frames')
@@ -57,7 +66,8 @@ async function readSet(name: string, path: string): Promise<MaskSet> {
   const { dtype, shape } = entry
   if (dtype !== 'U8') throw invalid(name, `${MASKS} of dtype U8, one bit for each mask`, dtype)
   const [size = 0, width] = shape
-  if (shape.length !== 2 || size !== width || size === 0) throw invalid(name, `${MASKS} of shape [n,n], queries by keys`, shape)
+  if (shape.length !== 2 || size !== width || size === 0)
+    throw invalid(name, `${MASKS} of shape [n,n], queries by keys`, shape)
   return { size, bits: await readEntry(header, MASKS) }
 }
 
@@ -66,7 +76,14 @@ async function readSet(name: string, path: string): Promise<MaskSet> {
  *
  * @param fewest, most the smallest and the largest number of tokens that there will be
  */
-function check(name: string, { size, bits }: MaskSet, choices: number, fewest: number, most: number, remedy: string): void {
+function check(
+  name: string,
+  { size, bits }: MaskSet,
+  choices: number,
+  fewest: number,
+  most: number,
+  remedy: string,
+): void {
   if (size < most) throw invalid(name, `a set for at least ${most} tokens`, size, `give a larger set, ${remedy}`)
   customMasks(name, bits, size, choices)
   for (let i = 0; i < size; i++) {
@@ -76,7 +93,9 @@ function check(name: string, { size, bits }: MaskSet, choices: number, fewest: n
     const empty = Array.from({ length: choices }, (_, j) => j).find((j) => !(kept & (1 << j)))
     if (empty === undefined) continue
     throw invalid(
-      name, `at least one key in every row of mask M_${empty}, also when the set is cut to ${tokens} tokens`, `none in row ${i}`,
+      name,
+      `at least one key in every row of mask M_${empty}, also when the set is cut to ${tokens} tokens`,
+      `none in row ${i}`,
       'let every row of every mask keep at least its own token',
     )
   }

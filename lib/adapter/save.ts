@@ -23,7 +23,14 @@ import { findFolder, identity, replaceFolder, type FolderFile, type FolderKind }
 import { readAsFloat32, readHeader } from '../weights/safetensors.js'
 import { Adapter } from './adapter.js'
 import { checkAdapterConfig, parseAdapterConfig, type AdapterConfig, type CheckedAdapterConfig } from './config.js'
-import { countGroups, countTrained, GROUPS, trainedParameters, type GroupCount, type TrainedParameter } from './parameters.js'
+import {
+  countGroups,
+  countTrained,
+  GROUPS,
+  trainedParameters,
+  type GroupCount,
+  type TrainedParameter,
+} from './parameters.js'
 import { checkPeftConfig } from './peft.js'
 import { MASKS, readMasks } from './read-masks.js'
 
@@ -52,11 +59,21 @@ export interface AdapterMeta {
 export type AdapterInfo = AdapterMeta & { config: AdapterConfig; counts: GroupCount[]; createdBy: string }
 
 /** What has to be known of the loaded base model; a LoadedModel has it. */
-export type AdapterBase = { model: { config: ModelConfig; device?: Device }; plan: { folder: string }; fingerprint: string }
+export type AdapterBase = {
+  model: { config: ModelConfig; device?: Device }
+  plan: { folder: string }
+  fingerprint: string
+}
 
 // --------------------------------------------------------------------------------------------------------------- names
 
-const MODULES: Record<string, string> = { spatial: 'attention', temporal: 'attention', cross: 'crossattention', q: 'query', v: 'value' }
+const MODULES: Record<string, string> = {
+  spatial: 'attention',
+  temporal: 'attention',
+  cross: 'crossattention',
+  q: 'query',
+  v: 'value',
+}
 
 /** The file and the key in it that a trained parameter is stored under. */
 export function placeOf(name: string): { file: string; key: string } {
@@ -80,8 +97,16 @@ function places(table: readonly TrainedParameter[]): Map<string, Map<string, Tra
 function peftConfig(file: string, base: string, { lora }: AdapterConfig): Record<string, unknown> {
   const attention = file === PEFT ? '(attention|crossattention)' : 'attention'
   return {
-    peft_type: 'LORA', task_type: null, base_model_name_or_path: base, inference_mode: true, r: lora.r, lora_alpha: lora.alpha, lora_dropout: 0,
-    bias: 'none', fan_in_fan_out: false, modules_to_save: null,
+    peft_type: 'LORA',
+    task_type: null,
+    base_model_name_or_path: base,
+    inference_mode: true,
+    r: lora.r,
+    lora_alpha: lora.alpha,
+    lora_dropout: 0,
+    bias: 'none',
+    fan_in_fan_out: false,
+    modules_to_save: null,
     target_modules: String.raw`qformer\.encoder\.layer\.\d+\.${attention}\.attention\.(query|value)`,
   }
 }
@@ -92,22 +117,42 @@ function peftConfig(file: string, base: string, { lora }: AdapterConfig): Record
  * Saves an adapter over what is in `folder`: afterwards that is the new adapter or, if anything fails, still the old one.
  * Throws an InputError where the folder cannot be written, or holds something that is not an adapter.
  */
-export async function saveAdapter(folder: string, adapter: Adapter, meta: AdapterMeta, on: FileSystem = fs): Promise<void> {
+export async function saveAdapter(
+  folder: string,
+  adapter: Adapter,
+  meta: AdapterMeta,
+  on: FileSystem = fs,
+): Promise<void> {
   await replaceFolder(folder, await adapterFiles(adapter, meta), ADAPTER_FOLDER, on)
 }
 
 /** The content of all files. The tensors are read as they are at the moment of the call, whatever is computed afterwards. */
 export async function adapterFiles(adapter: Adapter, meta: AdapterMeta): Promise<FolderFile[]> {
   const names = [...adapter.parameters.keys()]
-  const [values, createdBy] = await Promise.all([Promise.all([...adapter.parameters.values()].map((t) => t.data())), program()])
+  const [values, createdBy] = await Promise.all([
+    Promise.all([...adapter.parameters.values()].map((t) => t.data())),
+    program(),
+  ])
   const data = new Map(names.map((name, i) => [name, values[i]!]))
   const [table, { config, files }] = [adapter.table(), withMasks(adapter)]
   for (const [path, parameters] of places(table)) {
-    files.push({ path, tensors: [...parameters].map(([name, p]) => ({ name, dtype: 'F32', shape: p.shape, data: data.get(p.name)! })) })
-    if (path !== OWN) files.push({ path: join(dirname(path), PEFT_CONFIG), text: json(peftConfig(path, meta.base, config)) })
+    files.push({
+      path,
+      tensors: [...parameters].map(([name, p]) => ({ name, dtype: 'F32', shape: p.shape, data: data.get(p.name)! })),
+    })
+    if (path !== OWN)
+      files.push({ path: join(dirname(path), PEFT_CONFIG), text: json(peftConfig(path, meta.base, config)) })
   }
   const { base, fingerprint, info } = meta
-  const about = { format: FORMAT, version: VERSION, createdBy, base: { name: base, fingerprint }, config, counts: countGroups(table), ...(info && { info }) }
+  const about = {
+    format: FORMAT,
+    version: VERSION,
+    createdBy,
+    base: { name: base, fingerprint },
+    config,
+    counts: countGroups(table),
+    ...(info && { info }),
+  }
   files.push({ path: 'README.md', text: readme(base, createdBy, table) }, { path: ABOUT, text: json(about) })
   return files
 }
@@ -120,14 +165,20 @@ function withMasks(adapter: Adapter): { config: CheckedAdapterConfig; files: Fol
     const set = adapter.given[axis]
     if (!set) continue
     dar[`${axis}Masks`] = `${axis}_masks.safetensors`
-    files.push({ path: dar[`${axis}Masks`], tensors: [{ name: MASKS, dtype: 'U8', shape: [set.size, set.size], data: set.bits }] })
+    files.push({
+      path: dar[`${axis}Masks`],
+      tensors: [{ name: MASKS, dtype: 'U8', shape: [set.size, set.size], data: set.bits }],
+    })
   }
   return { config: { ...adapter.config, dar }, files }
 }
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`
 const program = (): Promise<string> =>
-  readJsonObject(fileURLToPath(new URL('../../package.json', import.meta.url))).then((about) => `mtransllama ${about.version}`, () => 'mtransllama')
+  readJsonObject(fileURLToPath(new URL('../../package.json', import.meta.url))).then(
+    (about) => `mtransllama ${about.version}`,
+    () => 'mtransllama',
+  )
 
 function readme(base: string, createdBy: string, table: readonly TrainedParameter[]): string {
   const counts = countGroups(table).map(({ group, parameters }) => `${group} ${parameters.toLocaleString('en')}`)
@@ -148,9 +199,12 @@ folder as an adapter of the image model. \`temporal/\` has the temporal LoRA of 
 // ---------------------------------------------------------------------------------------------------------------- load
 
 const About = z.strictObject({
-  format: z.literal(FORMAT), version: z.literal(VERSION), createdBy: z.string(),
+  format: z.literal(FORMAT),
+  version: z.literal(VERSION),
+  createdBy: z.string(),
   base: z.strictObject({ name: z.string(), fingerprint: z.string().min(1) }),
-  config: z.unknown(), info: z.record(z.string(), z.unknown()).optional(),
+  config: z.unknown(),
+  info: z.record(z.string(), z.unknown()).optional(),
   counts: z.array(z.strictObject({ group: z.enum(GROUPS), tensors: z.int().min(0), parameters: z.int().min(0) })),
 })
 
@@ -159,9 +213,22 @@ export async function readAdapterInfo(folder: string): Promise<AdapterInfo> {
   const path = join(await findFolder(folder), ABOUT)
   const value = await readJsonObject(path, 'a folder with a saved adapter has one')
   if (value.format !== FORMAT) throw invalid(`${path}: format`, `"${FORMAT}"`, value.format)
-  if (value.version !== VERSION) throw invalid(`${path}: version`, `${VERSION}, the one that this program reads`, value.version, 'load it with the program that wrote it')
+  if (value.version !== VERSION)
+    throw invalid(
+      `${path}: version`,
+      `${VERSION}, the one that this program reads`,
+      value.version,
+      'load it with the program that wrote it',
+    )
   const { base, config, counts, createdBy, info } = checkWith(About, value, path)
-  return { base: base.name, fingerprint: base.fingerprint, config: parseAdapterConfig(config, `${path}: config`), counts, createdBy, info }
+  return {
+    base: base.name,
+    fingerprint: base.fingerprint,
+    config: parseAdapterConfig(config, `${path}: config`),
+    counts,
+    createdBy,
+    info,
+  }
 }
 
 /**
@@ -176,7 +243,9 @@ export async function loadAdapter(folder: string, base: AdapterBase): Promise<Ad
   for (const [name, t] of adapter.parameters) {
     if (((await t.data()) as Float32Array).every(Number.isFinite)) continue
     adapter.dispose()
-    throw new InputError(`${folder}: the trained tensor ${name} holds a NaN or an infinity; take an adapter that was saved before.`)
+    throw new InputError(
+      `${folder}: the trained tensor ${name} holds a NaN or an infinity; take an adapter that was saved before.`,
+    )
   }
   return adapter
 }
@@ -197,27 +266,44 @@ export async function loadSaved(folder: string, base: AdapterBase): Promise<Adap
   const masks = await readMasks(config, at, { accepted: true })
   return scope(async () => {
     const values = await readParameters(at, config, model)
-    if ((await identity(at)) !== before) throw new InputError(`${folder}: the adapter was replaced while it was being read; load it again.`)
+    if ((await identity(at)) !== before)
+      throw new InputError(`${folder}: the adapter was replaced while it was being read; load it again.`)
     return new Adapter(model, config, { values, masks, device: base.model.device ?? 'cpu' })
   })
 }
 
-async function readParameters(at: string, config: CheckedAdapterConfig, model: ModelConfig): Promise<Map<string, Tensor>> {
+async function readParameters(
+  at: string,
+  config: CheckedAdapterConfig,
+  model: ModelConfig,
+): Promise<Map<string, Tensor>> {
   const values = new Map<string, Tensor>()
   const faults: string[] = []
   const files = places(trainedParameters(model, config))
-  if (!files.has(`temporal/${PEFT}`) && existsSync(join(at, 'temporal', PEFT))) faults.push(`temporal/${PEFT} is there, but this configuration has no temporal LoRA`)
+  if (!files.has(`temporal/${PEFT}`) && existsSync(join(at, 'temporal', PEFT)))
+    faults.push(`temporal/${PEFT} is there, but this configuration has no temporal LoRA`)
   for (const [file, expected] of files) {
-    if (file !== OWN) checkPeftConfig(join(at, dirname(file), PEFT_CONFIG), await readJsonObject(join(at, dirname(file), PEFT_CONFIG)), config.lora, [...expected.keys()])
+    if (file !== OWN)
+      checkPeftConfig(
+        join(at, dirname(file), PEFT_CONFIG),
+        await readJsonObject(join(at, dirname(file), PEFT_CONFIG)),
+        config.lora,
+        [...expected.keys()],
+      )
     const header = await readHeader(join(at, file))
-    for (const key of header.entries.keys()) if (!expected.has(key)) faults.push(`${file}: ${key} is not a parameter of this adapter`)
+    for (const key of header.entries.keys())
+      if (!expected.has(key)) faults.push(`${file}: ${key} is not a parameter of this adapter`)
     for (const [key, { name, shape }] of expected) {
       const entry = header.entries.get(key)
       if (!entry) faults.push(`${file}: ${key} is missing`)
-      else if (entry.dtype !== 'F32' || `${entry.shape}` !== `${shape}`) faults.push(`${file}: ${key} should be F32 [${shape}], and is ${entry.dtype} [${entry.shape}]`)
+      else if (entry.dtype !== 'F32' || `${entry.shape}` !== `${shape}`)
+        faults.push(`${file}: ${key} should be F32 [${shape}], and is ${entry.dtype} [${entry.shape}]`)
       else values.set(name, tensor(await readAsFloat32(header, key), shape))
     }
   }
-  if (faults.length) throw new InputError(`${at}: the tensors do not fit ${ABOUT}: ${faults.slice(0, 5).join('; ')}${faults.length > 5 ? `; and ${faults.length - 5} more` : ''}.`)
+  if (faults.length)
+    throw new InputError(
+      `${at}: the tensors do not fit ${ABOUT}: ${faults.slice(0, 5).join('; ')}${faults.length > 5 ? `; and ${faults.length - 5} more` : ''}.`,
+    )
   return values
 }

@@ -36,16 +36,35 @@ export function register(program: Command): void {
         if (text?.trim() === '' || Number.isNaN(n)) throw invalid(name, 'a number', text)
         return n
       }
-      for (const [name, text] of [['--prompt', o.prompt], ['--dialogue', o.dialogue]] as const) {
-        if (text?.includes('\uFFFD')) throw invalid(name, 'UTF-8 text', text, "a character of it was lost on the way here; set the terminal's encoding to UTF-8")
+      for (const [name, text] of [
+        ['--prompt', o.prompt],
+        ['--dialogue', o.dialogue],
+      ] as const) {
+        if (text?.includes('\uFFFD'))
+          throw invalid(
+            name,
+            'UTF-8 text',
+            text,
+            "a character of it was lost on the way here; set the terminal's encoding to UTF-8",
+          )
       }
-      const clip = { video: o.video, start: number('--start', o.start), end: number('--end', o.end), fps: number('--fps', o.fps) }
+      const clip = {
+        video: o.video,
+        start: number('--start', o.start),
+        end: number('--end', o.end),
+        fps: number('--fps', o.fps),
+      }
       const maxTokens = count('--max-tokens', o.maxTokens)
       const where = chosen(o)
       const model = await openVideoModel(o.model, o.adapter, where)
       where.say(model.bundle)
       try {
-        for await (const piece of ask(model, { ...clip, prompt: o.prompt, dialogue: o.dialogue }, { maxTokens, signal })) process.stdout.write(piece)
+        for await (const piece of ask(
+          model,
+          { ...clip, prompt: o.prompt, dialogue: o.dialogue },
+          { maxTokens, signal },
+        ))
+          process.stdout.write(piece)
         process.stdout.write('\n')
       } finally {
         done()

@@ -20,11 +20,17 @@ export const computes = (command: Command): Command =>
     .option('--precision <dtype>', 'what activations and matrices are stored in: float32 or bfloat16', 'float32')
 
 /** What they mean; `say` tells on the error stream which device it is and why, and what was assumed of the model, once all else is known to be right. */
-export function chosen({ device, precision }: Where): { device: Device; precision: Precision; say(bundle: { notes: readonly string[] }): void } {
-  if (precision !== 'float32' && precision !== 'bfloat16') throw invalid('--precision', 'float32 or bfloat16', precision)
+export function chosen({ device, precision }: Where): {
+  device: Device
+  precision: Precision
+  say(bundle: { notes: readonly string[] }): void
+} {
+  if (precision !== 'float32' && precision !== 'bfloat16')
+    throw invalid('--precision', 'float32 or bfloat16', precision)
   const choice = chooseDevice(device as DeviceChoice)
   return {
-    device: choice.device, precision,
+    device: choice.device,
+    precision,
     say({ notes }) {
       console.error(`mtransllama: computing on ${choice.device} (${choice.reason})`)
       for (const note of notes) console.error(`mtransllama: note: ${note}`)
@@ -69,7 +75,13 @@ export class Bar {
   readonly #start = performance.now()
   constructor(what: string, total: number, details = '') {
     this.#bar = new cliProgress.SingleBar(
-      { format: `${what} {bar} {value}/{total} | {eta_formatted} left${details ? ` | ${details}` : ''}`, stream: process.stderr, hideCursor: true, etaBuffer: 50, barsize: 24 },
+      {
+        format: `${what} {bar} {value}/{total} | {eta_formatted} left${details ? ` | ${details}` : ''}`,
+        stream: process.stderr,
+        hideCursor: true,
+        etaBuffer: 50,
+        barsize: 24,
+      },
       cliProgress.Presets.shades_classic,
     )
     this.#bar.start(total, 0, Object.fromEntries([...details.matchAll(/\{(\w+)\}/g)].map((m) => [m[1]!, '-'])))
@@ -94,5 +106,12 @@ export const memoryText = (): string => `${(memory().bytes / 2 ** 20).toFixed(0)
 /** Rows with their columns aligned; the first column on the left, numbers on the right. */
 export function table(rows: readonly (readonly string[])[]): string {
   const widths = rows[0]!.map((_, i) => Math.max(...rows.map((r) => r[i]!.length)))
-  return rows.map((r) => r.map((cell, i) => (i ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!))).join('  ').trimEnd()).join('\n')
+  return rows
+    .map((r) =>
+      r
+        .map((cell, i) => (i ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n')
 }

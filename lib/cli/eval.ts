@@ -43,7 +43,10 @@ export function register(program: Command): void {
     .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
     .option('--adapter <dir>', 'trained adapter; without one the image model answers')
     .requiredOption('--data <manifest>', 'samples, JSONL')
-    .option('--output <file>', 'where predictions are written as they come, JSONL; a sample that cannot be used is a line with its reason')
+    .option(
+      '--output <file>',
+      'where predictions are written as they come, JSONL; a sample that cannot be used is a line with its reason',
+    )
     .option('--resume', 'go on with the file of --output: what it has is not predicted again')
     .option('--batch <n>', 'samples at a time', '16')
     .option('--frames <n>', 'frames per clip; default: those the adapter was trained with, else 4')
@@ -57,11 +60,22 @@ export function register(program: Command): void {
       const where = chosen(o)
       const bundle = await openBundle(o.model, where)
       where.say(bundle)
-      const { signal, done } = interruptible(o.output === undefined ? 'stopping' : `stopping; what is predicted is in ${o.output}, and --resume goes on`)
+      const { signal, done } = interruptible(
+        o.output === undefined ? 'stopping' : `stopping; what is predicted is in ${o.output}, and --resume goes on`,
+      )
       try {
         const adapter = o.adapter === undefined ? undefined : await loadAdapter(o.adapter, bundle)
-        const features = new Features(bundle, { frames: asked ?? adapter?.config.frames ?? 4, sampling: choice, cache: o.cache })
-        const file = o.output === undefined ? undefined : await PredictionFile.open(o.output, await runName(bundle, adapter, features.options), samples, { resume: o.resume ?? false })
+        const features = new Features(bundle, {
+          frames: asked ?? adapter?.config.frames ?? 4,
+          sampling: choice,
+          cache: o.cache,
+        })
+        const file =
+          o.output === undefined
+            ? undefined
+            : await PredictionFile.open(o.output, await runName(bundle, adapter, features.options), samples, {
+                resume: o.resume ?? false,
+              })
         const [predictions, unpredicted]: [Prediction[], Unpredicted[]] = [file?.predictions ?? [], []]
         const bar = new Bar('eval', samples.length)
         const progress = (): void => bar.update(predictions.length + unpredicted.length)
@@ -71,7 +85,12 @@ export function register(program: Command): void {
             await file?.add(line)
             progress()
           }
-          for await (const p of evaluate(bundle, features, file?.left ?? samples, { adapter, batch, signal, onUnpredicted })) {
+          for await (const p of evaluate(bundle, features, file?.left ?? samples, {
+            adapter,
+            batch,
+            signal,
+            onUnpredicted,
+          })) {
             predictions.push(p)
             await file?.add(p)
             progress()
@@ -83,12 +102,18 @@ export function register(program: Command): void {
         adapter?.dispose()
         if (predictions.length) {
           const { overall, tasks } = accuracy(predictions)
-          const row = (name: string, a: typeof overall): string[] => [name, percent(a.accuracy), `${a.correct}/${a.total}`]
+          const row = (name: string, a: typeof overall): string[] => [
+            name,
+            percent(a.accuracy),
+            `${a.correct}/${a.total}`,
+          ]
           console.log(table([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
         }
         if (unpredicted.length) {
           const [{ error }] = unpredicted as [Unpredicted]
-          throw new InputError(`eval: ${unpredicted.length} of ${samples.length} samples have no prediction and are not counted; the first: ${error.replace(/\.$/, '')}${file ? `; the reasons are in ${file.path}, and --resume tries these samples again` : ''}.`)
+          throw new InputError(
+            `eval: ${unpredicted.length} of ${samples.length} samples have no prediction and are not counted; the first: ${error.replace(/\.$/, '')}${file ? `; the reasons are in ${file.path}, and --resume tries these samples again` : ''}.`,
+          )
         }
       } finally {
         done()

@@ -7,7 +7,13 @@
 import { existsSync, statSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import type { Command } from 'commander'
-import { AdapterKeys, checkAdapterConfig, parseAdapterConfig, visualTokens, type AdapterConfig } from '../adapter/config.js'
+import {
+  AdapterKeys,
+  checkAdapterConfig,
+  parseAdapterConfig,
+  visualTokens,
+  type AdapterConfig,
+} from '../adapter/config.js'
 import { countGroups, trainedParameters } from '../adapter/parameters.js'
 import { findPreprocessor, type PreprocessorSource } from '../data/preprocess.js'
 import { InputError, invalid, nearest } from '../errors.js'
@@ -55,11 +61,16 @@ export function register(program: Command): void {
 async function report(target: string, options: InspectOptions): Promise<{ text: string; check(): void }> {
   if (!existsSync(target)) throw new InputError(`${target}: no such folder or file.`)
   const isFolder = statSync(target).isDirectory()
-  const weights = isFolder && ['model.safetensors', 'model.safetensors.index.json'].some((name) => existsSync(join(target, name)))
+  const weights =
+    isFolder && ['model.safetensors', 'model.safetensors.index.json'].some((name) => existsSync(join(target, name)))
   const plan = weights ? await planCheckpoint(target) : undefined
   const config = plan?.config ?? (await readModelConfig(target))
   const { adapter, assumed } = await adapterFor(options, config)
-  const pictures = isFolder ? await findPreprocessor(target, config.vision.imageSize).catch((error: unknown) => (error instanceof InputError ? error : Promise.reject(error))) : undefined
+  const pictures = isFolder
+    ? await findPreprocessor(target, config.vision.imageSize).catch((error: unknown) =>
+        error instanceof InputError ? error : Promise.reject(error),
+      )
+    : undefined
   const lines = [
     `${target}: ${FAMILIES[config.family]}`,
     '',
@@ -83,32 +94,65 @@ const FAMILIES = { instructblip: 'InstructBLIP', 'blip-2': 'BLIP-2' }
 
 // --------------------------------------------------------------------------------------------------------------- parts
 
-function describeParts({ vision, qformer, language, numQueryTokens, imageTokenId, videoTokenId, family }: ModelConfig, pictures: PreprocessorSource | InputError | undefined): string[] {
+function describeParts(
+  { vision, qformer, language, numQueryTokens, imageTokenId, videoTokenId, family }: ModelConfig,
+  pictures: PreprocessorSource | InputError | undefined,
+): string[] {
   const { kind, padId, bosId, eosId } = language
-  const attention = language.kind === 'llama'
-    ? `${language.heads} heads${language.kvHeads === language.heads ? '' : ` (${language.kvHeads} for keys and values)`}, RoPE theta ${language.ropeTheta}`
-    : `${language.heads} heads, learned positions`
+  const attention =
+    language.kind === 'llama'
+      ? `${language.heads} heads${language.kvHeads === language.heads ? '' : ` (${language.kvHeads} for keys and values)`}, RoPE theta ${language.ropeTheta}`
+      : `${language.heads} heads, learned positions`
   const crossing = Math.ceil(qformer.layers / qformer.crossFrequency)
   return table([
-    ['vision', `${vision.layers} layers, width ${vision.hiddenSize}, ${vision.heads} heads of ${vision.hiddenSize / vision.heads}, mlp ${vision.mlpSize}`],
-    ['', `images ${vision.imageSize} x ${vision.imageSize}, patches of ${vision.patchSize}: ${vision.tokens} tokens, eps ${vision.eps.toExponential()}`],
+    [
+      'vision',
+      `${vision.layers} layers, width ${vision.hiddenSize}, ${vision.heads} heads of ${vision.hiddenSize / vision.heads}, mlp ${vision.mlpSize}`,
+    ],
+    [
+      '',
+      `images ${vision.imageSize} x ${vision.imageSize}, patches of ${vision.patchSize}: ${vision.tokens} tokens, eps ${vision.eps.toExponential()}`,
+    ],
     ...describePictures(pictures),
-    ['Q-Former', `${qformer.layers} layers (${crossing} with cross-attention), width ${qformer.hiddenSize}, ${qformer.heads} heads, mlp ${qformer.mlpSize}, eps ${qformer.eps.toExponential()}`],
-    ['', `${numQueryTokens} queries; ${qformer.hasText ? `text path of ${qformer.vocabSize} ids, at most ${qformer.maxPositions} tokens` : 'no text path, so fusion must be off'}`],
-    ['language', `${NAMES[kind]}: ${language.layers} layers, width ${language.hiddenSize}, ${attention}, mlp ${language.mlpSize}, eps ${language.eps.toExponential()}`],
-    ['', `${language.vocabSize} ids, ${language.maxPositions} positions; output ${language.tied ? 'tied to the embedding' : 'of its own'}`],
-    ['ids', `pad ${padId ?? 'none'}, bos ${bosId ?? 'none'}, eos ${eosId ?? 'none'}${imageTokenId === undefined ? '' : `, image ${imageTokenId}`}${videoTokenId === undefined ? '' : `, video ${videoTokenId}`}${family === 'blip-2' && kind === 'llama' ? ' (unusual: BLIP-2 with LLaMA)' : ''}`],
+    [
+      'Q-Former',
+      `${qformer.layers} layers (${crossing} with cross-attention), width ${qformer.hiddenSize}, ${qformer.heads} heads, mlp ${qformer.mlpSize}, eps ${qformer.eps.toExponential()}`,
+    ],
+    [
+      '',
+      `${numQueryTokens} queries; ${qformer.hasText ? `text path of ${qformer.vocabSize} ids, at most ${qformer.maxPositions} tokens` : 'no text path, so fusion must be off'}`,
+    ],
+    [
+      'language',
+      `${NAMES[kind]}: ${language.layers} layers, width ${language.hiddenSize}, ${attention}, mlp ${language.mlpSize}, eps ${language.eps.toExponential()}`,
+    ],
+    [
+      '',
+      `${language.vocabSize} ids, ${language.maxPositions} positions; output ${language.tied ? 'tied to the embedding' : 'of its own'}`,
+    ],
+    [
+      'ids',
+      `pad ${padId ?? 'none'}, bos ${bosId ?? 'none'}, eos ${eosId ?? 'none'}${imageTokenId === undefined ? '' : `, image ${imageTokenId}`}${videoTokenId === undefined ? '' : `, video ${videoTokenId}`}${family === 'blip-2' && kind === 'llama' ? ' (unusual: BLIP-2 with LLaMA)' : ''}`,
+    ],
   ])
 }
 
 /** How a frame becomes the vision tower's input, and who says so. */
 function describePictures(pictures: PreprocessorSource | InputError | undefined): string[][] {
   if (pictures === undefined) return []
-  if (pictures instanceof InputError) return [['pictures', 'the files that say how they are prepared do not fit; see below']]
-  const { preprocessor: { size, mean, std, rescale, resample }, from, notes } = pictures
+  if (pictures instanceof InputError)
+    return [['pictures', 'the files that say how they are prepared do not fit; see below']]
+  const {
+    preprocessor: { size, mean, std, rescale, resample },
+    from,
+    notes,
+  } = pictures
   const short = (x: number) => String(Number(x.toPrecision(6)))
   return [
-    ['pictures', `resized to ${size.width} x ${size.height} (${resample}), times ${rescale === 1 / 255 ? '1/255' : short(rescale)}, minus [${mean.map(short).join(', ')}], over [${std.map(short).join(', ')}]`],
+    [
+      'pictures',
+      `resized to ${size.width} x ${size.height} (${resample}), times ${rescale === 1 / 255 ? '1/255' : short(rescale)}, minus [${mean.map(short).join(', ')}], over [${std.map(short).join(', ')}]`,
+    ],
     ['', from === undefined ? 'assumed' : `as ${basename(from)} says`],
     ...notes.map((note) => ['', `note: ${note}`]),
   ]
@@ -129,7 +173,11 @@ function describeShapes(config: ModelConfig, plan: CheckpointPlan | undefined): 
   }
   return table([
     ['tensor', 'shape', ...(plan ? ['dtype'] : [])],
-    ...[...rows.values()].map(({ pattern, shape, dtype, layers }) => [pattern.replace('*', ranges(layers)), shape, dtype]),
+    ...[...rows.values()].map(({ pattern, shape, dtype, layers }) => [
+      pattern.replace('*', ranges(layers)),
+      shape,
+      dtype,
+    ]),
   ])
 }
 
@@ -140,31 +188,54 @@ function ranges(layers: number[]): string {
   const last = layers.at(-1)!
   const step = second - first
   if (!layers.every((layer, i) => layer === first + i * step)) return `{${layers.join()}}`
-  return step === 1 ? `{${first}-${last}}` : layers.length === 2 ? `{${first},${last}}` : `{${first},${second}..${last}}`
+  return step === 1
+    ? `{${first}-${last}}`
+    : layers.length === 2
+      ? `{${first},${last}}`
+      : `{${first},${second}..${last}}`
 }
 
 const NAMES = { llama: 'LLaMA', opt: 'OPT' }
 
-const TITLES: Record<Part, string> = { vision: 'vision', qformer: 'Q-Former', query: 'query tokens', projection: 'projection', language: 'language' }
+const TITLES: Record<Part, string> = {
+  vision: 'vision',
+  qformer: 'Q-Former',
+  query: 'query tokens',
+  projection: 'projection',
+  language: 'language',
+}
 
 function describeCounts(config: ModelConfig, plan: CheckpointPlan | undefined): string[] {
   const counts = countParts(plan ? plan.entries.values() : expectedTensors(config))
   const dtypes = (part: Part) => {
     const found = new Map<string, number>()
-    for (const tensor of plan?.entries.values() ?? []) if (tensor.part === part) found.set(tensor.dtype, (found.get(tensor.dtype) ?? 0) + 1)
+    for (const tensor of plan?.entries.values() ?? [])
+      if (tensor.part === part) found.set(tensor.dtype, (found.get(tensor.dtype) ?? 0) + 1)
     return found.size === 1 ? [...found.keys()] : [[...found].map(([dtype, n]) => `${n} ${dtype}`).join(', ')]
   }
-  const total = counts.reduce((sum, c) => ({ tensors: sum.tensors + c.tensors, parameters: sum.parameters + c.parameters }), { tensors: 0, parameters: 0 })
-  const lines = table([
-    ['part', 'tensors', 'parameters', ...(plan ? ['dtype'] : [])],
-    ...counts.map((c) => [TITLES[c.part], number(c.tensors), number(c.parameters), ...(plan ? dtypes(c.part) : [])]),
-    ['total', number(total.tensors), number(total.parameters)],
-  ], [1, 2])
+  const total = counts.reduce(
+    (sum, c) => ({ tensors: sum.tensors + c.tensors, parameters: sum.parameters + c.parameters }),
+    { tensors: 0, parameters: 0 },
+  )
+  const lines = table(
+    [
+      ['part', 'tensors', 'parameters', ...(plan ? ['dtype'] : [])],
+      ...counts.map((c) => [TITLES[c.part], number(c.tensors), number(c.parameters), ...(plan ? dtypes(c.part) : [])]),
+      ['total', number(total.tensors), number(total.parameters)],
+    ],
+    [1, 2],
+  )
   if (!plan) {
     const stored = config.dtype === undefined ? '' : `; config.json says ${config.dtype}`
-    return [...lines, `${gigabytes(total.parameters * 4)} in 32 bits, ${gigabytes(total.parameters * 2)} in 16 bits (from config.json alone; no weights were looked at${stored})`]
+    return [
+      ...lines,
+      `${gigabytes(total.parameters * 4)} in 32 bits, ${gigabytes(total.parameters * 2)} in 16 bits (from config.json alone; no weights were looked at${stored})`,
+    ]
   }
-  const bytes = [...plan.entries.values()].reduce((sum, t) => sum + t.shape.reduce((a, b) => a * b, 1) * DTYPE_BYTES[t.dtype], 0)
+  const bytes = [...plan.entries.values()].reduce(
+    (sum, t) => sum + t.shape.reduce((a, b) => a * b, 1) * DTYPE_BYTES[t.dtype],
+    0,
+  )
   const { loaded, ignored, missing, wrong, unexpected } = plan
   return [
     ...lines,
@@ -183,11 +254,14 @@ function describeTrained(config: ModelConfig, adapter: AdapterConfig, assumed: s
   const frozen = countParts(expectedTensors(config)).reduce((n, c) => n + c.parameters, 0)
   const share = (100 * sum('parameters')) / (frozen + sum('parameters'))
   return [
-    ...table([
-      ['trained', 'tensors', 'parameters'],
-      ...groups.map((g) => [g.group, number(g.tensors), number(g.parameters)]),
-      ['total', number(sum('tensors')), number(sum('parameters'))],
-    ], [1, 2]),
+    ...table(
+      [
+        ['trained', 'tensors', 'parameters'],
+        ...groups.map((g) => [g.group, number(g.tensors), number(g.parameters)]),
+        ['total', number(sum('tensors')), number(sum('parameters'))],
+      ],
+      [1, 2],
+    ),
     `${share.toPrecision(2)} % of the whole; temporal attention ${temporal.attention} (${temporal.residual}), routing ${dar.mode}, LoRA rank ${lora.r}, ` +
       `fusion ${checked.fusion ? `on (at most ${checked.text.maxTokens} tokens)` : 'off'}`,
     `${checked.frames} frames become ${visualTokens(checked, config.numQueryTokens)} visual tokens (${checked.aggregate})`,
@@ -196,17 +270,25 @@ function describeTrained(config: ModelConfig, adapter: AdapterConfig, assumed: s
 }
 
 /** The adapter asked for, else the defaults; fusion is turned off by itself only where nothing was asked for. */
-async function adapterFor(options: InspectOptions, model: ModelConfig): Promise<{ adapter: AdapterConfig; assumed: string[] }> {
+async function adapterFor(
+  options: InspectOptions,
+  model: ModelConfig,
+): Promise<{ adapter: AdapterConfig; assumed: string[] }> {
   if (options.config !== undefined) return { adapter: parseAdapterConfig(options.config), assumed: [] }
-  if (options.adapter !== undefined) return { adapter: parseAdapterConfig(await adapterKeys(options.adapter), options.adapter), assumed: [] }
+  if (options.adapter !== undefined)
+    return { adapter: parseAdapterConfig(await adapterKeys(options.adapter), options.adapter), assumed: [] }
   if (model.qformer.hasText) return { adapter: parseAdapterConfig(), assumed: [] }
-  return { adapter: parseAdapterConfig({ fusion: false }), assumed: ['fusion: false was assumed, since this Q-Former has no text path'] }
+  return {
+    adapter: parseAdapterConfig({ fusion: false }),
+    assumed: ['fusion: false was assumed, since this Q-Former has no text path'],
+  }
 }
 
 /** The adapter's part of a training file. A key that looks like a misspelt adapter key is an error. */
 async function adapterKeys(file: string): Promise<Record<string, unknown>> {
   const value = (await readYaml(file)) ?? {}
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid(file, 'an object of configuration keys', value)
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw invalid(file, 'an object of configuration keys', value)
   const known = Object.keys(AdapterKeys)
   const mine: Record<string, unknown> = {}
   for (const [key, inner] of Object.entries(value)) {
@@ -220,10 +302,19 @@ async function adapterKeys(file: string): Promise<Record<string, unknown>> {
 // -------------------------------------------------------------------------------------------------------------- layout
 
 const number = (n: number) => n.toLocaleString('en-US')
-const gigabytes = (bytes: number) => (bytes >= 1e8 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`)
+const gigabytes = (bytes: number) =>
+  bytes >= 1e8 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`
 
 /** Columns of equal width; those in `right` are set to the right. */
 function table(rows: string[][], right: number[] = []): string[] {
-  const widths = rows.reduce<number[]>((w, row) => row.map((cell, i) => Math.max(w[i] ?? 0, cell.length)).concat(w.slice(row.length)), [])
-  return rows.map((row) => row.map((cell, i) => (right.includes(i) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!))).join('  ').trimEnd())
+  const widths = rows.reduce<number[]>(
+    (w, row) => row.map((cell, i) => Math.max(w[i] ?? 0, cell.length)).concat(w.slice(row.length)),
+    [],
+  )
+  return rows.map((row) =>
+    row
+      .map((cell, i) => (right.includes(i) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
+      .join('  ')
+      .trimEnd(),
+  )
 }

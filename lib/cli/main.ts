@@ -7,8 +7,13 @@ import { Interrupted } from './common.js'
 const commands = ['./train.js', './eval.js', './ask.js', './inspect.js', './parity.js'] as const
 
 async function main(): Promise<void> {
-  const { version } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
-  const program = new Command('mtransllama').description('Turn an image language model into a video model.').version(version).showHelpAfterError()
+  const { version } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8')) as {
+    version: string
+  }
+  const program = new Command('mtransllama')
+    .description('Turn an image language model into a video model.')
+    .version(version)
+    .showHelpAfterError()
   for (const file of commands) ((await import(file)) as { register(program: Command): void }).register(program)
   await program.parseAsync()
 }

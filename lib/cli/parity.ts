@@ -6,7 +6,11 @@ import { caseFiles, GoldenCase, Score } from './parity/golden.js'
 import { imageCase, videoCase } from './parity/models.js'
 import { operatorCase } from './parity/operators.js'
 
-const kinds: Record<string, (c: GoldenCase, score: Score) => Promise<void>> = { op: operatorCase, image: imageCase, mtrans: videoCase }
+const kinds: Record<string, (c: GoldenCase, score: Score) => Promise<void>> = {
+  op: operatorCase,
+  image: imageCase,
+  mtrans: videoCase,
+}
 /** Files that other cases refer to. */
 const helpers = ['inputs', 'params']
 
@@ -48,7 +52,9 @@ export function register(program: Command): void {
       for await (const { name, score } of parity(golden, place)) {
         const ok = score.faults.length === 0
         ok ? passed++ : failed++
-        console.log(`${ok ? 'ok  ' : 'FAIL'} ${name.padEnd(36)} forward ${digits(score.forward)}  gradient ${digits(score.gradient)}${score.update ? `  update ${digits(score.update)}` : ''}`)
+        console.log(
+          `${ok ? 'ok  ' : 'FAIL'} ${name.padEnd(36)} forward ${digits(score.forward)}  gradient ${digits(score.gradient)}${score.update ? `  update ${digits(score.update)}` : ''}`,
+        )
         for (const fault of score.faults.slice(0, 10)) console.log(`     ${fault}`)
         if (score.faults.length > 10) console.log(`     and ${score.faults.length - 10} more`)
       }

@@ -15,7 +15,9 @@ export async function profilePath(file: string): Promise<string> {
   const folder = await stat(dirname(path)).catch(() => undefined)
   if (!folder?.isDirectory()) complain(`the folder ${dirname(path)} does not exist; make it first`)
   if ((await stat(path).catch(() => undefined))?.isDirectory()) complain('that is a folder; name a file in it')
-  await access(dirname(path), constants.W_OK).catch(() => complain(`there is no permission to write to ${dirname(path)}; choose another folder`))
+  await access(dirname(path), constants.W_OK).catch(() =>
+    complain(`there is no permission to write to ${dirname(path)}; choose another folder`),
+  )
   return path
 }
 
@@ -26,7 +28,9 @@ export async function writeProfile(path: string, profile: Profile): Promise<stri
   return [
     table(profile.table()),
     `operators ran for ${busy.toFixed(3)} of ${profile.elapsed.toFixed(3)} seconds`,
-    ...(profile.dropped ? [`${profile.dropped.toLocaleString('en')} operators more ran, and are not in the profile`] : []),
+    ...(profile.dropped
+      ? [`${profile.dropped.toLocaleString('en')} operators more ran, and are not in the profile`]
+      : []),
     `trace, for chrome://tracing or ui.perfetto.dev: ${path}`,
   ].join('\n')
 }

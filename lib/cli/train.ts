@@ -12,71 +12,107 @@ export function register(program: Command): void {
     .description('train an adapter as a YAML file says')
     .option('--output <dir>', 'write there instead of where the file says')
     .option('--no-graphs', 'on a GPU, launch operators one by one instead of as a graph')
-    .option('--profile <file>', 'time steps 3 to 12 of the first epoch (all of a shorter one) by operator: a table, and a Chrome trace in the file')
+    .option(
+      '--profile <file>',
+      'time steps 3 to 12 of the first epoch (all of a shorter one) by operator: a table, and a Chrome trace in the file',
+    )
     .option('--resume', 'go on with the run whose state lies in the output folder')
-    .action(async (path: string, { output, resume = false, graphs, profile, ...o }: { output?: string; resume?: boolean; graphs: boolean; profile?: string } & Where) => {
-      const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
-      const trace = profile === undefined ? undefined : await profilePath(profile)
-      const { signal, done } = interruptible('stopping after this step and saving')
-      const where = chosen(o)
-      let bar: Bar | undefined
-      let tokens = 0
-      let skipped = 0
-      const next = (what: string, total: number, details = ''): Bar => {
-        bar?.stop()
-        return (bar = new Bar(what, total, details))
-      }
-      let features: Bar | undefined
-      let epoch = 0
-      try {
-        const result = await train(config, {
-          signal,
-          resume,
-          device: where.device,
-          precision: where.precision,
+    .action(
+      async (
+        path: string,
+        {
+          output,
+          resume = false,
           graphs,
-          onStart({ counts, samples, steps, adapter, bundle }) {
-            where.say(bundle)
-            const rows = [['trained', 'tensors', 'parameters'], ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')])]
-            console.log(table([...rows, ['total', String(counts.reduce((n, c) => n + c.tensors, 0)), countTrained(adapter.table()).toLocaleString('en')]]))
-            console.log(`${samples} samples, ${config.train.epochs} epochs, ${steps} steps; writing to ${config.output}`)
-          },
-          onFeatures(ready, total) {
-            ;(features ??= next('features', total)).update(ready)
-          },
-          onStep(e) {
-            if (e.epoch !== epoch) {
-              epoch = e.epoch
-              tokens = 0
-              next(`epoch ${epoch}`, e.steps / config.train.epochs, 'loss {loss} | {speed} tokens/s | {memory}')
-            }
-            tokens += e.tokens
-            const within = e.step - ((epoch - 1) * e.steps) / config.train.epochs
-            bar!.update(within, { loss: e.loss.toFixed(4), speed: (tokens / bar!.seconds).toFixed(0), memory: memoryText() })
-            if (e.bad === undefined) return
-            skipped++
-            console.error(`\nstep ${e.step} skipped: ${e.bad} is not finite`)
-          },
-          onEpoch(e) {
-            bar?.stop()
-            const loss = Number.isFinite(e.loss) ? `loss ${e.loss.toFixed(4)}` : 'no step was finite'
-            console.log(`epoch ${e.epoch}: ${loss}${e.accuracy === undefined ? '' : `, validation ${percent(e.accuracy)}`}${e.best ? ' (best so far)' : ''}`)
-            if (e.notFinite !== undefined) console.error(`epoch ${e.epoch}: ${e.notFinite} is not finite; the adapter saved last stays`)
-          },
-          ...(trace !== undefined && {
-            async onProfile(p) {
-              bar?.stop()
-              epoch = 0 // the next step starts the bar again
-              console.log(await writeProfile(trace, p))
-              if (p.rows().some((r) => r.operator === 'graph')) console.log('a graph is one event; with --no-graphs its operators are seen')
+          profile,
+          ...o
+        }: { output?: string; resume?: boolean; graphs: boolean; profile?: string } & Where,
+      ) => {
+        const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
+        const trace = profile === undefined ? undefined : await profilePath(profile)
+        const { signal, done } = interruptible('stopping after this step and saving')
+        const where = chosen(o)
+        let bar: Bar | undefined
+        let tokens = 0
+        let skipped = 0
+        const next = (what: string, total: number, details = ''): Bar => {
+          bar?.stop()
+          return (bar = new Bar(what, total, details))
+        }
+        let features: Bar | undefined
+        let epoch = 0
+        try {
+          const result = await train(config, {
+            signal,
+            resume,
+            device: where.device,
+            precision: where.precision,
+            graphs,
+            onStart({ counts, samples, steps, adapter, bundle }) {
+              where.say(bundle)
+              const rows = [
+                ['trained', 'tensors', 'parameters'],
+                ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')]),
+              ]
+              console.log(
+                table([
+                  ...rows,
+                  [
+                    'total',
+                    String(counts.reduce((n, c) => n + c.tensors, 0)),
+                    countTrained(adapter.table()).toLocaleString('en'),
+                  ],
+                ]),
+              )
+              console.log(
+                `${samples} samples, ${config.train.epochs} epochs, ${steps} steps; writing to ${config.output}`,
+              )
             },
-          }),
-        })
-        if (skipped) console.error(`${skipped} of the steps were skipped, since they were not finite`)
-        console.log(`best adapter: ${result.best}\nlast adapter: ${result.last}`)
-      } finally {
-        bar?.stop()
-        done()
-      }
-    })
+            onFeatures(ready, total) {
+              ;(features ??= next('features', total)).update(ready)
+            },
+            onStep(e) {
+              if (e.epoch !== epoch) {
+                epoch = e.epoch
+                tokens = 0
+                next(`epoch ${epoch}`, e.steps / config.train.epochs, 'loss {loss} | {speed} tokens/s | {memory}')
+              }
+              tokens += e.tokens
+              const within = e.step - ((epoch - 1) * e.steps) / config.train.epochs
+              bar!.update(within, {
+                loss: e.loss.toFixed(4),
+                speed: (tokens / bar!.seconds).toFixed(0),
+                memory: memoryText(),
+              })
+              if (e.bad === undefined) return
+              skipped++
+              console.error(`\nstep ${e.step} skipped: ${e.bad} is not finite`)
+            },
+            onEpoch(e) {
+              bar?.stop()
+              const loss = Number.isFinite(e.loss) ? `loss ${e.loss.toFixed(4)}` : 'no step was finite'
+              console.log(
+                `epoch ${e.epoch}: ${loss}${e.accuracy === undefined ? '' : `, validation ${percent(e.accuracy)}`}${e.best ? ' (best so far)' : ''}`,
+              )
+              if (e.notFinite !== undefined)
+                console.error(`epoch ${e.epoch}: ${e.notFinite} is not finite; the adapter saved last stays`)
+            },
+            ...(trace !== undefined && {
+              async onProfile(p) {
+                bar?.stop()
+                epoch = 0 // the next step starts the bar again
+                console.log(await writeProfile(trace, p))
+                if (p.rows().some((r) => r.operator === 'graph'))
+                  console.log('a graph is one event; with --no-graphs its operators are seen')
+              },
+            }),
+          })
+          if (skipped) console.error(`${skipped} of the steps were skipped, since they were not finite`)
+          console.log(`best adapter: ${result.best}\nlast adapter: ${result.last}`)
+        } finally {
+          bar?.stop()
+          done()
+        }
+      },
+    )
 }

@@ -40,7 +40,8 @@ export async function contentHash(path: string): Promise<string> {
 
 async function fileHash(path: string): Promise<string> {
   const s = await stat(path)
-  if (!s.isFile()) throw invalid(path, 'a readable video file or folder of frame images', new Error('neither a file nor a folder')) // a pipe may never yield
+  if (!s.isFile())
+    throw invalid(path, 'a readable video file or folder of frame images', new Error('neither a file nor a folder')) // a pipe may never yield
   const { size, mtimeMs } = s
   const stamp = `${size} ${mtimeMs}`
   const entry = known.get(path)
@@ -71,10 +72,30 @@ export interface FeatureSource {
 }
 
 /** The key under which features are cached: 64 hexadecimal digits. An absent `start` equals 0. */
-export function featureKey({ content, start = 0, end, fps, sampling, frames, preprocessor: p, visionFingerprint }: FeatureSource): string {
+export function featureKey({
+  content,
+  start = 0,
+  end,
+  fps,
+  sampling,
+  frames,
+  preprocessor: p,
+  visionFingerprint,
+}: FeatureSource): string {
   const pixels = [p.size.height, p.size.width, p.mean, p.std, p.rescale, p.resample]
   const rate = sampling.kind === 'fps' ? sampling.fps : null
-  const parts = [VERSION, content, start, end ?? null, fps ?? null, sampling.kind, rate, frames, pixels, visionFingerprint]
+  const parts = [
+    VERSION,
+    content,
+    start,
+    end ?? null,
+    fps ?? null,
+    sampling.kind,
+    rate,
+    frames,
+    pixels,
+    visionFingerprint,
+  ]
   return sha256(JSON.stringify(parts))
 }
 
@@ -111,7 +132,8 @@ export class FeatureCache {
    */
   async put(key: string, shape: readonly number[], data: Float32Array): Promise<void> {
     const size = shape.reduce((n, d) => n * d, 1)
-    if (size !== data.length) throw invalid('features', `${size} values for the shape [${shape.join(', ')}]`, data.length)
+    if (size !== data.length)
+      throw invalid('features', `${size} values for the shape [${shape.join(', ')}]`, data.length)
     const path = this.path(key)
     try {
       await mkdir(dirname(path), { recursive: true })
@@ -119,7 +141,10 @@ export class FeatureCache {
       throw invalid(this.folder, 'a folder that can be written', error)
     }
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-    await writeSafetensors(path, [{ name: 'features', dtype: 'F32', shape: [...shape], data }], { key, sha256: sha256(bytes) })
+    await writeSafetensors(path, [{ name: 'features', dtype: 'F32', shape: [...shape], data }], {
+      key,
+      sha256: sha256(bytes),
+    })
   }
 
   /** Two letters of the key make a folder, so that no folder grows without bounds. */

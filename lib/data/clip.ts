@@ -26,7 +26,8 @@ export interface Clip {
 }
 
 /** The same for clips with the same pictures: which file or folder, which part of it, at which rate. */
-export const clipKey = ({ video, start = 0, end, fps }: Clip): string => JSON.stringify([video, start, end ?? null, fps ?? null])
+export const clipKey = ({ video, start = 0, end, fps }: Clip): string =>
+  JSON.stringify([video, start, end ?? null, fps ?? null])
 
 const IMAGE = /\.(jpe?g|png|webp|tiff?|gif|avif)$/i
 
@@ -35,14 +36,25 @@ const IMAGE = /\.(jpe?g|png|webp|tiff?|gif|avif)$/i
  * video; for a folder of images, give its rate as `fps` sampling.
  * @throws InputError if `frames` is not a whole number from 1 on, or the clip is too short for `frames` frames at the rate
  */
-export function sampleTimes(start: number, end: number, frames: number, sampling: Exclude<Sampling, { kind: 'first' }>): number[] {
+export function sampleTimes(
+  start: number,
+  end: number,
+  frames: number,
+  sampling: Exclude<Sampling, { kind: 'first' }>,
+): number[] {
   checkFrames(frames)
-  if (sampling.kind === 'uniform') return Array.from({ length: frames }, (_, i) => start + ((i + 0.5) * (end - start)) / frames)
+  if (sampling.kind === 'uniform')
+    return Array.from({ length: frames }, (_, i) => start + ((i + 0.5) * (end - start)) / frames)
   const { fps } = sampling
   if (!(fps > 0 && Number.isFinite(fps))) throw invalid('sampling.fps', 'frames per second above 0', fps)
   const last = start + (frames - 1) / fps
   if (last >= end) {
-    throw invalid('sampling', `a clip that lasts more than ${seconds((frames - 1) / fps)} for ${frames} frames at ${fps} fps`, new Error(seconds(end - start)), 'choose fewer frames, a higher fps, or uniform sampling')
+    throw invalid(
+      'sampling',
+      `a clip that lasts more than ${seconds((frames - 1) / fps)} for ${frames} frames at ${fps} fps`,
+      new Error(seconds(end - start)),
+      'choose fewer frames, a higher fps, or uniform sampling',
+    )
   }
   return Array.from({ length: frames }, (_, i) => start + i / fps)
 }
@@ -76,9 +88,11 @@ async function readStored(clip: Clip, { frames, sampling }: ClipOptions): Promis
   checkFrames(frames)
   const { start, end } = clip
   if (start !== undefined && !(start >= 0)) throw invalid('start', 'seconds, from 0 on', start)
-  if (end !== undefined && !(end > (start ?? 0))) throw invalid('end', `a time after start (${seconds(start ?? 0)})`, end)
+  if (end !== undefined && !(end > (start ?? 0)))
+    throw invalid('end', `a time after start (${seconds(start ?? 0)})`, end)
   const folder = await isFolder(clip.video)
-  if (!folder && clip.fps !== undefined) throw invalid('fps', 'nothing, for a video file', clip.fps, 'it is the rate of a folder of frame images')
+  if (!folder && clip.fps !== undefined)
+    throw invalid('fps', 'nothing, for a video file', clip.fps, 'it is the rate of a folder of frame images')
   const source = folder ? await openFolder(clip) : await openVideo(clip.video)
   try {
     const range = checkRange(clip, source)
@@ -112,26 +126,49 @@ function checkFrames(frames: number): void {
  */
 function checkRange({ video, start, end }: Clip, source: Source): [number, number] {
   const { duration, fps } = source
-  if (start !== undefined && start >= duration) throw invalid('start', `a time before the end of ${video}, which lasts ${seconds(duration)}`, start)
+  if (start !== undefined && start >= duration)
+    throw invalid('start', `a time before the end of ${video}, which lasts ${seconds(duration)}`, start)
   const from = Math.max(start ?? 0, source.start)
   if (end === undefined && source.endless) {
-    throw invalid(video, 'a whole video file, for a clip without an end', new Error(`pictures up to ${seconds(duration)}`), 'it is truncated, and does not say how long it was')
+    throw invalid(
+      video,
+      'a whole video file, for a clip without an end',
+      new Error(`pictures up to ${seconds(duration)}`),
+      'it is truncated, and does not say how long it was',
+    )
   }
   if (end === undefined) return [from, duration]
   const slack = fps > 0 ? 1 / fps : 0.05
   if (end > duration + slack) throw invalid('end', `a time within ${video}, which lasts ${seconds(duration)}`, end)
-  if (end <= from) throw invalid('end', `a time after the first picture of ${video}, which is shown at ${seconds(from)}`, end)
+  if (end <= from)
+    throw invalid('end', `a time after the first picture of ${video}, which is shown at ${seconds(from)}`, end)
   return [from, Math.min(end, duration)]
 }
 
 /** From the first frame whose time is not before `start`. */
-async function firstFrames(video: string, source: Source, frames: number, start: number, end: number): Promise<RgbFrame[]> {
+async function firstFrames(
+  video: string,
+  source: Source,
+  frames: number,
+  start: number,
+  end: number,
+): Promise<RgbFrame[]> {
   const list: RgbFrame[] = []
   let frame: RgbFrame | undefined = await source.frameAt(start)
   if (frame.time < start - 1e-6) frame = await source.next()
-  for (; frame && frame.time < end - 1e-6 && list.length < frames; frame = list.length < frames ? await source.next() : undefined) list.push(frame)
+  for (
+    ;
+    frame && frame.time < end - 1e-6 && list.length < frames;
+    frame = list.length < frames ? await source.next() : undefined
+  )
+    list.push(frame)
   if (list.length < frames) {
-    throw invalid(video, `at least ${frames} frames from ${seconds(start)} to ${seconds(end)}`, list.length, 'choose fewer frames or uniform sampling')
+    throw invalid(
+      video,
+      `at least ${frames} frames from ${seconds(start)} to ${seconds(end)}`,
+      list.length,
+      'choose fewer frames or uniform sampling',
+    )
   }
   return list
 }
@@ -148,13 +185,19 @@ async function isFolder(path: string): Promise<boolean> {
 export async function frameImages(folder: string): Promise<string[]> {
   const { compare } = new Intl.Collator('en', { numeric: true })
   const names = (await readdir(folder)).filter((name) => IMAGE.test(name) && !name.startsWith('.'))
-  if (names.length === 0) throw invalid(folder, 'a folder of frame images (jpg, png, webp, tiff, gif, avif)', new Error('a folder without any'))
+  if (names.length === 0)
+    throw invalid(
+      folder,
+      'a folder of frame images (jpg, png, webp, tiff, gif, avif)',
+      new Error('a folder without any'),
+    )
   return names.sort((a, b) => compare(a, b) || (a < b ? -1 : 1)).map((name) => join(folder, name))
 }
 
 /** A folder of frame images as a source: image i is shown from i/fps on. */
 async function openFolder({ video, fps }: Clip): Promise<Source> {
-  if (fps === undefined) throw invalid(`fps of ${video}`, 'the frames per second of this folder of images', new Error('nothing'))
+  if (fps === undefined)
+    throw invalid(`fps of ${video}`, 'the frames per second of this folder of images', new Error('nothing'))
   if (!(fps > 0 && Number.isFinite(fps))) throw invalid(`fps of ${video}`, 'a number above 0', fps)
   const images = await frameImages(video)
   let [at, shown]: [number, RgbFrame | undefined] = [-1, undefined]

@@ -153,7 +153,14 @@ export class FrameStream {
     this.pending = true
     const { isKeyframe } = this.packet
     const at = this.identity(this.packet)
-    if (forward && !this.draining && isKeyframe && at !== AV.AV_NOPTS_VALUE && at <= this.lastKey && this.lastPacket !== AV.AV_NOPTS_VALUE) {
+    if (
+      forward &&
+      !this.draining &&
+      isKeyframe &&
+      at !== AV.AV_NOPTS_VALUE &&
+      at <= this.lastKey &&
+      this.lastPacket !== AV.AV_NOPTS_VALUE
+    ) {
       this.skipping = true
       return true
     }
@@ -206,7 +213,8 @@ export class FrameStream {
     if (code < 0) throw await unopened(path, lib.FFmpegError.strerror(code))
     const name = format.iformat?.name ?? ''
     if (name === 'tty') throw notAVideo(path, 'a text')
-    if (/_pipe$|^image2|^ico$/.test(name)) throw notAVideo(path, 'a still image', 'put it into a folder and name that, with fps')
+    if (/_pipe$|^image2|^ico$/.test(name))
+      throw notAVideo(path, 'a still image', 'put it into a folder and name that, with fps')
     const found = await format.findStreamInfo()
     const index = found < 0 ? found : format.findBestStream(AV.AVMEDIA_TYPE_VIDEO)
     const stream = format.streams.find((s) => s.index === index)
@@ -216,7 +224,8 @@ export class FrameStream {
     }
     for (const other of format.streams) if (other.index !== index) other.discard = AV.AVDISCARD_ALL
     const codec = decoderOf(stream)
-    if (!codec) throw notAVideo(path, `${lib.avGetCodecName(stream.codecpar.codecId)} video, which this FFmpeg cannot decode`)
+    if (!codec)
+      throw notAVideo(path, `${lib.avGetCodecName(stream.codecpar.codecId)} video, which this FFmpeg cannot decode`)
     const decoder = (this.decoder = new lib.CodecContext())
     decoder.allocContext3(codec)
     let ok = decoder.parametersToContext(stream.codecpar)
@@ -245,7 +254,8 @@ export class FrameStream {
     const whole = format.duration > 0n ? Number(format.duration) / 1e6 : undefined
     const tag = /^(\d+):(\d+):(\d+\.?\d*)$/.exec(stream.metadata?.get('DURATION') ?? '') // Matroska: where the track ends
     // What stands for each stream in MP4 and AVI, FFmpeg makes of the whole file's duration elsewhere.
-    if (/^(mov|avi)\b/.test(name) && stream.duration > 0n) this.declaredEnd = (first ?? this.zero) + Number(stream.duration) * this.tick - this.zero
+    if (/^(mov|avi)\b/.test(name) && stream.duration > 0n)
+      this.declaredEnd = (first ?? this.zero) + Number(stream.duration) * this.tick - this.zero
     else if (tag) this.declaredEnd = Number(tag[1]) * 3600 + Number(tag[2]) * 60 + Number(tag[3]) - this.zero
     else if (whole !== undefined && (format.nbStreams === 1 || this.cut)) this.declaredEnd = whole - this.zero
     this.duration = this.declaredEnd
@@ -378,7 +388,8 @@ export class FrameStream {
         if (isKeyframe) this.lastKey = at
         if (dts !== AV.AV_NOPTS_VALUE) this.sent.push(dts)
         if (this.sent.length > (Number.isNaN(this.delay) ? MOST_DELAY : this.delay) + 1) this.sent.shift()
-        const time = pts === AV.AV_NOPTS_VALUE || this.counted ? this.lastTime : Number(pts) * tick - this.zero + this.shift
+        const time =
+          pts === AV.AV_NOPTS_VALUE || this.counted ? this.lastTime : Number(pts) * tick - this.zero + this.shift
         // In a transport stream the mark is a suspicion (packets do not count on); elsewhere the packet is a part of itself.
         const cut = packet.hasFlags(AV.AV_PKT_FLAG_CORRUPT) && !this.restarts
         if (cut || (await this.decoder!.sendPacket(packet)) < 0) {
@@ -425,7 +436,8 @@ export class FrameStream {
     this.lastTime = time
     this.last = { time, end: time + length }
     if (key && this.badSince !== undefined && this.badSince < time && !this.miscounts()) this.badSince = undefined
-    if (frame.decodeErrorFlags || frame.hasFlags(AV.AV_FRAME_FLAG_CORRUPT)) this.badSince = Math.min(this.badSince ?? time, time)
+    if (frame.decodeErrorFlags || frame.hasFlags(AV.AV_FRAME_FLAG_CORRUPT))
+      this.badSince = Math.min(this.badSince ?? time, time)
     return { frame, time, length, damaged: this.badSince !== undefined && this.badSince <= time }
   }
 
@@ -462,7 +474,12 @@ export class FrameStream {
 /** FFmpeg's own decoders of VP8 and VP9 pass over the alpha channel, which WebM keeps beside the pictures. */
 function decoderOf(stream: Stream): ReturnType<typeof lib.Codec.findDecoder> {
   const { codecId } = stream.codecpar
-  const withAlpha = codecId === AV.AV_CODEC_ID_VP8 ? AV.FF_DECODER_LIBVPX_VP8 : codecId === AV.AV_CODEC_ID_VP9 ? AV.FF_DECODER_LIBVPX_VP9 : undefined
+  const withAlpha =
+    codecId === AV.AV_CODEC_ID_VP8
+      ? AV.FF_DECODER_LIBVPX_VP8
+      : codecId === AV.AV_CODEC_ID_VP9
+        ? AV.FF_DECODER_LIBVPX_VP9
+        : undefined
   const named = withAlpha && stream.metadata?.get('alpha_mode') === '1' ? lib.Codec.findDecoderByName(withAlpha) : null
   return named ?? lib.Codec.findDecoder(codecId)
 }

@@ -28,7 +28,10 @@ async function read(clip: Clip, options: ClipOptions): Promise<void> {
     const frames = await readClip(clip, options)
     const distinct = [...new Set(frames)]
     const pictures = distinct.map(({ width, height, time }) => ({ width, height, time }))
-    await send({ pictures, order: frames.map((frame) => distinct.indexOf(frame)) }, distinct.map((frame) => frame.data))
+    await send(
+      { pictures, order: frames.map((frame) => distinct.indexOf(frame)) },
+      distinct.map((frame) => frame.data),
+    )
   } catch (error) {
     await send({ error: (error as Error).message, input: error instanceof InputError })
   }

@@ -58,7 +58,8 @@ export class Decoders {
 
   constructor({ size, program }: DecodersOptions = {}) {
     this.size = size ?? Math.max(1, Math.min(4, availableParallelism() - 1))
-    this.program = program ?? new URL(import.meta.url.endsWith('.ts') ? './decoder.ts' : './decoder.js', import.meta.url)
+    this.program =
+      program ?? new URL(import.meta.url.endsWith('.ts') ? './decoder.ts' : './decoder.js', import.meta.url)
   }
 
   /** The frames of a clip. @throws InputError as `readFrames` says */
@@ -123,8 +124,13 @@ class Decoder {
   ) {
     const path = fileURLToPath(program)
     // From the sources, TypeScript is read the way it was read here.
-    const loader = path.endsWith('.ts') ? ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href] : []
-    this.child = spawn(process.execPath, [...loader, path], { stdio: ['pipe', 'ignore', 'pipe', 'pipe'], windowsHide: true })
+    const loader = path.endsWith('.ts')
+      ? ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href]
+      : []
+    this.child = spawn(process.execPath, [...loader, path], {
+      stdio: ['pipe', 'ignore', 'pipe', 'pipe'],
+      windowsHide: true,
+    })
     this.pipe = this.child.stdio[3] as Socket
     this.pipe.on('data', (chunk: Buffer) => this.receive(chunk))
     this.child.stderr!.on('data', (chunk: Buffer) => (this.complaint = (this.complaint + chunk).slice(-500)))
@@ -161,7 +167,13 @@ class Decoder {
       const { job } = this
       const error = !this.ready
         ? new InputError(`decoding: its process did not start within ${seconds(time)}; the machine may be overloaded.`)
-        : job && invalid(job.clip.video, `its frames within ${seconds(time)}`, new Error('none'), 'the file is damaged, or its disk does not answer; leave the clip out, or raise data.timeout')
+        : job &&
+          invalid(
+            job.clip.video,
+            `its frames within ${seconds(time)}`,
+            new Error('none'),
+            'the file is damaged, or its disk does not answer; leave the clip out, or raise data.timeout',
+          )
       this.child.kill('SIGKILL')
       this.end('SIGKILL', error)
     }, 1000 * Math.min(time, FOREVER))
@@ -183,9 +195,19 @@ class Decoder {
     const { job } = this
     this.job = undefined
     const says = this.complaint.trim().split('\n').at(-1)
-    job?.reject(error ?? (this.ready
-      ? invalid(job.clip.video, 'a video that can be decoded', new Error(`a decoder that crashed (${how}${says ? `: ${says}` : ''})`), 'the file is damaged, or memory ran out')
-      : new InputError(`decoding: its process did not start (${how}${says ? `: ${says}` : ''}); see that node-av is installed.`)))
+    job?.reject(
+      error ??
+        (this.ready
+          ? invalid(
+              job.clip.video,
+              'a video that can be decoded',
+              new Error(`a decoder that crashed (${how}${says ? `: ${says}` : ''})`),
+              'the file is damaged, or memory ran out',
+            )
+          : new InputError(
+              `decoding: its process did not start (${how}${says ? `: ${says}` : ''}); see that node-av is installed.`,
+            )),
+    )
     this.listener.gone(this, job !== undefined)
   }
 
@@ -198,7 +220,10 @@ class Decoder {
         chunk = chunk.subarray(at + 1)
         this.reply = JSON.parse(Buffer.concat(this.line).toString()) as Reply
         this.line = []
-        this.pictures = 'pictures' in this.reply ? this.reply.pictures.map(({ width, height }) => new Uint8Array(3 * width * height)) : []
+        this.pictures =
+          'pictures' in this.reply
+            ? this.reply.pictures.map(({ width, height }) => new Uint8Array(3 * width * height))
+            : []
         this.filled = { picture: 0, bytes: 0 }
       }
       for (let to: Uint8Array | undefined; chunk.length && (to = this.pictures[this.filled.picture]); ) {

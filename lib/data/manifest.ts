@@ -11,15 +11,26 @@ import { readText } from '../files/text.js'
 import { duplicateKey } from '../json.js'
 
 /** At least one character that can be seen: neither space nor control nor format character. */
-const text = () => z.string().min(1).regex(/[^\s\p{Cc}\p{Cf}]/u)
+const text = () =>
+  z
+    .string()
+    .min(1)
+    .regex(/[^\s\p{Cc}\p{Cf}]/u)
 
 const schema = z.strictObject({
   id: text().describe('Unique within the manifest.'),
   video: text().describe('A video file, or a folder of frame images; relative to the manifest.'),
-  fps: z.number().positive().optional().describe('Frames per second of a folder of frame images; required there, not allowed for a video file.'),
+  fps: z
+    .number()
+    .positive()
+    .optional()
+    .describe('Frames per second of a folder of frame images; required there, not allowed for a video file.'),
   start: z.number().min(0).optional().describe('Start of the clip in seconds; 0 when absent.'),
   end: z.number().positive().optional().describe('End of the clip in seconds; the end of the video when absent.'),
-  qformerText: z.string().optional().describe('Text given to the Q-Former beside the frames: the dialogue, the subtitles or the question.'),
+  qformerText: z
+    .string()
+    .optional()
+    .describe('Text given to the Q-Former beside the frames: the dialogue, the subtitles or the question.'),
   prompt: text().describe('What the language model is asked, as it stands.'),
   answer: text().describe('The expected answer; among `choices` where these are given.'),
   choices: z.array(text()).min(2).optional().describe('The possible answers of a closed question.'),
@@ -82,13 +93,15 @@ export async function readManifest(path: string): Promise<Sample[]> {
     const where = `${path}, line ${i + 1}`
     const sample = parseLine(line.replace(/^\uFEFF/, ''), where)
     const before = lineOf.get(sample.id)
-    if (before !== undefined) throw invalid(`${where}, id`, 'an id of its own', sample.id, `line ${before} has it already`)
+    if (before !== undefined)
+      throw invalid(`${where}, id`, 'an id of its own', sample.id, `line ${before} has it already`)
     lineOf.set(sample.id, i + 1)
     const whole = { ...sample, video: resolve(dirname(path), sample.video) }
     origins.set(whole, where)
     samples.push(whole)
   }
-  if (samples.length === 0) throw invalid(path, 'at least one sample', new Error(text === '' ? 'an empty file' : 'blank lines alone'))
+  if (samples.length === 0)
+    throw invalid(path, 'at least one sample', new Error(text === '' ? 'an empty file' : 'blank lines alone'))
   await checkVideos(path, samples, [...lineOf.values()])
   return samples
 }
@@ -103,8 +116,11 @@ function parseLine(line: string, where: string): Sample {
   }
   const double = duplicateKey(line)
   if (double !== undefined) throw invalid(where, 'every key once', double, 'it is there twice; keep one of them')
-  const broken = Object.entries((value ?? {}) as object).find(([, v]) => [v].flat().some((s) => typeof s === 'string' && /\p{Cs}/u.test(s)))
-  if (broken) throw invalid(`${where}, ${broken[0]}`, 'whole characters', broken[1], 'half of a surrogate pair is left of one')
+  const broken = Object.entries((value ?? {}) as object).find(([, v]) =>
+    [v].flat().some((s) => typeof s === 'string' && /\p{Cs}/u.test(s)),
+  )
+  if (broken)
+    throw invalid(`${where}, ${broken[0]}`, 'whole characters', broken[1], 'half of a surrogate pair is left of one')
   const parsed = schema.safeParse(value)
   if (!parsed.success) throw explain(parsed.error.issues, value, where)
   const sample = parsed.data
@@ -115,7 +131,8 @@ function parseLine(line: string, where: string): Sample {
     throw invalid(`${where}, answer`, `one of the choices ${show(sample.choices)}`, sample.answer)
   }
   const twice = sample.choices?.find((choice, i) => sample.choices!.indexOf(choice) !== i)
-  if (twice !== undefined) throw invalid(`${where}, choices`, 'choices that differ', sample.choices, `${show(twice)} is there twice`)
+  if (twice !== undefined)
+    throw invalid(`${where}, choices`, 'choices that differ', sample.choices, `${show(twice)} is there twice`)
   return sample
 }
 
@@ -125,16 +142,26 @@ function explain(issues: z.core.$ZodIssue[], value: unknown, where: string): Inp
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!
     const near = nearest(key, Object.keys(schema.shape))
-    return invalid(where, 'known keys alone', key, near ? `did you mean ${show(near)}?` : `known are ${Object.keys(schema.shape).join(', ')}`)
+    return invalid(
+      where,
+      'known keys alone',
+      key,
+      near ? `did you mean ${show(near)}?` : `known are ${Object.keys(schema.shape).join(', ')}`,
+    )
   }
   const got = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown> | undefined)?.[key], value)
   const name = issue.path.length ? `${where}, ${issue.path.join('.')}` : where
   if (got === undefined && issue.path.length) return invalid(name, 'this field', new Error('nothing'), 'it is required')
   if (issue.code === 'invalid_format') return invalid(name, 'a text that is not blank', got)
-  if (issue.code === 'invalid_type') return invalid(name, `${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`, got)
+  if (issue.code === 'invalid_type')
+    return invalid(name, `${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`, got)
   if (issue.code === 'too_small') {
     const least = `${issue.inclusive ? 'at least' : 'more than'} ${issue.minimum}`
-    return invalid(name, { string: 'a text that is not empty', array: `${least} entries` }[issue.origin as string] ?? `a number, ${least}`, got)
+    return invalid(
+      name,
+      { string: 'a text that is not empty', array: `${least} entries` }[issue.origin as string] ?? `a number, ${least}`,
+      got,
+    )
   }
   return invalid(name, issue.message, got)
 }
@@ -144,14 +171,28 @@ async function checkVideos(path: string, samples: Sample[], lines: number[]): Pr
   const kinds = new Map<string, Promise<'file' | 'folder' | Error>>()
   for (const { video } of samples) {
     if (kinds.has(video)) continue
-    kinds.set(video, stat(video).then((s) => (s.isDirectory() ? 'folder' : 'file'), (error: Error) => error))
+    kinds.set(
+      video,
+      stat(video).then(
+        (s) => (s.isDirectory() ? 'folder' : 'file'),
+        (error: Error) => error,
+      ),
+    )
     if (kinds.size % 64 === 0) await kinds.get(video)
   }
   for (const [i, { video, fps }] of samples.entries()) {
     const where = `${path}, line ${lines[i]}`
     const kind = await kinds.get(video)!
-    if (kind instanceof Error) throw invalid(`${where}, video`, 'a video file or a folder of frame images', kind, 'paths are relative to the manifest')
-    if (kind === 'folder' && fps === undefined) throw invalid(`${where}, fps`, 'the frames per second of the folder of frame images', new Error('nothing'))
-    if (kind === 'file' && fps !== undefined) throw invalid(`${where}, fps`, 'no fps for a video file, whose frames carry their own times', fps)
+    if (kind instanceof Error)
+      throw invalid(
+        `${where}, video`,
+        'a video file or a folder of frame images',
+        kind,
+        'paths are relative to the manifest',
+      )
+    if (kind === 'folder' && fps === undefined)
+      throw invalid(`${where}, fps`, 'the frames per second of the folder of frame images', new Error('nothing'))
+    if (kind === 'file' && fps !== undefined)
+      throw invalid(`${where}, fps`, 'no fps for a video file, whose frames carry their own times', fps)
   }
 }

@@ -42,7 +42,14 @@ export async function outline(path: string, size: number): Promise<Outline> {
     const head = await window.read(0, 16)
     const text = head.toString('latin1')
     if (/^....(ftyp|styp|moov|moof|mdat|wide|free|skip)/s.test(text)) return await mp4(window)
-    const cut = head.readUInt32BE(0) === 0x1a45dfa3 ? matroska : head.toString('hex') === '3026b2758e66cf11a6d900aa0062ce6c' ? asf : text.startsWith('FLV') ? flv : undefined
+    const cut =
+      head.readUInt32BE(0) === 0x1a45dfa3
+        ? matroska
+        : head.toString('hex') === '3026b2758e66cf11a6d900aa0062ce6c'
+          ? asf
+          : text.startsWith('FLV')
+            ? flv
+            : undefined
     return { cut: (await cut?.(window)) ?? false, fragmented: false }
   } finally {
     await file.close()

@@ -38,17 +38,21 @@ export class Painter {
     try {
       const [rgb24, rgba] = [AV.AV_PIX_FMT_RGB24, AV.AV_PIX_FMT_RGBA]
       // RGBA is the nearer of the two for a format with an alpha channel alone.
-      const format = lib.avcodecFindBestPixFmtOfList([rgb24, rgba], frame.format as typeof rgb24) === rgba ? rgba : rgb24
+      const format =
+        lib.avcodecFindBestPixFmtOfList([rgb24, rgba], frame.format as typeof rgb24) === rgba ? rgba : rgb24
       // The converter refuses a target that differs from its source in anything but format, matrix and range.
       let code = out.copyProps(source)
       Object.assign(out, { width, height, format, colorSpace: AV.AVCOL_SPC_RGB, colorRange: AV.AVCOL_RANGE_JPEG })
       if (code >= 0) code = out.getBuffer()
       if (code >= 0) code = await this.scaler.scaleFrame(out, source)
-      if (code < 0) throw invalid(path, 'pixels that can be converted to RGB', new Error(lib.FFmpegError.strerror(code)))
+      if (code < 0)
+        throw invalid(path, 'pixels that can be converted to RGB', new Error(lib.FFmpegError.strerror(code)))
       const pixels = new Uint8Array(out.toBuffer())
       const straight = format === rgba && frame.alphaMode !== AV.AVALPHA_MODE_PREMULTIPLIED
       const rgb = format === rgba ? await onBlack(pixels, width, height, straight) : { data: pixels, width, height }
-      const matrix = frame.getSideData(AV.AV_FRAME_DATA_DISPLAYMATRIX) ?? stream.codecpar.getCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX)
+      const matrix =
+        frame.getSideData(AV.AV_FRAME_DATA_DISPLAYMATRIX) ??
+        stream.codecpar.getCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX)
       return turn(rgb, matrix)
     } finally {
       out.free()

@@ -32,7 +32,9 @@ const pixels = z.number().int().positive()
 const triple = z.tuple([z.number(), z.number(), z.number()])
 /** The fields of Hugging Face's BlipImageProcessor that matter here; others are for other models and pass. */
 const schema = z.looseObject({
-  size: z.union([pixels, z.looseObject({ height: pixels, width: pixels }), z.looseObject({ shortest_edge: pixels })]).nullish(),
+  size: z
+    .union([pixels, z.looseObject({ height: pixels, width: pixels }), z.looseObject({ shortest_edge: pixels })])
+    .nullish(),
   do_resize: z.literal(true).nullish(),
   do_center_crop: z.literal(false).nullish(),
   do_rescale: z.boolean().nullish(),
@@ -68,14 +70,24 @@ export async function readPreprocessor(folder: string, imageSize: number): Promi
 export async function findPreprocessor(folder: string, imageSize: number): Promise<PreprocessorSource> {
   const [first, ...others] = await candidates(folder)
   if (!first) {
-    const notes = [`${folder}: nothing says how pictures are prepared (preprocessor_config.json, or image_processor in processor_config.json); assumed are CLIP's mean and std, 1/255, bicubic, ${imageSize} × ${imageSize}.`]
+    const notes = [
+      `${folder}: nothing says how pictures are prepared (preprocessor_config.json, or image_processor in processor_config.json); assumed are CLIP's mean and std, 1/255, bicubic, ${imageSize} × ${imageSize}.`,
+    ]
     return { preprocessor: parse({}, folder, imageSize), from: undefined, notes }
   }
   const preprocessor = parse(first.value, first.path, imageSize)
-  const needed = Object.entries(ASSUMED).filter(([key, { unless }]) => first.value[key] == null && (unless === undefined || first.value[unless] !== false))
-  const notes = needed.length ? [`${first.path}: ${needed.map(([key]) => key).join(', ')} not given; assumed ${needed.length === 1 ? 'is' : 'are'} ${needed.map(([, { value }]) => value).join(', ')}.`] : []
+  const needed = Object.entries(ASSUMED).filter(
+    ([key, { unless }]) => first.value[key] == null && (unless === undefined || first.value[unless] !== false),
+  )
+  const notes = needed.length
+    ? [
+        `${first.path}: ${needed.map(([key]) => key).join(', ')} not given; assumed ${needed.length === 1 ? 'is' : 'are'} ${needed.map(([, { value }]) => value).join(', ')}.`,
+      ]
+    : []
   for (const other of others) {
-    const odd = Object.keys(EXPECTED).filter((key) => other.value[key] != null && JSON.stringify(other.value[key]) !== JSON.stringify(first.value[key]))
+    const odd = Object.keys(EXPECTED).filter(
+      (key) => other.value[key] != null && JSON.stringify(other.value[key]) !== JSON.stringify(first.value[key]),
+    )
     if (odd.length) notes.push(`${other.path}: has another ${odd.join(', ')} than ${first.path}, which was used.`)
   }
   return { preprocessor, from: first.path, notes }
@@ -102,7 +114,11 @@ async function candidates(folder: string): Promise<Candidate[]> {
     const path = join(folder, name)
     return existsSync(path) ? { path, value: await readJsonObject(path) } : undefined
   }
-  const [own, processor, video] = [await read('preprocessor_config.json'), await read('processor_config.json'), await read('video_preprocessor_config.json')]
+  const [own, processor, video] = [
+    await read('preprocessor_config.json'),
+    await read('processor_config.json'),
+    await read('video_preprocessor_config.json'),
+  ]
   if (own) found.push(own)
   for (const section of ['image_processor', 'video_processor']) {
     const value = processor?.value[section]
@@ -120,12 +136,21 @@ function parse(value: Record<string, unknown>, path: string, imageSize: number):
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
     const got = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown>)?.[key], value)
-    throw invalid(issue.path.length ? `${path}, ${issue.path.join('.')}` : path, EXPECTED[String(issue.path[0])] ?? issue.message, got)
+    throw invalid(
+      issue.path.length ? `${path}, ${issue.path.join('.')}` : path,
+      EXPECTED[String(issue.path[0])] ?? issue.message,
+      got,
+    )
   }
   const p = parsed.data
   const size = sizeOf(p.size) ?? { height: imageSize, width: imageSize }
   if (size.height !== imageSize || size.width !== imageSize) {
-    throw invalid(`${path}, size`, `the vision tower's image size, ${imageSize} × ${imageSize}`, p.size, 'take both files from the same checkpoint')
+    throw invalid(
+      `${path}, size`,
+      `the vision tower's image size, ${imageSize} × ${imageSize}`,
+      p.size,
+      'take both files from the same checkpoint',
+    )
   }
   return {
     size,
@@ -164,8 +189,15 @@ function sizeOf(size: Size): Preprocessor['size'] | undefined {
  */
 export async function preprocess(rgb: Rgb, p: Preprocessor): Promise<Float32Array> {
   const { width, height } = rgb
-  if (!(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0) || rgb.data.length !== 3 * width * height) {
-    throw invalid('rgb', 'a picture with 3·width·height bytes', new Error(`${rgb.data.length} bytes for ${show(width)} × ${show(height)}`))
+  if (
+    !(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0) ||
+    rgb.data.length !== 3 * width * height
+  ) {
+    throw invalid(
+      'rgb',
+      'a picture with 3·width·height bytes',
+      new Error(`${rgb.data.length} bytes for ${show(width)} × ${show(height)}`),
+    )
   }
   const { data } = await resize(rgb, p)
   const area = p.size.height * p.size.width
@@ -183,5 +215,10 @@ export async function resize<T extends Rgb>(rgb: T, p: Pick<Preprocessor, 'size'
   if (width === p.size.width && height === p.size.height) return rgb
   const { default: sharp } = await import('sharp')
   const image = sharp(data, { raw: { width, height, channels: 3 } })
-  return { data: new Uint8Array(await image.resize(p.size.width, p.size.height, { fit: 'fill', kernel: p.resample }).raw().toBuffer()), ...p.size }
+  return {
+    data: new Uint8Array(
+      await image.resize(p.size.width, p.size.height, { fit: 'fill', kernel: p.resample }).raw().toBuffer(),
+    ),
+    ...p.size,
+  }
 }

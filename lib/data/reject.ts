@@ -29,7 +29,11 @@ export async function checkFile(path: string): Promise<Outline> {
   // Without the index at its end, FFmpeg makes up the time stamps after a seek and shortens the duration.
   const promised = head.readUInt32LE(4) + 8
   if (promised > size || promised === 8) {
-    throw notAVideo(path, `the first ${size} bytes of an AVI file of ${promised === 8 ? 'unknown length' : `${promised} bytes`}`, 'it is truncated, or was never finished')
+    throw notAVideo(
+      path,
+      `the first ${size} bytes of an AVI file of ${promised === 8 ? 'unknown length' : `${promised} bytes`}`,
+      'it is truncated, or was never finished',
+    )
   }
   return about
 }
@@ -44,7 +48,8 @@ async function readHead(path: string): Promise<Buffer> {
 
 /** FFmpeg does not open it: an MP4 whose index is cut off deserves a word of its own. */
 export async function unopened(path: string, reason: string): Promise<InputError> {
-  if ((await readHead(path)).toString('latin1', 4, 8) === 'ftyp') return notAVideo(path, 'an MP4 file without its index (moov)', 'it is truncated, or was never finished')
+  if ((await readHead(path)).toString('latin1', 4, 8) === 'ftyp')
+    return notAVideo(path, 'an MP4 file without its index (moov)', 'it is truncated, or was never finished')
   return notAVideo(path, `something that FFmpeg cannot read (${reason})`)
 }
 

@@ -169,7 +169,12 @@ export class Video {
   }
 
   private broken(time: number) {
-    return invalid(this.stream.path, `a frame at ${seconds(time)}`, new Error('data that cannot be decoded there'), 'the file is damaged or truncated')
+    return invalid(
+      this.stream.path,
+      `a frame at ${seconds(time)}`,
+      new Error('data that cannot be decoded there'),
+      'the file is damaged or truncated',
+    )
   }
 
   /** After the last frame, its picture stands still; but not where a file that is cut off promises more frames. */
@@ -180,7 +185,9 @@ export class Video {
     const slack = 0.1 + (stream.fps ? 1 / stream.fps : 0)
     if (time < end || stream.declaredEnd <= end + slack) return
     throw invalid(
-      stream.path, `a frame at ${seconds(time)}`, new Error(`pictures up to ${seconds(end)} alone`),
+      stream.path,
+      `a frame at ${seconds(time)}`,
+      new Error(`pictures up to ${seconds(end)} alone`),
       `the file says that it lasts ${seconds(stream.declaredEnd)}: it is truncated`,
     )
   }

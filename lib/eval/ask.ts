@@ -19,7 +19,11 @@ export interface VideoModel {
 }
 
 /** Opens a checkpoint folder and, if given, an adapter trained on it, on the CPU in float32 unless `options` say otherwise. */
-export async function openVideoModel(model: string, adapter?: string, options: Pick<LoadOptions, 'device' | 'precision'> = {}): Promise<VideoModel> {
+export async function openVideoModel(
+  model: string,
+  adapter?: string,
+  options: Pick<LoadOptions, 'device' | 'precision'> = {},
+): Promise<VideoModel> {
   const bundle = await openBundle(model, options)
   try {
     const loaded = adapter === undefined ? undefined : await loadAdapter(adapter, bundle)
@@ -50,11 +54,20 @@ export interface AskOptions extends Omit<GenerateOptions, 'eosIds'> {
 }
 
 /** Answers one question about one clip, piece by piece as words are generated (greedily). */
-export async function* ask({ bundle, adapter }: VideoModel, question: Question, options: AskOptions = {}): AsyncGenerator<string, void> {
+export async function* ask(
+  { bundle, adapter }: VideoModel,
+  question: Question,
+  options: AskOptions = {},
+): AsyncGenerator<string, void> {
   const frames = options.frames ?? adapter?.config.frames ?? 4
   const features = new Features(bundle, { frames, sampling: options.sampling ?? { kind: 'uniform' } })
-  const encoded = encode(bundle, adapter?.config ?? imageTextConfig(bundle, frames), { prompt: question.prompt, qformerText: question.dialogue })
-  const visual = await scope(() => noGrad(async () => keep(await checkedVisual(bundle, features, [question], [encoded], adapter))))
+  const encoded = encode(bundle, adapter?.config ?? imageTextConfig(bundle, frames), {
+    prompt: question.prompt,
+    qformerText: question.dialogue,
+  })
+  const visual = await scope(() =>
+    noGrad(async () => keep(await checkedVisual(bundle, features, [question], [encoded], adapter))),
+  )
   try {
     const text = bundle.tokenizer.stream()
     let first = true

@@ -29,10 +29,23 @@ export async function openBundle(folder: string, options: LoadOptions = {}): Pro
     const { preprocessor, notes } = await findPreprocessor(folder, config.vision.imageSize)
     const qformerTokenizer = config.qformer.hasText ? await loadTokenizer(join(folder, 'qformer_tokenizer')) : undefined
     const special = specialIds(tokenizer, config.language)
-    checkTokenizer(tokenizer, config.language.vocabSize, 'language model', { eos_token: special.eosId, bos_token: special.bosId, pad_token: special.padId })
+    checkTokenizer(tokenizer, config.language.vocabSize, 'language model', {
+      eos_token: special.eosId,
+      bos_token: special.bosId,
+      pad_token: special.padId,
+    })
     if (qformerTokenizer) checkTokenizer(qformerTokenizer, config.qformer.vocabSize, 'Q-Former')
     const { eosIds = [] } = await readGenerationConfig(folder)
-    return { ...loaded, folder, preprocessor, notes, tokenizer, qformerTokenizer, special, eosIds: [...new Set([special.eosId, ...eosIds])] }
+    return {
+      ...loaded,
+      folder,
+      preprocessor,
+      notes,
+      tokenizer,
+      qformerTokenizer,
+      special,
+      eosIds: [...new Set([special.eosId, ...eosIds])],
+    }
   } catch (error) {
     loaded.model.dispose()
     throw error

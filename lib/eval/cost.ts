@@ -51,7 +51,9 @@ export function blockFlops(form: Form, sizes: VideoSizes, width: number, pass: P
 
 /** The number of frames from which the factorized block takes fewer operations than the joint one; undefined where it never does below 2¹⁶. */
 export function crossover(sizes: Omit<VideoSizes, 'frames'>, width: number): number | undefined {
-  for (let frames = 1; frames < 65536; frames++) if (blockFlops('factorized', { ...sizes, frames }, width) < blockFlops('joint', { ...sizes, frames }, width)) return frames
+  for (let frames = 1; frames < 65536; frames++)
+    if (blockFlops('factorized', { ...sizes, frames }, width) < blockFlops('joint', { ...sizes, frames }, width))
+      return frames
   return undefined
 }
 
@@ -59,23 +61,36 @@ export function crossover(sizes: Omit<VideoSizes, 'frames'>, width: number): num
  * Operations of the Q-Former over a batch of videos. Image tokens are frozen: backward, nothing flows to them. The text path
  * of the last layer is left out, as nobody reads it.
  */
-export function qformerFlops(config: QFormerConfig, sizes: VideoSizes & { imageTokens: number }, { form = 'factorized', pass = 'forward', rank = 0 }: { form?: Form; pass?: Pass; rank?: number } = {}): number {
+export function qformerFlops(
+  config: QFormerConfig,
+  sizes: VideoSizes & { imageTokens: number },
+  { form = 'factorized', pass = 'forward', rank = 0 }: { form?: Form; pass?: Pass; rank?: number } = {},
+): number {
   const { hiddenSize: D, mlpSize: M, encoderHiddenSize: Dv, layers } = config
   const { videos: B = 1, frames: T, queries: L, text: K = 0, imageTokens } = sizes
   const both = pass === 'forward' ? 1 : 2
   const [queryRows, textRows, imageRows] = [B * T * L, B * K * (form === 'factorized' ? T : 1), B * T * imageTokens]
   const self = blockFlops(form, sizes, D, pass, rank)
   const lowRank = 2 * rank * (pass === 'forward' ? 1 : 3) * (queryRows * 2 * D + imageRows * (Dv + D))
-  const cross = both * 4 * queryRows * D ** 2 + 4 * imageRows * Dv * D + perScore[pass] * D * queryRows * imageTokens + lowRank
+  const cross =
+    both * 4 * queryRows * D ** 2 + 4 * imageRows * Dv * D + perScore[pass] * D * queryRows * imageTokens + lowRank
   const feed = (rows: number): number => both * 4 * rows * D * M
-  return layers * (self + feed(queryRows)) + Math.ceil(layers / config.crossFrequency) * cross + (layers - 1) * feed(textRows)
+  return (
+    layers * (self + feed(queryRows)) +
+    Math.ceil(layers / config.crossFrequency) * cross +
+    (layers - 1) * feed(textRows)
+  )
 }
 
 /**
  * Operations of a LLaMA over sequences of `tokens` tokens, causal; the output matrix on `rows` of each alone. Backward, the
  * frozen weights have no gradient.
  */
-export function languageFlops(config: LlamaConfig, tokens: number, { batch = 1, rows = 1, pass = 'forward' as Pass } = {}): number {
+export function languageFlops(
+  config: LlamaConfig,
+  tokens: number,
+  { batch = 1, rows = 1, pass = 'forward' as Pass } = {},
+): number {
   const { hiddenSize: D, mlpSize: M, layers, heads, kvHeads, vocabSize } = config
   const both = pass === 'forward' ? 1 : 2
   const dense = 2 * tokens * (D * D * (2 + (2 * kvHeads) / heads) + 3 * D * M)
@@ -94,8 +109,20 @@ export interface PublishedModel {
   visualTokens: 'per frame' | 'per video'
 }
 
-const published = (name: string, videoPretraining: boolean, trained: string, languageFrozen: boolean): PublishedModel =>
-  ({ name, videoPretraining, form: 'joint', trained, languageFrozen, projectionFrozen: false, visualTokens: 'per frame' })
+const published = (
+  name: string,
+  videoPretraining: boolean,
+  trained: string,
+  languageFrozen: boolean,
+): PublishedModel => ({
+  name,
+  videoPretraining,
+  form: 'joint',
+  trained,
+  languageFrozen,
+  projectionFrozen: false,
+  visualTokens: 'per frame',
+})
 
 /** Table VI of the paper (Cao et al., IEEE TMM 2025) as printed. */
 export const publishedModels: readonly PublishedModel[] = [
@@ -105,7 +132,15 @@ export const publishedModels: readonly PublishedModel[] = [
   published('VideoChat2', true, '7B', false),
   published('InternVL2', true, '8B', false),
   published('LLaVA-Video', false, '7B', false),
-  { name: 'MTransLLAMA', videoPretraining: false, form: 'factorized', trained: '2.5M', languageFrozen: true, projectionFrozen: true, visualTokens: 'per video' },
+  {
+    name: 'MTransLLAMA',
+    videoPretraining: false,
+    form: 'factorized',
+    trained: '2.5M',
+    languageFrozen: true,
+    projectionFrozen: true,
+    visualTokens: 'per video',
+  },
 ]
 
 /** What a model's form costs for so many frames, of L tokens each. */
@@ -121,8 +156,13 @@ export interface VideoCost {
 /** The formulas of Table VI with numbers in them. */
 export function videoCost(model: PublishedModel, sizes: VideoSizes, language: LlamaConfig, prompt: number): VideoCost {
   const visualTokens = sizes.queries * (model.visualTokens === 'per frame' ? sizes.frames : 1)
-  return { scores: scoreProducts(model.form, sizes), visualTokens, languageFlops: languageFlops(language, visualTokens + prompt) }
+  return {
+    scores: scoreProducts(model.form, sizes),
+    visualTokens,
+    languageFlops: languageFlops(language, visualTokens + prompt),
+  }
 }
 
 /** Parameters that an adapter trains in a model, counted. */
-export const trainedCount = (model: ModelConfig, adapter: AdapterConfig): number => countTrained(trainedParameters(model, adapter))
+export const trainedCount = (model: ModelConfig, adapter: AdapterConfig): number =>
+  countTrained(trainedParameters(model, adapter))

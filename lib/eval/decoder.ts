@@ -55,14 +55,25 @@ export class Decoder {
     this.#ids = keep(full([rows], 0, 'int32', device))
     if (device !== 'cpu') {
       const bytes = (shape: number[], value: number): Tensor => keep(full(shape, value, 'uint8', device))
-      this.#device = { state: keep(full([1 + rows], 0, 'int32', device)), mask: bytes([rows, this.capacity], 0), ones: bytes([rows, 1], 1) }
+      this.#device = {
+        state: keep(full([1 + rows], 0, 'int32', device)),
+        mask: bytes([rows, this.capacity], 0),
+        ones: bytes([rows, 1], 1),
+      }
     }
   }
 
   /** A decoder for the model: one that was kept, where it has room and nobody uses it. Hand it back with {@link release}. */
   static of(model: ImageModel, options: DecoderOptions): Decoder {
     for (const kept of model.attached) {
-      if (!(kept instanceof Decoder) || kept.busy || kept.options.rows !== options.rows || kept.capacity < options.limit || kept.options.graphs !== options.graphs) continue
+      if (
+        !(kept instanceof Decoder) ||
+        kept.busy ||
+        kept.options.rows !== options.rows ||
+        kept.capacity < options.limit ||
+        kept.options.graphs !== options.graphs
+      )
+        continue
       kept.busy = true
       return kept
     }
@@ -91,14 +102,18 @@ export class Decoder {
   async begin(x: Tensor, mask: Uint8Array): Promise<Int32Array> {
     const { rows } = this.options
     const n = x.dim(1)
-    if (x.dim(0) !== rows || mask.length !== rows * n || n > this.capacity) throw invalid('x', `[${rows},n,D] with n up to ${this.capacity}, and its mask`, `[${x.shape}] and ${mask.length}`)
+    if (x.dim(0) !== rows || mask.length !== rows * n || n > this.capacity)
+      throw invalid('x', `[${rows},n,D] with n up to ${this.capacity}, and its mask`, `[${x.shape}] and ${mask.length}`)
     this.#cache.length = 0
     this.#mask.fill(0)
     for (let r = 0; r < rows; r++) this.#mask.set(mask.subarray(r * n, (r + 1) * n), r * this.capacity)
-    scope(() => noGrad(() => {
-      if (this.#device) write(this.#device.mask, tensor(this.#mask, [rows, this.capacity], 'uint8', this.model.device))
-      this.#forward(x)
-    }))
+    scope(() =>
+      noGrad(() => {
+        if (this.#device)
+          write(this.#device.mask, tensor(this.#mask, [rows, this.capacity], 'uint8', this.model.device))
+        this.#forward(x)
+      }),
+    )
     return this.#answer()
   }
 
@@ -125,13 +140,26 @@ export class Decoder {
 
   /** Feeds x [rows,n,D], of which everything is known here. */
   #forward(x: Tensor): void {
-    const { model: { language, device }, options: { rows } } = this
+    const {
+      model: { language, device },
+      options: { rows },
+    } = this
     const [n, before] = [x.dim(1), this.length]
     const mask = new Uint8Array(rows * (before + n))
-    for (let r = 0; r < rows; r++) mask.set(this.#mask.subarray(r * this.capacity, r * this.capacity + before + n), r * (before + n))
+    for (let r = 0; r < rows; r++)
+      mask.set(this.#mask.subarray(r * this.capacity, r * this.capacity + before + n), r * (before + n))
     const all = language.positions(mask, rows)
-    const positions = Int32Array.from({ length: rows * n }, (_, i) => all[Math.floor(i / n) * (before + n) + before + (i % n)]!)
-    this.#choose(language.forward(x, { mask: rowsOf(mask, rows, device), positions: rowsOf(positions, rows, device), cache: this.#cache }))
+    const positions = Int32Array.from(
+      { length: rows * n },
+      (_, i) => all[Math.floor(i / n) * (before + n) + before + (i % n)]!,
+    )
+    this.#choose(
+      language.forward(x, {
+        mask: rowsOf(mask, rows, device),
+        positions: rowsOf(positions, rows, device),
+        cache: this.#cache,
+      }),
+    )
     this.#cache.length += n
     // Of the token after these: where the last one of a row is a token, its position is the next.
     this.#positions = Array.from({ length: rows }, (_, r) => positions[r * n + n - 1]! + 1)
@@ -139,13 +167,21 @@ export class Decoder {
 
   /** Feeds the last ids by launches that are the same each time, captured at the second sight of so many keys. */
   #replay({ state, mask, ones }: { state: Tensor; mask: Tensor; ones: Tensor }): void {
-    const { model: { device }, options: { rows, graphs = true }, length } = this
+    const {
+      model: { device },
+      options: { rows, graphs = true },
+      length,
+    } = this
     write(state, tensor(Int32Array.of(length, ...this.#positions), [1 + rows], 'int32', device))
     write(mask.view([rows, 1], mask.strides, length), ones)
     const keys = Math.min(this.capacity, roundUp(length + 1, KEYS))
     const step = (): void => {
       const cache = this.#cache.at(state.view([1]), keys)
-      const hidden = this.model.language.forward(this.#words(), { mask: mask.view([rows, keys], mask.strides), positions: state.view([rows, 1], [1, 1], 1), cache })
+      const hidden = this.model.language.forward(this.#words(), {
+        mask: mask.view([rows, keys], mask.strides),
+        positions: state.view([rows, 1], [1, 1], 1),
+        cache,
+      })
       this.#choose(hidden)
     }
     let graph = graphs ? this.#graphs.get(keys) : undefined

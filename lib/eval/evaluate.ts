@@ -70,7 +70,14 @@ export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRow
       counts[r]!++
     }
   }
-  const scores = logits(model.language, embedding(tensor(Int32Array.from(places), [places.length], 'int32', model.device), reshape(hidden, [rows * N, D]), model.precision))
+  const scores = logits(
+    model.language,
+    embedding(
+      tensor(Int32Array.from(places), [places.length], 'int32', model.device),
+      reshape(hidden, [rows * N, D]),
+      model.precision,
+    ),
+  )
   const wanted = tensor(Int32Array.from(targets), [targets.length], 'int32', model.device)
   let start = 0
   const losses = counts.map((n) => {
@@ -87,7 +94,12 @@ export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRow
  * @throws InputError naming the sample: for one that cannot be used, unless {@link EvaluateOptions.onUnpredicted} hears of it,
  *   and for visual tokens, losses or scores that are not finite
  */
-export async function* evaluate(bundle: Bundle, features: Features, samples: readonly Sample[], options: EvaluateOptions = {}): AsyncGenerator<Prediction, void> {
+export async function* evaluate(
+  bundle: Bundle,
+  features: Features,
+  samples: readonly Sample[],
+  options: EvaluateOptions = {},
+): AsyncGenerator<Prediction, void> {
   const { adapter, batch = 16, signal } = options
   const config: TextConfig = adapter?.config ?? imageTextConfig(bundle, features.options.frames)
   for (let at = 0; at < samples.length; at += batch) {
@@ -95,14 +107,25 @@ export async function* evaluate(bundle: Bundle, features: Features, samples: rea
     const ready = await usable(bundle, features, samples.slice(at, at + batch), config, options)
     if (!ready.length) continue
     const predicted: Prediction[] = []
-    const failure = await scope(() => noGrad(() => predict(bundle, features, ready, config, options, adapter, predicted))).then(() => undefined, (error: unknown) => ({ error }))
+    const failure = await scope(() =>
+      noGrad(() => predict(bundle, features, ready, config, options, adapter, predicted)),
+    ).then(
+      () => undefined,
+      (error: unknown) => ({ error }),
+    )
     yield* predicted
     if (failure) throw failure.error
   }
 }
 
 /** The samples whose texts fit and whose clips can be read. */
-async function usable(bundle: Bundle, features: Features, samples: readonly Sample[], config: TextConfig, { onUnpredicted, signal }: EvaluateOptions): Promise<Sample[]> {
+async function usable(
+  bundle: Bundle,
+  features: Features,
+  samples: readonly Sample[],
+  config: TextConfig,
+  { onUnpredicted, signal }: EvaluateOptions,
+): Promise<Sample[]> {
   const ready: Sample[] = []
   for (const sample of samples) {
     signal?.throwIfAborted()
@@ -121,7 +144,13 @@ async function usable(bundle: Bundle, features: Features, samples: readonly Samp
 
 /** Adds a prediction of each sample to `predicted`, as soon as it is there. */
 async function predict(
-  bundle: Bundle, features: Features, samples: readonly Sample[], config: TextConfig, options: EvaluateOptions, adapter: Adapter | undefined, predicted: Prediction[],
+  bundle: Bundle,
+  features: Features,
+  samples: readonly Sample[],
+  config: TextConfig,
+  options: EvaluateOptions,
+  adapter: Adapter | undefined,
+  predicted: Prediction[],
 ): Promise<void> {
   const { model } = bundle
   const encoded = samples.map((s) => encode(bundle, config, s, undefined))
@@ -133,37 +162,85 @@ async function predict(
       const odd = losses && Object.entries(losses).find(([, loss]) => !Number.isFinite(loss))
       if (odd) {
         const text = textRows([encode(bundle, config, sample, odd[0])], bundle.special.padId)
-        throw await notFinite(`the loss of ${JSON.stringify(odd[0])} is`, { model, adapter, again: (observe) => model.hidden(narrow(visual, 0, i, 1), text, { observe }) })
+        throw await notFinite(`the loss of ${JSON.stringify(odd[0])} is`, {
+          model,
+          adapter,
+          again: (observe) => model.hidden(narrow(visual, 0, i, 1), text, { observe }),
+        })
       }
       return losses ? best(losses) : openAnswer(bundle, narrow(visual, 0, i, 1), encoded[i]!, options)
     })
-    predicted.push({ id: sample.id, task: sample.task, prompt: sample.prompt, answer: sample.answer, prediction, correct: sameAnswer(prediction, sample.answer), ...(losses && { losses }) })
+    predicted.push({
+      id: sample.id,
+      task: sample.task,
+      prompt: sample.prompt,
+      answer: sample.answer,
+      prediction,
+      correct: sameAnswer(prediction, sample.answer),
+      ...(losses && { losses }),
+    })
   }
 }
 
 /** Visual tokens of clips, [B,V,D_llm]. @throws InputError where they are not finite, naming the first such sample */
-export async function checkedVisual(bundle: Bundle, features: Features, clips: readonly (Clip & { id?: string })[], encoded: readonly Encoded[], adapter: Adapter | undefined): Promise<Tensor> {
+export async function checkedVisual(
+  bundle: Bundle,
+  features: Features,
+  clips: readonly (Clip & { id?: string })[],
+  encoded: readonly Encoded[],
+  adapter: Adapter | undefined,
+): Promise<Tensor> {
   const { model } = bundle
   const seen = await features.batch(clips)
   const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, observe)
   const visual = see()
   if (!(await isFiniteTensor(visual))) {
     for (const [i, clip] of clips.entries()) {
-      if (!(await isFiniteTensor(scope(() => narrow(visual, 0, i, 1))))) await forSample(clip, async () => { throw await notFinite('the visual tokens are', { model, adapter, again: see }) })
+      if (!(await isFiniteTensor(scope(() => narrow(visual, 0, i, 1)))))
+        await forSample(clip, async () => {
+          throw await notFinite('the visual tokens are', { model, adapter, again: see })
+        })
     }
   }
   return visual
 }
 
 /** The losses of every choice of the closed questions among the samples, all in one pass of the language model. */
-async function closedAnswers(bundle: Bundle, samples: readonly Sample[], encoded: readonly Encoded[], visual: Tensor, config: TextConfig): Promise<Map<number, Record<string, number>>> {
+async function closedAnswers(
+  bundle: Bundle,
+  samples: readonly Sample[],
+  encoded: readonly Encoded[],
+  visual: Tensor,
+  config: TextConfig,
+): Promise<Map<number, Record<string, number>>> {
   const { model, special } = bundle
-  const rows = samples.flatMap((s, i) => (s.choices ?? []).map((choice) => ({ i, choice, encoded: { ...encode(bundle, config, s, choice), qformer: encoded[i]!.qformer } })))
+  const rows = samples.flatMap((s, i) =>
+    (s.choices ?? []).map((choice) => ({
+      i,
+      choice,
+      encoded: { ...encode(bundle, config, s, choice), qformer: encoded[i]!.qformer },
+    })),
+  )
   const result = new Map<number, Record<string, number>>()
   if (!rows.length) return result
   const [, V, D] = visual.shape as [number, number, number]
-  const repeated = reshape(embedding(tensor(Int32Array.from(rows, (r) => r.i), [rows.length], 'int32', model.device), reshape(visual, [samples.length, V * D]), model.precision), [rows.length, V, D])
-  const text = textRows(rows.map((r) => r.encoded), special.padId)
+  const repeated = reshape(
+    embedding(
+      tensor(
+        Int32Array.from(rows, (r) => r.i),
+        [rows.length],
+        'int32',
+        model.device,
+      ),
+      reshape(visual, [samples.length, V * D]),
+      model.precision,
+    ),
+    [rows.length, V, D],
+  )
+  const text = textRows(
+    rows.map((r) => r.encoded),
+    special.padId,
+  )
   const losses = await rowLosses(model, model.hidden(repeated, text), text)
   rows.forEach(({ i, choice }, k) => result.set(i, { ...result.get(i), [choice]: losses[k]! }))
   return result
@@ -173,9 +250,15 @@ function best(losses: Record<string, number>): string {
   return Object.entries(losses).reduce((a, b) => (b[1] < a[1] ? b : a))[0]
 }
 
-async function openAnswer(bundle: Bundle, visual: Tensor, { prompt }: Encoded, { maxTokens, signal }: EvaluateOptions): Promise<string> {
+async function openAnswer(
+  bundle: Bundle,
+  visual: Tensor,
+  { prompt }: Encoded,
+  { maxTokens, signal }: EvaluateOptions,
+): Promise<string> {
   const ids: number[] = []
-  for await (const id of generate(bundle.model, visual, prompt, { maxTokens, eosIds: bundle.eosIds, signal })) ids.push(id)
+  for await (const id of generate(bundle.model, visual, prompt, { maxTokens, eosIds: bundle.eosIds, signal }))
+    ids.push(id)
   return bundle.tokenizer.decode(ids).trim()
 }
 
@@ -194,5 +277,8 @@ export function accuracy(predictions: Iterable<Prediction>): { overall: Accuracy
   }
   const all = [...predictions]
   const tasks = [...new Set(all.flatMap((p) => p.task ?? []))].sort()
-  return { overall: count(all), tasks: Object.fromEntries(tasks.map((t) => [t, count(all.filter((p) => p.task === t))])) }
+  return {
+    overall: count(all),
+    tasks: Object.fromEntries(tasks.map((t) => [t, count(all.filter((p) => p.task === t))])),
+  }
 }

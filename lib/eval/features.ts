@@ -53,7 +53,11 @@ export class Features {
 
   async #of(clip: Clip): Promise<Float32Array> {
     const { frames, sampling } = this.options
-    const { preprocessor, visionFingerprint, model: { precision } } = this.bundle
+    const {
+      preprocessor,
+      visionFingerprint,
+      model: { precision },
+    } = this.bundle
     const here = clipKey(clip)
     const held = this.#memory.get(here)
     if (held) {
@@ -61,7 +65,18 @@ export class Features {
       this.#memory.set(here, held)
       return held
     }
-    const key = this.#disk && featureKey({ content: await contentHash(clip.video), start: clip.start, end: clip.end, fps: clip.fps, sampling, frames, preprocessor, visionFingerprint: `${visionFingerprint} ${precision}` })
+    const key =
+      this.#disk &&
+      featureKey({
+        content: await contentHash(clip.video),
+        start: clip.start,
+        end: clip.end,
+        fps: clip.fps,
+        sampling,
+        frames,
+        preprocessor,
+        visionFingerprint: `${visionFingerprint} ${precision}`,
+      })
     let data = key === undefined ? undefined : (await this.#disk!.get(key))?.data
     if (!data?.every(Number.isFinite)) {
       data = await this.#compute(clip)
@@ -94,7 +109,8 @@ export class Features {
     }
     const see = (observe?: Observe): Tensor => model.features(tensor(pixels, [1, t, 3, s, s]), observe)
     const data = (await scope(() => noGrad(() => cast(see(), 'float32').data()))) as Float32Array
-    if (!data.every(Number.isFinite)) throw await notFinite(`${clip.video}: the features of its frames are`, { model, again: see })
+    if (!data.every(Number.isFinite))
+      throw await notFinite(`${clip.video}: the features of its frames are`, { model, again: see })
     return data
   }
 

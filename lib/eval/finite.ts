@@ -18,7 +18,11 @@ export async function isFiniteTensor(t: Tensor): Promise<boolean> {
   if (!/float/.test(t.dtype)) return true
   const pieces = t.isContiguous ? Math.ceil(t.size / PIECE) : 1
   for (let i = 0; i < pieces; i++) {
-    const values = scope(() => noGrad(() => cast(pieces === 1 ? t : t.view([Math.min(PIECE, t.size - i * PIECE)], [1], i * PIECE), 'float32').data()))
+    const values = scope(() =>
+      noGrad(() =>
+        cast(pieces === 1 ? t : t.view([Math.min(PIECE, t.size - i * PIECE)], [1], i * PIECE), 'float32').data(),
+      ),
+    )
     if (!((await values) as Float32Array).every(Number.isFinite)) return false
   }
   return true
@@ -46,14 +50,24 @@ export interface Suspects {
 export async function notFinite(what: string, { model, adapter, again }: Suspects): Promise<NotFiniteError> {
   const because = (reason: string): NotFiniteError => new NotFiniteError(`${what} not finite: ${reason}.`)
   const trained = await firstNotFinite(adapter?.parameters ?? [])
-  if (trained !== undefined) return because(`the trained tensor ${trained} holds a NaN or an infinity; take an adapter that was saved before`)
+  if (trained !== undefined)
+    return because(`the trained tensor ${trained} holds a NaN or an infinity; take an adapter that was saved before`)
   const weight = await firstNotFinite(model.weights)
-  if (weight !== undefined) return because(`the weight ${weight} holds a NaN or an infinity; the checkpoint is damaged, fetch it again`)
-  const layer = again && (await scope(() => noGrad(() => {
-    const seen: [string, Tensor][] = []
-    again((name, t) => seen.push([name, t]))
-    return firstNotFinite(seen)
-  })))
+  if (weight !== undefined)
+    return because(`the weight ${weight} holds a NaN or an infinity; the checkpoint is damaged, fetch it again`)
+  const layer =
+    again &&
+    (await scope(() =>
+      noGrad(() => {
+        const seen: [string, Tensor][] = []
+        again((name, t) => seen.push([name, t]))
+        return firstNotFinite(seen)
+      }),
+    ))
   const remedy = model.precision === 'float32' ? 'an activation is too large for float32' : 'try precision float32'
-  return because(layer === undefined ? `every weight is finite, so ${remedy}` : `${layer} is the first layer whose output is not; ${remedy}`)
+  return because(
+    layer === undefined
+      ? `every weight is finite, so ${remedy}`
+      : `${layer} is the first layer whose output is not; ${remedy}`,
+  )
 }

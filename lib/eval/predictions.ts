@@ -12,8 +12,21 @@ import type { Prediction, Unpredicted } from './evaluate.js'
 import type { FeatureOptions } from './features.js'
 
 /** Names everything but the samples that predictions depend on: weights, adapter, precision, and how frames are chosen. */
-export async function runName(bundle: Bundle, adapter: Adapter | undefined, { frames, sampling }: FeatureOptions): Promise<string> {
-  const hash = createHash('sha256').update(JSON.stringify([bundle.fingerprint, bundle.preprocessor, bundle.model.precision, frames, sampling, adapter?.config ?? null]))
+export async function runName(
+  bundle: Bundle,
+  adapter: Adapter | undefined,
+  { frames, sampling }: FeatureOptions,
+): Promise<string> {
+  const hash = createHash('sha256').update(
+    JSON.stringify([
+      bundle.fingerprint,
+      bundle.preprocessor,
+      bundle.model.precision,
+      frames,
+      sampling,
+      adapter?.config ?? null,
+    ]),
+  )
   for (const [name, t] of adapter?.parameters ?? []) hash.update(name).update(new Uint8Array((await t.data()).buffer))
   return hash.digest('hex').slice(0, 16)
 }
@@ -35,7 +48,12 @@ export class PredictionFile {
    * @param options `resume` takes its predictions over; lines that say why there is none, and half a line at its end, go
    * @throws InputError where it cannot be written, or its lines are of another run or other samples
    */
-  static async open(path: string, run: string, samples: readonly Sample[], { resume = false } = {}): Promise<PredictionFile> {
+  static async open(
+    path: string,
+    run: string,
+    samples: readonly Sample[],
+    { resume = false } = {},
+  ): Promise<PredictionFile> {
     const file = new PredictionFile(path, run, samples)
     const existed = existsSync(path)
     try {
@@ -76,7 +94,12 @@ export class PredictionFile {
 
   /** Puts the lines into the order of the samples, whatever order they came in. */
   async finish(): Promise<void> {
-    await writeFileAtomic(this.path, this.#ordered().map((line) => this.#text(line)).join(''))
+    await writeFileAtomic(
+      this.path,
+      this.#ordered()
+        .map((line) => this.#text(line))
+        .join(''),
+    )
   }
 
   #ordered(): (Prediction | Unpredicted)[] {
@@ -102,9 +125,15 @@ export class PredictionFile {
         throw invalid(where, 'a prediction as JSON', text, (error as Error).message)
       }
       const { run, ...prediction } = line
-      if (run !== this.run) throw new InputError(`${where}: this prediction is of another model, adapter, precision or choice of frames; write to another file, or leave out --resume.`)
+      if (run !== this.run)
+        throw new InputError(
+          `${where}: this prediction is of another model, adapter, precision or choice of frames; write to another file, or leave out --resume.`,
+        )
       const sample = byId.get(line.id)
-      if (!sample || sample.prompt !== line.prompt || sample.answer !== line.answer) throw new InputError(`${where}: sample ${show(line.id)} is not in the manifest as it was; write to another file, or leave out --resume.`)
+      if (!sample || sample.prompt !== line.prompt || sample.answer !== line.answer)
+        throw new InputError(
+          `${where}: sample ${show(line.id)} is not in the manifest as it was; write to another file, or leave out --resume.`,
+        )
       if (line.error === undefined) this.#lines.set(line.id, prediction)
     }
   }

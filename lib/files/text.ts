@@ -6,7 +6,8 @@ import { InputError, show } from '../errors.js'
 /** What {@link readText} makes of a file that cannot be read, unless it is told otherwise. */
 export function unreadable(path: string, error: unknown, missing = ''): InputError {
   const code = (error as NodeJS.ErrnoException).code
-  if (code === 'ENOENT' || code === 'ENOTDIR') return new InputError(`${path}: no such file${missing ? `; ${missing}` : ''}.`, { cause: error })
+  if (code === 'ENOENT' || code === 'ENOTDIR')
+    return new InputError(`${path}: no such file${missing ? `; ${missing}` : ''}.`, { cause: error })
   return new InputError(`${path}: cannot be read (${code}).`, { cause: error })
 }
 
@@ -16,7 +17,10 @@ export function unreadable(path: string, error: unknown, missing = ''): InputErr
  * @param wrong the error for a file that cannot be read
  * @throws InputError with the line for bytes that are not UTF-8; for UTF-16; for a pointer to another file
  */
-export async function readText(path: string, wrong: (error: unknown) => InputError = (error) => unreadable(path, error)): Promise<string> {
+export async function readText(
+  path: string,
+  wrong: (error: unknown) => InputError = (error) => unreadable(path, error),
+): Promise<string> {
   let bytes: Buffer
   try {
     bytes = await readFile(path)
@@ -32,14 +36,20 @@ export function decodeText(bytes: Uint8Array, path: string): string {
   if (pointer) throw new InputError(`${path}: is ${pointer.what}; ${pointer.remedy}.`)
   const line = (at: number): number => 1 + bytes.subarray(0, at).reduce((n, byte) => n + Number(byte === 10), 0)
   const [a, b] = bytes
-  if ((a === 0xff && b === 0xfe) || (a === 0xfe && b === 0xff)) throw new InputError(`${path}: expected UTF-8 text, but it begins as UTF-16 does; save it as UTF-8.`)
+  if ((a === 0xff && b === 0xfe) || (a === 0xfe && b === 0xff))
+    throw new InputError(`${path}: expected UTF-8 text, but it begins as UTF-16 does; save it as UTF-8.`)
   if (!isUtf8(bytes)) {
     const at = firstBad(bytes)
     const before = new TextDecoder().decode(bytes.subarray(Math.max(bytes.lastIndexOf(10, at - 1) + 1, at - 24), at))
-    throw new InputError(`${path}, line ${line(at)}: expected UTF-8 text, but got the byte 0x${bytes[at]!.toString(16)} behind ${show(before)}; save the file as UTF-8 (it may be Latin-1 or Windows-1252).`)
+    throw new InputError(
+      `${path}, line ${line(at)}: expected UTF-8 text, but got the byte 0x${bytes[at]!.toString(16)} behind ${show(before)}; save the file as UTF-8 (it may be Latin-1 or Windows-1252).`,
+    )
   }
   const zero = bytes.indexOf(0)
-  if (zero >= 0) throw new InputError(`${path}, line ${line(zero)}: expected UTF-8 text, but got a zero byte; the file is UTF-16 or damaged.`)
+  if (zero >= 0)
+    throw new InputError(
+      `${path}, line ${line(zero)}: expected UTF-8 text, but got a zero byte; the file is UTF-16 or damaged.`,
+    )
   return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
 }
 
@@ -74,6 +84,7 @@ export function pointerIn(head: Uint8Array): Pointer | undefined {
   if (/^version https?:\/\/(git-lfs\.github\.com|hawser\.github\.com)\/spec\//.test(text)) {
     return { what: 'a Git LFS pointer and not the file itself', remedy: 'run "git lfs pull" in its repository' }
   }
-  if (/^\/annex\/objects\//.test(text)) return { what: 'a git-annex pointer and not the file itself', remedy: 'run "git annex get" on it' }
+  if (/^\/annex\/objects\//.test(text))
+    return { what: 'a git-annex pointer and not the file itself', remedy: 'run "git annex get" on it' }
   return undefined
 }

@@ -9,7 +9,10 @@ export async function readYaml(path: string): Promise<unknown> {
   try {
     return parse(text, { logLevel: 'error' })
   } catch (error) {
-    if (error instanceof YAMLParseError) throw new InputError(`${path}: not YAML: ${error.message.split('\n')[0]!.replace(/[.:]$/, '')}.`, { cause: error })
+    if (error instanceof YAMLParseError)
+      throw new InputError(`${path}: not YAML: ${error.message.split('\n')[0]!.replace(/[.:]$/, '')}.`, {
+        cause: error,
+      })
     throw error
   }
 }

@@ -98,42 +98,114 @@ export interface GenerationConfig {
 
 // ------------------------------------------------------------------------------------------------------------- schemas
 
-const size = (standard: number) => z.int().min(1).nullish().transform((v) => v ?? standard)
-const small = (standard: number) => z.number().positive().nullish().transform((v) => v ?? standard)
-const flag = (standard: boolean) => z.boolean().nullish().transform((v) => v ?? standard)
-const word = (standard: string) => z.string().nullish().transform((v) => v ?? standard)
-const tokenId = (standard: number | null) => z.int().nullable().optional().transform((v) => (v === undefined ? standard : v))
+const size = (standard: number) =>
+  z
+    .int()
+    .min(1)
+    .nullish()
+    .transform((v) => v ?? standard)
+const small = (standard: number) =>
+  z
+    .number()
+    .positive()
+    .nullish()
+    .transform((v) => v ?? standard)
+const flag = (standard: boolean) =>
+  z
+    .boolean()
+    .nullish()
+    .transform((v) => v ?? standard)
+const word = (standard: string) =>
+  z
+    .string()
+    .nullish()
+    .transform((v) => v ?? standard)
+const tokenId = (standard: number | null) =>
+  z
+    .int()
+    .nullable()
+    .optional()
+    .transform((v) => (v === undefined ? standard : v))
 const tokenIds = (standard: number | null) =>
-  z.union([z.int(), z.array(z.int()).min(1), z.null()]).optional().transform((v) => (v === undefined ? standard : Array.isArray(v) ? v[0]! : v))
+  z
+    .union([z.int(), z.array(z.int()).min(1), z.null()])
+    .optional()
+    .transform((v) => (v === undefined ? standard : Array.isArray(v) ? v[0]! : v))
 
 const Vision = z.looseObject({
-  hidden_size: size(1408), num_hidden_layers: size(39), num_attention_heads: size(16), intermediate_size: size(6144),
-  patch_size: size(14), image_size: size(224), layer_norm_eps: small(1e-6), qkv_bias: flag(true), hidden_act: word('gelu'),
+  hidden_size: size(1408),
+  num_hidden_layers: size(39),
+  num_attention_heads: size(16),
+  intermediate_size: size(6144),
+  patch_size: size(14),
+  image_size: size(224),
+  layer_norm_eps: small(1e-6),
+  qkv_bias: flag(true),
+  hidden_act: word('gelu'),
 })
 
 const QFormer = z.looseObject({
-  hidden_size: size(768), num_hidden_layers: size(12), num_attention_heads: size(12), intermediate_size: size(3072),
-  layer_norm_eps: small(1e-12), max_position_embeddings: size(512), cross_attention_frequency: size(2),
-  encoder_hidden_size: z.int().min(1).nullish(), vocab_size: size(30522), hidden_act: word('gelu'),
-  position_embedding_type: word('absolute'), use_qformer_text_input: flag(false),
+  hidden_size: size(768),
+  num_hidden_layers: size(12),
+  num_attention_heads: size(12),
+  intermediate_size: size(3072),
+  layer_norm_eps: small(1e-12),
+  max_position_embeddings: size(512),
+  cross_attention_frequency: size(2),
+  encoder_hidden_size: z.int().min(1).nullish(),
+  vocab_size: size(30522),
+  hidden_act: word('gelu'),
+  position_embedding_type: word('absolute'),
+  use_qformer_text_input: flag(false),
 })
 
-const Rope = z.looseObject({ rope_type: z.string().optional(), type: z.string().optional(), rope_theta: z.number().positive().optional(), partial_rotary_factor: z.number().optional() })
+const Rope = z.looseObject({
+  rope_type: z.string().optional(),
+  type: z.string().optional(),
+  rope_theta: z.number().positive().optional(),
+  partial_rotary_factor: z.number().optional(),
+})
 
 const Llama = z.looseObject({
-  hidden_size: size(4096), intermediate_size: size(11008), num_hidden_layers: size(32), num_attention_heads: size(32),
-  num_key_value_heads: z.int().min(1).nullish(), head_dim: z.int().min(1).nullish(), rms_norm_eps: small(1e-6),
-  rope_theta: z.number().positive().nullish(), rope_parameters: Rope.nullish(), rope_scaling: Rope.nullish(),
-  max_position_embeddings: z.int().min(1).nullish(), max_sequence_length: z.int().min(1).nullish(), vocab_size: size(32000), tie_word_embeddings: flag(false), hidden_act: word('silu'),
-  attention_bias: flag(false), mlp_bias: flag(false), pad_token_id: tokenId(null), bos_token_id: tokenId(1), eos_token_id: tokenIds(2),
+  hidden_size: size(4096),
+  intermediate_size: size(11008),
+  num_hidden_layers: size(32),
+  num_attention_heads: size(32),
+  num_key_value_heads: z.int().min(1).nullish(),
+  head_dim: z.int().min(1).nullish(),
+  rms_norm_eps: small(1e-6),
+  rope_theta: z.number().positive().nullish(),
+  rope_parameters: Rope.nullish(),
+  rope_scaling: Rope.nullish(),
+  max_position_embeddings: z.int().min(1).nullish(),
+  max_sequence_length: z.int().min(1).nullish(),
+  vocab_size: size(32000),
+  tie_word_embeddings: flag(false),
+  hidden_act: word('silu'),
+  attention_bias: flag(false),
+  mlp_bias: flag(false),
+  pad_token_id: tokenId(null),
+  bos_token_id: tokenId(1),
+  eos_token_id: tokenIds(2),
 })
 
 const Opt = z.looseObject({
-  hidden_size: size(768), ffn_dim: size(3072), num_hidden_layers: size(12), num_attention_heads: size(12),
-  max_position_embeddings: size(2048), vocab_size: size(50272), activation_function: word('relu'),
-  word_embed_proj_dim: z.int().min(1).nullish(), do_layer_norm_before: flag(true), _remove_final_layer_norm: flag(false),
-  enable_bias: flag(true), layer_norm_elementwise_affine: flag(true), tie_word_embeddings: flag(true),
-  pad_token_id: tokenId(1), bos_token_id: tokenId(2), eos_token_id: tokenIds(2),
+  hidden_size: size(768),
+  ffn_dim: size(3072),
+  num_hidden_layers: size(12),
+  num_attention_heads: size(12),
+  max_position_embeddings: size(2048),
+  vocab_size: size(50272),
+  activation_function: word('relu'),
+  word_embed_proj_dim: z.int().min(1).nullish(),
+  do_layer_norm_before: flag(true),
+  _remove_final_layer_norm: flag(false),
+  enable_bias: flag(true),
+  layer_norm_elementwise_affine: flag(true),
+  tie_word_embeddings: flag(true),
+  pad_token_id: tokenId(1),
+  bos_token_id: tokenId(2),
+  eos_token_id: tokenIds(2),
 })
 
 const Top = z.looseObject({
@@ -168,7 +240,12 @@ export async function readModelConfig(path: string): Promise<ModelConfig> {
 export function parseModelConfig(json: unknown, where = 'config.json'): ModelConfig {
   const type = (json as { model_type?: unknown } | null)?.model_type
   if (type !== 'instructblip' && type !== 'instructblipvideo' && type !== 'blip-2') {
-    throw invalid(`${where}: model_type`, 'instructblip or blip-2', type, 'instructblipvideo is read too; other model families are not supported')
+    throw invalid(
+      `${where}: model_type`,
+      'instructblip or blip-2',
+      type,
+      'instructblipvideo is read too; other model families are not supported',
+    )
   }
   const top = checkWith(Top, json, where)
   // The video class of transformers has InstructBLIP's tensors under InstructBLIP's names.
@@ -176,10 +253,20 @@ export function parseModelConfig(json: unknown, where = 'config.json'): ModelCon
   const vision = visionOf(top.vision_config ?? Vision.parse({}), where)
   const qformer = qformerOf(top.qformer_config ?? QFormer.parse({}), family, vision, where)
   const language = languageOf(top.text_config ?? {}, where)
-  const [image, video, dtype] = [top.image_token_index ?? top.image_token_id, top.video_token_index ?? top.video_token_id, top.torch_dtype ?? top.dtype]
+  const [image, video, dtype] = [
+    top.image_token_index ?? top.image_token_id,
+    top.video_token_index ?? top.video_token_id,
+    top.torch_dtype ?? top.dtype,
+  ]
   return {
-    family, numQueryTokens: top.num_query_tokens, ...(image != null && { imageTokenId: image }), ...(video != null && { videoTokenId: video }), ...(dtype != null && { dtype }),
-    vision, qformer, language,
+    family,
+    numQueryTokens: top.num_query_tokens,
+    ...(image != null && { imageTokenId: image }),
+    ...(video != null && { videoTokenId: video }),
+    ...(dtype != null && { dtype }),
+    vision,
+    qformer,
+    language,
   }
 }
 
@@ -188,13 +275,25 @@ function visionOf(v: z.output<typeof Vision>, where: string): VisionConfig {
   divides(`${where}: vision_config`, 'hidden_size', v.hidden_size, 'num_attention_heads', v.num_attention_heads)
   divides(`${where}: vision_config`, 'image_size', v.image_size, 'patch_size', v.patch_size)
   return {
-    hiddenSize: v.hidden_size, layers: v.num_hidden_layers, heads: v.num_attention_heads, mlpSize: v.intermediate_size,
-    patchSize: v.patch_size, imageSize: v.image_size, eps: v.layer_norm_eps, qkvBias: v.qkv_bias, channels: 3,
+    hiddenSize: v.hidden_size,
+    layers: v.num_hidden_layers,
+    heads: v.num_attention_heads,
+    mlpSize: v.intermediate_size,
+    patchSize: v.patch_size,
+    imageSize: v.image_size,
+    eps: v.layer_norm_eps,
+    qkvBias: v.qkv_bias,
+    channels: 3,
     tokens: (v.image_size / v.patch_size) ** 2 + 1,
   }
 }
 
-function qformerOf(q: z.output<typeof QFormer>, family: ModelConfig['family'], vision: VisionConfig, where: string): QFormerConfig {
+function qformerOf(
+  q: z.output<typeof QFormer>,
+  family: ModelConfig['family'],
+  vision: VisionConfig,
+  where: string,
+): QFormerConfig {
   const at = `${where}: qformer_config`
   supported(`${at}.hidden_act`, q.hidden_act, 'gelu')
   supported(`${at}.position_embedding_type`, q.position_embedding_type, 'absolute')
@@ -204,9 +303,16 @@ function qformerOf(q: z.output<typeof QFormer>, family: ModelConfig['family'], v
     throw invalid(`${at}.encoder_hidden_size`, `the vision width ${vision.hiddenSize}`, q.encoder_hidden_size)
   }
   return {
-    hiddenSize: q.hidden_size, layers: q.num_hidden_layers, heads: q.num_attention_heads, mlpSize: q.intermediate_size,
-    eps: q.layer_norm_eps, maxPositions: q.max_position_embeddings, crossFrequency: q.cross_attention_frequency,
-    encoderHiddenSize: vision.hiddenSize, vocabSize: q.vocab_size, hasText: family === 'instructblip',
+    hiddenSize: q.hidden_size,
+    layers: q.num_hidden_layers,
+    heads: q.num_attention_heads,
+    mlpSize: q.intermediate_size,
+    eps: q.layer_norm_eps,
+    maxPositions: q.max_position_embeddings,
+    crossFrequency: q.cross_attention_frequency,
+    encoderHiddenSize: vision.hiddenSize,
+    vocabSize: q.vocab_size,
+    hasText: family === 'instructblip',
   }
 }
 
@@ -214,8 +320,10 @@ function qformerOf(q: z.output<typeof QFormer>, family: ModelConfig['family'], v
 function languageOf(text: { model_type?: string | undefined }, where: string): LanguageConfig {
   const kind = text.model_type ?? 'opt'
   const at = `${where}: text_config`
-  if (kind === 'llama') return llamaOf(checkWith(z.object({ text_config: Llama }), { text_config: text }, where).text_config, at)
-  if (kind === 'opt') return optOf(checkWith(z.object({ text_config: Opt }), { text_config: text }, where).text_config, at)
+  if (kind === 'llama')
+    return llamaOf(checkWith(z.object({ text_config: Llama }), { text_config: text }, where).text_config, at)
+  if (kind === 'opt')
+    return optOf(checkWith(z.object({ text_config: Opt }), { text_config: text }, where).text_config, at)
   throw invalid(`${at}.model_type`, 'llama or opt', kind, `a ${kind} language model is not supported`)
 }
 
@@ -228,18 +336,33 @@ function llamaOf(l: z.output<typeof Llama>, at: string): LlamaConfig {
   divides(at, 'num_attention_heads', l.num_attention_heads, 'num_key_value_heads', kvHeads)
   const width = l.hidden_size / l.num_attention_heads
   if (l.head_dim != null) supported(`${at}.head_dim`, l.head_dim, width)
-  if (width % 2 !== 0) throw invalid(`${at}.hidden_size / num_attention_heads`, 'an even head width (rotary positions turn pairs)', width)
+  if (width % 2 !== 0)
+    throw invalid(`${at}.hidden_size / num_attention_heads`, 'an even head width (rotary positions turn pairs)', width)
   for (const key of ['rope_scaling', 'rope_parameters'] as const) {
     const rope = l[key]
     if (!rope) continue
-    supported(`${at}.${key}.rope_type`, rope.rope_type ?? rope.type ?? (key === 'rope_parameters' ? 'default' : undefined), 'default')
+    supported(
+      `${at}.${key}.rope_type`,
+      rope.rope_type ?? rope.type ?? (key === 'rope_parameters' ? 'default' : undefined),
+      'default',
+    )
     supported(`${at}.${key}.partial_rotary_factor`, rope.partial_rotary_factor ?? 1, 1)
   }
   return {
-    kind: 'llama', hiddenSize: l.hidden_size, mlpSize: l.intermediate_size, layers: l.num_hidden_layers, heads: l.num_attention_heads,
-    kvHeads, eps: l.rms_norm_eps, ropeTheta: l.rope_theta ?? l.rope_parameters?.rope_theta ?? l.rope_scaling?.rope_theta ?? 10000,
-    maxPositions: l.max_position_embeddings ?? l.max_sequence_length ?? 2048, vocabSize: l.vocab_size, tied: l.tie_word_embeddings,
-    padId: l.pad_token_id, bosId: l.bos_token_id, eosId: l.eos_token_id,
+    kind: 'llama',
+    hiddenSize: l.hidden_size,
+    mlpSize: l.intermediate_size,
+    layers: l.num_hidden_layers,
+    heads: l.num_attention_heads,
+    kvHeads,
+    eps: l.rms_norm_eps,
+    ropeTheta: l.rope_theta ?? l.rope_parameters?.rope_theta ?? l.rope_scaling?.rope_theta ?? 10000,
+    maxPositions: l.max_position_embeddings ?? l.max_sequence_length ?? 2048,
+    vocabSize: l.vocab_size,
+    tied: l.tie_word_embeddings,
+    padId: l.pad_token_id,
+    bosId: l.bos_token_id,
+    eosId: l.eos_token_id,
   }
 }
 
@@ -253,13 +376,28 @@ function optOf(o: z.output<typeof Opt>, at: string): OptConfig {
   supported(`${at}.tie_word_embeddings`, o.tie_word_embeddings, true)
   divides(at, 'hidden_size', o.hidden_size, 'num_attention_heads', o.num_attention_heads)
   return {
-    kind: 'opt', hiddenSize: o.hidden_size, mlpSize: o.ffn_dim, layers: o.num_hidden_layers, heads: o.num_attention_heads,
-    maxPositions: o.max_position_embeddings, positionOffset: 2, vocabSize: o.vocab_size, eps: 1e-5, tied: true,
-    padId: o.pad_token_id, bosId: o.bos_token_id, eosId: o.eos_token_id, activation: 'relu',
+    kind: 'opt',
+    hiddenSize: o.hidden_size,
+    mlpSize: o.ffn_dim,
+    layers: o.num_hidden_layers,
+    heads: o.num_attention_heads,
+    maxPositions: o.max_position_embeddings,
+    positionOffset: 2,
+    vocabSize: o.vocab_size,
+    eps: 1e-5,
+    tied: true,
+    padId: o.pad_token_id,
+    bosId: o.bos_token_id,
+    eosId: o.eos_token_id,
+    activation: 'relu',
   }
 }
 
-const Generation = z.looseObject({ bos_token_id: tokenId(null), eos_token_id: z.union([z.int(), z.array(z.int()).min(1), z.null()]).optional(), pad_token_id: tokenId(null) })
+const Generation = z.looseObject({
+  bos_token_id: tokenId(null),
+  eos_token_id: z.union([z.int(), z.array(z.int()).min(1), z.null()]).optional(),
+  pad_token_id: tokenId(null),
+})
 
 /** Special ids from a folder's generation_config.json; empty where there is none. */
 export async function readGenerationConfig(folder: string): Promise<GenerationConfig> {
@@ -274,7 +412,8 @@ export async function readGenerationConfig(folder: string): Promise<GenerationCo
 }
 
 function supported(name: string, actual: unknown, only: unknown): void {
-  if (actual !== only) throw new InputError(`${name}: ${show(actual)} is not supported; this project runs ${show(only)} only.`)
+  if (actual !== only)
+    throw new InputError(`${name}: ${show(actual)} is not supported; this project runs ${show(only)} only.`)
 }
 
 function divides(at: string, name: string, whole: number, by: string, part: number): void {
@@ -288,6 +427,10 @@ function divides(at: string, name: string, whole: number, by: string, part: numb
 export const PACKS: Readonly<Record<string, readonly string[]>> = {
   'self_attn.qkv_proj': ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'],
   'mlp.gate_up_proj': ['mlp.gate_proj', 'mlp.up_proj'],
-  'attention.attention.query_key_value': ['attention.attention.query', 'attention.attention.key', 'attention.attention.value'],
+  'attention.attention.query_key_value': [
+    'attention.attention.query',
+    'attention.attention.key',
+    'attention.attention.value',
+  ],
   'crossattention.attention.key_value': ['crossattention.attention.key', 'crossattention.attention.value'],
 }

@@ -39,7 +39,8 @@ export function languageModel(weights: Weights, config: LanguageConfig): Languag
 }
 
 /** Rows of the token table: ids [B,n] int32 to [B,n,D]. */
-export const embedTokens = (model: LanguageModel, ids: Tensor, precision: 'float32' | 'bfloat16'): Tensor => embedding(ids, model.tokens, precision)
+export const embedTokens = (model: LanguageModel, ids: Tensor, precision: 'float32' | 'bfloat16'): Tensor =>
+  embedding(ids, model.tokens, precision)
 
 /** Hidden states [...,D] to logits [...,V]. */
 export const logits = (model: LanguageModel, hidden: Tensor): Tensor => linear(hidden, model.head, undefined)
@@ -102,7 +103,15 @@ function rowsFrom(t: Tensor, start: number, count: number): Tensor {
 }
 
 /** Causal self-attention of one layer over what it and the cache hold. q [B,n,h·d], k and v [B,n,kv·d]. */
-export function causal(q: Columns, k: Columns, v: Columns, heads: number, kvHeads: number, layer: number, context: Context): Tensor {
+export function causal(
+  q: Columns,
+  k: Columns,
+  v: Columns,
+  heads: number,
+  kvHeads: number,
+  layer: number,
+  context: Context,
+): Tensor {
   const all = context.cache ? context.cache.append(layer, viewOf(k), viewOf(v)) : { k, v }
   const share = (x: Tensor | Columns): Tensor | Columns => {
     if (kvHeads === heads) return x
@@ -112,7 +121,12 @@ export function causal(q: Columns, k: Columns, v: Columns, heads: number, kvHead
     const d = width / kvHeads
     return reshape(expand(reshape(t, [b, n, kvHeads, 1, d]), [b, n, kvHeads, heads / kvHeads, d]), [b, n, heads * d])
   }
-  return attention(q, share(all.k), share(all.v), { heads, keyMask: context.mask, causal: context.cache?.endsWithQueries ?? true, mode: 'off' })
+  return attention(q, share(all.k), share(all.v), {
+    heads,
+    keyMask: context.mask,
+    causal: context.cache?.endsWithQueries ?? true,
+    mode: 'off',
+  })
 }
 
 /**

@@ -26,9 +26,11 @@ export function llama(weights: Weights, config: LlamaConfig): LanguageModel {
     const layer = at.at(`model.layers.${i}`)
     return {
       norm1: layer.get('input_layernorm.weight'),
-      qkv: layer.pack('self_attn.qkv_proj'), o: layer.linear('self_attn.o_proj'),
+      qkv: layer.pack('self_attn.qkv_proj'),
+      o: layer.linear('self_attn.o_proj'),
       norm2: layer.get('post_attention_layernorm.weight'),
-      gateUp: layer.pack('mlp.gate_up_proj'), down: layer.linear('mlp.down_proj'),
+      gateUp: layer.pack('mlp.gate_up_proj'),
+      down: layer.linear('mlp.down_proj'),
     }
   })
   const tokens = at.get('model.embed_tokens.weight')
@@ -45,7 +47,11 @@ export function llama(weights: Weights, config: LlamaConfig): LanguageModel {
     const { heads, kvHeads } = config
     if (q.of !== k.of) return [columnsOf(turn(q.of, heads, positions)), columnsOf(turn(k.of, kvHeads, positions)), v]
     const of = turn(q.of, heads + kvHeads, positions)
-    return [{ ...q, of }, { ...k, of }, { ...v, of }]
+    return [
+      { ...q, of },
+      { ...k, of },
+      { ...v, of },
+    ]
   }
   return {
     config,

@@ -27,12 +27,20 @@ export interface LoadOptions {
  * Loads an InstructBLIP or BLIP-2 checkpoint: config.json with model.safetensors, or its shards with their index.
  * Throws an InputError that lists what is missing, wrong or unexpected.
  */
-export async function loadModel(folder: string, { trained = false, device = 'cpu', precision = 'float32' }: LoadOptions = {}): Promise<LoadedModel> {
+export async function loadModel(
+  folder: string,
+  { trained = false, device = 'cpu', precision = 'float32' }: LoadOptions = {},
+): Promise<LoadedModel> {
   if (precision !== 'float32' && precision !== 'bfloat16') throw invalid('precision', 'float32 or bfloat16', precision)
   if (trained && precision !== 'float32') throw invalid('precision', 'float32, as all weights are trained', precision)
   const place = chooseDevice(device).device
   const plan = await planCheckpoint(folder)
   assertComplete(plan)
   const weights = await loadWeights(plan, { trained, device: place, precision })
-  return { model: new ImageModel(plan.config, weights, precision), plan, fingerprint: await fingerprint(plan), visionFingerprint: await visionFingerprint(plan) }
+  return {
+    model: new ImageModel(plan.config, weights, precision),
+    plan,
+    fingerprint: await fingerprint(plan),
+    visionFingerprint: await visionFingerprint(plan),
+  }
 }

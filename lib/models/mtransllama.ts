@@ -86,24 +86,37 @@ export class ImageModel {
   features(pixels: Tensor, observe?: Observe): Tensor {
     const { imageSize: s, channels, tokens, hiddenSize } = this.config.vision
     const [b, t] = pixels.shape as [number, number]
-    if (pixels.rank !== 5 || pixels.dim(2) !== channels || pixels.dim(3) !== s || pixels.dim(4) !== s) throw invalid('pixels', `shape [B,T,${channels},${s},${s}]`, `[${pixels.shape}]`)
-    return reshape(vitForward(this.vision, cast(reshape(pixels.to(this.device), [b * t, channels, s, s]), this.precision), observe), [b, t, tokens, hiddenSize])
+    if (pixels.rank !== 5 || pixels.dim(2) !== channels || pixels.dim(3) !== s || pixels.dim(4) !== s)
+      throw invalid('pixels', `shape [B,T,${channels},${s},${s}]`, `[${pixels.shape}]`)
+    return reshape(
+      vitForward(this.vision, cast(reshape(pixels.to(this.device), [b * t, channels, s, s]), this.precision), observe),
+      [b, t, tokens, hiddenSize],
+    )
   }
 
   /** E_v [B,T,K_V,D_v] and a text to visual tokens for the language model: [B,L,D_llm], or [B,T·L,D_llm] with `concat`. */
   visualTokens(features: Tensor, text: QFormerText | undefined, adapter?: VideoAdapter, observe?: Observe): Tensor {
-    const { numQueryTokens: L, vision, qformer: { hiddenSize: D, hasText } } = this.config
+    const {
+      numQueryTokens: L,
+      vision,
+      qformer: { hiddenSize: D, hasText },
+    } = this.config
     const [B, T] = features.shape as [number, number]
-    if (features.rank !== 4 || features.dim(2) !== vision.tokens || features.dim(3) !== vision.hiddenSize) throw invalid('features', `shape [B,T,${vision.tokens},${vision.hiddenSize}]`, `[${features.shape}]`)
+    if (features.rank !== 4 || features.dim(2) !== vision.tokens || features.dim(3) !== vision.hiddenSize)
+      throw invalid('features', `shape [B,T,${vision.tokens},${vision.hiddenSize}]`, `[${features.shape}]`)
     if (T < 1) throw invalid('frames', 'at least one frame', T)
     let queries = expand(reshape(this.qformer.queries, [1, 1, L, D]), [1, T, L, D])
     if (adapter) {
       const { frame, query } = adapter.positions
-      if (T > frame.dim(0)) throw invalid('frames', `at most ${frame.dim(0)} frames`, T, 'raise temporal.maxFrames and train again')
+      if (T > frame.dim(0))
+        throw invalid('frames', `at most ${frame.dim(0)} frames`, T, 'raise temporal.maxFrames and train again')
       queries = add(add(queries, expand(reshape(narrow(frame, 0, 0, T), [1, T, 1, D]), [1, T, L, D])), query)
     }
     const grouped = adapter?.joint ? [B, 1, T * L, D] : [B, T, L, D]
-    const fused = (adapter?.fusion ?? hasText) && text ? { ids: text.ids.to(this.device), mask: text.mask.to(this.device) } : undefined
+    const fused =
+      (adapter?.fusion ?? hasText) && text
+        ? { ids: text.ids.to(this.device), mask: text.mask.to(this.device) }
+        : undefined
     const out = qformerForward(this.qformer, {
       queries: reshape(expand(cast(queries, this.precision), [B, T, L, D]), grouped),
       image: cast(features.to(this.device), this.precision),
@@ -126,7 +139,10 @@ export class ImageModel {
     const { rows, labels } = text
     const S = text.ids.length / rows
     const limit = this.config.language.maxPositions
-    if (V + S > limit) throw new InputError(`context: ${V} visual tokens and ${S} text tokens make ${V + S}, but the language model has ${limit} positions; use fewer frames, aggregate: mean, or shorter texts.`)
+    if (V + S > limit)
+      throw new InputError(
+        `context: ${V} visual tokens and ${S} text tokens make ${V + S}, but the language model has ${limit} positions; use fewer frames, aggregate: mean, or shorter texts.`,
+      )
     const mask = new Uint8Array(rows * (V + S))
     for (let r = 0; r < rows; r++) {
       mask.fill(1, r * (V + S), r * (V + S) + V)
@@ -147,7 +163,9 @@ export class ImageModel {
     }
     const list = (values: number[]): Tensor => tensor(Int32Array.from(values), [values.length], 'int32', this.device)
     return {
-      ids: rowsOf(text.ids, rows, this.device), mask: rowsOf(mask, rows, this.device), positions: rowsOf(this.language.positions(mask, rows), rows, this.device),
+      ids: rowsOf(text.ids, rows, this.device),
+      mask: rowsOf(mask, rows, this.device),
+      positions: rowsOf(this.language.positions(mask, rows), rows, this.device),
       ...(labels && { answers: { places: list(places), targets: list(targets) } }),
     }
   }
@@ -155,7 +173,11 @@ export class ImageModel {
   /**
    * Hidden states over [visual rows; text rows], [B,V+S,D_llm]. The sequence must fit the language model's positions.
    */
-  hidden(visual: Tensor, text: TextRows | PlacedText, options: { cache?: Cached; observe?: Observe | undefined } = {}): Tensor {
+  hidden(
+    visual: Tensor,
+    text: TextRows | PlacedText,
+    options: { cache?: Cached; observe?: Observe | undefined } = {},
+  ): Tensor {
     const { ids, mask, positions } = isPlaced(text) ? text : this.place(text, visual.dim(1))
     const words = embedTokens(this.language, ids, this.precision)
     return this.language.forward(concat([visual, words], 1), { mask, positions, ...options })

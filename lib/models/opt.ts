@@ -24,9 +24,11 @@ export function opt(weights: Weights, config: OptConfig): LanguageModel {
     const layer = at.at(`layers.${i}`)
     return {
       norm1: layer.norm('self_attn_layer_norm', config.eps),
-      qkv: layer.pack('self_attn.qkv_proj'), o: layer.linear('self_attn.out_proj'),
+      qkv: layer.pack('self_attn.qkv_proj'),
+      o: layer.linear('self_attn.out_proj'),
       norm2: layer.norm('final_layer_norm', config.eps),
-      fc1: layer.linear('fc1'), fc2: layer.linear('fc2'),
+      fc1: layer.linear('fc1'),
+      fc2: layer.linear('fc2'),
     }
   })
   const tokens = at.get('embed_tokens.weight')
@@ -42,7 +44,8 @@ export function opt(weights: Weights, config: OptConfig): LanguageModel {
       const n = mask.length / rows
       const out = new Int32Array(mask.length)
       for (let r = 0; r < rows; r++) {
-        for (let i = 0, count: number = config.positionOffset; i < n; i++) out[r * n + i] = mask[r * n + i] ? count++ : config.positionOffset - 1
+        for (let i = 0, count: number = config.positionOffset; i < n; i++)
+          out[r * n + i] = mask[r * n + i] ? count++ : config.positionOffset - 1
       }
       return out
     },

@@ -4,7 +4,16 @@
  */
 import { invalid } from '../errors.js'
 import { attend, attendSum, type AttentionWeights, type Routing } from '../nn/attention.js'
-import { feedForward, feedForwardSum, normalise, normaliseJoin, normaliseSplit, type FeedForward, type LoRA, type Norm } from '../nn/layers.js'
+import {
+  feedForward,
+  feedForwardSum,
+  normalise,
+  normaliseJoin,
+  normaliseSplit,
+  type FeedForward,
+  type LoRA,
+  type Norm,
+} from '../nn/layers.js'
 import { add, gate } from '../ops/elementwise.js'
 import { cast, contiguous, full } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
@@ -35,7 +44,12 @@ type QV = { q: LoRA; v: LoRA }
 export interface LayerAdapter {
   spatial?: { lora?: QV; routing?: Routing }
   /** Attention over time with this layer's spatial weights, or with `weights` of its own. */
-  temporal?: { lora?: QV | undefined; routing?: Routing | undefined; weights?: AttentionWeights | undefined; gate?: Tensor | undefined }
+  temporal?: {
+    lora?: QV | undefined
+    routing?: Routing | undefined
+    weights?: AttentionWeights | undefined
+    gate?: Tensor | undefined
+  }
   cross?: { lora?: QV }
 }
 
@@ -45,12 +59,18 @@ export function qformer(weights: Weights, config: QFormerConfig): QFormer {
     const a = layer.at(name)
     return {
       packed: layer.pack(pack).whole,
-      query: a.linear('attention.query'), key: a.linear('attention.key'), value: a.linear('attention.value'),
-      dense: a.linear('output.dense'), norm: a.norm('output.LayerNorm', config.eps), heads: config.heads,
+      query: a.linear('attention.query'),
+      key: a.linear('attention.key'),
+      value: a.linear('attention.value'),
+      dense: a.linear('output.dense'),
+      norm: a.norm('output.LayerNorm', config.eps),
+      heads: config.heads,
     }
   }
   const feed = (layer: Finder, suffix: string): FeedForward => ({
-    inner: layer.linear(`intermediate${suffix}.dense`), outer: layer.linear(`output${suffix}.dense`), norm: layer.norm(`output${suffix}.LayerNorm`, config.eps),
+    inner: layer.linear(`intermediate${suffix}.dense`),
+    outer: layer.linear(`output${suffix}.dense`),
+    norm: layer.norm(`output${suffix}.LayerNorm`, config.eps),
   })
   return {
     config,
@@ -62,7 +82,10 @@ export function qformer(weights: Weights, config: QFormerConfig): QFormer {
       const layer = at.at(`encoder.layer.${i}`)
       return {
         self: attention(layer, 'attention', 'attention.attention.query_key_value'),
-        cross: i % config.crossFrequency === 0 ? attention(layer, 'crossattention', 'crossattention.attention.key_value') : undefined,
+        cross:
+          i % config.crossFrequency === 0
+            ? attention(layer, 'crossattention', 'crossattention.attention.key_value')
+            : undefined,
         queryFeed: feed(layer, '_query'),
         textFeed: config.hasText ? feed(layer, '') : undefined,
       }
@@ -84,10 +107,16 @@ export interface QFormerInput {
 /** Word and position embeddings of a text, [B,K,D]. */
 export function textEmbeddings(model: QFormer, ids: Tensor, precision: 'float32' | 'bfloat16' = 'float32'): Tensor {
   if (!model.words || !model.wordPositions) {
-    throw invalid('fusion', 'false', true, 'this checkpoint\'s Q-Former has no text path (BLIP-2 files have none); use an InstructBLIP checkpoint for early fusion')
+    throw invalid(
+      'fusion',
+      'false',
+      true,
+      "this checkpoint's Q-Former has no text path (BLIP-2 files have none); use an InstructBLIP checkpoint for early fusion",
+    )
   }
   const k = ids.dim(1)
-  if (k > model.wordPositions.dim(0)) throw invalid('text', `at most ${model.wordPositions.dim(0)} tokens`, k, 'lower text.maxTokens')
+  if (k > model.wordPositions.dim(0))
+    throw invalid('text', `at most ${model.wordPositions.dim(0)} tokens`, k, 'lower text.maxTokens')
   return add(embedding(ids, model.words, precision), cast(narrow(model.wordPositions, 0, 0, k), precision))
 }
 
@@ -100,9 +129,17 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
   let x = contiguous(input.queries)
   let padding: Tensor | undefined
   if (input.text) {
-    const words = reshape(textEmbeddings(model, input.text.ids, x.dtype === 'bfloat16' ? 'bfloat16' : 'float32'), [B, 1, K, D])
+    const words = reshape(textEmbeddings(model, input.text.ids, x.dtype === 'bfloat16' ? 'bfloat16' : 'float32'), [
+      B,
+      1,
+      K,
+      D,
+    ])
     x = concat([x, expand(words, [B, G, K, D])], 2)
-    padding = expand(reshape(concat([full([B, n], 1, 'uint8', input.text.mask.device), input.text.mask], 1), [B, 1, n + K]), [B, G, n + K])
+    padding = expand(
+      reshape(concat([full([B, n], 1, 'uint8', input.text.mask.device), input.text.mask], 1), [B, 1, n + K]),
+      [B, G, n + K],
+    )
   }
   x = normalise(model.norm, x)
   observe?.('embeddings', x)
@@ -110,7 +147,14 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
   for (const [m, layer] of model.layers.entries()) {
     const { spatial, temporal, cross } = input.adapters?.[m] ?? {}
     const seen = (name: string) => (value: Tensor) => observe?.(`layer.${m}.${name}`, value)
-    const sum = attendSum(layer.self, x, { over: 2, padding, pooled: n, lora: spatial?.lora, routing: spatial?.routing, observeAlpha: seen('spatial.alpha') }) // (7)
+    const sum = attendSum(layer.self, x, {
+      over: 2,
+      padding,
+      pooled: n,
+      lora: spatial?.lora,
+      routing: spatial?.routing,
+      observeAlpha: seen('spatial.alpha'),
+    }) // (7)
     // Queries and text, [B,G,n,D] and [B,G,K,D], part here, each in memory of its own.
     let text: Tensor | undefined
     if (observe) {
@@ -121,7 +165,12 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
     else queries = normalise(layer.self.norm, sum)
 
     if (temporal) {
-      const block = attend(temporal.weights ?? layer.self, queries, { over: 1, lora: temporal.lora, routing: temporal.routing, observeAlpha: seen('temporal.alpha') }) // (9)
+      const block = attend(temporal.weights ?? layer.self, queries, {
+        over: 1,
+        lora: temporal.lora,
+        routing: temporal.routing,
+        observeAlpha: seen('temporal.alpha'),
+      }) // (9)
       queries = temporal.gate ? gate(queries, block, temporal.gate) : block
       seen('temporal')(queries)
     }
@@ -133,7 +182,10 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
     }
     // What the last layer makes of the text is read by nobody.
     if (text && (m + 1 < model.layers.length || observe)) {
-      x = normaliseJoin([{ norm: layer.queryFeed.norm, x: feedForwardSum(layer.queryFeed, queries) }, { norm: layer.textFeed!.norm, x: feedForwardSum(layer.textFeed!, text) }])
+      x = normaliseJoin([
+        { norm: layer.queryFeed.norm, x: feedForwardSum(layer.queryFeed, queries) },
+        { norm: layer.textFeed!.norm, x: feedForwardSum(layer.textFeed!, text) },
+      ])
     } else x = feedForward(layer.queryFeed, queries)
     seen('ffn')(x)
   }

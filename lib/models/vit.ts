@@ -59,7 +59,11 @@ export function vitForward(model: Vit, pixels: Tensor, observe?: Observe): Tenso
   let x = add(concat([first, patches], 1), cast(reshape(model.positions, [-1, config.hiddenSize]), patches.dtype))
   observe?.('vision.hidden.0', x)
   for (const [i, block] of model.blocks.entries()) {
-    const [q, k, v] = split(project(block.qkv, normalise(block.norm1, x)), Array<number>(3).fill(config.hiddenSize), 2) as [Tensor, Tensor, Tensor]
+    const [q, k, v] = split(
+      project(block.qkv, normalise(block.norm1, x)),
+      Array<number>(3).fill(config.hiddenSize),
+      2,
+    ) as [Tensor, Tensor, Tensor]
     x = projectOnto(x, block.projection, attention(q, k, v, { heads: config.heads, mode: 'off' }))
     x = projectOnto(x, block.fc2, projectGelu(block.fc1, normalise(block.norm2, x)))
     observe?.(`vision.hidden.${i + 1}`, x)

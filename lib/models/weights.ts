@@ -35,7 +35,10 @@ export class Finder {
   }
   /** The layers of one of {@link PACKS}. */
   pack(name: string): Pack {
-    return { parts: PACKS[name]!.map((part) => this.linear(part)), whole: this.has(`${name}.weight`) ? this.linear(name) : undefined }
+    return {
+      parts: PACKS[name]!.map((part) => this.linear(part)),
+      whole: this.has(`${name}.weight`) ? this.linear(name) : undefined,
+    }
   }
   norm(name: string, eps: number): Norm {
     return { weight: this.get(`${name}.weight`), bias: this.get(`${name}.bias`), eps }

@@ -62,7 +62,12 @@ export function attendSum(weights: AttentionWeights, input: Tensor, o: Attend): 
   if (o.kv) {
     const source = contiguous(o.kv)
     const own = project(query, x, o.lora?.q)
-    if (absorbs(weights, own, source, o)) return projectOnto(x, dense, sourceAttention(own, source, key.weight, value.weight, { heads, bias: value.bias, lora: o.lora?.v }))
+    if (absorbs(weights, own, source, o))
+      return projectOnto(
+        x,
+        dense,
+        sourceAttention(own, source, key.weight, value.weight, { heads, bias: value.bias, lora: o.lora?.v }),
+      )
     q = columnsOf(own)
     ;[k, v] = projectAll({ parts: [key, value], whole }, source, [undefined, o.lora?.v])
   } else {
@@ -74,7 +79,12 @@ export function attendSum(weights: AttentionWeights, input: Tensor, o: Attend): 
     o.observeAlpha?.(alpha)
   }
   const mixed = attention(q!, k!, v!, {
-    heads, over: o.over, keyMask: o.padding, mode: o.routing?.mode ?? 'off', masks: o.routing?.masks, alpha,
+    heads,
+    over: o.over,
+    keyMask: o.padding,
+    mode: o.routing?.mode ?? 'off',
+    masks: o.routing?.masks,
+    alpha,
   })
   return projectOnto(x, dense, mixed)
 }
@@ -83,9 +93,20 @@ export function attendSum(weights: AttentionWeights, input: Tensor, o: Attend): 
  * Whether the weights of keys and values are better multiplied into the queries and the result: nothing is recorded,
  * since with gradients that costs more, and there are so few queries to so wide a source that it is less to multiply.
  */
-function absorbs({ key, value, heads }: AttentionWeights, q: Tensor, source: Tensor, { kv, over, padding, routing, lora }: Attend): boolean {
+function absorbs(
+  { key, value, heads }: AttentionWeights,
+  q: Tensor,
+  source: Tensor,
+  { kv, over, padding, routing, lora }: Attend,
+): boolean {
   if (!kv || over !== q.rank - 2 || padding || routing || q.dtype !== 'float32') return false
   const [n, width, keys, from] = [q.dim(-2), q.dim(-1), source.dim(-2), source.dim(-1)]
   if (n * width * from + n * heads * keys * from >= keys * from * width + n * keys * width) return false
-  return !recording([q, source, key.weight, value.weight, ...[key.bias, value.bias, lora?.v.A, lora?.v.B].filter((t) => t !== undefined)])
+  return !recording([
+    q,
+    source,
+    key.weight,
+    value.weight,
+    ...[key.bias, value.bias, lora?.v.A, lora?.v.B].filter((t) => t !== undefined),
+  ])
 }

@@ -36,16 +36,22 @@ export interface Norm {
 
 /** x [...,in] to [...,out], with the LoRA fused in where there is one (SPEC §4). */
 export function project(layer: Linear, x: Tensor, change?: LoRA): Tensor {
-  return change ? lora(x, layer.weight, layer.bias, change.A, change.B, change.scaling) : linear(x, layer.weight, layer.bias)
+  return change
+    ? lora(x, layer.weight, layer.bias, change.A, change.B, change.scaling)
+    : linear(x, layer.weight, layer.bias)
 }
 
 /** x [...,in] to what each layer makes of it: columns of one tensor where the layers are one, which then has the LoRA of some fused in. */
 export function projectAll({ parts, whole }: Pack, x: Tensor, changes: readonly (LoRA | undefined)[] = []): Columns[] {
   const given = changes.filter((c) => c !== undefined)
-  if (!whole || given.length > 2 || given.some((c) => c.scaling !== given[0]!.scaling)) return parts.map((layer, i) => columnsOf(project(layer, x, changes[i])))
+  if (!whole || given.length > 2 || given.some((c) => c.scaling !== given[0]!.scaling))
+    return parts.map((layer, i) => columnsOf(project(layer, x, changes[i])))
   const widths = parts.map((layer) => layer.weight.dim(0))
   const starts = widths.map((_, i) => widths.slice(0, i).reduce((a, b) => a + b, 0))
-  const updates = starts.flatMap((first, i) => { const c = changes[i]; return c ? [{ A: c.A, B: c.B, first }] : [] })
+  const updates = starts.flatMap((first, i) => {
+    const c = changes[i]
+    return c ? [{ A: c.A, B: c.B, first }] : []
+  })
   const of = project(whole, x, given[0] && { ...loraPack(updates, whole.weight.dim(0)), scaling: given[0].scaling })
   return widths.map((width, i) => ({ of, start: starts[i]!, width }))
 }

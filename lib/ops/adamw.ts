@@ -15,7 +15,19 @@ export interface AdamWStep {
 
 /** One step of AdamW with decoupled weight decay, in place on `param` and the moments `m` and `v`. */
 export function adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, s: AdamWStep): void {
-  native().ops.adamw(param.handle, grad.handle, m.handle, v.handle, s.scale?.handle ?? null, s.lr, s.betas[0], s.betas[1], s.eps, s.weightDecay, s.step)
+  native().ops.adamw(
+    param.handle,
+    grad.handle,
+    m.handle,
+    v.handle,
+    s.scale?.handle ?? null,
+    s.lr,
+    s.betas[0],
+    s.betas[1],
+    s.eps,
+    s.weightDecay,
+    s.step,
+  )
 }
 
 /** Adds the sum of the squares of `x` to `sum`, one float32 number. */
@@ -52,8 +64,20 @@ export interface Kind {
  *
  * @param step counted from 1
  */
-export function adamwSchedule(schedule: Tensor, step: number, betas: readonly [number, number], kinds: readonly Kind[]): void {
-  native().ops.adamw_schedule(step, betas[0], betas[1], kinds.map((k) => k.lr), kinds.map((k) => k.weightDecay), schedule.handle)
+export function adamwSchedule(
+  schedule: Tensor,
+  step: number,
+  betas: readonly [number, number],
+  kinds: readonly Kind[],
+): void {
+  native().ops.adamw_schedule(
+    step,
+    betas[0],
+    betas[1],
+    kinds.map((k) => k.lr),
+    kinds.map((k) => k.weightDecay),
+    schedule.handle,
+  )
 }
 
 /** A parameter's tensors, and which of the kinds in the schedule it is. */
@@ -69,7 +93,23 @@ export interface Trained {
  * {@link adamw} for every parameter, with the gradients' scale of a {@link gradientNorm} report. Nothing is changed where the
  * report says that something is not finite.
  */
-export function adamwAll(trained: readonly Trained[], report: Tensor, schedule: Tensor, { betas, eps }: Pick<AdamWStep, 'betas' | 'eps'>): void {
+export function adamwAll(
+  trained: readonly Trained[],
+  report: Tensor,
+  schedule: Tensor,
+  { betas, eps }: Pick<AdamWStep, 'betas' | 'eps'>,
+): void {
   const all = (of: (t: Trained) => Tensor) => handles(trained.map(of))
-  native().ops.adamw_all(all((t) => t.param), all((t) => t.grad), all((t) => t.m), all((t) => t.v), trained.map((t) => t.kind), report.handle, schedule.handle, betas[0], betas[1], eps)
+  native().ops.adamw_all(
+    all((t) => t.param),
+    all((t) => t.grad),
+    all((t) => t.m),
+    all((t) => t.v),
+    trained.map((t) => t.kind),
+    report.handle,
+    schedule.handle,
+    betas[0],
+    betas[1],
+    eps,
+  )
 }

@@ -30,17 +30,26 @@ export interface AttentionOptions {
  * over 1 in time. Columns of a packed tensor are read where they are, and their gradients written side by side. Returns a
  * contiguous tensor in the layout of q.
  */
-export function attention(query: Tensor | Columns, key: Tensor | Columns, value: Tensor | Columns, o: AttentionOptions): Tensor {
+export function attention(
+  query: Tensor | Columns,
+  key: Tensor | Columns,
+  value: Tensor | Columns,
+  o: AttentionOptions,
+): Tensor {
   const given = [query, key, value].map(columnsOf)
   const [shape, keyShape, valueShape] = given.map(shapeOf) as [number[], number[], number[]]
   const [rank, width] = [shape.length, shape.at(-1)!]
   const over = o.over ?? rank - 2
-  if ((rank !== 3 && rank !== 4) || keyShape.length !== rank || valueShape.length !== rank) throw invalid('attention', 'q, k and v of three or four dimensions', [shape, keyShape, valueShape])
-  if (!Number.isInteger(over) || over < 0 || over > rank - 2) throw invalid('over', `a dimension of [${shape}] before the last`, o.over)
-  if (!(Number.isInteger(o.heads) && o.heads >= 1) || width % o.heads !== 0) throw invalid('heads', `a divisor of the width ${width}`, o.heads)
+  if ((rank !== 3 && rank !== 4) || keyShape.length !== rank || valueShape.length !== rank)
+    throw invalid('attention', 'q, k and v of three or four dimensions', [shape, keyShape, valueShape])
+  if (!Number.isInteger(over) || over < 0 || over > rank - 2)
+    throw invalid('over', `a dimension of [${shape}] before the last`, o.over)
+  if (!(Number.isInteger(o.heads) && o.heads >= 1) || width % o.heads !== 0)
+    throw invalid('heads', `a divisor of the width ${width}`, o.heads)
   const mode = modes[o.mode ?? 'off']
   if (mode === undefined) throw invalid('mode', 'off, score or attention', o.mode)
-  if (mode && !(o.masks && o.alpha)) throw invalid('attention', `masks and alpha in mode ${o.mode}`, { masks: o.masks?.shape, alpha: o.alpha?.shape })
+  if (mode && !(o.masks && o.alpha))
+    throw invalid('attention', `masks and alpha in mode ${o.mode}`, { masks: o.masks?.shape, alpha: o.alpha?.shape })
   const batch = shape.filter((_, i) => i !== over && i !== rank - 1)
   const keys = keyShape[over]!
   // Repeated by an operator, so that its gradient is summed where it was repeated.
@@ -49,7 +58,9 @@ export function attention(query: Tensor | Columns, key: Tensor | Columns, value:
   const sources = new ColumnArguments(read)
 
   /** Runs an operator on views that live as long as the call. */
-  const call = (f: (rows: (t: Tensor) => Tensor, keyMask: Tensor | undefined, weights: Tensor | undefined) => void): void => {
+  const call = (
+    f: (rows: (t: Tensor) => Tensor, keyMask: Tensor | undefined, weights: Tensor | undefined) => void,
+  ): void => {
     const views: Tensor[] = []
     const lend = (t: Tensor): Tensor => (views.push(t), t)
     try {
@@ -65,14 +76,24 @@ export function attention(query: Tensor | Columns, key: Tensor | Columns, value:
 
   const y = empty(shape, read[0]!.of.dtype)
   /** q, k and v by head, as operators see them. */
-  const arranged = (rows: (t: Tensor) => Tensor, views: Tensor[]) => views.map((t) => rows(t).handle) as [NativeTensor, NativeTensor, NativeTensor]
+  const arranged = (rows: (t: Tensor) => Tensor, views: Tensor[]) =>
+    views.map((t) => rows(t).handle) as [NativeTensor, NativeTensor, NativeTensor]
   const seen = (): Tensor[] => read.map((c) => viewOf(c))
   const [b0, b1] = [batch[0]!, batch[1] ?? 1]
   const lse = empty([b0, b1, o.heads, shape[over]!, mode === 2 ? alpha!.dim(-1) : 1])
   const masks = mode ? o.masks!.handle : null
   const views = seen()
   call((rows, keyMask, weights) =>
-    native().ops.attention_forward(...arranged(rows, views), keyMask?.handle ?? null, masks, weights?.handle ?? null, mode, o.causal === true, rows(y).handle, lse.handle),
+    native().ops.attention_forward(
+      ...arranged(rows, views),
+      keyMask?.handle ?? null,
+      masks,
+      weights?.handle ?? null,
+      mode,
+      o.causal === true,
+      rows(y).handle,
+      lse.handle,
+    ),
   )
   for (const t of views) t.dispose()
   record(y, alpha ? [...sources.inputs, alpha] : sources.inputs, (dy, needs) => {
@@ -84,8 +105,18 @@ export function attention(query: Tensor | Columns, key: Tensor | Columns, value:
       const into = (t: Tensor | undefined) => (t ? rows(t).handle : null)
       const dweights = dalpha?.view([b0, b1, alpha!.dim(-1)])
       native().ops.attention_backward(
-        rows(d).handle, ...arranged(rows, views), keyMask?.handle ?? null, o.masks && mode ? o.masks.handle : null, weights?.handle ?? null,
-        mode, o.causal === true, lse.handle, into(columns[0]), into(columns[1]), into(columns[2]), dweights?.handle ?? null,
+        rows(d).handle,
+        ...arranged(rows, views),
+        keyMask?.handle ?? null,
+        o.masks && mode ? o.masks.handle : null,
+        weights?.handle ?? null,
+        mode,
+        o.causal === true,
+        lse.handle,
+        into(columns[0]),
+        into(columns[1]),
+        into(columns[2]),
+        dweights?.handle ?? null,
       )
       dweights?.dispose()
     })
@@ -101,7 +132,10 @@ function perHead(t: Tensor, over: number, heads: number): Tensor {
   const rest = t.shape.map((_, i) => i).filter((i) => i !== over && i !== t.rank - 1)
   const d = t.dim(-1) / heads
   const order = [rest[0]!, rest[1], over]
-  return t.view([...order.map((i) => (i === undefined ? 1 : t.shape[i]!)), heads, d], [...order.map((i) => (i === undefined ? 0 : t.strides[i]!)), d, 1])
+  return t.view(
+    [...order.map((i) => (i === undefined ? 1 : t.shape[i]!)), heads, d],
+    [...order.map((i) => (i === undefined ? 0 : t.strides[i]!)), d, 1],
+  )
 }
 
 /** `alpha` in the shape of the batch. */
@@ -112,7 +146,8 @@ function repeated(alpha: Tensor, shape: readonly number[]): Tensor {
 /** `t` as [b0, b1, n] by strides of 0 where it is smaller than `shape`, [b0, n] or [b0, b1, n]. */
 function broadcast(t: Tensor, name: string, shape: readonly number[]): Tensor {
   const lead = shape.length - t.rank
-  if (lead < 0 || t.shape.some((n, i) => n !== shape[lead + i] && n !== 1)) throw invalid(name, `a shape that repeats to [${shape}]`, `[${t.shape}]`)
+  if (lead < 0 || t.shape.some((n, i) => n !== shape[lead + i] && n !== 1))
+    throw invalid(name, `a shape that repeats to [${shape}]`, `[${t.shape}]`)
   const strides = shape.map((n, i) => (i < lead || (t.shape[i - lead] === 1 && n !== 1) ? 0 : t.strides[i - lead]!))
   return shape.length === 3 ? t.view(shape, strides) : t.view([shape[0]!, 1, shape[1]!], [strides[0]!, 0, strides[1]!])
 }

@@ -48,12 +48,21 @@ export class ColumnArguments {
    * Memory for the gradients of the inputs that need one, and views of the columns in it, for the caller to fill and to
    * dispose of. Columns that no argument names get 0.
    */
-  gradients(needs: readonly boolean[], zeros: (like: Tensor) => Tensor): { inputs: (Tensor | undefined)[]; columns: (Tensor | undefined)[] } {
+  gradients(
+    needs: readonly boolean[],
+    zeros: (like: Tensor) => Tensor,
+  ): { inputs: (Tensor | undefined)[]; columns: (Tensor | undefined)[] } {
     const inputs = this.inputs.map((t, i) => {
       if (!needs[i]) return undefined
       const named = this.columns.reduce((n, c, k) => n + (this.#place[k] === i ? c.width : 0), 0)
       return named === t.dim(-1) ? empty(t.shape, t.dtype) : zeros(t)
     })
-    return { inputs, columns: this.columns.map((c, k) => { const dx = inputs[this.#place[k]!]; return dx && viewOf(c, dx) }) }
+    return {
+      inputs,
+      columns: this.columns.map((c, k) => {
+        const dx = inputs[this.#place[k]!]
+        return dx && viewOf(c, dx)
+      }),
+    }
   }
 }

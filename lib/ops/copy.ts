@@ -23,7 +23,9 @@ export function copy(x: Tensor): Tensor {
 /** The elements as another dtype: between the float types, and from integers to int32, int64 or float32. The gradient has the dtype of what it belongs to, float32 for a float16 input. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (dtype === x.dtype) return x
-  return record(copied(x, dtype), [x], (dy) => [x.dtype === 'bfloat16' || x.dtype === 'float32' ? cast(dy, x.dtype) : dy])
+  return record(copied(x, dtype), [x], (dy) => [
+    x.dtype === 'bfloat16' || x.dtype === 'float32' ? cast(dy, x.dtype) : dy,
+  ])
 }
 
 /** Writes `x` over `target`, a tensor or a view of one, of the same shape. No gradient flows. */
@@ -37,7 +39,12 @@ export function fill(target: Tensor, value: number): void {
 }
 
 /** A tensor of one value. */
-export function full(shape: readonly number[], value: number, dtype: DType = 'float32', device: Device = 'cpu'): Tensor {
+export function full(
+  shape: readonly number[],
+  value: number,
+  dtype: DType = 'float32',
+  device: Device = 'cpu',
+): Tensor {
   const y = empty(shape, dtype, device)
   fill(y, value)
   return y

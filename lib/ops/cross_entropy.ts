@@ -17,7 +17,15 @@ export function crossEntropy(a: Tensor, labels: Tensor, factor = 1): Tensor {
   native().ops.cross_entropy_forward(logits.handle, labels.handle, IGNORE, factor, loss.handle, lse.handle)
   return record(loss, [logits], (dloss) => {
     const dlogits = empty(logits.shape, logits.dtype)
-    native().ops.cross_entropy_backward(dloss.handle, logits.handle, labels.handle, lse.handle, IGNORE, factor, dlogits.handle)
+    native().ops.cross_entropy_backward(
+      dloss.handle,
+      logits.handle,
+      labels.handle,
+      lse.handle,
+      IGNORE,
+      factor,
+      dlogits.handle,
+    )
     return [dlogits]
   })
 }

@@ -43,7 +43,10 @@ export function multiply(a: Tensor, b: Tensor): Tensor {
     native().ops.multiply(p.handle, q.handle, y.handle)
     return y
   }
-  return record(product(x, z), [x, z], (dy, needs) => [needs[0] ? product(dy, z) : undefined, needs[1] ? product(dy, x) : undefined])
+  return record(product(x, z), [x, z], (dy, needs) => [
+    needs[0] ? product(dy, z) : undefined,
+    needs[1] ? product(dy, x) : undefined,
+  ])
 }
 
 /** Exact GELU, x/2 (1 + erf(x/√2)). */

@@ -4,7 +4,14 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
 /** The gradients of x, w and the bias in x Wᵀ + b, of those that are needed; to that of x `residual` is added. */
-function gradients(dy: Tensor, x: Tensor, w: Tensor, bias: Tensor | undefined, [needsX, needsW, needsBias]: (boolean | undefined)[], residual: Tensor | undefined): (Tensor | undefined)[] {
+function gradients(
+  dy: Tensor,
+  x: Tensor,
+  w: Tensor,
+  bias: Tensor | undefined,
+  [needsX, needsW, needsBias]: (boolean | undefined)[],
+  residual: Tensor | undefined,
+): (Tensor | undefined)[] {
   const dx = needsX ? empty(x.shape, x.dtype) : undefined
   const dw = needsW ? empty(w.shape) : undefined
   const dbias = needsBias ? empty(bias!.shape) : undefined
@@ -17,14 +24,29 @@ function gradients(dy: Tensor, x: Tensor, w: Tensor, bias: Tensor | undefined, [
  * y = x Wᵀ + b + residual: x [...,in] float32 or bfloat16 and y like it, weight [out,in] float32, bfloat16 or float16,
  * bias [out], residual like y. Frozen arguments cost no gradient.
  */
-export function linear(a: Tensor, weight: Tensor, offset?: Tensor, { residual }: { residual?: Tensor | undefined } = {}): Tensor {
-  const [x, w, bias, r] = [contiguous(a), contiguous(weight), offset && contiguous(offset), residual && contiguous(residual)]
+export function linear(
+  a: Tensor,
+  weight: Tensor,
+  offset?: Tensor,
+  { residual }: { residual?: Tensor | undefined } = {},
+): Tensor {
+  const [x, w, bias, r] = [
+    contiguous(a),
+    contiguous(weight),
+    offset && contiguous(offset),
+    residual && contiguous(residual),
+  ]
   const y = empty([...x.shape.slice(0, -1), w.dim(0)], x.dtype)
   native().ops.gemm_forward(x.handle, w.handle, bias?.handle ?? null, r?.handle ?? null, y.handle)
-  return record(y, [x, w, ...(bias ? [bias] : []), ...(r ? [r] : [])], (dy, [needsX, needsW, ...rest], [given]) => {
-    const [dx, dw, dbias] = gradients(dy, x, w, bias, [needsX, needsW, bias && rest[0]], given)
-    return [dx, dw, ...(bias ? [dbias] : []), ...(r && rest.at(-1) ? [dy] : [])]
-  }, [0])
+  return record(
+    y,
+    [x, w, ...(bias ? [bias] : []), ...(r ? [r] : [])],
+    (dy, [needsX, needsW, ...rest], [given]) => {
+      const [dx, dw, dbias] = gradients(dy, x, w, bias, [needsX, needsW, bias && rest[0]], given)
+      return [dx, dw, ...(bias ? [dbias] : []), ...(r && rest.at(-1) ? [dy] : [])]
+    },
+    [0],
+  )
 }
 
 /** gelu(x Wᵀ + b), of the same arguments: the exact GELU, as gelu() has it. */
@@ -34,11 +56,16 @@ export function linearGelu(a: Tensor, weight: Tensor, offset?: Tensor): Tensor {
   const y = empty([...x.shape.slice(0, -1), w.dim(0)], x.dtype)
   const z = recording(inputs) ? empty(y.shape, y.dtype) : undefined // what GELU saw: its slope depends on nothing else
   native().ops.gemm_gelu_forward(x.handle, w.handle, bias?.handle ?? null, z?.handle ?? null, y.handle)
-  return record(y, inputs, (dy, needs, [residual]) => {
-    const dz = empty(z!.shape, z!.dtype)
-    native().ops.gelu_backward(dy.handle, z!.handle, dz.handle)
-    const found = gradients(dz, x, w, bias, needs, residual)
-    dz.dispose()
-    return found
-  }, [0])
+  return record(
+    y,
+    inputs,
+    (dy, needs, [residual]) => {
+      const dz = empty(z!.shape, z!.dtype)
+      native().ops.gelu_backward(dy.handle, z!.handle, dz.handle)
+      const found = gradients(dz, x, w, bias, needs, residual)
+      dz.dispose()
+      return found
+    },
+    [0],
+  )
 }

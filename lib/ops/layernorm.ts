@@ -12,11 +12,27 @@ export function layerNorm(a: Tensor, weight: Tensor, bias: Tensor, eps: number):
   const rows = [x.size / (x.shape.at(-1) || 1)]
   const [y, mean, rstd] = [empty(x.shape, x.dtype), empty(rows), empty(rows)]
   native().ops.layernorm_forward(x.handle, weight.handle, bias.handle, eps, y.handle, null, mean.handle, rstd.handle)
-  return record(y, [x, weight, bias], (dy, needs, [residual]) => {
-    const [dx, dw, db] = [x, weight, bias].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
-    native().ops.layernorm_backward(dy.handle, null, x.handle, weight.handle, mean.handle, rstd.handle, residual?.handle ?? null, dx?.handle ?? null, dw?.handle ?? null, db?.handle ?? null)
-    return [dx, dw, db]
-  }, [0])
+  return record(
+    y,
+    [x, weight, bias],
+    (dy, needs, [residual]) => {
+      const [dx, dw, db] = [x, weight, bias].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
+      native().ops.layernorm_backward(
+        dy.handle,
+        null,
+        x.handle,
+        weight.handle,
+        mean.handle,
+        rstd.handle,
+        residual?.handle ?? null,
+        dx?.handle ?? null,
+        dw?.handle ?? null,
+        db?.handle ?? null,
+      )
+      return [dx, dw, db]
+    },
+    [0],
+  )
 }
 
 /** {@link layerNorm} of x [...,n,D], cut in two: the first rows [...,first,D] and the others, each in memory of its own. */
@@ -27,14 +43,42 @@ export function layerNormSplit(a: Tensor, weight: Tensor, bias: Tensor, eps: num
   const n = x.dim(-2)
   if (!(Number.isInteger(first) && first >= 0 && first <= n)) throw invalid('first', `0 to ${n} rows`, first)
   const rows = [x.size / (x.dim(-1) || 1)]
-  const [head, tail] = [first, n - first].map((m) => empty([...x.shape.slice(0, -2), m, x.dim(-1)], x.dtype)) as [Tensor, Tensor]
+  const [head, tail] = [first, n - first].map((m) => empty([...x.shape.slice(0, -2), m, x.dim(-1)], x.dtype)) as [
+    Tensor,
+    Tensor,
+  ]
   const [mean, rstd] = [empty(rows), empty(rows)]
-  native().ops.layernorm_forward(x.handle, weight.handle, bias.handle, eps, head.handle, tail.handle, mean.handle, rstd.handle)
-  recordAll([head, tail], [x, weight, bias], ([dhead, dtail], needs, [residual]) => {
-    const [dx, dw, db] = [x, weight, bias].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
-    native().ops.layernorm_backward(dhead!.handle, dtail!.handle, x.handle, weight.handle, mean.handle, rstd.handle, residual?.handle ?? null, dx?.handle ?? null, dw?.handle ?? null, db?.handle ?? null)
-    return [dx, dw, db]
-  }, [0])
+  native().ops.layernorm_forward(
+    x.handle,
+    weight.handle,
+    bias.handle,
+    eps,
+    head.handle,
+    tail.handle,
+    mean.handle,
+    rstd.handle,
+  )
+  recordAll(
+    [head, tail],
+    [x, weight, bias],
+    ([dhead, dtail], needs, [residual]) => {
+      const [dx, dw, db] = [x, weight, bias].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
+      native().ops.layernorm_backward(
+        dhead!.handle,
+        dtail!.handle,
+        x.handle,
+        weight.handle,
+        mean.handle,
+        rstd.handle,
+        residual?.handle ?? null,
+        dx?.handle ?? null,
+        dw?.handle ?? null,
+        db?.handle ?? null,
+      )
+      return [dx, dw, db]
+    },
+    [0],
+  )
   return [head, tail]
 }
 
@@ -48,7 +92,12 @@ export interface NormOf {
 
 /** {@link layerNorm} of several x [...,n_i,D], behind each other in one tensor [...,Σn_i,D]. */
 export function layerNormJoin(given: readonly NormOf[]): Tensor {
-  const parts = given.map(({ x, weight, bias, eps }) => ({ x: contiguous(x), weight: contiguous(weight), bias: contiguous(bias), eps }))
+  const parts = given.map(({ x, weight, bias, eps }) => ({
+    x: contiguous(x),
+    weight: contiguous(weight),
+    bias: contiguous(bias),
+    eps,
+  }))
   const first = parts[0]?.x
   if (!first) throw invalid('layerNormJoin', 'at least one part', given.length)
   const total = parts.reduce((n, { x }) => n + x.dim(-2), 0)
@@ -61,16 +110,41 @@ export function layerNormJoin(given: readonly NormOf[]): Tensor {
   const saved = parts.map(({ x, weight, bias, eps }, i) => {
     const rows = [x.size / (x.dim(-1) || 1)]
     const [mean, rstd, place] = [empty(rows), empty(rows), rowsOf(y, i)]
-    native().ops.layernorm_forward(x.handle, weight.handle, bias.handle, eps, place.handle, null, mean.handle, rstd.handle)
+    native().ops.layernorm_forward(
+      x.handle,
+      weight.handle,
+      bias.handle,
+      eps,
+      place.handle,
+      null,
+      mean.handle,
+      rstd.handle,
+    )
     place.dispose()
     return { mean, rstd }
   })
-  return record(y, parts.flatMap(({ x, weight, bias }) => [x, weight, bias]), (dy, needs, residuals) =>
-    parts.flatMap(({ x, weight, bias }, i) => {
-      const [dx, dw, db] = [x, weight, bias].map((t, k) => (needs[3 * i + k] ? empty(t.shape, t.dtype) : undefined))
-      const slope = rowsOf(dy, i)
-      native().ops.layernorm_backward(slope.handle, null, x.handle, weight.handle, saved[i]!.mean.handle, saved[i]!.rstd.handle, residuals[3 * i]?.handle ?? null, dx?.handle ?? null, dw?.handle ?? null, db?.handle ?? null)
-      slope.dispose()
-      return [dx, dw, db]
-    }), parts.map((_, i) => 3 * i))
+  return record(
+    y,
+    parts.flatMap(({ x, weight, bias }) => [x, weight, bias]),
+    (dy, needs, residuals) =>
+      parts.flatMap(({ x, weight, bias }, i) => {
+        const [dx, dw, db] = [x, weight, bias].map((t, k) => (needs[3 * i + k] ? empty(t.shape, t.dtype) : undefined))
+        const slope = rowsOf(dy, i)
+        native().ops.layernorm_backward(
+          slope.handle,
+          null,
+          x.handle,
+          weight.handle,
+          saved[i]!.mean.handle,
+          saved[i]!.rstd.handle,
+          residuals[3 * i]?.handle ?? null,
+          dx?.handle ?? null,
+          dw?.handle ?? null,
+          db?.handle ?? null,
+        )
+        slope.dispose()
+        return [dx, dw, db]
+      }),
+    parts.map((_, i) => 3 * i),
+  )
 }

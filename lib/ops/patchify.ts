@@ -8,7 +8,8 @@ import { contiguous } from './copy.js'
 export function patchify(a: Tensor, patch: number): Tensor {
   const pixels = contiguous(a)
   const [b, c, h, w] = pixels.shape as [number, number, number, number]
-  if (pixels.rank !== 4 || h % patch || w % patch) throw invalid('pixels', `shape [B,C,H,W] with a height and width that ${patch} divides`, `[${pixels.shape}]`)
+  if (pixels.rank !== 4 || h % patch || w % patch)
+    throw invalid('pixels', `shape [B,C,H,W] with a height and width that ${patch} divides`, `[${pixels.shape}]`)
   const y = empty([b, (h / patch) * (w / patch), c * patch * patch], pixels.dtype)
   native().ops.patchify_forward(pixels.handle, patch, y.handle)
   return record(y, [pixels], (dy) => {

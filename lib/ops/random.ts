@@ -9,7 +9,10 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 export class Random {
   #streams = 0
   /** @param device where its tensors lie */
-  constructor(readonly seed: number, readonly device: Device = 'cpu') {}
+  constructor(
+    readonly seed: number,
+    readonly device: Device = 'cpu',
+  ) {}
 
   /** A float32 tensor, uniform in [low, high). Every call takes the next stream. */
   uniform(shape: readonly number[], low = 0, high = 1): Tensor {

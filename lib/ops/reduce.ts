@@ -8,7 +8,10 @@ import { contiguous } from './copy.js'
 function reduced(a: Tensor, dim: number, factor: number): Tensor {
   const x = contiguous(a)
   const d = dim < 0 ? x.rank + dim : dim
-  const y = empty(x.shape.filter((_, i) => i !== d), x.dtype)
+  const y = empty(
+    x.shape.filter((_, i) => i !== d),
+    x.dtype,
+  )
   native().ops.reduce_forward(x.handle, d, factor, y.handle)
   return record(y, [x], (dy) => {
     const dx = empty(x.shape, x.dtype)

@@ -9,9 +9,22 @@ export function rmsNorm(a: Tensor, weight: Tensor, eps: number): Tensor {
   weight = contiguous(weight)
   const [y, rstd] = [empty(x.shape, x.dtype), empty([x.size / (x.shape.at(-1) || 1)])]
   native().ops.rmsnorm_forward(x.handle, weight.handle, eps, y.handle, rstd.handle)
-  return record(y, [x, weight], (dy, needs, [residual]) => {
-    const [dx, dw] = [x, weight].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
-    native().ops.rmsnorm_backward(dy.handle, x.handle, weight.handle, rstd.handle, residual?.handle ?? null, dx?.handle ?? null, dw?.handle ?? null)
-    return [dx, dw]
-  }, [0])
+  return record(
+    y,
+    [x, weight],
+    (dy, needs, [residual]) => {
+      const [dx, dw] = [x, weight].map((t, i) => (needs[i] ? empty(t.shape, t.dtype) : undefined))
+      native().ops.rmsnorm_backward(
+        dy.handle,
+        x.handle,
+        weight.handle,
+        rstd.handle,
+        residual?.handle ?? null,
+        dx?.handle ?? null,
+        dw?.handle ?? null,
+      )
+      return [dx, dw]
+    },
+    [0],
+  )
 }

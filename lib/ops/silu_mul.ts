@@ -12,7 +12,10 @@ export function siluMul(gate: Tensor | Columns, up: Tensor | Columns): Tensor {
   const [g, u] = read.map((c) => viewOf(c)) as [Tensor, Tensor]
   native().ops.silu_mul_forward(g.handle, u.handle, y.handle)
   record(y, sources.inputs, (dy) => {
-    const { inputs, columns } = sources.gradients(sources.inputs.map(() => true), (t) => zeros(t.shape, t.dtype, t.device))
+    const { inputs, columns } = sources.gradients(
+      sources.inputs.map(() => true),
+      (t) => zeros(t.shape, t.dtype, t.device),
+    )
     const [dg, du] = columns as [Tensor, Tensor]
     native().ops.silu_mul_backward(dy.handle, g.handle, u.handle, dg.handle, du.handle)
     dg.dispose()

@@ -17,11 +17,34 @@ export interface SourceAttentionOptions {
  * projected from a source, without forming these on the CPU. q [...,n,h·d] and E [...,K,in] float32 or bfloat16, W_k and
  * W_v [h·d,in] float32, bfloat16 or float16. There is no gradient: throws where one would be recorded.
  */
-export function sourceAttention(query: Tensor, source: Tensor, key: Tensor, value: Tensor, o: SourceAttentionOptions): Tensor {
+export function sourceAttention(
+  query: Tensor,
+  source: Tensor,
+  key: Tensor,
+  value: Tensor,
+  o: SourceAttentionOptions,
+): Tensor {
   const given = [query, source, key, value, o.bias, o.lora?.A, o.lora?.B].map((t) => t && contiguous(t))
-  if (recording(given.filter((t) => t !== undefined))) throw invalid('sourceAttention', 'no argument that requires a gradient', 'one that does', 'use attention() on projected keys and values, or noGrad()')
+  if (recording(given.filter((t) => t !== undefined)))
+    throw invalid(
+      'sourceAttention',
+      'no argument that requires a gradient',
+      'one that does',
+      'use attention() on projected keys and values, or noGrad()',
+    )
   const [q, e, wk, wv, bias, a, b] = given
   const y = empty(q!.shape, q!.dtype)
-  native().ops.source_attention(q!.handle, e!.handle, wk!.handle, wv!.handle, bias?.handle ?? null, a?.handle ?? null, b?.handle ?? null, o.lora?.scaling ?? 0, o.heads, y.handle)
+  native().ops.source_attention(
+    q!.handle,
+    e!.handle,
+    wk!.handle,
+    wv!.handle,
+    bias?.handle ?? null,
+    a?.handle ?? null,
+    b?.handle ?? null,
+    o.lora?.scaling ?? 0,
+    o.heads,
+    y.handle,
+  )
   return y
 }

@@ -18,14 +18,16 @@ export function reshape(a: Tensor, shape: readonly number[]): Tensor {
   const x = contiguous(a)
   const known = sizeOf(shape.filter((n) => n !== -1))
   const dims = shape.map((n) => (n === -1 ? x.size / known : n))
-  if (sizeOf(dims) !== x.size || dims.some((n) => !Number.isInteger(n) || n < 0)) throw invalid('reshape', `${x.size} elements, as shape [${x.shape}] has`, `[${shape}]`)
+  if (sizeOf(dims) !== x.size || dims.some((n) => !Number.isInteger(n) || n < 0))
+    throw invalid('reshape', `${x.size} elements, as shape [${x.shape}] has`, `[${shape}]`)
   return record(x.view(dims), [x], (dy) => [contiguous(dy).view(x.shape)])
 }
 
 /** Elements `start` to `start + length` of dimension `dim`. */
 export function narrow(x: Tensor, dim: number, start: number, length: number): Tensor {
   const d = axis(x, dim)
-  if (!(start >= 0 && length >= 0 && start + length <= x.shape[d]!)) throw invalid('narrow', `a range inside dimension ${d} of [${x.shape}]`, [start, start + length])
+  if (!(start >= 0 && length >= 0 && start + length <= x.shape[d]!))
+    throw invalid('narrow', `a range inside dimension ${d} of [${x.shape}]`, [start, start + length])
   const at = (t: Tensor): Tensor => t.view(replaced(t.shape, d, length), t.strides, start * t.strides[d]!)
   return record(at(x), [x], (dy) => {
     const dx = zeros(x.shape, x.dtype, x.device)
@@ -37,7 +39,8 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
 /** Dimension `dim` cut into pieces of the given sizes, which add up to it. The gradient is put together without zeros. */
 export function split(x: Tensor, sizes: readonly number[], dim: number): Tensor[] {
   const d = axis(x, dim)
-  if (sizeOf([sizes.reduce((a, b) => a + b, 0)]) !== x.shape[d]) throw invalid('split', `sizes that add up to ${x.shape[d]}`, sizes)
+  if (sizeOf([sizes.reduce((a, b) => a + b, 0)]) !== x.shape[d])
+    throw invalid('split', `sizes that add up to ${x.shape[d]}`, sizes)
   let start = 0
   const parts = sizes.map((n) => {
     const part = x.view(replaced(x.shape, d, n), x.strides, start * x.strides[d]!)
@@ -67,7 +70,8 @@ export function concat(parts: readonly Tensor[], dim: number): Tensor {
   if (!first) throw invalid('concat', 'at least one tensor', parts)
   const d = axis(first, dim)
   for (const t of parts) {
-    if (t.rank !== first.rank || t.shape.some((n, i) => i !== d && n !== first.shape[i])) throw invalid('concat', `shapes like [${first.shape}] but for dimension ${d}`, `[${t.shape}]`)
+    if (t.rank !== first.rank || t.shape.some((n, i) => i !== d && n !== first.shape[i]))
+      throw invalid('concat', `shapes like [${first.shape}] but for dimension ${d}`, `[${t.shape}]`)
   }
   return record(joined(parts, d), [...parts], (dy) => {
     let start = 0
@@ -81,19 +85,34 @@ export function concat(parts: readonly Tensor[], dim: number): Tensor {
 
 /** The dimensions in another order: a change of strides. */
 export function permute(x: Tensor, order: readonly number[]): Tensor {
-  if (order.length !== x.rank || new Set(order).size !== x.rank || order.some((d) => !(d >= 0 && d < x.rank))) throw invalid('permute', `each dimension of [${x.shape}] once`, order)
-  const y = x.view(order.map((d) => x.shape[d]!), order.map((d) => x.strides[d]!))
+  if (order.length !== x.rank || new Set(order).size !== x.rank || order.some((d) => !(d >= 0 && d < x.rank)))
+    throw invalid('permute', `each dimension of [${x.shape}] once`, order)
+  const y = x.view(
+    order.map((d) => x.shape[d]!),
+    order.map((d) => x.strides[d]!),
+  )
   return record(y, [x], (dy) => {
     const back = order.map((_, d) => order.indexOf(d))
-    return [contiguous(dy.view(back.map((d) => dy.shape[d]!), back.map((d) => dy.strides[d]!)))]
+    return [
+      contiguous(
+        dy.view(
+          back.map((d) => dy.shape[d]!),
+          back.map((d) => dy.strides[d]!),
+        ),
+      ),
+    ]
   })
 }
 
 /** Repeats dimensions of size 1, and leading ones that `x` does not have, to `shape` by strides of 0. */
 export function expand(x: Tensor, shape: readonly number[]): Tensor {
   const lead = shape.length - x.rank
-  if (lead < 0 || x.shape.some((n, i) => n !== shape[lead + i] && n !== 1)) throw invalid('expand', `a shape that [${x.shape}] can be repeated to`, `[${shape}]`)
-  const y = x.view(shape, shape.map((n, i) => (i < lead || (x.shape[i - lead] === 1 && n !== 1) ? 0 : x.strides[i - lead]!)))
+  if (lead < 0 || x.shape.some((n, i) => n !== shape[lead + i] && n !== 1))
+    throw invalid('expand', `a shape that [${x.shape}] can be repeated to`, `[${shape}]`)
+  const y = x.view(
+    shape,
+    shape.map((n, i) => (i < lead || (x.shape[i - lead] === 1 && n !== 1) ? 0 : x.strides[i - lead]!)),
+  )
   return record(y, [x], (dy) => {
     let g = contiguous(dy)
     for (let i = 0; i < x.rank; i++) {

@@ -44,7 +44,9 @@ export function devices(): Devices {
   return {
     cpu: { threads: native().threads() },
     cuda: {
-      built: found.built, architectures: found.architectures, emulated: found.emulated,
+      built: found.built,
+      architectures: found.architectures,
+      emulated: found.emulated,
       products: found.products,
       devices: found.devices.flatMap((d, i) => ('failure' in d ? [] : [{ device: `cuda:${i}` as const, ...d }])),
       reason: [found.reason, ...failures].filter(Boolean).join('; '),
@@ -80,7 +82,11 @@ export function chooseDevice(wanted: DeviceChoice = 'auto'): Choice {
   const { cuda } = devices()
   const found = cuda.devices.find((d) => d.device === device)
   const products = cuda.products.by === 'own' ? 'own kernels' : cuda.products.reason
-  if (found) return { device, reason: `${found.name}${cuda.emulated ? ', emulated on the CPU' : ''}, compute capability ${found.capability}; bfloat16 products by ${products}` }
+  if (found)
+    return {
+      device,
+      reason: `${found.name}${cuda.emulated ? ', emulated on the CPU' : ''}, compute capability ${found.capability}; bfloat16 products by ${products}`,
+    }
   const there = cuda.devices.map((d) => d.device).join(', ')
   const reason = cuda.reason || `there is ${there || 'none'}, and no device ${id}`
   if (wanted === 'auto') return { device: 'cpu', reason }

@@ -40,7 +40,16 @@ export interface ProfileRow {
 
 /** An event of Chrome's trace format: `X` is a stretch of time, in microseconds; `M` names a process or a thread. */
 export type ChromeEvent =
-  | { ph: 'X'; name: string; cat: 'operator'; pid: number; tid: number; ts: number; dur: number; args: { read: number; written: number } }
+  | {
+      ph: 'X'
+      name: string
+      cat: 'operator'
+      pid: number
+      tid: number
+      ts: number
+      dur: number
+      args: { read: number; written: number }
+    }
   | { ph: 'M'; name: 'process_name' | 'thread_name'; pid: number; tid: number; args: { name: string } }
 
 /** What chrome://tracing and https://ui.perfetto.dev open. */
@@ -73,8 +82,12 @@ export class Profile {
     const e = this.#events
     for (let i = 0; i < this.length; i++) {
       yield {
-        operator: e.operators[e.operator[i]!]!, device: deviceOf(e.device[i]!)!, start: e.start[i]! / 1e9, seconds: e.duration[i]! / 1e9,
-        read: e.read[i]!, written: e.written[i]!,
+        operator: e.operators[e.operator[i]!]!,
+        device: deviceOf(e.device[i]!)!,
+        start: e.start[i]! / 1e9,
+        seconds: e.duration[i]! / 1e9,
+        read: e.read[i]!,
+        written: e.written[i]!,
       }
     }
   }
@@ -101,14 +114,27 @@ export class Profile {
     const rows = this.rows()
     const many = new Set(rows.map((r) => r.device)).size > 1
     const sum = (of: (r: ProfileRow) => number): number => rows.reduce((n, r) => n + of(r), 0)
-    const cells = (name: string, { calls, seconds, share, bytes }: Omit<ProfileRow, 'operator' | 'device'>): string[] => [
-      name, String(calls), (seconds * 1e3).toFixed(1), `${(share * 100).toFixed(1)} %`, calls ? ((seconds / calls) * 1e6).toFixed(1) : '-',
-      bytes ? (bytes / 1e9).toFixed(3) : '-', bytes && seconds ? (bytes / 1e9 / seconds).toFixed(1) : '-',
+    const cells = (
+      name: string,
+      { calls, seconds, share, bytes }: Omit<ProfileRow, 'operator' | 'device'>,
+    ): string[] => [
+      name,
+      String(calls),
+      (seconds * 1e3).toFixed(1),
+      `${(share * 100).toFixed(1)} %`,
+      calls ? ((seconds / calls) * 1e6).toFixed(1) : '-',
+      bytes ? (bytes / 1e9).toFixed(3) : '-',
+      bytes && seconds ? (bytes / 1e9 / seconds).toFixed(1) : '-',
     ]
     return [
       ['operator', 'calls', 'total ms', 'share', 'mean µs', 'GB', 'GB/s'],
       ...rows.map((r) => cells(many ? `${r.operator} on ${r.device}` : r.operator, r)),
-      cells('all', { calls: this.length, seconds: sum((r) => r.seconds), share: this.length && 1, bytes: sum((r) => r.bytes) }),
+      cells('all', {
+        calls: this.length,
+        seconds: sum((r) => r.seconds),
+        share: this.length && 1,
+        bytes: sum((r) => r.bytes),
+      }),
     ]
   }
 
@@ -124,7 +150,16 @@ export class Profile {
         threads.set(device, (tid = threads.size + 1))
         traceEvents.push({ ph: 'M', name: 'thread_name', pid, tid, args: { name: device } })
       }
-      traceEvents.push({ ph: 'X', name: operator, cat: 'operator', pid, tid, ts: microseconds(start), dur: microseconds(seconds), args: { read, written } })
+      traceEvents.push({
+        ph: 'X',
+        name: operator,
+        cat: 'operator',
+        pid,
+        tid,
+        ts: microseconds(start),
+        dur: microseconds(seconds),
+        args: { read, written },
+      })
     }
     return { displayTimeUnit: 'ms', traceEvents }
   }

@@ -19,7 +19,9 @@ const home = new WeakMap<Tensor, Scope>()
 const warn = process.env.MT_LEAKS === '1'
 // What was forgotten is freed by the garbage collector; under MT_LEAKS=1 it also says so.
 const forgotten = warn
-  ? new FinalizationRegistry<string>((what) => process.emitWarning(`mtransllama: a tensor was left to the garbage collector: ${what}`))
+  ? new FinalizationRegistry<string>((what) =>
+      process.emitWarning(`mtransllama: a tensor was left to the garbage collector: ${what}`),
+    )
   : undefined
 
 /** For Tensor: notes where it was made. */

@@ -41,7 +41,12 @@ export function recording(inputs: Tensor[]): boolean {
  * Notes that `outputs` were computed from `inputs`. `backward` is called with one gradient per output (a tensor of
  * zeros where none came) and says which inputs' gradients are wanted; for those in `adds` see {@link Backward}.
  */
-export function recordAll(outputs: Tensor[], inputs: Tensor[], backward: Backward, adds: readonly number[] = []): Tensor[] {
+export function recordAll(
+  outputs: Tensor[],
+  inputs: Tensor[],
+  backward: Backward,
+  adds: readonly number[] = [],
+): Tensor[] {
   if (!recording(inputs)) return outputs
   const node: Node = { order: recorded++, inputs, outputs, backward, adds }
   for (const t of outputs) {
@@ -53,7 +58,10 @@ export function recordAll(outputs: Tensor[], inputs: Tensor[], backward: Backwar
 
 /** {@link recordAll} for the usual case of one output. */
 export function record(
-  output: Tensor, inputs: Tensor[], backward: (dy: Tensor, needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[], adds: readonly number[] = [],
+  output: Tensor,
+  inputs: Tensor[],
+  backward: (dy: Tensor, needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[],
+  adds: readonly number[] = [],
 ): Tensor {
   recordAll([output], inputs, ([dy], needs, residuals) => backward(dy!, needs, residuals), adds)
   return output
@@ -101,9 +109,21 @@ function packed(t: Tensor): Tensor {
  * @param wanted tensors inside the graph whose gradients are returned as well, in order
  */
 export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Tensor[] {
-  if (!loss.requiresGrad) throw invalid('backward', 'a loss that depends on a parameter', `shape [${loss.shape}], computed from frozen tensors alone`)
-  if (!seed && loss.size !== 1) throw invalid('backward', 'a loss of one number', `shape [${loss.shape}]`, 'give the gradient of its elements as seed')
-  if (seed && (seed.dtype !== loss.dtype || `${seed.shape}` !== `${loss.shape}`)) throw invalid('seed', `the loss's dtype and shape, ${loss.dtype} [${loss.shape}]`, `${seed.dtype} [${seed.shape}]`)
+  if (!loss.requiresGrad)
+    throw invalid(
+      'backward',
+      'a loss that depends on a parameter',
+      `shape [${loss.shape}], computed from frozen tensors alone`,
+    )
+  if (!seed && loss.size !== 1)
+    throw invalid(
+      'backward',
+      'a loss of one number',
+      `shape [${loss.shape}]`,
+      'give the gradient of its elements as seed',
+    )
+  if (seed && (seed.dtype !== loss.dtype || `${seed.shape}` !== `${loss.shape}`))
+    throw invalid('seed', `the loss's dtype and shape, ${loss.dtype} [${loss.shape}]`, `${seed.dtype} [${seed.shape}]`)
   return scope(() =>
     noGrad(() => {
       const grads = new Map<Tensor, Tensor>([[loss, seed ? packed(seed) : filled(loss, 1)]])
@@ -128,7 +148,9 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
         const whole = dys.map((g, i) => g ?? filled(node.outputs[i]!, 0))
         const needs = node.inputs.map((t) => t.requiresGrad)
         // A tensor that is an input twice gets what it has so far added once.
-        const residuals = node.inputs.map((t, i) => (needs[i] && t.node && node.adds.includes(i) && node.inputs.indexOf(t) === i ? grads.get(t) : undefined))
+        const residuals = node.inputs.map((t, i) =>
+          needs[i] && t.node && node.adds.includes(i) && node.inputs.indexOf(t) === i ? grads.get(t) : undefined,
+        )
         const results = node.backward(whole, needs, residuals)
         node.inputs.forEach((t, i) => {
           const g = results[i]

@@ -12,7 +12,12 @@ export type DType = 'float32' | 'bfloat16' | 'float16' | 'int64' | 'int32' | 'ui
 export type TypedArray = Float32Array | Int32Array | Uint8Array | BigInt64Array | Uint16Array
 
 const arrays = {
-  float32: Float32Array, bfloat16: Uint16Array, float16: Uint16Array, int64: BigInt64Array, int32: Int32Array, uint8: Uint8Array,
+  float32: Float32Array,
+  bfloat16: Uint16Array,
+  float16: Uint16Array,
+  int64: BigInt64Array,
+  int32: Int32Array,
+  uint8: Uint8Array,
 } as const
 
 /** Bytes of one element. */
@@ -47,7 +52,12 @@ export class Tensor {
   #handle: NativeTensor | undefined
 
   /** For the operators: takes a native handle over. */
-  constructor(handle: NativeTensor, shape: readonly number[], dtype: DType, strides: readonly number[] = contiguousStrides(shape)) {
+  constructor(
+    handle: NativeTensor,
+    shape: readonly number[],
+    dtype: DType,
+    strides: readonly number[] = contiguousStrides(shape),
+  ) {
     this.#handle = handle
     // Copies: the caller may go on with its arrays.
     this.shape = [...shape]
@@ -58,7 +68,13 @@ export class Tensor {
 
   /** The native side of it. Throws once the tensor was disposed. */
   get handle(): NativeTensor {
-    if (!this.#handle) throw invalid(this.label ?? 'tensor', 'a live tensor', `one of shape [${this.shape}] that was disposed`, 'keep() it, or return it from its scope')
+    if (!this.#handle)
+      throw invalid(
+        this.label ?? 'tensor',
+        'a live tensor',
+        `one of shape [${this.shape}] that was disposed`,
+        'keep() it, or return it from its scope',
+      )
     return this.#handle
   }
   get disposed(): boolean {
@@ -162,7 +178,8 @@ export function empty(shape: readonly number[], dtype: DType = 'float32', device
 }
 
 function checkShape(name: string, shape: readonly number[], length: number): void {
-  if (!Array.isArray(shape) || shape.some((n) => !Number.isInteger(n) || n < 0)) throw invalid(name, 'a shape of integers >= 0', shape)
+  if (!Array.isArray(shape) || shape.some((n) => !Number.isInteger(n) || n < 0))
+    throw invalid(name, 'a shape of integers >= 0', shape)
   if (sizeOf(shape) !== length) throw invalid(name, `${sizeOf(shape)} elements for shape [${shape}]`, length)
 }
 
@@ -171,7 +188,12 @@ function checkShape(name: string, shape: readonly number[], length: number): voi
  * Uint8Array: uint8, BigInt64Array: int64; number[]: float32) unless given; Uint16Array holds the bits of a 16-bit
  * float and needs `dtype`.
  */
-export function tensor(data: TypedArray | readonly number[], shape?: readonly number[], dtype?: DType, device: Device = 'cpu'): Tensor {
+export function tensor(
+  data: TypedArray | readonly number[],
+  shape?: readonly number[],
+  dtype?: DType,
+  device: Device = 'cpu',
+): Tensor {
   const type = dtype ?? dtypeOf(data)
   if (!Object.hasOwn(arrays, type)) throw invalid('tensor', `a dtype, one of ${Object.keys(arrays).join(', ')}`, type)
   if (!isTyped(data) && !Array.isArray(data)) throw invalid('tensor', 'a typed array or an array of numbers', data)
@@ -198,10 +220,17 @@ function dtypeOf(data: unknown): DType {
 }
 
 function convert(data: TypedArray | readonly number[], type: DType): TypedArray {
-  if (type === 'bfloat16' || type === 'float16') throw invalid('tensor', `a Uint16Array of bits for ${type}`, data, 'make a float32 tensor and cast() it')
+  if (type === 'bfloat16' || type === 'float16')
+    throw invalid('tensor', `a Uint16Array of bits for ${type}`, data, 'make a float32 tensor and cast() it')
   if (!isTyped(data)) {
     const wrong = data.findIndex((x) => typeof x !== 'number' && typeof x !== 'bigint')
-    if (wrong >= 0) throw invalid('tensor', 'an array of numbers', data[wrong], `see element ${wrong}; give the shape as the second argument`)
+    if (wrong >= 0)
+      throw invalid(
+        'tensor',
+        'an array of numbers',
+        data[wrong],
+        `see element ${wrong}; give the shape as the second argument`,
+      )
   }
   if (type === 'int64') return BigInt64Array.from(Array.from(data as ArrayLike<number | bigint>, (x) => BigInt(x)))
   return arrays[type].from(Array.from(data as ArrayLike<number | bigint>, Number))

@@ -30,7 +30,10 @@ export interface SpecialIds {
 export const MAX_ANSWER = 256
 
 /** The two texts as each model gets them; `qformer` is null where it gets none. */
-export function routeText(sample: SampleText, { fusion, lateText }: TextRoute): { qformer: string | null; prompt: string } {
+export function routeText(
+  sample: SampleText,
+  { fusion, lateText }: TextRoute,
+): { qformer: string | null; prompt: string } {
   const { qformerText, prompt } = sample
   if (fusion) return { qformer: qformerText ?? prompt, prompt }
   const moved = lateText === 'prompt' && qformerText !== undefined && qformerText !== '' && qformerText !== prompt
@@ -43,21 +46,44 @@ export function qformerIds(tokenizer: Tokenizer, text: string, maxTokens = 128):
 }
 
 /** BOS and the prompt, cut on the left behind the BOS. */
-export function promptIds(tokenizer: Tokenizer, prompt: string, special: Pick<SpecialIds, 'bosId'>, maxTokens = Infinity): number[] {
+export function promptIds(
+  tokenizer: Tokenizer,
+  prompt: string,
+  special: Pick<SpecialIds, 'bosId'>,
+  maxTokens = Infinity,
+): number[] {
   const frame = special.bosId === null ? [] : [special.bosId]
-  if (maxTokens < frame.length + 1) throw invalid('the room for the prompt', `at least ${frame.length + 1} tokens`, maxTokens, 'take fewer visual tokens or shorter answers')
-  return [...frame, ...tokenizer.encode(prompt, { addSpecialTokens: false, maxTokens: maxTokens - frame.length, truncation: 'left' })]
+  if (maxTokens < frame.length + 1)
+    throw invalid(
+      'the room for the prompt',
+      `at least ${frame.length + 1} tokens`,
+      maxTokens,
+      'take fewer visual tokens or shorter answers',
+    )
+  return [
+    ...frame,
+    ...tokenizer.encode(prompt, { addSpecialTokens: false, maxTokens: maxTokens - frame.length, truncation: 'left' }),
+  ]
 }
 
 /** The answer without BOS, cut on the right, and the EOS that ends it. */
-export function answerIds(tokenizer: Tokenizer, answer: string, special: Pick<SpecialIds, 'eosId'>, maxTokens = MAX_ANSWER): number[] {
+export function answerIds(
+  tokenizer: Tokenizer,
+  answer: string,
+  special: Pick<SpecialIds, 'eosId'>,
+  maxTokens = MAX_ANSWER,
+): number[] {
   if (maxTokens < 2) throw invalid('the room for the answer', 'at least 2 tokens', maxTokens)
   const text = tokenizer.wordsCarrySpaces && /^\S/.test(answer) ? ` ${answer}` : answer
   return [...tokenizer.encode(text, { addSpecialTokens: false, maxTokens: maxTokens - 1 }), special.eosId]
 }
 
 /** Tokens that a prompt may have beside the visual ones and the answer. */
-export function promptRoom(language: Pick<LanguageConfig, 'maxPositions'>, visualTokens: number, answerTokens: number): number {
+export function promptRoom(
+  language: Pick<LanguageConfig, 'maxPositions'>,
+  visualTokens: number,
+  answerTokens: number,
+): number {
   return language.maxPositions - visualTokens - answerTokens
 }
 
@@ -67,8 +93,9 @@ export function promptRoom(language: Pick<LanguageConfig, 'maxPositions'>, visua
  * named for it, or a negative one as in old configs, EOS will do.
  */
 export function specialIds(tokenizer: Tokenizer, language: LanguageConfig): SpecialIds {
-  const eosId = language.kind === 'opt' ? language.eosId ?? tokenizer.eosId : tokenizer.eosId ?? language.eosId
-  if (eosId === null) throw invalid(`${tokenizer.folder}: eos_token`, 'a token that ends an answer, there or in config.json', null)
+  const eosId = language.kind === 'opt' ? (language.eosId ?? tokenizer.eosId) : (tokenizer.eosId ?? language.eosId)
+  if (eosId === null)
+    throw invalid(`${tokenizer.folder}: eos_token`, 'a token that ends an answer, there or in config.json', null)
   const padId = tokenizer.padId ?? language.padId ?? -1
   return { bosId: tokenizer.bosId ?? language.bosId, eosId, padId: padId < 0 ? eosId : padId }
 }

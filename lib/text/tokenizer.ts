@@ -51,10 +51,13 @@ export interface Tokenizer {
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const file = join(folder, 'tokenizer.json')
   if (!existsSync(file)) {
-    const old = ['tokenizer.model', 'vocab.txt', 'vocab.json', 'spiece.model'].filter((name) => existsSync(join(folder, name)))
-    const advice = old.length > 0
-      ? `there is ${old[0]}; in Python, AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder) writes tokenizer.json from it`
-      : 'a Hugging Face tokenizer folder has one'
+    const old = ['tokenizer.model', 'vocab.txt', 'vocab.json', 'spiece.model'].filter((name) =>
+      existsSync(join(folder, name)),
+    )
+    const advice =
+      old.length > 0
+        ? `there is ${old[0]}; in Python, AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder) writes tokenizer.json from it`
+        : 'a Hugging Face tokenizer folder has one'
     throw new InputError(`${file}: no such file; ${advice}.`)
   }
   const optional = async (name: string) => (existsSync(join(folder, name)) ? readJsonObject(join(folder, name)) : {})
@@ -63,7 +66,11 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
 }
 
 /** The same from what the files hold. */
-export function makeTokenizer(json: Record<string, unknown>, config: Record<string, unknown> = {}, folder = 'tokenizer'): Tokenizer {
+export function makeTokenizer(
+  json: Record<string, unknown>,
+  config: Record<string, unknown> = {},
+  folder = 'tokenizer',
+): Tokenizer {
   const where = join(folder, 'tokenizer.json')
   const library = construct(json, config, where)
   const vocabulary = library.get_vocab(true)
@@ -84,7 +91,10 @@ export function makeTokenizer(json: Record<string, unknown>, config: Record<stri
 
   const encode = (text: string, addSpecialTokens: boolean): number[] => {
     const found = library.encode(text, { add_special_tokens: addSpecialTokens }).ids as (number | undefined)[]
-    if (found.includes(undefined)) throw new InputError(`${where}: this tokenizer has no token for a part of ${show(text)}, and none for the unknown.`)
+    if (found.includes(undefined))
+      throw new InputError(
+        `${where}: this tokenizer has no token for a part of ${show(text)}, and none for the unknown.`,
+      )
     return found as number[]
   }
 
@@ -95,7 +105,7 @@ export function makeTokenizer(json: Record<string, unknown>, config: Record<stri
     bosId: named('bos_token'),
     eosId: named('eos_token'),
     padId: named('pad_token'),
-    unkId: named('unk_token') ?? (unknownToken != null ? idOf(unknownToken) ?? null : null),
+    unkId: named('unk_token') ?? (unknownToken != null ? (idOf(unknownToken) ?? null) : null),
     wordsCarrySpaces: carriesSpaces(json.pre_tokenizer),
     encode(text, { addSpecialTokens = true, maxTokens = Infinity, truncation = 'right' } = {}) {
       const framed = encode(text, addSpecialTokens)
@@ -105,7 +115,9 @@ export function makeTokenizer(json: Record<string, unknown>, config: Record<stri
     },
     decode(ids) {
       const list = ids.filter(known)
-      return list.length === 0 ? '' : library.decode(list, { skip_special_tokens: true, clean_up_tokenization_spaces: clean })
+      return list.length === 0
+        ? ''
+        : library.decode(list, { skip_special_tokens: true, clean_up_tokenization_spaces: clean })
     },
     stream: () => streamOf(tokenizer),
     token: (id) => library.id_to_token(id),
@@ -121,9 +133,14 @@ function construct(json: Record<string, unknown>, config: Record<string, unknown
   }
   if (!Array.isArray(added)) throw invalid(`${where}: added_tokens`, 'a list', added)
   try {
-    return new Library({ decoder: null, post_processor: null, pre_tokenizer: null, normalizer: null, ...json, added_tokens: added }, config)
+    return new Library(
+      { decoder: null, post_processor: null, pre_tokenizer: null, normalizer: null, ...json, added_tokens: added },
+      config,
+    )
   } catch (error) {
-    throw new InputError(`${where}: cannot be used as a tokenizer: ${(error as Error).message.replace(/\s+/g, ' ')}.`, { cause: error })
+    throw new InputError(`${where}: cannot be used as a tokenizer: ${(error as Error).message.replace(/\s+/g, ' ')}.`, {
+      cause: error,
+    })
   }
 }
 
@@ -169,7 +186,12 @@ function streamOf(tokenizer: Tokenizer): TextStream {
  * Refuses a tokenizer that belongs to another model: every id that text can give, and each special id that will be used,
  * must have a row in the embedding. Added tokens that no text gives ([DEC]) may lie past it.
  */
-export function checkTokenizer(tokenizer: Tokenizer, rows: number, name: string, specials: Record<string, number | null> = {}): void {
+export function checkTokenizer(
+  tokenizer: Tokenizer,
+  rows: number,
+  name: string,
+  specials: Record<string, number | null> = {},
+): void {
   if (tokenizer.largestTextId >= rows) {
     throw new InputError(
       `${tokenizer.folder}: the ${name} tokenizer has ids up to ${tokenizer.largestTextId}, but the embedding has ${rows} rows; ` +
@@ -179,15 +201,24 @@ export function checkTokenizer(tokenizer: Tokenizer, rows: number, name: string,
   const used = { pad_token: tokenizer.padId, unk_token: tokenizer.unkId, ...specials }
   for (const [key, id] of Object.entries(used)) {
     if (id !== null && (id < 0 || id >= rows)) {
-      throw new InputError(`${tokenizer.folder}: the ${key} of the ${name} tokenizer has the id ${id}, but the embedding has ${rows} rows (ids 0 to ${rows - 1}).`)
+      throw new InputError(
+        `${tokenizer.folder}: the ${key} of the ${name} tokenizer has the id ${id}, but the embedding has ${rows} rows (ids 0 to ${rows - 1}).`,
+      )
     }
   }
 }
 
 /** Refuses ids without a row in the embedding; `name` says which text they come from, `tokenizer` how they are written. */
-export function checkIds(ids: readonly number[], rows: number, name: string, tokenizer?: Pick<Tokenizer, 'token'>): void {
+export function checkIds(
+  ids: readonly number[],
+  rows: number,
+  name: string,
+  tokenizer?: Pick<Tokenizer, 'token'>,
+): void {
   const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= rows)
   if (bad === undefined) return
   const token = tokenizer?.token(bad)
-  throw new InputError(`${name}: the token id ${bad}${token === undefined ? '' : ` (${token})`} is past the embedding, which has ${rows} rows (ids 0 to ${rows - 1}).`)
+  throw new InputError(
+    `${name}: the token id ${bad}${token === undefined ? '' : ` (${token})`} is past the embedding, which has ${rows} rows (ids 0 to ${rows - 1}).`,
+  )
 }

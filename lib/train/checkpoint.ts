@@ -10,7 +10,14 @@ import * as fs from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Adapter } from '../adapter/adapter.js'
-import { ADAPTER_FOLDER, adapterFiles, loadSaved, saveAdapter, type AdapterBase, type AdapterMeta } from '../adapter/save.js'
+import {
+  ADAPTER_FOLDER,
+  adapterFiles,
+  loadSaved,
+  saveAdapter,
+  type AdapterBase,
+  type AdapterMeta,
+} from '../adapter/save.js'
 import { InputError, invalid, show } from '../errors.js'
 import { readJsonObject } from '../json.js'
 import { write } from '../ops/copy.js'
@@ -55,15 +62,30 @@ export interface TrainingState {
  * Saves a run into `dir/last`. Everything is as it is at the moment of the call: training may go on before this settles.
  * If saving fails, the state that was saved before is intact.
  */
-export async function saveState(dir: string, state: TrainingState, meta: AdapterMeta, on: FileSystem = fs): Promise<void> {
+export async function saveState(
+  dir: string,
+  state: TrainingState,
+  meta: AdapterMeta,
+  on: FileSystem = fs,
+): Promise<void> {
   const { adapter, optimizer, config, progress, random } = state
   const about = {
-    format: FORMAT, version: VERSION, steps: optimizer.steps, progress: pack(progress), random: pack(random),
-    configHash: configHash(config), config: pack(config),
+    format: FORMAT,
+    version: VERSION,
+    steps: optimizer.steps,
+    progress: pack(progress),
+    random: pack(random),
+    configHash: configHash(config),
+    config: pack(config),
   }
   const text = `${JSON.stringify(about, null, 2)}\n`
   const [files, moments] = await Promise.all([adapterFiles(adapter, meta), momentData(optimizer)])
-  await replaceFolder(join(dir, 'last'), [...files, { path: MOMENTS, tensors: moments }, { path: STATE, text }], ADAPTER_FOLDER, on)
+  await replaceFolder(
+    join(dir, 'last'),
+    [...files, { path: MOMENTS, tensors: moments }, { path: STATE, text }],
+    ADAPTER_FOLDER,
+    on,
+  )
 }
 
 /** Saves the adapter alone into `dir/best`. */
@@ -72,16 +94,27 @@ export function saveBest(dir: string, adapter: Adapter, meta: AdapterMeta, on: F
 }
 
 function momentData({ moments }: AdamW): Promise<TensorData[]> {
-  return Promise.all(named(moments).map(async ([name, t]) => ({ name, dtype: 'F32' as const, shape: t.shape, data: await t.data() })))
+  return Promise.all(
+    named(moments).map(async ([name, t]) => ({ name, dtype: 'F32' as const, shape: t.shape, data: await t.data() })),
+  )
 }
 
-const named = (moments: AdamW['moments']): [string, Tensor][] => [...moments].flatMap(([name, { m, v }]): [string, Tensor][] => [[`m.${name}`, m], [`v.${name}`, v]])
+const named = (moments: AdamW['moments']): [string, Tensor][] =>
+  [...moments].flatMap(([name, { m, v }]): [string, Tensor][] => [
+    [`m.${name}`, m],
+    [`v.${name}`, v],
+  ])
 
 // ---------------------------------------------------------------------------------------------------------------- load
 
 const State = z.strictObject({
-  format: z.literal(FORMAT), version: z.literal(VERSION), steps: z.int().min(0), configHash: z.string(), config: z.looseObject({}),
-  progress: z.looseObject({ epoch: z.int().min(0), position: z.int().min(0) }), random: z.looseObject({ seed: z.number() }),
+  format: z.literal(FORMAT),
+  version: z.literal(VERSION),
+  steps: z.int().min(0),
+  configHash: z.string(),
+  config: z.looseObject({}),
+  progress: z.looseObject({ epoch: z.int().min(0), position: z.int().min(0) }),
+  random: z.looseObject({ seed: z.number() }),
 })
 
 /** Throws where saving into `dir` would be refused: what is there under the names of a run is something else. */
@@ -103,13 +136,20 @@ export async function hasState(dir: string): Promise<boolean> {
  *   then it names the keys
  */
 export async function loadState(
-  dir: string, { adapter, optimizer, config, base }: Pick<TrainingState, 'adapter' | 'optimizer' | 'config'> & { base: AdapterBase },
+  dir: string,
+  { adapter, optimizer, config, base }: Pick<TrainingState, 'adapter' | 'optimizer' | 'config'> & { base: AdapterBase },
 ): Promise<{ progress: Progress; random: RandomState }> {
   const folder = await findFolder(join(dir, 'last'))
   const path = join(folder, STATE)
   const value = await readJsonObject(path, 'there is no training run to go on with; start a new one')
   if (value.format !== FORMAT) throw invalid(`${path}: format`, `"${FORMAT}"`, value.format)
-  if (value.version !== VERSION) throw invalid(`${path}: version`, `${VERSION}, the one that this program reads`, value.version, 'go on with the program that wrote it')
+  if (value.version !== VERSION)
+    throw invalid(
+      `${path}: version`,
+      `${VERSION}, the one that this program reads`,
+      value.version,
+      'go on with the program that wrote it',
+    )
   const state = checkWith(State, value, path)
   checkConfig(path, unpack(state.config), state.configHash, config)
   await scope(async () => {
@@ -132,7 +172,8 @@ async function readMoments(path: string, { moments }: AdamW): Promise<Map<Tensor
   const header = await readHeader(path)
   const expected = new Map(named(moments))
   const unknown = [...header.entries.keys()].find((name) => !expected.has(name))
-  if (unknown !== undefined) throw invalid(path, 'the moments of the parameters that are trained', `${unknown}, which is not one of them`)
+  if (unknown !== undefined)
+    throw invalid(path, 'the moments of the parameters that are trained', `${unknown}, which is not one of them`)
   const values = new Map<Tensor, Tensor>()
   for (const [name, t] of expected) {
     const entry = header.entries.get(name)
@@ -148,19 +189,27 @@ function checkSameTable(folder: string, saved: Adapter, adapter: Adapter): void 
   const list = (a: Adapter) => [...a.parameters].map(([name, t]) => `${name} [${t.shape}]`).sort()
   const [there, here] = [list(saved), list(adapter)]
   const odd = there.find((p) => !here.includes(p)) ?? here.find((p) => !there.includes(p))
-  if (odd) throw invalid(folder, 'an adapter with the parameters of the one in training', `${odd}, which only ${there.includes(odd) ? 'the saved one' : 'the one in training'} has`)
+  if (odd)
+    throw invalid(
+      folder,
+      'an adapter with the parameters of the one in training',
+      `${odd}, which only ${there.includes(odd) ? 'the saved one' : 'the one in training'} has`,
+    )
 }
 
 // ------------------------------------------------------------------------------------------------------- configuration
 
 /** SHA-256 of a configuration: the same for the same keys and values in whatever order. */
 export function configHash(config: object): string {
-  return createHash('sha256').update(JSON.stringify(flat(config))).digest('hex')
+  return createHash('sha256')
+    .update(JSON.stringify(flat(config)))
+    .digest('hex')
 }
 
 /** Dotted keys and values as JSON, sorted; `undefined` is as if it were not there. */
 function flat(value: unknown, key = ''): [string, string][] {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value === undefined ? [] : [[key, JSON.stringify(pack(value))]]
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    return value === undefined ? [] : [[key, JSON.stringify(pack(value))]]
   return Object.entries(value)
     .flatMap(([name, inner]) => flat(inner, key === '' ? name : `${key}.${name}`))
     .sort(([a], [b]) => (a < b ? -1 : 1))
@@ -172,12 +221,21 @@ function checkConfig(path: string, saved: unknown, hash: string, config: object)
   const words = differ.map((key) => `${key} was ${brief(before.get(key))} and is now ${brief(now.get(key))}`)
   if (words.length) {
     const more = words.length > 5 ? `, and ${words.length - 5} more` : ''
-    throw new InputError(`${path}: the saved run had another configuration: ${words.slice(0, 5).join(', ')}${more}; restore it to go on, or start a new run in another folder.`)
+    throw new InputError(
+      `${path}: the saved run had another configuration: ${words.slice(0, 5).join(', ')}${more}; restore it to go on, or start a new run in another folder.`,
+    )
   }
-  if (hash !== configHash(config)) throw invalid(`${path}: configHash`, `${configHash(config)}, that of its configuration`, hash, 'the file was changed by hand')
+  if (hash !== configHash(config))
+    throw invalid(
+      `${path}: configHash`,
+      `${configHash(config)}, that of its configuration`,
+      hash,
+      'the file was changed by hand',
+    )
 }
 
-const brief = (text: string | undefined): string => (text === undefined ? 'not given' : text.length > 60 ? show(text) : text)
+const brief = (text: string | undefined): string =>
+  text === undefined ? 'not given' : text.length > 60 ? show(text) : text
 
 /** JSON has no infinities and no NaN; a best loss so far often starts as one. */
 function pack(value: unknown): unknown {

@@ -32,7 +32,18 @@ const Schema = z.strictObject({
       /** Micro-batches per optimiser step. */
       accumulation: z.int().min(1).default(1),
       /** One rate, or one per group of parameters. */
-      lr: z.union([rate, z.strictObject({ lora: rate.optional(), router: rate.optional(), position: rate.optional(), gate: rate.optional(), temporal: rate.optional() })]).default(1e-4),
+      lr: z
+        .union([
+          rate,
+          z.strictObject({
+            lora: rate.optional(),
+            router: rate.optional(),
+            position: rate.optional(),
+            gate: rate.optional(),
+            temporal: rate.optional(),
+          }),
+        ])
+        .default(1e-4),
       betas: z.tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)]).default([0.9, 0.95]),
       eps: z.number().positive().default(1e-8),
       weightDecay: z.number().min(0).default(0.05),
@@ -71,7 +82,11 @@ export function parseTrainConfig(value: unknown, base = process.cwd(), where = '
   const { model, output, data, train, ...adapter } = checkWith(Schema, value ?? {}, where)
   const at = (path: string): string => resolve(base, path)
   if ((data.sampling === 'fps') !== (data.fps !== undefined)) {
-    throw invalid(`${where}: data.fps`, data.sampling === 'fps' ? 'frames per second, with data.sampling: fps' : 'nothing, unless data.sampling is fps', data.fps)
+    throw invalid(
+      `${where}: data.fps`,
+      data.sampling === 'fps' ? 'frames per second, with data.sampling: fps' : 'nothing, unless data.sampling is fps',
+      data.fps,
+    )
   }
   return {
     model: at(model),
@@ -91,7 +106,14 @@ export function parseTrainConfig(value: unknown, base = process.cwd(), where = '
 /** Mask sets that are files are found relative to the configuration, wherever the process was started. */
 function withPaths(adapter: AdapterConfig, at: (path: string) => string): AdapterConfig {
   const file = (masks: string): string => (masks === 'window' || masks === 'modality' ? masks : at(masks))
-  return { ...adapter, dar: { ...adapter.dar, spatialMasks: file(adapter.dar.spatialMasks), temporalMasks: file(adapter.dar.temporalMasks) } }
+  return {
+    ...adapter,
+    dar: {
+      ...adapter.dar,
+      spatialMasks: file(adapter.dar.spatialMasks),
+      temporalMasks: file(adapter.dar.temporalMasks),
+    },
+  }
 }
 
 /** Reads a YAML (or JSON) file; paths in it are relative to it. */

@@ -24,14 +24,24 @@ export interface StepInputs {
 function mapped({ features, qformer, text, factor }: StepInputs, f: (t: Tensor, role: string) => Tensor): StepInputs {
   const { places, targets } = text.answers!
   return {
-    features: f(features, 'features'), qformer: qformer && { ids: f(qformer.ids, 'qformer ids'), mask: f(qformer.mask, 'qformer mask') },
-    text: { ids: f(text.ids, 'ids'), mask: f(text.mask, 'mask'), positions: f(text.positions, 'positions'), answers: { places: f(places, 'places'), targets: f(targets, 'targets') } },
+    features: f(features, 'features'),
+    qformer: qformer && { ids: f(qformer.ids, 'qformer ids'), mask: f(qformer.mask, 'qformer mask') },
+    text: {
+      ids: f(text.ids, 'ids'),
+      mask: f(text.mask, 'mask'),
+      positions: f(text.positions, 'positions'),
+      answers: { places: f(places, 'places'), targets: f(targets, 'targets') },
+    },
     factor: f(factor, 'factor'),
   }
 }
 
 /** The loss, summed over the answer tokens; its gradients, times the factor, are added to those of the adapter. */
-export function forwardBackward(model: ImageModel, adapter: Adapter, { features, qformer, text, factor }: StepInputs): Tensor {
+export function forwardBackward(
+  model: ImageModel,
+  adapter: Adapter,
+  { features, qformer, text, factor }: StepInputs,
+): Tensor {
   const visual = model.visualTokens(features, qformer, adapter)
   const loss = model.loss(model.hidden(visual, text), text)
   backward(loss, factor)
@@ -102,7 +112,15 @@ export class StepGraphs {
         size += Math.ceil(p.size / 64) * 64 // aligned as tensors of their own are
       }
       const buffer = keep(zeros([size], 'float32', this.model.device))
-      this.#sums = { buffer, of: new Map([...this.adapter.parameters].map(([name, p]) => [name, keep(buffer.view(p.shape, undefined, places.get(name)!))])) }
+      this.#sums = {
+        buffer,
+        of: new Map(
+          [...this.adapter.parameters].map(([name, p]) => [
+            name,
+            keep(buffer.view(p.shape, undefined, places.get(name)!)),
+          ]),
+        ),
+      }
     } else fill(this.#sums.buffer, 0)
     this.#given.clear()
     this.#gradients = new Map()
@@ -112,9 +130,14 @@ export class StepGraphs {
   run(inputs: StepInputs): Tensor {
     const captured = this.#replay('run', inputs)
     const loss = captured?.loss ?? forwardBackward(this.model, this.adapter, inputs)
-    const gradients = captured?.gradients ?? new Map([...this.adapter.parameters].flatMap(([name, p]) => (p.grad ? [[name, p.grad]] : [])))
+    const gradients =
+      captured?.gradients ??
+      new Map([...this.adapter.parameters].flatMap(([name, p]) => (p.grad ? [[name, p.grad]] : [])))
     const names = [...gradients.keys()]
-    accumulate(names.map((n) => this.#sums!.of.get(n)!), [...gradients.values()])
+    accumulate(
+      names.map((n) => this.#sums!.of.get(n)!),
+      [...gradients.values()],
+    )
     for (const n of names) this.#given.add(n)
     this.#gradients = new Map([...this.#given].map((n) => [n, this.#sums!.of.get(n)!]))
     if (!captured) this.optimizer.zeroGrad()
@@ -168,11 +191,15 @@ export class StepGraphs {
     const { adapter, model, optimizer } = this
     this.#fresh.add(key)
     try {
-      const { graph, result: loss } = Graph.capture(model.device, () => {
-        const loss = forwardBackward(model, adapter, inputs).detach()
-        if (what === 'step') optimizer.update(loss.view([1]), undefined, this.#report)
-        return keep(loss)
-      }, { shared: true })
+      const { graph, result: loss } = Graph.capture(
+        model.device,
+        () => {
+          const loss = forwardBackward(model, adapter, inputs).detach()
+          if (what === 'step') optimizer.update(loss.view([1]), undefined, this.#report)
+          return keep(loss)
+        },
+        { shared: true },
+      )
       const gradients = new Map([...adapter.parameters].flatMap(([name, p]) => (p.grad ? [[name, p.grad]] : [])))
       for (const p of adapter.parameters.values()) p.grad = undefined
       return { graph, inputs: new Set(key.split('; ').slice(1)), loss, gradients }

@@ -92,10 +92,15 @@ export interface TrainResult {
 export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
   const samples = await readManifest(config.data.train)
   const validation = config.data.val === undefined ? undefined : await readManifest(config.data.val)
-  const bundle = options.bundle ?? (await openBundle(config.model, { device: options.device, precision: options.precision }))
+  const bundle =
+    options.bundle ?? (await openBundle(config.model, { device: options.device, precision: options.precision }))
   try {
     const { seed } = config.train
-    const adapter = new Adapter(bundle.model.config, config.adapter, { seed, device: bundle.model.device, masks: await readMasks(config.adapter, '.', { queries: bundle.model.config.numQueryTokens }) })
+    const adapter = new Adapter(bundle.model.config, config.adapter, {
+      seed,
+      device: bundle.model.device,
+      masks: await readMasks(config.adapter, '.', { queries: bundle.model.config.numQueryTokens }),
+    })
     try {
       return await new Run(config, options, bundle, adapter, samples, validation).run()
     } finally {
@@ -139,10 +144,21 @@ class Run {
     private readonly validation: Sample[] | undefined,
   ) {
     const { data, train: t } = config
-    this.features = new Features(bundle, { frames: adapter.config.frames, sampling: data.sampling, timeout: data.timeout, cache: data.cache })
+    this.features = new Features(bundle, {
+      frames: adapter.config.frames,
+      sampling: data.sampling,
+      timeout: data.timeout,
+      cache: data.cache,
+    })
     const table = adapter.table()
-    const lr = typeof t.lr === 'number' ? t.lr : Object.fromEntries(Object.entries(t.lr).filter((e): e is [string, number] => e[1] !== undefined))
-    this.optimizer = new AdamW(table.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip })
+    const lr =
+      typeof t.lr === 'number'
+        ? t.lr
+        : Object.fromEntries(Object.entries(t.lr).filter((e): e is [string, number] => e[1] !== undefined))
+    this.optimizer = new AdamW(
+      table.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+      { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip },
+    )
     this.trainer = new Trainer(bundle, adapter, this.features, this.optimizer, { graphs: options.graphs })
     if (options.onProfile) this.profile = new StepProfile((p) => options.onProfile!(p))
   }
@@ -156,7 +172,8 @@ class Run {
     const { train: t, output } = this.config
     const { signal } = this.options
     if (this.options.resume) await this.restore()
-    else if (await hasState(output)) throw new InputError(`output: ${output} holds a run already; go on with it (--resume), or choose another folder.`)
+    else if (await hasState(output))
+      throw new InputError(`output: ${output} holds a run already; go on with it (--resume), or choose another folder.`)
     await checkOutput(output)
     try {
       await mkdir(output, { recursive: true })
@@ -167,7 +184,13 @@ class Run {
     this.checkTexts()
     const perEpoch = Math.ceil(Math.ceil(this.samples.length / t.batch) / t.accumulation)
     const steps = perEpoch * t.epochs
-    this.options.onStart?.({ counts: countGroups(this.adapter.table()), samples: this.samples.length, steps, bundle: this.bundle, adapter: this.adapter })
+    this.options.onStart?.({
+      counts: countGroups(this.adapter.table()),
+      samples: this.samples.length,
+      steps,
+      bundle: this.bundle,
+      adapter: this.adapter,
+    })
     this.watch = new Watch(() => this.at)
     try {
       await this.prepare()
@@ -186,10 +209,15 @@ class Run {
   private async result(): Promise<TrainResult> {
     const { best, last } = this.out
     if (this.optimizer.steps === 0) {
-      throw new InputError(`training: not one of the ${this.step} steps was finite, the last because of ${this.blame.bad}, so nothing was learned; ${this.blame.remedy}.`)
+      throw new InputError(
+        `training: not one of the ${this.step} steps was finite, the last because of ${this.blame.bad}, so nothing was learned; ${this.blame.remedy}.`,
+      )
     }
     const gone = [best, last].find((folder) => !existsSync(folder))
-    if (gone !== undefined) throw new InputError(`training: it is over, but ${gone} is not there; it was removed while the run went on, or its adapter was never finite.`)
+    if (gone !== undefined)
+      throw new InputError(
+        `training: it is over, but ${gone} is not there; it was removed while the run went on, or its adapter was never finite.`,
+      )
     return { epochs: this.epochs, best, last }
   }
 
@@ -201,7 +229,10 @@ class Run {
     let outcome: string
     try {
       const bad = await this.save()
-      outcome = bad === undefined ? `what was learned in ${steps} steps is in ${this.out.last}, and --resume goes on from there` : `what was saved before stays, since ${bad} is not finite`
+      outcome =
+        bad === undefined
+          ? `what was learned in ${steps} steps is in ${this.out.last}, and --resume goes on from there`
+          : `what was saved before stays, since ${bad} is not finite`
     } catch (second) {
       if ((second as Error).message === (error as Error).message) return error
       outcome = `what was learned could not be saved: ${(second as Error).message.replace(/\.$/, '')}`
@@ -212,9 +243,13 @@ class Run {
 
   /** Every text that training and validation will use: one that does not fit is found before the first step. */
   private checkTexts(): void {
-    const { bundle, adapter: { config } } = this
+    const {
+      bundle,
+      adapter: { config },
+    } = this
     for (const sample of this.samples) encode(bundle, config, sample)
-    for (const sample of this.validation ?? []) for (const answer of sample.choices ?? [undefined]) encode(bundle, config, sample, answer)
+    for (const sample of this.validation ?? [])
+      for (const answer of sample.choices ?? [undefined]) encode(bundle, config, sample, answer)
   }
 
   /** E_v of every clip, once. Bad ones do not end it at once, so that all of them are known; many do. */
@@ -239,7 +274,10 @@ class Run {
     }
     if (bad.length === 1) throw bad[0]!
     const seen = done === clips.size ? `${done}` : `the first ${done} of ${clips.size}`
-    if (bad.length) throw new InputError(`data: ${bad.length} of ${seen} clips cannot be used: ${bad.map((e) => e.message.replace(/\.$/, '')).join('; ')}.`)
+    if (bad.length)
+      throw new InputError(
+        `data: ${bad.length} of ${seen} clips cannot be used: ${bad.map((e) => e.message.replace(/\.$/, '')).join('; ')}.`,
+      )
   }
 
   private async epoch(epoch: number, steps: number): Promise<void> {
@@ -265,7 +303,9 @@ class Run {
         await this.log({ kind: 'step', ...event })
         this.options.onStep?.(event)
         if (this.bad >= t.maxBadSteps) {
-          throw new InputError(`training: ${this.bad} steps in a row were not finite, the last because of ${this.blame.bad}; ${this.blame.remedy}.`)
+          throw new InputError(
+            `training: ${this.bad} steps in a row were not finite, the last because of ${this.blame.bad}; ${this.blame.remedy}.`,
+          )
         }
         await this.profile?.after(i)
       }
@@ -284,7 +324,11 @@ class Run {
       const weight = await (this.badWeight ??= firstNotFinite(this.bundle.model.weights))
       const ids = microBatches.flat().map((s) => JSON.stringify(s.id))
       if (weight === undefined) bad = `${bad} (samples ${ids.slice(0, 4).join(', ')}${ids.length > 4 ? ', …' : ''})`
-      else [bad, this.blame.remedy] = [`the weight ${weight}`, 'it holds a NaN or an infinity: the checkpoint is damaged, fetch it again']
+      else
+        [bad, this.blame.remedy] = [
+          `the weight ${weight}`,
+          'it holds a NaN or an infinity: the checkpoint is damaged, fetch it again',
+        ]
     }
     this.blame.bad = bad
     return { ...result, bad }
@@ -293,11 +337,20 @@ class Run {
   /** Validates, unless nothing that could be validated came of the epoch. */
   private async finish(epoch: number, loss: number): Promise<void> {
     const notFinite = await firstNotFinite(this.adapter.parameters)
-    const scored = notFinite === undefined && Number.isFinite(loss) && this.validation ? accuracy(await this.predictions(this.validation)) : undefined
-    const score = (e: Pick<EpochEvent, 'accuracy' | 'loss' | 'notFinite'>): number => (Number.isFinite(e.loss) && e.notFinite === undefined ? e.accuracy ?? -e.loss : -Infinity)
+    const scored =
+      notFinite === undefined && Number.isFinite(loss) && this.validation
+        ? accuracy(await this.predictions(this.validation))
+        : undefined
+    const score = (e: Pick<EpochEvent, 'accuracy' | 'loss' | 'notFinite'>): number =>
+      Number.isFinite(e.loss) && e.notFinite === undefined ? (e.accuracy ?? -e.loss) : -Infinity
     const about = {
-      epoch, loss, ...(notFinite !== undefined && { notFinite }),
-      ...(scored && { accuracy: scored.overall.accuracy, tasks: Object.fromEntries(Object.entries(scored.tasks).map(([k, v]) => [k, v.accuracy])) }),
+      epoch,
+      loss,
+      ...(notFinite !== undefined && { notFinite }),
+      ...(scored && {
+        accuracy: scored.overall.accuracy,
+        tasks: Object.fromEntries(Object.entries(scored.tasks).map(([k, v]) => [k, v.accuracy])),
+      }),
     }
     const event: EpochEvent = { ...about, best: score(about) > Math.max(-Infinity, ...this.epochs.map(score)) }
     // Complete only now: a run that is stopped while it validates validates again when it goes on.
@@ -312,7 +365,10 @@ class Run {
   private async predictions(samples: readonly Sample[]): Promise<Prediction[]> {
     const all: Prediction[] = []
     this.at = `the validation after step ${this.step}`
-    for await (const p of evaluate(this.bundle, this.features, samples, { adapter: this.adapter, signal: this.options.signal })) {
+    for await (const p of evaluate(this.bundle, this.features, samples, {
+      adapter: this.adapter,
+      signal: this.options.signal,
+    })) {
       all.push(p)
       this.watch?.ended()
     }
@@ -320,7 +376,11 @@ class Run {
   }
 
   private meta(info: object = {}): AdapterMeta {
-    return { fingerprint: this.bundle.fingerprint, base: basename(resolve(this.bundle.folder)), info: { step: this.step, seed: this.config.train.seed, ...info } }
+    return {
+      fingerprint: this.bundle.fingerprint,
+      base: basename(resolve(this.bundle.folder)),
+      info: { step: this.step, seed: this.config.train.seed, ...info },
+    }
   }
 
   /** What must be the same when a run goes on. Folders may move. */
@@ -335,15 +395,38 @@ class Run {
     const culprit = (await hasState(this.config.output)) ? await firstNotFinite(adapter.parameters) : undefined
     if (culprit !== undefined) return culprit
     const { steps } = optimizer
-    await saveState(this.config.output, { adapter, optimizer, progress: { ...progress, step, bad, epochs }, random: { seed: this.config.train.seed }, config: this.unchanging }, this.meta())
+    await saveState(
+      this.config.output,
+      {
+        adapter,
+        optimizer,
+        progress: { ...progress, step, bad, epochs },
+        random: { seed: this.config.train.seed },
+        config: this.unchanging,
+      },
+      this.meta(),
+    )
     this.saved = steps
     return undefined
   }
 
   private async restore(): Promise<void> {
     const { adapter, optimizer } = this
-    const { progress } = await loadState(this.config.output, { adapter, optimizer, config: this.unchanging, base: this.bundle })
-    const { epoch, position, loss, tokens, step, bad = 0, epochs } = progress as typeof this.progress & { step: number; bad?: number; epochs: EpochEvent[] }
+    const { progress } = await loadState(this.config.output, {
+      adapter,
+      optimizer,
+      config: this.unchanging,
+      base: this.bundle,
+    })
+    const {
+      epoch,
+      position,
+      loss,
+      tokens,
+      step,
+      bad = 0,
+      epochs,
+    } = progress as typeof this.progress & { step: number; bad?: number; epochs: EpochEvent[] }
     this.progress = { epoch, position, loss, tokens }
     this.step = step
     this.bad = bad
@@ -355,7 +438,12 @@ class Run {
     try {
       await appendFile(this.out.metrics, `${JSON.stringify(entry)}\n`)
     } catch (error) {
-      throw invalid(this.out.metrics, 'a file that can be written', error, 'free space on the disk, or choose another output')
+      throw invalid(
+        this.out.metrics,
+        'a file that can be written',
+        error,
+        'free space on the disk, or choose another output',
+      )
     }
   }
 }

@@ -61,9 +61,20 @@ export class AdamW {
     const { lr, weightDecay } = options
     if (typeof lr === 'object') {
       const missing = parameters.find((p) => lr[p.group] === undefined)
-      if (missing) throw new InputError(`train.lr: expected a rate for the group ${missing.group} (${missing.name}); give train.lr.${missing.group}, or one number for all.`)
+      if (missing)
+        throw new InputError(
+          `train.lr: expected a rate for the group ${missing.group} (${missing.name}); give train.lr.${missing.group}, or one number for all.`,
+        )
     }
-    this.moments = new Map(parameters.map(({ name, tensor }) => [name, { m: keep(zeros(tensor.shape, 'float32', tensor.device)), v: keep(zeros(tensor.shape, 'float32', tensor.device)) }]))
+    this.moments = new Map(
+      parameters.map(({ name, tensor }) => [
+        name,
+        {
+          m: keep(zeros(tensor.shape, 'float32', tensor.device)),
+          v: keep(zeros(tensor.shape, 'float32', tensor.device)),
+        },
+      ]),
+    )
     for (const p of parameters) {
       const kind = { group: p.group, weightDecay: p.decay ? weightDecay : 0 }
       const known = this.#kinds.findIndex((k) => k.group === kind.group && k.weightDecay === kind.weightDecay)
@@ -84,7 +95,10 @@ export class AdamW {
    */
   prepare(factor = 1): void {
     const { lr, betas } = this.options
-    const kinds = this.#kinds.map(({ group, weightDecay }) => ({ lr: (typeof lr === 'number' ? lr : lr[group]!) * factor, weightDecay }))
+    const kinds = this.#kinds.map(({ group, weightDecay }) => ({
+      lr: (typeof lr === 'number' ? lr : lr[group]!) * factor,
+      weightDecay,
+    }))
     adamwSchedule(this.#schedule, this.steps + 1, betas, kinds)
   }
 
@@ -99,7 +113,12 @@ export class AdamW {
       const grad = gradient(p)
       return grad ? [{ param: p.tensor, grad, ...this.moments.get(p.name)!, kind: this.#kindOf.get(p)! }] : []
     })
-    gradientNorm(trained.map((t) => t.grad), losses, this.options.clip ?? 0, report)
+    gradientNorm(
+      trained.map((t) => t.grad),
+      losses,
+      this.options.clip ?? 0,
+      report,
+    )
     adamwAll(trained, report, this.#schedule, this.options)
     return report
   }

@@ -39,7 +39,8 @@ export class Trainer {
     options: { graphs?: boolean | undefined; graphBytes?: number | undefined } = {},
   ) {
     const { model } = bundle
-    if (model.device !== 'cpu' && options.graphs !== false) this.graphs = new StepGraphs(model, adapter, optimizer, { bytes: options.graphBytes })
+    if (model.device !== 'cpu' && options.graphs !== false)
+      this.graphs = new StepGraphs(model, adapter, optimizer, { bytes: options.graphBytes })
   }
 
   /** Lets go of what steps keep between them; not the model, the adapter or the optimiser. */
@@ -63,7 +64,10 @@ export class Trainer {
         const loss = losses.reduce((sum, l) => sum + l / tokens, 0)
         if (taken) return { loss, tokens, norm }
         const gradient = this.graphs?.gradient
-        const bad = (await this.badParameter()) ?? (await optimizer.firstBad(gradient).then((name) => name && `the gradient of ${name}`)) ?? 'the loss'
+        const bad =
+          (await this.badParameter()) ??
+          (await optimizer.firstBad(gradient).then((name) => name && `the gradient of ${name}`)) ??
+          'the loss'
         return { loss, tokens, norm, bad }
       } catch (error) {
         this.graphs?.failed()
@@ -75,9 +79,19 @@ export class Trainer {
   }
 
   /** Queues a whole step and returns the optimiser's report: nothing is waited for but features. */
-  private async queue(microBatches: readonly (readonly Sample[])[], encoded: readonly (readonly Encoded[])[], tokens: number): Promise<Tensor> {
-    const { bundle: { model }, adapter, graphs, optimizer } = this
-    if (graphs && microBatches.length === 1) return graphs.step(await this.inputs(microBatches[0]!, encoded[0]!, tokens))
+  private async queue(
+    microBatches: readonly (readonly Sample[])[],
+    encoded: readonly (readonly Encoded[])[],
+    tokens: number,
+  ): Promise<Tensor> {
+    const {
+      bundle: { model },
+      adapter,
+      graphs,
+      optimizer,
+    } = this
+    if (graphs && microBatches.length === 1)
+      return graphs.step(await this.inputs(microBatches[0]!, encoded[0]!, tokens))
     graphs?.begin()
     const losses = empty([microBatches.length], 'float32', model.device)
     for (const [i, samples] of microBatches.entries()) {
@@ -90,7 +104,12 @@ export class Trainer {
   }
 
   private async inputs(samples: readonly Sample[], encoded: readonly Encoded[], tokens: number): Promise<StepInputs> {
-    const { bundle: { model, special }, adapter, features, graphs } = this
+    const {
+      bundle: { model, special },
+      adapter,
+      features,
+      graphs,
+    } = this
     const { numQueryTokens: L, language, qformer } = model.config
     const seen = (await features.batch(samples)).to(model.device)
     const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L
@@ -100,14 +119,19 @@ export class Trainer {
     return {
       features: seen,
       qformer: words && { ids: words.ids.to(model.device), mask: words.mask.to(model.device) },
-      text: model.place(textRows(encoded, special.padId, { step, most: language.maxPositions - V }), V, graphs && powerOfTwo),
+      text: model.place(
+        textRows(encoded, special.padId, { step, most: language.maxPositions - V }),
+        V,
+        graphs && powerOfTwo,
+      ),
       factor: full([], 1 / tokens, 'float32', model.device),
     }
   }
 
   /** A trained tensor that is itself not finite explains every loss after it. */
   private async badParameter(): Promise<string | undefined> {
-    for (const [name, t] of this.adapter.parameters) if (!((await t.data()) as Float32Array).every(Number.isFinite)) return name
+    for (const [name, t] of this.adapter.parameters)
+      if (!((await t.data()) as Float32Array).every(Number.isFinite)) return name
     return undefined
   }
 }

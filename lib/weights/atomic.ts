@@ -25,7 +25,11 @@ export interface FileSystem {
 const CHUNK = 1 << 26
 
 /** Calls `body` with a place to write to, and moves the result to `path` when all of it is on the disk. */
-export async function writeAtomically(path: string, body: (sink: Sink) => Promise<void>, on: FileSystem = fs): Promise<void> {
+export async function writeAtomically(
+  path: string,
+  body: (sink: Sink) => Promise<void>,
+  on: FileSystem = fs,
+): Promise<void> {
   const folder = dirname(path)
   const temporary = join(folder, `.${basename(path)}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`)
   let handle: Awaited<ReturnType<FileSystem['open']>> | undefined
@@ -84,5 +88,7 @@ function explain(path: string, error: unknown): unknown {
   const code = (error as NodeJS.ErrnoException | undefined)?.code
   if (code === undefined || error instanceof InputError) return error
   const reason = REASONS[code] ?? (error as Error).message
-  return new InputError(`${path}: cannot be written: ${reason} (${code}); nothing was left half-written.`, { cause: error })
+  return new InputError(`${path}: cannot be written: ${reason} (${code}); nothing was left half-written.`, {
+    cause: error,
+  })
 }

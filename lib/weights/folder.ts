@@ -29,7 +29,12 @@ export interface FolderKind {
  *
  * @throws InputError where the folder cannot be written, or holds something that `kind` does not know as its own
  */
-export async function replaceFolder(folder: string, files: readonly FolderFile[], kind: FolderKind, on: FileSystem = fs): Promise<void> {
+export async function replaceFolder(
+  folder: string,
+  files: readonly FolderFile[],
+  kind: FolderKind,
+  on: FileSystem = fs,
+): Promise<void> {
   const target = await targetOf(folder)
   const [parent, previous] = [dirname(target), previousOf(target)]
   const temporary = join(parent, `.${basename(target)}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`)
@@ -38,7 +43,8 @@ export async function replaceFolder(folder: string, files: readonly FolderFile[]
     await tidy(target)
     const kept = await foreign(target, kind)
     await fs.mkdir(temporary)
-    for (const name of kept) await fs.cp(join(target, name), join(temporary, name), { recursive: true, verbatimSymlinks: true })
+    for (const name of kept)
+      await fs.cp(join(target, name), join(temporary, name), { recursive: true, verbatimSymlinks: true })
     for (const file of files) {
       const path = join(temporary, file.path)
       await fs.mkdir(dirname(path), { recursive: true })
@@ -55,12 +61,19 @@ export async function replaceFolder(folder: string, files: readonly FolderFile[]
     }
   } catch (error) {
     await fs.rm(temporary, { recursive: true, force: true }).catch(() => {})
-    if (error instanceof InputError) throw new InputError(error.message.replaceAll(temporary, folder), { cause: error.cause })
+    if (error instanceof InputError)
+      throw new InputError(error.message.replaceAll(temporary, folder), { cause: error.cause })
     const { message, code } = error as NodeJS.ErrnoException
     if (code === undefined) throw error
-    throw new InputError(`${folder}: cannot be written: ${message.replaceAll(temporary, folder)}; what was there before is intact.`, { cause: error })
+    throw new InputError(
+      `${folder}: cannot be written: ${message.replaceAll(temporary, folder)}; what was there before is intact.`,
+      { cause: error },
+    )
   }
-  await fs.open(parent, 'r').then((h) => h.sync().finally(() => h.close())).catch(() => {})
+  await fs
+    .open(parent, 'r')
+    .then((h) => h.sync().finally(() => h.close()))
+    .catch(() => {})
   await fs.rm(previous, { recursive: true, force: true }).catch(() => {})
 }
 
@@ -77,15 +90,24 @@ export async function findFolder(folder: string): Promise<string> {
 
 /** The folder itself, also where `folder` is a link to it, and where it is missing. */
 const targetOf = (folder: string): Promise<string> =>
-  fs.realpath(folder).catch(async () => resolve(dirname(resolve(folder)), await fs.readlink(resolve(folder)).catch(() => basename(resolve(folder)))))
+  fs
+    .realpath(folder)
+    .catch(async () =>
+      resolve(dirname(resolve(folder)), await fs.readlink(resolve(folder)).catch(() => basename(resolve(folder)))),
+    )
 const previousOf = (target: string): string => join(dirname(target), `.${basename(target)}.previous`)
 /** Changes when another folder takes the name; not when the folder itself is renamed. */
-export const identity = (at: string): Promise<string> => fs.stat(at).then((s) => `${s.ino} ${s.mtimeMs}`, () => '')
+export const identity = (at: string): Promise<string> =>
+  fs.stat(at).then(
+    (s) => `${s.ino} ${s.mtimeMs}`,
+    () => '',
+  )
 
 /** Undoes what a killed process left behind. */
 async function tidy(target: string): Promise<void> {
   const previous = previousOf(target)
-  if (existsSync(previous)) await (existsSync(target) ? fs.rm(previous, { recursive: true }) : fs.rename(previous, target))
+  if (existsSync(previous))
+    await (existsSync(target) ? fs.rm(previous, { recursive: true }) : fs.rename(previous, target))
   for (const name of await fs.readdir(dirname(target))) {
     const pid = name.startsWith(`.${basename(target)}.`) ? /\.(\d+)\.[0-9a-f]{8}\.tmp$/.exec(name)?.[1] : undefined
     if (pid && !alive(Number(pid))) await fs.rm(join(dirname(target), name), { recursive: true, force: true })
@@ -104,6 +126,12 @@ function alive(pid: number): boolean {
 async function foreign(target: string, { name: what, mark, ours }: FolderKind): Promise<string[]> {
   if (!existsSync(target)) return []
   const names = await fs.readdir(target)
-  if (names.length && !names.includes(mark)) throw invalid(target, `${what}, an empty folder or none`, `a folder that holds ${names.slice(0, 3).join(', ')}`, 'choose another folder')
+  if (names.length && !names.includes(mark))
+    throw invalid(
+      target,
+      `${what}, an empty folder or none`,
+      `a folder that holds ${names.slice(0, 3).join(', ')}`,
+      'choose another folder',
+    )
   return names.filter((name) => !ours.test(name))
 }

@@ -32,7 +32,12 @@ function keepsDtype({ name, shape }: PlannedTensor): boolean {
  * @param precision bfloat16 rounds matrices that are stored otherwise
  */
 export async function loadWeights(
-  plan: Pick<CheckpointPlan, 'entries'>, { trained = false, device = 'cpu', precision = 'float32' }: { trained?: boolean; device?: Device; precision?: 'float32' | 'bfloat16' } = {},
+  plan: Pick<CheckpointPlan, 'entries'>,
+  {
+    trained = false,
+    device = 'cpu',
+    precision = 'float32',
+  }: { trained?: boolean; device?: Device; precision?: 'float32' | 'bfloat16' } = {},
 ): Promise<Map<string, Tensor>> {
   const files = new Map<string, object>()
   const map = (path: string): object => {
@@ -41,11 +46,15 @@ export async function loadWeights(
     return mapping
   }
   const weights = new Map<string, Tensor>()
-  const dtypeOf = (planned: PlannedTensor): DType => (!keepsDtype(planned) ? 'float32' : precision === 'bfloat16' ? 'bfloat16' : DTYPES[planned.dtype])
+  const dtypeOf = (planned: PlannedTensor): DType =>
+    !keepsDtype(planned) ? 'float32' : precision === 'bfloat16' ? 'bfloat16' : DTYPES[planned.dtype]
   // On the CPU weights stay where they lie in the file, which a pack would double, and each product packs its panels anyway;
   // on a device they are copies, so that where these go costs nothing.
   const packed = device === 'cpu' || trained ? [] : [...plan.entries.values()]
-  const { parts, packs } = allocatePacks(packed.map((p) => ({ name: p.name, shape: p.shape, dtype: dtypeOf(p) })), device)
+  const { parts, packs } = allocatePacks(
+    packed.map((p) => ({ name: p.name, shape: p.shape, dtype: dtypeOf(p) })),
+    device,
+  )
   try {
     for (const planned of plan.entries.values()) {
       const { name, shape } = planned
@@ -57,8 +66,16 @@ export async function loadWeights(
         scope(() => {
           const stored =
             planned.kind === 'stored'
-              ? new Tensor(native().mapped(map(planned.piece.header.path), planned.piece.begin, shape, dtype), shape, dtype)
-              : tensor(dtype === 'float32' ? new Float32Array(bytes!.buffer) : new Uint16Array(bytes!.buffer), shape, dtype)
+              ? new Tensor(
+                  native().mapped(map(planned.piece.header.path), planned.piece.begin, shape, dtype),
+                  shape,
+                  dtype,
+                )
+              : tensor(
+                  dtype === 'float32' ? new Float32Array(bytes!.buffer) : new Uint16Array(bytes!.buffer),
+                  shape,
+                  dtype,
+                )
           const there = stored.to(device)
           const part = parts.get(name)
           if (part) {

@@ -61,7 +61,10 @@ type Row = Omit<ExpectedTensor, 'part'>
 
 const of = (part: Part, rows: Row[]): ExpectedTensor[] => rows.map((row) => ({ ...row, part }))
 const t = (name: string, ...shape: number[]): Row => ({ name, shape })
-const dense = (name: string, out: number, into: number): Row[] => [t(`${name}.weight`, out, into), t(`${name}.bias`, out)]
+const dense = (name: string, out: number, into: number): Row[] => [
+  t(`${name}.weight`, out, into),
+  t(`${name}.bias`, out),
+]
 const norm = (name: string, width: number): Row[] => [t(`${name}.weight`, width), t(`${name}.bias`, width)]
 const layers = (n: number, make: (i: number) => Row[]): Row[] => Array.from({ length: n }, (_, i) => make(i)).flat()
 
@@ -171,7 +174,9 @@ export const HEAD = 'language_model.lm_head.weight'
 
 /** The language model's embedding, by the kind of the model. */
 export function embeddingName(kind: LanguageConfig['kind']): string {
-  return kind === 'llama' ? 'language_model.model.embed_tokens.weight' : 'language_model.model.decoder.embed_tokens.weight'
+  return kind === 'llama'
+    ? 'language_model.model.embed_tokens.weight'
+    : 'language_model.model.decoder.embed_tokens.weight'
 }
 
 // ------------------------------------------------------------------------------------------------------------- aliases
@@ -197,7 +202,8 @@ export function resolveName(stored: string, expected: { has(name: string): boole
   for (const unwrapped of new Set([stored, bare, bare.replace(/^model\./, '')])) {
     for (const name of spellings(unwrapped)) if (expected.has(name)) return { kind: 'tensor', name }
     const split = /^(.*\.self_attn)\.([qv])_bias$/.exec(unwrapped)
-    if (split && expected.has(`${split[1]}.qkv.bias`)) return { kind: 'third', name: `${split[1]}.qkv.bias`, third: split[2] as 'q' | 'v' }
+    if (split && expected.has(`${split[1]}.qkv.bias`))
+      return { kind: 'third', name: `${split[1]}.qkv.bias`, third: split[2] as 'q' | 'v' }
     if (IGNORED.some((pattern) => pattern.test(unwrapped))) return { kind: 'ignored' }
   }
   return { kind: 'unexpected' }
@@ -208,5 +214,9 @@ function spellings(name: string): string[] {
     .replace(/\.gamma$/, '.weight')
     .replace(/\.beta$/, '.bias')
     .replace(/^qformer\.embeddings\.LayerNorm\./, 'qformer.embeddings.layernorm.')
-  return [modern, modern.replace(/^language_model\.(?!model\.)/, 'language_model.model.'), modern.replace(/^lm_head\./, 'language_model.lm_head.')]
+  return [
+    modern,
+    modern.replace(/^language_model\.(?!model\.)/, 'language_model.model.'),
+    modern.replace(/^lm_head\./, 'language_model.lm_head.'),
+  ]
 }

@@ -8,7 +8,10 @@ import { empty, type DType, type Tensor } from '../tensor/tensor.js'
  * Memory on a device for the weights and biases of all {@link PACKS} that are there whole, alike in width and dtype: by
  * the name of each part its rows, by the name of the pack all of them. The caller fills in the parts and frees everything.
  */
-export function allocatePacks(tensors: Iterable<{ name: string; shape: readonly number[]; dtype: DType }>, device: Device): { parts: Map<string, Tensor>; packs: Map<string, Tensor> } {
+export function allocatePacks(
+  tensors: Iterable<{ name: string; shape: readonly number[]; dtype: DType }>,
+  device: Device,
+): { parts: Map<string, Tensor>; packs: Map<string, Tensor> } {
   const given = new Map([...tensors].map((t) => [t.name, t]))
   const [parts, packs] = [new Map<string, Tensor>(), new Map<string, Tensor>()]
   for (const [pack, members] of Object.entries(PACKS)) {
@@ -17,9 +20,15 @@ export function allocatePacks(tensors: Iterable<{ name: string; shape: readonly 
       if (!name.endsWith(end)) continue
       const prefix = name.slice(0, -end.length + 1)
       const layers = ['weight', 'bias'].map((kind) => members.flatMap((m) => given.get(`${prefix}${m}.${kind}`) ?? []))
-      const alike = (ts: typeof layers[0]): boolean => ts.every((t) => t.dtype === ts[0]!.dtype && `${t.shape.slice(1)}` === `${ts[0]!.shape.slice(1)}`)
+      const alike = (ts: (typeof layers)[0]): boolean =>
+        ts.every((t) => t.dtype === ts[0]!.dtype && `${t.shape.slice(1)}` === `${ts[0]!.shape.slice(1)}`)
       // One product has one bias, or none.
-      if (layers[0]!.length !== members.length || (layers[1]!.length && layers[1]!.length !== members.length) || !layers.every(alike)) continue
+      if (
+        layers[0]!.length !== members.length ||
+        (layers[1]!.length && layers[1]!.length !== members.length) ||
+        !layers.every(alike)
+      )
+        continue
       for (const [i, of] of layers.entries()) {
         const first = of[0]
         if (!first) continue

@@ -52,7 +52,18 @@ export async function planCheckpoint(folder: string): Promise<CheckpointPlan> {
   const config = await readModelConfig(folder)
   const expected = new Map(expectedTensors(config).map((tensor) => [tensor.name, tensor]))
   const files = await openFiles(folder, (stored) => needed(stored, expected))
-  const plan: CheckpointPlan = { folder, config, files, entries: new Map(), loaded: [], ignored: [], missing: [], unexpected: [], wrong: [], notes: [] }
+  const plan: CheckpointPlan = {
+    folder,
+    config,
+    files,
+    entries: new Map(),
+    loaded: [],
+    ignored: [],
+    missing: [],
+    unexpected: [],
+    wrong: [],
+    notes: [],
+  }
   const found = gather(plan, expected)
   settleTied(plan, found)
   for (const tensor of expected.values()) place(plan, tensor, found.get(tensor.name))
@@ -63,20 +74,27 @@ export async function planCheckpoint(folder: string): Promise<CheckpointPlan> {
 
 /** Throws one error that names what is missing, wrong or unexpected, at most ten of each. */
 export function assertComplete(plan: CheckpointPlan): void {
-  const list = (names: string[]) => `${names.slice(0, 10).join(', ')}${names.length > 10 ? ` and ${names.length - 10} more` : ''}`
+  const list = (names: string[]) =>
+    `${names.slice(0, 10).join(', ')}${names.length > 10 ? ` and ${names.length - 10} more` : ''}`
   const faults: string[] = []
   if (plan.missing.length) faults.push(`${plan.missing.length} missing (${list(plan.missing)})`)
   if (plan.wrong.length) {
-    faults.push(`${plan.wrong.length} wrong (${list(plan.wrong.map((w) => `${w.name}: expected ${w.expected}, but got ${w.actual}`))})`)
+    faults.push(
+      `${plan.wrong.length} wrong (${list(plan.wrong.map((w) => `${w.name}: expected ${w.expected}, but got ${w.actual}`))})`,
+    )
   }
   if (plan.unexpected.length) faults.push(`${plan.unexpected.length} unexpected (${list(plan.unexpected)})`)
-  if (faults.length) throw new InputError(`${plan.folder}: the weights do not fit config.json; of the tensors, ${faults.join('; ')}.`)
+  if (faults.length)
+    throw new InputError(`${plan.folder}: the weights do not fit config.json; of the tensors, ${faults.join('; ')}.`)
 }
 
 /** The bytes of one planned tensor. */
 export async function readPlanned(tensor: PlannedTensor): Promise<Uint8Array<ArrayBuffer>> {
   if (tensor.kind === 'stored') return readEntry(tensor.piece.header, tensor.piece.stored)
-  const [q, v] = await Promise.all([readEntry(tensor.q.header, tensor.q.stored), readEntry(tensor.v.header, tensor.v.stored)])
+  const [q, v] = await Promise.all([
+    readEntry(tensor.q.header, tensor.q.stored),
+    readEntry(tensor.v.header, tensor.v.stored),
+  ])
   const bytes = new Uint8Array(3 * q.byteLength)
   bytes.set(q, 0)
   bytes.set(v, 2 * q.byteLength)
@@ -97,16 +115,25 @@ async function openFiles(folder: string, isNeeded: (stored: string) => boolean):
   const index = join(folder, 'model.safetensors.index.json')
   if (existsSync(index)) return openShards(folder, index, isNeeded)
   const others = (await readdir(folder)).filter((name) => /\.(bin|pth|pt|ckpt|h5|msgpack)$/.test(name))
-  if (others.length === 0) throw new InputError(`${folder}: there is no model.safetensors and no model.safetensors.index.json in this folder.`)
+  if (others.length === 0)
+    throw new InputError(`${folder}: there is no model.safetensors and no model.safetensors.index.json in this folder.`)
   throw new InputError(
     `${folder}: the weights are there as ${others.slice(0, 3).join(', ')} alone; convert them to safetensors first ` +
       '(in Python: model.save_pretrained(folder, safe_serialization=True)).',
   )
 }
 
-async function openShards(folder: string, index: string, isNeeded: (stored: string) => boolean): Promise<SafetensorsHeader[]> {
+async function openShards(
+  folder: string,
+  index: string,
+  isNeeded: (stored: string) => boolean,
+): Promise<SafetensorsHeader[]> {
   const { weight_map: map } = await readJsonObject(index)
-  if (typeof map !== 'object' || map === null || Object.values(map).some((file) => typeof file !== 'string' || file !== basename(file) || file === '')) {
+  if (
+    typeof map !== 'object' ||
+    map === null ||
+    Object.values(map).some((file) => typeof file !== 'string' || file !== basename(file) || file === '')
+  ) {
     throw invalid(`${index}: weight_map`, 'an object of tensor names and names of files in the same folder', map)
   }
   const weightMap = map as Record<string, string>
@@ -114,14 +141,18 @@ async function openShards(folder: string, index: string, isNeeded: (stored: stri
   const wanted = new Set(Object.entries(weightMap).flatMap(([tensor, file]) => (isNeeded(tensor) ? [file] : [])))
   const absent = all.filter((name) => wanted.has(name) && !existsSync(join(folder, name)))
   const names = all.filter((name) => existsSync(join(folder, name)))
-  if (absent.length) throw new InputError(`${folder}: ${absent.length} of the ${all.length} files named in the index are not there: ${absent.slice(0, 10).join(', ')}.`)
+  if (absent.length)
+    throw new InputError(
+      `${folder}: ${absent.length} of the ${all.length} files named in the index are not there: ${absent.slice(0, 10).join(', ')}.`,
+    )
   const headers = await Promise.all(names.map((name) => readHeader(join(folder, name))))
 
   const home = new Map<string, string>()
   for (const [i, header] of headers.entries()) {
     for (const tensor of header.entries.keys()) {
       const other = home.get(tensor)
-      if (other !== undefined) throw new InputError(`${folder}: the tensor ${tensor} is in two files, ${other} and ${names[i]}.`)
+      if (other !== undefined)
+        throw new InputError(`${folder}: the tensor ${tensor} is in two files, ${other} and ${names[i]}.`)
       home.set(tensor, names[i]!)
     }
   }
@@ -147,10 +178,16 @@ function gather(plan: CheckpointPlan, expected: Map<string, ExpectedTensor>): Ma
       else {
         const piece: Piece = { header, stored, ...entry }
         const before = found.get(what.name)
-        if (what.kind === 'third' && (before === undefined || !('header' in before)) && before?.[what.third] === undefined) {
+        if (
+          what.kind === 'third' &&
+          (before === undefined || !('header' in before)) &&
+          before?.[what.third] === undefined
+        ) {
           found.set(what.name, { ...before, [what.third]: piece })
         } else if (before !== undefined) {
-          throw new InputError(`${plan.folder}: the tensor ${what.name} is there twice, once under the name ${show(stored)}.`)
+          throw new InputError(
+            `${plan.folder}: the tensor ${what.name} is there twice, once under the name ${show(stored)}.`,
+          )
         } else found.set(what.name, piece)
       }
     }
@@ -174,16 +211,31 @@ function place(plan: CheckpointPlan, tensor: ExpectedTensor, found: Found | unde
     if (!tensor.optional) plan.missing.push(name)
   } else if ('header' in found) {
     const rows = tensor.rows && found.shape.length === 2 ? [found.shape[0]!, ...shape.slice(1)] : shape
-    if (!fits(found, rows)) plan.wrong.push({ name, expected: `a float of shape [${tensor.rows ? ['rows', ...shape.slice(1)] : shape}]`, actual: describe(found) })
-    else plan.entries.set(name, { kind: 'stored', name, part, dtype: found.dtype as FloatDtype, shape: rows, piece: found })
+    if (!fits(found, rows))
+      plan.wrong.push({
+        name,
+        expected: `a float of shape [${tensor.rows ? ['rows', ...shape.slice(1)] : shape}]`,
+        actual: describe(found),
+      })
+    else
+      plan.entries.set(name, {
+        kind: 'stored',
+        name,
+        part,
+        dtype: found.dtype as FloatDtype,
+        shape: rows,
+        piece: found,
+      })
   } else if (!found.q || !found.v) {
     plan.missing.push(`${name} (of its thirds there is ${found.q ? 'q_bias' : 'v_bias'} alone)`)
   } else {
     const { q, v } = found
     const third = [shape[0]! / 3]
     const bad = [q, v].filter((piece) => !fits(piece, third) || piece.dtype !== q.dtype)
-    for (const piece of bad) plan.wrong.push({ name: piece.stored, expected: `a float of shape [${third}]`, actual: describe(piece) })
-    if (bad.length === 0) plan.entries.set(name, { kind: 'thirds', name, part, dtype: q.dtype as FloatDtype, shape, q, v })
+    for (const piece of bad)
+      plan.wrong.push({ name: piece.stored, expected: `a float of shape [${third}]`, actual: describe(piece) })
+    if (bad.length === 0)
+      plan.entries.set(name, { kind: 'thirds', name, part, dtype: q.dtype as FloatDtype, shape, q, v })
   }
 }
 
@@ -199,7 +251,8 @@ function settleVocabulary(plan: CheckpointPlan): void {
   if (head && embedding !== undefined && head.shape[0] !== embedding) {
     plan.wrong.push({ name: HEAD, expected: `${embedding} rows as in the embedding`, actual: `${head.shape[0]} rows` })
   }
-  const note = (key: string, config: number, rows: number) => `${key} is ${config} in config.json, and the file has ${rows} rows; the file is right`
+  const note = (key: string, config: number, rows: number) =>
+    `${key} is ${config} in config.json, and the file has ${rows} rows; the file is right`
   if (words !== undefined && words !== qformer.vocabSize) {
     plan.notes.push(note('qformer_config.vocab_size', qformer.vocabSize, words))
     qformer.vocabSize = words
@@ -219,7 +272,8 @@ const SAMPLE = 4096
  * Names this set of weights: SHA-256 of every tensor's name, dtype, shape and first and last 4 KiB, in the order of names.
  * Splitting the same tensors over other files does not change it; it reads at most 8 KiB a tensor.
  */
-export const fingerprint = (plan: CheckpointPlan): Promise<string> => hashTensors(plan, [...plan.entries.values()], bothEnds, '')
+export const fingerprint = (plan: CheckpointPlan): Promise<string> =>
+  hashTensors(plan, [...plan.entries.values()], bothEnds, '')
 
 /**
  * Names what the vision tower computes: its configuration, and of each of its tensors what {@link fingerprint} takes, but 64
@@ -233,14 +287,25 @@ export function visionFingerprint(plan: CheckpointPlan): Promise<string> {
 /** Which bytes of [begin, end) are read: [from, to) each. */
 type Sampler = (begin: number, end: number) => [number, number][]
 
-const bothEnds: Sampler = (begin, end) => [[begin, Math.min(end, begin + SAMPLE)], [Math.max(begin, end - SAMPLE), end]]
+const bothEnds: Sampler = (begin, end) => [
+  [begin, Math.min(end, begin + SAMPLE)],
+  [Math.max(begin, end - SAMPLE), end],
+]
 
 const throughout: Sampler = (begin, end) => {
   if (end - begin <= 64 * SAMPLE) return [[begin, end]]
-  return Array.from({ length: 64 }, (_, i) => begin + Math.round(((end - begin - SAMPLE) * i) / 63)).map((from) => [from, from + SAMPLE])
+  return Array.from({ length: 64 }, (_, i) => begin + Math.round(((end - begin - SAMPLE) * i) / 63)).map((from) => [
+    from,
+    from + SAMPLE,
+  ])
 }
 
-async function hashTensors(plan: CheckpointPlan, tensors: readonly PlannedTensor[], sampler: Sampler, about: string): Promise<string> {
+async function hashTensors(
+  plan: CheckpointPlan,
+  tensors: readonly PlannedTensor[],
+  sampler: Sampler,
+  about: string,
+): Promise<string> {
   const hash = createHash('sha256').update(about)
   const handles = new Map<string, FileHandle>()
   try {

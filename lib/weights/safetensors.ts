@@ -11,7 +11,21 @@ import { duplicateKey } from '../json.js'
 
 /** Bytes per element of every dtype that the format knows. */
 export const DTYPE_BYTES = {
-  F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U64: 8, U32: 4, U16: 2, U8: 1, BOOL: 1, F8_E4M3: 1, F8_E5M2: 1,
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U64: 8,
+  U32: 4,
+  U16: 2,
+  U8: 1,
+  BOOL: 1,
+  F8_E4M3: 1,
+  F8_E5M2: 1,
 } as const
 export type Dtype = keyof typeof DTYPE_BYTES
 
@@ -54,8 +68,10 @@ export async function readHeader(path: string): Promise<SafetensorsHeader> {
     if (size < 8) throw fault(path, `it has ${size} bytes, but the header length alone takes 8`)
     const start = new DataView((await readExactly(path, file, 0, 8)).buffer)
     const length = Number(start.getBigUint64(0, true))
-    if (length > MAX_HEADER) throw fault(path, `its header claims ${length} bytes, and the format allows at most ${MAX_HEADER}`)
-    if (8 + length > size) throw fault(path, `its header claims ${length} bytes, but the file ends after ${size}; it may be truncated`)
+    if (length > MAX_HEADER)
+      throw fault(path, `its header claims ${length} bytes, and the format allows at most ${MAX_HEADER}`)
+    if (8 + length > size)
+      throw fault(path, `its header claims ${length} bytes, but the file ends after ${size}; it may be truncated`)
     const text = decodeText(path, await readExactly(path, file, 8, length))
     const { entries, metadata } = parseHeader(path, text, 8 + length, size)
     return { path, size, entries, metadata }
@@ -85,7 +101,10 @@ export async function readAsFloat32(header: SafetensorsHeader, name: string): Pr
 }
 
 /** Widens raw little-endian bytes to float32. */
-export function toFloat32(dtype: 'F32' | 'F16' | 'BF16' | 'F64', bytes: Uint8Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
+export function toFloat32(
+  dtype: 'F32' | 'F16' | 'BF16' | 'F64',
+  bytes: Uint8Array<ArrayBuffer>,
+): Float32Array<ArrayBuffer> {
   const { buffer } = bytes.byteOffset % 8 === 0 ? bytes : bytes.slice()
   const at = bytes.byteOffset % 8 === 0 ? bytes.byteOffset : 0
   const n = bytes.byteLength / DTYPE_BYTES[dtype]
@@ -118,7 +137,10 @@ function halfBits(h: number): number {
 
 function entryOf(header: SafetensorsHeader, name: string): SafetensorsEntry {
   const entry = header.entries.get(name)
-  if (!entry) throw new InputError(`${header.path}: there is no tensor named ${show(name)} in this file (it holds ${header.entries.size}).`)
+  if (!entry)
+    throw new InputError(
+      `${header.path}: there is no tensor named ${show(name)} in this file (it holds ${header.entries.size}).`,
+    )
   return entry
 }
 
@@ -136,12 +158,21 @@ async function openForReading(path: string): Promise<FileHandle> {
   }
 }
 
-async function readExactly(path: string, file: FileHandle, from: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+async function readExactly(
+  path: string,
+  file: FileHandle,
+  from: number,
+  length: number,
+): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = new Uint8Array(length)
   let at = 0
   while (at < length) {
     const { bytesRead } = await file.read(bytes, at, Math.min(MAX_READ, length - at), from + at)
-    if (bytesRead === 0) throw fault(path, `it ended at byte ${from + at} while bytes up to ${from + length} were being read; it has been cut since it was opened`)
+    if (bytesRead === 0)
+      throw fault(
+        path,
+        `it ended at byte ${from + at} while bytes up to ${from + length} were being read; it has been cut since it was opened`,
+      )
     at += bytesRead
   }
   return bytes
@@ -161,7 +192,12 @@ function decodeText(path: string, bytes: Uint8Array): string {
   }
 }
 
-function parseHeader(path: string, text: string, dataBegin: number, size: number): Pick<SafetensorsHeader, 'entries' | 'metadata'> {
+function parseHeader(
+  path: string,
+  text: string,
+  dataBegin: number,
+  size: number,
+): Pick<SafetensorsHeader, 'entries' | 'metadata'> {
   let json: unknown
   try {
     json = JSON.parse(text)
@@ -196,13 +232,15 @@ function parseEntry(path: string, name: string, value: unknown, dataBegin: numbe
   if (typeof dtype !== 'string' || !Object.hasOwn(DTYPE_BYTES, dtype)) {
     throw bad(`has the dtype ${show(dtype)}, expected one of ${Object.keys(DTYPE_BYTES).join(', ')}`)
   }
-  if (!Array.isArray(shape) || !shape.every(isCount)) throw bad(`has the shape ${show(shape)}, expected a list of whole numbers`)
+  if (!Array.isArray(shape) || !shape.every(isCount))
+    throw bad(`has the shape ${show(shape)}, expected a list of whole numbers`)
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
     throw bad(`has the data_offsets ${show(offsets)}, expected two whole numbers`)
   }
   const [begin, end] = offsets as [number, number]
   if (end < begin) throw bad(`ends (${end}) before it begins (${begin})`)
-  if (dataBegin + end > size) throw bad(`reaches to byte ${dataBegin + end}, but the file has ${size} bytes; it is truncated`)
+  if (dataBegin + end > size)
+    throw bad(`reaches to byte ${dataBegin + end}, but the file has ${size} bytes; it is truncated`)
   const wanted = shape.reduce((a: number, b: number) => a * b, 1) * DTYPE_BYTES[dtype as Dtype]
   if (end - begin !== wanted) throw bad(`takes ${end - begin} bytes, but ${dtype} of shape [${shape}] takes ${wanted}`)
   return { dtype: dtype as Dtype, shape, begin: dataBegin + begin, end: dataBegin + end }
@@ -214,7 +252,8 @@ function checkLayout(path: string, entries: Map<string, SafetensorsEntry>, dataB
   let at = dataBegin
   let before = ''
   for (const [name, { begin, end }] of order) {
-    if (begin < at) throw fault(path, `the data of ${show(name)} overlaps that of ${show(before)} by ${at - begin} bytes`)
+    if (begin < at)
+      throw fault(path, `the data of ${show(name)} overlaps that of ${show(before)} by ${at - begin} bytes`)
     if (begin > at) throw fault(path, `${begin - at} bytes before the data of ${show(name)} belong to no tensor`)
     at = end
     before = name
@@ -237,17 +276,22 @@ function isCount(value: unknown): value is number {
  * at a multiple of 64 bytes, and wider elements go first, so that a mapped file is aligned for every dtype.
  */
 export async function writeSafetensors(
-  path: string, tensors: readonly TensorData[], metadata: Record<string, string> = {}, on?: FileSystem,
+  path: string,
+  tensors: readonly TensorData[],
+  metadata: Record<string, string> = {},
+  on?: FileSystem,
 ): Promise<void> {
   const order = [...tensors].sort((a, b) => (DTYPE_BYTES[b.dtype] ?? 0) - (DTYPE_BYTES[a.dtype] ?? 0))
   const header: Record<string, unknown> = Object.create(null)
   if (Object.keys(metadata).length > 0) header.__metadata__ = metadata
   let at = 0
   for (const { name, dtype, shape, data } of order) {
-    if (!Object.hasOwn(DTYPE_BYTES, dtype)) throw invalid(`tensor ${name}`, `a dtype of ${Object.keys(DTYPE_BYTES).join(', ')}`, dtype)
+    if (!Object.hasOwn(DTYPE_BYTES, dtype))
+      throw invalid(`tensor ${name}`, `a dtype of ${Object.keys(DTYPE_BYTES).join(', ')}`, dtype)
     if (name === '__metadata__' || Object.hasOwn(header, name)) throw invalid('tensors', 'every name once', name)
     const wanted = shape.reduce((a, b) => a * b, 1) * DTYPE_BYTES[dtype]
-    if (data.byteLength !== wanted) throw invalid(`tensor ${name}`, `${wanted} bytes for ${dtype} of shape [${shape}]`, data.byteLength)
+    if (data.byteLength !== wanted)
+      throw invalid(`tensor ${name}`, `${wanted} bytes for ${dtype} of shape [${shape}]`, data.byteLength)
     header[name] = { dtype, shape, data_offsets: [at, (at += wanted)] }
   }
   const text = Buffer.from(JSON.stringify(header), 'utf8')
@@ -255,8 +299,12 @@ export async function writeSafetensors(
   const head = Buffer.alloc(8 + length, ' ')
   head.writeBigUInt64LE(BigInt(length), 0)
   text.copy(head, 8)
-  await writeAtomically(path, async (sink) => {
-    await sink.write(head)
-    for (const { data } of order) await sink.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
-  }, on)
+  await writeAtomically(
+    path,
+    async (sink) => {
+      await sink.write(head)
+      for (const { data } of order) await sink.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+    },
+    on,
+  )
 }

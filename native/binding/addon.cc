@@ -39,14 +39,15 @@ View shaped(const std::vector<int64_t>& shape, DType dtype) {
     v.stride[i] = n;
     // Sizes of 0 are left out, so that no product of the others overflows either.
     int64_t size = std::max<int64_t>(shape[i], 1);
-    require(n <= kMostElements / size, "shape: expected at most 2^46 elements, but got ", shape_text(shape.data(), v.rank), ".");
+    require(n <= kMostElements / size, "shape: expected at most 2^46 elements, but got ",
+            shape_text(shape.data(), v.rank), ".");
     n *= size;
   }
   return v;
 }
 
-/// create(shape, dtype, device?): a tensor whose memory comes with its first result. Without a device, it lies where the
-/// operator runs that first writes it.
+/// create(shape, dtype, device?): a tensor whose memory comes with its first result. Without a device, it lies where
+/// the operator runs that first writes it.
 Napi::Value create(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
   Device device = device_argument(info[2], "create", 2);
@@ -61,7 +62,10 @@ void gather(const View& v, const char* base, char* out) {
   size_t item = size_of(v.dtype);
   if (!v.numel()) return;
   base += size_t(v.offset) * item;
-  if (v.contiguous()) { std::memcpy(out, base, size_t(v.numel()) * item); return; }
+  if (v.contiguous()) {
+    std::memcpy(out, base, size_t(v.numel()) * item);
+    return;
+  }
   int64_t index[kMaxRank] = {};
   for (int64_t n = v.numel(), i = 0; i < n; ++i, out += item) {
     int64_t at = 0;
@@ -98,7 +102,8 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   to.storage = std::make_shared<Storage>(bytes);
   to.storage->settle(target);
   environment.stream.enqueue("transfer", [from, to, source, target, bytes] {
-    const profile::Span span("transfer", target ? target : source, [&] { return profile::Bytes{int64_t(bytes), int64_t(bytes)}; });
+    const profile::Span span("transfer", target ? target : source,
+                             [&] { return profile::Bytes{int64_t(bytes), int64_t(bytes)}; });
     prepare(from);
     if (!target) {
       to.storage->ensure();
@@ -120,7 +125,9 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
 }
 
 /// device(tensor): -1 for the CPU, the number of a CUDA device, or -2 where nothing was written to it yet.
-Napi::Value device_of(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), unwrap(info[0], "device", 0).view.storage->device().id); }
+Napi::Value device_of(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), unwrap(info[0], "device", 0).view.storage->device().id);
+}
 
 /// freeze(tensor): nothing called from now on writes to its memory, whatever view it is seen through.
 Napi::Value freeze(const Napi::CallbackInfo& info) {
@@ -134,9 +141,11 @@ Napi::Value freeze(const Napi::CallbackInfo& info) {
 Napi::Value upload(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[1], "upload", 1), dtype_argument(info[2], "upload", 2));
   size_t bytes = size_t(v.numel()) * size_of(v.dtype);
-  if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) refuse(info[0], "upload", 0, "a Uint8Array");
+  if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    refuse(info[0], "upload", 0, "a Uint8Array");
   auto data = info[0].As<Napi::Uint8Array>();
-  require(data.ByteLength() == bytes, "expected ", bytes, " bytes for shape ", shape_text(v), " of ", name(v.dtype), ", but got ", data.ByteLength(), ".");
+  require(data.ByteLength() == bytes, "expected ", bytes, " bytes for shape ", shape_text(v), " of ", name(v.dtype),
+          ", but got ", data.ByteLength(), ".");
   v.storage = std::make_shared<Storage>(bytes);
   v.storage->settle(nullptr);
   v.storage->ensure();
@@ -144,14 +153,18 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), std::move(v));
 }
 
-/// view(tensor, shape, strides, offset): the same memory seen differently. Offset in elements, from the tensor's own start.
+/// view(tensor, shape, strides, offset): the same memory seen differently. Offset in elements, from the tensor's own
+/// start.
 Napi::Value view(const Napi::CallbackInfo& info) {
-  const View base = unwrap(info[0], "view", 0).view;  // a copy: reading the arrays may run code that releases the tensor
+  const View base =
+      unwrap(info[0], "view", 0).view;  // a copy: reading the arrays may run code that releases the tensor
   auto strides = integers(info[2], "view", 2);
   View v = shaped(integers(info[1], "view", 1), base.dtype);
-  require(int(strides.size()) == v.rank, "expected one stride per dimension, but got ", strides.size(), " strides for shape ", shape_text(v), ".");
+  require(int(strides.size()) == v.rank, "expected one stride per dimension, but got ", strides.size(),
+          " strides for shape ", shape_text(v), ".");
   v.offset = base.offset + Decoder<int64_t>::decode(info[3], "view", 3);
-  require(v.offset >= 0 && v.offset <= kMostElements, "expected an offset inside the tensor, but got ", v.offset - base.offset, ".");
+  require(v.offset >= 0 && v.offset <= kMostElements, "expected an offset inside the tensor, but got ",
+          v.offset - base.offset, ".");
   int64_t last = v.offset;
   for (int i = 0; i < v.rank; ++i) {
     require(strides[i] >= 0, "expected strides of 0 or more, but got ", strides[i], ".");
@@ -160,8 +173,10 @@ Napi::Value view(const Napi::CallbackInfo& info) {
     if (v.shape[i] > 0) last += (v.shape[i] - 1) * strides[i];
   }
   int64_t held = int64_t(base.storage->bytes() / size_of(v.dtype));
-  if (v.numel() == 0) v.offset = last = base.offset;  // nothing is read: the end of a strided tensor is a place like any other
-  require(v.numel() == 0 || last < held, "shape ", shape_text(v), " at offset ", v.offset, " reaches past the tensor's ", held, " elements.");
+  if (v.numel() == 0)
+    v.offset = last = base.offset;  // nothing is read: the end of a strided tensor is a place like any other
+  require(v.numel() == 0 || last < held, "shape ", shape_text(v), " at offset ", v.offset,
+          " reaches past the tensor's ", held, " elements.");
   v.storage = base.storage;
   return wrap(info.Env(), std::move(v));
 }
@@ -177,7 +192,8 @@ Napi::Value map(const Napi::CallbackInfo& info) {
   auto file = std::make_unique<File>(std::make_shared<Mapping>(path));
   Napi::Object object = Napi::Object::New(info.Env());
   object.TypeTag(&kFileTag);
-  napi_status status = napi_wrap(info.Env(), object, file.get(), [](napi_env, void* f, void*) { delete static_cast<File*>(f); }, nullptr, nullptr);
+  napi_status status = napi_wrap(
+      info.Env(), object, file.get(), [](napi_env, void* f, void*) { delete static_cast<File*>(f); }, nullptr, nullptr);
   if (status != napi_ok) throw Napi::Error::New(info.Env());
   file.release();
   return object;
@@ -186,14 +202,15 @@ Napi::Value map(const Napi::CallbackInfo& info) {
 /// mapped(file, offset in bytes, shape, dtype): a read-only tensor in the file; copied where it is not aligned.
 Napi::Value mapped(const Napi::CallbackInfo& info) {
   void* file = nullptr;
-  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kFileTag) || napi_unwrap(info.Env(), info[0], &file) != napi_ok)
+  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kFileTag) ||
+      napi_unwrap(info.Env(), info[0], &file) != napi_ok)
     refuse(info[0], "mapped", 0, "a file opened with map()");
   auto mapping = *static_cast<File*>(file);
   int64_t offset = Decoder<int64_t>::decode(info[1], "mapped", 1);
   View v = shaped(integers(info[2], "mapped", 2), dtype_argument(info[3], "mapped", 3));
   size_t bytes = size_t(v.numel()) * size_of(v.dtype);
-  require(offset >= 0 && size_t(offset) <= mapping->size() && bytes <= mapping->size() - size_t(offset), "bytes ", offset, " to ", size_t(offset) + bytes,
-          " lie outside the file's ", mapping->size(), ".");
+  require(offset >= 0 && size_t(offset) <= mapping->size() && bytes <= mapping->size() - size_t(offset), "bytes ",
+          offset, " to ", size_t(offset) + bytes, " lie outside the file's ", mapping->size(), ".");
   if (reinterpret_cast<uintptr_t>(mapping->data() + offset) % size_of(v.dtype) == 0) {
     v.storage = std::make_shared<Storage>(mapping, size_t(offset), bytes);
   } else {
@@ -209,7 +226,8 @@ Napi::Value mapped(const Napi::CallbackInfo& info) {
 std::pair<Napi::Value, std::function<void()>> reading(const Napi::CallbackInfo& info, const char* function) {
   View v = unwrap(info[0], function, 0).view;
   size_t bytes = size_t(v.numel()) * size_of(v.dtype);
-  require(bytes <= memory_limit(), "expected a tensor that fits into memory, but got shape ", shape_text(v), ", ", bytes, " bytes.");
+  require(bytes <= memory_limit(), "expected a tensor that fits into memory, but got shape ", shape_text(v), ", ",
+          bytes, " bytes.");
   auto& environment = Environment::of(info.Env());
   auto [buffer, out] = environment.array_buffer(bytes);
   auto queue = environment.queue(v.storage->device());
@@ -233,7 +251,9 @@ Napi::Value release_handle(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-Napi::Value sync(const Napi::CallbackInfo& info) { return Environment::of(info.Env()).after(info.Env().Undefined(), nullptr); }
+Napi::Value sync(const Napi::CallbackInfo& info) {
+  return Environment::of(info.Env()).after(info.Env().Undefined(), nullptr);
+}
 Napi::Value sync_blocking(const Napi::CallbackInfo& info) {
   Environment::of(info.Env()).stream.sync_blocking();
   return info.Env().Undefined();

@@ -28,7 +28,8 @@ struct Operator {
 inline constexpr uint32_t kMaxList = 1 << 16;  // elements of an argument that is a list
 
 [[noreturn]] inline void refuse(const Napi::Value& v, const char* function, int position, const char* expected) {
-  throw Napi::TypeError::New(v.Env(), text(function, ": argument ", position + 1, ": expected ", expected, ", but got ", shown(v), "."));
+  throw Napi::TypeError::New(
+      v.Env(), text(function, ": argument ", position + 1, ": expected ", expected, ", but got ", shown(v), "."));
 }
 
 // ---- one decoder per parameter type ----
@@ -45,11 +46,21 @@ struct TensorDecoder {
     return out;
   }
 };
-template <> struct Decoder<View> : TensorDecoder<View, false> { static constexpr const char* name = "tensor"; };
-template <> struct Decoder<Maybe> : TensorDecoder<Maybe, true> { static constexpr const char* name = "tensor?"; };
-template <> struct Decoder<Out> : TensorDecoder<Out, false> { static constexpr const char* name = "out"; };
-template <> struct Decoder<MaybeOut> : TensorDecoder<MaybeOut, true> { static constexpr const char* name = "out?"; };
-template <> struct Decoder<InOut> : TensorDecoder<InOut, false> { static constexpr const char* name = "inout"; };
+template <> struct Decoder<View> : TensorDecoder<View, false> {
+  static constexpr const char* name = "tensor";
+};
+template <> struct Decoder<Maybe> : TensorDecoder<Maybe, true> {
+  static constexpr const char* name = "tensor?";
+};
+template <> struct Decoder<Out> : TensorDecoder<Out, false> {
+  static constexpr const char* name = "out";
+};
+template <> struct Decoder<MaybeOut> : TensorDecoder<MaybeOut, true> {
+  static constexpr const char* name = "out?";
+};
+template <> struct Decoder<InOut> : TensorDecoder<InOut, false> {
+  static constexpr const char* name = "inout";
+};
 
 template <> struct Decoder<double> {
   static constexpr const char* name = "float";
@@ -80,24 +91,32 @@ void each_element(const Napi::Value& v, const char* function, int position, cons
   if (!v.IsArray()) refuse(v, function, position, expected);
   const auto list = v.As<Napi::Array>();
   const uint32_t length = list.Length();
-  if (length > kMaxList) throw Napi::TypeError::New(v.Env(), text(function, ": argument ", position + 1, ": expected at most ", kMaxList, " elements, but got ", length, "."));
+  if (length > kMaxList)
+    throw Napi::TypeError::New(v.Env(), text(function, ": argument ", position + 1, ": expected at most ", kMaxList,
+                                             " elements, but got ", length, "."));
   for (uint32_t i = 0; i < length; ++i) add(Napi::Value(list[i]));
 }
 template <typename T>
 struct ListDecoder {
   static T decode(const Napi::Value& v, const char* function, int position) {
     T out;
-    each_element(v, function, position, "an array of tensors", [&](const Napi::Value& t) { out.push_back(unwrap(t, function, position).view); });
+    each_element(v, function, position, "an array of tensors",
+                 [&](const Napi::Value& t) { out.push_back(unwrap(t, function, position).view); });
     return out;
   }
 };
-template <> struct Decoder<Views> : ListDecoder<Views> { static constexpr const char* name = "tensors"; };
-template <> struct Decoder<InOuts> : ListDecoder<InOuts> { static constexpr const char* name = "inouts"; };
+template <> struct Decoder<Views> : ListDecoder<Views> {
+  static constexpr const char* name = "tensors";
+};
+template <> struct Decoder<InOuts> : ListDecoder<InOuts> {
+  static constexpr const char* name = "inouts";
+};
 template <> struct Decoder<Numbers> {
   static constexpr const char* name = "floats";
   static Numbers decode(const Napi::Value& v, const char* function, int position) {
     Numbers out;
-    each_element(v, function, position, "an array of numbers", [&](const Napi::Value& x) { out.push_back(Decoder<double>::decode(x, function, position)); });
+    each_element(v, function, position, "an array of numbers",
+                 [&](const Napi::Value& x) { out.push_back(Decoder<double>::decode(x, function, position)); });
     return out;
   }
 };
@@ -105,12 +124,19 @@ template <> struct Decoder<Numbers> {
 // ---- what the queue does before an operator runs ----
 
 inline void prepare(const View& v) {
-  if (v && !v.storage->data()) throw std::runtime_error("an input has no data, because the operator that should have made it failed or never ran");
+  if (v && !v.storage->data())
+    throw std::runtime_error("an input has no data, because the operator that should have made it failed or never ran");
 }
 inline void prepare(const Out& v) { v.storage->ensure(); }
-inline void prepare(const MaybeOut& v) { if (v) v.storage->ensure(); }
-inline void prepare(const Views& all) { for (const View& v : all) prepare(v); }
-inline void prepare(const InOuts& all) { for (const View& v : all) prepare(v); }
+inline void prepare(const MaybeOut& v) {
+  if (v) v.storage->ensure();
+}
+inline void prepare(const Views& all) {
+  for (const View& v : all) prepare(v);
+}
+inline void prepare(const InOuts& all) {
+  for (const View& v : all) prepare(v);
+}
 inline void prepare(const Numbers&) {}
 template <typename T>
   requires std::is_arithmetic_v<T>
@@ -118,7 +144,8 @@ void prepare(T) {}
 
 // ---- what holds for the outputs of every operator ----
 
-/// An argument's view, whether it is written, and whether what was in it before matters. A list has one for each element.
+/// An argument's view, whether it is written, and whether what was in it before matters. A list has one for each
+/// element.
 struct Role {
   const View* view = nullptr;
   bool written = false, read = true;
@@ -134,8 +161,12 @@ Role role(T) {
   return {};
 }
 inline Role role(const Numbers&) { return {}; }
-inline void add_roles(std::vector<Role>& to, const Views& all) { for (const View& v : all) to.push_back({&v, false}); }
-inline void add_roles(std::vector<Role>& to, const InOuts& all) { for (const View& v : all) to.push_back({&v, true}); }
+inline void add_roles(std::vector<Role>& to, const Views& all) {
+  for (const View& v : all) to.push_back({&v, false});
+}
+inline void add_roles(std::vector<Role>& to, const InOuts& all) {
+  for (const View& v : all) to.push_back({&v, true});
+}
 template <typename T>
 void add_roles(std::vector<Role>& to, const T& v) {
   to.push_back(role(v));
@@ -180,10 +211,13 @@ struct Signature<void (*)(Args...)> {
   template <size_t... I>
   static Tuple decode(const Napi::CallbackInfo& info, const char* name, std::index_sequence<I...>) {
     if (info.Length() != sizeof...(Args))
-      throw Napi::TypeError::New(info.Env(), mt::text(name, ": expected ", sizeof...(Args), " arguments, but got ", info.Length(), "."));
+      throw Napi::TypeError::New(
+          info.Env(), mt::text(name, ": expected ", sizeof...(Args), " arguments, but got ", info.Length(), "."));
     return Tuple{Decoder<std::decay_t<Args>>::decode(info[I], name, int(I))...};
   }
-  static Tuple decode(const Napi::CallbackInfo& info, const char* name) { return decode(info, name, std::index_sequence_for<Args...>{}); }
+  static Tuple decode(const Napi::CallbackInfo& info, const char* name) {
+    return decode(info, name, std::index_sequence_for<Args...>{});
+  }
 };
 
 /// Runs `f`, turning C++ exceptions into JavaScript ones that name the function.
@@ -191,13 +225,9 @@ template <typename F>
 Napi::Value guarded(const Napi::CallbackInfo& info, const char* function, F f) {
   try {
     return f();
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (const shape_error& e) {
+  } catch (const Napi::Error&) { throw; } catch (const shape_error& e) {
     throw Napi::TypeError::New(info.Env(), text(function, ": ", e.what()));
-  } catch (const std::exception& e) {
-    throw Napi::Error::New(info.Env(), text(function, ": ", e.what(), "."));
-  }
+  } catch (const std::exception& e) { throw Napi::Error::New(info.Env(), text(function, ": ", e.what(), ".")); }
 }
 
 /// The device that all arguments lie on, and on which the results will: that of the first one that lies anywhere, else
@@ -229,14 +259,19 @@ struct Activations {
   static bool narrow(Tuple& args) {
     size_t given = 0, narrow = 0, which = 0;
     each(args, [&](size_t, View& v) { given += bool(v), narrow += v && v.dtype == DType::bf16; });
-    each(args, [&](size_t i, View& v) { if (v && v.dtype != DType::bf16) which = i; });
-    require(narrow == 0 || narrow == given, "argument ", which + 1, ": expected dtype bfloat16 like the other activations, but got another; cast() it first.");
+    each(args, [&](size_t i, View& v) {
+      if (v && v.dtype != DType::bf16) which = i;
+    });
+    require(narrow == 0 || narrow == given, "argument ", which + 1,
+            ": expected dtype bfloat16 like the other activations, but got another; cast() it first.");
     return narrow != 0;
   }
   /// Calls them float32, which is what checks look at, or what they are.
   template <typename Tuple>
   static void label(Tuple& args, DType t) {
-    each(args, [t](size_t, View& v) { if (v) v.dtype = t; });
+    each(args, [t](size_t, View& v) {
+      if (v) v.dtype = t;
+    });
   }
 };
 
@@ -249,13 +284,17 @@ template <auto Cpu, typename Narrow, typename Tuple>
 void widened(const Tuple& args) {
   Tuple wide = args;
   [[maybe_unused]] const auto roles = std::apply([](const auto&... a) { return roles_of(a...); }, args);
-  Narrow::each(wide, [&](size_t i, View& v) { if (v) widen(v, roles[i].read); });
+  Narrow::each(wide, [&](size_t i, View& v) {
+    if (v) widen(v, roles[i].read);
+  });
   std::apply(Cpu, wide);
-  Narrow::each(wide, [&](size_t i, View& v) { if (v && roles[i].written) narrow(v, *roles[i].view); });
+  Narrow::each(wide, [&](size_t i, View& v) {
+    if (v && roles[i].written) narrow(v, *roles[i].view);
+  });
 }
 
-/// The registry's line for an operator: its check runs at once, one of its twins in the queue. `Cuda` is null in a build
-/// without CUDA; behind it stand the numbers of the arguments that are activations.
+/// The registry's line for an operator: its check runs at once, one of its twins in the queue. `Cuda` is null in a
+/// build without CUDA; behind it stand the numbers of the arguments that are activations.
 template <auto Check, auto Cpu, auto Cuda, size_t... Narrow>
 Operator op(const char* name) {
   static_assert(std::is_same_v<decltype(Check), decltype(Cpu)>, "check and twin have one signature");
@@ -277,7 +316,9 @@ Operator op(const char* name) {
               auto queue = environment.queue(device);
               settle(info.Env(), roles.data(), roles.size(), queue);
               // Nothing to write is nothing to do, however large the sizes beside the 0.
-              if (std::none_of(roles.begin(), roles.end(), [](const Role& r) { return r.written && *r.view && r.view->numel(); })) return info.Env().Undefined();
+              if (std::none_of(roles.begin(), roles.end(),
+                               [](const Role& r) { return r.written && *r.view && r.view->numel(); }))
+                return info.Env().Undefined();
               if (!queue) {
                 environment.stream.enqueue(id, [args = std::move(args), narrow] {
                   const profile::Span span(id, nullptr, [&] { return traffic(args); });

@@ -10,7 +10,8 @@ namespace mt::binding {
 Device device_argument(const Napi::Value& v, const char* function, int position) {
   if (v.IsUndefined() || v.IsNull()) return {};
   int64_t id = Decoder<int64_t>::decode(v, function, position);
-  require(id >= Device::kCpu && id < 1024, "device: expected -1 for the CPU or the number of a CUDA device, but got ", id, ".");
+  require(id >= Device::kCpu && id < 1024, "device: expected -1 for the CPU or the number of a CUDA device, but got ",
+          id, ".");
   return {int(id)};
 }
 
@@ -66,9 +67,7 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
       d["multiprocessors"] = found.multiprocessors;
       d["memory"] = double(found.memory);
       d["free"] = double(found.free);
-    } catch (const std::exception& e) {
-      d["failure"] = std::string(e.what());
-    }
+    } catch (const std::exception& e) { d["failure"] = std::string(e.what()); }
     list.Set(uint32_t(i), d);
   }
   o["devices"] = list;
@@ -91,8 +90,8 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   return o;
 }
 
-/// fragments(device): who owns which element of a tensor core's operands, as the device has it and as the PTX manual says:
-/// { found, expected }, lists in one order.
+/// fragments(device): who owns which element of a tensor core's operands, as the device has it and as the PTX manual
+/// says: { found, expected }, lists in one order.
 Napi::Value fragments(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "fragments", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), ".");
@@ -120,8 +119,8 @@ struct Captured {
   std::atomic<size_t> bytes{0};        // likewise
 };
 
-/// beginCapture(device, shared): from here to endCapture(), operators of this thread on that device are recorded, not run.
-/// `shared`: the graph computes in one memory with all other such graphs of this thread and device.
+/// beginCapture(device, shared): from here to endCapture(), operators of this thread on that device are recorded, not
+/// run. `shared`: the graph computes in one memory with all other such graphs of this thread and device.
 Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "beginCapture", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), "; graphs are of CUDA alone.");
@@ -136,8 +135,8 @@ Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-/// endCapture(device): the graph. Called whether or not operators failed; what failed is reported by the next sync, and there
-/// is no graph then.
+/// endCapture(device): the graph. Called whether or not operators failed; what failed is reported by the next sync, and
+/// there is no graph then.
 Napi::Value end_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "endCapture", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), ".");
@@ -150,7 +149,9 @@ Napi::Value end_capture(const Napi::CallbackInfo& info) {
   });
   Napi::Object object = Napi::Object::New(info.Env());
   object.TypeTag(&kGraphTag);
-  napi_status status = napi_wrap(info.Env(), object, captured.get(), [](napi_env, void* p, void*) { delete static_cast<std::shared_ptr<Captured>*>(p); }, nullptr, nullptr);
+  napi_status status = napi_wrap(
+      info.Env(), object, captured.get(),
+      [](napi_env, void* p, void*) { delete static_cast<std::shared_ptr<Captured>*>(p); }, nullptr, nullptr);
   if (status != napi_ok) throw Napi::Error::New(info.Env());
   captured.release();
   return object;
@@ -158,7 +159,9 @@ Napi::Value end_capture(const Napi::CallbackInfo& info) {
 
 std::shared_ptr<Captured>& graph_argument(const Napi::CallbackInfo& info, const char* function) {
   void* data = nullptr;
-  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kGraphTag) || napi_unwrap(info.Env(), info[0], &data) != napi_ok) refuse(info[0], function, 0, "a graph of endCapture()");
+  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kGraphTag) ||
+      napi_unwrap(info.Env(), info[0], &data) != napi_ok)
+    refuse(info[0], function, 0, "a graph of endCapture()");
   auto& graph = *static_cast<std::shared_ptr<Captured>*>(data);
   require(graph != nullptr, "argument 1: expected a graph, but got one that was released.");
   return graph;
@@ -170,13 +173,15 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
   Environment::of(info.Env()).stream.enqueue("replay", [graph] {
     if (!graph->graph) throw std::runtime_error("the graph was not captured, because one of its operators failed");
     cuda::Use use(*graph->queue);
-    const profile::Span span("graph", graph->queue, [] { return profile::Bytes{}; });  // of its operators, nothing is known by now
+    const profile::Span span("graph", graph->queue,
+                             [] { return profile::Bytes{}; });  // of its operators, nothing is known by now
     graph->queue->replay(*graph->graph);
   });
   return info.Env().Undefined();
 }
 
-/// graphMemory(graph): bytes of the memory that it computes in; 0 before the queue is past its capture, or where that failed.
+/// graphMemory(graph): bytes of the memory that it computes in; 0 before the queue is past its capture, or where that
+/// failed.
 Napi::Value graph_memory(const Napi::CallbackInfo& info) {
   auto graph = graph_argument(info, "graphMemory");
   return Napi::Number::New(info.Env(), double(graph->bytes));
@@ -184,12 +189,14 @@ Napi::Value graph_memory(const Napi::CallbackInfo& info) {
 
 /// releaseGraph(graph): lets its memory go, once the queue has no more use for it.
 Napi::Value release_graph(const Napi::CallbackInfo& info) {
-  Environment::of(info.Env()).stream.enqueue_always("releaseGraph", [graph = std::exchange(graph_argument(info, "releaseGraph"), nullptr)]() mutable {
-    if (!graph->graph) return;
-    cuda::Use use(*graph->queue);
-    graph->queue->wait();
-    graph->graph.reset();
-  });
+  Environment::of(info.Env())
+      .stream.enqueue_always("releaseGraph",
+                             [graph = std::exchange(graph_argument(info, "releaseGraph"), nullptr)]() mutable {
+                               if (!graph->graph) return;
+                               cuda::Use use(*graph->queue);
+                               graph->queue->wait();
+                               graph->graph.reset();
+                             });
   return info.Env().Undefined();
 }
 

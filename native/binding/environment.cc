@@ -12,7 +12,8 @@ struct Environment::Pending {
 
 Environment::Environment(Napi::Env env) : stream([this] { finish(); }) {
   napi_value name = Napi::String::New(env, "mtransllama queue");
-  napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, settle, &back_);
+  napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this,
+                                                       settle, &back_);
   if (status != napi_ok) throw Napi::Error::New(env);
   napi_unref_threadsafe_function(env, back_);
   array_buffer_ = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
@@ -20,7 +21,9 @@ Environment::Environment(Napi::Env env) : stream([this] { finish(); }) {
   env.AddCleanupHook([](Environment* self) { self->stream.stop(); }, this);
   // Nor may it be inside CUDA when that is unloaded: process.exit() runs no hooks, but it does run these listeners.
   auto process = env.Global().Get("process").As<Napi::Object>();
-  process.Get("on").As<Napi::Function>().Call(process, {Napi::String::New(env, "exit"), Napi::Function::New(env, [this](const Napi::CallbackInfo&) { stream.drop(); })});
+  process.Get("on").As<Napi::Function>().Call(
+      process,
+      {Napi::String::New(env, "exit"), Napi::Function::New(env, [this](const Napi::CallbackInfo&) { stream.drop(); })});
 }
 
 std::shared_ptr<cuda::Queue> Environment::queue(Device device) {
@@ -33,7 +36,8 @@ std::shared_ptr<cuda::Queue> Environment::queue(Device device) {
   return queues_[i] = std::move(made);
 }
 
-/// Waits for every GPU, and reports the first that failed. That one is lost is said once; what it has nothing to do with goes on.
+/// Waits for every GPU, and reports the first that failed. That one is lost is said once; what it has nothing to do
+/// with goes on.
 void Environment::finish() {
   std::vector<std::shared_ptr<cuda::Queue>> queues;
   {
@@ -70,7 +74,8 @@ void Environment::settle(napi_env env, napi_value, void* context, void* data) {
     napi_resolve_deferred(env, pending->deferred, value);
   } else {
     napi_value message;
-    if (napi_create_string_utf8(env, pending->failure.data(), pending->failure.size(), &message) == napi_ok && napi_create_error(env, nullptr, message, &value) == napi_ok)
+    if (napi_create_string_utf8(env, pending->failure.data(), pending->failure.size(), &message) == napi_ok &&
+        napi_create_error(env, nullptr, message, &value) == napi_ok)
       napi_reject_deferred(env, pending->deferred, value);
   }
   if (pending->result) napi_delete_reference(env, pending->result);
@@ -82,16 +87,15 @@ Napi::Value Environment::after(Napi::Value result, std::function<void()> work) {
   auto pending = std::make_unique<Pending>();
   napi_value promise;
   if (napi_create_promise(env, &pending->deferred, &promise) != napi_ok) throw Napi::Error::New(env);
-  if (result.IsObject() && napi_create_reference(env, result, 1, &pending->result) != napi_ok) throw Napi::Error::New(env);
+  if (result.IsObject() && napi_create_reference(env, result, 1, &pending->result) != napi_ok)
+    throw Napi::Error::New(env);
   if (waiting_++ == 0) napi_ref_threadsafe_function(env, back_);
   stream.sync([this, pending = pending.release(), work = std::move(work)](const std::string& failure) {
     pending->failure = failure;
     if (failure.empty() && work) {
       try {
         work();
-      } catch (const std::exception& e) {
-        pending->failure = text("read: ", e.what());
-      }
+      } catch (const std::exception& e) { pending->failure = text("read: ", e.what()); }
     }
     // Fails while the thread is ending: nobody waits any more, and the reference goes with the thread.
     if (napi_call_threadsafe_function(back_, pending, napi_tsfn_nonblocking) != napi_ok) delete pending;

@@ -23,10 +23,12 @@ class Environment {
 
   Stream stream;
 
-  /// The record that is being taken of this thread's operators; null: none. Its content is the queue's until it has ended.
+  /// The record that is being taken of this thread's operators; null: none. Its content is the queue's until it has
+  /// ended.
   std::shared_ptr<profile::Recorder> recorder;
 
-  /// The device's queue of this thread, made when it is first asked for; null for the CPU. Throws where there is no such device.
+  /// The device's queue of this thread, made when it is first asked for; null for the CPU. Throws where there is no
+  /// such device.
   std::shared_ptr<cuda::Queue> queue(Device device);
 
   /// A promise that settles when the queue has come so far. `work` runs on the queue's thread; the promise resolves to
@@ -44,7 +46,7 @@ class Environment {
   Napi::FunctionReference array_buffer_;
   std::mutex mutex_;
   std::vector<std::shared_ptr<cuda::Queue>> queues_;  // by device
-  int waiting_ = 0;  // promises open: the process must not end before they settle
+  int waiting_ = 0;                                   // promises open: the process must not end before they settle
 };
 
 }  // namespace mt::binding

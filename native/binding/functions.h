@@ -14,8 +14,11 @@ Device device_argument(const Napi::Value& v, const char* function, int position)
 template <Napi::Value (*F)(const Napi::CallbackInfo&)>
 inline void add(Napi::Object exports, const char* name) {
   exports.Set(name, Napi::Function::New(
-                        exports.Env(), [](const Napi::CallbackInfo& info) { return guarded(info, static_cast<const char*>(info.Data()), [&] { return F(info); }); }, name,
-                        const_cast<char*>(name)));
+                        exports.Env(),
+                        [](const Napi::CallbackInfo& info) {
+                          return guarded(info, static_cast<const char*>(info.Data()), [&] { return F(info); });
+                        },
+                        name, const_cast<char*>(name)));
 }
 
 /// Devices, memory and graphs: devices.cc.

@@ -9,14 +9,15 @@
 namespace mt::binding {
 namespace {
 
-/// Handles alive on this thread, so that no other addon's external can be taken for one. Cheaper than a type tag, which costs as
-/// much as an operator's call.
+/// Handles alive on this thread, so that no other addon's external can be taken for one. Cheaper than a type tag, which
+/// costs as much as an operator's call.
 thread_local std::unordered_set<const void*> handles;
 constexpr int64_t kWorthReporting = 1 << 20;
 std::atomic<int64_t> reported_bytes{0}, report_count{0};
 
 [[noreturn]] void refuse_tensor(Napi::Env env, const char* function, int position, const char* what) {
-  throw Napi::TypeError::New(env, text(function, ": argument ", position + 1, ": expected a tensor, but got ", what, "."));
+  throw Napi::TypeError::New(env,
+                             text(function, ": argument ", position + 1, ": expected a tensor, but got ", what, "."));
 }
 
 }  // namespace
@@ -67,7 +68,8 @@ Reports reports() { return {reported_bytes, report_count}; }
 
 void report(napi_env env, Storage& storage) {
   const int64_t bytes = int64_t(storage.bytes());
-  if (storage.external.reported || bytes < kWorthReporting || storage.device() != cpu_device || storage.mapped()) return;
+  if (storage.external.reported || bytes < kWorthReporting || storage.device() != cpu_device || storage.mapped())
+    return;
   int64_t total;
   if (napi_adjust_external_memory(env, bytes, &total) != napi_ok) return;
   storage.external.reported = bytes;

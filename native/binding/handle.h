@@ -1,5 +1,5 @@
-// A tensor's face in JavaScript: an external value that stands for a View. Those that are alive are known, so that nothing else can
-// be taken for one.
+// A tensor's face in JavaScript: an external value that stands for a View. Those that are alive are known, so that
+// nothing else can be taken for one.
 #pragma once
 #include <napi.h>
 
@@ -23,10 +23,11 @@ Reports reports();
 std::string shown(const Napi::Value& value);
 /// Wraps a view.
 Napi::Value wrap(Napi::Env env, View view);
-/// Tells V8 of a storage that lies on the CPU and has 1 MiB or more, so that forgotten tensors are collected in time; not of
-/// files and CUDA memory, which are not of V8's concern. Once, however many handles it has, and taken back with the last of
-/// them: what only the queue still holds is not V8's to free. Each worker thread has an environment, a heap and handles of
-/// its own, and no handle crosses: all of this happens on the one JavaScript thread that made the storage.
+/// Tells V8 of a storage that lies on the CPU and has 1 MiB or more, so that forgotten tensors are collected in time;
+/// not of files and CUDA memory, which are not of V8's concern. Once, however many handles it has, and taken back with
+/// the last of them: what only the queue still holds is not V8's to free. Each worker thread has an environment, a heap
+/// and handles of its own, and no handle crosses: all of this happens on the one JavaScript thread that made the
+/// storage.
 void report(napi_env env, Storage& storage);
 /// The handle behind `value`; throws a TypeError that names the argument when it is none or was disposed.
 Handle& unwrap(const Napi::Value& value, const char* function, int position);

@@ -14,7 +14,8 @@ Napi::Value profile_start(const Napi::CallbackInfo& info) {
   const int64_t most = Decoder<int64_t>::decode(info[0], "profileStart", 0);
   require(most >= 1 && most <= 100'000'000, "argument 1: expected 1 to 100000000 events, but got ", most, ".");
   auto& environment = Environment::of(info.Env());
-  if (environment.recorder) throw std::runtime_error("a profile is being taken already, and there is one at a time; stop that one first");
+  if (environment.recorder)
+    throw std::runtime_error("a profile is being taken already, and there is one at a time; stop that one first");
   environment.recorder = std::make_shared<profile::Recorder>(size_t(most));
   environment.stream.enqueue_always("profileStart", [r = environment.recorder] { r->begin(); });
   return info.Env().Undefined();
@@ -28,7 +29,9 @@ Napi::Value profile_stop(const Napi::CallbackInfo& info) {
   environment.stream.enqueue_always("profileStop", [r = *record] { r->end(); });
   Napi::Object object = Napi::Object::New(info.Env());
   object.TypeTag(&kRecordTag);
-  napi_status status = napi_wrap(info.Env(), object, record.get(), [](napi_env, void* p, void*) { delete static_cast<Record*>(p); }, nullptr, nullptr);
+  napi_status status = napi_wrap(
+      info.Env(), object, record.get(), [](napi_env, void* p, void*) { delete static_cast<Record*>(p); }, nullptr,
+      nullptr);
   if (status != napi_ok) throw Napi::Error::New(info.Env());
   record.release();
   return object;
@@ -38,14 +41,16 @@ Napi::Value profile_stop(const Napi::CallbackInfo& info) {
 template <typename T, typename F>
 Napi::Value column(Environment& environment, const std::vector<profile::Event>& events, F member) {
   auto [buffer, memory] = environment.array_buffer(events.size() * sizeof(T));
-  std::transform(events.begin(), events.end(), static_cast<T*>(memory), [&](const profile::Event& e) { return T(member(e)); });
+  std::transform(events.begin(), events.end(), static_cast<T*>(memory),
+                 [&](const profile::Event& e) { return T(member(e)); });
   return Napi::TypedArrayOf<T>::New(buffer.Env(), events.size(), buffer.template As<Napi::ArrayBuffer>(), 0);
 }
 
 /// profileEvents(record): what is in it. Numbers are float64, exact for a hundred days of nanoseconds.
 Napi::Value profile_events(const Napi::CallbackInfo& info) {
   void* data = nullptr;
-  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kRecordTag) || napi_unwrap(info.Env(), info[0], &data) != napi_ok)
+  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kRecordTag) ||
+      napi_unwrap(info.Env(), info[0], &data) != napi_ok)
     refuse(info[0], "profileEvents", 0, "a record of profileStop()");
   const profile::Recorder& record = **static_cast<Record*>(data);
   if (!record.ended()) throw std::runtime_error("the record has not ended; sync first");

@@ -1,4 +1,5 @@
-// The registry: one line per operator. The check, the twins, the numbers of the arguments that may be bfloat16, JavaScript's name.
+// The registry: one line per operator. The check, the twins, the numbers of the arguments that may be bfloat16,
+// JavaScript's name.
 #include <cstdlib>
 
 #include "binding/bind.h"
@@ -51,7 +52,10 @@ template <> inline constexpr bool takes_bf16<cpu::argmax> = true;
 template <> inline constexpr bool takes_bf16<cpu::cache_append> = true;
 
 bool waits_for_each() {
-  static const bool asked = [] { const char* s = std::getenv("MT_CUDA_SYNC"); return s && *s == '1'; }();
+  static const bool asked = [] {
+    const char* s = std::getenv("MT_CUDA_SYNC");
+    return s && *s == '1';
+  }();
   return asked;
 }
 
@@ -61,7 +65,8 @@ Device common_device(const Role* roles, size_t count) {
     if (!roles[i].view || !*roles[i].view || !roles[i].view->storage->device().decided()) continue;
     if (first == count) first = i;
     Device a = roles[first].view->storage->device(), b = roles[i].view->storage->device();
-    require(a == b, "argument ", roles[i].argument + 1, ": expected a tensor on ", a.name(), " like argument ", roles[first].argument + 1, ", but got one on ", b.name(), "; move it with to().");
+    require(a == b, "argument ", roles[i].argument + 1, ": expected a tensor on ", a.name(), " like argument ",
+            roles[first].argument + 1, ", but got one on ", b.name(), "; move it with to().");
   }
   return first == count ? cpu_device : roles[first].view->storage->device();
 }
@@ -97,11 +102,17 @@ void check_outputs(const Role* roles, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     if (!roles[i].written || !*roles[i].view) continue;
     const View& out = *roles[i].view;
-    require(!out.storage->read_only(), "argument ", roles[i].argument + 1, ": expected an output with memory of its own, but got a frozen tensor, one that lies in a file or was frozen; copy() it first.");
-    require(!repeats(out), "argument ", roles[i].argument + 1, ": expected an output that has each element once, but got a view that repeats, of shape ", shape_text(out), ".");
+    require(!out.storage->read_only(), "argument ", roles[i].argument + 1,
+            ": expected an output with memory of its own, but got a frozen tensor, one that lies in a file or was "
+            "frozen; copy() it first.");
+    require(!repeats(out), "argument ", roles[i].argument + 1,
+            ": expected an output that has each element once, but got a view that repeats, of shape ", shape_text(out),
+            ".");
     for (size_t j = 0; j < count; ++j)
-      require(i == j || !roles[j].view || roles[j].view->storage != out.storage || !overlap(out, *roles[j].view), "argument ", roles[i].argument + 1,
-              ": expected an output with memory of its own, but got one that shares elements with argument ", roles[j].argument + 1, ".");
+      require(i == j || !roles[j].view || roles[j].view->storage != out.storage || !overlap(out, *roles[j].view),
+              "argument ", roles[i].argument + 1,
+              ": expected an output with memory of its own, but got one that shares elements with argument ",
+              roles[j].argument + 1, ".");
   }
 }
 
@@ -120,8 +131,10 @@ const std::vector<Operator>& table() {
       op<check_gate_backward, cpu::gate_backward, CUDA(gate_backward), 0, 1, 2, 4, 5>("gate_backward"),
       op<check_gemm_forward, cpu::gemm_forward, CUDA(gemm_forward), 0, 3, 4>("gemm_forward"),
       op<check_gemm_gelu_forward, cpu::gemm_gelu_forward, CUDA(gemm_gelu_forward), 0, 3, 4>("gemm_gelu_forward"),
-      op<check_gemm_backward_input, cpu::gemm_backward_input, CUDA(gemm_backward_input), 0, 2, 3>("gemm_backward_input"),
-      op<check_gemm_backward_weight, cpu::gemm_backward_weight, CUDA(gemm_backward_weight), 0, 1>("gemm_backward_weight"),
+      op<check_gemm_backward_input, cpu::gemm_backward_input, CUDA(gemm_backward_input), 0, 2, 3>(
+          "gemm_backward_input"),
+      op<check_gemm_backward_weight, cpu::gemm_backward_weight, CUDA(gemm_backward_weight), 0, 1>(
+          "gemm_backward_weight"),
       op<check_lora_forward, cpu::lora_forward, CUDA(lora_forward), 0, 6>("lora_forward"),
       op<check_lora_backward, cpu::lora_backward, CUDA(lora_backward), 0, 1, 7, 8>("lora_backward"),
       op<check_lora_pack, cpu::lora_pack, CUDA(lora_pack)>("lora_pack"),
@@ -132,7 +145,8 @@ const std::vector<Operator>& table() {
       op<check_random_normal, cpu::random_normal, CUDA(random_normal)>("random_normal"),
       op<check_swap, cpu::swap, CUDA(swap), 0, 1>("swap"),
       op<check_layernorm_forward, cpu::layernorm_forward, CUDA(layernorm_forward), 0, 4, 5>("layernorm_forward"),
-      op<check_layernorm_backward, cpu::layernorm_backward, CUDA(layernorm_backward), 0, 1, 2, 6, 7>("layernorm_backward"),
+      op<check_layernorm_backward, cpu::layernorm_backward, CUDA(layernorm_backward), 0, 1, 2, 6, 7>(
+          "layernorm_backward"),
       op<check_rmsnorm_forward, cpu::rmsnorm_forward, CUDA(rmsnorm_forward), 0, 3>("rmsnorm_forward"),
       op<check_rmsnorm_backward, cpu::rmsnorm_backward, CUDA(rmsnorm_backward), 0, 1, 4, 5>("rmsnorm_backward"),
       op<check_embedding_forward, cpu::embedding_forward, CUDA(embedding_forward), 2>("embedding_forward"),
@@ -142,10 +156,13 @@ const std::vector<Operator>& table() {
       op<check_patchify_backward, cpu::patchify_backward, CUDA(patchify_backward), 0, 2>("patchify_backward"),
       op<check_reduce_forward, cpu::reduce_forward, CUDA(reduce_forward), 0, 3>("reduce_forward"),
       op<check_reduce_backward, cpu::reduce_backward, CUDA(reduce_backward), 0, 3>("reduce_backward"),
-      op<check_cross_entropy_forward, cpu::cross_entropy_forward, CUDA(cross_entropy_forward), 0>("cross_entropy_forward"),
-      op<check_cross_entropy_backward, cpu::cross_entropy_backward, CUDA(cross_entropy_backward), 1, 6>("cross_entropy_backward"),
+      op<check_cross_entropy_forward, cpu::cross_entropy_forward, CUDA(cross_entropy_forward), 0>(
+          "cross_entropy_forward"),
+      op<check_cross_entropy_backward, cpu::cross_entropy_backward, CUDA(cross_entropy_backward), 1, 6>(
+          "cross_entropy_backward"),
       op<check_attention_forward, cpu::attention_forward, CUDA(attention_forward), 0, 1, 2, 8>("attention_forward"),
-      op<check_attention_backward, cpu::attention_backward, CUDA(attention_backward), 0, 1, 2, 3, 10, 11, 12>("attention_backward"),
+      op<check_attention_backward, cpu::attention_backward, CUDA(attention_backward), 0, 1, 2, 3, 10, 11, 12>(
+          "attention_backward"),
       op<check_source_attention, cpu::source_attention, CUDA(source_attention), 0, 1, 9>("source_attention"),
       op<check_cache_append, cpu::cache_append, CUDA(cache_append), 0, 1, 3, 4>("cache_append"),
       op<check_argmax, cpu::argmax, CUDA(argmax), 0>("argmax"),

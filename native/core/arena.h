@@ -6,8 +6,8 @@
 
 namespace mt::cuda {
 
-/// For as long as it lives, captures that this thread begins compute in one memory with all others of their queue that began
-/// so. What such a graph makes is lost when another of them runs.
+/// For as long as it lives, captures that this thread begins compute in one memory with all others of their queue that
+/// began so. What such a graph makes is lost when another of them runs.
 class Shared {
  public:
   explicit Shared(bool shared);

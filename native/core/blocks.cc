@@ -83,7 +83,8 @@ class Chunks {
     if (uintptr_t c = end_ - kChunk; end_ && blocks_[c] == 0) drop(c);
   }
   void drop(uintptr_t c) {
-    for (auto& [bytes, list] : free_) list.erase(std::remove_if(list.begin(), list.end(), [&](void* p) { return chunk(p) == c; }), list.end());
+    for (auto& [bytes, list] : free_)
+      list.erase(std::remove_if(list.begin(), list.end(), [&](void* p) { return chunk(p) == c; }), list.end());
     blocks_.erase(c);
     system_give(reinterpret_cast<void*>(c));
   }

@@ -45,7 +45,21 @@ std::string name(int device) { return Device{device}.name(); }
 /// Errors after which the device's context answers nothing else.
 bool sticky(cudaError_t e) {
   switch (int(e)) {
-    case 214: case 219: case 220: case 226: case 700: case 702: case 709: case 710: case 714: case 715: case 716: case 717: case 718: case 719: case 999: return true;
+    case 214:
+    case 219:
+    case 220:
+    case 226:
+    case 700:
+    case 702:
+    case 709:
+    case 710:
+    case 714:
+    case 715:
+    case 716:
+    case 717:
+    case 718:
+    case 719:
+    case 999: return true;
     default: return false;
   }
 }
@@ -58,7 +72,8 @@ bool sticky(cudaError_t e) {
     k.why = why;
     k.lost = true;
   }
-  throw std::runtime_error(text(name(device), " was lost: ", k.why, "; its tensors are gone, start a new process to use it again"));
+  throw std::runtime_error(
+      text(name(device), " was lost: ", k.why, "; its tensors are gone, start a new process to use it again"));
 }
 
 void require_alive(int device) {
@@ -109,7 +124,9 @@ Availability availability() {
     cudaRuntimeGetVersion(&runtime);
     cudaGetLastError();
     if (driver == 0) a.reason = "no NVIDIA driver is installed";
-    else if (e == cudaErrorInsufficientDriver) a.reason = text("the NVIDIA driver knows CUDA ", version(driver), " at most, and this build needs ", version(runtime), "; update the driver");
+    else if (e == cudaErrorInsufficientDriver)
+      a.reason = text("the NVIDIA driver knows CUDA ", version(driver), " at most, and this build needs ",
+                      version(runtime), "; update the driver");
     else if (e == cudaErrorNoDevice) a.reason = "no CUDA device was found";
     else a.reason = text(cudaGetErrorString(e), " (", cudaGetErrorName(e), ")");
     return a;
@@ -128,7 +145,11 @@ std::map<std::string, uint64_t> counts() {
 DeviceInfo device_info(int device) {
   Availability a = availability();
   if (device < 0 || device >= a.count)
-    throw std::runtime_error(text(name(device), " does not exist: ", a.count ? text("there ", a.count == 1 ? "is 1 device, cuda:0" : text("are ", a.count, " devices, cuda:0 to cuda:", a.count - 1)) : a.reason));
+    throw std::runtime_error(
+        text(name(device), " does not exist: ",
+             a.count ? text("there ", a.count == 1 ? "is 1 device, cuda:0"
+                                                   : text("are ", a.count, " devices, cuda:0 to cuda:", a.count - 1))
+                     : a.reason));
   require_alive(device);
   DeviceInfo info{};
   cudaDeviceProp p;
@@ -186,8 +207,8 @@ class Arena {
   int device_;
 };
 
-/// What is released during the capture serves what comes after in it, as the graph always runs in this order. Graphs of one
-/// arena use the same memory, one after the other.
+/// What is released during the capture serves what comes after in it, as the graph always runs in this order. Graphs of
+/// one arena use the same memory, one after the other.
 class Graph {
  public:
   Graph(int device, std::shared_ptr<Arena> arena) : device_(device), arena_(std::move(arena)) {
@@ -282,12 +303,12 @@ struct Queue::State {
     cudaEvent_t done = nullptr;
   } chunks[2];
   size_t next = 0;
-  Fault* fault = nullptr;  // on the device
-  std::vector<std::string> messages;  // of Queue::fault; none is ever dropped, since a graph may report it
-  std::mutex mutex;           // release() comes from any thread; also held where a capture begins and ends
-  std::weak_ptr<Arena> arena;   // of the graphs that share one
+  Fault* fault = nullptr;                // on the device
+  std::vector<std::string> messages;     // of Queue::fault; none is ever dropped, since a graph may report it
+  std::mutex mutex;                      // release() comes from any thread; also held where a capture begins and ends
+  std::weak_ptr<Arena> arena;            // of the graphs that share one
   cudaEvent_t before_capture = nullptr;  // behind all that was queued before it
-  std::vector<Block> deferred;  // released during a capture that they are no part of
+  std::vector<Block> deferred;           // released during a capture that they are no part of
 
   Chunk& chunk() {
     Chunk& c = chunks[next++ % 2];
@@ -346,7 +367,10 @@ Block Queue::allocate(size_t bytes) {
       trim_pool(device_);
       p = capture_->allocate(bytes);
     }
-    if (!p) throw std::runtime_error(text("out of memory on ", name(device_), ": ", bytes, " bytes were asked for while a graph was captured; use a smaller batch or fewer frames, or switch graphs off"));
+    if (!p)
+      throw std::runtime_error(text("out of memory on ", name(device_), ": ", bytes,
+                                    " bytes were asked for while a graph was captured; use a smaller batch or fewer "
+                                    "frames, or switch graphs off"));
     return {p, bytes, capture_};
   }
   cudaError_t e = cudaMallocAsync(&p, bytes, state_->stream);
@@ -362,7 +386,8 @@ Block Queue::allocate(size_t bytes) {
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     cudaGetLastError();
-    throw std::runtime_error(text("out of memory on ", name(device_), ": ", bytes, " bytes were asked for while tensors hold ", memory(device_).bytes, " of its ", total,
+    throw std::runtime_error(text("out of memory on ", name(device_), ": ", bytes,
+                                  " bytes were asked for while tensors hold ", memory(device_).bytes, " of its ", total,
                                   " bytes; use a smaller batch or fewer frames"));
   }
   check(e, "cudaMallocAsync");
@@ -390,14 +415,18 @@ void Queue::upload(void* to, const void* from, size_t bytes) {
     size_t n = std::min(kChunk, bytes - at);
     State::Chunk& c = state_->chunk();
     std::memcpy(c.data, static_cast<const char*>(from) + at, n);
-    check(cudaMemcpyAsync(static_cast<char*>(to) + at, c.data, n, cudaMemcpyHostToDevice, state_->stream), "cudaMemcpyAsync");
+    check(cudaMemcpyAsync(static_cast<char*>(to) + at, c.data, n, cudaMemcpyHostToDevice, state_->stream),
+          "cudaMemcpyAsync");
     check(cudaEventRecord(c.done, state_->stream), "cudaEventRecord");
   }
 }
 
 void Queue::download(void* to, const void* from, size_t bytes) {
   require_running("a download");
-  struct Piece { State::Chunk* chunk; size_t at, bytes; };
+  struct Piece {
+    State::Chunk* chunk;
+    size_t at, bytes;
+  };
   auto finish = [&](const Piece& p) {
     check(cudaEventSynchronize(p.chunk->done), "a download");
     std::memcpy(static_cast<char*>(to) + p.at, p.chunk->data, p.bytes);
@@ -405,7 +434,9 @@ void Queue::download(void* to, const void* from, size_t bytes) {
   Piece before{nullptr, 0, 0};
   for (size_t at = 0; at < bytes; at += kChunk) {
     Piece p{&state_->chunk(), at, std::min(kChunk, bytes - at)};
-    check(cudaMemcpyAsync(p.chunk->data, static_cast<const char*>(from) + at, p.bytes, cudaMemcpyDeviceToHost, state_->stream), "cudaMemcpyAsync");
+    check(cudaMemcpyAsync(p.chunk->data, static_cast<const char*>(from) + at, p.bytes, cudaMemcpyDeviceToHost,
+                          state_->stream),
+          "cudaMemcpyAsync");
     check(cudaEventRecord(p.chunk->done, state_->stream), "cudaEventRecord");
     if (before.chunk) finish(before);
     before = p;
@@ -420,7 +451,8 @@ void Queue::wait() {
   download(&found, state_->fault, sizeof found);
   if (!found.set) return;
   std::string message(256, '\0');
-  message.resize(size_t(std::snprintf(message.data(), message.size(), state_->messages[found.what].c_str(), found.value, found.bound)));
+  message.resize(size_t(
+      std::snprintf(message.data(), message.size(), state_->messages[found.what].c_str(), found.value, found.bound)));
   check(cudaMemsetAsync(state_->fault, 0, sizeof(Fault), state_->stream), "cudaMemsetAsync");
   throw std::runtime_error(message);
 }
@@ -436,7 +468,8 @@ Fault* Queue::fault(const char* message, unsigned* what) {
 void Queue::begin_capture() {
   require_running("a capture");
   State& s = *state_;
-  if (!s.before_capture) check(cudaEventCreateWithFlags(&s.before_capture, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  if (!s.before_capture)
+    check(cudaEventCreateWithFlags(&s.before_capture, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   check(cudaEventRecord(s.before_capture, s.stream), "cudaEventRecord");
   auto arena = in_common ? s.arena.lock() : nullptr;
   if (!arena) arena = std::make_shared<Arena>(device_);

@@ -1,5 +1,6 @@
-// CUDA as the rest of the core sees it: devices, one queue of work for each JavaScript thread and device, captured graphs.
-// core/cuda.cc does it with the CUDA runtime (or the emulator's), core/cuda_absent.cc says that this build has none.
+// CUDA as the rest of the core sees it: devices, one queue of work for each JavaScript thread and device, captured
+// graphs. core/cuda.cc does it with the CUDA runtime (or the emulator's), core/cuda_absent.cc says that this build has
+// none.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,10 +11,10 @@
 namespace mt::cuda {
 
 struct Availability {
-  bool built;               // whether this addon holds CUDA kernels
-  bool emulated;            // whether they run on the CPU
-  int count;                // devices that can be used
-  std::string reason;       // why there is none; empty where there is one
+  bool built;                 // whether this addon holds CUDA kernels
+  bool emulated;              // whether they run on the CPU
+  int count;                  // devices that can be used
+  std::string reason;         // why there is none; empty where there is one
   std::string architectures;  // that kernels were compiled for
 };
 Availability availability();
@@ -77,11 +78,12 @@ class Queue {
   void download(void* to, const void* from, size_t bytes);
   /// Blocks until all is done. Throws what went wrong since the last wait: CUDA errors, and faults in data.
   void wait();
-  /// Where kernels report faults in data. `message` has the form "id %lld is outside %lld rows"; Fault::what is set to `what`.
+  /// Where kernels report faults in data. `message` has the form "id %lld is outside %lld rows"; Fault::what is set to
+  /// `what`.
   Fault* fault(const char* message, unsigned* what);
 
-  /// Between begin and end nothing runs: work, and memory it needs, is recorded into a graph. What was recorded is dropped
-  /// unless it is `whole`: then the graph is null.
+  /// Between begin and end nothing runs: work, and memory it needs, is recorded into a graph. What was recorded is
+  /// dropped unless it is `whole`: then the graph is null.
   void begin_capture();
   std::shared_ptr<Graph> end_capture(bool whole);
   bool capturing() const { return capture_ != nullptr; }
@@ -115,10 +117,14 @@ Queue& current();
 class Scratch {
  public:
   explicit Scratch(size_t bytes) : queue_(current()), block_(bytes ? queue_.allocate(bytes) : Block{}) {}
-  ~Scratch() { if (block_.data) queue_.release(std::move(block_)); }
+  ~Scratch() {
+    if (block_.data) queue_.release(std::move(block_));
+  }
   Scratch(const Scratch&) = delete;
   template <typename T>
-  T* as() const { return static_cast<T*>(block_.data); }
+  T* as() const {
+    return static_cast<T*>(block_.data);
+  }
 
  private:
   Queue& queue_;

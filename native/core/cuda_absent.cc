@@ -5,7 +5,8 @@
 
 namespace mt::cuda {
 namespace {
-constexpr const char* kReason = "this build has no CUDA kernels; build with MT_CUDA=ON where the CUDA toolkit is installed (npm run build:cuda)";
+constexpr const char* kReason =
+    "this build has no CUDA kernels; build with MT_CUDA=ON where the CUDA toolkit is installed (npm run build:cuda)";
 [[noreturn]] void refuse() { throw std::runtime_error(kReason); }
 }  // namespace
 

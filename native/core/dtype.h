@@ -1,5 +1,5 @@
-// Element types. float32 is computed with; 16-bit floats are stored; int64 and float16 are read from files. The conversions are
-// constexpr, which is what lets nvcc compile them for the device as well.
+// Element types. float32 is computed with; 16-bit floats are stored; int64 and float16 are read from files. The
+// conversions are constexpr, which is what lets nvcc compile them for the device as well.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -41,9 +41,15 @@ struct f16 {
   f16() = default;
   constexpr explicit f16(float x) : bits() {
     uint32_t u = std::bit_cast<uint32_t>(x), sign = (u >> 16) & 0x8000, a = u & 0x7fffffff;
-    if (a > 0x7f800000) { bits = uint16_t(sign | 0x7e00); return; }
-    if (a >= 0x477ff000) { bits = uint16_t(sign | 0x7c00); return; }  // rounds past 65504
-    if (a < 0x38800000) {                                             // subnormal in half: let float addition round
+    if (a > 0x7f800000) {
+      bits = uint16_t(sign | 0x7e00);
+      return;
+    }
+    if (a >= 0x477ff000) {
+      bits = uint16_t(sign | 0x7c00);
+      return;
+    }                      // rounds past 65504
+    if (a < 0x38800000) {  // subnormal in half: let float addition round
       float magic = std::bit_cast<float>(a) + 0.5f;
       bits = uint16_t(sign | (std::bit_cast<uint32_t>(magic) - 0x3f000000));
       return;
@@ -61,11 +67,23 @@ struct f16 {
 };
 
 template <typename T> struct dtype_for;
-template <> struct dtype_for<float> { static constexpr DType value = DType::f32; };
-template <> struct dtype_for<bf16> { static constexpr DType value = DType::bf16; };
-template <> struct dtype_for<f16> { static constexpr DType value = DType::f16; };
-template <> struct dtype_for<int64_t> { static constexpr DType value = DType::i64; };
-template <> struct dtype_for<int32_t> { static constexpr DType value = DType::i32; };
-template <> struct dtype_for<uint8_t> { static constexpr DType value = DType::u8; };
+template <> struct dtype_for<float> {
+  static constexpr DType value = DType::f32;
+};
+template <> struct dtype_for<bf16> {
+  static constexpr DType value = DType::bf16;
+};
+template <> struct dtype_for<f16> {
+  static constexpr DType value = DType::f16;
+};
+template <> struct dtype_for<int64_t> {
+  static constexpr DType value = DType::i64;
+};
+template <> struct dtype_for<int32_t> {
+  static constexpr DType value = DType::i32;
+};
+template <> struct dtype_for<uint8_t> {
+  static constexpr DType value = DType::u8;
+};
 
 }  // namespace mt

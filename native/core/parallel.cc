@@ -18,7 +18,7 @@ namespace {
 constexpr int64_t kPieceCost = 40'000;  // about 10 microseconds: below it, waking a thread costs more than it brings
 constexpr int kPiecesPerThread = 8;
 constexpr std::chrono::microseconds kAwake{200};  // longer than waking takes, and than what lies between two operators
-thread_local bool inside = false;  // a piece that calls parallel_for itself goes on alone
+thread_local bool inside = false;                 // a piece that calls parallel_for itself goes on alone
 
 class Pool {
  public:
@@ -137,7 +137,9 @@ Pool& pool() {
 
 }  // namespace
 
-void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body) { pool().run(n, cost, body); }
+void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
+  pool().run(n, cost, body);
+}
 int threads() { return pool().size(); }
 void set_threads(int n) { pool().resize(n); }
 

@@ -30,9 +30,13 @@ bool Recorder::open(const char* name, const std::shared_ptr<cuda::Queue>& queue,
   events_.push_back({name, queue ? queue->device() : Device::kCpu, 0, kUnknown, bytes});
   running_ = nullptr;
   if (queue) {
-    auto it = std::find_if(stopwatches_.begin(), stopwatches_.end(), [&](auto& s) { return s->queue() == queue.get(); });
+    auto it = std::find_if(stopwatches_.begin(), stopwatches_.end(),
+                           [&](auto& s) { return s->queue() == queue.get(); });
     if (it == stopwatches_.end())
-      it = stopwatches_.insert(it, std::make_unique<cuda::Stopwatch>(queue, zero_, [this](size_t i, int64_t start, int64_t duration) { events_[i].start = start, events_[i].duration = duration; }));
+      it = stopwatches_.insert(
+          it, std::make_unique<cuda::Stopwatch>(queue, zero_, [this](size_t i, int64_t start, int64_t duration) {
+            events_[i].start = start, events_[i].duration = duration;
+          }));
     running_ = it->get();
     running_->start(id, name);
   } else {

@@ -1,5 +1,5 @@
-// What operators cost: while a record is taken, each that the queue runs leaves its name, time and bytes in it. While none
-// is, an operator pays for one look at a pointer.
+// What operators cost: while a record is taken, each that the queue runs leaves its name, time and bytes in it. While
+// none is, an operator pays for one look at a pointer.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -16,8 +16,8 @@ struct Bytes {
   int64_t read = 0, written = 0;
 };
 
-/// One operator. Times are nanoseconds since the record began: of the CPU, what its task took on the queue's thread; of a
-/// CUDA device, what the stream took between the end of what came before and the end of it.
+/// One operator. Times are nanoseconds since the record began: of the CPU, what its task took on the queue's thread; of
+/// a CUDA device, what the stream took between the end of what came before and the end of it.
 struct Event {
   const char* name;  // lives as long as the program
   int device;        // as in core/device.h
@@ -67,11 +67,14 @@ class Span {
   /// @param bytes a function that says what the operator moves; called only where it is recorded
   template <typename F>
   Span(const char* name, const std::shared_ptr<cuda::Queue>& queue, F bytes) {
-    if (!recording) [[likely]] return;
+    if (!recording) [[likely]]
+      return;
     if (queue && queue->capturing()) return;
     if (recording->open(name, queue, bytes())) recorder_ = recording;
   }
-  ~Span() { if (recorder_) recorder_->close(); }
+  ~Span() {
+    if (recorder_) recorder_->close();
+  }
   Span(const Span&) = delete;
 
  private:

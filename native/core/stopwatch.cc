@@ -62,7 +62,8 @@ struct Stopwatch::State {
   }
 };
 
-Stopwatch::Stopwatch(std::shared_ptr<Queue> queue, std::chrono::steady_clock::time_point zero, Told told) : queue_(std::move(queue)), state_(std::make_unique<State>()) {
+Stopwatch::Stopwatch(std::shared_ptr<Queue> queue, std::chrono::steady_clock::time_point zero, Told told)
+    : queue_(std::move(queue)), state_(std::make_unique<State>()) {
   Use use(*queue_);
   State& s = *state_;
   s.told = std::move(told);
@@ -102,7 +103,8 @@ void Stopwatch::read(size_t count) noexcept {
     const State::Lap lap = s.laps.front();
     s.laps.pop_front();
     double before, duration, until;
-    if (between(s.anchor, lap.from, before) && between(lap.from, lap.to, duration)) s.told(lap.id, int64_t(s.anchored + before), int64_t(duration));
+    if (between(s.anchor, lap.from, before) && between(lap.from, lap.to, duration))
+      s.told(lap.id, int64_t(s.anchored + before), int64_t(duration));
     s.free.push_back(lap.from);
     // The last one becomes the anchor: once for many, so that what CUDA rounds does not add up.
     if (count == 1 && between(s.anchor, lap.to, until)) {

@@ -19,8 +19,8 @@ class Stopwatch {
   Stopwatch(const Stopwatch&) = delete;
 
   const Queue* queue() const { return queue_.get(); }
-  /// Around the calls that queue the work, which tools that read NVTX see as a range of this name. Now and then start() waits
-  /// for work of long ago, so that there is never more than some thousand events.
+  /// Around the calls that queue the work, which tools that read NVTX see as a range of this name. Now and then start()
+  /// waits for work of long ago, so that there is never more than some thousand events.
   void start(size_t id, const char* name);
   void stop() noexcept;
   /// Waits for all of it. Work whose times CUDA does not give is not told of.

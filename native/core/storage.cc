@@ -57,8 +57,9 @@ class Allocator {
     std::lock_guard lock(mutex_);
     if (used_ + size + cached_ > limit_) trim();
     if (used_ + size > limit_) {
-      throw std::runtime_error(text("out of memory: ", bytes, " bytes were asked for while ", used_, " of ", limit_,
-                                    " bytes are in use; use a smaller batch or fewer frames, or raise MT_MEMORY_LIMIT"));
+      throw std::runtime_error(
+          text("out of memory: ", bytes, " bytes were asked for while ", used_, " of ", limit_,
+               " bytes are in use; use a smaller batch or fewer frames, or raise MT_MEMORY_LIMIT"));
     }
     void* p = nullptr;
     if (auto& list = free_[size]; !list.empty()) {
@@ -67,7 +68,8 @@ class Allocator {
       cached_ -= size;
     } else if (!(p = take_block(size))) {
       trim();
-      if (!(p = take_block(size))) throw std::runtime_error(text("out of memory: the system refused ", bytes, " bytes"));
+      if (!(p = take_block(size)))
+        throw std::runtime_error(text("out of memory: the system refused ", bytes, " bytes"));
     }
     used_ += size;
     peak_ = std::max(peak_, used_);
@@ -174,8 +176,9 @@ Mapping::Mapping(const std::string& path) {
   int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) throw std::runtime_error(text("cannot open ", shown(path), ": ", std::strerror(errno)));
   std::unique_ptr<int, void (*)(int*)> closer(&fd, [](int* f) { ::close(*f); });
-  struct stat s {};
-  if (::fstat(fd, &s) != 0 || !S_ISREG(s.st_mode) || s.st_size <= 0) throw std::runtime_error(text("cannot map ", shown(path), ": it is empty or not a regular file"));
+  struct stat s{};
+  if (::fstat(fd, &s) != 0 || !S_ISREG(s.st_mode) || s.st_size <= 0)
+    throw std::runtime_error(text("cannot map ", shown(path), ": it is empty or not a regular file"));
   size_ = size_t(s.st_size);
   if (size_ < kSmallestMapped) {
     data_ = static_cast<char*>(allocator().allocate(size_));
@@ -200,7 +203,8 @@ Mapping::~Mapping() { size_ < kSmallestMapped ? allocator().release(data_, size_
 
 Storage::Storage(size_t bytes) : bytes_(bytes) { allocator().count(ptrdiff_t(bytes), 1); }
 
-Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes) : bytes_(bytes), device_(cpu_device), mapping_(std::move(mapping)), read_only_(true), final_(true) {
+Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes)
+    : bytes_(bytes), device_(cpu_device), mapping_(std::move(mapping)), read_only_(true), final_(true) {
   data_ = const_cast<char*>(mapping_->data()) + offset;
   allocator().count(ptrdiff_t(bytes), 1);
 }
@@ -217,7 +221,8 @@ void Storage::settle(const std::shared_ptr<cuda::Queue>& queue) {
   queue_ = queue;
 }
 
-const void* Storage::derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters, const std::function<void(void*)>& make) {
+const void* Storage::derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters,
+                             const std::function<void(void*)>& make) {
   if (auto found = derived_.find(key); found != derived_.end()) return found->second.data;
   void* p = allocator().allocate_packed(bytes, quarters);
   if (!p) return nullptr;

@@ -1,5 +1,6 @@
 // Memory that tensors are made of, on the CPU or a CUDA device. Allocated when the queue first writes to it, given back
-// when the last view or queued operator lets go: both stream-ordered, so JavaScript may run ahead without costing memory.
+// when the last view or queued operator lets go: both stream-ordered, so JavaScript may run ahead without costing
+// memory.
 #pragma once
 #include <array>
 #include <atomic>
@@ -63,12 +64,15 @@ class Storage {
   void freeze() { read_only_ = true; }
   /// Whether it lies in a file.
   bool mapped() const { return mapping_ != nullptr; }
-  /// Whether the queue is past everything that was called before: then its contents are final. For the queue's thread alone.
+  /// Whether the queue is past everything that was called before: then its contents are final. For the queue's thread
+  /// alone.
   bool final() const { return final_; }
   void finalise() { final_ = true; }
   /// What a kernel makes once of contents that are final and lie on the CPU: `bytes` that `make` fills, kept as long as
-  /// this. `key` tells one such thing from another. Null where more than so many quarters of all memory would be in use.
-  const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters, const std::function<void(void*)>& make);
+  /// this. `key` tells one such thing from another. Null where more than so many quarters of all memory would be in
+  /// use.
+  const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters,
+                      const std::function<void(void*)>& make);
   /// Its memory on a CUDA device.
   const cuda::Block& block() const { return block_; }
 

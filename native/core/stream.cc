@@ -44,7 +44,9 @@ void Stream::push(Task task) {
 }
 
 void Stream::enqueue(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr}); }
-void Stream::enqueue_always(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr, true}); }
+void Stream::enqueue_always(const char* name, std::function<void()> task) {
+  push({name, std::move(task), nullptr, true});
+}
 void Stream::sync(std::function<void(const std::string&)> done) { push({"sync", nullptr, std::move(done)}); }
 
 void Stream::sync_blocking() {

@@ -1,5 +1,5 @@
-// The queue: one native thread that runs operators in the order of their calls. CPU operators are done when their task is;
-// those of a GPU are then launched, in the same order.
+// The queue: one native thread that runs operators in the order of their calls. CPU operators are done when their task
+// is; those of a GPU are then launched, in the same order.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -14,7 +14,8 @@ namespace mt {
 
 class Stream {
  public:
-  /// `settle` waits for what tasks started elsewhere, as on a GPU; it runs before every sync, which reports what it throws.
+  /// `settle` waits for what tasks started elsewhere, as on a GPU; it runs before every sync, which reports what it
+  /// throws.
   explicit Stream(std::function<void()> settle);
   /// Finishes the task that is running, drops the rest.
   ~Stream();
@@ -25,7 +26,8 @@ class Stream {
   void enqueue_always(const char* name, std::function<void()> task);
   /// Whether something failed since the last sync. For tasks alone.
   bool failed() const { return !failure_.empty(); }
-  /// Runs `done` on the queue's thread after everything before it, with the first failure since the last sync ("" if none).
+  /// Runs `done` on the queue's thread after everything before it, with the first failure since the last sync ("" if
+  /// none).
   void sync(std::function<void(const std::string& failure)> done);
   /// Waits on the calling thread. Throws std::runtime_error with the failure, if there was one.
   void sync_blocking();
@@ -48,7 +50,7 @@ class Stream {
   std::deque<Task> tasks_;
   bool running_ = false, stopping_ = false, asleep_ = false;
   std::atomic<bool> called_{false};  // since the queue was last found empty
-  std::string failure_;  // touched by the queue's thread alone
+  std::string failure_;              // touched by the queue's thread alone
   std::function<void()> settle_;
   std::thread thread_;
 };

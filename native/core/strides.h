@@ -4,8 +4,8 @@
 
 namespace mt {
 
-/// Dimensions of a copy after those of size 1 are dropped and those that lie behind each other are joined. Plain numbers:
-/// kernels take it as an argument.
+/// Dimensions of a copy after those of size 1 are dropped and those that lie behind each other are joined. Plain
+/// numbers: kernels take it as an argument.
 struct Loop {
   int rank = 0;
   int64_t shape[kMaxRank] = {}, from[kMaxRank] = {}, to[kMaxRank] = {};

@@ -50,8 +50,8 @@ struct View {
     }
     return true;
   }
-  /// Elements from one row to the next where each row is contiguous and all are evenly apart, as in columns of a matrix;
-  /// else −1. Rows of a contiguous tensor are their own length apart.
+  /// Elements from one row to the next where each row is contiguous and all are evenly apart, as in columns of a
+  /// matrix; else −1. Rows of a contiguous tensor are their own length apart.
   int64_t pitch() const {
     if (contiguous() || rank == 0) return rank ? shape[rank - 1] : 1;
     if (shape[rank - 1] != 1 && stride[rank - 1] != 1) return -1;
@@ -95,22 +95,26 @@ inline void require_dtype(const View& v, const char* what, DType t) {
   require(v.dtype == t, what, ": expected dtype ", name(t), ", but got ", name(v.dtype), ".");
 }
 inline void require_contiguous(const View& v, const char* what) {
-  require(v.contiguous(), what, ": expected a contiguous tensor, but got strides for shape ", shape_text(v), "; call contiguous() first.");
+  require(v.contiguous(), what, ": expected a contiguous tensor, but got strides for shape ", shape_text(v),
+          "; call contiguous() first.");
 }
 inline void require_rank(const View& v, const char* what, int rank) {
   require(v.rank == rank, what, ": expected ", rank, " dimensions, but got shape ", shape_text(v), ".");
 }
 inline void require_shape(const View& v, const char* what, std::initializer_list<int64_t> shape) {
   bool ok = v.rank == int(shape.size()) && std::equal(shape.begin(), shape.end(), v.shape);
-  require(ok, what, ": expected shape ", shape_text(shape.begin(), int(shape.size())), ", but got ", shape_text(v), ".");
+  require(ok, what, ": expected shape ", shape_text(shape.begin(), int(shape.size())), ", but got ", shape_text(v),
+          ".");
 }
 inline void require_same_shape(const View& v, const char* what, const View& other, const char* whose) {
-  require(v.same_shape(other), what, ": expected the shape of ", whose, ", ", shape_text(other), ", but got ", shape_text(v), ".");
+  require(v.same_shape(other), what, ": expected the shape of ", whose, ", ", shape_text(other), ", but got ",
+          shape_text(v), ".");
 }
 /// float32, rows contiguous and evenly apart.
 inline void require_pitched(const View& v, const char* what) {
   require_dtype(v, what, DType::f32);
-  require(v.pitch() >= 0, what, ": expected contiguous rows that are evenly apart, but got strides for shape ", shape_text(v), "; call contiguous() first.");
+  require(v.pitch() >= 0, what, ": expected contiguous rows that are evenly apart, but got strides for shape ",
+          shape_text(v), "; call contiguous() first.");
 }
 /// float32 and contiguous: what most operators ask of most arguments.
 inline void require_dense(const View& v, const char* what) {

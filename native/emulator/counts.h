@@ -7,7 +7,7 @@
 namespace mt::simt {
 
 struct Counts {
-  uint64_t launches = 0;  // of kernels, one by one or into a graph
+  uint64_t launches = 0;           // of kernels, one by one or into a graph
   uint64_t copies = 0, fills = 0;  // likewise
   uint64_t mallocs = 0, frees = 0;
   uint64_t graphs = 0, nodes = 0, replays = 0;  // graphs instantiated, nodes in all of them, launches of a graph

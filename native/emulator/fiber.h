@@ -1,4 +1,5 @@
-// A stack to run on besides the OS thread's own. A fiber stays on the OS thread that made it, so thread_local is safe in it.
+// A stack to run on besides the OS thread's own. A fiber stays on the OS thread that made it, so thread_local is safe
+// in it.
 #pragma once
 #include <cstddef>
 

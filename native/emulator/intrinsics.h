@@ -1,5 +1,5 @@
-// What CUDA C++ gives a kernel without being asked, in its own spelling, for the emulator. Included by kernels/port.h alone.
-// `atomicAdd` takes integers only: a float sum in no fixed order must not compile.
+// What CUDA C++ gives a kernel without being asked, in its own spelling, for the emulator. Included by kernels/port.h
+// alone. `atomicAdd` takes integers only: a float sum in no fixed order must not compile.
 #pragma once
 #include <atomic>
 #include <bit>
@@ -44,7 +44,7 @@ inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 template <typename T> T __ldg(const T* p) { return *p; }
 
-#define SIMT_MIN_MAX(T)                              \
+#define SIMT_MIN_MAX(T)                               \
   constexpr T min(T a, T b) { return b < a ? b : a; } \
   constexpr T max(T a, T b) { return a < b ? b : a; }
 SIMT_MIN_MAX(int)
@@ -61,21 +61,24 @@ inline double max(double a, double b) { return std::fmax(a, b); }
 
 // ---- atomics ----
 
-#define SIMT_ATOMICS(T)                                                                                             \
-  inline T atomicAdd(T* p, T v) { return std::atomic_ref<T>(*p).fetch_add(v); }                                     \
-  inline T atomicExch(T* p, T v) { return std::atomic_ref<T>(*p).exchange(v); }                                     \
-  inline T atomicCAS(T* p, T expected, T v) { std::atomic_ref<T>(*p).compare_exchange_strong(expected, v); return expected; } \
-  inline T atomicMax(T* p, T v) {                                                                                   \
-    std::atomic_ref<T> a(*p);                                                                                       \
-    T old = a.load();                                                                                               \
-    while (old < v && !a.compare_exchange_weak(old, v)) {}                                                          \
-    return old;                                                                                                     \
-  }                                                                                                                 \
-  inline T atomicMin(T* p, T v) {                                                                                   \
-    std::atomic_ref<T> a(*p);                                                                                       \
-    T old = a.load();                                                                                               \
-    while (v < old && !a.compare_exchange_weak(old, v)) {}                                                          \
-    return old;                                                                                                     \
+#define SIMT_ATOMICS(T)                                                         \
+  inline T atomicAdd(T* p, T v) { return std::atomic_ref<T>(*p).fetch_add(v); } \
+  inline T atomicExch(T* p, T v) { return std::atomic_ref<T>(*p).exchange(v); } \
+  inline T atomicCAS(T* p, T expected, T v) {                                   \
+    std::atomic_ref<T>(*p).compare_exchange_strong(expected, v);                \
+    return expected;                                                            \
+  }                                                                             \
+  inline T atomicMax(T* p, T v) {                                               \
+    std::atomic_ref<T> a(*p);                                                   \
+    T old = a.load();                                                           \
+    while (old < v && !a.compare_exchange_weak(old, v)) {}                      \
+    return old;                                                                 \
+  }                                                                             \
+  inline T atomicMin(T* p, T v) {                                               \
+    std::atomic_ref<T> a(*p);                                                   \
+    T old = a.load();                                                           \
+    while (v < old && !a.compare_exchange_weak(old, v)) {}                      \
+    return old;                                                                 \
   }
 SIMT_ATOMICS(int)
 SIMT_ATOMICS(unsigned)
@@ -94,12 +97,17 @@ template <typename T>
 concept Shuffled = std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8);
 
 template <typename T>
-struct Shuffle { T value; unsigned from; T out; };
+struct Shuffle {
+  T value;
+  unsigned from;
+  T out;
+};
 template <typename T>
 void shuffle_all(Shuffle<T>** lanes, const Site&) {
   for (int i = 0; i < 32; ++i) {
     if (!lanes[i]) continue;
-    // What an absent lane gives is undefined: NaN (or −1), which shows where it is used and harms nobody where it is not.
+    // What an absent lane gives is undefined: NaN (or −1), which shows where it is used and harms nobody where it is
+    // not.
     if (const Shuffle<T>* from = lanes[lanes[i]->from]) lanes[i]->out = from->value;
     else std::memset(&lanes[i]->out, 0xff, sizeof(T));
   }
@@ -111,7 +119,10 @@ T shuffle(Site site, unsigned mask, T value, unsigned from) {
   return mine.out;
 }
 
-struct Vote { bool yes; unsigned ballot, lanes; };
+struct Vote {
+  bool yes;
+  unsigned ballot, lanes;
+};
 inline void vote_all(Vote** lanes, const Site&) {
   unsigned ballot = 0, here = 0;
   for (unsigned i = 0; i < 32; ++i)
@@ -149,7 +160,8 @@ T __shfl_up_sync(unsigned mask, T v, unsigned delta, int width = 32, mt::simt::A
 template <mt::simt::Shuffled T>
 T __shfl_down_sync(unsigned mask, T v, unsigned delta, int width = 32, mt::simt::At at = mt::simt::At::current()) {
   unsigned lane = mt::simt::cur->lane, in_segment = lane & (unsigned(width) - 1);
-  return mt::simt::shuffle({"__shfl_down_sync", at}, mask, v, delta >= unsigned(width) - in_segment ? lane : lane + delta);
+  return mt::simt::shuffle({"__shfl_down_sync", at}, mask, v,
+                           delta >= unsigned(width) - in_segment ? lane : lane + delta);
 }
 template <mt::simt::Shuffled T>
 T __shfl_xor_sync(unsigned mask, T v, int bits, int width = 32, mt::simt::At at = mt::simt::At::current()) {
@@ -157,8 +169,12 @@ T __shfl_xor_sync(unsigned mask, T v, int bits, int width = 32, mt::simt::At at 
   return mt::simt::shuffle({"__shfl_xor_sync", at}, mask, v, from > last ? lane : from);
 }
 
-inline unsigned __ballot_sync(unsigned mask, bool yes, mt::simt::At at = mt::simt::At::current()) { return mt::simt::vote({"__ballot_sync", at}, mask, yes).ballot; }
-inline int __any_sync(unsigned mask, bool yes, mt::simt::At at = mt::simt::At::current()) { return mt::simt::vote({"__any_sync", at}, mask, yes).ballot != 0; }
+inline unsigned __ballot_sync(unsigned mask, bool yes, mt::simt::At at = mt::simt::At::current()) {
+  return mt::simt::vote({"__ballot_sync", at}, mask, yes).ballot;
+}
+inline int __any_sync(unsigned mask, bool yes, mt::simt::At at = mt::simt::At::current()) {
+  return mt::simt::vote({"__any_sync", at}, mask, yes).ballot != 0;
+}
 inline int __all_sync(unsigned mask, bool yes, mt::simt::At at = mt::simt::At::current()) {
   auto v = mt::simt::vote({"__all_sync", at}, mask, yes);
   return v.ballot == v.lanes;
@@ -168,12 +184,17 @@ inline int __all_sync(unsigned mask, bool yes, mt::simt::At at = mt::simt::At::c
 
 namespace mt::simt {
 
-inline float bf16_half(uint32_t pair, int high) { return std::bit_cast<float>((high ? pair >> 16 : pair & 0xffff) << 16); }
+inline float bf16_half(uint32_t pair, int high) {
+  return std::bit_cast<float>((high ? pair >> 16 : pair & 0xffff) << 16);
+}
 
 // Who owns which element, by the PTX manual: with g = lane / 4 and t = 2·(lane % 4), register i, half h of
 //   A (16×16): row g + 8·(i % 2), column t + 8·(i / 2) + h      B (16×8): row t + 8·i + h, column g
 //   C, D (16×8), element e: row g + 8·(e / 2), column t + e % 2
-struct Mma { float* d; const uint32_t *a, *b; };
+struct Mma {
+  float* d;
+  const uint32_t *a, *b;
+};
 inline void mma_all(Mma** lanes, const Site& site) {
   float A[16][16], B[16][8], C[16][8];
   for (int l = 0; l < 32; ++l) {
@@ -181,7 +202,8 @@ inline void mma_all(Mma** lanes, const Site& site) {
     const int g = l / 4, t = 2 * (l % 4);
     for (int h = 0; h < 2; ++h) {
       for (int i = 0; i < 4; ++i) A[g + 8 * (i % 2)][t + 8 * (i / 2) + h] = bf16_half(lanes[l]->a[i], h);
-      for (int i = 0; i < 2; ++i) B[t + 8 * i + h][g] = bf16_half(lanes[l]->b[i], h), C[g + 8 * i][t + h] = lanes[l]->d[2 * i + h];
+      for (int i = 0; i < 2; ++i)
+        B[t + 8 * i + h][g] = bf16_half(lanes[l]->b[i], h), C[g + 8 * i][t + h] = lanes[l]->d[2 * i + h];
     }
   }
   for (int row = 0; row < 16; ++row)
@@ -191,23 +213,29 @@ inline void mma_all(Mma** lanes, const Site& site) {
     for (int e = 0; e < 4; ++e) lanes[l]->d[e] = C[l / 4 + 8 * (e / 2)][2 * (l % 4) + e % 2];
 }
 
-// Lane 8·m + r names row r of matrix m, 8 bf16. Register m of lane l: row l / 4, columns 2·(l % 4) and the next; transposed: that
-// column's two rows.
-struct Ldmatrix { uint32_t* r; const void* row; };
+// Lane 8·m + r names row r of matrix m, 8 bf16. Register m of lane l: row l / 4, columns 2·(l % 4) and the next;
+// transposed: that column's two rows.
+struct Ldmatrix {
+  uint32_t* r;
+  const void* row;
+};
 template <int matrices, bool transposed>
 void ldmatrix_all(Ldmatrix** lanes, const Site& site) {
   for (int m = 0; m < matrices; ++m) {
     uint16_t tile[8][8];
     for (int r = 0; r < 8; ++r) {
       const Ldmatrix* from = lanes[8 * m + r];
-      if (!from) throw fault(site.text() + ": all 32 lanes must take part, lane " + std::to_string(8 * m + r) + " is gone");
-      if (reinterpret_cast<uintptr_t>(from->row) % 16) throw fault(site.text() + ": lane " + std::to_string(8 * m + r) + " names a row that is not 16-byte aligned");
+      if (!from)
+        throw fault(site.text() + ": all 32 lanes must take part, lane " + std::to_string(8 * m + r) + " is gone");
+      if (reinterpret_cast<uintptr_t>(from->row) % 16)
+        throw fault(site.text() + ": lane " + std::to_string(8 * m + r) + " names a row that is not 16-byte aligned");
       std::memcpy(tile[r], from->row, 16);
     }
     for (int l = 0; l < 32; ++l) {
       if (!lanes[l]) throw fault(site.text() + ": all 32 lanes must take part, lane " + std::to_string(l) + " is gone");
       const int i = l / 4, j = 2 * (l % 4);
-      lanes[l]->r[m] = transposed ? tile[j][i] | uint32_t(tile[j + 1][i]) << 16 : tile[i][j] | uint32_t(tile[i][j + 1]) << 16;
+      lanes[l]->r[m] = transposed ? tile[j][i] | uint32_t(tile[j + 1][i]) << 16
+                                  : tile[i][j] | uint32_t(tile[i][j + 1]) << 16;
     }
   }
 }
@@ -221,7 +249,8 @@ void ldmatrix(uint32_t* r, const void* row, At at) {
 inline void cp_async(void* to, const void* from, bool valid, At at) {
   Thread& t = *cur;
   if (reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16)
-    throw fault("cp_async_16 " + text(at) + ": " + (reinterpret_cast<uintptr_t>(to) % 16 ? "shared" : "global") + " address is not 16-byte aligned");
+    throw fault("cp_async_16 " + text(at) + ": " + (reinterpret_cast<uintptr_t>(to) % 16 ? "shared" : "global") +
+                " address is not 16-byte aligned");
   Copy& c = t.copies.emplace_back(Copy{to, t.group, {}});
   if (valid) std::memcpy(c.bytes, from, 16);
   std::memset(to, 0xff, 16);

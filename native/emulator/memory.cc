@@ -1,5 +1,6 @@
-// Emulated memory. Every allocation stands alone between guard bytes: the address sanitizer sees each access beside it; without it,
-// the release sees what was overwritten. A stream-ordered release happens when its stream gets there, and then for good.
+// Emulated memory. Every allocation stands alone between guard bytes: the address sanitizer sees each access beside it;
+// without it, the release sees what was overwritten. A stream-ordered release happens when its stream gets there, and
+// then for good.
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -19,7 +20,7 @@ constexpr int kGuardByte = 0xa5;
 
 struct Allocation {
   size_t bytes;
-  int device;  // -1: pinned host memory
+  int device;             // -1: pinned host memory
   bool released = false;  // its stream-ordered release is queued
 };
 /// Memory of the null device: addresses that no memory lies behind, so that any access ends the process.
@@ -117,7 +118,9 @@ void release(char* p, bool pooled = false) {
   };
   bool before = touched(raw, p), after = touched(p + bytes, raw + whole(bytes));
   std::free(raw);
-  if (before || after) stick(cudaErrorIllegalAddress, "memory was written " + std::string(before ? "before the start" : "past the end") + " of an allocation of " + std::to_string(bytes) + " bytes");
+  if (before || after)
+    stick(cudaErrorIllegalAddress, "memory was written " + std::string(before ? "before the start" : "past the end") +
+                                       " of an allocation of " + std::to_string(bytes) + " bytes");
 }
 
 enum class Where { device, pinned, pageable };
@@ -154,7 +157,8 @@ cudaError_t make(void** p, size_t bytes, Stream* stream) {
   count(&Counts::mallocs);
   int device = stream ? stream->device : current_device();
   *p = allocate(bytes, device, stream);
-  if (!*p) drain_device(device, false), *p = allocate(bytes, device, stream);  // what is queued for release may be enough
+  if (!*p)
+    drain_device(device, false), *p = allocate(bytes, device, stream);  // what is queued for release may be enough
   return *p ? cudaSuccess : note(cudaErrorMemoryAllocation);
 }
 
@@ -220,7 +224,9 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
   *pool = reinterpret_cast<cudaMemPool_t>(uintptr_t(device) + 1);
   return cudaSuccess;
 }
-cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) { return note(pool && value ? standing() : cudaErrorInvalidValue); }
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+  return note(pool && value ? standing() : cudaErrorInvalidValue);
+}
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
   if (cudaError_t e = standing()) return note(e);
   if (!pool) return note(cudaErrorInvalidValue);
@@ -252,7 +258,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (!bytes) return cudaSuccess;
   bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
-  if (!(from_device ? on_device : on_host)(from, bytes) || !(to_device ? on_device : on_host)(to, bytes)) return note(cudaErrorInvalidValue);
+  if (!(from_device ? on_device : on_host)(from, bytes) || !(to_device ? on_device : on_host)(to, bytes))
+    return note(cudaErrorInvalidValue);
 
   count(&Counts::copies);
   std::lock_guard hold(s->mutex);
@@ -267,7 +274,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     staged = std::make_shared<std::vector<char>>(c, c + bytes);
   }
   push(*s, {[=] {
-    if ((to_device && !on_device(to, bytes)) || (from_device && !on_device(from, bytes))) return stick(cudaErrorIllegalAddress, "a copy of " + std::to_string(bytes) + " bytes found its device memory released");
+    if ((to_device && !on_device(to, bytes)) || (from_device && !on_device(from, bytes)))
+      return stick(cudaErrorIllegalAddress,
+                   "a copy of " + std::to_string(bytes) + " bytes found its device memory released");
     std::memmove(to, staged ? staged->data() : from, bytes);
   }});
   if (!s->capture && !to_device && find(to, bytes).where == Where::pageable) s->drain();
@@ -281,7 +290,9 @@ cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t strea
   if (!on_device(p, bytes)) return note(cudaErrorInvalidValue);
   count(&Counts::fills);
   push(*s, {[=] {
-    if (!on_device(p, bytes)) return stick(cudaErrorIllegalAddress, "a fill of " + std::to_string(bytes) + " bytes found its device memory released");
+    if (!on_device(p, bytes))
+      return stick(cudaErrorIllegalAddress,
+                   "a fill of " + std::to_string(bytes) + " bytes found its device memory released");
     std::memset(p, value, bytes);
   }});
   return note(standing());

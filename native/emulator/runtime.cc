@@ -18,7 +18,8 @@ Modes parse(std::string_view list) {
   auto number = [](std::string_view word, std::string_view digits) {
     uint64_t v = 0;
     auto [end, bad] = std::from_chars(digits.data(), digits.data() + digits.size(), v);
-    if (bad != std::errc() || end != digits.data() + digits.size()) throw std::invalid_argument("MT_EMULATOR: a number is expected in \"" + std::string(word) + "\"");
+    if (bad != std::errc() || end != digits.data() + digits.size())
+      throw std::invalid_argument("MT_EMULATOR: a number is expected in \"" + std::string(word) + "\"");
     return v;
   };
   while (!list.empty()) {
@@ -120,7 +121,9 @@ cudaError_t standing() {
   }
   State& s = state();
   std::lock_guard hold(s.mutex);
-  return s.modes.nodriver || s.modes.driver < kVersion ? cudaErrorInsufficientDriver : s.modes.nodevice ? cudaErrorNoDevice : s.sticky;
+  return s.modes.nodriver || s.modes.driver < kVersion ? cudaErrorInsufficientDriver
+         : s.modes.nodevice                            ? cudaErrorNoDevice
+                                                       : s.sticky;
 }
 cudaError_t note(cudaError_t e) {
   if (e != cudaSuccess) last_error = e;
@@ -133,15 +136,16 @@ void stick(cudaError_t e, const std::string& report) {
   s.sticky = e;
   s.report = report;
 }
-void count(uint64_t Counts::*what, uint64_t by) {
+void count(uint64_t Counts::* what, uint64_t by) {
   std::lock_guard hold(state().mutex);
   state().counts.*what += by;
 }
 std::map<std::string, uint64_t> counts() {
   std::lock_guard hold(state().mutex);
   const Counts& c = state().counts;
-  std::map<std::string, uint64_t> all{{"launches", c.launches}, {"copies", c.copies}, {"fills", c.fills}, {"mallocs", c.mallocs},
-                                      {"frees", c.frees}, {"graphs", c.graphs}, {"nodes", c.nodes}, {"replays", c.replays}};
+  std::map<std::string, uint64_t> all{{"launches", c.launches}, {"copies", c.copies},  {"fills", c.fills},
+                                      {"mallocs", c.mallocs},   {"frees", c.frees},    {"graphs", c.graphs},
+                                      {"nodes", c.nodes},       {"replays", c.replays}};
   for (auto [file, n] : state().launches_at) {
     const std::string_view path = file;
     const size_t at = path.rfind("native/");
@@ -152,7 +156,8 @@ std::map<std::string, uint64_t> counts() {
 
 // ---- shared memory, and what a multiprocessor holds ----
 
-constexpr int kMultiprocessorThreads = 2048, kMultiprocessorBlocks = 32, kMultiprocessorShared = 228 << 10, kOptIn = 227 << 10, kPlain = 48 << 10, kReserved = 1 << 10;
+constexpr int kMultiprocessorThreads = 2048, kMultiprocessorBlocks = 32, kMultiprocessorShared = 228 << 10,
+              kOptIn = 227 << 10, kPlain = 48 << 10, kReserved = 1 << 10;
 
 cudaError_t set_shared_limit(const void* kernel, int bytes) {
   if (cudaError_t e = standing()) return note(e);
@@ -173,15 +178,19 @@ std::string beyond_limit(int device, const Launch& l) {
   std::lock_guard hold(s.mutex);
   auto it = s.shared_limits.find({device, l.kernel});
   const int most = it == s.shared_limits.end() ? kPlain : it->second;
-  return l.shared_bytes <= size_t(most) ? "" : std::to_string(l.shared_bytes) + " bytes of dynamic shared memory, and the kernel is allowed " + std::to_string(most);
+  return l.shared_bytes <= size_t(most)
+             ? ""
+             : std::to_string(l.shared_bytes) + " bytes of dynamic shared memory, and the kernel is allowed " +
+                   std::to_string(most);
 }
 /// Registers are not modelled.
 int resident_blocks(int threads, size_t shared_bytes) {
   const int warps = (threads + 31) / 32 * 32;
-  return std::min({kMultiprocessorBlocks, kMultiprocessorThreads / std::max(warps, 32), int(kMultiprocessorShared / (shared_bytes + kReserved))});
+  return std::min({kMultiprocessorBlocks, kMultiprocessorThreads / std::max(warps, 32),
+                   int(kMultiprocessorShared / (shared_bytes + kReserved))});
 }
 
-bool strikes(uint64_t State::*counter, uint64_t Modes::*target) {
+bool strikes(uint64_t State::* counter, uint64_t Modes::* target) {
   State& s = state();
   std::lock_guard hold(s.mutex);
   return ++(s.*counter) == s.modes.*target;
@@ -194,13 +203,17 @@ using namespace mt::simt;
 // ---- errors ----
 
 namespace {
-struct ErrorText { cudaError_t code; const char *name, *text; };
+struct ErrorText {
+  cudaError_t code;
+  const char *name, *text;
+};
 constexpr ErrorText error_texts[] = {
     {cudaSuccess, "cudaSuccess", "no error"},
     {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
     {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
-    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
+     "CUDA driver version is insufficient for CUDA runtime version"},
     {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
@@ -208,11 +221,14 @@ constexpr ErrorText error_texts[] = {
     {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
-    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"},
-    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+     "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+     "operation failed due to a previous error during capture"},
 };
 const ErrorText* find(cudaError_t e) {
-  auto it = std::find_if(std::begin(error_texts), std::end(error_texts), [=](const ErrorText& t) { return t.code == e; });
+  auto it = std::find_if(std::begin(error_texts), std::end(error_texts),
+                         [=](const ErrorText& t) { return t.code == e; });
   return it == std::end(error_texts) ? nullptr : it;
 }
 }  // namespace

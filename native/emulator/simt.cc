@@ -27,10 +27,14 @@ struct Released {
   void operator()(char* p) const { std::free(p); }
 };
 
-/// Dynamic shared memory, exactly as large as asked: the address sanitizer sees one byte more, the guard a write near the end.
+/// Dynamic shared memory, exactly as large as asked: the address sanitizer sees one byte more, the guard a write near
+/// the end.
 class Shared {
  public:
-  explicit Shared(size_t bytes) : bytes_(bytes), whole_((bytes + 127) / 128 * 128 + kGuardBytes), p_(static_cast<char*>(std::aligned_alloc(128, whole_))) {
+  explicit Shared(size_t bytes)
+      : bytes_(bytes),
+        whole_((bytes + 127) / 128 * 128 + kGuardBytes),
+        p_(static_cast<char*>(std::aligned_alloc(128, whole_))) {
     if (!p_) throw std::bad_alloc();
     std::memset(p_.get() + bytes_, kGuardByte, whole_ - bytes_);
     poison(p_.get() + bytes_, whole_ - bytes_);
@@ -41,7 +45,8 @@ class Shared {
     return p_.get();
   }
   bool intact() const {
-    return SIMT_ASAN || std::all_of(p_.get() + bytes_, p_.get() + whole_, [](char c) { return static_cast<unsigned char>(c) == kGuardByte; });
+    return SIMT_ASAN || std::all_of(p_.get() + bytes_, p_.get() + whole_,
+                                    [](char c) { return static_cast<unsigned char>(c) == kGuardByte; });
   }
 
  private:
@@ -49,7 +54,8 @@ class Shared {
   std::unique_ptr<char, Released> p_;
 };
 
-/// Runs one block after the other on the calling OS thread. Keeps its fibers: mapping stacks costs more than a small block.
+/// Runs one block after the other on the calling OS thread. Keeps its fibers: mapping stacks costs more than a small
+/// block.
 class Engine {
  public:
   void grid(const Launch& l) {
@@ -74,10 +80,13 @@ class Engine {
     }
     Shared shared(l.shared_bytes);
     for (uint64_t i = 0; i < blocks; ++i, at = (at + step) % blocks) {
-      block_.idx = {unsigned(at % l.grid.x), unsigned(at / l.grid.x % l.grid.y), unsigned(at / (uint64_t(l.grid.x) * l.grid.y))};
+      block_.idx = {unsigned(at % l.grid.x), unsigned(at / l.grid.x % l.grid.y),
+                    unsigned(at / (uint64_t(l.grid.x) * l.grid.y))};
       block_.shared = shared.fresh();
       run_block();
-      if (!shared.intact()) throw fault("block " + place(block_.idx) + " wrote past the end of its dynamic shared memory of " + std::to_string(l.shared_bytes) + " bytes");
+      if (!shared.intact())
+        throw fault("block " + place(block_.idx) + " wrote past the end of its dynamic shared memory of " +
+                    std::to_string(l.shared_bytes) + " bytes");
     }
   }
 
@@ -136,8 +145,8 @@ class Engine {
     if (error_) abandon();
   }
 
-  /// The fiber that goes on next: of the next thread of this pass that need not wait, or a free one where that thread has not started.
-  /// Null at the end of the pass.
+  /// The fiber that goes on next: of the next thread of this pass that need not wait, or a free one where that thread
+  /// has not started. Null at the end of the pass.
   Fiber* pick() {
     while (position_ < sequence_.size() && !error_) {
       Thread& t = threads_[sequence_[position_]];
@@ -177,9 +186,7 @@ class Engine {
           e.error_ = std::make_exception_ptr(fault(std::string(f.what()) + ", in " + e.whose(t)));
         } catch (const std::exception& x) {
           e.error_ = std::make_exception_ptr(fault(std::string("exception \"") + x.what() + "\" in " + e.whose(t)));
-        } catch (...) {
-          e.error_ = std::make_exception_ptr(fault("exception in " + e.whose(t)));
-        }
+        } catch (...) { e.error_ = std::make_exception_ptr(fault("exception in " + e.whose(t))); }
       }
       e.idle_.push_back(me);
       e.pass_on(me);
@@ -196,7 +203,9 @@ class Engine {
         if (!count++) first = &t;
       }
     std::string s = "deadlock in block " + place(block_.idx);
-    for (auto& [site, who] : places) s += "; " + std::to_string(who.first) + (who.first == 1 ? " thread waits at " : " threads wait at ") + site + " (first: " + place(who.second->tid) + ")";
+    for (auto& [site, who] : places)
+      s += "; " + std::to_string(who.first) + (who.first == 1 ? " thread waits at " : " threads wait at ") + site +
+           " (first: " + place(who.second->tid) + ")";
     return s;
   }
 
@@ -248,9 +257,12 @@ const char* base(const char* path) {
 
 bool Site::operator==(const Site& o) const {
   const auto same = [](const char* a, const char* b) { return a == b || !std::strcmp(a, b); };
-  return at.line() == o.at.line() && at.column() == o.at.column() && same(op, o.op) && same(at.file_name(), o.at.file_name());
+  return at.line() == o.at.line() && at.column() == o.at.column() && same(op, o.op) &&
+         same(at.file_name(), o.at.file_name());
 }
-std::string text(const std::source_location& at) { return std::string(base(at.file_name())) + ":" + std::to_string(at.line()) + ":" + std::to_string(at.column()); }
+std::string text(const std::source_location& at) {
+  return std::string(base(at.file_name())) + ":" + std::to_string(at.line()) + ":" + std::to_string(at.column());
+}
 std::string Site::text() const { return std::string(op) + " " + simt::text(at); }
 
 void Meeting::complete() {
@@ -281,8 +293,10 @@ void meet(Site site, unsigned mask, void* mine, void (*all)(void**, const Site&)
 
 std::string refused(const Launch& l) {
   const dim3 &g = l.grid, &b = l.block;
-  if (!b.x || !b.y || !b.z || b.x > 1024 || b.y > 1024 || b.z > 64 || uint64_t(b.x) * b.y * b.z > 1024) return "a block of " + Engine::place({b.x, b.y, b.z}) + " threads";
-  if (!g.x || !g.y || !g.z || g.x > 0x7fffffff || g.y > 65535 || g.z > 65535) return "a grid of " + Engine::place({g.x, g.y, g.z}) + " blocks";
+  if (!b.x || !b.y || !b.z || b.x > 1024 || b.y > 1024 || b.z > 64 || uint64_t(b.x) * b.y * b.z > 1024)
+    return "a block of " + Engine::place({b.x, b.y, b.z}) + " threads";
+  if (!g.x || !g.y || !g.z || g.x > 0x7fffffff || g.y > 65535 || g.z > 65535)
+    return "a grid of " + Engine::place({g.x, g.y, g.z}) + " blocks";
   if (l.shared_bytes > 227 * 1024) return std::to_string(l.shared_bytes) + " bytes of dynamic shared memory";
   return "";
 }

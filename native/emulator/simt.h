@@ -1,8 +1,9 @@
 // Runs CUDA kernels on the CPU: a fiber for every CUDA thread that has to wait, one OS thread for a launch.
 //
-// Threads run in a chosen order, each up to a barrier or a warp operation. As long as none waits, one fiber runs them all, so a
-// kernel without barriers costs little more than a loop. A pass over the threads without progress is a deadlock and says who
-// waits where. Shared memory starts as NaN in every block. Not modelled: weak memory order, bank conflicts, registers, time.
+// Threads run in a chosen order, each up to a barrier or a warp operation. As long as none waits, one fiber runs them
+// all, so a kernel without barriers costs little more than a loop. A pass over the threads without progress is a
+// deadlock and says who waits where. Shared memory starts as NaN in every block. Not modelled: weak memory order, bank
+// conflicts, registers, time.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -91,7 +92,8 @@ void sync_block(Site site);
 /// The calling lane joins the meeting of `mask` and waits until all have come; the last one computes for everyone.
 void meet(Site site, unsigned mask, void* mine, void (*all)(void**, const Site&));
 
-/// Every lane brings a Slot on its own stack; `compute` sees all of them (null: absent) and writes the results into them.
+/// Every lane brings a Slot on its own stack; `compute` sees all of them (null: absent) and writes the results into
+/// them.
 template <auto compute, typename Slot>
 void warp_op(Site site, unsigned mask, Slot& mine) {
   meet(site, mask, &mine, [](void** lanes, const Site& s) {
@@ -101,12 +103,13 @@ void warp_op(Site site, unsigned mask, Slot& mine) {
   });
 }
 
-/// Modes as in MT_EMULATOR, a comma list: null (calls are checked and counted, kernels and copies do not run, device memory is
-/// address space alone, what is read from it is 0), order=forward|reversed|random:SEED, late, devices=N, nodriver, driver=VERSION, nodevice,
-/// fail=malloc:N, fail=launch:N, fail=memcpy:N, sticky=N, memory=BYTES, pool, slow. The N-th such call from here on fails; `sticky` is
-/// the N-th kernel that runs, after which every call fails. `pool`: what is released in stream order serves cudaMallocAsync alone, a
-/// block of its size or less, until the pool is trimmed. `slow`: captures begin and end, and the runtime is unloaded, with a pause, so
-/// that races are lost. Also clears errors.
+/// Modes as in MT_EMULATOR, a comma list: null (calls are checked and counted, kernels and copies do not run, device
+/// memory is address space alone, what is read from it is 0), order=forward|reversed|random:SEED, late, devices=N,
+/// nodriver, driver=VERSION, nodevice, fail=malloc:N, fail=launch:N, fail=memcpy:N, sticky=N, memory=BYTES, pool, slow.
+/// The N-th such call from here on fails; `sticky` is the N-th kernel that runs, after which every call fails. `pool`:
+/// what is released in stream order serves cudaMallocAsync alone, a block of its size or less, until the pool is
+/// trimmed. `slow`: captures begin and end, and the runtime is unloaded, with a pause, so that races are lost. Also
+/// clears errors.
 void configure(const std::string& modes);
 /// As a new process would, in the same modes.
 void clear_errors();
@@ -121,7 +124,9 @@ struct Order {
 };
 void set_order(Order order);
 /// Work so far on this OS thread: lets a test see that a kernel without barriers needs no switches.
-struct Work { uint64_t threads, switches; };
+struct Work {
+  uint64_t threads, switches;
+};
 Work work_done();
 
 }  // namespace mt::simt

@@ -77,17 +77,18 @@ cudaError_t note(cudaError_t e);
 /// From now on every call fails with `e`.
 void stick(cudaError_t e, const std::string& report);
 /// Counts what the runtime was asked for.
-void count(uint64_t Counts::*what, uint64_t by = 1);
+void count(uint64_t Counts::* what, uint64_t by = 1);
 /// Empty, or that the launch takes more shared memory than its kernel is allowed now.
 std::string beyond_limit(int device, const Launch& l);
 /// Counts a call; true where it is the one that shall fail.
-bool strikes(uint64_t State::*counter, uint64_t Modes::*target);
+bool strikes(uint64_t State::* counter, uint64_t Modes::* target);
 
 /// In mode slow: takes its time, so that what races with the caller wins.
 void dawdle();
 
 std::shared_ptr<Stream> find_stream(cudaStream_t s);  // null: no such stream
-/// Every stream of a device runs dry; or none does, and captures break, where that is asked for and one is being captured.
+/// Every stream of a device runs dry; or none does, and captures break, where that is asked for and one is being
+/// captured.
 bool drain_device(int device, bool breaks_captures);
 /// Records the step, or queues it and, unless late, runs it.
 void push(Stream& s, Step step);

@@ -1,12 +1,16 @@
-// Emulated streams, events and graphs. A stream runs its steps on the thread that pushes them or, in mode `late`, on the thread that
-// first waits for them: nothing has happened yet wherever the host has not asked.
+// Emulated streams, events and graphs. A stream runs its steps on the thread that pushes them or, in mode `late`, on
+// the thread that first waits for them: nothing has happened yet wherever the host has not asked.
 #include <map>
 #include <utility>
 
 #include "emulator/state.h"
 
-struct CUgraph_st { std::shared_ptr<mt::simt::Steps> steps; };
-struct CUgraphExec_st { std::shared_ptr<mt::simt::Steps> steps; };
+struct CUgraph_st {
+  std::shared_ptr<mt::simt::Steps> steps;
+};
+struct CUgraphExec_st {
+  std::shared_ptr<mt::simt::Steps> steps;
+};
 
 namespace mt::simt {
 namespace {
@@ -117,15 +121,18 @@ cudaError_t enqueue(cudaStream_t stream, Launch launch) {
   }
   if (state().modes.null) return push(*s, {}), cudaSuccess;
   push(*s, {[l = std::move(launch), device = s->device] {
-             if (strikes(&State::kernels, &Modes::sticky)) return stick(cudaErrorIllegalAddress, "kernel launched at " + text(l.at) + ": illegal address, as MT_EMULATOR asked");
-             // A graph's node meets the limit that holds when it is replayed.
-             if (std::string why = beyond_limit(device, l); !why.empty()) return stick(cudaErrorLaunchFailure, "kernel launched at " + text(l.at) + ": " + why);
-             try {
-               run(l);
-             } catch (const std::exception& x) {
-               stick(cudaErrorLaunchFailure, "kernel launched at " + text(l.at) + ": " + x.what());
-             }
-           }});
+    if (strikes(&State::kernels, &Modes::sticky))
+      return stick(cudaErrorIllegalAddress,
+                   "kernel launched at " + text(l.at) + ": illegal address, as MT_EMULATOR asked");
+    // A graph's node meets the limit that holds when it is replayed.
+    if (std::string why = beyond_limit(device, l); !why.empty())
+      return stick(cudaErrorLaunchFailure, "kernel launched at " + text(l.at) + ": " + why);
+    try {
+      run(l);
+    } catch (const std::exception& x) {
+      stick(cudaErrorLaunchFailure, "kernel launched at " + text(l.at) + ": " + x.what());
+    }
+  }});
   return cudaSuccess;
 }
 
@@ -272,9 +279,9 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   if (!s || !exec) return note(cudaErrorInvalidResourceHandle);
   count(&Counts::replays);
   push(*s, {[steps = exec->steps] {
-             for (const Step& step : *steps)
-               if (standing() == cudaSuccess) step.run();
-           }});
+    for (const Step& step : *steps)
+      if (standing() == cudaSuccess) step.run();
+  }});
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {

@@ -2,8 +2,8 @@
 // log-sum-exp; per row, scores become P and dP becomes dS, both in place.
 #include "kernels/attention_forward.h"
 
-/// row = P = exp(row + bias − lse), dp = P ∘ (dP − D). D is rowsum(P ∘ dP), not dO·O, and centred twice: where the softmax
-/// is saturated, a row of one key above all, dP − D cancels, and what is left must be right.
+/// row = P = exp(row + bias − lse), dp = P ∘ (dP − D). D is rowsum(P ∘ dP), not dO·O, and centred twice: where the
+/// softmax is saturated, a row of one key above all, dP − D cancels, and what is left must be right.
 inline void probabilities(float* row, float* dp, const float* bias, int64_t width, float lse) {
   vec d = splat(0.0f), z = splat(0.0f), rest = splat(0.0f);
   for (int64_t k = 0; k < width; k += kLanes) {
@@ -25,7 +25,8 @@ inline void probabilities(float* row, float* dp, const float* bias, int64_t widt
 
 /// Mode score: dS = P ∘ (dP − D) ∘ w, dα_j += Σ P (dP − D) S M_j. `s` has room for the scores.
 template <int P>
-void score_row_backward(float* row, float* dp, const float* bias, const int32_t* bits, const AttentionUnit& u, int64_t width, float lse, float* s) {
+void score_row_backward(float* row, float* dp, const float* bias, const int32_t* bits, const AttentionUnit& u,
+                        int64_t width, float lse, float* s) {
   for (int64_t k = 0; k < width; k += kLanes) store(s + k, load(row + k));
   weigh_row<P>(row, bits, u.alpha, width);
   probabilities(row, dp, bias, width, lse);
@@ -42,16 +43,19 @@ void score_row_backward(float* row, float* dp, const float* bias, const int32_t*
 }
 
 /// Σ P_j (dP − centre) of a mask with an exponential of its own.
-inline float own_mean(const float* row, const float* dp, const int32_t* bits, int j, int64_t width, float lse, float centre) {
+inline float own_mean(const float* row, const float* dp, const int32_t* bits, int j, int64_t width, float lse,
+                      float centre) {
   vec d = splat(0.0f);
   for (int64_t k = 0; k < width; k += kLanes)
-    d = fma(select(in_mask(load(bits + k), j), exp(load(row + k) - splat(lse)), splat(0.0f)), load(dp + k) - splat(centre), d);
+    d = fma(select(in_mask(load(bits + k), j), exp(load(row + k) - splat(lse)), splat(0.0f)),
+            load(dp + k) - splat(centre), d);
   return sum(d);
 }
 
 /// Mode attention: P = Σ α_j P_j, dS = Σ α_j P_j (dP − D_j), D_j = rowsum(P_j ∘ dP), dα_j += D_j.
 template <int P>
-void mixed_row_backward(float* row, float* dp, const float* bias, const int32_t* bits, const AttentionUnit& u, int64_t width, const float* lse, float* e) {
+void mixed_row_backward(float* row, float* dp, const float* bias, const int32_t* bits, const AttentionUnit& u,
+                        int64_t width, const float* lse, float* e) {
   float m = kNone, homeless = 0;
   for (int j = 0; j < P; ++j) {
     m = lse[j] > m ? lse[j] : m;
@@ -86,7 +90,8 @@ void mixed_row_backward(float* row, float* dp, const float* bias, const int32_t*
     vec x = load(e + k), g = load(dp + k);
     for (int j = 0; j < P; ++j) r[j] = fma(select(in_mask(b, j), x, splat(0.0f)), g - splat(d[j]), r[j]);
   }
-  for (int j = 0; j < P; ++j) left[j] = own[j] != 0 ? own_mean(row, dp, bits, j, width, lse[j], d[j]) : sum(r[j]) * lift[j];
+  for (int j = 0; j < P; ++j)
+    left[j] = own[j] != 0 ? own_mean(row, dp, bits, j, width, lse[j], d[j]) : sum(r[j]) * lift[j];
   for (int j = 0; j < P; ++j) {
     float alpha = u.alpha[j] + (j == 0 ? homeless : 0);
     a[j] = alpha * lift[j];
@@ -115,19 +120,22 @@ void mixed_row_backward(float* row, float* dp, const float* bias, const int32_t*
   }
 }
 
-inline void write_rows(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t width, float factor) {
+inline void write_rows(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t width,
+                       float factor) {
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < width; ++c) to[r * to_row + c] = from[r * from_row + c] * factor;
 }
 
 inline auto score_row_backward_of(int p) {
-  static constexpr decltype(&score_row_backward<1>) of[] = {score_row_backward<1>, score_row_backward<2>, score_row_backward<3>, score_row_backward<4>,
-                                                            score_row_backward<5>, score_row_backward<6>, score_row_backward<7>, score_row_backward<8>};
+  static constexpr decltype(&score_row_backward<1>) of[] = {
+      score_row_backward<1>, score_row_backward<2>, score_row_backward<3>, score_row_backward<4>,
+      score_row_backward<5>, score_row_backward<6>, score_row_backward<7>, score_row_backward<8>};
   return of[p - 1];
 }
 inline auto mixed_row_backward_of(int p) {
-  static constexpr decltype(&mixed_row_backward<1>) of[] = {mixed_row_backward<1>, mixed_row_backward<2>, mixed_row_backward<3>, mixed_row_backward<4>,
-                                                            mixed_row_backward<5>, mixed_row_backward<6>, mixed_row_backward<7>, mixed_row_backward<8>};
+  static constexpr decltype(&mixed_row_backward<1>) of[] = {
+      mixed_row_backward<1>, mixed_row_backward<2>, mixed_row_backward<3>, mixed_row_backward<4>,
+      mixed_row_backward<5>, mixed_row_backward<6>, mixed_row_backward<7>, mixed_row_backward<8>};
   return of[p - 1];
 }
 
@@ -137,8 +145,10 @@ inline void backward(const AttentionUnit& u) {
   int64_t ld = padded(u.nk), dp = padded(u.d), strip = u.strip(), n = u.keys;
   bool scores_matter = u.dq || u.dk || u.dalpha;  // dV alone needs no dP
   Pieces s(2 * u.d * ld + 3 * ld * dp + 2 * strip * (ld + dp) + strip * dp + 2 * ld, 11);
-  float *kt = s.take(u.d * ld), *vt = s.take(u.d * ld), *k = s.take(ld * dp), *dk = s.take(ld * dp), *dv = s.take(ld * dp);
-  float *p = s.take(strip * ld), *ds = s.take(strip * ld), *q = s.take(strip * dp), *dout = s.take(strip * dp), *dq = s.take(strip * dp);
+  float *kt = s.take(u.d * ld), *vt = s.take(u.d * ld), *k = s.take(ld * dp), *dk = s.take(ld * dp),
+        *dv = s.take(ld * dp);
+  float *p = s.take(strip * ld), *ds = s.take(strip * ld), *q = s.take(strip * dp), *dout = s.take(strip * dp),
+        *dq = s.take(strip * dp);
   float *room = s.take(ld), *e = s.take(ld);
   transpose(kt, ld, u.k, u.k_row, n, whole(n), u.d, u.bias);
   if (scores_matter) transpose(vt, ld, u.v, u.v_row, n, whole(n), u.d, u.bias);

@@ -26,7 +26,8 @@ struct Attention {
   float* lse;
   float2* centre;  // backward: D and what rounding left of it, [units, nq, m]
   float* shares;   // dα by unit, tile of queries and mask; null where not wanted
-  float* parts;    // forward over split keys: each piece's result, [splits, units, nq, d], its lse being [splits, units, nq]; else null
+  float* parts;  // forward over split keys: each piece's result, [splits, units, nq, d], its lse being [splits, units,
+                 // nq]; else null
   int64_t units;
   int nq, nk, d, heads, b1, mode, p;
   bool causal;
@@ -40,7 +41,8 @@ struct Place {
   int64_t unit;
   int i0, i1, head;
   template <typename T>
-  __device__ Place(const Attention<T>& a, int64_t unit) : unit(unit), i0(int(unit / a.heads / a.b1)), i1(int(unit / a.heads % a.b1)), head(int(unit % a.heads)) {}
+  __device__ Place(const Attention<T>& a, int64_t unit)
+      : unit(unit), i0(int(unit / a.heads / a.b1)), i1(int(unit / a.heads % a.b1)), head(int(unit % a.heads)) {}
   /// The unit's first row; null where there are no rows.
   template <typename T>
   __device__ T* operator()(const Rows<T>& r) const {

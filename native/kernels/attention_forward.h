@@ -3,10 +3,11 @@
 #include "kernels/multiply.h"
 
 constexpr float kNone = -INFINITY;
-constexpr int64_t kAcross = 64;    // queries that lie across the lanes together
-constexpr int64_t kDown = 128;     // keys below each other: their scores then lie in the first cache
-constexpr int64_t kReads = 12;     // tiles of rows read what they multiply: this many rows read it twice
-constexpr float kTinySum = 1e-26f;  // below it a mask's keys lie 60 under the row's maximum: it gets an exponential of its own
+constexpr int64_t kAcross = 64;  // queries that lie across the lanes together
+constexpr int64_t kDown = 128;   // keys below each other: their scores then lie in the first cache
+constexpr int64_t kReads = 12;   // tiles of rows read what they multiply: this many rows read it twice
+constexpr float kTinySum =
+    1e-26f;  // below it a mask's keys lie 60 under the row's maximum: it gets an exponential of its own
 
 /// The row's bias: the unit's, cut off behind the keys that query i sees.
 inline const float* row_bias(const AttentionUnit& u, int64_t i, int64_t width, float* room) {
@@ -61,8 +62,8 @@ inline float exp_sum(float* row, float m, int64_t width) {
   return sum(z);
 }
 
-// What a softmax ran over is kept as its maximum and the sum of exponentials relative to that, `sums` where lse will be:
-// lse = most + ln sums, taken for a strip of rows at once. Where there was nothing, the maximum is −∞.
+// What a softmax ran over is kept as its maximum and the sum of exponentials relative to that, `sums` where lse will
+// be: lse = most + ln sums, taken for a strip of rows at once. Where there was nothing, the maximum is −∞.
 
 inline void finish_lse(float* sums, const float* most, int64_t n) {
   int64_t i = 0;
@@ -102,13 +103,15 @@ void weigh_row(float* row, const int32_t* bits, const float* alpha, int64_t widt
 /// max of the row's scores in mask j.
 inline float mask_max(const float* row, const int32_t* bits, int j, int64_t width) {
   vec m = splat(kNone);
-  for (int64_t k = 0; k < width; k += kLanes) m = max(m, select(in_mask(load(bits + k), j), load(row + k), splat(kNone)));
+  for (int64_t k = 0; k < width; k += kLanes)
+    m = max(m, select(in_mask(load(bits + k), j), load(row + k), splat(kNone)));
   return max(m);
 }
 
 /// Mode attention: scores to Σ_j α_j P_j in place. most[j] is −inf where mask j keeps no key that the row sees.
 template <int P>
-void mixed_row(float* row, const float* bias, const int32_t* bits, const AttentionUnit& u, int64_t width, float* sums, float* most, float* e) {
+void mixed_row(float* row, const float* bias, const int32_t* bits, const AttentionUnit& u, int64_t width, float* sums,
+               float* most, float* e) {
   float m = biased_max(row, u.scale, bias, width);
   for (int j = 0; j < P; ++j) sums[j] = 1, most[j] = kNone;
   if (m == kNone) return clear(row, width);
@@ -141,7 +144,8 @@ void mixed_row(float* row, const float* bias, const int32_t* bits, const Attenti
       continue;
     }
     vec total = splat(0.0f);
-    for (int64_t k = 0; k < width; k += kLanes) total = total + select(in_mask(load(bits + k), j), exp(load(row + k) - splat(mine)), splat(0.0f));
+    for (int64_t k = 0; k < width; k += kLanes)
+      total = total + select(in_mask(load(bits + k), j), exp(load(row + k) - splat(mine)), splat(0.0f));
     float own_sum = sum(total);
     sums[j] = own_sum;
     most[j] = mine;
@@ -159,7 +163,8 @@ void mixed_row(float* row, const float* bias, const int32_t* bits, const Attenti
     vec x = load(e + k) * weight<P>(b, shared);
     if (any_own)
       for (int j = 0; j < P; ++j)
-        if (own[j] != 0) x = x + select(in_mask(b, j), exp(load(row + k) - splat(own_max[j])), splat(0.0f)) * splat(own[j]);
+        if (own[j] != 0)
+          x = x + select(in_mask(b, j), exp(load(row + k) - splat(own_max[j])), splat(0.0f)) * splat(own[j]);
     store(row + k, x);
   }
 }
@@ -168,11 +173,13 @@ inline int64_t whole(int64_t keys) { return (keys + kLanes - 1) / kLanes * kLane
 
 /// The row functions by the number of masks, which they know when they are compiled: sums per mask stay in registers.
 inline auto weigh_row_of(int p) {
-  static constexpr decltype(&weigh_row<1>) of[] = {weigh_row<1>, weigh_row<2>, weigh_row<3>, weigh_row<4>, weigh_row<5>, weigh_row<6>, weigh_row<7>, weigh_row<8>};
+  static constexpr decltype(&weigh_row<1>) of[] = {weigh_row<1>, weigh_row<2>, weigh_row<3>, weigh_row<4>,
+                                                   weigh_row<5>, weigh_row<6>, weigh_row<7>, weigh_row<8>};
   return of[p - 1];
 }
 inline auto mixed_row_of(int p) {
-  static constexpr decltype(&mixed_row<1>) of[] = {mixed_row<1>, mixed_row<2>, mixed_row<3>, mixed_row<4>, mixed_row<5>, mixed_row<6>, mixed_row<7>, mixed_row<8>};
+  static constexpr decltype(&mixed_row<1>) of[] = {mixed_row<1>, mixed_row<2>, mixed_row<3>, mixed_row<4>,
+                                                   mixed_row<5>, mixed_row<6>, mixed_row<7>, mixed_row<8>};
   return of[p - 1];
 }
 
@@ -215,8 +222,8 @@ inline void forward(const AttentionUnit& u) {
   }
 }
 
-/// One vector of queries against a block of n keys: scores below each other become exponentials relative to the greatest
-/// score so far. The factor for what was summed up before.
+/// One vector of queries against a block of n keys: scores below each other become exponentials relative to the
+/// greatest score so far. The factor for what was summed up before.
 inline vec softmax_down(float* scores, int64_t ld, const float* bias, int64_t n, float* most, float* sums) {
   const vec before = load(most);
   vec top[4] = {before, before, before, before};
@@ -239,14 +246,15 @@ inline vec softmax_down(float* scores, int64_t ld, const float* bias, int64_t n,
   return factor;
 }
 
-/// Without masks that route and without causality: queries lie across the lanes, so that no sum runs within a vector, and
-/// keys come in blocks, each followed by its part of the result (Milakov & Gimelshein 2018, online softmax).
+/// Without masks that route and without causality: queries lie across the lanes, so that no sum runs within a vector,
+/// and keys come in blocks, each followed by its part of the result (Milakov & Gimelshein 2018, online softmax).
 inline void forward_across(const AttentionUnit& u) {
   const auto parts = [](int64_t n, int64_t most) { return n > most ? (n + most - 1) / most : 1; };
   const int64_t strips = parts(u.nq, kAcross), strip = whole((u.nq + strips - 1) / strips), dp = padded(u.d);
   const int64_t blocks = parts(u.keys, kDown), block = (u.keys + blocks - 1) / blocks;
   Pieces s(2 * u.keys * dp + strip * (u.d + block + dp + 3), 8);
-  float *k = s.take(u.keys * dp), *v = s.take(u.keys * dp), *q = s.take(u.d * strip), *scores = s.take(block * strip), *o = s.take(strip * dp);
+  float *k = s.take(u.keys * dp), *v = s.take(u.keys * dp), *q = s.take(u.d * strip), *scores = s.take(block * strip),
+        *o = s.take(strip * dp);
   float *most = s.take(strip), *sums = s.take(strip), *factor = s.take(strip);
   copy_rows(k, dp, u.k, u.k_row, u.keys, u.d, u.scale, u.bias);
   copy_rows(v, dp, u.v, u.v_row, u.keys, u.d, 1, u.bias);
@@ -258,7 +266,8 @@ inline void forward_across(const AttentionUnit& u) {
     for (int64_t k0 = 0, n; k0 < u.keys; k0 += n) {
       n = u.keys - k0 < block ? u.keys - k0 : block;
       multiply(scores, strip, k + k0 * dp, dp, 1, q, strip, n, width, u.d, false);
-      for (int64_t j = 0; j < width; j += kLanes) store(factor + j, softmax_down(scores + j, strip, u.bias + k0, n, most + j, sums + j));
+      for (int64_t j = 0; j < width; j += kLanes)
+        store(factor + j, softmax_down(scores + j, strip, u.bias + k0, n, most + j, sums + j));
       for (int64_t r = 0; k0 && r < rows; ++r)
         for (int64_t c = 0; c < dp; c += kLanes) store(o + r * dp + c, load(o + r * dp + c) * splat(factor[r]));
       multiply(o, dp, scores, 1, strip, v + k0 * dp, dp, rows, u.d, n, k0 > 0);

@@ -1,8 +1,8 @@
-// Attention of any size, in float32 arithmetic. A block of G·G threads has a tile of B = G·R queries, or keys, and walks over
-// tiles of the other side. A tile's scores (and dP) are formed in registers, R·R a thread, from slices of 32 columns in shared
-// memory; put into shared memory they are rows, four threads to each, which make probabilities (and dS) of them; a product with
-// slices of rows follows. Nothing of the size queries × keys reaches global memory: whatever needs a sum over all keys first
-// goes over the keys again, but for a single tile, which is kept.
+// Attention of any size, in float32 arithmetic. A block of G·G threads has a tile of B = G·R queries, or keys, and
+// walks over tiles of the other side. A tile's scores (and dP) are formed in registers, R·R a thread, from slices of 32
+// columns in shared memory; put into shared memory they are rows, four threads to each, which make probabilities (and
+// dS) of them; a product with slices of rows follows. Nothing of the size queries × keys reaches global memory:
+// whatever needs a sum over all keys first goes over the keys again, but for a single tile, which is kept.
 #pragma once
 #include "kernels/attention_device.h"
 
@@ -10,23 +10,25 @@ namespace mt::cuda {
 
 inline constexpr int kSlice = 32;
 inline constexpr int kSlices = 4;
-inline constexpr int kColumns = kSlice * kSlices;  // of a result that a block keeps in registers; wider heads take several blocks
+inline constexpr int kColumns =
+    kSlice * kSlices;  // of a result that a block keeps in registers; wider heads take several blocks
 inline constexpr float kInfinity = INFINITY;
 
 template <typename T, int G, int R>
 struct General {
   static constexpr int B = G * R, kBlock = G * G, kWidth = B + 1, kPad = kSlice + 1, kWide = kSlice / G;
   static_assert(kBlock == 4 * B);
-  static constexpr size_t kShared = (2 * B * kWidth + 2 * B * kPad + 4 * kMostChoices * B + B + kMostChoices) * sizeof(float);
+  static constexpr size_t kShared = (2 * B * kWidth + 2 * B * kPad + 4 * kMostChoices * B + B + kMostChoices) *
+                                    sizeof(float);
 
   using Sum = float[kSlices][R][kWide];
 
   const Attention<T>& a;
   Place at;
-  int tx = int(threadIdx.x) % G, ty = int(threadIdx.x) / G;    // in a tile of scores
+  int tx = int(threadIdx.x) % G, ty = int(threadIdx.x) / G;     // in a tile of scores
   int lane = int(threadIdx.x) % 4, row = int(threadIdx.x) / 4;  // in rows of it
-  float *s, *g;           // scores and dP, [B, kWidth]
-  float *x, *y;           // slices, [B, kPad]
+  float *s, *g;                                                 // scores and dP, [B, kWidth]
+  float *x, *y;                                                 // slices, [B, kPad]
   float *lse, *d, *left;  // of the tile's queries, [m, B]; lse is +inf where the softmax ran over nothing
   float *share, *homeless, *alpha;
 
@@ -41,7 +43,8 @@ struct General {
     share = left + kMostChoices * B;
     homeless = share + kMostChoices * B;
     alpha = homeless + B;
-    if (int(threadIdx.x) < kMostChoices) alpha[threadIdx.x] = a.mode && int(threadIdx.x) < a.p ? at.alphas(a)[threadIdx.x * a.alpha_j] : 1.0f;
+    if (int(threadIdx.x) < kMostChoices)
+      alpha[threadIdx.x] = a.mode && int(threadIdx.x) < a.p ? at.alphas(a)[threadIdx.x * a.alpha_j] : 1.0f;
   }
 
   /// Columns c0.. of rows r0.. into a slice, zeros outside.
@@ -53,8 +56,10 @@ struct General {
     }
   }
 
-  /// to[i][k] = factor · left[q0+i]·right[k0+k]; −inf where `hide` and the query does not see the key. Begins and ends with all threads together.
-  __device__ void products(float* to, const T* left_rows, int64_t left_row, const T* right_rows, int64_t right_row, int q0, int k0, float factor, bool hide) {
+  /// to[i][k] = factor · left[q0+i]·right[k0+k]; −inf where `hide` and the query does not see the key. Begins and ends
+  /// with all threads together.
+  __device__ void products(float* to, const T* left_rows, int64_t left_row, const T* right_rows, int64_t right_row,
+                           int q0, int k0, float factor, bool hide) {
     float sum[R][R] = {};
     for (int c0 = 0; c0 < a.d; c0 += kSlice) {
       __syncthreads();
@@ -131,10 +136,14 @@ struct General {
     return fmaxf(v, __shfl_xor_sync(~0u, v, 2));
   }
   /// The masks that keep this row's key k, which it sees.
-  __device__ unsigned bits(int q0, int k0, int k) const { return a.mode ? a.masks[(q0 + row) * a.mask_q + (k0 + k) * a.mask_k] : 1u; }
+  __device__ unsigned bits(int q0, int k0, int k) const {
+    return a.mode ? a.masks[(q0 + row) * a.mask_q + (k0 + k) * a.mask_k] : 1u;
+  }
   /// Whether softmax j runs over a key, and over what: the score, weighted where masks weigh it.
   __device__ bool takes(unsigned set, int j) const { return a.mode != 2 || (set >> j & 1); }
-  __device__ float logit(float score, unsigned set) const { return a.mode == 1 ? score * mask_weight(set, alpha, a.p) : score; }
+  __device__ float logit(float score, unsigned set) const {
+    return a.mode == 1 ? score * mask_weight(set, alpha, a.p) : score;
+  }
   __device__ float weight(int j) const { return a.mode != 2 ? 1.0f : alpha[j] + (j == 0 ? homeless[row] : 0.0f); }
   /// f(place in s and g, masks, logit) for this thread's keys that the row sees.
   template <typename F>
@@ -151,9 +160,13 @@ struct General {
   __device__ void running(int q0, int k0) {
     for (int j = 0; j < a.m(); ++j) {
       float most = -kInfinity, before = d[j * B + row], z = left[j * B + row], sum = 0;
-      each_key(q0, k0, [&](int, unsigned set, float l) { if (takes(set, j)) most = fmaxf(most, l); });
+      each_key(q0, k0, [&](int, unsigned set, float l) {
+        if (takes(set, j)) most = fmaxf(most, l);
+      });
       most = fmaxf(most_of_row(most), before);
-      each_key(q0, k0, [&](int, unsigned set, float l) { if (takes(set, j)) sum += expf(l - most); });
+      each_key(q0, k0, [&](int, unsigned set, float l) {
+        if (takes(set, j)) sum += expf(l - most);
+      });
       sum = over_row(sum);
       __syncwarp();  // all four have read what the first one writes: shuffles alone order no memory, as racecheck says
       if (lane == 0 && most != -kInfinity) d[j * B + row] = most, left[j * B + row] = sum + z * expf(before - most);
@@ -252,7 +265,8 @@ __global__ void __launch_bounds__(G* G, 1) general_forward(Attention<T> a, int t
   SHARED(float, shared);
   int64_t block = blockIdx.x;
   Form f(a, block / chunks / tiles, shared);
-  int q0 = int(block / chunks % tiles) * Form::B, c0 = int(block % chunks) * kColumns, end = keys_seen(a, min(q0 + Form::B, a.nq));
+  int q0 = int(block / chunks % tiles) * Form::B, c0 = int(block % chunks) * kColumns,
+      end = keys_seen(a, min(q0 + Form::B, a.nq));
   if (f.lane == 0)
     for (int j = 0; j < a.m(); ++j) f.d[j * Form::B + f.row] = -kInfinity, f.left[j * Form::B + f.row] = 0;
   for (int k0 = 0; k0 < end; k0 += Form::B) {
@@ -263,7 +277,8 @@ __global__ void __launch_bounds__(G* G, 1) general_forward(Attention<T> a, int t
   if (f.lane == 0) {
     f.homeless[f.row] = 0;
     for (int j = 0; j < a.m(); ++j) {
-      float value = f.left[j * Form::B + f.row] == 0 ? -kInfinity : f.d[j * Form::B + f.row] + logf(f.left[j * Form::B + f.row]);
+      float value = f.left[j * Form::B + f.row] == 0 ? -kInfinity
+                                                     : f.d[j * Form::B + f.row] + logf(f.left[j * Form::B + f.row]);
       f.settle(j, value);
       if (c0 == 0 && q0 + f.row < a.nq) a.lse[(f.at.unit * a.nq + q0 + f.row) * a.m() + j] = value;
     }
@@ -285,7 +300,8 @@ __global__ void __launch_bounds__(G* G, 1) general_backward_queries(Attention<T>
   SHARED(float, shared);
   int64_t block = blockIdx.x;
   Form f(a, block / chunks / tiles, shared);
-  int q0 = int(block / chunks % tiles) * Form::B, c0 = int(block % chunks) * kColumns, end = keys_seen(a, min(q0 + Form::B, a.nq));
+  int q0 = int(block / chunks % tiles) * Form::B, c0 = int(block % chunks) * kColumns,
+      end = keys_seen(a, min(q0 + Form::B, a.nq));
   bool many = end > Form::B, writes = c0 == 0, shares = a.shares && writes;
   __syncthreads();
   f.recall(q0, false);
@@ -313,7 +329,9 @@ __global__ void __launch_bounds__(G* G, 1) general_backward_queries(Attention<T>
   }
   divide(f.left);
   if (f.lane == 0 && writes && q0 + f.row < a.nq)
-    for (int j = 0; j < a.m(); ++j) a.centre[(f.at.unit * a.nq + q0 + f.row) * a.m() + j] = make_float2(f.d[j * Form::B + f.row], f.left[j * Form::B + f.row]);
+    for (int j = 0; j < a.m(); ++j)
+      a.centre[(f.at.unit * a.nq + q0 + f.row) * a.m() + j] = make_float2(f.d[j * Form::B + f.row],
+                                                                          f.left[j * Form::B + f.row]);
   f.clear(f.share, kMostChoices);
   __syncwarp();
   if (a.dq.data || (shares && a.mode == 1)) {

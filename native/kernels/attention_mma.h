@@ -1,7 +1,7 @@
-// Attention on tensor cores, in bfloat16: what forward and backward share. Rows lie in shared memory, D columns and 8 more, so
-// that the eight rows of a matrix fall into different banks; heads narrower than D are filled up with zeros, and so are rows up to
-// a multiple of 16. A warp works on 16 queries, or 16 keys, at a time. A block takes one unit, or several short ones side by side:
-// attention in time reads its strided rows where they are.
+// Attention on tensor cores, in bfloat16: what forward and backward share. Rows lie in shared memory, D columns and 8
+// more, so that the eight rows of a matrix fall into different banks; heads narrower than D are filled up with zeros,
+// and so are rows up to a multiple of 16. A warp works on 16 queries, or 16 keys, at a time. A block takes one unit, or
+// several short ones side by side: attention in time reads its strided rows where they are.
 #pragma once
 #include "kernels/attention_device.h"
 #include "kernels/cuda/attention_plan.h"
@@ -13,7 +13,8 @@ inline constexpr int kRow = row_pitch(D);
 template <int D>
 inline constexpr int kMostWarps = most_warps(D);
 inline constexpr float kNothing = -INFINITY;
-inline constexpr float kFar = 60;  // a mask whose sum lies this far (natural logarithms) under the row's maximum has exponentials of its own
+inline constexpr float kFar =
+    60;  // a mask whose sum lies this far (natural logarithms) under the row's maximum has exponentials of its own
 
 /// Where a thread stands. In an accumulator of 16×8 it has elements (row + 8·(e/2), column + e%2), e < 4.
 struct Lane {
@@ -22,7 +23,8 @@ struct Lane {
 
 /// Rows r0.. of a view into shared memory; they are there after cp_async_wait and a barrier.
 template <int D>
-__device__ void load_rows(bf16* to, const bf16* from, int64_t stride, int r0, int n, int rows, int d, int thread, int threads) {
+__device__ void load_rows(bf16* to, const bf16* from, int64_t stride, int r0, int n, int rows, int d, int thread,
+                          int threads) {
   constexpr int kPieces = D / 8;
   for (int i = thread; i < rows * kPieces; i += threads) {
     int r = i / kPieces, c = i % kPieces * 8;
@@ -31,13 +33,16 @@ __device__ void load_rows(bf16* to, const bf16* from, int64_t stride, int r0, in
   }
 }
 /// 0 for a key, −∞ for padding and behind the last key.
-__device__ inline void load_bias(float* to, const uint8_t* kept, int64_t stride, int k0, int n, int rows, int thread, int threads) {
-  for (int k = thread; k < rows; k += threads) to[k] = k0 + k < n && (!kept || kept[(k0 + k) * stride]) ? 0.0f : kNothing;
+__device__ inline void load_bias(float* to, const uint8_t* kept, int64_t stride, int k0, int n, int rows, int thread,
+                                 int threads) {
+  for (int k = thread; k < rows; k += threads)
+    to[k] = k0 + k < n && (!kept || kept[(k0 + k) * stride]) ? 0.0f : kNothing;
 }
 
 // ---- fragments ----
 
-/// sum[2][4] += 16 rows · (16 rows)ᵀ over D columns. Unrolled further, its loads would cost the backward kernels registers that they lack.
+/// sum[2][4] += 16 rows · (16 rows)ᵀ over D columns. Unrolled further, its loads would cost the backward kernels
+/// registers that they lack.
 template <int D>
 __device__ void row_products(float (&sum)[2][4], const bf16* left, const bf16* right, Lane l) {
 #pragma unroll 2
@@ -82,7 +87,8 @@ __device__ inline void exchange(uint32_t (&w)[4]) {
 }
 /// Writes 16 rows from r0, those before n, 16 bytes a lane.
 template <int D>
-__device__ void store_rows(const float (&sum)[D / 8][4], bf16* to, int64_t stride, int r0, int n, int d, float low, float high, Lane l) {
+__device__ void store_rows(const float (&sum)[D / 8][4], bf16* to, int64_t stride, int r0, int n, int d, float low,
+                           float high, Lane l) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     int r = r0 + l.row + 8 * half;
@@ -110,13 +116,15 @@ __device__ inline float quad_max(float x) {
   return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
 }
 
-/// Mask sets of an accumulator's four pairs, a byte each; of no meaning behind the last key, empty behind the last query.
+/// Mask sets of an accumulator's four pairs, a byte each; of no meaning behind the last key, empty behind the last
+/// query.
 template <typename Query, typename Key>
 __device__ unsigned mask_sets(const Attention<bf16>& a, Query query, Key key) {
   unsigned sets = 0;
 #pragma unroll
   for (int e = 0; e < 4; ++e)
-    if (query(e) < a.nq) sets |= unsigned(a.masks[query(e) * int(a.mask_q) + min(key(e), a.nk - 1) * int(a.mask_k)]) << (8 * e);
+    if (query(e) < a.nq)
+      sets |= unsigned(a.masks[query(e) * int(a.mask_q) + min(key(e), a.nk - 1) * int(a.mask_k)]) << (8 * e);
   return sets;
 }
 __device__ inline bool keeps(unsigned sets, int e, int j) { return sets >> (8 * e + j) & 1; }

@@ -1,6 +1,6 @@
-// Backward attention on tensor cores. A warp that has 16 queries forms their D and dq, one that has 16 keys their dk and dv: no
-// sum crosses warps. A block that holds all rows of its units does both, one after the other, and reads them once; long
-// sequences take two kernels, which walk over segments of the other side.
+// Backward attention on tensor cores. A warp that has 16 queries forms their D and dq, one that has 16 keys their dk
+// and dv: no sum crosses warps. A block that holds all rows of its units does both, one after the other, and reads them
+// once; long sequences take two kernels, which walk over segments of the other side.
 #pragma once
 #include "kernels/attention_mma.h"
 
@@ -10,7 +10,9 @@ enum class Part { both, queries, keys };
 
 template <int D>
 constexpr size_t unit_bytes(const Cut& cut, int m, bool masked) {
-  return size_t(cut.q_rows + cut.k_rows) * 2 * kRow<D> * sizeof(bf16) + size_t(cut.k_rows + cut.q_rows * (1 + (masked ? 2 * m : 1)) + (masked ? cut.warps * kMostChoices : 0)) * sizeof(float);
+  return size_t(cut.q_rows + cut.k_rows) * 2 * kRow<D> * sizeof(bf16) +
+         size_t(cut.k_rows + cut.q_rows * (1 + (masked ? 2 * m : 1)) + (masked ? cut.warps * kMostChoices : 0)) *
+             sizeof(float);
 }
 
 template <int D, bool masked>
@@ -22,20 +24,22 @@ struct BackwardTile {
   const Cut& cut;
   Place at;
   Lane l;
-  bf16* q;  // [q_rows, kRow<D>], and behind it dout, k and v [k_rows, kRow<D>]; registers are dear, so that places are found anew
+  bf16* q;  // [q_rows, kRow<D>], and behind it dout, k and v [k_rows, kRow<D>]; registers are dear, so that places are
+            // found anew
   const float* alpha;
   int q_first = 0, k_first = 0;  // what lies in the first row
   float share[kMostChoices] = {};
 
-  __device__ BackwardTile(const Attention<bf16>& a, const Cut& cut, int64_t unit, unsigned char* memory) : a(a), cut(cut), at(a, unit), q(reinterpret_cast<bf16*>(memory)), alpha(at.alphas(a)) {}
+  __device__ BackwardTile(const Attention<bf16>& a, const Cut& cut, int64_t unit, unsigned char* memory)
+      : a(a), cut(cut), at(a, unit), q(reinterpret_cast<bf16*>(memory)), alpha(at.alphas(a)) {}
   __device__ bf16* dout() const { return q + cut.q_rows * kRow<D>; }
   __device__ bf16* k() const { return q + 2 * cut.q_rows * kRow<D>; }
   __device__ bf16* v() const { return k() + cut.k_rows * kRow<D>; }
   __device__ float* bias() const { return reinterpret_cast<float*>(k() + 2 * cut.k_rows * kRow<D>); }  // [k_rows]
-  __device__ float* most() const { return bias() + cut.k_rows; }                                      // [q_rows]
-  __device__ float* mean() const { return most() + cut.q_rows; }                                      // [m, q_rows]
-  __device__ float* coef() const { return mean() + a.m() * cut.q_rows; }                              // [m, q_rows]
-  __device__ float* shares() const { return coef() + a.m() * cut.q_rows; }                            // [warps, kMostChoices]
+  __device__ float* most() const { return bias() + cut.k_rows; }                                       // [q_rows]
+  __device__ float* mean() const { return most() + cut.q_rows; }                                       // [m, q_rows]
+  __device__ float* coef() const { return mean() + a.m() * cut.q_rows; }                               // [m, q_rows]
+  __device__ float* shares() const { return coef() + a.m() * cut.q_rows; }  // [warps, kMostChoices]
 
   // ---- rows into shared memory, by all threads of the unit ----
 
@@ -45,8 +49,9 @@ struct BackwardTile {
     load_rows<D>(v(), at(a.v), a.v.row, k0, a.nk, cut.k_rows, a.d, thread, threads);
     load_bias(bias(), at.keys(a), a.key_row, k0, a.nk, cut.k_rows, thread, threads);
   }
-  /// With the rows, what makes probabilities of logits x: P = exp(x − most), in mode attention times Σ coef_j over the masks that
-  /// keep the pair. most is +∞ where no key is seen, and −∞ where a mask lies too far off: coef_j is a mere α_j then.
+  /// With the rows, what makes probabilities of logits x: P = exp(x − most), in mode attention times Σ coef_j over the
+  /// masks that keep the pair. most is +∞ where no key is seen, and −∞ where a mask lies too far off: coef_j is a mere
+  /// α_j then.
   __device__ void load_queries(int q0, bool centred, int thread, int threads) {
     q_first = q0;
     load_rows<D>(q, at(a.q), a.q.row, q0, a.nq, cut.q_rows, a.d, thread, threads);
@@ -55,7 +60,8 @@ struct BackwardTile {
       float top = kNothing, homeless = 0;
       bool there = q0 + i < a.nq, far = false;
       for (int j = 0; j < a.m() && there; ++j) top = fmaxf(top, lse(i, j));
-      for (int j = 0; j < a.m(); ++j) mean()[j * cut.q_rows + i] = centred && there ? a.centre[row(i) * a.m() + j].x : 0.0f;
+      for (int j = 0; j < a.m(); ++j)
+        mean()[j * cut.q_rows + i] = centred && there ? a.centre[row(i) * a.m() + j].x : 0.0f;
       most()[i] = top == kNothing ? INFINITY : top;
       if constexpr (masked) {
         if (a.mode != 2) continue;
@@ -79,16 +85,24 @@ struct BackwardTile {
 
   /// Rows in shared memory of the query and the key of element e of half n; rows is true where the warp has queries.
   template <bool rows>
-  __device__ int query(int q0, int n, int e) const { return q0 + (rows ? l.row + e / 2 * 8 : 8 * n + l.column + e % 2); }
+  __device__ int query(int q0, int n, int e) const {
+    return q0 + (rows ? l.row + e / 2 * 8 : 8 * n + l.column + e % 2);
+  }
   template <bool rows>
-  __device__ int key(int k0, int n, int e) const { return k0 + (rows ? 8 * n + l.column + e % 2 : l.row + e / 2 * 8); }
+  __device__ int key(int k0, int n, int e) const {
+    return k0 + (rows ? 8 * n + l.column + e % 2 : l.row + e / 2 * 8);
+  }
 
-  /// Products q·k to logits, −∞ where the query does not see the key, and the masks that keep them; s becomes the score.
+  /// Products q·k to logits, −∞ where the query does not see the key, and the masks that keep them; s becomes the
+  /// score.
   template <bool rows>
   __device__ void logits(Pairs& s, Pairs& x, Sets& sets, int q0, int k0) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      if constexpr (masked) sets[n] = mask_sets(a, [&](int e) { return q_first + query<rows>(q0, n, e); }, [&](int e) { return k_first + key<rows>(k0, n, e); });
+      if constexpr (masked)
+        sets[n] = mask_sets(
+            a, [&](int e) { return q_first + query<rows>(q0, n, e); },
+            [&](int e) { return k_first + key<rows>(k0, n, e); });
 #pragma unroll
       for (int e = 0; e < 4; ++e) x[n][e] = s[n][e] *= a.scale;
       if constexpr (masked)
@@ -96,7 +110,8 @@ struct BackwardTile {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float y = x[n][e] + bias()[key<rows>(k0, n, e)];
-        x[n][e] = a.causal && k_first + key<rows>(k0, n, e) > q_first + query<rows>(q0, n, e) + a.nk - a.nq ? kNothing : y;
+        x[n][e] = a.causal && k_first + key<rows>(k0, n, e) > q_first + query<rows>(q0, n, e) + a.nk - a.nq ? kNothing
+                                                                                                            : y;
       }
     }
   }
@@ -120,7 +135,8 @@ struct BackwardTile {
         for (int j = 0; j < kMostChoices; ++j) {
           if (j >= a.p) break;
 #pragma unroll
-          for (int i = 0; i < 8; ++i) share[j] += keeps(sets[i / 4], i % 4, j) ? g[i / 4][i % 4] * scores[i / 4][i % 4] : 0.0f;
+          for (int i = 0; i < 8; ++i)
+            share[j] += keeps(sets[i / 4], i % 4, j) ? g[i / 4][i % 4] * scores[i / 4][i % 4] : 0.0f;
         }
       }
 #pragma unroll
@@ -164,7 +180,8 @@ struct BackwardTile {
 
   // ---- 16 queries ----
 
-  /// Adds Σ P_j dP over the keys before `end` to mean, of the queries from row q0; in mode attention without the factor that centre() gives it.
+  /// Adds Σ P_j dP over the keys before `end` to mean, of the queries from row q0; in mode attention without the factor
+  /// that centre() gives it.
   __device__ void add_centre(int q0, int end) {
     bool far = masked && __any_sync(~0u, most()[q0 + l.row] == kNothing || most()[q0 + l.row + 8] == kNothing);
 #pragma unroll 1
@@ -280,7 +297,8 @@ __device__ inline void arrive() {
 template <int D, bool masked, Part part>
 __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_backward(Attention<bf16> a, Cut cut) {
   SHARED(unsigned char, shared);
-  int warp = int(threadIdx.x) / 32, slot = warp / cut.warps, own = warp % cut.warps, threads = 32 * cut.warps, thread = int(threadIdx.x) - 32 * slot * cut.warps;
+  int warp = int(threadIdx.x) / 32, slot = warp / cut.warps, own = warp % cut.warps, threads = 32 * cut.warps,
+      thread = int(threadIdx.x) - 32 * slot * cut.warps;
   int64_t unit = int64_t(blockIdx.x) / cut.blocks * cut.units + slot;
   bool there = unit < a.units, centred = a.dq.data || a.dk.data || a.shares;
   BackwardTile<D, masked> t(a, cut, there ? unit : 0, shared + slot * unit_bytes<D>(cut, a.m(), masked));
@@ -312,7 +330,8 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_backward(Attention<
       t.write_keys(dk, dv, k0);
     }
   } else if constexpr (part == Part::queries) {
-    int q0 = 16 * own, last = keys_seen(a, min(first + cut.q_rows, a.nq)), mine = keys_seen(a, min(first + q0 + 16, a.nq));
+    int q0 = 16 * own, last = keys_seen(a, min(first + cut.q_rows, a.nq)),
+        mine = keys_seen(a, min(first + q0 + 16, a.nq));
     bool busy = there && first + q0 < a.nq;
     float dq[D / 8][4] = {};
     if (there) t.load_queries(first, false, thread, threads);

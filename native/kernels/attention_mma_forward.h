@@ -1,6 +1,6 @@
-// Forward attention on tensor cores. A warp has 16 queries; keys and values lie in shared memory, all of them or a segment at a
-// time. Without masks, and in mode score, the softmax is formed as keys pass by; in mode attention a first pass over the
-// keys finds every mask's sum, and a second one forms Σ α_j P_j from one exponential.
+// Forward attention on tensor cores. A warp has 16 queries; keys and values lie in shared memory, all of them or a
+// segment at a time. Without masks, and in mode score, the softmax is formed as keys pass by; in mode attention a first
+// pass over the keys finds every mask's sum, and a second one forms Σ α_j P_j from one exponential.
 #pragma once
 #include "kernels/attention_mma.h"
 
@@ -32,7 +32,8 @@ struct ForwardTile {
         q[c][i] = r < a.nq && column < a.d ? *reinterpret_cast<const uint32_t*>(rows + r * a.q.row + column) : 0u;
       }
   }
-  /// Logits of the keys c0.. of the segment from key k0, and the sets of masks that keep them; −∞ where a query does not see a key.
+  /// Logits of the keys c0.. of the segment from key k0, and the sets of masks that keep them; −∞ where a query does
+  /// not see a key.
   __device__ void logits(Scores& s, Sets& sets, int k0, int c0, int end) {
     int count = (end - c0 + 15) / 16;
 #pragma unroll
@@ -55,7 +56,10 @@ struct ForwardTile {
       bool there = n / 2 < count;
       int key = c0 + 8 * n + l.column;
       float shift[2] = {there ? bias[key] : kNothing, there ? bias[key + 1] : kNothing};
-      if constexpr (masked) sets[n] = there ? mask_sets(a, [&](int e) { return q0 + l.row + e / 2 * 8; }, [&](int e) { return k0 + key + e % 2; }) : 0u;
+      if constexpr (masked)
+        sets[n] = there ? mask_sets(
+                              a, [&](int e) { return q0 + l.row + e / 2 * 8; }, [&](int e) { return k0 + key + e % 2; })
+                        : 0u;
 #pragma unroll
       for (int e = 0; e < 4; ++e) s[n][e] *= a.scale;
       if constexpr (masked)
@@ -132,7 +136,9 @@ struct ForwardTile {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         int r = q0 + l.row + 8 * half, column = 8 * c + l.column;
-        if (r < a.nq && column < a.d) *reinterpret_cast<float2*>(a.parts + (row + r) * a.d + column) = {sum[c][2 * half] * factor[half], sum[c][2 * half + 1] * factor[half]};
+        if (r < a.nq && column < a.d)
+          *reinterpret_cast<float2*>(a.parts + (row + r) * a.d + column) = {sum[c][2 * half] * factor[half],
+                                                                            sum[c][2 * half + 1] * factor[half]};
       }
   }
 
@@ -207,7 +213,8 @@ struct ForwardTile {
 #pragma unroll
           for (int j = 0; j < kMostChoices; ++j) {
             if (j >= a.p) break;
-            if (keeps(sets[masked ? n : 0], e, j) && x != kNothing) w += z[e / 2][j] * (far ? __expf(x - *lse(e / 2, j)) : 1.0f);
+            if (keeps(sets[masked ? n : 0], e, j) && x != kNothing)
+              w += z[e / 2][j] * (far ? __expf(x - *lse(e / 2, j)) : 1.0f);
           }
           s[n][e] = far ? w : w * from_most(x, e / 2);
         }
@@ -256,18 +263,26 @@ struct ForwardTile {
   }
 };
 
-/// Blocks: groups of units × blocks of queries × pieces of the keys. Masks are used in mode 1 and 2; in mode 2 one segment holds all keys.
+/// Blocks: groups of units × blocks of queries × pieces of the keys. Masks are used in mode 1 and 2; in mode 2 one
+/// segment holds all keys.
 template <int D, bool masked>
 __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<bf16> a, Cut cut) {
   SHARED(unsigned char, shared);
-  int warp = int(threadIdx.x) / 32, slot = warp / cut.warps, own = warp % cut.warps, threads = 32 * cut.warps, thread = int(threadIdx.x) - 32 * slot * cut.warps;
+  int warp = int(threadIdx.x) / 32, slot = warp / cut.warps, own = warp % cut.warps, threads = 32 * cut.warps,
+      thread = int(threadIdx.x) - 32 * slot * cut.warps;
   int piece = int(blockIdx.x) % cut.splits, block = int(blockIdx.x) / cut.splits;
   int64_t unit = int64_t(block) / cut.blocks * cut.units + slot;
   bool there = unit < a.units;
   int first = block % cut.blocks * cut.warps * 16, q0 = first + own * 16;
   // Stages of all units' keys and values, behind them those of a number for each key.
-  auto keys = [&](int stage) { return reinterpret_cast<bf16*>(shared) + (stage * cut.units + slot) * cut.k_rows * 2 * kRow<D>; };
-  auto bias = [&](int stage) { return reinterpret_cast<float*>(reinterpret_cast<bf16*>(shared) + cut.stages * cut.units * cut.k_rows * 2 * kRow<D>) + (stage * cut.units + slot) * cut.k_rows; };
+  auto keys = [&](int stage) {
+    return reinterpret_cast<bf16*>(shared) + (stage * cut.units + slot) * cut.k_rows * 2 * kRow<D>;
+  };
+  auto bias = [&](int stage) {
+    return reinterpret_cast<float*>(reinterpret_cast<bf16*>(shared) +
+                                    cut.stages * cut.units * cut.k_rows * 2 * kRow<D>) +
+           (stage * cut.units + slot) * cut.k_rows;
+  };
   Place at(a, there ? unit : 0);
   ForwardTile<D, masked> tile{a, at, Lane(), q0, nullptr, nullptr, nullptr, at.alphas(a)};
   bool busy = there && q0 < a.nq;
@@ -304,8 +319,8 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<b
   if (busy && !(masked && a.mode == 2)) tile.write(piece);
 }
 
-/// What pieces of the keys gave, put together in their order: out = Σ w_s part_s, w the softmax of the pieces' lse. A thread has one
-/// element of the result; the first of a row saves its lse.
+/// What pieces of the keys gave, put together in their order: out = Σ w_s part_s, w the softmax of the pieces' lse. A
+/// thread has one element of the result; the first of a row saves its lse.
 inline __global__ void __launch_bounds__(kThreads) merge_pieces(Attention<bf16> a, const float* lse, int splits) {
   int64_t i = thread_index(), rows = a.units * a.nq;
   if (i >= rows * a.d) return;

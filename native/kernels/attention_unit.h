@@ -1,5 +1,5 @@
-// One unit of attention work: a (b0, b1, head), its rows wherever they lie in memory. What the instruction sets' kernels
-// (attention_forward.h, attention_backward.h) are given.
+// One unit of attention work: a (b0, b1, head), its rows wherever they lie in memory. What the instruction sets'
+// kernels (attention_forward.h, attention_backward.h) are given.
 #pragma once
 #include <cstdint>
 
@@ -43,7 +43,9 @@ struct AttentionUnit {
   }
   bool visible_all() const { return shift >= nk; }
   /// Keys that query i sees, padding included.
-  int64_t sees(int64_t i) const { return visible_all() ? keys : i + shift + 1 < 0 ? 0 : i + shift + 1 < keys ? i + shift + 1 : keys; }
+  int64_t sees(int64_t i) const {
+    return visible_all() ? keys : i + shift + 1 < 0 ? 0 : i + shift + 1 < keys ? i + shift + 1 : keys;
+  }
   int64_t lse_size() const { return mode == 2 ? p : 1; }
   /// Queries per strip: its scores stay in the first-level cache, and strips are even.
   int64_t strip() const {

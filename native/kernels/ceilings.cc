@@ -23,10 +23,10 @@ namespace mt {
 namespace {
 
 constexpr int kPasses = 8;
-constexpr int64_t kMultiplyAdds = 1 << 22;          // steps of a pass: a few milliseconds
-constexpr size_t kMemory = size_t(192) << 20;       // far more than a core's share of any cache
+constexpr int64_t kMultiplyAdds = 1 << 22;     // steps of a pass: a few milliseconds
+constexpr size_t kMemory = size_t(192) << 20;  // far more than a core's share of any cache
 constexpr size_t kHugePage = size_t(2) << 20;
-std::atomic<double> sink;                           // what loops return goes here, so that no compiler leaves them out
+std::atomic<double> sink;  // what loops return goes here, so that no compiler leaves them out
 
 /// Runs body(piece) once on every thread, kPasses times; the shortest pass in seconds.
 template <typename Body>
@@ -45,7 +45,8 @@ double fastest(Body body) {
 /// Memory that was written to, so that every page is there.
 class Memory {
  public:
-  explicit Memory([[maybe_unused]] bool huge) : data_(static_cast<char*>(::operator new(kMemory, std::align_val_t(kHugePage)))) {
+  explicit Memory([[maybe_unused]] bool huge)
+      : data_(static_cast<char*>(::operator new(kMemory, std::align_val_t(kHugePage)))) {
 #if defined(__linux__) && defined(MADV_NOHUGEPAGE)
     madvise(data_, kMemory, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);  // where it is refused, pages are what they are
 #endif
@@ -69,7 +70,9 @@ double float32() {
 double read(bool huge) {
   Memory memory(huge);
   const double bytes = double(memory.bytes()) * threads();
-  return bytes / fastest([&](int64_t i) { sink = MT_FOR_ISA(read_all)(reinterpret_cast<const int32_t*>(memory.part(i)), memory.bytes() / 4); });
+  return bytes / fastest([&](int64_t i) {
+           sink = MT_FOR_ISA(read_all)(reinterpret_cast<const int32_t*>(memory.part(i)), memory.bytes() / 4);
+         });
 }
 
 double copy() {

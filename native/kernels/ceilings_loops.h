@@ -8,9 +8,12 @@ MT_NOINLINE float multiply_adds(int64_t steps, float factor) {
   for (int i = 0; i < kChains; ++i) sums[i] = splat(float(i));
   const vec a = splat(factor), b = splat(1 - factor);
   for (int64_t s = 0; s < steps; ++s) {
-    sums[0] = fma(sums[0], a, b), sums[1] = fma(sums[1], a, b), sums[2] = fma(sums[2], a, b), sums[3] = fma(sums[3], a, b);
-    sums[4] = fma(sums[4], a, b), sums[5] = fma(sums[5], a, b), sums[6] = fma(sums[6], a, b), sums[7] = fma(sums[7], a, b);
-    sums[8] = fma(sums[8], a, b), sums[9] = fma(sums[9], a, b), sums[10] = fma(sums[10], a, b), sums[11] = fma(sums[11], a, b);
+    sums[0] = fma(sums[0], a, b), sums[1] = fma(sums[1], a, b), sums[2] = fma(sums[2], a, b),
+    sums[3] = fma(sums[3], a, b);
+    sums[4] = fma(sums[4], a, b), sums[5] = fma(sums[5], a, b), sums[6] = fma(sums[6], a, b),
+    sums[7] = fma(sums[7], a, b);
+    sums[8] = fma(sums[8], a, b), sums[9] = fma(sums[9], a, b), sums[10] = fma(sums[10], a, b),
+    sums[11] = fma(sums[11], a, b);
   }
   vec all = sums[0];
   for (int i = 1; i < kChains; ++i) all = max(all, sums[i]);

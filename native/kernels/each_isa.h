@@ -1,5 +1,6 @@
-// Compiles vec.h, exp.h and halves.h for every instruction set of the machine at hand, each in its own namespace, and one
-// more header where MT_EACH_ISA is defined as its name: that finds them around it and includes nothing but headers of its kind.
+// Compiles vec.h, exp.h and halves.h for every instruction set of the machine at hand, each in its own namespace, and
+// one more header where MT_EACH_ISA is defined as its name: that finds them around it and includes nothing but headers
+// of its kind.
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -39,7 +40,8 @@ namespace mt::avx2 {
 }  // namespace mt::avx2
 #ifdef __clang__
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), \
+                             apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options

@@ -1,5 +1,5 @@
-// Exact GELU over spans; included by each_isa.h. Φ(x) comes from Φ(−|x|) = e^(−x²/2)·t·P(t − 5/8), t = 1/(1 + 0.3|x|/√2);
-// P was fitted to half the scaled complementary error function over |x| ≤ 13, relative error below 2e-8.
+// Exact GELU over spans; included by each_isa.h. Φ(x) comes from Φ(−|x|) = e^(−x²/2)·t·P(t − 5/8), t = 1/(1 +
+// 0.3|x|/√2); P was fitted to half the scaled complementary error function over |x| ≤ 13, relative error below 2e-8.
 
 struct Normal {
   vec cdf;      // Φ(x)

@@ -27,15 +27,17 @@ inline Isa isa() {
   static const Isa found = [] {
     Isa best = Isa::portable;
 #ifdef MT_X86
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) best = Isa::avx2;
-    if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+      best = Isa::avx2;
+    if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
       best = Isa::avx512;
 #endif
     const char* given = std::getenv("MT_CPU");
     std::string asked = given ? given : "";
     Isa most = asked == "portable" ? Isa::portable : asked == "avx2" ? Isa::avx2 : Isa::avx512;
-    if (most == Isa::avx512 && !asked.empty() && asked != "avx512") throw std::runtime_error("MT_CPU: expected avx512, avx2 or portable, but got \"" + asked + "\"");
+    if (most == Isa::avx512 && !asked.empty() && asked != "avx512")
+      throw std::runtime_error("MT_CPU: expected avx512, avx2 or portable, but got \"" + asked + "\"");
     return most < best ? most : best;
   }();
   return found;

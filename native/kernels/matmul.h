@@ -14,8 +14,8 @@ struct Left {
   int64_t row, col;
 };
 
-/// The right factor: element (k, n) is data[k·row + n·col], float32, bfloat16 or float16. A frozen one may come packed by
-/// pack_right, and is then read from there alone.
+/// The right factor: element (k, n) is data[k·row + n·col], float32, bfloat16 or float16. A frozen one may come packed
+/// by pack_right, and is then read from there alone.
 struct Right {
   const void* data;
   DType dtype;
@@ -59,7 +59,8 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
 int64_t packed_bytes(int64_t n, int64_t k, DType dtype);
 void pack_right(int64_t n, int64_t k, Right b, void* out);
 
-/// Part of a right factor that has k rows: from row `row` on, or from column `col` on. It stays packed where the layout allows.
+/// Part of a right factor that has k rows: from row `row` on, or from column `col` on. It stays packed where the layout
+/// allows.
 Right rows_of(Right b, int64_t row, int64_t k);
 Right columns_of(Right b, int64_t col, int64_t k);
 

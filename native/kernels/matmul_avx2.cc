@@ -16,7 +16,8 @@ struct Simd {
   MT_INLINE V set(float x) { return _mm256_set1_ps(x); }
   MT_INLINE V load(const float* p) { return _mm256_loadu_ps(p); }
   MT_INLINE V load(const bf16* p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
   }
   MT_INLINE V load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   MT_INLINE V load_words(const uint16_t* p) { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
@@ -27,12 +28,18 @@ struct Simd {
   }
   MT_INLINE __m256i words(const Pair* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   /// Words below 2^16 as float16: narrowed within the lanes, then the lanes put beside each other.
-  MT_INLINE V widened(__m256i w) { return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0xd8))); }
+  MT_INLINE V widened(__m256i w) {
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0xd8)));
+  }
   MT_INLINE V low(const Pair* p, bf16) { return _mm256_castsi256_ps(_mm256_slli_epi32(words(p), 16)); }
-  MT_INLINE V high(const Pair* p, bf16) { return _mm256_castsi256_ps(_mm256_and_si256(words(p), _mm256_set1_epi32(int(0xffff0000)))); }
+  MT_INLINE V high(const Pair* p, bf16) {
+    return _mm256_castsi256_ps(_mm256_and_si256(words(p), _mm256_set1_epi32(int(0xffff0000))));
+  }
   MT_INLINE V low(const Pair* p, f16) { return widened(_mm256_and_si256(words(p), _mm256_set1_epi32(0xffff))); }
   MT_INLINE V high(const Pair* p, f16) { return widened(_mm256_srli_epi32(words(p), 16)); }
-  MT_INLINE __m256i first(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+  MT_INLINE __m256i first(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
   MT_INLINE V load_part(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
   MT_INLINE void store(float* p, V v) { _mm256_storeu_ps(p, v); }
   MT_INLINE void store_part(float* p, V v, int n) { _mm256_maskstore_ps(p, first(n), v); }

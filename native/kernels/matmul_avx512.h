@@ -17,7 +17,8 @@ struct Simd {
   MT_INLINE V set(float x) { return _mm512_set1_ps(x); }
   MT_INLINE V load(const float* p) { return _mm512_loadu_ps(p); }
   MT_INLINE V load(const bf16* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
   }
   MT_INLINE V load(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   MT_INLINE V load_words(const uint16_t* p) { return _mm512_loadu_ps(p); }
@@ -27,9 +28,13 @@ struct Simd {
     return _mm512_castsi512_ps(_mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
   }
   MT_INLINE V low(const Pair* p, bf16) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
-  MT_INLINE V high(const Pair* p, bf16) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(int(0xffff0000)))); }
+  MT_INLINE V high(const Pair* p, bf16) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(int(0xffff0000))));
+  }
   MT_INLINE V low(const Pair* p, f16) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_loadu_si512(p))); }
-  MT_INLINE V high(const Pair* p, f16) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(p), 16))); }
+  MT_INLINE V high(const Pair* p, f16) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(p), 16)));
+  }
   MT_INLINE V load_part(const float* p, int n) { return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p); }
   MT_INLINE void store(float* p, V v) { _mm512_storeu_ps(p, v); }
   MT_INLINE void store_part(float* p, V v, int n) { _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), v); }

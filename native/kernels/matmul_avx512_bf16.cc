@@ -13,7 +13,9 @@ namespace {
 
 /// Both products of a pair.
 struct Dot {
-  MT_TARGET static inline V of(V sum, V left, V right) { return _mm512_dpbf16_ps(sum, (__m512bh)left, (__m512bh)right); }
+  MT_TARGET static inline V of(V sum, V left, V right) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)left, (__m512bh)right);
+  }
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What surrounds the tiles: packing and dot products, written once over an instruction set, as matmul_tile.h is, and the
-// Level made of it all.
+// What surrounds the tiles: packing and dot products, written once over an instruction set, as matmul_tile.h is, and
+// the Level made of it all.
 #include <cstring>
 #include <type_traits>
 
@@ -24,7 +24,8 @@ MT_TARGET inline V row_part(const T* in, int valid) {
 }
 
 template <typename T>
-MT_TARGET void pack(const void* from, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld, int64_t panel) {
+MT_TARGET void pack(const void* from, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld,
+                    int64_t panel) {
   const T* in = static_cast<const T*>(from);
   if (across == 1) {  // row by row, through all panels: long reads
     for (int64_t x = 0; x < k; ++x) {
@@ -75,15 +76,18 @@ MT_TARGET inline float word_at(const uint16_t* low, const uint16_t* high) {
   return out;
 }
 
-MT_TARGET void pack_pairs(const void* from, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld, int64_t panel) {
+MT_TARGET void pack_pairs(const void* from, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld,
+                          int64_t panel) {
   const auto* in = static_cast<const uint16_t*>(from);
   if (across == 1) {
     for (int64_t x = 0; x < k; x += 2) {
-      const uint16_t *low = in + x * along, *high = x + 1 < k ? low + along : nullptr, *later = in + (x + 16 < k ? x + 16 : x) * along;
+      const uint16_t *low = in + x * along, *high = x + 1 < k ? low + along : nullptr,
+                     *later = in + (x + 16 < k ? x + 16 : x) * along;
       for (int64_t i = 0; i < n; i += W) {
         ahead(later + i);
         ahead(later + i + (high ? along : 0));
-        Simd::store(out + i / ld * panel + x / 2 * ld + i % ld, pair_part(low + i, high ? high + i : nullptr, int(n - i < W ? n - i : W)));
+        Simd::store(out + i / ld * panel + x / 2 * ld + i % ld,
+                    pair_part(low + i, high ? high + i : nullptr, int(n - i < W ? n - i : W)));
       }
     }
     return;
@@ -115,7 +119,8 @@ MT_TARGET void pack_pairs(const void* from, int64_t across, int64_t along, int64
 // ---- dot: few rows against a right factor that is read once, as it lies ----
 
 template <typename T, int R, int C>
-MT_TARGET void dot(int64_t k, const float* a, int64_t lda, const void* from, int64_t ldb, const void* next, float* sums) {
+MT_TARGET void dot(int64_t k, const float* a, int64_t lda, const void* from, int64_t ldb, const void* next,
+                   float* sums) {
   const T *b = static_cast<const T*>(from), *later = static_cast<const T*>(next);
   V sum[R][C];
 #pragma GCC unroll 16

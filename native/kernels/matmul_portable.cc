@@ -25,7 +25,9 @@ struct Simd {
   static constexpr int width = 4, rows = 4;
   MT_INLINE V set(float x) { return V{x, x, x, x}; }
   template <typename T>
-  MT_INLINE V load(const T* p) { return V{float(p[0]), float(p[1]), float(p[2]), float(p[3])}; }
+  MT_INLINE V load(const T* p) {
+    return V{float(p[0]), float(p[1]), float(p[2]), float(p[3])};
+  }
   MT_INLINE V load(const float* p) {
     V v;
     std::memcpy(&v, p, sizeof v);

@@ -39,7 +39,8 @@ struct Fma {
 
 /// sum[i] += left(i)·right for R rows, the word of each `at` words behind where its pointer stands.
 template <typename Multiply, int R, int C>
-MT_TARGET inline void add_products(V (&sum)[R][C], const float* const* p, int64_t row, int64_t at, const V (&right)[C]) {
+MT_TARGET inline void add_products(V (&sum)[R][C], const float* const* p, int64_t row, int64_t at,
+                                   const V (&right)[C]) {
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
     V left = Simd::set(p[i / 3][(i % 3) * row + at]);
@@ -48,8 +49,8 @@ MT_TARGET inline void add_products(V (&sum)[R][C], const float* const* p, int64_
   }
 }
 
-/// The steps of a tile by what its panels hold: next() adds the products of one row of the panel, `step` words of the left
-/// factor. Words: float32, or whatever Multiply takes them for.
+/// The steps of a tile by what its panels hold: next() adds the products of one row of the panel, `step` words of the
+/// left factor. Words: float32, or whatever Multiply takes them for.
 template <typename Multiply>
 struct Words {
   static constexpr int step = 1;
@@ -61,13 +62,14 @@ struct Words {
     add_products<Multiply, R, C>(sum, p, row, 0, right);
   }
 };
-/// Pairs of 16-bit numbers by float32. First all lower halves, then all upper ones: both at a time would be more vectors
-/// than there are registers.
+/// Pairs of 16-bit numbers by float32. First all lower halves, then all upper ones: both at a time would be more
+/// vectors than there are registers.
 template <typename Half>
 struct Pairs {
   static constexpr int step = 2;
   template <int R, int C>
-  MT_TARGET static inline void next(V (&sum)[R][C], const float* const* p, int64_t row, int64_t col, const float* b, bool both) {
+  MT_TARGET static inline void next(V (&sum)[R][C], const float* const* p, int64_t row, int64_t col, const float* b,
+                                    bool both) {
     const Pair* pairs = reinterpret_cast<const Pair*>(b);
     V right[C];
 #pragma GCC unroll 16
@@ -81,7 +83,8 @@ struct Pairs {
 };
 
 template <typename Steps, int R, int C>
-MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb, const Target& out) {
+MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb,
+                    const Target& out) {
   V sum[R][C];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)

@@ -2,7 +2,8 @@
 
 /// One register tile: M rows by N vectors of c (+)= a·b, k terms in order.
 template <int M, int N>
-MT_INLINE void tile(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t k, bool add) {
+MT_INLINE void tile(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b,
+                    int64_t b_row, int64_t k, bool add) {
   vec acc[M][N];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
@@ -25,10 +26,11 @@ MT_INLINE void tile(float* c, int64_t c_row, const float* a, int64_t a_row, int6
     for (int n = 0; n < N; ++n) store(c + m * c_row + n * kLanes, acc[m][n]);
 }
 
-/// All rows for one block of N vectors. Rows are shared out evenly, so that no tile is thin; where they are one vector wide, more
-/// of them keep the multipliers busy.
+/// All rows for one block of N vectors. Rows are shared out evenly, so that no tile is thin; where they are one vector
+/// wide, more of them keep the multipliers busy.
 template <int N>
-MT_NOINLINE void columns(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t rows, int64_t k, bool add) {
+MT_NOINLINE void columns(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b,
+                         int64_t b_row, int64_t rows, int64_t k, bool add) {
   constexpr int kRows = N == 1 ? 8 : 6;
   for (int64_t left = rows; left > 0;) {
     int64_t tiles = (left + kRows - 1) / kRows, m = (left + tiles - 1) / tiles;
@@ -39,8 +41,12 @@ MT_NOINLINE void columns(float* c, int64_t c_row, const float* a, int64_t a_row,
       case 4: tile<4, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
       case 5: tile<5, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
       case 6: tile<6, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
-      case 7: if constexpr (kRows > 6) tile<7, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
-      default: if constexpr (kRows > 6) tile<8, N>(c, c_row, a, a_row, a_col, b, b_row, k, add); break;
+      case 7:
+        if constexpr (kRows > 6) tile<7, N>(c, c_row, a, a_row, a_col, b, b_row, k, add);
+        break;
+      default:
+        if constexpr (kRows > 6) tile<8, N>(c, c_row, a, a_row, a_col, b, b_row, k, add);
+        break;
     }
     c += m * c_row;
     a += m * a_row;
@@ -50,16 +56,20 @@ MT_NOINLINE void columns(float* c, int64_t c_row, const float* a, int64_t a_row,
 
 /// c[rows, width] (+)= a[rows, k]·b[k, width]. a may lie in any order; width is rounded up to whole vectors, so rows of
 /// b and c must reach that far.
-inline void multiply(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row, int64_t rows, int64_t width,
-                     int64_t k, bool add) {
+inline void multiply(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b,
+                     int64_t b_row, int64_t rows, int64_t width, int64_t k, bool add) {
   constexpr int kMost = kLanes == 16 ? 4 : 2;  // 6 rows of that many vectors fill the registers
   for (int64_t left = (width + kLanes - 1) / kLanes; left > 0;) {
     int64_t blocks = (left + kMost - 1) / kMost, n = (left + blocks - 1) / blocks;
     switch (n) {
       case 1: columns<1>(c, c_row, a, a_row, a_col, b, b_row, rows, k, add); break;
       case 2: columns<2>(c, c_row, a, a_row, a_col, b, b_row, rows, k, add); break;
-      case 3: if constexpr (kMost > 2) columns<3>(c, c_row, a, a_row, a_col, b, b_row, rows, k, add); break;
-      default: if constexpr (kMost > 2) columns<4>(c, c_row, a, a_row, a_col, b, b_row, rows, k, add); break;
+      case 3:
+        if constexpr (kMost > 2) columns<3>(c, c_row, a, a_row, a_col, b, b_row, rows, k, add);
+        break;
+      default:
+        if constexpr (kMost > 2) columns<4>(c, c_row, a, a_row, a_col, b, b_row, rows, k, add);
+        break;
     }
     c += n * kLanes;
     b += n * kLanes;
@@ -70,7 +80,8 @@ inline void multiply(float* c, int64_t c_row, const float* a, int64_t a_row, int
 #ifdef MT_X86
 /// Four rows by four columns, in registers.
 MT_INLINE void transpose4(float* to, int64_t to_row, const float* p, int64_t from_row) {
-  __m128 x0 = _mm_loadu_ps(p), x1 = _mm_loadu_ps(p + from_row), x2 = _mm_loadu_ps(p + 2 * from_row), x3 = _mm_loadu_ps(p + 3 * from_row);
+  __m128 x0 = _mm_loadu_ps(p), x1 = _mm_loadu_ps(p + from_row), x2 = _mm_loadu_ps(p + 2 * from_row),
+         x3 = _mm_loadu_ps(p + 3 * from_row);
   _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
   _mm_storeu_ps(to, x0);
   _mm_storeu_ps(to + to_row, x1);
@@ -97,10 +108,14 @@ MT_INLINE void transpose8(float* to, int64_t to_row, const float* p, int64_t fro
 #endif
 #endif
 
-/// to[c·to_row + r] = from[r·from_row + c]; rows where skip[r], if given, is not 0 become zeros, and so do rows up to `padded`.
-inline void transpose(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t padded, int64_t width, const float* skip) {
+/// to[c·to_row + r] = from[r·from_row + c]; rows where skip[r], if given, is not 0 become zeros, and so do rows up to
+/// `padded`.
+inline void transpose(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t padded,
+                      int64_t width, const float* skip) {
   int64_t r = 0;
-  const auto one = [&](int64_t row, int64_t c) { to[c * to_row + row] = row < rows && (!skip || skip[row] == 0) ? from[row * from_row + c] : 0.0f; };
+  const auto one = [&](int64_t row, int64_t c) {
+    to[c * to_row + row] = row < rows && (!skip || skip[row] == 0) ? from[row * from_row + c] : 0.0f;
+  };
 #ifdef MT_X86
   const auto kept = [&](int64_t n) {
     for (int64_t i = r; skip && i < r + n; ++i)
@@ -127,8 +142,10 @@ inline void transpose(float* to, int64_t to_row, const float* from, int64_t from
     for (int64_t c = 0; c < width; ++c) one(r, c);
 }
 
-/// Rows of `width` numbers times `factor` to rows of to_row, zeros behind them; rows where skip[r] is not 0 become zeros.
-inline void copy_rows(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t width, float factor, const float* skip) {
+/// Rows of `width` numbers times `factor` to rows of to_row, zeros behind them; rows where skip[r] is not 0 become
+/// zeros.
+inline void copy_rows(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t width,
+                      float factor, const float* skip) {
   for (int64_t r = 0; r < rows; ++r, to += to_row, from += from_row) {
     bool zero = skip && skip[r] != 0;
     int64_t c = 0;

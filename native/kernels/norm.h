@@ -1,5 +1,6 @@
 // LayerNorm and RMSNorm share their kernels: with n = (x − mean)·rstd the second is the first with mean 0 and no bias.
-// `Team` threads, a warp or a block, take a row; a row of up to Team·4·Held elements is read once and stays in registers.
+// `Team` threads, a warp or a block, take a row; a row of up to Team·4·Held elements is read once and stays in
+// registers.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -9,8 +10,8 @@
 
 namespace mt::cuda {
 
-/// f(k, at) for the fours of this thread's share of a row of n elements: the k-th begins at element `at`. Of a row that is
-/// not held, k is 0 always.
+/// f(k, at) for the fours of this thread's share of a row of n elements: the k-th begins at element `at`. Of a row that
+/// is not held, k is 0 always.
 template <int Team, int Held, typename F>
 __device__ __forceinline__ void each_four(int64_t n, F f) {
   int lane = int(threadIdx.x) % Team;
@@ -40,16 +41,21 @@ struct PartedRows {
     return i < parts.first ? head + g * parts.head + i * n : tail + g * parts.tail + (i - parts.first) * n;
   }
   /// What fours() says of all rows.
-  bool fours_of(int64_t n) const { return fours(head, n) && fours(tail, n) && parts.head % 4 == 0 && parts.tail % 4 == 0; }
+  bool fours_of(int64_t n) const {
+    return fours(head, n) && fours(tail, n) && parts.head % 4 == 0 && parts.tail % 4 == 0;
+  }
 };
 template <typename T>
 PartedRows<T> parted_rows(const View& head, const View& tail) {
-  return {head.data<std::remove_const_t<T>>(), tail ? tail.data<std::remove_const_t<T>>() : nullptr, Parted(head, tail)};
+  return {head.data<std::remove_const_t<T>>(), tail ? tail.data<std::remove_const_t<T>>() : nullptr,
+          Parted(head, tail)};
 }
 
 /// y = (x − mean)·rstd∘weight + bias.
 template <bool Centred, typename T, int Team, int Held>
-__global__ void __launch_bounds__(kThreads) norm_rows(const T* x, const float* weight, const float* bias, float eps, PartedRows<T> y, float* mean, float* rstd, int64_t rows, int64_t n, bool whole) {
+__global__ void __launch_bounds__(kThreads)
+    norm_rows(const T* x, const float* weight, const float* bias, float eps, PartedRows<T> y, float* mean, float* rstd,
+              int64_t rows, int64_t n, bool whole) {
   __shared__ double shared[32];
   int64_t r = thread_index() / Team;
   if (r >= rows) return;
@@ -101,9 +107,12 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const T* x, const float* w
   });
 }
 
-/// With g = dy∘weight: dx = rstd (g − mean(g) − n mean(g∘n)) + more, the first mean for LayerNorm alone. more may be null.
+/// With g = dy∘weight: dx = rstd (g − mean(g) − n mean(g∘n)) + more, the first mean for LayerNorm alone. more may be
+/// null.
 template <bool Centred, typename T, int Team, int Held>
-__global__ void __launch_bounds__(kThreads) norm_rows_backward(PartedRows<const T> dy, const T* x, const float* weight, const float* mean, const float* rstd, const T* more, T* dx, int64_t rows, int64_t n, bool whole) {
+__global__ void __launch_bounds__(kThreads)
+    norm_rows_backward(PartedRows<const T> dy, const T* x, const float* weight, const float* mean, const float* rstd,
+                       const T* more, T* dx, int64_t rows, int64_t n, bool whole) {
   __shared__ double shared[32];
   int64_t r = thread_index() / Team;
   if (r >= rows) return;
@@ -145,7 +154,8 @@ __global__ void __launch_bounds__(kThreads) norm_rows_backward(PartedRows<const 
   });
 }
 
-inline constexpr int kColumns = 32, kAtOnce = kThreads / kColumns;  // columns of a block, and rows that it adds up side by side
+inline constexpr int kColumns = 32,
+                     kAtOnce = kThreads / kColumns;  // columns of a block, and rows that it adds up side by side
 
 /// The sum of x over the threads of a column, for the first of them, in their order. `shared` has kThreads numbers.
 __device__ inline float column_sum(float x, float* shared) {
@@ -159,9 +169,12 @@ __device__ inline float column_sum(float x, float* shared) {
 
 /// Of chunks of `per` rows: dweight[chunk,:] = Σ dy∘n and dbias[chunk,:] = Σ dy; either may be missing.
 template <bool Centred, typename T>
-__global__ void __launch_bounds__(kThreads) norm_columns(PartedRows<const T> dy, const T* x, const float* mean, const float* rstd, float* dweight, float* dbias, int64_t rows, int64_t per, int64_t n, int64_t tiles) {
+__global__ void __launch_bounds__(kThreads)
+    norm_columns(PartedRows<const T> dy, const T* x, const float* mean, const float* rstd, float* dweight, float* dbias,
+                 int64_t rows, int64_t per, int64_t n, int64_t tiles) {
   __shared__ float shared[kThreads];
-  int64_t chunk = blockIdx.x / tiles, c = blockIdx.x % tiles * kColumns + threadIdx.x % kColumns, end = min(rows, chunk * per + per);
+  int64_t chunk = blockIdx.x / tiles, c = blockIdx.x % tiles * kColumns + threadIdx.x % kColumns,
+          end = min(rows, chunk * per + per);
   float weight = 0, bias = 0;
   if (c < n)
     for (int64_t r = chunk * per + threadIdx.x / kColumns; r < end; r += kAtOnce) {
@@ -199,7 +212,8 @@ void norm_plan(int64_t n, F f) {
 }
 
 template <bool Centred>
-void norm_forward(const View& x, const View& weight, const float* bias, double eps, const View& y, const View& rest, float* mean, float* rstd) {
+void norm_forward(const View& x, const View& weight, const float* bias, double eps, const View& y, const View& rest,
+                  float* mean, float* rstd) {
   int64_t n = x.size(-1), rows = x.rows();
   const float* w = weight.data<float>();
   each_activation(x.dtype, [&](auto t) {
@@ -208,13 +222,15 @@ void norm_forward(const View& x, const View& weight, const float* bias, double e
     const auto to = parted_rows<T>(y, rest);
     bool whole = fours(from, n) && to.fours_of(n) && fours(w, n) && fours(bias, n);
     norm_plan(n, [&](auto team, auto held) {
-      launch(norm_rows<Centred, T, team(), held()>, blocks(rows * team()), dim3(kThreads), 0, from, w, bias, float(eps), to, mean, rstd, rows, n, whole);
+      launch(norm_rows<Centred, T, team(), held()>, blocks(rows * team()), dim3(kThreads), 0, from, w, bias, float(eps),
+             to, mean, rstd, rows, n, whole);
     });
   });
 }
 
 template <bool Centred>
-void norm_backward(const View& dy, const View& drest, const View& x, const View& weight, const float* mean, const float* rstd, const View& residual, const View& dx, const View& dweight, const View& dbias) {
+void norm_backward(const View& dy, const View& drest, const View& x, const View& weight, const float* mean,
+                   const float* rstd, const View& residual, const View& dx, const View& dweight, const View& dbias) {
   int64_t n = x.size(-1), rows = x.rows();
   const float* w = weight.data<float>();
   each_activation(x.dtype, [&](auto t) {
@@ -226,18 +242,24 @@ void norm_backward(const View& dy, const View& drest, const View& x, const View&
       T* to = dx.data<T>();
       bool whole = d.fours_of(n) && fours(from, n) && fours(more, n) && fours(to, n) && fours(w, n);
       norm_plan(n, [&](auto team, auto held) {
-        launch(norm_rows_backward<Centred, T, team(), held()>, blocks(rows * team()), dim3(kThreads), 0, d, from, w, mean, rstd, more, to, rows, n, whole);
+        launch(norm_rows_backward<Centred, T, team(), held()>, blocks(rows * team()), dim3(kThreads), 0, d, from, w,
+               mean, rstd, more, to, rows, n, whole);
       });
     }
     if (!dweight && !dbias) return;
-    int64_t per = std::max<int64_t>(32, (rows + 63) / 64), chunks = std::max<int64_t>(1, (rows + per - 1) / per), tiles = (n + kColumns - 1) / kColumns;
+    int64_t per = std::max<int64_t>(32, (rows + 63) / 64), chunks = std::max<int64_t>(1, (rows + per - 1) / per),
+            tiles = (n + kColumns - 1) / kColumns;
     Scratch part(chunks > 1 ? size_t(2 * chunks * n) * sizeof(float) : 0);
     const View* results[] = {&dweight, &dbias};
     float* sums[2];
-    for (int i = 0; i < 2; ++i) sums[i] = !*results[i] ? nullptr : chunks > 1 ? part.as<float>() + i * chunks * n : results[i]->data<float>();
-    launch(norm_columns<Centred, T>, dim3(unsigned(chunks * tiles)), dim3(kThreads), 0, d, from, mean, rstd, sums[0], sums[1], rows, per, n, tiles);
     for (int i = 0; i < 2; ++i)
-      if (chunks > 1 && sums[i]) launch(add_chunks, dim3(unsigned(tiles)), dim3(kThreads), 0, (const float*)sums[i], results[i]->data<float>(), chunks, n);
+      sums[i] = !*results[i] ? nullptr : chunks > 1 ? part.as<float>() + i * chunks * n : results[i]->data<float>();
+    launch(norm_columns<Centred, T>, dim3(unsigned(chunks * tiles)), dim3(kThreads), 0, d, from, mean, rstd, sums[0],
+           sums[1], rows, per, n, tiles);
+    for (int i = 0; i < 2; ++i)
+      if (chunks > 1 && sums[i])
+        launch(add_chunks, dim3(unsigned(tiles)), dim3(kThreads), 0, (const float*)sums[i], results[i]->data<float>(),
+               chunks, n);
   });
 }
 

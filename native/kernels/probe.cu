@@ -16,7 +16,8 @@ __global__ void probe(int* out) {
   for (int i = 0; i < 2; ++i) b[i] = pack_bf16(float(4 * lane + 2 * i + 1), float(4 * lane + 2 * i + 2));
   for (int one = 0; one < kA; ++one) {
     uint32_t a[4];
-    for (int i = 0; i < 4; ++i) a[i] = pack_bf16(one == 8 * lane + 2 * i ? 1.0f : 0.0f, one == 8 * lane + 2 * i + 1 ? 1.0f : 0.0f);
+    for (int i = 0; i < 4; ++i)
+      a[i] = pack_bf16(one == 8 * lane + 2 * i ? 1.0f : 0.0f, one == 8 * lane + 2 * i + 1 ? 1.0f : 0.0f);
     float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     mma_m16n8k16(d, a, b);
     for (int e = 0; e < 4; ++e) out[one * kD + 4 * lane + e] = int(d[e]);
@@ -70,9 +71,11 @@ std::vector<int> expected_fragments() {
     const int i = one % 8, group = one / 8 / 4;
     const int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8, k = one / 8 % 4 * 2 + (i & 1) + (i >= 4 ? 8 : 0);
     for (int lane = 0; lane < 32; ++lane)
-      for (int e = 0; e < 4; ++e) want.push_back((e < 2 ? lane / 4 : lane / 4 + 8) == row ? 1 + b_at[k][lane % 4 * 2 + (e & 1)] : 0);
+      for (int e = 0; e < 4; ++e)
+        want.push_back((e < 2 ? lane / 4 : lane / 4 + 8) == row ? 1 + b_at[k][lane % 4 * 2 + (e & 1)] : 0);
   }
-  // ldmatrix: lane l's register m holds row l / 4 of matrix m, columns 2·(l % 4) and the next; .trans: of the transposed matrix.
+  // ldmatrix: lane l's register m holds row l / 4 of matrix m, columns 2·(l % 4) and the next; .trans: of the
+  // transposed matrix.
   for (int registers : {4, 2})
     for (bool trans : {false, true})
       for (int lane = 0; lane < 32; ++lane)

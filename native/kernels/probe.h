@@ -1,12 +1,13 @@
-// Who owns which element of a tensor core's fragments: asked of the device, and by the PTX manual. The kernels (and the emulator)
-// are written by the manual; a device that answers otherwise would make them all wrong in the same way.
+// Who owns which element of a tensor core's fragments: asked of the device, and by the PTX manual. The kernels (and the
+// emulator) are written by the manual; a device that answers otherwise would make them all wrong in the same way.
 #pragma once
 #include <vector>
 
 namespace mt::cuda {
 
-/// Answers in a fixed order: for each of A's 256 register halves alone, what the 128 sums of the product name (0, or 1 + B's register
-/// half); then for ldmatrix x4, x4_trans, x2, x2_trans the element of shared memory in each register half; then pack_bf16's order.
+/// Answers in a fixed order: for each of A's 256 register halves alone, what the 128 sums of the product name (0, or 1
+/// + B's register half); then for ldmatrix x4, x4_trans, x2, x2_trans the element of shared memory in each register
+/// half; then pack_bf16's order.
 std::vector<int> probe_fragments();
 std::vector<int> expected_fragments();
 

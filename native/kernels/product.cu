@@ -1,4 +1,5 @@
-// Chooses how a matrix product is computed: by which kernel, in which tiles, and in how many pieces of the inner dimension.
+// Chooses how a matrix product is computed: by which kernel, in which tiles, and in how many pieces of the inner
+// dimension.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -35,7 +36,8 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(Operand from, bf16* to, 
   if (row >= from.rows) return;
   float v[8];
   fetch<8>(from, row, col, v);
-  *reinterpret_cast<uint4*>(to + row * pitch + col) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+  *reinterpret_cast<uint4*>(to + row * pitch + col) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
+                                                                 pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
 }
 
 int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -64,7 +66,8 @@ std::array<int, kTileCount> blocks_held(Form form, bool cores) {
   auto& of_form = all[int(form)];
   if (!cores) held[0] = known(of_form[kTileCount], [=] { return simt_blocks(form); });
   else
-    for (int tile = 0; tile < kTileCount; ++tile) held[size_t(tile)] = known(of_form[tile], [=] { return mma_blocks(form, tile); });
+    for (int tile = 0; tile < kTileCount; ++tile)
+      held[size_t(tile)] = known(of_form[tile], [=] { return mma_blocks(form, tile); });
   return held;
 }
 
@@ -75,7 +78,8 @@ Operand operand(const Matrix& x, float factor = 1) {
 
 }  // namespace
 
-Packed::Packed(const Matrix& x, bool wanted) : scratch_(wanted ? size_t(x.rows * up(x.cols, 8) * 8) * sizeof(bf16) : 0), matrix_(x) {
+Packed::Packed(const Matrix& x, bool wanted)
+    : scratch_(wanted ? size_t(x.rows * up(x.cols, 8) * 8) * sizeof(bf16) : 0), matrix_(x) {
   if (!wanted) return;
   const int64_t pitch = up(x.cols, 8) * 8;
   launch(pack_kernel, blocks(x.rows * (pitch / 8)), dim3(kThreads), 0, operand(x), scratch_.as<bf16>(), pitch);
@@ -98,13 +102,16 @@ Job job(const Product& p) {
   j.before = p.before;
   j.gelu = p.gelu;
   j.quads = n % 4 == 0;
-  for (const void* like : {static_cast<const void*>(p.c), p.residual, static_cast<const void*>(p.before)}) j.quads &= reinterpret_cast<uintptr_t>(like) % (4 * size_of(p.type)) == 0;
+  for (const void* like : {static_cast<const void*>(p.c), p.residual, static_cast<const void*>(p.before)})
+    j.quads &= reinterpret_cast<uintptr_t>(like) % (4 * size_of(p.type)) == 0;
   j.m = m;
   j.n = n;
   return j;
 }
 
-void finish(const Job& j, int64_t splits) { launch(finish_kernel, blocks(j.m * up(j.n, 4)), dim3(kThreads), 0, j, splits); }
+void finish(const Job& j, int64_t splits) {
+  launch(finish_kernel, blocks(j.m * up(j.n, 4)), dim3(kThreads), 0, j, splits);
+}
 
 /// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
 void product(const Product& given) {
@@ -120,7 +127,10 @@ void product(const Product& given) {
   const auto held = blocks_held(given.form, cores);
   const Plan plan = choose({multiprocessors(), held}, cores, {m, n, all, step});
   // Rows that cannot be copied 16 bytes at a time.
-  const auto packs = [&](const Matrix& x) { return cores && (x.type == DType::f32 || x.pitch() % 8) && packing_pays(x.rows * x.cols, int64_t(size_of(x.type)), plan); };
+  const auto packs = [&](const Matrix& x) {
+    return cores && (x.type == DType::f32 || x.pitch() % 8) &&
+           packing_pays(x.rows * x.cols, int64_t(size_of(x.type)), plan);
+  };
   const Packed a(given.a, packs(given.a)), b(given.b, packs(given.b));
   Product p = given;
   p.a = a.matrix();

@@ -1,5 +1,5 @@
-// Matrix products on a CUDA device, for every operator that contains one: all of them pass through product(), which asks
-// cuBLASLt for large ones of bfloat16 where the library is found, and chooses one of the own kernels else.
+// Matrix products on a CUDA device, for every operator that contains one: all of them pass through product(), which
+// asks cuBLASLt for large ones of bfloat16 where the library is found, and chooses one of the own kernels else.
 //
 //   c [m,n] = f(alpha·(a·b + factor·a2·b2) + bias [n] + residual [m,n]), f the identity or GELU
 //
@@ -20,7 +20,9 @@ struct Matrix {
   int64_t padding = 0;         // zeros between them
   int64_t pitch() const { return cols + padding; }
 };
-inline void* address(const View& v) { return static_cast<char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype)); }
+inline void* address(const View& v) {
+  return static_cast<char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype));
+}
 /// v [..., width] as [rows, width].
 inline Matrix matrix(const View& v) { return {address(v), v.dtype, v.rows(), v.size(-1)}; }
 
@@ -33,8 +35,8 @@ struct Product {
   Matrix a, b;
   void* c;
   DType type;  // of c: float32 or bfloat16
-  /// Factors may be rounded to bfloat16, as activations are: tensor cores. Else, and where there are kFewRows at most, every
-  /// product is formed in float32.
+  /// Factors may be rounded to bfloat16, as activations are: tensor cores. Else, and where there are kFewRows at most,
+  /// every product is formed in float32.
   bool narrow = false;
   const float* bias = nullptr;  // rounded as b is, where cuBLASLt adds it to bfloat16
   float alpha = 1;
@@ -53,8 +55,8 @@ struct Product {
 
 void product(const Product& p);
 
-/// What computes large products of bfloat16: cuBLASLt or the own kernels, and why. MT_GEMM=own|cublaslt decides it, else
-/// whether the library is found (kernels/cuda/cublaslt.h). Looks for it once.
+/// What computes large products of bfloat16: cuBLASLt or the own kernels, and why. MT_GEMM=own|cublaslt decides it,
+/// else whether the library is found (kernels/cuda/cublaslt.h). Looks for it once.
 struct Products {
   bool library;
   std::string reason;

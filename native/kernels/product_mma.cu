@@ -1,6 +1,6 @@
-// Matrix products on tensor cores: bfloat16 factors, float32 sums. Tiles of a and b go through four stages of shared memory,
-// as they lie in global memory; ldmatrix turns them where the form asks for it. bfloat16 matrices whose rows are aligned are
-// copied asynchronously, all others are read ahead through registers and rounded on the way.
+// Matrix products on tensor cores: bfloat16 factors, float32 sums. Tiles of a and b go through four stages of shared
+// memory, as they lie in global memory; ldmatrix turns them where the form asks for it. bfloat16 matrices whose rows
+// are aligned are copied asynchronously, all others are read ahead through registers and rounded on the way.
 #include "kernels/product_tile.h"
 
 namespace mt::cuda {
@@ -8,12 +8,13 @@ namespace {
 
 constexpr int kStages = 4, kPad = 8;  // a pitch that is an odd multiple of 16 bytes has no bank conflicts
 
-/// A tile of `outer` rows (or columns) of a factor. `along`: rows of memory run along the inner dimension. `halves`: it may
-/// be float16, as weights are. A narrow tile is one of low-rank factors, which are float32.
+/// A tile of `outer` rows (or columns) of a factor. `along`: rows of memory run along the inner dimension. `halves`: it
+/// may be float16, as weights are. A narrow tile is one of low-rank factors, which are float32.
 template <int outer, bool along, bool halves, int threads>
 struct Stage {
   static constexpr int kPitch = (along ? kMmaStep : outer) + kPad, kElements = (along ? outer : kMmaStep) * kPitch;
-  static constexpr int kRowChunks = (along ? kMmaStep : outer) / 8, kChunks = outer * kMmaStep / 8, kMine = (kChunks + threads - 1) / threads;
+  static constexpr int kRowChunks = (along ? kMmaStep : outer) / 8, kChunks = outer * kMmaStep / 8,
+                       kMine = (kChunks + threads - 1) / threads;
   static constexpr int kApart = threads / kRowChunks;  // rows between the chunks of a thread, which lie in one column
   static constexpr bool kNarrow = outer == 32;
   uint4 ahead[kMine * (kNarrow ? 2 : 1)] = {};
@@ -31,10 +32,12 @@ struct Stage {
       const char* from = o.data + (row * o.pitch + col) * 2;
       if (!halves || o.type == DType::bf16) {
 #pragma unroll
-        for (int i = 0; i < kMine; ++i) cp_async_16(to + i * kApart * kPitch, i * kApart < left ? from + i * apart : o.data, i * kApart < left);
+        for (int i = 0; i < kMine; ++i)
+          cp_async_16(to + i * kApart * kPitch, i * kApart < left ? from + i * apart : o.data, i * kApart < left);
       } else {
 #pragma unroll
-        for (int i = 0; i < kMine; ++i) ahead[i] = i * kApart < left ? *reinterpret_cast<const uint4*>(from + i * apart) : make_uint4(0, 0, 0, 0);
+        for (int i = 0; i < kMine; ++i)
+          ahead[i] = i * kApart < left ? *reinterpret_cast<const uint4*>(from + i * apart) : make_uint4(0, 0, 0, 0);
       }
       return;
     }
@@ -43,7 +46,8 @@ struct Stage {
         const uint4* from = reinterpret_cast<const uint4*>(o.data + (row * o.pitch + col) * 4);
 #pragma unroll
         for (int i = 0; i < kMine; ++i)
-          for (int h = 0; h < 2; ++h) ahead[2 * i + h] = i * kApart < left ? from[i * (apart / 8) + h] : make_uint4(0, 0, 0, 0);
+          for (int h = 0; h < 2; ++h)
+            ahead[2 * i + h] = i * kApart < left ? from[i * (apart / 8) + h] : make_uint4(0, 0, 0, 0);
         return;
       }
     }
@@ -52,17 +56,20 @@ struct Stage {
       const float4* from = reinterpret_cast<const float4*>(o.data + (row * o.pitch + col) * 4);
       float4 v[2 * kMine];
 #pragma unroll
-      for (int i = 0; i < 2 * kMine; ++i) v[i] = i / 2 * kApart < left ? from[i / 2 * (apart / 8) + i % 2] : make_float4(0, 0, 0, 0);
+      for (int i = 0; i < 2 * kMine; ++i)
+        v[i] = i / 2 * kApart < left ? from[i / 2 * (apart / 8) + i % 2] : make_float4(0, 0, 0, 0);
 #pragma unroll
       for (int i = 0; i < 2 * kMine; ++i)
-        *reinterpret_cast<uint2*>(to + i / 2 * kApart * kPitch + i % 2 * 4) = make_uint2(pack_bf16(o.factor * v[i].x, o.factor * v[i].y), pack_bf16(o.factor * v[i].z, o.factor * v[i].w));
+        *reinterpret_cast<uint2*>(to + i / 2 * kApart * kPitch + i % 2 * 4) = make_uint2(
+            pack_bf16(o.factor * v[i].x, o.factor * v[i].y), pack_bf16(o.factor * v[i].z, o.factor * v[i].w));
       return;
     }
 #pragma unroll 1
     for (int i = 0; i < 2 * kMine; ++i) {  // in halves: fewer registers beside the sums
       float v[4];
       fetch<4>(o, row + i / 2 * kApart, col + i % 2 * 4, v);
-      *reinterpret_cast<uint2*>(to + i / 2 * kApart * kPitch + i % 2 * 4) = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
+      *reinterpret_cast<uint2*>(to + i / 2 * kApart * kPitch + i % 2 * 4) = make_uint2(pack_bf16(v[0], v[1]),
+                                                                                       pack_bf16(v[2], v[3]));
     }
   }
   __device__ void end(const Operand& o, bf16* to) {
@@ -73,23 +80,30 @@ struct Stage {
 #pragma unroll
         for (int i = 0; i < kMine; ++i) {
           const uint4 x = ahead[2 * i], y = ahead[2 * i + 1];
-          *reinterpret_cast<uint4*>(to + i * kApart * kPitch) = make_uint4(rounded(x.x, x.y), rounded(x.z, x.w), rounded(y.x, y.y), rounded(y.z, y.w));
+          *reinterpret_cast<uint4*>(to + i * kApart * kPitch) = make_uint4(rounded(x.x, x.y), rounded(x.z, x.w),
+                                                                           rounded(y.x, y.y), rounded(y.z, y.w));
         }
       }
     }
     if constexpr (halves) {
       if (o.type == DType::f16) {
 #pragma unroll
-        for (int i = 0; i < kMine; ++i) *reinterpret_cast<uint4*>(to + i * kApart * kPitch) = make_uint4(rounded(ahead[i].x), rounded(ahead[i].y), rounded(ahead[i].z), rounded(ahead[i].w));
+        for (int i = 0; i < kMine; ++i)
+          *reinterpret_cast<uint4*>(to + i * kApart * kPitch) = make_uint4(rounded(ahead[i].x), rounded(ahead[i].y),
+                                                                           rounded(ahead[i].z), rounded(ahead[i].w));
       }
     }
   }
-  static __device__ uint32_t rounded(uint32_t x, uint32_t y) { return pack_bf16(__uint_as_float(x), __uint_as_float(y)); }
-  static __device__ uint32_t rounded(uint32_t pair) { return pack_bf16(widen_f16(pair & 0xffff), widen_f16(pair >> 16)); }
+  static __device__ uint32_t rounded(uint32_t x, uint32_t y) {
+    return pack_bf16(__uint_as_float(x), __uint_as_float(y));
+  }
+  static __device__ uint32_t rounded(uint32_t pair) {
+    return pack_bf16(widen_f16(pair & 0xffff), widen_f16(pair >> 16));
+  }
 };
 
-/// Registers of four 8×8 matrices that make up 16 rows of a factor × 16 of the inner dimension. `inner_first`: the second
-/// matrix lies further along the inner dimension (b), not along the rows (a).
+/// Registers of four 8×8 matrices that make up 16 rows of a factor × 16 of the inner dimension. `inner_first`: the
+/// second matrix lies further along the inner dimension (b), not along the rows (a).
 template <bool along, bool inner_first>
 __device__ void fragment(uint32_t (&r)[4], const bf16* tile, int pitch, int outer, int inner) {
   const int lane = int(threadIdx.x) % 32, one = lane / 8 % 2 * 8, two = lane / 16 * 8, i = lane % 8;
@@ -98,8 +112,8 @@ __device__ void fragment(uint32_t (&r)[4], const bf16* tile, int pitch, int oute
   else ldmatrix_x4_trans(r, tile + (k + i) * pitch + o);
 }
 
-/// Blocks of rows × cols sums by warps_m × warps_n warps. The larger a warp's part, the less often a number is read from
-/// shared memory, whose speed is what limits large products.
+/// Blocks of rows × cols sums by warps_m × warps_n warps. The larger a warp's part, the less often a number is read
+/// from shared memory, whose speed is what limits large products.
 template <Form form, int rows, int cols, int warps_m, int warps_n>
 __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
@@ -109,7 +123,8 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
   SHARED(bf16, shared);
   bf16* const tiles_b = shared + kStages * A::kElements;
   const Place at = place(j, rows, cols);
-  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, row = warp / warps_n * wm, col = warp % warps_n * wn;
+  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, row = warp / warps_n * wm,
+            col = warp % warps_n * wn;
   float sum[fm][fn][4] = {};
   A a;
   B b;
@@ -167,7 +182,8 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
         for (int c = 0; c < fn; ++c)
 #pragma unroll
           for (int h = 0; h < 2; ++h)
-            *reinterpret_cast<float2*>(sums + (row + 16 * i + 8 * h + lane / 4) * pitch + col + 8 * c + lane % 4 * 2) = make_float2(sum[i][c][2 * h], sum[i][c][2 * h + 1]);
+            *reinterpret_cast<float2*>(sums + (row + 16 * i + 8 * h + lane / 4) * pitch + col + 8 * c +
+                                       lane % 4 * 2) = make_float2(sum[i][c][2 * h], sum[i][c][2 * h + 1]);
       __syncthreads();
       return complete_tile<rows, cols, pitch, threads>(j, at, sums);
     }
@@ -178,7 +194,8 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
     for (int c = 0; c < fn; ++c)
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        store2(j, at, at.row + row + 16 * i + 8 * h + lane / 4, at.col + col + 8 * c + lane % 4 * 2, sum[i][c][2 * h], sum[i][c][2 * h + 1]);
+        store2(j, at, at.row + row + 16 * i + 8 * h + lane / 4, at.col + col + 8 * c + lane % 4 * 2, sum[i][c][2 * h],
+               sum[i][c][2 * h + 1]);
 }
 
 /// A tile's kernel, as it is launched.
@@ -190,7 +207,8 @@ struct Kernel {
 template <Form form, int tile, int warps_m, int warps_n>
 Kernel kernel_of() {
   constexpr int rows = kTiles[tile].rows, cols = kTiles[tile].cols, threads = warps_m * warps_n * 32;
-  constexpr size_t elements = Stage<rows, form != Form::tn, false, threads>::kElements + Stage<cols, form == Form::nt, form != Form::tn, threads>::kElements;
+  constexpr size_t elements = Stage<rows, form != Form::tn, false, threads>::kElements +
+                              Stage<cols, form == Form::nt, form != Form::tn, threads>::kElements;
   return {mma_kernel<form, rows, cols, warps_m, warps_n>, threads, kStages * elements * sizeof(bf16)};
 }
 template <Form form>
@@ -202,7 +220,11 @@ Kernel kernel_of(int tile) {
     default: return kernel_of<form, 3, 4, 1>();
   }
 }
-Kernel kernel_of(Form form, int tile) { return form == Form::nt ? kernel_of<Form::nt>(tile) : form == Form::nn ? kernel_of<Form::nn>(tile) : kernel_of<Form::tn>(tile); }
+Kernel kernel_of(Form form, int tile) {
+  return form == Form::nt   ? kernel_of<Form::nt>(tile)
+         : form == Form::nn ? kernel_of<Form::nn>(tile)
+                            : kernel_of<Form::tn>(tile);
+}
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// Products x Wᵀ of at most eight rows, as in decoding: what takes time is reading W, so a block reads two of its rows once,
-// 16 bytes a thread and several of them in flight, for all rows of x. Products are formed in float32.
+// Products x Wᵀ of at most eight rows, as in decoding: what takes time is reading W, so a block reads two of its rows
+// once, 16 bytes a thread and several of them in flight, for all rows of x. Products are formed in float32.
 #include "kernels/product_tile.h"
 
 namespace mt::cuda {
@@ -24,7 +24,8 @@ struct Eight {
         else words[i] = from[2 * i].bits | uint32_t(from[2 * i + 1].bits) << 16;
       }
 #pragma unroll
-      for (size_t i = 0; i < sizeof(T) / 2; ++i) raw[i] = make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
+      for (size_t i = 0; i < sizeof(T) / 2; ++i)
+        raw[i] = make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
     }
   }
   __device__ void widen(float (&v)[8]) const {
@@ -46,7 +47,8 @@ struct Eight {
 
 /// Adds up the thread's part of the products of the rows that begin at x and w.
 template <typename X, typename W, int rows, bool aligned>
-__device__ void add_products(const Job& j, const int64_t (&x)[rows], const int64_t (&w)[kPair], float (&sum)[kPair][rows]) {
+__device__ void add_products(const Job& j, const int64_t (&x)[rows], const int64_t (&w)[kPair],
+                             float (&sum)[kPair][rows]) {
 #pragma unroll(aligned ? 2 : 1)
   for (int64_t i = threadIdx.x * 8; i < j.a.cols; i += kRowThreads * 8) {
     Eight<W, aligned> raw[kPair];
@@ -86,7 +88,8 @@ __global__ void __launch_bounds__(kRowThreads) rows_kernel(Job j) {
     for (int p = 0; p < kPair; ++p)
 #pragma unroll
       for (int r = 0; r < rows; ++r)
-        sum[p][r] = fmaf(element(j.b2, (n0 + p < j.n ? n0 + p : j.n - 1) * j.b2.cols + i), j.a2.factor * element(j.a2, (r < j.m ? r : j.m - 1) * j.a2.cols + i), sum[p][r]);
+        sum[p][r] = fmaf(element(j.b2, (n0 + p < j.n ? n0 + p : j.n - 1) * j.b2.cols + i),
+                         j.a2.factor * element(j.a2, (r < j.m ? r : j.m - 1) * j.a2.cols + i), sum[p][r]);
 #pragma unroll
   for (int p = 0; p < kPair; ++p)
 #pragma unroll
@@ -104,16 +107,17 @@ __global__ void __launch_bounds__(kRowThreads) rows_kernel(Job j) {
 
 template <typename X, typename W>
 void run(const Job& j) {
-  auto kernel = j.m == 1 ? rows_kernel<X, W, 1> : j.m == 2 ? rows_kernel<X, W, 2> : j.m <= 4 ? rows_kernel<X, W, 4> : rows_kernel<X, W, 8>;
+  auto kernel = j.m == 1   ? rows_kernel<X, W, 1>
+                : j.m == 2 ? rows_kernel<X, W, 2>
+                : j.m <= 4 ? rows_kernel<X, W, 4>
+                           : rows_kernel<X, W, 8>;
   launch(kernel, blocks(j.n, kPair), dim3(kRowThreads), 0, j);
 }
 
 }  // namespace
 
 void few_rows(const Job& j) {
-  each_activation(j.a.type, [&](auto x) {
-    each_weight(j.b.type, [&](auto w) { run<decltype(x), decltype(w)>(j); });
-  });
+  each_activation(j.a.type, [&](auto x) { each_weight(j.b.type, [&](auto w) { run<decltype(x), decltype(w)>(j); }); });
 }
 
 }  // namespace mt::cuda

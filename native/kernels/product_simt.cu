@@ -1,11 +1,12 @@
-// Matrix products in float32: a block of 128 threads forms 64×64 sums, a thread 4×8 of them, from tiles in shared memory
-// that lie with rows along the inner dimension; the next tiles travel through registers meanwhile.
+// Matrix products in float32: a block of 128 threads forms 64×64 sums, a thread 4×8 of them, from tiles in shared
+// memory that lie with rows along the inner dimension; the next tiles travel through registers meanwhile.
 #include "kernels/product_tile.h"
 
 namespace mt::cuda {
 namespace {
 
-constexpr int kSide = kSimtTile.rows, kSimtThreads = 128, kPitch = kSide + 4, kQuads = kSide * kSimtStep / 4 / kSimtThreads;
+constexpr int kSide = kSimtTile.rows, kSimtThreads = 128, kPitch = kSide + 4,
+              kQuads = kSide * kSimtStep / 4 / kSimtThreads;
 constexpr int kRun = 16;  // tiles whose sums are added up before they meet the total: long sums stay exact
 
 /// Reads this thread's part of a tile. `along`: rows of memory run along the inner dimension.
@@ -27,7 +28,8 @@ __device__ void keep_tile(const float (&v)[kQuads][4], float* to) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) to[(q % (kSimtStep / 4) * 4 + e) * kPitch + q / (kSimtStep / 4)] = v[i][e];
     } else {
-      *reinterpret_cast<float4*>(to + q / (kSide / 4) * kPitch + q % (kSide / 4) * 4) = make_float4(v[i][0], v[i][1], v[i][2], v[i][3]);
+      *reinterpret_cast<float4*>(to + q / (kSide / 4) * kPitch + q % (kSide / 4) * 4) = make_float4(v[i][0], v[i][1],
+                                                                                                    v[i][2], v[i][3]);
     }
   }
 }
@@ -62,7 +64,8 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
     const float *a = shared + now * 2 * kTileFloats + tm, *b = shared + now * 2 * kTileFloats + kTileFloats + tn;
 #pragma unroll
     for (int k = 0; k < kSimtStep; ++k) {
-      float4 x = *reinterpret_cast<const float4*>(a + k * kPitch), y = *reinterpret_cast<const float4*>(b + k * kPitch), z = *reinterpret_cast<const float4*>(b + k * kPitch + 32);
+      float4 x = *reinterpret_cast<const float4*>(a + k * kPitch), y = *reinterpret_cast<const float4*>(b + k * kPitch),
+             z = *reinterpret_cast<const float4*>(b + k * kPitch + 32);
       const float xs[4] = {x.x, x.y, x.z, x.w}, ys[8] = {y.x, y.y, y.z, y.w, z.x, z.y, z.z, z.w};
 #pragma unroll
       for (int r = 0; r < 4; ++r)
@@ -84,7 +87,8 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
       for (int r = 0; r < 4; ++r)
 #pragma unroll
         for (int c = 0; c < 8; c += 4)
-          *reinterpret_cast<float4*>(shared + (tm + r) * kPitch + tn + c * 8) = make_float4(total[r][c], total[r][c + 1], total[r][c + 2], total[r][c + 3]);
+          *reinterpret_cast<float4*>(shared + (tm + r) * kPitch + tn + c * 8) = make_float4(
+              total[r][c], total[r][c + 1], total[r][c + 2], total[r][c + 3]);
       __syncthreads();
       return complete_tile<kSide, kSide, kPitch, kSimtThreads>(j, at, shared);
     }
@@ -95,7 +99,9 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
     for (int c = 0; c < 8; ++c) store(j, at, at.row + tm + r, at.col + tn + c % 4 + c / 4 * 32, total[r][c]);
 }
 
-auto kernel_of(Form form) { return form == Form::nt ? simt_kernel<Form::nt> : form == Form::nn ? simt_kernel<Form::nn> : simt_kernel<Form::tn>; }
+auto kernel_of(Form form) {
+  return form == Form::nt ? simt_kernel<Form::nt> : form == Form::nn ? simt_kernel<Form::nn> : simt_kernel<Form::tn>;
+}
 constexpr size_t kShared = 4 * kSimtStep * kPitch * sizeof(float);
 
 }  // namespace

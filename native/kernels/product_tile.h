@@ -49,8 +49,11 @@ __device__ inline void fetch(const Operand& o, int64_t row, int64_t col, float (
 #pragma unroll
     for (int e = 0; e < N; e += 4) {
       uint2 x = *reinterpret_cast<const uint2*>(o.data + (at + e) * 2);
-      if (o.type == DType::bf16) v[e] = low_bf16(x.x), v[e + 1] = high_bf16(x.x), v[e + 2] = low_bf16(x.y), v[e + 3] = high_bf16(x.y);
-      else v[e] = widen_f16(x.x & 0xffff), v[e + 1] = widen_f16(x.x >> 16), v[e + 2] = widen_f16(x.y & 0xffff), v[e + 3] = widen_f16(x.y >> 16);
+      if (o.type == DType::bf16)
+        v[e] = low_bf16(x.x), v[e + 1] = high_bf16(x.x), v[e + 2] = low_bf16(x.y), v[e + 3] = high_bf16(x.y);
+      else
+        v[e] = widen_f16(x.x & 0xffff), v[e + 1] = widen_f16(x.x >> 16), v[e + 2] = widen_f16(x.y & 0xffff),
+        v[e + 3] = widen_f16(x.y >> 16);
     }
   }
 #pragma unroll
@@ -59,8 +62,8 @@ __device__ inline void fetch(const Operand& o, int64_t row, int64_t col, float (
 
 // ---- a product, cut up ----
 
-/// Tiles of the inner dimension count through the first pair and then the second. A split is a run of `per_split` of them;
-/// where there are several, each writes its sums into `part`, and they are added in order.
+/// Tiles of the inner dimension count through the first pair and then the second. A split is a run of `per_split` of
+/// them; where there are several, each writes its sums into `part`, and they are added in order.
 struct Job {
   Operand a, b, a2, b2;
   void* c;
@@ -71,7 +74,7 @@ struct Job {
   const void* residual;
   void* before;
   bool gelu;
-  bool quads;  // four neighbours of c, of residual and of before, the first in a column of a multiple of 4, likewise
+  bool quads;   // four neighbours of c, of residual and of before, the first in a column of a multiple of 4, likewise
   float* part;  // [splits, m, n], or null: one split, which writes c
   int64_t m, n;
   int tiles, more;  // of the first pair, of the second
@@ -87,7 +90,8 @@ struct Place {
 __device__ inline Place place(const Job& j, int rows, int cols) {
   const int64_t i = blockIdx.x;
   const int split = int(i / (j.tiles_m * j.tiles_n)), begin = split * j.per_split, all = j.tiles + j.more;
-  return {i % j.tiles_m * rows, i / j.tiles_m % j.tiles_n * cols, split, begin, all - begin > j.per_split ? begin + j.per_split : all};
+  return {i % j.tiles_m * rows, i / j.tiles_m % j.tiles_n * cols, split, begin,
+          all - begin > j.per_split ? begin + j.per_split : all};
 }
 
 /// Element i of what lies like c.
@@ -98,7 +102,9 @@ __device__ inline void write(const Job& j, void* to, int64_t i, float y) {
   if (j.type == DType::bf16) static_cast<bf16*>(to)[i] = bf16(y);
   else static_cast<float*>(to)[i] = y;
 }
-__device__ inline float value(const Job& j, int64_t col, float sum) { return j.alpha * sum + (j.bias ? j.bias[col] : 0.0f); }
+__device__ inline float value(const Job& j, int64_t col, float sum) {
+  return j.alpha * sum + (j.bias ? j.bias[col] : 0.0f);
+}
 __device__ inline void store(const Job& j, const Place& at, int64_t row, int64_t col, float sum) {
   if (row >= j.m || col >= j.n) return;
   if (j.part) j.part[(at.split * j.m + row) * j.n + col] = sum;

@@ -53,8 +53,12 @@ __device__ inline void store(T* p, int64_t left, bool whole, const float (&v)[n]
 
 /// Four elements of a row; `whole`: what fours() says of it.
 template <typename T>
-__device__ inline void load4(const T* p, int64_t left, bool whole, float (&v)[4]) { load(p, left, whole, v); }
+__device__ inline void load4(const T* p, int64_t left, bool whole, float (&v)[4]) {
+  load(p, left, whole, v);
+}
 template <typename T>
-__device__ inline void store4(T* p, int64_t left, bool whole, const float (&v)[4]) { store(p, left, whole, v); }
+__device__ inline void store4(T* p, int64_t left, bool whole, const float (&v)[4]) {
+  store(p, left, whole, v);
+}
 
 }  // namespace mt::cuda

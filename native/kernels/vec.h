@@ -22,35 +22,51 @@ struct lanes_of {
 };
 using vec = lanes_of<float>;
 using ivec = lanes_of<int32_t>;
-#define MT_LANEWISE(result, expression) { result r; for (int i = 0; i < MT_LANES; ++i) r.v[i] = (expression); return r; }
-MT_INLINE vec operator+(vec a, vec b) MT_LANEWISE(vec, a.v[i] + b.v[i])
-MT_INLINE vec operator-(vec a, vec b) MT_LANEWISE(vec, a.v[i] - b.v[i])
-MT_INLINE vec operator*(vec a, vec b) MT_LANEWISE(vec, a.v[i] * b.v[i])
-MT_INLINE vec operator/(vec a, vec b) MT_LANEWISE(vec, a.v[i] / b.v[i])
-MT_INLINE ivec operator>(vec a, vec b) MT_LANEWISE(ivec, a.v[i] > b.v[i] ? -1 : 0)
-MT_INLINE ivec operator+(ivec a, ivec b) MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i])))
-MT_INLINE ivec operator&(ivec a, ivec b) MT_LANEWISE(ivec, a.v[i] & b.v[i])
-MT_INLINE ivec operator!=(ivec a, ivec b) MT_LANEWISE(ivec, a.v[i] != b.v[i] ? -1 : 0)
-MT_INLINE ivec operator-(ivec a, ivec b) MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) - uint32_t(b.v[i])))
-MT_INLINE ivec operator>>(ivec a, int n) MT_LANEWISE(ivec, a.v[i] >> n)
-MT_INLINE ivec operator<<(ivec a, int n) MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) << n))
-MT_INLINE vec splat(float x) MT_LANEWISE(vec, x)
-MT_INLINE ivec isplat(int32_t x) MT_LANEWISE(ivec, x)
-MT_INLINE vec select(ivec where, vec yes, vec no) MT_LANEWISE(vec, where.v[i] ? yes.v[i] : no.v[i])
-MT_INLINE ivec as_int(vec a) { return std::bit_cast<ivec>(a); }
+#define MT_LANEWISE(result, expression)                       \
+  {                                                           \
+    result r;                                                 \
+    for (int i = 0; i < MT_LANES; ++i) r.v[i] = (expression); \
+    return r;                                                 \
+  }
+MT_INLINE vec operator+(vec a, vec b) MT_LANEWISE(vec, a.v[i] + b.v[i]) MT_INLINE vec operator-(vec a, vec b)
+    MT_LANEWISE(vec, a.v[i] - b.v[i]) MT_INLINE vec operator*(vec a, vec b)
+        MT_LANEWISE(vec, a.v[i] * b.v[i]) MT_INLINE vec operator/(vec a, vec b)
+            MT_LANEWISE(vec, a.v[i] / b.v[i]) MT_INLINE ivec operator>(vec a, vec b)
+                MT_LANEWISE(ivec, a.v[i] > b.v[i] ? -1 : 0) MT_INLINE ivec operator+(ivec a, ivec b)
+                    MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i]))) MT_INLINE ivec operator&(ivec a,
+                                                                                                             ivec b)
+                        MT_LANEWISE(ivec, a.v[i] & b.v[i]) MT_INLINE ivec operator!=(ivec a, ivec b)
+                            MT_LANEWISE(ivec, a.v[i] != b.v[i] ? -1 : 0) MT_INLINE ivec operator-(ivec a, ivec b)
+                                MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) -
+                                                          uint32_t(b.v[i]))) MT_INLINE ivec operator>>(ivec a, int n)
+                                    MT_LANEWISE(ivec, a.v[i] >> n) MT_INLINE ivec operator<<(ivec a, int n)
+                                        MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) << n)) MT_INLINE vec
+    splat(float x) MT_LANEWISE(vec, x) MT_INLINE ivec isplat(int32_t x) MT_LANEWISE(ivec, x) MT_INLINE vec
+    select(ivec where, vec yes, vec no) MT_LANEWISE(vec, where.v[i] ? yes.v[i] : no.v[i]) MT_INLINE ivec as_int(vec a) {
+  return std::bit_cast<ivec>(a);
+}
 MT_INLINE vec as_float(ivec a) { return std::bit_cast<vec>(a); }
 MT_INLINE ivec add_wrapping(ivec a, ivec b) { return a + b; }
 MT_INLINE vec to_float(ivec a) MT_LANEWISE(vec, float(a.v[i]))
 #undef MT_LANEWISE
 #endif
 
-MT_INLINE vec load(const float* p) { vec a; std::memcpy(&a, p, sizeof a); return a; }
-MT_INLINE ivec load(const int32_t* p) { ivec a; std::memcpy(&a, p, sizeof a); return a; }
+MT_INLINE vec load(const float* p) {
+  vec a;
+  std::memcpy(&a, p, sizeof a);
+  return a;
+}
+MT_INLINE ivec load(const int32_t* p) {
+  ivec a;
+  std::memcpy(&a, p, sizeof a);
+  return a;
+}
 MT_INLINE void store(float* p, vec a) { std::memcpy(p, &a, sizeof a); }
 /// Where one of them is no number: b.
 MT_INLINE vec max(vec a, vec b) {
 #if MT_LANES == 16
-  return (vec)_mm512_mask_max_ps((__m512)a, 0xffff, (__m512)a, (__m512)b);  // without a mask GCC 12 warns of an operand of its own
+  return (vec)_mm512_mask_max_ps((__m512)a, 0xffff, (__m512)a,
+                                 (__m512)b);  // without a mask GCC 12 warns of an operand of its own
 #elif MT_LANES == 8
   return (vec)_mm256_max_ps((__m256)a, (__m256)b);
 #else

@@ -12,15 +12,19 @@ namespace mt {
 namespace {
 
 void require_betas(double beta1, double beta2) {
-  require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "betas: expected numbers from 0 up to, not including, 1, but got ", beta1, " and ", beta2, ".");
+  require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1,
+          "betas: expected numbers from 0 up to, not including, 1, but got ", beta1, " and ", beta2, ".");
 }
 /// What kernels over many tensors count with 32 bits.
 void require_size(const View& v, const char* what) {
-  require(v.numel() < int64_t(1) << 31, what, ": expected tensors of less than 2^31 elements, but got shape ", shape_text(v), ".");
+  require(v.numel() < int64_t(1) << 31, what, ": expected tensors of less than 2^31 elements, but got shape ",
+          shape_text(v), ".");
 }
 /// As many dense tensors as there are others, each of the other's shape.
-void require_pairs(const std::vector<View>& list, const char* what, const std::vector<View>& others, const char* whose) {
-  require(list.size() == others.size(), what, ": expected as many tensors as in ", whose, ", ", others.size(), ", but got ", list.size(), ".");
+void require_pairs(const std::vector<View>& list, const char* what, const std::vector<View>& others,
+                   const char* whose) {
+  require(list.size() == others.size(), what, ": expected as many tensors as in ", whose, ", ", others.size(),
+          ", but got ", list.size(), ".");
   for (size_t i = 0; i < list.size(); ++i) {
     require_dense(others[i], whose);
     require_dense(list[i], what);
@@ -36,7 +40,8 @@ void check_square_sum(const View& x, InOut sum) {
   require_dense(sum, "sum");
   require(sum.numel() == 1, "sum: expected one number, but got shape ", shape_text(sum), ".");
 }
-void check_adamw(InOut param, const View& grad, InOut m, InOut v, const Maybe& scale, double lr, double beta1, double beta2, double eps, double decay, int64_t step) {
+void check_adamw(InOut param, const View& grad, InOut m, InOut v, const Maybe& scale, double lr, double beta1,
+                 double beta2, double eps, double decay, int64_t step) {
   require_dense(param, "param");
   const View* others[] = {&grad, &m, &v};
   const char* names[] = {"grad", "m", "v"};
@@ -44,7 +49,9 @@ void check_adamw(InOut param, const View& grad, InOut m, InOut v, const Maybe& s
     require_dense(*others[i], names[i]);
     require_same_shape(*others[i], names[i], param, "param");
   }
-  if (scale) require(scale.numel() == 1 && scale.dtype == DType::f32, "scale: expected one float32 number, but got shape ", shape_text(scale), ".");
+  if (scale)
+    require(scale.numel() == 1 && scale.dtype == DType::f32, "scale: expected one float32 number, but got shape ",
+            shape_text(scale), ".");
   require(std::isfinite(lr) && lr >= 0, "lr: expected 0 or more, but got ", lr, ".");
   require_betas(beta1, beta2);
   require(eps >= 0 && decay >= 0, "eps, decay: expected 0 or more, but got ", eps, " and ", decay, ".");
@@ -64,28 +71,36 @@ void check_gradient_norm(const Views& grads, const Maybe& losses, double clip, c
   require_dense(report, "report");
   require_shape(report, "report", {3 + (losses ? losses.shape[0] : 0)});
 }
-void check_adamw_schedule(int64_t step, double beta1, double beta2, const Numbers& lr, const Numbers& decay, const Out& schedule) {
+void check_adamw_schedule(int64_t step, double beta1, double beta2, const Numbers& lr, const Numbers& decay,
+                          const Out& schedule) {
   require(step >= 1, "step: expected 1 or more, but got ", step, ".");
   require_betas(beta1, beta2);
   for (double rate : lr) require(std::isfinite(rate) && rate >= 0, "lr: expected 0 or more, but got ", rate, ".");
   for (double d : decay) require(std::isfinite(d) && d >= 0, "decay: expected 0 or more, but got ", d, ".");
-  require(lr.size() == decay.size(), "decay: expected one number for each of lr, ", lr.size(), ", but got ", decay.size(), ".");
+  require(lr.size() == decay.size(), "decay: expected one number for each of lr, ", lr.size(), ", but got ",
+          decay.size(), ".");
   require_dtype(schedule, "schedule", DType::i64);
   require_contiguous(schedule, "schedule");
   require_shape(schedule, "schedule", {int64_t(2 + 2 * lr.size())});
 }
-void check_adamw_all(const InOuts& params, const Views& grads, const InOuts& m, const InOuts& v, const Numbers& rows, const View& report, const View& schedule, double beta1, double beta2, double eps) {
+void check_adamw_all(const InOuts& params, const Views& grads, const InOuts& m, const InOuts& v, const Numbers& rows,
+                     const View& report, const View& schedule, double beta1, double beta2, double eps) {
   require_pairs(grads, "grads", params, "params");
   require_pairs(m, "m", params, "params");
   require_pairs(v, "v", params, "params");
   require_dense(report, "report");
-  require(report.rank == 1 && report.shape[0] >= 3, "report: expected [3+k] numbers of gradient_norm, but got shape ", shape_text(report), ".");
+  require(report.rank == 1 && report.shape[0] >= 3, "report: expected [3+k] numbers of gradient_norm, but got shape ",
+          shape_text(report), ".");
   require_dtype(schedule, "schedule", DType::i64);
   require_contiguous(schedule, "schedule");
-  require(schedule.rank == 1 && schedule.shape[0] >= 2 && schedule.shape[0] % 2 == 0, "schedule: expected [2+2n] numbers of adamw_schedule, but got shape ", shape_text(schedule), ".");
+  require(schedule.rank == 1 && schedule.shape[0] >= 2 && schedule.shape[0] % 2 == 0,
+          "schedule: expected [2+2n] numbers of adamw_schedule, but got shape ", shape_text(schedule), ".");
   const double kinds = double(schedule.shape[0] / 2 - 1);
-  require(rows.size() == params.size(), "rows: expected one for each of ", params.size(), " params, but got ", rows.size(), ".");
-  for (double row : rows) require(row >= 0 && row < kinds && row == std::floor(row) && row < 65536, "rows: expected integers from 0 to below ", kinds, ", the kinds in schedule, but got ", row, ".");
+  require(rows.size() == params.size(), "rows: expected one for each of ", params.size(), " params, but got ",
+          rows.size(), ".");
+  for (double row : rows)
+    require(row >= 0 && row < kinds && row == std::floor(row) && row < 65536,
+            "rows: expected integers from 0 to below ", kinds, ", the kinds in schedule, but got ", row, ".");
   require_betas(beta1, beta2);
   require(eps >= 0, "eps: expected 0 or more, but got ", eps, ".");
 }
@@ -133,7 +148,8 @@ void update(const View& param, const View& grad, const View& m, const View& v, c
 
 }  // namespace
 
-void adamw(InOut param, const View& grad, InOut m, InOut v, const Maybe& scale, double lr, double beta1, double beta2, double eps, double decay, int64_t step) {
+void adamw(InOut param, const View& grad, InOut m, InOut v, const Maybe& scale, double lr, double beta1, double beta2,
+           double eps, double decay, int64_t step) {
   const auto s = schedule_values(step, beta1, beta2, {lr}, {decay});
   update(param, grad, m, v, {scale ? double(*scale.data<float>()) : 1.0, s[2], s[3], s[0], s[1], beta1, beta2, eps});
 }
@@ -164,12 +180,14 @@ void gradient_norm(const Views& grads, const Maybe& losses, double clip, const O
   to[2] = fine;
 }
 
-void adamw_schedule(int64_t step, double beta1, double beta2, const Numbers& lr, const Numbers& decay, const Out& schedule) {
+void adamw_schedule(int64_t step, double beta1, double beta2, const Numbers& lr, const Numbers& decay,
+                    const Out& schedule) {
   const auto values = schedule_values(step, beta1, beta2, lr, decay);
   std::memcpy(schedule.data<int64_t>(), values.data(), values.size() * sizeof(double));
 }
 
-void adamw_all(const InOuts& params, const Views& grads, const InOuts& m, const InOuts& v, const Numbers& rows, const View& report, const View& schedule, double beta1, double beta2, double eps) {
+void adamw_all(const InOuts& params, const Views& grads, const InOuts& m, const InOuts& v, const Numbers& rows,
+               const View& report, const View& schedule, double beta1, double beta2, double eps) {
   const float* r = report.data<float>();
   if (r[2] == 0) return;
   std::vector<double> s(size_t(schedule.numel()));

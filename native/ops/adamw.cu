@@ -8,7 +8,7 @@
 namespace mt::cuda {
 namespace {
 
-constexpr int kPerThread = 16;  // squares that a thread adds up before its sum meets others
+constexpr int kPerThread = 16;                        // squares that a thread adds up before its sum meets others
 constexpr unsigned kSquares = kPerThread * kThreads;  // of a block
 
 /// This thread's part of block `block`'s squares.
@@ -43,7 +43,8 @@ struct Betas {
   double beta1, beta2, eps;
 };
 /// correct: 1/(1−β₁ᵗ), 1/(1−β₂ᵗ); rate: lr, 1 − lr·decay. In double like the CPU's twin: memory is what it waits for.
-__device__ inline void update(float& w, float g, float& m, float& v, double scale, const double (&correct)[2], const double (&rate)[2], const Betas& s) {
+__device__ inline void update(float& w, float g, float& m, float& v, double scale, const double (&correct)[2],
+                              const double (&rate)[2], const Betas& s) {
   double d = scale * g;
   double mi = s.beta1 * m + (1 - s.beta1) * d, vi = s.beta2 * v + (1 - s.beta2) * d * d;
   m = float(mi);
@@ -54,15 +55,16 @@ __device__ inline void update(float& w, float g, float& m, float& v, double scal
 struct Step {
   double correct[2], rate[2];
 };
-__global__ void __launch_bounds__(kThreads) adamw_kernel(float* param, const float* grad, float* m, float* v, const float* scale, int64_t n, Step s, Betas betas) {
+__global__ void __launch_bounds__(kThreads) adamw_kernel(float* param, const float* grad, float* m, float* v,
+                                                         const float* scale, int64_t n, Step s, Betas betas) {
   int64_t i = thread_index();
   if (i < n) update(param[i], grad[i], m[i], v[i], scale ? double(*scale) : 1.0, s.correct, s.rate, betas);
 }
 
 // ---- all tensors at once ----
 
-// A launch takes as many tensors as its arguments have room for. Each block has a piece of one of them: tensor t those from
-// first[t] up to first[t + 1].
+// A launch takes as many tensors as its arguments have room for. Each block has a piece of one of them: tensor t those
+// from first[t] up to first[t + 1].
 
 /// The tensor that a block has a piece of.
 __device__ inline int tensor_of(const unsigned* first, int count, unsigned block) {
@@ -141,11 +143,13 @@ struct Updates {
   const float* grad[kMost];
 };
 static_assert(sizeof(Updates) + sizeof(Betas) + 2 * sizeof(void*) <= kMaxArgumentBytes);
-__global__ void __launch_bounds__(kThreads) adamw_all_kernel(Updates u, const float* report, const double* schedule, Betas betas) {
+__global__ void __launch_bounds__(kThreads)
+    adamw_all_kernel(Updates u, const float* report, const double* schedule, Betas betas) {
   if (report[2] == 0) return;  // something is not finite: nothing is touched
   const int t = tensor_of(u.first, u.count, blockIdx.x);
   const unsigned from = (blockIdx.x - u.first[t]) * kPiece + threadIdx.x;
-  const double scale = report[1], correct[2] = {schedule[0], schedule[1]}, rate[2] = {schedule[2 + 2 * u.row[t]], schedule[3 + 2 * u.row[t]]};
+  const double scale = report[1], correct[2] = {schedule[0], schedule[1]},
+               rate[2] = {schedule[2 + 2 * u.row[t]], schedule[3 + 2 * u.row[t]]};
 #pragma unroll
   for (int k = 0; k < kEach; ++k) {
     const unsigned i = from + k * kThreads;
@@ -153,8 +157,8 @@ __global__ void __launch_bounds__(kThreads) adamw_all_kernel(Updates u, const fl
   }
 }
 
-/// Fills tables of a launch each with `all` tensors in order, and calls `go` with each table, its grid and the number of its
-/// first tensor. `set(table, at, i)` puts tensor i at a place; a block has `piece` elements.
+/// Fills tables of a launch each with `all` tensors in order, and calls `go` with each table, its grid and the number
+/// of its first tensor. `set(table, at, i)` puts tensor i at a place; a block has `piece` elements.
 template <typename Table, typename Set, typename Go>
 void in_tables(const std::vector<View>& all, unsigned piece, Set set, Go go) {
   for (size_t from = 0; from < all.size(); from += Table::kMost) {
@@ -178,45 +182,61 @@ void square_sum(const View& x, InOut sum) {
   launch(add_parts, dim3(1), dim3(kThreads), 0, (const double*)part.as<double>(), count, sum.data<float>());
 }
 
-void adamw(InOut param, const View& grad, InOut m, InOut v, const Maybe& scale, double lr, double beta1, double beta2, double eps, double decay, int64_t step) {
+void adamw(InOut param, const View& grad, InOut m, InOut v, const Maybe& scale, double lr, double beta1, double beta2,
+           double eps, double decay, int64_t step) {
   const auto s = schedule_values(step, beta1, beta2, {lr}, {decay});
-  launch(adamw_kernel, blocks(param.numel()), dim3(kThreads), 0, param.data<float>(), (const float*)grad.data<float>(), m.data<float>(), v.data<float>(), scale ? (const float*)scale.data<float>() : nullptr, param.numel(), Step{{s[0], s[1]}, {s[2], s[3]}}, Betas{beta1, beta2, eps});
+  launch(adamw_kernel, blocks(param.numel()), dim3(kThreads), 0, param.data<float>(), (const float*)grad.data<float>(),
+         m.data<float>(), v.data<float>(), scale ? (const float*)scale.data<float>() : nullptr, param.numel(),
+         Step{{s[0], s[1]}, {s[2], s[3]}}, Betas{beta1, beta2, eps});
 }
 
 void accumulate(const InOuts& sums, const Views& xs) {
-  in_tables<Sums>(sums, kPiece, [&](Sums& s, int at, size_t i) {
-    s.sum[at] = sums[i].data<float>();
-    s.x[at] = xs[i].data<float>();
-  }, [&](Sums& s, dim3 grid, size_t) { launch(accumulate_all, grid, dim3(kThreads), 0, s); });
+  in_tables<Sums>(
+      sums, kPiece,
+      [&](Sums& s, int at, size_t i) {
+        s.sum[at] = sums[i].data<float>();
+        s.x[at] = xs[i].data<float>();
+      },
+      [&](Sums& s, dim3 grid, size_t) { launch(accumulate_all, grid, dim3(kThreads), 0, s); });
 }
 
 void gradient_norm(const Views& grads, const Maybe& losses, double clip, const Out& report) {
   Scratch sums(grads.size() * sizeof(double));
-  in_tables<Squares>(grads, kSquares, [&](Squares& s, int at, size_t i) { s.x[at] = grads[i].data<float>(); }, [&](Squares& s, dim3 grid, size_t from) {
-    Scratch part(size_t(grid.x) * sizeof(double));
-    launch(add_all_squares, grid, dim3(kThreads), 0, s, part.as<double>());
-    launch(add_all_parts, dim3(unsigned(s.count)), dim3(kThreads), 0, s, (const double*)part.as<double>(), sums.as<double>() + from);
-  });
+  in_tables<Squares>(
+      grads, kSquares, [&](Squares& s, int at, size_t i) { s.x[at] = grads[i].data<float>(); },
+      [&](Squares& s, dim3 grid, size_t from) {
+        Scratch part(size_t(grid.x) * sizeof(double));
+        launch(add_all_squares, grid, dim3(kThreads), 0, s, part.as<double>());
+        launch(add_all_parts, dim3(unsigned(s.count)), dim3(kThreads), 0, s, (const double*)part.as<double>(),
+               sums.as<double>() + from);
+      });
   const int k = losses ? int(losses.numel()) : 0;
-  launch(finish_norm, dim3(1), dim3(1), 0, (const double*)sums.as<double>(), int(grads.size()), k ? (const float*)losses.data<float>() : nullptr, k, clip, report.data<float>());
+  launch(finish_norm, dim3(1), dim3(1), 0, (const double*)sums.as<double>(), int(grads.size()),
+         k ? (const float*)losses.data<float>() : nullptr, k, clip, report.data<float>());
 }
 
 /// A copy from the host, and as such no part of a graph: it is what changes between its launches.
-void adamw_schedule(int64_t step, double beta1, double beta2, const Numbers& lr, const Numbers& decay, const Out& schedule) {
+void adamw_schedule(int64_t step, double beta1, double beta2, const Numbers& lr, const Numbers& decay,
+                    const Out& schedule) {
   const auto values = schedule_values(step, beta1, beta2, lr, decay);
   current().upload(schedule.data<int64_t>(), values.data(), values.size() * sizeof(double));
 }
 
-void adamw_all(const InOuts& params, const Views& grads, const InOuts& m, const InOuts& v, const Numbers& rows, const View& report, const View& schedule, double beta1, double beta2, double eps) {
-  in_tables<Updates>(params, kPiece, [&](Updates& u, int at, size_t i) {
-    u.row[at] = uint16_t(rows[i]);
-    u.param[at] = params[i].data<float>();
-    u.grad[at] = grads[i].data<float>();
-    u.m[at] = m[i].data<float>();
-    u.v[at] = v[i].data<float>();
-  }, [&](Updates& u, dim3 grid, size_t) {
-    launch(adamw_all_kernel, grid, dim3(kThreads), 0, u, (const float*)report.data<float>(), (const double*)schedule.data<double>(), Betas{beta1, beta2, eps});
-  });
+void adamw_all(const InOuts& params, const Views& grads, const InOuts& m, const InOuts& v, const Numbers& rows,
+               const View& report, const View& schedule, double beta1, double beta2, double eps) {
+  in_tables<Updates>(
+      params, kPiece,
+      [&](Updates& u, int at, size_t i) {
+        u.row[at] = uint16_t(rows[i]);
+        u.param[at] = params[i].data<float>();
+        u.grad[at] = grads[i].data<float>();
+        u.m[at] = m[i].data<float>();
+        u.v[at] = v[i].data<float>();
+      },
+      [&](Updates& u, dim3 grid, size_t) {
+        launch(adamw_all_kernel, grid, dim3(kThreads), 0, u, (const float*)report.data<float>(),
+               (const double*)schedule.data<double>(), Betas{beta1, beta2, eps});
+      });
 }
 
 }  // namespace mt::cuda

@@ -14,7 +14,8 @@ void check_argmax(const View& x, Out y) {
   require_dtype(y, "y", DType::i32);
   require_contiguous(y, "y");
   require_shape(y, "y", {x.shape[0]});
-  require(x.shape[1] >= 1 && x.shape[1] <= INT32_MAX, "x: expected rows of at least one number, but got shape ", shape_text(x), ".");
+  require(x.shape[1] >= 1 && x.shape[1] <= INT32_MAX, "x: expected rows of at least one number, but got shape ",
+          shape_text(x), ".");
 }
 
 // ---- CPU ----

@@ -15,7 +15,10 @@ struct Candidate {
 };
 
 /// The larger, of equals the earlier: so any order of pairs gives the same.
-__device__ Candidate better(Candidate a, Candidate b) { return b.place != kNone && (a.place == kNone || b.value > a.value || (b.value == a.value && b.place < a.place)) ? b : a; }
+__device__ Candidate better(Candidate a, Candidate b) {
+  return b.place != kNone && (a.place == kNone || b.value > a.value || (b.value == a.value && b.place < a.place)) ? b
+                                                                                                                  : a;
+}
 __device__ Candidate warp_best(Candidate c) {
   for (int o = 16; o; o /= 2) c = better(c, {__shfl_xor_sync(~0u, c.value, o), __shfl_xor_sync(~0u, c.place, o)});
   return c;
@@ -51,7 +54,8 @@ __global__ void __launch_bounds__(kBlock) argmax_kernel(const T* x, int32_t* y, 
 void argmax(const View& x, Out y) {
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(argmax_kernel<T>, dim3(unsigned(x.shape[0])), dim3(kBlock), 0, (const T*)x.data<T>(), y.data<int32_t>(), int(x.shape[1]));
+    launch(argmax_kernel<T>, dim3(unsigned(x.shape[0])), dim3(kBlock), 0, (const T*)x.data<T>(), y.data<int32_t>(),
+           int(x.shape[1]));
   });
 }
 

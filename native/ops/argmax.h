@@ -4,8 +4,8 @@
 
 namespace mt {
 
-/// y[r] = the first j with the largest x[r,j]; −1 where a number of the row is not finite. x [R,V] float32 or bfloat16, contiguous,
-/// V ≥ 1; y [R] int32, contiguous.
+/// y[r] = the first j with the largest x[r,j]; −1 where a number of the row is not finite. x [R,V] float32 or bfloat16,
+/// contiguous, V ≥ 1; y [R] int32, contiguous.
 void check_argmax(const View& x, Out y);
 
 namespace cpu {

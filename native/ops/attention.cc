@@ -19,17 +19,21 @@ namespace {
 void rows_of(const View& v, const char* what) {
   require_dtype(v, what, DType::f32);
   require_rank(v, what, 5);
-  require(v.stride[4] == 1 || v.shape[4] == 1, what, ": expected stride 1 in the last dimension, but got ", v.stride[4], "; call contiguous() first.");
+  require(v.stride[4] == 1 || v.shape[4] == 1, what, ": expected stride 1 in the last dimension, but got ", v.stride[4],
+          "; call contiguous() first.");
 }
 
 /// An output: each element has a place of its own, as far as strides of 0 tell.
 void written(const View& v, const char* what) {
   if (!v.numel()) return;
-  for (int i = 0; i < v.rank; ++i) require(v.stride[i] != 0 || v.shape[i] <= 1, what, ": expected an output whose dimensions do not repeat, but dimension ", i, " has stride 0.");
+  for (int i = 0; i < v.rank; ++i)
+    require(v.stride[i] != 0 || v.shape[i] <= 1, what,
+            ": expected an output whose dimensions do not repeat, but dimension ", i, " has stride 0.");
 }
 
 /// All but the output.
-void check_inputs(const View& q, const View& k, const View& v, const Maybe& key_mask, const Maybe& masks, const Maybe& alpha, int64_t mode, const View& lse) {
+void check_inputs(const View& q, const View& k, const View& v, const Maybe& key_mask, const Maybe& masks,
+                  const Maybe& alpha, int64_t mode, const View& lse) {
   rows_of(q, "q");
   rows_of(k, "k");
   rows_of(v, "v");
@@ -42,8 +46,10 @@ void check_inputs(const View& q, const View& k, const View& v, const Maybe& key_
     require_dtype(key_mask, "key_mask", DType::u8);
     require_shape(key_mask, "key_mask", {b0, b1, nk});
   }
-  require(bool(masks) == (mode != 0), "masks: expected ", mode ? "a tensor in this mode, but got none." : "none in mode 0 (off), but got a tensor.");
-  require(bool(alpha) == (mode != 0), "alpha: expected ", mode ? "a tensor in this mode, but got none." : "none in mode 0 (off), but got a tensor.");
+  require(bool(masks) == (mode != 0), "masks: expected ",
+          mode ? "a tensor in this mode, but got none." : "none in mode 0 (off), but got a tensor.");
+  require(bool(alpha) == (mode != 0), "alpha: expected ",
+          mode ? "a tensor in this mode, but got none." : "none in mode 0 (off), but got a tensor.");
   int64_t p = 1;
   if (mode) {
     require_dtype(masks, "masks", DType::u8);
@@ -52,7 +58,8 @@ void check_inputs(const View& q, const View& k, const View& v, const Maybe& key_
     require_rank(alpha, "alpha", 3);
     p = alpha.shape[2];
     require_shape(alpha, "alpha", {b0, b1, p});
-    require(p >= 1 && p <= kMostChoices, "alpha: expected 1 to ", kMostChoices, " choices, but got shape ", shape_text(alpha), ".");
+    require(p >= 1 && p <= kMostChoices, "alpha: expected 1 to ", kMostChoices, " choices, but got shape ",
+            shape_text(alpha), ".");
   }
   require_dense(lse, "lse");
   require_shape(lse, "lse", {b0, b1, h, nq, mode == 2 ? p : 1});
@@ -65,34 +72,48 @@ void check_like(const View& v, const char* what, const View& x, const char* whos
 
 }  // namespace
 
-void check_attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool, Out out, Out lse) {
+void check_attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
+                             int64_t mode, bool, Out out, Out lse) {
   check_inputs(q, k, v, key_mask, masks, alpha, mode, lse);
   check_like(out, "out", q, "q");
   written(out, "out");
 }
 
-void check_attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool,
-                              const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv, MaybeOut dalpha) {
+void check_attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask,
+                              Maybe masks, Maybe alpha, int64_t mode, bool, const View& lse, MaybeOut dq, MaybeOut dk,
+                              MaybeOut dv, MaybeOut dalpha) {
   check_inputs(q, k, v, key_mask, masks, alpha, mode, lse);
   check_like(dout, "dout", q, "q");
-  if (dq) { check_like(dq, "dq", q, "q"); written(dq, "dq"); }
-  if (dk) { check_like(dk, "dk", k, "k"); written(dk, "dk"); }
-  if (dv) { check_like(dv, "dv", v, "v"); written(dv, "dv"); }
+  if (dq) {
+    check_like(dq, "dq", q, "q");
+    written(dq, "dq");
+  }
+  if (dk) {
+    check_like(dk, "dk", k, "k");
+    written(dk, "dk");
+  }
+  if (dv) {
+    check_like(dv, "dv", v, "v");
+    written(dv, "dv");
+  }
   if (!dalpha) return;
   require(mode != 0, "dalpha: expected none in mode 0 (off), but got a tensor.");
   require_dense(dalpha, "dalpha");
   require_same_shape(dalpha, "dalpha", alpha, "alpha");
 }
 
-void check_source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b, double, int64_t heads, Out out) {
+void check_source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a,
+                            Maybe b, double, int64_t heads, Out out) {
   require_dense(q, "q");
   require(q.rank >= 2, "q: expected at least 2 dimensions, but got shape ", shape_text(q), ".");
   const int64_t width = q.size(-1);
-  require(heads >= 1 && width >= 1 && width % heads == 0, "heads: expected a divisor of the width ", width, ", but got ", heads, ".");
+  require(heads >= 1 && width >= 1 && width % heads == 0, "heads: expected a divisor of the width ", width,
+          ", but got ", heads, ".");
   require_dense(source, "source");
   bool leads = source.rank == q.rank;
   for (int i = 0; leads && i + 2 < q.rank; ++i) leads = source.shape[i] == q.shape[i];
-  require(leads, "source: expected the dimensions of q but for the last two, ", shape_text(q), ", but got shape ", shape_text(source), ".");
+  require(leads, "source: expected the dimensions of q but for the last two, ", shape_text(q), ", but got shape ",
+          shape_text(source), ".");
   for (const auto& [w, what] : {std::pair{&wk, "wk"}, std::pair{&wv, "wv"}}) {
     require_weight(*w, what);
     require_shape(*w, what, {width, source.size(-1)});
@@ -134,18 +155,24 @@ struct Call {
 
   int64_t heads() const { return q.shape[3]; }
   int64_t units() const { return q.shape[0] * q.shape[1] * q.shape[3]; }
-  int64_t cost() const { return q.shape[2] * k.shape[2] * (q.shape[4] / 4 + 4) + (q.shape[2] + k.shape[2]) * q.shape[4]; }
+  int64_t cost() const {
+    return q.shape[2] * k.shape[2] * (q.shape[4] / 4 + 4) + (q.shape[2] + k.shape[2]) * q.shape[4];
+  }
 
-  Call(const View& q, const View& k, const View& v, const View& key_mask, const View& masks, const View& alpha, const View& lse, int64_t mode, bool causal)
+  Call(const View& q, const View& k, const View& v, const View& key_mask, const View& masks, const View& alpha,
+       const View& lse, int64_t mode, bool causal)
       : q(q), k(k), v(v), key_mask(key_mask), masks(masks), alpha(alpha), lse(lse), mode(mode), causal(causal) {
     if (!mode) return;
     int64_t nq = masks.shape[0], nk = masks.shape[1], ld = padded(nk);
     bits.resize(size_t(nq * ld));
     for (int64_t i = 0; i < nq; ++i)
-      for (int64_t j = 0; j < nk; ++j) bits[size_t(i * ld + j)] = masks.data<uint8_t>()[i * masks.stride[0] + j * masks.stride[1]];
+      for (int64_t j = 0; j < nk; ++j)
+        bits[size_t(i * ld + j)] = masks.data<uint8_t>()[i * masks.stride[0] + j * masks.stride[1]];
   }
 
-  Place place(int64_t index) const { return {index / heads() / q.shape[1], index / heads() % q.shape[1], index % heads()}; }
+  Place place(int64_t index) const {
+    return {index / heads() / q.shape[1], index / heads() % q.shape[1], index % heads()};
+  }
 
   /// `bias` lives as long as the unit.
   AttentionUnit unit(int64_t index, std::vector<float>& bias) const {
@@ -159,30 +186,35 @@ struct Call {
     u.p = mode ? int(alpha.shape[2]) : 1;
     u.scale = float(1 / std::sqrt(double(u.d)));
     bias.assign(size_t(padded(u.nk)), -INFINITY);
-    const uint8_t* kept = key_mask ? key_mask.data<uint8_t>() + i0 * key_mask.stride[0] + i1 * key_mask.stride[1] : nullptr;
+    const uint8_t* kept = key_mask ? key_mask.data<uint8_t>() + i0 * key_mask.stride[0] + i1 * key_mask.stride[1]
+                                   : nullptr;
     for (int64_t j = 0; j < u.nk; ++j)
       if (!kept || kept[j * key_mask.stride[2]]) bias[size_t(j)] = 0;
     while (u.keys > 0 && bias[size_t(u.keys - 1)] != 0) --u.keys;
     u.bias = bias.data();
     u.masks = bits.data();
     if (mode)
-      for (int j = 0; j < u.p; ++j) u.alpha[j] = alpha.data<float>()[i0 * alpha.stride[0] + i1 * alpha.stride[1] + j * alpha.stride[2]];
+      for (int j = 0; j < u.p; ++j)
+        u.alpha[j] = alpha.data<float>()[i0 * alpha.stride[0] + i1 * alpha.stride[1] + j * alpha.stride[2]];
     u.lse = lse.data<float>() + index * u.nq * u.lse_size();
     return u;
   }
 };
 
-/// A unit's rows as float32: where they lie, or, of bfloat16, copies in a thread's memory, which finish() rounds into outputs.
+/// A unit's rows as float32: where they lie, or, of bfloat16, copies in a thread's memory, which finish() rounds into
+/// outputs.
 class UnitRows {
  public:
   UnitRows(const Call& call, int64_t unit) : at_(call.place(unit)), d_(call.q.shape[4]) {
     thread_local Scratch mine;
-    if (call.q.dtype == DType::bf16) next_ = mine.floats((3 * call.q.shape[2] + 4 * call.k.shape[2]) * d_);  // all that backward asks for
+    if (call.q.dtype == DType::bf16)
+      next_ = mine.floats((3 * call.q.shape[2] + 4 * call.k.shape[2]) * d_);  // all that backward asks for
   }
   void read(const View& v, const float*& first, int64_t& row) {
     if (!next_) return lie(v, first, row);
     float* copies = take(v, row);
-    for (int64_t r = 0; r < v.shape[2]; ++r) MT_FOR_ISA(widen_row)(rows_at<bf16>(v, at_) + r * v.stride[2], copies + r * d_, d_);
+    for (int64_t r = 0; r < v.shape[2]; ++r)
+      MT_FOR_ISA(widen_row)(rows_at<bf16>(v, at_) + r * v.stride[2], copies + r * d_, d_);
     first = copies;
   }
   /// Nothing where no output is wanted.
@@ -195,7 +227,8 @@ class UnitRows {
   void finish() const {
     for (int i = 0; i < count_; ++i) {
       const auto [v, from] = outputs_[i];
-      for (int64_t r = 0; r < v->shape[2]; ++r) MT_FOR_ISA(narrow_row)(from + r * d_, rows_at<bf16>(*v, at_) + r * v->stride[2], d_);
+      for (int64_t r = 0; r < v->shape[2]; ++r)
+        MT_FOR_ISA(narrow_row)(from + r * d_, rows_at<bf16>(*v, at_) + r * v->stride[2], d_);
     }
   }
 
@@ -223,12 +256,13 @@ class UnitRows {
 };
 
 constexpr int64_t kLeastAcross = 4;  // queries that are worth lying across the lanes
-constexpr int64_t kTogether = 4;  // groups whose wide rows lie in the cache that cores share
+constexpr int64_t kTogether = 4;     // groups whose wide rows lie in the cache that cores share
 
 using Kernel = void (*)(const AttentionUnit&);
 
 /// The widest kernel that this machine runs, unless most of its lanes, across which `n` numbers lie, would be idle.
-Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Kernel avx512, [[maybe_unused]] int64_t n) {
+Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Kernel avx512,
+              [[maybe_unused]] int64_t n) {
 #ifdef MT_X86
   if (isa() == Isa::avx512 && n > 8) return avx512;
   if (isa() >= Isa::avx2) return avx2;
@@ -244,7 +278,8 @@ Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Ke
 
 }  // namespace
 
-void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode, bool causal, Out out, Out lse) {
+void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
+                       int64_t mode, bool causal, Out out, Out lse) {
   if (!out.numel()) return;
   Call call(q, k, v, key_mask, masks, alpha, lse, mode, causal);
   const bool across = !mode && !causal && q.shape[2] >= kLeastAcross;
@@ -264,8 +299,9 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
   });
 }
 
-void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
-                        bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv, MaybeOut dalpha) {
+void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks,
+                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv,
+                        MaybeOut dalpha) {
   Call call(q, k, v, key_mask, masks, alpha, lse, mode, causal);
   Kernel run = choose(MT_KERNELS(backward), k.shape[2]);
   int64_t h = call.heads(), b1 = q.shape[1], p = mode ? alpha.shape[2] : 0;
@@ -297,8 +333,10 @@ void attention_backward(const View& dout, const View& q, const View& k, const Vi
     }
 }
 
-void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b, double scaling, int64_t heads, Out out) {
-  const int64_t n = q.size(-2), width = q.size(-1), d = width / heads, keys = source.size(-2), in = source.size(-1), rank = a ? a.size(0) : 0;
+void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
+                      double scaling, int64_t heads, Out out) {
+  const int64_t n = q.size(-2), width = q.size(-1), d = width / heads, keys = source.size(-2), in = source.size(-1),
+                rank = a ? a.size(0) : 0;
   if (!out.numel()) return;
   if (!keys) return void(std::fill_n(out.data<float>(), out.numel(), 0.0f));
   const int64_t groups = q.numel() / (n * width), rows = heads * n, ld = padded(keys);
@@ -319,7 +357,8 @@ void source_attention(const View& q, const View& source, const View& wk, const V
       count = std::min(together, groups - g);
       for (int64_t h = 0; h < heads; ++h)
         for (int64_t i = 0; i < count; ++i)
-          matmul(n, in, d, {q.data<float>() + (g + i) * n * width + h * d, DType::f32, width, 1}, rows_of(into, h * d, width), {wide_of(i, h), DType::f32, in}, {.alpha = scale});
+          matmul(n, in, d, {q.data<float>() + (g + i) * n * width + h * d, DType::f32, width, 1},
+                 rows_of(into, h * d, width), {wide_of(i, h), DType::f32, in}, {.alpha = scale});
       for (int64_t i = 0; i < count; ++i) {
         const float* e = source.data<float>() + (g + i) * keys * in;
         matmul(rows, keys, in, {wide_of(i, 0), DType::f32, in, 1}, {e, DType::f32, 1, in}, {scores, DType::f32, ld});
@@ -330,8 +369,11 @@ void source_attention(const View& q, const View& source, const View& wk, const V
       for (int64_t h = 0; h < heads; ++h)
         for (int64_t i = 0; i < count; ++i) {
           LowRank update{};
-          if (rank) update = {low + (i * rows + h * n) * rank, rank, columns_of(right_transposed(b), h * d, rank), float(scaling)};
-          matmul(n, d, in, {wide_of(i, h), DType::f32, in, 1}, columns_of(back, h * d, in), {out.data<float>() + (g + i) * n * width + h * d, DType::f32, width},
+          if (rank)
+            update = {low + (i * rows + h * n) * rank, rank, columns_of(right_transposed(b), h * d, rank),
+                      float(scaling)};
+          matmul(n, d, in, {wide_of(i, h), DType::f32, in, 1}, columns_of(back, h * d, in),
+                 {out.data<float>() + (g + i) * n * width + h * d, DType::f32, width},
                  {.bias = bias ? bias.data<float>() + h * d : nullptr, .low_rank = rank ? &update : nullptr});
         }
     }

@@ -14,7 +14,9 @@ struct Source {
 
 /// A thread per element of a new key, which also moves that of the value.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) append_kernel(Source<T> k, Source<T> v, const int32_t* at, T* keys, T* values, int64_t count, int64_t n, int64_t rows, int64_t width, Fault* fault, unsigned what) {
+__global__ void __launch_bounds__(kThreads)
+    append_kernel(Source<T> k, Source<T> v, const int32_t* at, T* keys, T* values, int64_t count, int64_t n,
+                  int64_t rows, int64_t width, Fault* fault, unsigned what) {
   const int64_t i = thread_index();
   if (i >= count) return;
   const int64_t first = *at, column = i % width, token = i / width % n, b = i / width / n;
@@ -37,7 +39,9 @@ void cache_append(const View& k, const View& v, const View& at, InOut keys, InOu
   each_activation(k.dtype, [&](auto t) {
     using T = decltype(t);
     const auto source = [](const View& x) { return Source<T>{x.data<T>(), x.stride[0], x.stride[1]}; };
-    launch(append_kernel<T>, blocks(k.numel()), dim3(kThreads), 0, source(k), source(v), (const int32_t*)at.data<int32_t>(), keys.data<T>(), values.data<T>(), k.numel(), k.shape[1], keys.shape[1], k.shape[2], fault, what);
+    launch(append_kernel<T>, blocks(k.numel()), dim3(kThreads), 0, source(k), source(v),
+           (const int32_t*)at.data<int32_t>(), keys.data<T>(), values.data<T>(), k.numel(), k.shape[1], keys.shape[1],
+           k.shape[2], fault, what);
   });
 }
 

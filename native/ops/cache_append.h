@@ -1,12 +1,13 @@
-// Keys and values of new tokens, written into a cache at a place that lies in memory: a captured decoding step appends elsewhere each time.
+// Keys and values of new tokens, written into a cache at a place that lies in memory: a captured decoding step appends
+// elsewhere each time.
 #pragma once
 #include "core/view.h"
 
 namespace mt {
 
-/// keys[b, at+i, :] = k[b, i, :] and values[b, at+i, :] = v[b, i, :]. k and v [B,n,D] float32 or bfloat16, the last dimension
-/// contiguous (strided otherwise); at [1] int32; keys and values [B,M,D] of their dtype, contiguous.
-/// Rows outside the M of the cache fail in the queue, with the place and M.
+/// keys[b, at+i, :] = k[b, i, :] and values[b, at+i, :] = v[b, i, :]. k and v [B,n,D] float32 or bfloat16, the last
+/// dimension contiguous (strided otherwise); at [1] int32; keys and values [B,M,D] of their dtype, contiguous. Rows
+/// outside the M of the cache fail in the queue, with the place and M.
 void check_cache_append(const View& k, const View& v, const View& at, InOut keys, InOut values);
 
 namespace cpu {

@@ -25,18 +25,21 @@ void check_copy(const View& x, Out y) {
   require(known, "y: expected a dtype that ", name(x.dtype), " can be copied to, but got ", name(y.dtype), ".");
 }
 void check_fill(double value, Out y) {
-  require(y.dtype == DType::f32 || y.dtype == DType::i32 || y.dtype == DType::u8, "y: expected float32, int32 or uint8, but got ", name(y.dtype), ".");
+  require(y.dtype == DType::f32 || y.dtype == DType::i32 || y.dtype == DType::u8,
+          "y: expected float32, int32 or uint8, but got ", name(y.dtype), ".");
   double least = y.dtype == DType::u8 ? 0 : -0x1p31, most = y.dtype == DType::u8 ? 255 : 0x1p31 - 1;
   bool fits = y.dtype == DType::f32 || (value == std::floor(value) && value >= least && value <= most);
   require(fits, "value: expected an integer that ", name(y.dtype), " holds, but got ", value, ".");
 }
 void check_random_uniform(int64_t, int64_t, double low, double high, Out y) {
   require_dense(y, "y");
-  require(std::isfinite(low) && std::isfinite(high) && low <= high, "low, high: expected two finite numbers in order, but got ", low, " and ", high, ".");
+  require(std::isfinite(low) && std::isfinite(high) && low <= high,
+          "low, high: expected two finite numbers in order, but got ", low, " and ", high, ".");
 }
 void check_random_normal(int64_t, int64_t, double mean, double std, Out y) {
   require_dense(y, "y");
-  require(std::isfinite(mean) && std::isfinite(std) && std >= 0, "mean, std: expected finite numbers and std >= 0, but got ", mean, " and ", std, ".");
+  require(std::isfinite(mean) && std::isfinite(std) && std >= 0,
+          "mean, std: expected finite numbers and std >= 0, but got ", mean, " and ", std, ".");
 }
 
 // ---- CPU ----
@@ -94,7 +97,9 @@ void floats(const View& x, const View& y) {
 }
 template <typename A>
 void from_float(const View& x, const View& y) {
-  y.dtype == DType::f32 ? floats<A, float>(x, y) : y.dtype == DType::bf16 ? floats<A, bf16>(x, y) : floats<A, f16>(x, y);
+  y.dtype == DType::f32    ? floats<A, float>(x, y)
+  : y.dtype == DType::bf16 ? floats<A, bf16>(x, y)
+                           : floats<A, f16>(x, y);
 }
 template <typename A>
 void from_integer(const View& x, const View& y) {
@@ -104,7 +109,9 @@ void from_integer(const View& x, const View& y) {
   strided<A, float>(x, y, [](A v) { return float(v); });
 }
 
-struct Four { uint32_t v[4]; };
+struct Four {
+  uint32_t v[4];
+};
 
 /// Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 Four philox(uint64_t counter, uint64_t stream, uint64_t seed) {

@@ -28,7 +28,10 @@ void from_float(const View& x, const View& y) {
 }
 template <typename A>
 void from_integer(const View& x, const View& y) {
-  y.dtype == DType::i64 ? convert<A, int64_t>(x, y) : y.dtype == DType::i32 ? convert<A, int32_t>(x, y) : y.dtype == DType::u8 ? convert<A, uint8_t>(x, y) : convert<A, float>(x, y);
+  y.dtype == DType::i64   ? convert<A, int64_t>(x, y)
+  : y.dtype == DType::i32 ? convert<A, int32_t>(x, y)
+  : y.dtype == DType::u8  ? convert<A, uint8_t>(x, y)
+                          : convert<A, float>(x, y);
 }
 
 template <typename U, typename I>
@@ -47,8 +50,11 @@ void fill_with(T value, const View& y) {
   each_unit(size_t(w.width) * sizeof(T), [&](auto unit) {
     using U = decltype(unit);
     if constexpr (sizeof(U) >= sizeof(T))
-      for (size_t at = 0; at < sizeof(U); at += sizeof(T)) std::memcpy(reinterpret_cast<char*>(&unit) + at, &value, sizeof(T));
-    auto go = [&](auto kernel, auto steps) { launch(kernel, blocks(w.count), dim3(kThreads), 0, unit, reinterpret_cast<U*>(to), steps); };
+      for (size_t at = 0; at < sizeof(U); at += sizeof(T))
+        std::memcpy(reinterpret_cast<char*>(&unit) + at, &value, sizeof(T));
+    auto go = [&](auto kernel, auto steps) {
+      launch(kernel, blocks(w.count), dim3(kThreads), 0, unit, reinterpret_cast<U*>(to), steps);
+    };
     w.short_index ? go(fill_kernel<U, uint32_t>, Steps<uint32_t>(w)) : go(fill_kernel<U, int64_t>, Steps<int64_t>(w));
   });
 }

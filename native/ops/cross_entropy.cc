@@ -10,7 +10,8 @@ namespace mt {
 
 void check_cross_entropy_forward(const View& logits, const View& labels, int64_t, double, Out loss, Out lse) {
   require_dense(logits, "logits");
-  require(logits.rank >= 1 && logits.size(-1) >= 1, "logits: expected at least one class, but got shape ", shape_text(logits), ".");
+  require(logits.rank >= 1 && logits.size(-1) >= 1, "logits: expected at least one class, but got shape ",
+          shape_text(logits), ".");
   require_dtype(labels, "labels", DType::i32);
   require_contiguous(labels, "labels");
   bool ok = labels.rank == logits.rank - 1;
@@ -21,7 +22,8 @@ void check_cross_entropy_forward(const View& logits, const View& labels, int64_t
   require_dense(lse, "lse");
   require_shape(lse, "lse", {logits.rows()});
 }
-void check_cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore, double factor, Out dlogits) {
+void check_cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse,
+                                  int64_t ignore, double factor, Out dlogits) {
   Out loss, saved;
   static_cast<View&>(loss) = dloss, static_cast<View&>(saved) = lse;
   check_cross_entropy_forward(logits, labels, ignore, factor, loss, saved);
@@ -35,7 +37,8 @@ namespace cpu {
 namespace {
 
 void require_class(int32_t label, int64_t classes) {
-  if (label < 0 || label >= classes) throw std::runtime_error(text("label ", label, " is outside the ", classes, " classes"));
+  if (label < 0 || label >= classes)
+    throw std::runtime_error(text("label ", label, " is outside the ", classes, " classes"));
 }
 
 }  // namespace
@@ -63,7 +66,8 @@ void cross_entropy_forward(const View& logits, const View& labels, int64_t ignor
   *loss.data<float>() = float(total * factor);
 }
 
-void cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore, double factor, Out dlogits) {
+void cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore,
+                            double factor, Out dlogits) {
   int64_t V = logits.size(-1);
   const float *x = logits.data<float>(), *saved = lse.data<float>();
   const int32_t* label = labels.data<int32_t>();

@@ -10,7 +10,9 @@ namespace {
 
 /// lse of a row, and what it adds to the loss: a block per row, which it reads once.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) row_losses(const T* logits, const int32_t* labels, int64_t classes, int64_t ignore, float* lse, float* losses, Fault* fault, unsigned what) {
+__global__ void __launch_bounds__(kThreads)
+    row_losses(const T* logits, const int32_t* labels, int64_t classes, int64_t ignore, float* lse, float* losses,
+               Fault* fault, unsigned what) {
   __shared__ float shared[32];
   int64_t r = blockIdx.x, label = labels[r];
   if (label == ignore || label < 0 || label >= classes) {
@@ -49,7 +51,10 @@ __global__ void __launch_bounds__(kThreads) add_losses(const float* losses, int6
 
 /// A thread per 16 bytes of all rows, which may end within.
 template <typename T, typename I>
-__global__ void __launch_bounds__(kThreads, 4) row_gradients(const float* dloss, const T* logits, const int32_t* labels, const float* lse, int64_t n, Divider<I> classes, int64_t ignore, double factor, T* dlogits, bool aligned, Fault* fault, unsigned what) {
+__global__ void __launch_bounds__(kThreads, 4)
+    row_gradients(const float* dloss, const T* logits, const int32_t* labels, const float* lse, int64_t n,
+                  Divider<I> classes, int64_t ignore, double factor, T* dlogits, bool aligned, Fault* fault,
+                  unsigned what) {
   const int64_t at = thread_index() * kWidth<T>, left = n - at;
   if (left <= 0) return;
   const bool whole = aligned && left >= kWidth<T>;
@@ -86,12 +91,14 @@ void cross_entropy_forward(const View& logits, const View& labels, int64_t ignor
   Scratch losses(size_t(rows) * sizeof(float));
   each_activation(logits.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(row_losses<T>, blocks(rows, 1), dim3(kThreads), 0, (const T*)logits.data<T>(), (const int32_t*)labels.data<int32_t>(), classes, ignore, lse.data<float>(), losses.as<float>(), fault, what);
+    launch(row_losses<T>, blocks(rows, 1), dim3(kThreads), 0, (const T*)logits.data<T>(),
+           (const int32_t*)labels.data<int32_t>(), classes, ignore, lse.data<float>(), losses.as<float>(), fault, what);
   });
   launch(add_losses, dim3(1), dim3(kThreads), 0, (const float*)losses.as<float>(), rows, factor, loss.data<float>());
 }
 
-void cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore, double factor, Out dlogits) {
+void cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore,
+                            double factor, Out dlogits) {
   const int64_t classes = logits.size(-1), n = logits.rows() * classes;
   if (!n) return;
   unsigned what;
@@ -102,10 +109,12 @@ void cross_entropy_backward(const View& dloss, const View& logits, const View& l
     T* to = dlogits.data<T>();
     const bool whole = aligned<kWidth<T>>(from) && aligned<kWidth<T>>(to);
     auto go = [&](auto kernel, auto divider) {
-      launch(kernel, blocks((n + kWidth<T> - 1) / kWidth<T>), dim3(kThreads), 0, (const float*)dloss.data<float>(), from, (const int32_t*)labels.data<int32_t>(), (const float*)lse.data<float>(), n, divider, ignore, factor, to,
-             whole, fault, what);
+      launch(kernel, blocks((n + kWidth<T> - 1) / kWidth<T>), dim3(kThreads), 0, (const float*)dloss.data<float>(),
+             from, (const int32_t*)labels.data<int32_t>(), (const float*)lse.data<float>(), n, divider, ignore, factor,
+             to, whole, fault, what);
     };
-    short_index(n) ? go(row_gradients<T, uint32_t>, Divider<uint32_t>(classes)) : go(row_gradients<T, int64_t>, Divider<int64_t>(classes));
+    short_index(n) ? go(row_gradients<T, uint32_t>, Divider<uint32_t>(classes))
+                   : go(row_gradients<T, int64_t>, Divider<int64_t>(classes));
   });
 }
 

@@ -24,13 +24,28 @@ void check_add(const View& a, const View& b, double, Out out) {
   require_dense(b, "b");
   bool tail = b.rank <= a.rank;
   for (int i = 1; tail && i <= b.rank; ++i) tail = a.size(-i) == b.size(-i);
-  require(tail, "b: expected the shape of a, ", shape_text(a), ", or its last dimensions, but got ", shape_text(b), ".");
+  require(tail, "b: expected the shape of a, ", shape_text(a), ", or its last dimensions, but got ", shape_text(b),
+          ".");
   same(out, "out", a, "a");
 }
-void check_scale(const View& x, double, Out out) { require_dense(x, "x"); same(out, "out", x, "x"); }
-void check_multiply(const View& a, const View& b, Out out) { require_dense(a, "a"); same(b, "b", a, "a"); same(out, "out", a, "a"); }
-void check_gelu_forward(const View& x, Out y) { require_dense(x, "x"); same(y, "y", x, "x"); }
-void check_gelu_backward(const View& dy, const View& x, Out dx) { require_dense(x, "x"); same(dy, "dy", x, "x"); same(dx, "dx", x, "x"); }
+void check_scale(const View& x, double, Out out) {
+  require_dense(x, "x");
+  same(out, "out", x, "x");
+}
+void check_multiply(const View& a, const View& b, Out out) {
+  require_dense(a, "a");
+  same(b, "b", a, "a");
+  same(out, "out", a, "a");
+}
+void check_gelu_forward(const View& x, Out y) {
+  require_dense(x, "x");
+  same(y, "y", x, "x");
+}
+void check_gelu_backward(const View& dy, const View& x, Out dx) {
+  require_dense(x, "x");
+  same(dy, "dy", x, "x");
+  same(dx, "dx", x, "x");
+}
 void check_relu_forward(const View& x, Out y) { check_gelu_forward(x, y); }
 void check_relu_backward(const View& dy, const View& x, Out dx) { check_gelu_backward(dy, x, dx); }
 void check_gate_forward(const View& a, const View& b, const View& g, Out y) {
@@ -113,7 +128,8 @@ void gelu_forward(const View& x, Out y) {
   stretches({&x}, {&y}, 4, [run = MT_FOR_ISA(gelu)](auto in, auto out, int64_t n) { run(in[0], out[0], n); });
 }
 void gelu_backward(const View& dy, const View& x, Out dx) {
-  stretches({&dy, &x}, {&dx}, 5, [run = MT_FOR_ISA(gelu_backward)](auto in, auto out, int64_t n) { run(in[0], in[1], out[0], n); });
+  stretches({&dy, &x}, {&dx}, 5,
+            [run = MT_FOR_ISA(gelu_backward)](auto in, auto out, int64_t n) { run(in[0], in[1], out[0], n); });
 }
 
 void relu_forward(const View& x, Out y) {
@@ -142,7 +158,8 @@ void gate_backward(const View& dy, const View& a, const View& b, const View& g, 
   std::vector<double> sums(size_t(pieces), 0.0);
   parallel_for(pieces, piece, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
-      for (int64_t i = p * piece; i < std::min(n, (p + 1) * piece); ++i) sums[size_t(p)] += double(pd[i]) * (pb[i] - pa[i]);
+      for (int64_t i = p * piece; i < std::min(n, (p + 1) * piece); ++i)
+        sums[size_t(p)] += double(pd[i]) * (pb[i] - pa[i]);
   });
   double sum = 0;
   for (double s : sums) sum += s;

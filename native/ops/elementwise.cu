@@ -8,13 +8,14 @@ namespace {
 
 // ---- kernels: 16 bytes a thread, in float32 whatever is stored ----
 
-/// The elements of a thread: the first, how many are left from there, and whether they are all there and lie where one access
-/// of 16 bytes may, which `aligned` says of the tensors.
+/// The elements of a thread: the first, how many are left from there, and whether they are all there and lie where one
+/// access of 16 bytes may, which `aligned` says of the tensors.
 template <typename T>
 struct Mine {
   int64_t at, left;
   bool whole;
-  __device__ Mine(int64_t n, bool aligned) : at(thread_index() * kWidth<T>), left(n - at), whole(aligned && left >= kWidth<T>) {}
+  __device__ Mine(int64_t n, bool aligned)
+      : at(thread_index() * kWidth<T>), left(n - at), whole(aligned && left >= kWidth<T>) {}
   __device__ void read(const T* x, float (&v)[kWidth<T>]) const { load(x + at, left, whole, v); }
   __device__ void write(T* y, const float (&v)[kWidth<T>]) const { store(y + at, left, whole, v); }
 };
@@ -42,7 +43,8 @@ __global__ void __launch_bounds__(kThreads) map2(const T* a, const T* b, T* y, i
 }
 /// b repeats every `period` elements. `runs`: those of a thread never begin anew within, and are aligned.
 template <typename T, typename I>
-__global__ void __launch_bounds__(kThreads) add_kernel(const T* a, const T* b, T* y, int64_t n, bool aligned, Divider<I> period, bool runs, float scale) {
+__global__ void __launch_bounds__(kThreads)
+    add_kernel(const T* a, const T* b, T* y, int64_t n, bool aligned, Divider<I> period, bool runs, float scale) {
   const Mine<T> mine(n, aligned);
   if (mine.left <= 0) return;
   float v[kWidth<T>], w[kWidth<T>];
@@ -62,7 +64,8 @@ __global__ void __launch_bounds__(kThreads) add_kernel(const T* a, const T* b, T
   mine.write(y, v);
 }
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gate_forward_kernel(const T* a, const T* b, const float* g, T* y, int64_t n, bool aligned) {
+__global__ void __launch_bounds__(kThreads)
+    gate_forward_kernel(const T* a, const T* b, const float* g, T* y, int64_t n, bool aligned) {
   const Mine<T> mine(n, aligned);
   if (mine.left <= 0) return;
   float v[kWidth<T>], w[kWidth<T>];
@@ -74,7 +77,8 @@ __global__ void __launch_bounds__(kThreads) gate_forward_kernel(const T* a, cons
   mine.write(y, v);
 }
 template <typename T>
-__global__ void __launch_bounds__(kThreads) gate_backward_kernel(const T* dy, const float* g, T* da, T* db, int64_t n, bool aligned) {
+__global__ void __launch_bounds__(kThreads)
+    gate_backward_kernel(const T* dy, const float* g, T* da, T* db, int64_t n, bool aligned) {
   const Mine<T> mine(n, aligned);
   if (mine.left <= 0) return;
   float d[kWidth<T>], e[kWidth<T>];
@@ -139,9 +143,13 @@ struct ReluBackward {
 
 /// A thread per 16 bytes of n elements.
 template <typename T>
-dim3 vectors(int64_t n) { return blocks((n + kWidth<T> - 1) / kWidth<T>); }
+dim3 vectors(int64_t n) {
+  return blocks((n + kWidth<T> - 1) / kWidth<T>);
+}
 template <typename... T>
-bool all_aligned(const T*... p) { return (aligned<kWidth<T>>(p) && ...); }
+bool all_aligned(const T*... p) {
+  return (aligned<kWidth<T>>(p) && ...);
+}
 
 template <typename F>
 void apply(const View& x, const View& y, F f) {
@@ -158,7 +166,8 @@ void apply(const View& a, const View& b, const View& y, F f) {
     using T = decltype(t);
     const T *first = a.data<T>(), *second = b.data<T>();
     T* to = y.data<T>();
-    launch(map2<T, F>, vectors<T>(a.numel()), dim3(kThreads), 0, first, second, to, a.numel(), all_aligned(first, second, to), f);
+    launch(map2<T, F>, vectors<T>(a.numel()), dim3(kThreads), 0, first, second, to, a.numel(),
+           all_aligned(first, second, to), f);
   });
 }
 
@@ -177,7 +186,8 @@ void add(const View& a, const View& b, double scale, Out out) {
     auto go = [&](auto kernel, auto divider) {
       launch(kernel, vectors<T>(n), dim3(kThreads), 0, first, second, to, n, aligned, divider, runs, float(scale));
     };
-    short_index(n) ? go(add_kernel<T, uint32_t>, Divider<uint32_t>(period)) : go(add_kernel<T, int64_t>, Divider<int64_t>(period));
+    short_index(n) ? go(add_kernel<T, uint32_t>, Divider<uint32_t>(period))
+                   : go(add_kernel<T, int64_t>, Divider<int64_t>(period));
   });
 }
 void scale(const View& x, double factor, Out out) { apply(x, out, Scale{float(factor)}); }
@@ -192,7 +202,8 @@ void gate_forward(const View& a, const View& b, const View& g, Out y) {
     using T = decltype(t);
     const T *first = a.data<T>(), *second = b.data<T>();
     T* to = y.data<T>();
-    launch(gate_forward_kernel<T>, vectors<T>(n), dim3(kThreads), 0, first, second, (const float*)g.data<float>(), to, n, all_aligned(first, second, to));
+    launch(gate_forward_kernel<T>, vectors<T>(n), dim3(kThreads), 0, first, second, (const float*)g.data<float>(), to,
+           n, all_aligned(first, second, to));
   });
 }
 void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg) {
@@ -202,10 +213,15 @@ void gate_backward(const View& dy, const View& a, const View& b, const View& g, 
     using T = decltype(t);
     const T* d = dy.data<T>();
     T *first = da.data<T>(), *second = db.data<T>();
-    launch(gate_backward_kernel<T>, vectors<T>(n), dim3(kThreads), 0, d, (const float*)g.data<float>(), first, second, n, all_aligned(d, first, second));
-    if (dg) launch(gate_sum<T>, dim3(unsigned(count)), dim3(kThreads), 0, d, (const T*)a.data<T>(), (const T*)b.data<T>(), part.as<double>(), n);
+    launch(gate_backward_kernel<T>, vectors<T>(n), dim3(kThreads), 0, d, (const float*)g.data<float>(), first, second,
+           n, all_aligned(d, first, second));
+    if (dg)
+      launch(gate_sum<T>, dim3(unsigned(count)), dim3(kThreads), 0, d, (const T*)a.data<T>(), (const T*)b.data<T>(),
+             part.as<double>(), n);
   });
-  if (dg) launch(gate_finish, dim3(1), dim3(kThreads), 0, (const double*)part.as<double>(), count, (const float*)g.data<float>(), dg.data<float>());
+  if (dg)
+    launch(gate_finish, dim3(1), dim3(kThreads), 0, (const double*)part.as<double>(), count,
+           (const float*)g.data<float>(), dg.data<float>());
 }
 
 }  // namespace mt::cuda

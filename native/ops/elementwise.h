@@ -4,7 +4,8 @@
 
 namespace mt {
 
-/// out = a + scale·b. Backward: da = dy, db = scale·dy (by `scale`). b may repeat: its shape is a's trailing dimensions.
+/// out = a + scale·b. Backward: da = dy, db = scale·dy (by `scale`). b may repeat: its shape is a's trailing
+/// dimensions.
 void check_add(const View& a, const View& b, double scale, Out out);
 /// out = factor·x.
 void check_scale(const View& x, double factor, Out out);

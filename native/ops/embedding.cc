@@ -15,14 +15,16 @@ void check_rows(const View& ids, const View& rows, const char* what, int64_t wid
   require_dense(rows, what);
   bool ok = rows.rank == ids.rank + 1 && rows.size(-1) == width;
   for (int i = 0; ok && i < ids.rank; ++i) ok = rows.shape[i] == ids.shape[i];
-  require(ok, what, ": expected the shape of ids, ", shape_text(ids), ", with ", width, " columns, but got ", shape_text(rows), ".");
+  require(ok, what, ": expected the shape of ids, ", shape_text(ids), ", with ", width, " columns, but got ",
+          shape_text(rows), ".");
 }
 }  // namespace
 
 void check_embedding_forward(const View& ids, const View& table, Out y) {
   require_rank(table, "table", 2);
   require_contiguous(table, "table");
-  require(table.dtype == DType::f32 || table.dtype == DType::bf16 || table.dtype == DType::f16, "table: expected float32, bfloat16 or float16, but got ", name(table.dtype), ".");
+  require(table.dtype == DType::f32 || table.dtype == DType::bf16 || table.dtype == DType::f16,
+          "table: expected float32, bfloat16 or float16, but got ", name(table.dtype), ".");
   check_rows(ids, y, "y", table.shape[1]);
 }
 void check_embedding_backward(const View& dy, const View& ids, Out dtable) {
@@ -37,7 +39,9 @@ namespace cpu {
 namespace {
 
 int64_t row_of(int32_t id, int64_t rows) {
-  if (id < 0 || id >= rows) throw std::runtime_error(text("id ", id, " is outside the embedding's ", rows, " rows; tokenizer and checkpoint do not belong together"));
+  if (id < 0 || id >= rows)
+    throw std::runtime_error(text("id ", id, " is outside the embedding's ", rows,
+                                  " rows; tokenizer and checkpoint do not belong together"));
   return id;
 }
 
@@ -58,7 +62,9 @@ void gather(const View& ids, const View& table, const View& y) {
 }  // namespace
 
 void embedding_forward(const View& ids, const View& table, Out y) {
-  table.dtype == DType::f32 ? gather<float>(ids, table, y) : table.dtype == DType::bf16 ? gather<bf16>(ids, table, y) : gather<f16>(ids, table, y);
+  table.dtype == DType::f32    ? gather<float>(ids, table, y)
+  : table.dtype == DType::bf16 ? gather<bf16>(ids, table, y)
+                               : gather<f16>(ids, table, y);
 }
 
 void embedding_backward(const View& dy, const View& ids, Out dtable) {

@@ -13,7 +13,9 @@ namespace {
 constexpr int64_t kTile = 4 * kThreads;
 
 template <typename T, typename Y>
-__global__ void __launch_bounds__(kThreads) gather(const int32_t* ids, const T* table, Y* y, int64_t rows, int64_t width, Divider<uint32_t> tiles, bool whole, Fault* fault, unsigned what) {
+__global__ void __launch_bounds__(kThreads)
+    gather(const int32_t* ids, const T* table, Y* y, int64_t rows, int64_t width, Divider<uint32_t> tiles, bool whole,
+           Fault* fault, unsigned what) {
   int64_t i = tiles.quotient(blockIdx.x), j = tiles.remainder(blockIdx.x) * kTile + 4 * threadIdx.x, id = ids[i];
   bool known = id >= 0 && id < rows;
   if (!known && threadIdx.x == 0) report(fault, what, id, rows);
@@ -24,7 +26,8 @@ __global__ void __launch_bounds__(kThreads) gather(const int32_t* ids, const T* 
 }
 
 /// Of every row of the table: how often its id comes, and n − i where place i of n is the first; both 0 before.
-__global__ void __launch_bounds__(kThreads) find_places(const int32_t* ids, unsigned* count, unsigned* first, int64_t n, int64_t rows, Fault* fault, unsigned what) {
+__global__ void __launch_bounds__(kThreads) find_places(const int32_t* ids, unsigned* count, unsigned* first, int64_t n,
+                                                        int64_t rows, Fault* fault, unsigned what) {
   int64_t i = thread_index();
   if (i >= n) return;
   int64_t id = ids[i];
@@ -35,7 +38,9 @@ __global__ void __launch_bounds__(kThreads) find_places(const int32_t* ids, unsi
 
 /// The block of an id's first place looks for the later ones, kThreads at a time, and adds them up in order.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) add_places(const T* dy, const int32_t* ids, const unsigned* count, const unsigned* first, float* dtable, int64_t n, int64_t rows, int64_t width, Divider<uint32_t> tiles, bool whole) {
+__global__ void __launch_bounds__(kThreads)
+    add_places(const T* dy, const int32_t* ids, const unsigned* count, const unsigned* first, float* dtable, int64_t n,
+               int64_t rows, int64_t width, Divider<uint32_t> tiles, bool whole) {
   __shared__ unsigned found[kThreads / 32];
   int64_t begin = tiles.quotient(blockIdx.x), j = tiles.remainder(blockIdx.x) * kTile + 4 * threadIdx.x;
   int32_t id = ids[begin];
@@ -69,14 +74,18 @@ constexpr int64_t tiles_of(int64_t width) { return std::max<int64_t>(1, (width +
 void embedding_forward(const View& ids, const View& table, Out y) {
   int64_t rows = table.shape[0], width = table.shape[1], tiles = tiles_of(width);
   unsigned what;
-  Fault* fault = current().fault("embedding_forward: id %lld is outside the embedding's %lld rows; tokenizer and checkpoint do not belong together", &what);
+  Fault* fault = current().fault(
+      "embedding_forward: id %lld is outside the embedding's %lld rows; tokenizer and checkpoint do not belong "
+      "together",
+      &what);
   each_weight(table.dtype, [&](auto t) {
     each_activation(y.dtype, [&](auto u) {
       using T = decltype(t);
       using Y = decltype(u);
       const T* from = table.data<T>();
       Y* to = y.data<Y>();
-      launch(gather<T, Y>, dim3(unsigned(ids.numel() * tiles)), dim3(kThreads), 0, (const int32_t*)ids.data<int32_t>(), from, to, rows, width, Divider<uint32_t>(tiles), fours(from, width) && fours(to, width), fault, what);
+      launch(gather<T, Y>, dim3(unsigned(ids.numel() * tiles)), dim3(kThreads), 0, (const int32_t*)ids.data<int32_t>(),
+             from, to, rows, width, Divider<uint32_t>(tiles), fours(from, width) && fours(to, width), fault, what);
     });
   });
 }
@@ -84,10 +93,14 @@ void embedding_forward(const View& ids, const View& table, Out y) {
 void embedding_backward(const View& dy, const View& ids, Out dtable) {
   int64_t rows = dtable.shape[0], width = dtable.shape[1], tiles = tiles_of(width), n = ids.numel();
   unsigned what;
-  Fault* fault = current().fault("embedding_backward: id %lld is outside the embedding's %lld rows; tokenizer and checkpoint do not belong together", &what);
+  Fault* fault = current().fault(
+      "embedding_backward: id %lld is outside the embedding's %lld rows; tokenizer and checkpoint do not belong "
+      "together",
+      &what);
   const int32_t* id = ids.data<int32_t>();
   float* to = dtable.data<float>();
-  if (rows && width) check(cudaMemsetAsync(to, 0, size_t(rows * width) * sizeof(float), current_stream()), "cudaMemsetAsync");
+  if (rows && width)
+    check(cudaMemsetAsync(to, 0, size_t(rows * width) * sizeof(float), current_stream()), "cudaMemsetAsync");
   Scratch places(size_t(2 * rows) * sizeof(unsigned));
   unsigned *count = places.as<unsigned>(), *first = count + rows;
   if (rows) check(cudaMemsetAsync(count, 0, size_t(2 * rows) * sizeof(unsigned), current_stream()), "cudaMemsetAsync");
@@ -95,7 +108,9 @@ void embedding_backward(const View& dy, const View& ids, Out dtable) {
   each_activation(dy.dtype, [&](auto t) {
     using T = decltype(t);
     const T* from = dy.data<T>();
-    launch(add_places<T>, dim3(unsigned(n * tiles)), dim3(kThreads), 0, from, id, (const unsigned*)count, (const unsigned*)first, to, n, rows, width, Divider<uint32_t>(tiles), fours(from, width) && fours(to, width));
+    launch(add_places<T>, dim3(unsigned(n * tiles)), dim3(kThreads), 0, from, id, (const unsigned*)count,
+           (const unsigned*)first, to, n, rows, width, Divider<uint32_t>(tiles),
+           fours(from, width) && fours(to, width));
   });
 }
 

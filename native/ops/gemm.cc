@@ -44,16 +44,19 @@ void check_gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, Mayb
 namespace cpu {
 
 void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y) {
-  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(y), {.bias = numbers(bias), .residual = residual ? first_of(residual) : nullptr});
+  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(y),
+         {.bias = numbers(bias), .residual = residual ? first_of(residual) : nullptr});
 }
 
 void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y) {
   const View& sums = z ? static_cast<const View&>(z) : y;
-  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(sums), {.bias = numbers(bias), .map = MT_FOR_ISA(gelu), .mapped = result(y).data});
+  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(sums),
+         {.bias = numbers(bias), .map = MT_FOR_ISA(gelu), .mapped = result(y).data});
 }
 
 void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx) {
-  matmul(dy.rows(), w.size(1), w.size(0), left(dy), weight(w), result(dx), {.residual = residual ? first_of(residual) : nullptr});
+  matmul(dy.rows(), w.size(1), w.size(0), left(dy), weight(w), result(dx),
+         {.residual = residual ? first_of(residual) : nullptr});
 }
 
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {

@@ -10,10 +10,12 @@ constexpr int kColumns = 32, kStrips = 8, kRows = 256;  // of a block that sums 
 
 /// y[chunk, j] = Σ x[i, j] over the chunk's rows: every strip its own rows from first to last, then strip by strip.
 template <typename T>
-__global__ void __launch_bounds__(kColumns * kStrips) sum_columns(const T* x, float* y, int64_t m, int64_t n, int64_t wide) {
+__global__ void __launch_bounds__(kColumns* kStrips)
+    sum_columns(const T* x, float* y, int64_t m, int64_t n, int64_t wide) {
   __shared__ float shared[kStrips][kColumns];
   const int c = int(threadIdx.x) % kColumns, strip = int(threadIdx.x) / kColumns;
-  const int64_t chunk = blockIdx.x / wide, col = int64_t(blockIdx.x) % wide * kColumns + c, end = (chunk + 1) * kRows < m ? (chunk + 1) * kRows : m;
+  const int64_t chunk = blockIdx.x / wide, col = int64_t(blockIdx.x) % wide * kColumns + c,
+                end = (chunk + 1) * kRows < m ? (chunk + 1) * kRows : m;
   float sum = 0;
   if (col < n)
     for (int64_t i = chunk * kRows + strip; i < end; i += kStrips) sum += float(x[i * n + col]);
@@ -39,22 +41,46 @@ bool narrow(const View& x) { return x.dtype == DType::bf16; }
 }  // namespace
 
 void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y) {
-  product({.form = Form::nt, .a = matrix(x), .b = matrix(w), .c = address(y), .type = y.dtype, .narrow = narrow(x), .bias = bias ? bias.data<float>() : nullptr,
+  product({.form = Form::nt,
+           .a = matrix(x),
+           .b = matrix(w),
+           .c = address(y),
+           .type = y.dtype,
+           .narrow = narrow(x),
+           .bias = bias ? bias.data<float>() : nullptr,
            .residual = residual ? address(residual) : nullptr});
 }
 
 void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y) {
-  product({.form = Form::nt, .a = matrix(x), .b = matrix(w), .c = address(y), .type = y.dtype, .narrow = narrow(x), .bias = bias ? bias.data<float>() : nullptr,
-           .gelu = true, .before = z ? address(z) : nullptr});
+  product({.form = Form::nt,
+           .a = matrix(x),
+           .b = matrix(w),
+           .c = address(y),
+           .type = y.dtype,
+           .narrow = narrow(x),
+           .bias = bias ? bias.data<float>() : nullptr,
+           .gelu = true,
+           .before = z ? address(z) : nullptr});
 }
 
 void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx) {
-  product({.form = Form::nn, .a = matrix(dy), .b = matrix(w), .c = address(dx), .type = dx.dtype, .narrow = narrow(dy),
+  product({.form = Form::nn,
+           .a = matrix(dy),
+           .b = matrix(w),
+           .c = address(dx),
+           .type = dx.dtype,
+           .narrow = narrow(dy),
            .residual = residual ? address(residual) : nullptr});
 }
 
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {
-  if (dw) product({.form = Form::tn, .a = matrix(dy), .b = matrix(x), .c = dw.data<float>(), .type = DType::f32, .narrow = narrow(x)});
+  if (dw)
+    product({.form = Form::tn,
+             .a = matrix(dy),
+             .b = matrix(x),
+             .c = dw.data<float>(),
+             .type = DType::f32,
+             .narrow = narrow(x)});
   if (dbias)
     each_activation(dy.dtype, [&](auto t) {
       using T = decltype(t);

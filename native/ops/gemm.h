@@ -1,5 +1,6 @@
 // Linear layers: y = x Wᵀ + b with W [N,K], as checkpoints store it. W may be float32, bfloat16 or float16; sums are
-// float32. x, y and the gradients are float32, or bfloat16 together; all are contiguous. Forward saves x where W is trained, else nothing; before a GELU also z.
+// float32. x, y and the gradients are float32, or bfloat16 together; all are contiguous. Forward saves x where W is
+// trained, else nothing; before a GELU also z.
 #pragma once
 #include "core/view.h"
 
@@ -7,7 +8,8 @@ namespace mt {
 
 /// y [...,N] = x [...,K] Wᵀ + bias [N] + residual, which is like y and added last.
 void check_gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
-/// z [...,N] = x Wᵀ + bias, wanted where a gradient will be: dz by gelu_backward, then as below. y = gelu(z), the exact one.
+/// z [...,N] = x Wᵀ + bias, wanted where a gradient will be: dz by gelu_backward, then as below. y = gelu(z), the exact
+/// one.
 void check_gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
 /// dx [...,K] = dy [...,N] W + residual, the gradient that x has from elsewhere.
 void check_gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx);

@@ -12,7 +12,8 @@ namespace mt {
 
 // ---- checks ----
 
-void check_layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, MaybeOut rest, Out mean, Out rstd) {
+void check_layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, MaybeOut rest,
+                             Out mean, Out rstd) {
   require_dense(x, "x");
   require(x.rank >= 1, "x: expected at least one dimension, but got a single number.");
   require_dense(weight, "weight");
@@ -26,7 +27,8 @@ void check_layernorm_forward(const View& x, const View& weight, const View& bias
   require_dense(rstd, "rstd");
   require_shape(rstd, "rstd", {x.rows()});
 }
-void check_layernorm_backward(const View& dy, const Maybe& drest, const View& x, const View& weight, const View& mean, const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias) {
+void check_layernorm_backward(const View& dy, const Maybe& drest, const View& x, const View& weight, const View& mean,
+                              const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias) {
   Out y, m, r;
   static_cast<View&>(y) = x, static_cast<View&>(m) = mean, static_cast<View&>(r) = rstd;
   check_layernorm_forward(x, weight, weight, 0, y, {}, m, r);
@@ -53,7 +55,8 @@ auto rows_of(const View& head, const View& tail, int64_t D) {
 
 }  // namespace
 
-void layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, MaybeOut rest, Out mean, Out rstd) {
+void layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, MaybeOut rest, Out mean,
+                       Out rstd) {
   int64_t D = x.size(-1);
   const float *px = x.data<float>(), *w = weight.data<float>(), *b = bias.data<float>();
   float *pm = mean.data<float>(), *pr = rstd.data<float>();
@@ -64,7 +67,8 @@ void layernorm_forward(const View& x, const View& weight, const View& bias, doub
   });
 }
 
-void layernorm_backward(const View& dy, const Maybe& drest, const View& x, const View& weight, const View& mean, const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias) {
+void layernorm_backward(const View& dy, const Maybe& drest, const View& x, const View& weight, const View& mean,
+                        const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias) {
   int64_t D = x.size(-1), rows = x.rows();
   const auto pd = rows_of(dy, drest, D);
   const float *px = x.data<float>(), *w = weight.data<float>(), *pm = mean.data<float>(), *pr = rstd.data<float>();
@@ -73,7 +77,8 @@ void layernorm_backward(const View& dy, const Maybe& drest, const View& x, const
     float* out = dx.data<float>();
     const auto row = MT_FOR_ISA(layernorm_row_backward);
     parallel_for(rows, D, [=](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) row(pd(r), px + r * D, w, pm[r], pr[r], more ? more + r * D : nullptr, out + r * D, D);
+      for (int64_t r = begin; r < end; ++r)
+        row(pd(r), px + r * D, w, pm[r], pr[r], more ? more + r * D : nullptr, out + r * D, D);
     });
   }
   if (!dweight && !dbias) return;

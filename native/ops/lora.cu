@@ -13,7 +13,8 @@ constexpr int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 // ---- gradients of A and B: thin products over all rows of activations, both in one launch ----
 //
-// A block forms kRank × kColumns sums of one gradient over some of the rows; pieces of the rows are added up in their order.
+// A block forms kRank × kColumns sums of one gradient over some of the rows; pieces of the rows are added up in their
+// order.
 
 constexpr int kRank = 16, kColumns = 64, kStep = 64;  // kStep: rows that are in shared memory at once
 constexpr int kLoraThreads = 128, kLoraWarps = kLoraThreads / 32;
@@ -25,7 +26,7 @@ struct Side {
   DType type;
   bool whole;  // packs of left may be read
   const T* right;
-  bool wide;  // packs of right may be read
+  bool wide;         // packs of right may be read
   int64_t cols, at;  // at: where its sums begin among those of a piece
   float* out;
   bool turned;
@@ -36,7 +37,7 @@ struct Gradients {
   Side<T> a, b;
   int64_t m, r, ranks, tiles_a, places;  // tiles of r, of a's columns, of both gradients
   int64_t rows;                          // of a piece
-  float* part;                           // [pieces, r·(cols of a + cols of b)], or null: one piece, which writes the gradients
+  float* part;  // [pieces, r·(cols of a + cols of b)], or null: one piece, which writes the gradients
 };
 
 /// What a block computes.
@@ -127,7 +128,8 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_mma(Gradients<bf16> g)
 #pragma unroll
   for (int n = 0; n < 2; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) at.write(g, at.rank + lane / 4 + e / 2 * 8, at.col + 16 * warp + 8 * n + lane % 4 * 2 + e % 2, sum[n][e]);
+    for (int e = 0; e < 4; ++e)
+      at.write(g, at.rank + lane / 4 + e / 2 * 8, at.col + 16 * warp + 8 * n + lane % 4 * 2 + e % 2, sum[n][e]);
 }
 
 /// In float32: a lane has two columns, a warp every fourth row.
@@ -189,31 +191,61 @@ int64_t pieces_of(int64_t m, int64_t places) {
 
 }  // namespace
 
-void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y, Out shrunk) {
-  product({.form = Form::nt, .a = matrix(x), .b = matrix(a), .c = shrunk.data<float>(), .type = DType::f32, .narrow = narrow(x)});
-  product({.form = Form::nt, .a = matrix(x), .b = matrix(w), .c = address(y), .type = y.dtype, .narrow = narrow(x),
-           .bias = bias ? bias.data<float>() : nullptr, .a2 = matrix(shrunk), .b2 = matrix(b), .factor = float(scaling)});
+void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y,
+                  Out shrunk) {
+  product({.form = Form::nt,
+           .a = matrix(x),
+           .b = matrix(a),
+           .c = shrunk.data<float>(),
+           .type = DType::f32,
+           .narrow = narrow(x)});
+  product({.form = Form::nt,
+           .a = matrix(x),
+           .b = matrix(w),
+           .c = address(y),
+           .type = y.dtype,
+           .narrow = narrow(x),
+           .bias = bias ? bias.data<float>() : nullptr,
+           .a2 = matrix(shrunk),
+           .b2 = matrix(b),
+           .factor = float(scaling)});
 }
 
-void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b, double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db) {
+void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b,
+                   double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db) {
   const int64_t m = x.rows(), r = a.size(0), in = a.size(1), out = b.size(0);
   const bool cores = narrow(x) && m > kFewRows;
   const int64_t ranks = up(r, kRank), tiles_a = up(in, kColumns), places = ranks * (tiles_a + up(out, kColumns));
-  const int64_t rows = places ? up(up(m, pieces_of(m, places)), kStep) * kStep : 0, pieces = std::max<int64_t>(1, rows ? up(m, rows) : 1);
+  const int64_t rows = places ? up(up(m, pieces_of(m, places)), kStep) * kStep : 0,
+                pieces = std::max<int64_t>(1, rows ? up(m, rows) : 1);
   // u = scaling·dy B is rounded where it is stored if it would be where it is used.
   const DType type = cores ? DType::bf16 : DType::f32;
   const size_t bytes = size_t(up(m * r, 64)) * 64 * size_of(type);  // what follows is aligned too
   Scratch scratch(bytes + (pieces > 1 ? size_t(pieces * r * (in + out)) * sizeof(float) : 0));
   const Matrix u{scratch.as<void>(), type, m, r};
-  product({.form = Form::nn, .a = matrix(dy), .b = matrix(b), .c = scratch.as<void>(), .type = type, .narrow = narrow(x), .alpha = float(scaling)});
+  product({.form = Form::nn,
+           .a = matrix(dy),
+           .b = matrix(b),
+           .c = scratch.as<void>(),
+           .type = type,
+           .narrow = narrow(x),
+           .alpha = float(scaling)});
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
     auto side = [&](const Matrix& left, const View& right, int64_t at, float* to, bool turned, double factor) {
       const T* from = right.data<T>();
       const bool whole = r % 8 == 0 && reinterpret_cast<uintptr_t>(left.data) % 16 == 0;
-      return Side<T>{left.data, left.type, whole, from, right.size(-1) % 8 == 0 && aligned<kWidth<T>>(from), right.size(-1), at, to, turned, float(factor)};
+      return Side<T>{left.data,      left.type, whole, from,   right.size(-1) % 8 == 0 && aligned<kWidth<T>>(from),
+                     right.size(-1), at,        to,    turned, float(factor)};
     };
-    const Gradients<T> g{side(u, x, 0, da.data<float>(), false, 1), side(matrix(shrunk), dy, r * in, db.data<float>(), true, scaling), m, r, ranks, tiles_a, places, rows,
+    const Gradients<T> g{side(u, x, 0, da.data<float>(), false, 1),
+                         side(matrix(shrunk), dy, r * in, db.data<float>(), true, scaling),
+                         m,
+                         r,
+                         ranks,
+                         tiles_a,
+                         places,
+                         rows,
                          pieces > 1 ? reinterpret_cast<float*>(scratch.as<char>() + bytes) : nullptr};
     const dim3 grid = blocks(places * pieces, 1);
     if constexpr (std::is_same_v<T, bf16>)
@@ -221,8 +253,16 @@ void lora_backward(const View& dy, const View& x, const View& shrunk, const View
     if (!cores) launch(gradients_plain<T>, grid, dim3(kLoraThreads), 0, g);
     if (pieces > 1) launch(add_pieces<T>, blocks(r * (in + out)), dim3(kThreads), 0, g, pieces);
   });
-  if (dx) product({.form = Form::nn, .a = matrix(dy), .b = matrix(w), .c = address(dx), .type = dx.dtype, .narrow = narrow(x), .a2 = u, .b2 = matrix(a),
-                   .residual = residual ? address(residual) : nullptr});
+  if (dx)
+    product({.form = Form::nn,
+             .a = matrix(dy),
+             .b = matrix(w),
+             .c = address(dx),
+             .type = dx.dtype,
+             .narrow = narrow(x),
+             .a2 = u,
+             .b2 = matrix(a),
+             .residual = residual ? address(residual) : nullptr});
 }
 
 }  // namespace mt::cuda

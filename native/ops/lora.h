@@ -6,16 +6,23 @@
 namespace mt {
 
 /// Saves shrunk [...,r] = x Aᵀ.
-void check_lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y, Out shrunk);
-/// With g = scaling·dy B: dx = dy W + g A + residual, the gradient that x has from elsewhere; da = gᵀ x; db = scaling·dyᵀ shrunk. W and bias get no gradient.
-void check_lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b, double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db);
+void check_lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling,
+                        Out y, Out shrunk);
+/// With g = scaling·dy B: dx = dy W + g A + residual, the gradient that x has from elsewhere; da = gᵀ x; db =
+/// scaling·dyᵀ shrunk. W and bias get no gradient.
+void check_lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b,
+                         double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db);
 
 namespace cpu {
-void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y, Out shrunk);
-void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b, double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db);
+void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y,
+                  Out shrunk);
+void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b,
+                   double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db);
 }  // namespace cpu
 namespace cuda {
-void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y, Out shrunk);
-void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b, double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db);
+void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y,
+                  Out shrunk);
+void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b,
+                   double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db);
 }  // namespace cuda
 }  // namespace mt

@@ -11,7 +11,8 @@ void check(const View& whole, const char* what, int64_t dim, const View& part, c
   require_dense(part, whose);
   bool ok = part.rank == whole.rank - 1;
   for (int i = 0; ok && i < part.rank; ++i) ok = part.shape[i] == whole.shape[i < dim ? i : i + 1];
-  require(ok, whose, ": expected shape ", shape_text(whole), " without dimension ", dim, ", but got ", shape_text(part), ".");
+  require(ok, whose, ": expected shape ", shape_text(whole), " without dimension ", dim, ", but got ", shape_text(part),
+          ".");
 }
 }  // namespace
 

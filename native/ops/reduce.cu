@@ -7,14 +7,16 @@ namespace {
 
 constexpr int64_t kChunk = 256;  // terms that one thread adds up before its sum meets others
 
-/// y[o,j] = factor·Σ_k x[o,k,j] over k of one chunk: a thread per (o, chunk, `width` columns), so that reads of neighbours lie
-/// side by side. `columns` divides by inner/width.
+/// y[o,j] = factor·Σ_k x[o,k,j] over k of one chunk: a thread per (o, chunk, `width` columns), so that reads of
+/// neighbours lie side by side. `columns` divides by inner/width.
 template <typename A, typename B, int width, typename I>
-__global__ void __launch_bounds__(kThreads) sum_chunks(const A* x, B* y, I count, int64_t n, int64_t inner, Divider<I> columns, Divider<I> chunks, float factor) {
+__global__ void __launch_bounds__(kThreads) sum_chunks(const A* x, B* y, I count, int64_t n, int64_t inner,
+                                                       Divider<I> columns, Divider<I> chunks, float factor) {
   const I i = I(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
   const I block = columns.quotient(i), o = chunks.quotient(block);
-  const int64_t j = (i - block * columns.divisor) * int64_t(width), first = (block - o * chunks.divisor) * kChunk, left = n - first;
+  const int64_t j = (i - block * columns.divisor) * int64_t(width), first = (block - o * chunks.divisor) * kChunk,
+                left = n - first;
   x += (o * n + first) * inner + j;
   float sum[width] = {};
   for (int k = 0, end = int(left < kChunk ? left : kChunk); k < end; ++k, x += inner) {
@@ -40,10 +42,13 @@ __global__ void __launch_bounds__(kThreads) sum_rows(const A* x, B* y, int64_t o
 struct Scale {
   float factor;
   template <typename T>
-  __device__ T operator()(T v) const { return T(factor * float(v)); }
+  __device__ T operator()(T v) const {
+    return T(factor * float(v));
+  }
 };
 
-/// One pass over chunks of at most kChunk terms. Several columns a thread only where there are threads enough for a large GPU.
+/// One pass over chunks of at most kChunk terms. Several columns a thread only where there are threads enough for a
+/// large GPU.
 template <typename A, typename B>
 void sum_once(const A* x, B* y, Split s, int64_t chunks, float factor) {
   constexpr int width = 4;
@@ -52,7 +57,8 @@ void sum_once(const A* x, B* y, Split s, int64_t chunks, float factor) {
   auto go = [&](auto kernel, auto divider, int64_t columns) {
     using D = decltype(divider);
     const int64_t count = s.outer * chunks * columns;
-    launch(kernel, blocks(count), dim3(kThreads), 0, x, y, decltype(divider.divisor)(count), s.n, s.inner, D(columns), D(chunks), factor);
+    launch(kernel, blocks(count), dim3(kThreads), 0, x, y, decltype(divider.divisor)(count), s.n, s.inner, D(columns),
+           D(chunks), factor);
   };
   if (!all) return;
   if (!short_index(all)) return go(sum_chunks<A, B, 1, int64_t>, Divider<int64_t>(), s.inner);

@@ -12,7 +12,8 @@ struct Split {
   }
 };
 
-/// y = factor·Σ over dimension `dim` of x; x float32, contiguous; y has x's shape without that dimension. Summed in order.
+/// y = factor·Σ over dimension `dim` of x; x float32, contiguous; y has x's shape without that dimension. Summed in
+/// order.
 void check_reduce_forward(const View& x, int64_t dim, double factor, Out y);
 /// dx = factor·dy, repeated along `dim`.
 void check_reduce_backward(const View& dy, int64_t dim, double factor, Out dx);

@@ -19,7 +19,8 @@ void check_rmsnorm_forward(const View& x, const View& weight, double eps, Out y,
   require_dense(rstd, "rstd");
   require_shape(rstd, "rstd", {x.rows()});
 }
-void check_rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight) {
+void check_rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, const Maybe& residual,
+                            MaybeOut dx, MaybeOut dweight) {
   Out y, r;
   static_cast<View&>(y) = dy, static_cast<View&>(r) = rstd;
   check_rmsnorm_forward(x, weight, 0, y, r);
@@ -48,7 +49,8 @@ void rmsnorm_forward(const View& x, const View& weight, double eps, Out y, Out r
   });
 }
 
-void rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight) {
+void rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, const Maybe& residual,
+                      MaybeOut dx, MaybeOut dweight) {
   int64_t D = x.size(-1), rows = x.rows();
   const float *pd = dy.data<float>(), *px = x.data<float>(), *w = weight.data<float>(), *pr = rstd.data<float>();
   if (dx) {
@@ -60,7 +62,8 @@ void rmsnorm_backward(const View& dy, const View& x, const View& weight, const V
         double dot = 0;
         for (int64_t i = 0; i < D; ++i) dot += double(d[i] * w[i]) * row[i];
         float c = float(dot / double(D)) * pr[r] * pr[r];
-        for (int64_t i = 0; i < D; ++i) out[r * D + i] = (more ? more[r * D + i] : 0.0f) + pr[r] * (d[i] * w[i] - row[i] * c);
+        for (int64_t i = 0; i < D; ++i)
+          out[r * D + i] = (more ? more[r * D + i] : 0.0f) + pr[r] * (d[i] * w[i] - row[i] * c);
       }
     });
   }

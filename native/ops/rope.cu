@@ -12,9 +12,12 @@ struct Strides {
   int64_t b, n, h;
 };
 
-/// A thread per place, group of heads and `width` pairs of elements; heads from `turned` on are copied. Angles in double up to whole turns, as positions are large.
+/// A thread per place, group of heads and `width` pairs of elements; heads from `turned` on are copied. Angles in
+/// double up to whole turns, as positions are large.
 template <typename T, int width, typename I>
-__global__ void __launch_bounds__(kThreads) rope_kernel(const T* x, const int32_t* positions, T* y, I total, Divider<I> pairs, Divider<I> groups, Divider<I> n, int64_t heads, int64_t turned, int64_t half, double log2_theta, float sign, Strides from, Strides to) {
+__global__ void __launch_bounds__(kThreads)
+    rope_kernel(const T* x, const int32_t* positions, T* y, I total, Divider<I> pairs, Divider<I> groups, Divider<I> n,
+                int64_t heads, int64_t turned, int64_t half, double log2_theta, float sign, Strides from, Strides to) {
   const I k = I(blockIdx.x) * kThreads + threadIdx.x;
   if (k >= total) return;
   const I rest = pairs.quotient(k), place = groups.quotient(rest), b = n.quotient(place);
@@ -23,7 +26,8 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const T* x, const int32_
   float c[width] = {}, s[width] = {};
 #pragma unroll
   for (int e = 0; e < width && h < turned; ++e) {
-    const double turns = double(positions[place]) * exp2(-log2_theta * double(i + e) / double(half)) * 0.15915494309189534;
+    const double turns = double(positions[place]) * exp2(-log2_theta * double(i + e) / double(half)) *
+                         0.15915494309189534;
     const float a = float((turns - rint(turns)) * 6.283185307179586);
     c[e] = cosf(a), s[e] = sign * sinf(a);
   }
@@ -49,7 +53,8 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const T* x, const int32_
 
 void rope_forward(const View& x, const View& positions, double theta, int64_t turned, bool inverse, Out y) {
   constexpr int kPairs = 2;
-  const int64_t n = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2, groups = (heads + kHeads - 1) / kHeads, places = x.shape[0] * n;
+  const int64_t n = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2, groups = (heads + kHeads - 1) / kHeads,
+                places = x.shape[0] * n;
   if (places * groups * half == 0) return;
   const Strides from{x.stride[0], x.stride[1], x.stride[2]}, to{y.stride[0], y.stride[1], y.stride[2]};
   each_activation(x.dtype, [&](auto t) {
@@ -59,7 +64,8 @@ void rope_forward(const View& x, const View& positions, double theta, int64_t tu
     auto go = [&](auto kernel, auto divider, int64_t pairs) {
       using D = decltype(divider);
       const int64_t total = places * groups * pairs;
-      launch(kernel, blocks(total), dim3(kThreads), 0, first, (const int32_t*)positions.data<int32_t>(), result, decltype(divider.divisor)(total), D(pairs), D(groups), D(n), heads, turned, half, std::log2(theta),
+      launch(kernel, blocks(total), dim3(kThreads), 0, first, (const int32_t*)positions.data<int32_t>(), result,
+             decltype(divider.divisor)(total), D(pairs), D(groups), D(n), heads, turned, half, std::log2(theta),
              inverse ? -1.0f : 1.0f, from, to);
     };
     bool even = half % kPairs == 0 && aligned<kPairs>(first) && aligned<kPairs>(result);

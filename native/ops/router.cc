@@ -18,14 +18,17 @@ void dense(const View& v, const char* what, std::initializer_list<int64_t> shape
 
 }  // namespace
 
-void check_router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha, Out pooled, Out hidden) {
+void check_router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
+                          Out pooled, Out hidden) {
   require_dtype(x, "x", DType::f32);
   require_rank(x, "x", 4);
-  require(x.stride[3] == 1 || x.shape[3] == 1, "x: expected stride 1 in the last dimension, but got ", x.stride[3], ".");
+  require(x.stride[3] == 1 || x.shape[3] == 1, "x: expected stride 1 in the last dimension, but got ", x.stride[3],
+          ".");
   require_rank(w1, "w1", 2);
   require_rank(w2, "w2", 2);
   int64_t m0 = x.shape[0], m1 = x.shape[1], width = x.shape[3], h = w1.shape[0], p = w2.shape[0];
-  require(x.shape[2] >= 1 && p >= 1, "x: expected at least one row to pool and one choice, but got shapes ", shape_text(x), " and ", shape_text(w2), ".");
+  require(x.shape[2] >= 1 && p >= 1, "x: expected at least one row to pool and one choice, but got shapes ",
+          shape_text(x), " and ", shape_text(w2), ".");
   dense(w1, "w1", {h, width});
   dense(b1, "b1", {h});
   dense(w2, "w2", {p, h});
@@ -35,8 +38,9 @@ void check_router_forward(const View& x, const View& w1, const View& b1, const V
   dense(hidden, "hidden", {m0, m1, h});
 }
 
-void check_router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, int64_t count,
-                           const Maybe& residual, MaybeOut dx, Out dw1, Out db1, Out dw2, Out db2) {
+void check_router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden,
+                           const View& w1, const View& w2, int64_t count, const Maybe& residual, MaybeOut dx, Out dw1,
+                           Out db1, Out dw2, Out db2) {
   require_rank(pooled, "pooled", 3);
   require_rank(w1, "w1", 2);
   require_rank(w2, "w2", 2);
@@ -57,7 +61,9 @@ void check_router_backward(const View& dalpha, const View& alpha, const View& po
   require_shape(dx, "dx", {m0, m1, dx.shape[2], width});
   require(count >= 1 && count <= dx.shape[2], "count: expected 1 to ", dx.shape[2], " rows, but got ", count, ".");
   if (residual) require_dtype(residual, "residual", DType::f32), require_same_shape(residual, "residual", dx, "dx");
-  for (int i = 0; i < 4 && dx.numel(); ++i) require(dx.stride[i] != 0 || dx.shape[i] <= 1, "dx: expected an output whose dimensions do not repeat, but dimension ", i, " has stride 0.");
+  for (int i = 0; i < 4 && dx.numel(); ++i)
+    require(dx.stride[i] != 0 || dx.shape[i] <= 1,
+            "dx: expected an output whose dimensions do not repeat, but dimension ", i, " has stride 0.");
 }
 
 // ---- CPU ----
@@ -81,13 +87,15 @@ void add_scaled(float* to, const float* from, float factor, int64_t n) {
 
 }  // namespace
 
-void router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha, Out pooled, Out hidden) {
+void router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
+                    Out pooled, Out hidden) {
   int64_t m1 = x.shape[1], n = x.shape[2], width = x.shape[3], h = w1.shape[0], p = w2.shape[0];
   const float *pw1 = w1.data<float>(), *pb1 = b1.data<float>(), *pw2 = w2.data<float>(), *pb2 = b2.data<float>();
   parallel_for(x.shape[0] * m1, (n + h) * width / 4 + h * p, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const float* rows = x.data<float>() + b / m1 * x.stride[0] + b % m1 * x.stride[1];
-      float *mean = pooled.data<float>() + b * width, *hid = hidden.data<float>() + b * h, *a = alpha.data<float>() + b * p;
+      float *mean = pooled.data<float>() + b * width, *hid = hidden.data<float>() + b * h,
+            *a = alpha.data<float>() + b * p;
       std::fill(mean, mean + width, 0.0f);
       for (int64_t i = 0; i < n; ++i) add_scaled(mean, rows + i * x.stride[2], 1, width);
       for (int64_t c = 0; c < width; ++c) mean[c] /= float(n);
@@ -100,17 +108,19 @@ void router_forward(const View& x, const View& w1, const View& b1, const View& w
   });
 }
 
-void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, int64_t count,
-                           const Maybe& residual, MaybeOut dx, Out dw1, Out db1, Out dw2, Out db2) {
+void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1,
+                     const View& w2, int64_t count, const Maybe& residual, MaybeOut dx, Out dw1, Out db1, Out dw2,
+                     Out db2) {
   int64_t m1 = pooled.shape[1], batch = pooled.shape[0] * m1, width = pooled.shape[2], h = w1.shape[0], p = w2.shape[0];
-  const float *pa = alpha.data<float>(), *pd = dalpha.data<float>(), *px = pooled.data<float>(), *ph = hidden.data<float>();
+  const float *pa = alpha.data<float>(), *pd = dalpha.data<float>(), *px = pooled.data<float>(),
+              *ph = hidden.data<float>();
   const float *pw1 = w1.data<float>(), *pw2 = w2.data<float>();
   std::vector<float> dz(size_t(batch * p)), dh(size_t(batch * h));
   parallel_for(batch, h * (width / 4 + p), [&](int64_t begin, int64_t end) {
     std::vector<float> row(static_cast<size_t>(width));
     for (int64_t b = begin; b < end; ++b) {
       float *z = dz.data() + b * p, *g = dh.data() + b * h;
-// Divided by Σ α, which rounding leaves a little off 1: equal dα then give exactly no gradient.
+      // Divided by Σ α, which rounding leaves a little off 1: equal dα then give exactly no gradient.
       double mean = 0, sum = 0;
       for (int64_t j = 0; j < p; ++j) mean += double(pa[b * p + j]) * pd[b * p + j], sum += pa[b * p + j];
       mean /= sum;
@@ -123,10 +133,13 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
       for (int64_t i = 0; i < h; ++i) add_scaled(row.data(), pw1 + i * width, g[i], width);
       for (int64_t c = 0; c < width; ++c) row[size_t(c)] /= float(count);
       float* to = dx.data<float>() + b / m1 * dx.stride[0] + b % m1 * dx.stride[1];
-      const float* more = residual ? residual.data<float>() + b / m1 * residual.stride[0] + b % m1 * residual.stride[1] : nullptr;
+      const float* more = residual ? residual.data<float>() + b / m1 * residual.stride[0] + b % m1 * residual.stride[1]
+                                   : nullptr;
       for (int64_t i = 0; i < dx.shape[2]; ++i)
         for (int64_t c = 0; c < width; ++c)
-          to[i * dx.stride[2] + c * dx.stride[3]] = (i < count ? row[size_t(c)] : 0.0f) + (more ? more[i * residual.stride[2] + c * residual.stride[3]] : 0.0f);
+          to[i * dx.stride[2] + c * dx.stride[3]] = (i < count ? row[size_t(c)] : 0.0f) +
+                                                    (more ? more[i * residual.stride[2] + c * residual.stride[3]]
+                                                          : 0.0f);
     }
   });
   // Weights: each row by one thread, batch rows in their order.

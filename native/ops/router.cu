@@ -18,7 +18,8 @@ struct Rows {
   bool whole = false;  // packs of kGroup columns may be read and written
   Rows() = default;
   template <typename T>
-  Rows(const View& x, const T* p) : m1(x.shape[1]), n(x.shape[2]), width(x.shape[3]), s0(x.stride[0]), s1(x.stride[1]), s2(x.stride[2]) {
+  Rows(const View& x, const T* p)
+      : m1(x.shape[1]), n(x.shape[2]), width(x.shape[3]), s0(x.stride[0]), s1(x.stride[1]), s2(x.stride[2]) {
     whole = fours(p, width) && s0 % kGroup == 0 && s1 % kGroup == 0 && s2 % kGroup == 0;
   }
   __device__ int64_t first(int64_t b) const { return b / m1 * s0 + b % m1 * s1; }
@@ -31,7 +32,9 @@ struct Sizes {
 
 /// A block per sequence, all three layers: what it writes of one it reads for the next.
 template <typename T>
-__global__ void __launch_bounds__(kForwardThreads) forward_kernel(const T* x, Rows rows, const float* w1, const float* b1, const float* w2, const float* b2, float* pooled, float* hidden, float* alpha, Sizes z) {
+__global__ void __launch_bounds__(kForwardThreads)
+    forward_kernel(const T* x, Rows rows, const float* w1, const float* b1, const float* w2, const float* b2,
+                   float* pooled, float* hidden, float* alpha, Sizes z) {
   const int64_t b = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   x += rows.first(b), pooled += b * z.width, hidden += b * z.units, alpha += b * z.choices;
   // pooled = mean_n x
@@ -120,10 +123,11 @@ struct Slope {
   }
 };
 
-constexpr int kQuads = 64, kParts = kThreads / kQuads;  // of a block of dx: groups of columns; parts of the units, then of the rows
+constexpr int kQuads = 64,
+              kParts = kThreads / kQuads;  // of a block of dx: groups of columns; parts of the units, then of the rows
 
-/// The first `count` rows of dx are w1ᵀ·dh / count, the others 0, and `residual` is added where there is one: a block per
-/// sequence and tile of columns.
+/// The first `count` rows of dx are w1ᵀ·dh / count, the others 0, and `residual` is added where there is one: a block
+/// per sequence and tile of columns.
 template <typename T>
 __device__ void spread_block(const Gradients& g, const T* residual, T* dx) {
   SHARED(float, dh);  // [units]
@@ -163,12 +167,14 @@ __device__ void spread_block(const Gradients& g, const T* residual, T* dx) {
   }
 }
 
-/// dw[i,c] = Σ_b s[b,i] v[b,c] and db[i] = Σ_b s[b,i], i < high, c < wide: a block per group of rows and 32 columns, each of
-/// its warps with every eighth sequence. `value`(slope, b, i) is s.
+/// dw[i,c] = Σ_b s[b,i] v[b,c] and db[i] = Σ_b s[b,i], i < high, c < wide: a block per group of rows and 32 columns,
+/// each of its warps with every eighth sequence. `value`(slope, b, i) is s.
 template <typename F>
-__device__ void weight_block(const Gradients& g, int64_t block, const float* v, float* dw, float* db, int64_t high, int64_t wide, int64_t across, F value) {
+__device__ void weight_block(const Gradients& g, int64_t block, const float* v, float* dw, float* db, int64_t high,
+                             int64_t wide, int64_t across, F value) {
   __shared__ float s[kGroup][kThreads], shared[2 * kGroup][kThreads];
-  const int64_t first = block / across * kGroup, warp = threadIdx.x / 32, lane = threadIdx.x % 32, c = block % across * 32 + lane;
+  const int64_t first = block / across * kGroup, warp = threadIdx.x / 32, lane = threadIdx.x % 32,
+                c = block % across * 32 + lane;
   float sum[2 * kGroup] = {};
   for (int64_t begin = 0; begin < g.z.batch; begin += kThreads) {
     const int64_t b = begin + threadIdx.x, end = min(begin + kThreads, g.z.batch);
@@ -207,27 +213,32 @@ __global__ void __launch_bounds__(kThreads, 4) backward_kernel(Gradients g, cons
   if (blockIdx.x < g.spread) return spread_block(g, residual, dx);
   const int64_t block = blockIdx.x - g.spread;
   if (block < g.below)
-    weight_block(g, block, g.pooled, g.dw1, g.db1, g.z.units, g.z.width, g.across, [&](const Slope& slope, int64_t b, int64_t i) { return slope.unit(g, b, i); });
+    weight_block(g, block, g.pooled, g.dw1, g.db1, g.z.units, g.z.width, g.across,
+                 [&](const Slope& slope, int64_t b, int64_t i) { return slope.unit(g, b, i); });
   else
-    weight_block(g, block - g.below, g.hidden, g.dw2, g.db2, g.z.choices, g.z.units, max(up(g.z.units, 32), int64_t(1)), [](const Slope& slope, int64_t, int64_t j) { return slope(j); });
+    weight_block(g, block - g.below, g.hidden, g.dw2, g.db2, g.z.choices, g.z.units, max(up(g.z.units, 32), int64_t(1)),
+                 [](const Slope& slope, int64_t, int64_t j) { return slope(j); });
 }
 
 }  // namespace
 
 // ---- operators ----
 
-void router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha, Out pooled, Out hidden) {
+void router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
+                    Out pooled, Out hidden) {
   const Sizes z{x.shape[0] * x.shape[1], x.shape[3], w1.shape[0], w2.shape[0]};
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
     const T* from = x.data<T>();
-    launch(forward_kernel<T>, blocks(z.batch, 1), dim3(kForwardThreads), 0, from, Rows(x, from), (const float*)w1.data<float>(), (const float*)b1.data<float>(), (const float*)w2.data<float>(), (const float*)b2.data<float>(),
-           pooled.data<float>(), hidden.data<float>(), alpha.data<float>(), z);
+    launch(forward_kernel<T>, blocks(z.batch, 1), dim3(kForwardThreads), 0, from, Rows(x, from),
+           (const float*)w1.data<float>(), (const float*)b1.data<float>(), (const float*)w2.data<float>(),
+           (const float*)b2.data<float>(), pooled.data<float>(), hidden.data<float>(), alpha.data<float>(), z);
   });
 }
 
-void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1, const View& w2, int64_t count, const Maybe& residual, MaybeOut dx,
-                     Out dw1, Out db1, Out dw2, Out db2) {
+void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1,
+                     const View& w2, int64_t count, const Maybe& residual, MaybeOut dx, Out dw1, Out db1, Out dw2,
+                     Out db2) {
   const Sizes z{pooled.shape[0] * pooled.shape[1], pooled.shape[2], w1.shape[0], w2.shape[0]};
   const float* first = w1.data<float>();
   each_activation(dx ? dx.dtype : DType::f32, [&](auto t) {
@@ -235,11 +246,30 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
     T* to = dx ? dx.data<T>() : nullptr;
     const T* more = dx && residual ? residual.data<T>() : nullptr;
     // Where a weight has no columns its bias has a gradient all the same.
-    const int64_t tiles = up(z.width, kQuads * kGroup), across = std::max<int64_t>(1, up(z.width, 32)), below = up(z.units, kGroup) * across;
-    const Gradients g{dalpha.data<float>(), alpha.data<float>(), pooled.data<float>(), hidden.data<float>(), first, w2.data<float>(), dw1.data<float>(), db1.data<float>(), dw2.data<float>(), db2.data<float>(),
-                      z, dx ? Rows(dx, to) : Rows(), more ? Rows(residual, more) : Rows(), count, fours(first, z.width), dx ? z.batch * tiles : 0, tiles, below, across};
+    const int64_t tiles = up(z.width, kQuads * kGroup), across = std::max<int64_t>(1, up(z.width, 32)),
+                  below = up(z.units, kGroup) * across;
+    const Gradients g{dalpha.data<float>(),
+                      alpha.data<float>(),
+                      pooled.data<float>(),
+                      hidden.data<float>(),
+                      first,
+                      w2.data<float>(),
+                      dw1.data<float>(),
+                      db1.data<float>(),
+                      dw2.data<float>(),
+                      db2.data<float>(),
+                      z,
+                      dx ? Rows(dx, to) : Rows(),
+                      more ? Rows(residual, more) : Rows(),
+                      count,
+                      fours(first, z.width),
+                      dx ? z.batch * tiles : 0,
+                      tiles,
+                      below,
+                      across};
     const int64_t last = up(z.choices, kGroup) * std::max<int64_t>(1, up(z.units, 32));
-    launch(backward_kernel<T>, blocks(g.spread + below + last, 1), dim3(kThreads), size_t(z.units) * sizeof(float), g, more, to);
+    launch(backward_kernel<T>, blocks(g.spread + below + last, 1), dim3(kThreads), size_t(z.units) * sizeof(float), g,
+           more, to);
   });
 }
 

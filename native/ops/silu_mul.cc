@@ -47,7 +47,8 @@ void pieces(const View* const (&in)[In], const View* const (&out)[Out], F run) {
   for (const View* v : out) dense &= v->contiguous();
   const View& like = *out[0];
   // Where nothing lies between rows, they are one.
-  const int64_t n = dense || like.rank == 0 ? like.numel() : like.size(-1), rows = n ? like.numel() / n : 0, per_row = (n + kPiece - 1) / kPiece;
+  const int64_t n = dense || like.rank == 0 ? like.numel() : like.size(-1), rows = n ? like.numel() / n : 0,
+                per_row = (n + kPiece - 1) / kPiece;
   parallel_for(rows * per_row, 10 * std::min(n, kPiece), [&](int64_t begin, int64_t end) {
     float room[In + Out][kPiece];
     const float* from[In];
@@ -67,14 +68,16 @@ void pieces(const View* const (&in)[In], const View* const (&out)[Out], F run) {
       }
       for (size_t i = 0; i < Out; ++i) to[i] = room[In + i];
       run(from, to, count);
-      for (size_t i = 0; i < Out; ++i) MT_FOR_ISA(narrow_row)(to[i], out[i]->template data<bf16>() + place(*out[i]), count);
+      for (size_t i = 0; i < Out; ++i)
+        MT_FOR_ISA(narrow_row)(to[i], out[i]->template data<bf16>() + place(*out[i]), count);
     }
   });
 }
 
 }  // namespace
 
-// Of exp() of the library: the vectors' one, twice as far off, moves a gate's gradient past its limit where that cancels.
+// Of exp() of the library: the vectors' one, twice as far off, moves a gate's gradient past its limit where that
+// cancels.
 void silu_mul_forward(const View& gate, const View& up, Out y) {
   pieces({&gate, &up}, {&y}, [](auto in, auto out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[0][i] = in[0][i] * sigmoid(in[0][i]) * in[1][i];

@@ -30,13 +30,21 @@ struct Mine {
   int64_t row, at, left;
   bool whole;
   __device__ Mine(const Pieces<I>& p, I k)
-      : row(p.per_row.quotient(k)), at(int64_t(p.per_row.remainder(k)) * kWidth<T>), left(p.n - at), whole(p.aligned && left >= kWidth<T>) {}
-  __device__ void read(const Columns<const T>& x, float (&v)[kWidth<T>]) const { load(x.data + row * x.pitch + at, left, whole, v); }
-  __device__ void write(const Columns<T>& y, const float (&v)[kWidth<T>]) const { store(y.data + row * y.pitch + at, left, whole, v); }
+      : row(p.per_row.quotient(k)),
+        at(int64_t(p.per_row.remainder(k)) * kWidth<T>),
+        left(p.n - at),
+        whole(p.aligned && left >= kWidth<T>) {}
+  __device__ void read(const Columns<const T>& x, float (&v)[kWidth<T>]) const {
+    load(x.data + row * x.pitch + at, left, whole, v);
+  }
+  __device__ void write(const Columns<T>& y, const float (&v)[kWidth<T>]) const {
+    store(y.data + row * y.pitch + at, left, whole, v);
+  }
 };
 
 template <typename T, typename I>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Columns<const T> gate, Columns<const T> up, Columns<T> y, Pieces<I> pieces) {
+__global__ void __launch_bounds__(kThreads)
+    forward_kernel(Columns<const T> gate, Columns<const T> up, Columns<T> y, Pieces<I> pieces) {
   const int64_t k = thread_index();
   if (k >= pieces.total) return;
   const Mine<T, I> mine(pieces, I(k));
@@ -50,7 +58,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Columns<const T> gate
 
 template <typename T, typename I>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(Columns<const T> dy, Columns<const T> gate, Columns<const T> up, Columns<T> dgate, Columns<T> dup, Pieces<I> pieces) {
+    backward_kernel(Columns<const T> dy, Columns<const T> gate, Columns<const T> up, Columns<T> dgate, Columns<T> dup,
+                    Pieces<I> pieces) {
   const int64_t k = thread_index();
   if (k >= pieces.total) return;
   const Mine<T, I> mine(pieces, I(k));
@@ -68,8 +77,8 @@ __global__ void __launch_bounds__(kThreads)
   mine.write(dup, u);
 }
 
-/// f(pieces, columns) for arguments of one shape, columns(view) being where one lies. Where nothing lies between rows, they
-/// are one.
+/// f(pieces, columns) for arguments of one shape, columns(view) being where one lies. Where nothing lies between rows,
+/// they are one.
 template <typename T, typename F>
 void each_piece(std::initializer_list<const View*> all, F f) {
   const View& like = **all.begin();
@@ -77,9 +86,12 @@ void each_piece(std::initializer_list<const View*> all, F f) {
   const int64_t n = dense ? like.numel() : like.size(-1), per_row = (n + kWidth<T> - 1) / kWidth<T>;
   if (!n) return;
   const int64_t total = like.numel() / n * per_row;
-  const bool lies = std::all_of(all.begin(), all.end(), [=](const View* v) { return aligned<kWidth<T>>(v->data<T>()) && (dense || v->pitch() % kWidth<T> == 0); });
+  const bool lies = std::all_of(all.begin(), all.end(), [=](const View* v) {
+    return aligned<kWidth<T>>(v->data<T>()) && (dense || v->pitch() % kWidth<T> == 0);
+  });
   auto columns = [=](const View& v) { return Columns<T>{v.data<T>(), dense ? 0 : v.pitch()}; };
-  short_index(total) ? f(Pieces<uint32_t>{total, n, Divider<uint32_t>(per_row), lies}, columns) : f(Pieces<int64_t>{total, n, Divider<int64_t>(per_row), lies}, columns);
+  short_index(total) ? f(Pieces<uint32_t>{total, n, Divider<uint32_t>(per_row), lies}, columns)
+                     : f(Pieces<int64_t>{total, n, Divider<int64_t>(per_row), lies}, columns);
 }
 template <typename T>
 Columns<const T> frozen(Columns<T> c) {
@@ -92,7 +104,8 @@ void silu_mul_forward(const View& gate, const View& up, Out y) {
   each_activation(gate.dtype, [&](auto t) {
     using T = decltype(t);
     each_piece<T>({&gate, &up, &y}, [&]<typename I>(Pieces<I> pieces, auto columns) {
-      launch(forward_kernel<T, I>, blocks(pieces.total), dim3(kThreads), 0, frozen(columns(gate)), frozen(columns(up)), columns(y), pieces);
+      launch(forward_kernel<T, I>, blocks(pieces.total), dim3(kThreads), 0, frozen(columns(gate)), frozen(columns(up)),
+             columns(y), pieces);
     });
   });
 }
@@ -100,7 +113,8 @@ void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dga
   each_activation(dy.dtype, [&](auto t) {
     using T = decltype(t);
     each_piece<T>({&dy, &gate, &up, &dgate, &dup}, [&]<typename I>(Pieces<I> pieces, auto columns) {
-      launch(backward_kernel<T, I>, blocks(pieces.total), dim3(kThreads), 0, frozen(columns(dy)), frozen(columns(gate)), frozen(columns(up)), columns(dgate), columns(dup), pieces);
+      launch(backward_kernel<T, I>, blocks(pieces.total), dim3(kThreads), 0, frozen(columns(dy)), frozen(columns(gate)),
+             frozen(columns(up)), columns(dgate), columns(dup), pieces);
     });
   });
 }

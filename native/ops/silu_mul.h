@@ -4,8 +4,8 @@
 
 namespace mt {
 
-/// gate, up and y of one shape, float32, or bfloat16 all of them. Rows are contiguous and evenly apart, so that gate and up
-/// may be columns of one matrix.
+/// gate, up and y of one shape, float32, or bfloat16 all of them. Rows are contiguous and evenly apart, so that gate
+/// and up may be columns of one matrix.
 void check_silu_mul_forward(const View& gate, const View& up, Out y);
 /// With s = sigmoid(gate): dgate = dy∘up·s·(1 + gate·(1 − s)), dup = dy∘gate·s. Rows as above.
 void check_silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);

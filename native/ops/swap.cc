@@ -22,7 +22,8 @@ void swap(const View& x, Out y) {
   parallel_for(x.shape[0] * L, T * D, [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       int64_t b = r / L, l = r % L;
-      for (int64_t t = 0; t < T; ++t) std::memcpy(to + (r * T + t) * D, from + ((b * T + t) * L + l) * D, size_t(D) * sizeof(float));
+      for (int64_t t = 0; t < T; ++t)
+        std::memcpy(to + (r * T + t) * D, from + ((b * T + t) * L + l) * D, size_t(D) * sizeof(float));
     }
   });
 }

@@ -8,7 +8,11 @@ import { countGroups, countTrained, trainedParameters } from '../../lib/adapter/
 import { parseModelConfig, readModelConfig } from '../../lib/models/config.js'
 import { readHeader } from '../../lib/weights/safetensors.js'
 
-const vicuna = parseModelConfig({ model_type: 'instructblip', qformer_config: { vocab_size: 30523 }, text_config: { model_type: 'llama' } })
+const vicuna = parseModelConfig({
+  model_type: 'instructblip',
+  qformer_config: { vocab_size: 30523 },
+  text_config: { model_type: 'llama' },
+})
 const counts = (config: object) => countGroups(trainedParameters(vicuna, parseAdapterConfig(config)))
 const total = (config: object) => countTrained(trainedParameters(vicuna, parseAdapterConfig(config)))
 
@@ -33,21 +37,41 @@ test('every switch changes what it should', () => {
   assert.is(total({ temporal: { attention: 'joint' }, dar: { mode: 'off' } }), 2_499_126 - 889_398 - temporalLora)
   const fresh = 12 * (4 * (768 * 768 + 768) + 2 * 768)
   assert.is(total({ temporal: { weights: 'fresh' } }), 2_499_126 - temporalLora + fresh)
-  assert.equal(counts({ temporal: { weights: 'fresh' } }).at(-1), { group: 'temporal', tensors: 120, parameters: fresh })
+  assert.equal(counts({ temporal: { weights: 'fresh' } }).at(-1), {
+    group: 'temporal',
+    tensors: 120,
+    parameters: fresh,
+  })
   assert.is(total({ lora: { r: 1 } }), 2_499_126 - 1_536_000 + 96_000)
 })
 
 test('names are unique, decay spares biases, norms, positions and gates', () => {
-  const parameters = trainedParameters(vicuna, parseAdapterConfig({ temporal: { weights: 'fresh', residual: 'gated' } }))
+  const parameters = trainedParameters(
+    vicuna,
+    parseAdapterConfig({ temporal: { weights: 'fresh', residual: 'gated' } }),
+  )
   assert.is(new Set(parameters.map((p) => p.name)).size, parameters.length)
   for (const { name, decay } of parameters) assert.is(decay, !/position$|gate$|bias$|norm\.|\.b[12]$/.test(name), name)
 })
 
 test('shapes and starts', () => {
-  const of = (name: string) => trainedParameters(vicuna, parseAdapterConfig({ temporal: { residual: 'gated', gateInit: 0.25 } })).find((p) => p.name === name)!
-  assert.equal([of('layer.0.cross.v.lora_A').shape, of('layer.0.cross.v.lora_B').shape, of('layer.0.cross.q.lora_A').shape], [[16, 1408], [768, 16], [16, 768]])
+  const of = (name: string) =>
+    trainedParameters(vicuna, parseAdapterConfig({ temporal: { residual: 'gated', gateInit: 0.25 } })).find(
+      (p) => p.name === name,
+    )!
+  assert.equal(
+    [of('layer.0.cross.v.lora_A').shape, of('layer.0.cross.v.lora_B').shape, of('layer.0.cross.q.lora_A').shape],
+    [
+      [16, 1408],
+      [768, 16],
+      [16, 768],
+    ],
+  )
   assert.equal(of('layer.0.cross.v.lora_A').init, { kind: 'normal', std: 1 / 16 })
-  assert.equal([of('layer.11.temporal.router.w2').shape, of('layer.11.temporal.router.b2').init], [[4, 64], { kind: 'first', value: 4 }])
+  assert.equal(
+    [of('layer.11.temporal.router.w2').shape, of('layer.11.temporal.router.b2').init],
+    [[4, 64], { kind: 'first', value: 4 }],
+  )
   assert.equal(of('layer.3.temporal.gate').init, { kind: 'fill', value: 0.25 })
   assert.is(of('layer.1.cross.q.lora_A'), undefined)
   assert.is(of('layer.2.spatial.router.w1'), undefined)
@@ -64,7 +88,15 @@ goldenTest('names, shapes and counts of every golden case', async () => {
   let seen = 0
   for (const file of cases) {
     const { metadata } = await readHeader(join(golden, 'cases', file))
-    const about = JSON.parse(metadata.config ?? '{}') as { kind?: string; base: string; params: string; T: number; config: Record<string, unknown>; trained?: string[]; trained_parameters?: number }
+    const about = JSON.parse(metadata.config ?? '{}') as {
+      kind?: string
+      base: string
+      params: string
+      T: number
+      config: Record<string, unknown>
+      trained?: string[]
+      trained_parameters?: number
+    }
     if (!about.trained) continue
     seen++
     const model = await readModelConfig(join(golden, about.base))

@@ -2,7 +2,18 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { execFileSync } from 'node:child_process'
 import * as fs from 'node:fs/promises'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Adapter, type GivenMasks } from '../../lib/adapter/adapter.js'
@@ -28,11 +39,15 @@ const place = () => {
 }
 
 const model = parseModelConfig({
-  model_type: 'instructblip', num_query_tokens: 4, vision_config: { hidden_size: 12, num_attention_heads: 2, patch_size: 7, image_size: 14 },
-  qformer_config: { hidden_size: 8, num_hidden_layers: 4, num_attention_heads: 2, max_position_embeddings: 32 }, text_config: { model_type: 'llama' },
+  model_type: 'instructblip',
+  num_query_tokens: 4,
+  vision_config: { hidden_size: 12, num_attention_heads: 2, patch_size: 7, image_size: 14 },
+  qformer_config: { hidden_size: 8, num_hidden_layers: 4, num_attention_heads: 2, max_position_embeddings: 32 },
+  text_config: { model_type: 'llama' },
 })
 const small = { lora: { r: 2, alpha: 3 }, dar: { routerHidden: 3 }, temporal: { maxFrames: 6 } }
-const make = (config: object = {}, seed = 1, masks: GivenMasks = {}) => new Adapter(model, parseAdapterConfig({ ...small, ...config }), { seed, masks })
+const make = (config: object = {}, seed = 1, masks: GivenMasks = {}) =>
+  new Adapter(model, parseAdapterConfig({ ...small, ...config }), { seed, masks })
 const meta: AdapterMeta = { fingerprint: '0123456789abcdef'.repeat(4), base: 'tiny-base' }
 const base = { model: { config: model }, plan: { folder: '/models/tiny-base/' }, fingerprint: meta.fingerprint }
 
@@ -50,28 +65,39 @@ async function refusal(promise: Promise<unknown>): Promise<string> {
 /** Bits of every parameter, by name. */
 async function bits(adapter: Adapter): Promise<Map<string, string>> {
   const all = new Map<string, string>()
-  for (const [name, t] of adapter.parameters) all.set(name, `${t.shape}:${Buffer.from(((await t.data()) as Float32Array).slice().buffer).toString('hex')}`)
+  for (const [name, t] of adapter.parameters)
+    all.set(name, `${t.shape}:${Buffer.from(((await t.data()) as Float32Array).slice().buffer).toString('hex')}`)
   return all
 }
 
 /** Every file below a folder with its content. */
 function tree(path: string): Record<string, string> {
-  return Object.fromEntries(readdirSync(path, { recursive: true, withFileTypes: true }).filter((e) => e.isFile()).map((e) => [join(e.parentPath, e.name).slice(path.length + 1), readFileSync(join(e.parentPath, e.name), 'hex')]).sort())
+  return Object.fromEntries(
+    readdirSync(path, { recursive: true, withFileTypes: true })
+      .filter((e) => e.isFile())
+      .map((e) => [join(e.parentPath, e.name).slice(path.length + 1), readFileSync(join(e.parentPath, e.name), 'hex')])
+      .sort(),
+  )
 }
 
 /** Changes the tensors of a file. */
 async function edit(path: string, change: (tensors: TensorData[]) => TensorData[]): Promise<void> {
   const header = await readHeader(path)
   const tensors: TensorData[] = []
-  for (const [name, { dtype, shape }] of header.entries) tensors.push({ name, dtype, shape, data: await readEntry(header, name) })
+  for (const [name, { dtype, shape }] of header.entries)
+    tensors.push({ name, dtype, shape, data: await readEntry(header, name) })
   await writeSafetensors(path, change(tensors))
 }
 
 // ---------------------------------------------------------------------------------------------------------- round trip
 
 for (const config of [
-  {}, { temporal: { residual: 'gated', gateInit: 0.5, maxFrames: 6 } }, { temporal: { weights: 'fresh', maxFrames: 6 } },
-  { temporal: { attention: 'none' }, aggregate: 'concat' }, { temporal: { attention: 'joint' }, dar: { mode: 'off' } }, { fusion: false, frames: 2, text: { maxTokens: 9 } },
+  {},
+  { temporal: { residual: 'gated', gateInit: 0.5, maxFrames: 6 } },
+  { temporal: { weights: 'fresh', maxFrames: 6 } },
+  { temporal: { attention: 'none' }, aggregate: 'concat' },
+  { temporal: { attention: 'joint' }, dar: { mode: 'off' } },
+  { fusion: false, frames: 2, text: { maxTokens: 9 } },
 ]) {
   test(`what is saved is loaded to the bit: ${JSON.stringify(config)}`, async () => {
     const path = at(`round${fresh++}`, 'adapter')
@@ -83,12 +109,24 @@ for (const config of [
     assert.ok([...loaded.parameters.values()].every((t) => t.requiresGrad))
     assert.equal([...loaded.parameters.keys()], [...adapter.parameters.keys()])
     const info = await readAdapterInfo(path)
-    assert.equal({ ...info, createdBy: '' }, { ...meta, info: { step: 12, accuracy: 0.5 }, config: adapter.config, counts: countGroups(adapter.table()), createdBy: '' })
+    assert.equal(
+      { ...info, createdBy: '' },
+      {
+        ...meta,
+        info: { step: 12, accuracy: 0.5 },
+        config: adapter.config,
+        counts: countGroups(adapter.table()),
+        createdBy: '',
+      },
+    )
     assert.match(info.createdBy, /^mtransllama \d+\.\d+\.\d+/)
     const again = at(`round${fresh++}`)
     await saveAdapter(again, loaded, { ...meta, info: { step: 12, accuracy: 0.5 } })
     assert.equal(tree(again), tree(path))
-    assert.is(existsSync(join(path, 'temporal')), [...adapter.parameters.keys()].some((n) => n.includes('temporal.q.lora')))
+    assert.is(
+      existsSync(join(path, 'temporal')),
+      [...adapter.parameters.keys()].some((n) => n.includes('temporal.q.lora')),
+    )
     for (const a of [adapter, loaded]) a.dispose()
   })
 }
@@ -98,27 +136,82 @@ test('what PEFT reads, to the letter', async () => {
   const adapter = make()
   await saveAdapter(path, adapter, meta)
   adapter.dispose()
-  assert.equal(readdirSync(path).sort(), ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'mtransllama.json', 'mtransllama.safetensors', 'temporal'])
+  assert.equal(readdirSync(path).sort(), [
+    'README.md',
+    'adapter_config.json',
+    'adapter_model.safetensors',
+    'mtransllama.json',
+    'mtransllama.safetensors',
+    'temporal',
+  ])
   const config = {
-    peft_type: 'LORA', task_type: null, base_model_name_or_path: 'tiny-base', inference_mode: true, r: 2, lora_alpha: 3, lora_dropout: 0, bias: 'none',
-    fan_in_fan_out: false, modules_to_save: null, target_modules: 'qformer\\.encoder\\.layer\\.\\d+\\.(attention|crossattention)\\.attention\\.(query|value)',
+    peft_type: 'LORA',
+    task_type: null,
+    base_model_name_or_path: 'tiny-base',
+    inference_mode: true,
+    r: 2,
+    lora_alpha: 3,
+    lora_dropout: 0,
+    bias: 'none',
+    fan_in_fan_out: false,
+    modules_to_save: null,
+    target_modules: 'qformer\\.encoder\\.layer\\.\\d+\\.(attention|crossattention)\\.attention\\.(query|value)',
   }
   assert.equal(JSON.parse(readFileSync(join(path, 'adapter_config.json'), 'utf8')), config)
-  assert.equal(JSON.parse(readFileSync(join(path, 'temporal', 'adapter_config.json'), 'utf8')), { ...config, target_modules: 'qformer\\.encoder\\.layer\\.\\d+\\.attention\\.attention\\.(query|value)' })
+  assert.equal(JSON.parse(readFileSync(join(path, 'temporal', 'adapter_config.json'), 'utf8')), {
+    ...config,
+    target_modules: 'qformer\\.encoder\\.layer\\.\\d+\\.attention\\.attention\\.(query|value)',
+  })
   const root = await readHeader(join(path, 'adapter_model.safetensors'))
-  const keys = (modules: [number, string][]) => modules.flatMap(([i, m]) => ['query', 'value'].flatMap((p) => ['A', 'B'].map((s) => `base_model.model.qformer.encoder.layer.${i}.${m}.attention.${p}.lora_${s}.weight`)))
-  assert.equal([...root.entries.keys()].sort(), keys([[0, 'attention'], [1, 'attention'], [2, 'attention'], [3, 'attention'], [0, 'crossattention'], [2, 'crossattention']]).sort())
+  const keys = (modules: [number, string][]) =>
+    modules.flatMap(([i, m]) =>
+      ['query', 'value'].flatMap((p) =>
+        ['A', 'B'].map((s) => `base_model.model.qformer.encoder.layer.${i}.${m}.attention.${p}.lora_${s}.weight`),
+      ),
+    )
+  assert.equal(
+    [...root.entries.keys()].sort(),
+    keys([
+      [0, 'attention'],
+      [1, 'attention'],
+      [2, 'attention'],
+      [3, 'attention'],
+      [0, 'crossattention'],
+      [2, 'crossattention'],
+    ]).sort(),
+  )
   assert.equal(root.metadata, { format: 'pt' })
   const temporal = await readHeader(join(path, 'temporal', 'adapter_model.safetensors'))
-  assert.equal([...temporal.entries.keys()].sort(), keys([[0, 'attention'], [1, 'attention'], [2, 'attention'], [3, 'attention']]).sort())
+  assert.equal(
+    [...temporal.entries.keys()].sort(),
+    keys([
+      [0, 'attention'],
+      [1, 'attention'],
+      [2, 'attention'],
+      [3, 'attention'],
+    ]).sort(),
+  )
   const of = (key: string) => root.entries.get(`base_model.model.qformer.encoder.layer.${key}.weight`)
-  assert.equal([of('0.crossattention.attention.value.lora_A')?.shape, of('0.crossattention.attention.value.lora_B')?.shape], [[2, 12], [8, 2]])
+  assert.equal(
+    [of('0.crossattention.attention.value.lora_A')?.shape, of('0.crossattention.attention.value.lora_B')?.shape],
+    [
+      [2, 12],
+      [8, 2],
+    ],
+  )
   assert.ok([...root.entries.values(), ...temporal.entries.values()].every((e) => e.dtype === 'F32'))
   // The regular expressions choose exactly the modules whose keys are there, as PEFT's fullmatch does.
   const target = new RegExp(`^(?:${config.target_modules})$`)
-  for (const key of root.entries.keys()) assert.ok(target.test(key.replace('base_model.model.', '').replace(/\.lora_[AB]\.weight$/, '')), key)
-  assert.equal(placeOf('layer.11.temporal.v.lora_B'), { file: 'temporal/adapter_model.safetensors', key: 'base_model.model.qformer.encoder.layer.11.attention.attention.value.lora_B.weight' })
-  assert.equal(placeOf('layer.3.temporal.router.w1'), { file: 'mtransllama.safetensors', key: 'layer.3.temporal.router.w1' })
+  for (const key of root.entries.keys())
+    assert.ok(target.test(key.replace('base_model.model.', '').replace(/\.lora_[AB]\.weight$/, '')), key)
+  assert.equal(placeOf('layer.11.temporal.v.lora_B'), {
+    file: 'temporal/adapter_model.safetensors',
+    key: 'base_model.model.qformer.encoder.layer.11.attention.attention.value.lora_B.weight',
+  })
+  assert.equal(placeOf('layer.3.temporal.router.w1'), {
+    file: 'mtransllama.safetensors',
+    key: 'layer.3.temporal.router.w1',
+  })
   const readme = readFileSync(join(path, 'README.md'), 'utf8')
   assert.match(readme, /^# A video adapter for tiny-base\n/)
 })
@@ -126,10 +219,17 @@ test('what PEFT reads, to the letter', async () => {
 test('mask sets that were given travel with the adapter', async () => {
   const path = place()
   const masks = { spatial: spatialWindows(4, 5, [2, 1, 0], 4), temporal: temporalWindows(6, [3, 2, 1], 4) }
-  const adapter = make({ dar: { routerHidden: 3, spatialMasks: 'mine/a.safetensors', temporalMasks: 'b.safetensors' } }, 1, masks)
+  const adapter = make(
+    { dar: { routerHidden: 3, spatialMasks: 'mine/a.safetensors', temporalMasks: 'b.safetensors' } },
+    1,
+    masks,
+  )
   await saveAdapter(path, adapter, meta)
   const loaded = await loadAdapter(path, base)
-  assert.equal([loaded.config.dar.spatialMasks, loaded.config.dar.temporalMasks], ['spatial_masks.safetensors', 'temporal_masks.safetensors'])
+  assert.equal(
+    [loaded.config.dar.spatialMasks, loaded.config.dar.temporalMasks],
+    ['spatial_masks.safetensors', 'temporal_masks.safetensors'],
+  )
   assert.equal(loaded['given'].spatial?.bits, masks.spatial.bits)
   assert.equal(loaded['given'].temporal, masks.temporal)
   await saveAdapter(path, loaded, meta)
@@ -157,27 +257,106 @@ const about = (path: string, change: (value: Record<string, any>) => void, file 
   writeFileSync(join(path, file), JSON.stringify(value))
 }
 for (const [name, spoil, expected] of [
-  ['a tensor missing', (p) => edit(join(p, root), (t) => t.filter((x) => x.name !== KEY)), /do not fit mtransllama\.json: adapter_model\.safetensors: base_model.*query\.lora_A\.weight is missing\.$/],
-  ['one too many', (p) => edit(join(p, own), (t) => [...t, { name: 'layer.9.spatial.gate', dtype: 'F32', shape: [1], data: new Float32Array(1) }]), /mtransllama\.safetensors: layer\.9\.spatial\.gate is not a parameter of this adapter/],
-  ['one in a second file', (p) => edit(join(p, own), (t) => [...t, { name: 'layer.0.spatial.q.lora_A', dtype: 'F32', shape: [2, 8], data: new Float32Array(16) }]), /layer\.0\.spatial\.q\.lora_A is not a parameter/],
-  ['a wrong shape', (p) => edit(join(p, root), (t) => t.map((x) => (x.name === KEY ? { ...x, shape: [8, 2] } : x))), /query\.lora_A\.weight should be F32 \[2,8\], and is F32 \[8,2\]/],
-  ['a wrong dtype', (p) => edit(join(p, root), (t) => t.map((x) => (x.name === KEY ? { ...x, dtype: 'BF16', data: new Uint16Array(16) } : x))), /and is BF16 \[2,8\]/],
-  ['everything renamed', (p) => edit(join(p, root), (t) => t.map((x) => ({ ...x, name: x.name.slice(11) }))), /and 43 more\.$/],
+  [
+    'a tensor missing',
+    (p) => edit(join(p, root), (t) => t.filter((x) => x.name !== KEY)),
+    /do not fit mtransllama\.json: adapter_model\.safetensors: base_model.*query\.lora_A\.weight is missing\.$/,
+  ],
+  [
+    'one too many',
+    (p) =>
+      edit(join(p, own), (t) => [
+        ...t,
+        { name: 'layer.9.spatial.gate', dtype: 'F32', shape: [1], data: new Float32Array(1) },
+      ]),
+    /mtransllama\.safetensors: layer\.9\.spatial\.gate is not a parameter of this adapter/,
+  ],
+  [
+    'one in a second file',
+    (p) =>
+      edit(join(p, own), (t) => [
+        ...t,
+        { name: 'layer.0.spatial.q.lora_A', dtype: 'F32', shape: [2, 8], data: new Float32Array(16) },
+      ]),
+    /layer\.0\.spatial\.q\.lora_A is not a parameter/,
+  ],
+  [
+    'a wrong shape',
+    (p) => edit(join(p, root), (t) => t.map((x) => (x.name === KEY ? { ...x, shape: [8, 2] } : x))),
+    /query\.lora_A\.weight should be F32 \[2,8\], and is F32 \[8,2\]/,
+  ],
+  [
+    'a wrong dtype',
+    (p) =>
+      edit(join(p, root), (t) =>
+        t.map((x) => (x.name === KEY ? { ...x, dtype: 'BF16', data: new Uint16Array(16) } : x)),
+      ),
+    /and is BF16 \[2,8\]/,
+  ],
+  [
+    'everything renamed',
+    (p) => edit(join(p, root), (t) => t.map((x) => ({ ...x, name: x.name.slice(11) }))),
+    /and 43 more\.$/,
+  ],
   ['a file missing', (p) => fs.rm(join(p, own)), /mtransllama\.safetensors: no such file/],
-  ['the temporal part missing', (p) => fs.rm(join(p, 'temporal'), { recursive: true }), /temporal\/adapter_config\.json: no such file/],
-  ['a file truncated', async (p) => truncateSync(join(p, root), 4000), /adapter_model\.safetensors: not a usable safetensors file: .*truncated/],
+  [
+    'the temporal part missing',
+    (p) => fs.rm(join(p, 'temporal'), { recursive: true }),
+    /temporal\/adapter_config\.json: no such file/,
+  ],
+  [
+    'a file truncated',
+    async (p) => truncateSync(join(p, root), 4000),
+    /adapter_model\.safetensors: not a usable safetensors file: .*truncated/,
+  ],
   ['a file empty', async (p) => truncateSync(join(p, 'temporal', root), 0), /it has 0 bytes/],
-  ['no description', (p) => fs.rm(join(p, 'mtransllama.json')), /mtransllama\.json: no such file; a folder with a saved adapter has one/],
+  [
+    'no description',
+    (p) => fs.rm(join(p, 'mtransllama.json')),
+    /mtransllama\.json: no such file; a folder with a saved adapter has one/,
+  ],
   ['a broken description', async (p) => truncateSync(join(p, 'mtransllama.json'), 50), /mtransllama\.json: not JSON/],
-  ['another format', async (p) => about(p, (v) => (v.format = 'x')), /format: expected "mtransllama-adapter", but got "x"/],
-  ['a later version', async (p) => about(p, (v) => (v.version = 2)), /version: expected 1, the one that this program reads, but got 2; load it with the program that wrote it/],
+  [
+    'another format',
+    async (p) => about(p, (v) => (v.format = 'x')),
+    /format: expected "mtransllama-adapter", but got "x"/,
+  ],
+  [
+    'a later version',
+    async (p) => about(p, (v) => (v.version = 2)),
+    /version: expected 1, the one that this program reads, but got 2; load it with the program that wrote it/,
+  ],
   ['an unknown field', async (p) => about(p, (v) => (v.basis = 2)), /there is no key named basis; did you mean base\?/],
-  ['an unknown key of the configuration', async (p) => about(p, (v) => (v.config.fussion = true)), /mtransllama\.json: config: there is no key named fussion/],
-  ['another rank', async (p) => about(p, (v) => (v.config.lora.r = 4)), /adapter_config\.json: r: expected 4, as mtransllama\.json has it, but got 2/],
-  ['another scaling', async (p) => about(p, (v) => (v.lora_alpha = 5), 'temporal/adapter_config.json'), /lora_alpha: expected 3, .* got 5/],
-  ['another rule of scaling', async (p) => about(p, (v) => (v.use_rslora = true), 'adapter_config.json'), /use_rslora: expected false/],
-  ['temporal LoRA that the configuration lacks', async (p) => about(p, (v) => ((v.config.temporal.attention = 'joint'), (v.config.dar.mode = 'off'))), /temporal\/adapter_model\.safetensors is there, but this configuration has no temporal LoRA/],
-  ['a configuration that does not fit the model', async (p) => about(p, (v) => (v.config.text.maxTokens = 99)), /config: text\.maxTokens: expected at most 32/],
+  [
+    'an unknown key of the configuration',
+    async (p) => about(p, (v) => (v.config.fussion = true)),
+    /mtransllama\.json: config: there is no key named fussion/,
+  ],
+  [
+    'another rank',
+    async (p) => about(p, (v) => (v.config.lora.r = 4)),
+    /adapter_config\.json: r: expected 4, as mtransllama\.json has it, but got 2/,
+  ],
+  [
+    'another scaling',
+    async (p) => about(p, (v) => (v.lora_alpha = 5), 'temporal/adapter_config.json'),
+    /lora_alpha: expected 3, .* got 5/,
+  ],
+  [
+    'another rule of scaling',
+    async (p) => about(p, (v) => (v.use_rslora = true), 'adapter_config.json'),
+    /use_rslora: expected false/,
+  ],
+  [
+    'temporal LoRA that the configuration lacks',
+    async (p) => about(p, (v) => ((v.config.temporal.attention = 'joint'), (v.config.dar.mode = 'off'))),
+    /temporal\/adapter_model\.safetensors is there, but this configuration has no temporal LoRA/,
+  ],
+  [
+    'a configuration that does not fit the model',
+    async (p) => about(p, (v) => (v.config.text.maxTokens = 99)),
+    /config: text\.maxTokens: expected at most 32/,
+  ],
 ] satisfies [string, (path: string) => Promise<unknown>, RegExp][]) {
   test(`refused when loading: ${name}`, async () => {
     const path = place()
@@ -235,13 +414,16 @@ function failing(call: 'write' | 'rename' | 'open' | 'sync', nth: number, code =
   return {
     unlink: fs.unlink,
     rename: (from, to) => guarded('rename', () => fs.rename(from, to)),
-    open: (path, flags) => guarded('open', async () => {
-      const handle = await fs.open(path, flags)
-      return {
-        write: ((...args: [Uint8Array, number, number]) => guarded('write', () => handle.write(...args))) as fs.FileHandle['write'],
-        sync: () => guarded('sync', async () => {}), close: () => handle.close(),
-      }
-    }),
+    open: (path, flags) =>
+      guarded('open', async () => {
+        const handle = await fs.open(path, flags)
+        return {
+          write: ((...args: [Uint8Array, number, number]) =>
+            guarded('write', () => handle.write(...args))) as fs.FileHandle['write'],
+          sync: () => guarded('sync', async () => {}),
+          close: () => handle.close(),
+        }
+      }),
   }
 }
 
@@ -255,7 +437,10 @@ for (const old of [true, false]) {
     let failures = 0
     for (const call of ['write', 'open', 'sync', 'rename'] as const) {
       for (let nth = 0; ; nth++) {
-        const error = await saveAdapter(path, second, meta, failing(call, nth)).then(() => undefined, (e: Error) => e)
+        const error = await saveAdapter(path, second, meta, failing(call, nth)).then(
+          () => undefined,
+          (e: Error) => e,
+        )
         if (!error) break
         failures++
         assert.instance(error, InputError)
@@ -276,22 +461,35 @@ for (const old of [true, false]) {
 test('a parent that is a file, a folder that is a file, a folder of something else', async () => {
   const parent = place()
   writeFileSync(join(parent, 'file'), 'x')
-  assert.match(await refusal(saveAdapter(join(parent, 'file', 'adapter'), make(), meta)), /file\/adapter: cannot be written/)
+  assert.match(
+    await refusal(saveAdapter(join(parent, 'file', 'adapter'), make(), meta)),
+    /file\/adapter: cannot be written/,
+  )
   assert.match(await refusal(saveAdapter(join(parent, 'file'), make(), meta)), /file: cannot be written/)
   mkdirSync(join(parent, 'photos'))
   writeFileSync(join(parent, 'photos', 'a.jpg'), 'x')
-  assert.match(await refusal(saveAdapter(join(parent, 'photos'), make(), meta)), /photos: expected a saved adapter, an empty folder or none, but got "a folder that holds a\.jpg"; choose another folder/)
+  assert.match(
+    await refusal(saveAdapter(join(parent, 'photos'), make(), meta)),
+    /photos: expected a saved adapter, an empty folder or none, but got "a folder that holds a\.jpg"; choose another folder/,
+  )
   assert.equal(tree(parent), { file: '78', 'photos/a.jpg': '78' })
 })
 
-test('the user\'s own files in the folder are kept, old files of ours are not', async () => {
+test("the user's own files in the folder are kept, old files of ours are not", async () => {
   const path = place()
   await saveAdapter(path, make(), meta)
   mkdirSync(join(path, 'notes'))
   writeFileSync(join(path, 'notes', 'a.txt'), 'x')
   writeFileSync(join(path, 'training.json'), '{}')
   await saveAdapter(path, make({ temporal: { attention: 'none' } }), meta)
-  assert.equal(readdirSync(path).sort(), ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'mtransllama.json', 'mtransllama.safetensors', 'notes'])
+  assert.equal(readdirSync(path).sort(), [
+    'README.md',
+    'adapter_config.json',
+    'adapter_model.safetensors',
+    'mtransllama.json',
+    'mtransllama.safetensors',
+    'notes',
+  ])
   assert.equal(readdirSync(join(path, 'notes')), ['a.txt'])
 })
 
@@ -339,7 +537,10 @@ test('a really full disk (where one can be mounted)', async () => {
     const [first, big] = [make(), make({ temporal: { maxFrames: 4000 } })]
     await saveAdapter(join(disk, 'adapter'), first, meta)
     const before = tree(disk)
-    assert.match(await refusal(saveAdapter(join(disk, 'adapter'), big, meta)), /adapter\/\S+: cannot be written: the disk is full \(ENOSPC\)/)
+    assert.match(
+      await refusal(saveAdapter(join(disk, 'adapter'), big, meta)),
+      /adapter\/\S+: cannot be written: the disk is full \(ENOSPC\)/,
+    )
     assert.equal(tree(disk), before)
     assert.equal(readdirSync(disk), ['adapter'])
   } finally {

@@ -33,9 +33,16 @@ function resultOf(out: string): { path: string; result: any } {
 }
 
 /** Runs the script; its result and the lines of its table. */
-function all(env: Record<string, string>, ...options: string[]): { path: string; stages: Record<string, any>; lines: string[]; stderr: string } {
+function all(
+  env: Record<string, string>,
+  ...options: string[]
+): { path: string; stages: Record<string, any>; lines: string[]; stderr: string } {
   const out = temporaryFolder('gpu')
-  const { status, stdout, stderr } = spawnSync('bash', [script, '--quick', '--name', 'A "test"\\', '--out', out, ...options], { encoding: 'utf8', env: { ...process.env, ...env } })
+  const { status, stdout, stderr } = spawnSync(
+    'bash',
+    [script, '--quick', '--name', 'A "test"\\', '--out', out, ...options],
+    { encoding: 'utf8', env: { ...process.env, ...env } },
+  )
   assert.is(status, 0, stderr)
   const { path, result } = resultOf(out)
   assert.is(stdout.trim().split('\n').at(-1), path)
@@ -75,18 +82,24 @@ unix('without a GPU every stage is unavailable and says why; without Node as wel
     const { stages, lines } = all({ MT_ADDON: addon, MT_PEERS_DEVICE: 'cuda' })
     const { devices } = stages.build.result.devices.cuda
     assert.ok(stages.machine.result.node.startsWith('v'))
-    if (!devices.length) for (const name of stagesOfDevice) {
-      assert.is(stages[name].status, 'unavailable', name)
-      assert.ok(stages[name].reason.length > 10, name)
-    }
+    if (!devices.length)
+      for (const name of stagesOfDevice) {
+        assert.is(stages[name].status, 'unavailable', name)
+        assert.ok(stages[name].reason.length > 10, name)
+      }
     assert.ok(lines.length <= 60)
   }
   const { stages } = all({ MT_NODE: '/nowhere/node' })
-  for (const name of [...stagesOfDevice, 'table']) assert.equal([stages[name].status, stages[name].reason], ['unavailable', '/nowhere/node does not run'])
+  for (const name of [...stagesOfDevice, 'table'])
+    assert.equal([stages[name].status, stages[name].reason], ['unavailable', '/nowhere/node does not run'])
 })
 
 unix('a wrong option, stage or number is one sentence', () => {
-  for (const [args, said] of [[['--stage', 'x'], '--stage is no option'], [['--stages', 'build,nothing'], '--stages: nothing is no stage'], [['--seconds', 'ten'], '--seconds: expected a whole number, but got "ten"']] as const) {
+  for (const [args, said] of [
+    [['--stage', 'x'], '--stage is no option'],
+    [['--stages', 'build,nothing'], '--stages: nothing is no stage'],
+    [['--seconds', 'ten'], '--seconds: expected a whole number, but got "ten"'],
+  ] as const) {
     const { status, stderr } = spawnSync('bash', [script, ...args], { encoding: 'utf8' })
     assert.is(status, 2)
     assert.ok(stderr.includes(said) && stderr.trim().split('\n').length === 1, stderr)
@@ -99,11 +112,17 @@ const onEmulator = { MT_ADDON: emulated ?? '', MT_PEERS_DEVICE: 'cuda' }
 
 emulator('on the emulator the stages run: kernels, whole models, tests, the table', () => {
   const { stages, lines } = all(onEmulator)
-  for (const name of ['build', 'probe', 'tests', 'ceilings', 'node', 'kernels', 'table']) assert.is(stages[name].status, 'ok', `${name}: ${stages[name].reason}`)
+  for (const name of ['build', 'probe', 'tests', 'ceilings', 'node', 'kernels', 'table'])
+    assert.is(stages[name].status, 'ok', `${name}: ${stages[name].reason}`)
   assert.ok(stages.kernels.result.emulated)
-  const wanted = json(join(root, 'bench', 'gpu', 'shapes.json')).quick.flatMap((item: any) => (item.passes ?? ['forward', 'backward']).map((pass: string) => `${item.id} ${pass}`))
+  const wanted = json(join(root, 'bench', 'gpu', 'shapes.json')).quick.flatMap((item: any) =>
+    (item.passes ?? ['forward', 'backward']).map((pass: string) => `${item.id} ${pass}`),
+  )
   const own = stages.kernels.result.rows.filter((r: any) => r.gemm === 'own')
-  assert.equal(own.map((r: any) => r.id), wanted)
+  assert.equal(
+    own.map((r: any) => r.id),
+    wanted,
+  )
   for (const row of own) {
     assert.is(row.status, 'ok', `${row.id}: ${row.reason}`)
     for (const { at, rms } of row.digest) assert.ok(rms > 0 && at.every(Number.isFinite), row.id)
@@ -112,9 +131,14 @@ emulator('on the emulator the stages run: kernels, whole models, tests, the tabl
   for (const stage of ['ceilings', 'node', 'kernels']) {
     const rows = stages[stage].result.rows.filter((r: any) => r.gemm === 'cublaslt')
     assert.ok(rows.length > 0, stage)
-    for (const row of rows) assert.ok(row.status === 'ok' || (row.status === 'unavailable' && row.reason.includes('cublaslt')), `${row.id}: ${row.reason}`)
+    for (const row of rows)
+      assert.ok(
+        row.status === 'ok' || (row.status === 'unavailable' && row.reason.includes('cublaslt')),
+        `${row.id}: ${row.reason}`,
+      )
   }
-  for (const id of ['model step 2/3/6, graph', 'model step 2/3/6, launched one by one', 'model decode 1']) assert.is(stages.node.result.rows.find((r: any) => r.id === id)?.status, 'ok', id)
+  for (const id of ['model step 2/3/6, graph', 'model step 2/3/6, launched one by one', 'model decode 1'])
+    assert.is(stages.node.result.rows.find((r: any) => r.id === id)?.status, 'ok', id)
   assert.ok(lines[0]!.includes('EMULATED') && lines.length <= 60)
 })
 
@@ -132,29 +156,63 @@ emulator('a kernel that takes the device with it costs one row: the others run i
 })
 
 /** Rows of a program whose jobs are given as code, by their ids. */
-function jobs(code: Record<string, string>, options: { limit?: number; quick?: boolean } = {}): { rows: any[]; status: number | null; stdout: string } {
+function jobs(
+  code: Record<string, string>,
+  options: { limit?: number; quick?: boolean } = {},
+): { rows: any[]; status: number | null; stdout: string } {
   const folder = temporaryFolder('jobs')
   const file = join(folder, 'jobs.mts')
   const url = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href)
-  writeFileSync(file, `
+  writeFileSync(
+    file,
+    `
     import { measure, finish } from ${url('../../bench/gpu/workers.ts')}
-    const work: Record<string, () => object | Promise<object>> = { ${Object.entries(code).map(([id, c]) => `${JSON.stringify(id)}: async () => { ${c}; return { pid: process.pid } }`).join(', ')} }
+    const work: Record<string, () => object | Promise<object>> = { ${Object.entries(code)
+      .map(([id, c]) => `${JSON.stringify(id)}: async () => { ${c}; return { pid: process.pid } }`)
+      .join(', ')} }
     const rows = await measure({ url: import.meta.url, limit: ${options.limit ?? 90}, jobs: Object.keys(work).map((id) => ({ id, gemm: id.endsWith('lt') ? 'cublaslt' as const : 'own' as const })),
       open: () => ({ device: 'cpu' as const, facts: { gemm: process.env.MT_GEMM }, run: ({ id }) => work[id]!() }) })
-    finish(rows, 'done')`)
+    finish(rows, 'done')`,
+  )
   const to = join(folder, 'rows.json')
-  const { status, stdout } = spawnSync(process.execPath, ['--import', 'tsx', file, '--to', to], { cwd: root, encoding: 'utf8' })
+  const { status, stdout } = spawnSync(process.execPath, ['--import', 'tsx', file, '--to', to], {
+    cwd: root,
+    encoding: 'utf8',
+  })
   return { rows: json(to).rows, status, stdout }
 }
 
 unix('a job that throws, ends or stops its process, or never ends costs its own row', () => {
-  const { rows, status, stdout } = jobs({
-    a: '', throws: 'throw new Error("no")', b: '', aborts: 'process.abort()', ends: 'process.exit(9)', c: '', hangs: 'await new Promise(() => setInterval(() => {}, 1000))', d: '', lacks: 'throw new Error("needs a card")', 'e lt': '',
-  }, { limit: 3 })
-  assert.equal(rows.map((r) => [r.id, r.status, r.reason]), [
-    ['a', 'ok', undefined], ['throws', 'failed', 'no'], ['b', 'ok', undefined], ['aborts', 'failed', 'its process was killed by SIGABRT'], ['ends', 'failed', 'its process ended with 9'], ['c', 'ok', undefined],
-    ['hangs', 'failed', 'took over 3 s'], ['d', 'ok', undefined], ['lacks', 'unavailable', 'needs a card'], ['e lt, cublaslt', 'ok', undefined],
-  ])
+  const { rows, status, stdout } = jobs(
+    {
+      a: '',
+      throws: 'throw new Error("no")',
+      b: '',
+      aborts: 'process.abort()',
+      ends: 'process.exit(9)',
+      c: '',
+      hangs: 'await new Promise(() => setInterval(() => {}, 1000))',
+      d: '',
+      lacks: 'throw new Error("needs a card")',
+      'e lt': '',
+    },
+    { limit: 3 },
+  )
+  assert.equal(
+    rows.map((r) => [r.id, r.status, r.reason]),
+    [
+      ['a', 'ok', undefined],
+      ['throws', 'failed', 'no'],
+      ['b', 'ok', undefined],
+      ['aborts', 'failed', 'its process was killed by SIGABRT'],
+      ['ends', 'failed', 'its process ended with 9'],
+      ['c', 'ok', undefined],
+      ['hangs', 'failed', 'took over 3 s'],
+      ['d', 'ok', undefined],
+      ['lacks', 'unavailable', 'needs a card'],
+      ['e lt, cublaslt', 'ok', undefined],
+    ],
+  )
   const of = (id: string): number => rows.find((r) => r.id === id).pid
   assert.is(of('a'), of('b'), 'an error that leaves the device whole needs no new process')
   assert.is(new Set([of('b'), of('c'), of('d'), of('e lt, cublaslt')]).size, 4)
@@ -162,30 +220,53 @@ unix('a job that throws, ends or stops its process, or never ends costs its own 
   assert.is(stdout.trim(), 'throws: no (4 of 10 rows failed)')
 })
 
-emulator('--stages runs these alone, --from takes over what an earlier run found, --logs keeps what was printed', () => {
-  const card = before(program('nvidia-smi', '#!/bin/sh\necho "A device, 1"\n'))
-  const first = all({ ...onEmulator, ...card }, '--stages', 'build,probe')
-  assert.is(first.stages.probe.status, 'ok')
-  assert.equal([first.stages.kernels.status, first.stages.kernels.reason, first.stages.kernels.result], ['unavailable', 'was not asked for', null])
-  const logs = join(temporaryFolder('logs'), 'log.txt')
-  const second = all({ ...onEmulator, ...card, MT_COMMIT: `${'0123456789'.repeat(4)}-dirty` }, '--stages', 'ceilings', '--from', first.path, '--logs', logs)
-  assert.equal(second.stages.probe, first.stages.probe)
-  assert.equal(second.stages.build, first.stages.build)
-  assert.is(second.stages.ceilings.status, 'ok')
-  assert.equal(second.stages.ceilings.result.clocks[0].is, 'A device, 1')
-  assert.equal([second.stages.machine.result.commit, second.stages.machine.result.changed], ['0123456789'.repeat(4), true])
-  const text = readFileSync(logs, 'utf8')
-  assert.ok(text.includes('==== ceilings') && text.includes(second.stages.ceilings.reason), text)
-  // Times of one device are not those of another.
-  const other = all({ ...onEmulator, ...before(program('nvidia-smi', '#!/bin/sh\necho "Another device, 1"\n')) }, '--stages', 'probe', '--from', second.path)
-  assert.match(other.stages.ceilings.reason, /^was measured on another device: /)
-  assert.equal(other.stages.build, first.stages.build)
-  const unreadable = all(onEmulator, '--stages', 'probe', '--from', '/nowhere.json')
-  assert.ok(unreadable.stderr.includes('/nowhere.json could not be read'))
-  assert.is(unreadable.stages.probe.status, 'ok')
-})
+emulator(
+  '--stages runs these alone, --from takes over what an earlier run found, --logs keeps what was printed',
+  () => {
+    const card = before(program('nvidia-smi', '#!/bin/sh\necho "A device, 1"\n'))
+    const first = all({ ...onEmulator, ...card }, '--stages', 'build,probe')
+    assert.is(first.stages.probe.status, 'ok')
+    assert.equal(
+      [first.stages.kernels.status, first.stages.kernels.reason, first.stages.kernels.result],
+      ['unavailable', 'was not asked for', null],
+    )
+    const logs = join(temporaryFolder('logs'), 'log.txt')
+    const second = all(
+      { ...onEmulator, ...card, MT_COMMIT: `${'0123456789'.repeat(4)}-dirty` },
+      '--stages',
+      'ceilings',
+      '--from',
+      first.path,
+      '--logs',
+      logs,
+    )
+    assert.equal(second.stages.probe, first.stages.probe)
+    assert.equal(second.stages.build, first.stages.build)
+    assert.is(second.stages.ceilings.status, 'ok')
+    assert.equal(second.stages.ceilings.result.clocks[0].is, 'A device, 1')
+    assert.equal(
+      [second.stages.machine.result.commit, second.stages.machine.result.changed],
+      ['0123456789'.repeat(4), true],
+    )
+    const text = readFileSync(logs, 'utf8')
+    assert.ok(text.includes('==== ceilings') && text.includes(second.stages.ceilings.reason), text)
+    // Times of one device are not those of another.
+    const other = all(
+      { ...onEmulator, ...before(program('nvidia-smi', '#!/bin/sh\necho "Another device, 1"\n')) },
+      '--stages',
+      'probe',
+      '--from',
+      second.path,
+    )
+    assert.match(other.stages.ceilings.reason, /^was measured on another device: /)
+    assert.equal(other.stages.build, first.stages.build)
+    const unreadable = all(onEmulator, '--stages', 'probe', '--from', '/nowhere.json')
+    assert.ok(unreadable.stderr.includes('/nowhere.json could not be read'))
+    assert.is(unreadable.stages.probe.status, 'ok')
+  },
+)
 
-;(has('python3') ? emulator : test.skip)('cuBLASLt of Python\'s packages is on the path of libraries', () => {
+;(has('python3') ? emulator : test.skip)("cuBLASLt of Python's packages is on the path of libraries", () => {
   const folder = temporaryFolder('site')
   const library = join(folder, 'nvidia', 'cublas', 'lib', 'libcublasLt.so.13')
   mkdirSync(dirname(library), { recursive: true })
@@ -196,12 +277,16 @@ emulator('--stages runs these alone, --from takes over what an earlier run found
 emulator('where the probe fails, nothing that needs the device runs', () => {
   const { stages } = all({ ...onEmulator, MT_EMULATOR: 'fail=launch:1' })
   assert.is(stages.probe.status, 'failed')
-  for (const name of ['tests', 'sanitizer', 'ceilings', 'node', 'kernels']) assert.match(stages[name].reason, /^the probe of the tensor cores failed: /, name)
+  for (const name of ['tests', 'sanitizer', 'ceilings', 'node', 'kernels'])
+    assert.match(stages[name].reason, /^the probe of the tensor cores failed: /, name)
 })
 
 emulator('killed in the middle of a stage: its rows so far are in the result, and nothing goes on', async () => {
   const out = temporaryFolder('gpu')
-  const child = spawn('bash', [script, '--quick', '--name', 'A test', '--out', out, '--stages', 'kernels'], { stdio: 'ignore', env: { ...process.env, ...onEmulator, MT_MERGE_SECONDS: '0.2' } })
+  const child = spawn('bash', [script, '--quick', '--name', 'A test', '--out', out, '--stages', 'kernels'], {
+    stdio: 'ignore',
+    env: { ...process.env, ...onEmulator, MT_MERGE_SECONDS: '0.2' },
+  })
   const ended = new Promise((resolve) => child.on('close', resolve))
   const rows = (): any[] => {
     try {
@@ -218,32 +303,55 @@ emulator('killed in the middle of a stage: its rows so far are in the result, an
       return '' // it has ended, or is another user's
     }
   }
-  const workers = readdirSync('/proc').map(Number).filter((pid) => pid > 0 && of(pid, 'cmdline').includes('bench/gpu/kernels.ts') && of(pid, 'environ').includes('MT_MERGE_SECONDS=0.2'))
+  const workers = readdirSync('/proc')
+    .map(Number)
+    .filter(
+      (pid) =>
+        pid > 0 &&
+        of(pid, 'cmdline').includes('bench/gpu/kernels.ts') &&
+        of(pid, 'environ').includes('MT_MERGE_SECONDS=0.2'),
+    )
   assert.ok(workers.length > 0)
   child.kill('SIGTERM')
   await ended
   const { stages } = resultOf(out).result
   assert.ok(stages.kernels.result.rows.length > 0)
-  assert.equal([stages.kernels.status, stages.kernels.reason, stages.peers.reason], ['failed', 'was stopped before it ended', 'was not asked for'])
+  assert.equal(
+    [stages.kernels.status, stages.kernels.reason, stages.peers.reason],
+    ['failed', 'was stopped before it ended', 'was not asked for'],
+  )
   await until('the end of every worker', () => !workers.some(alive))
 })
 
 unix('what a sanitizer started ends with it, and errors of racecheck are told from warnings', async () => {
   const marks = temporaryFolder('marks')
   // memcheck and synccheck are clean, racecheck has warnings, initcheck hangs with a process of its own.
-  const tools = program('compute-sanitizer', `#!/bin/sh
+  const tools = program(
+    'compute-sanitizer',
+    `#!/bin/sh
     [ "$1" = --version ] && exit 0
     case "$2" in
       initcheck) sleep 1000 & echo $! >${marks}/pid; wait ;;
       racecheck) printf '40 runs of 20 cases are done\n========= Warning: Race reported between Read access and Write access\n========= RACECHECK SUMMARY: 2 hazards displayed (0 errors, 2 warnings)\n'; exit 99 ;;
       *) printf '40 runs of 20 cases are done\n========= ERROR SUMMARY: 0 errors\n' ;;
-    esac\n`)
+    esac\n`,
+  )
   const to = join(marks, 'rows.json')
-  const { stdout, status } = spawnSync(process.execPath, ['bench/gpu/sanitizer.mjs', '--seconds', '7', '--to', to], { cwd: root, encoding: 'utf8', env: { ...process.env, ...before(tools) } })
+  const { stdout, status } = spawnSync(process.execPath, ['bench/gpu/sanitizer.mjs', '--seconds', '7', '--to', to], {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, ...before(tools) },
+  })
   assert.is(status, 0, stdout)
   const of = Object.fromEntries(json(to).rows.map((r: any) => [r.id, r]))
-  assert.equal([of.memcheck.status, of.synccheck.status, of.racecheck.status, of.racecheck.errors, of.racecheck.warnings], ['ok', 'ok', 'ok', 0, 2])
-  assert.equal([of.initcheck.status, of.initcheck.reason], ['unavailable', 'the time limit of the stage, after 0 runs without a report'])
+  assert.equal(
+    [of.memcheck.status, of.synccheck.status, of.racecheck.status, of.racecheck.errors, of.racecheck.warnings],
+    ['ok', 'ok', 'ok', 0, 2],
+  )
+  assert.equal(
+    [of.initcheck.status, of.initcheck.reason],
+    ['unavailable', 'the time limit of the stage, after 0 runs without a report'],
+  )
   assert.match(stdout, /racecheck ok with 2 warnings/)
   const pid = Number(readFileSync(join(marks, 'pid'), 'utf8'))
   await until('the end of what initcheck started', () => !alive(pid))
@@ -258,32 +366,49 @@ test('shapes.json: ids are not used twice, tiny forms of every kind, and streams
 })
 
 test('the stage of tests names files that there are', () => {
-  const named = [...readFileSync(join(root, 'bench', 'gpu', 'tests.mjs'), 'utf8').matchAll(/file\('(test\/\w+)', '([\w-]+)'/g)].map(([, folder, name]) => `${folder}/${name}.test.ts`)
+  const named = [
+    ...readFileSync(join(root, 'bench', 'gpu', 'tests.mjs'), 'utf8').matchAll(/file\('(test\/\w+)', '([\w-]+)'/g),
+  ].map(([, folder, name]) => `${folder}/${name}.test.ts`)
   assert.ok(named.length >= 5)
   for (const file of named) assert.ok(existsSync(join(root, file)), file)
 })
 
 ;(has('python3') ? test : test.skip)('the peers draw the numbers that the addon draws', () => {
   const libraries = ['python', ...(spawnSync('python3', ['-c', 'import numpy']).status === 0 ? ['numpy'] : [])]
-  for (const [seed, stream, count] of [[7, 3, 9], [3698885304, 0, 1030]] as const) {
-    const draw = (kind: 'normal' | 'uniform'): number[] => scope(() => {
-      const r = new Random(seed)
-      for (let i = 0; i < stream; i++) r.uniform([1])
-      return [...(kind === 'normal' ? r.normal([count]) : r.uniform([count], -3, 5)).dataBlocking() as Float32Array]
-    })
+  for (const [seed, stream, count] of [
+    [7, 3, 9],
+    [3698885304, 0, 1030],
+  ] as const) {
+    const draw = (kind: 'normal' | 'uniform'): number[] =>
+      scope(() => {
+        const r = new Random(seed)
+        for (let i = 0; i < stream; i++) r.uniform([1])
+        return [...((kind === 'normal' ? r.normal([count]) : r.uniform([count], -3, 5)).dataBlocking() as Float32Array)]
+      })
     for (const library of libraries) {
-      const { status, stdout, stderr } = spawnSync('python3', [join(root, 'bench', 'peers', 'common.py'), `${seed}`, `${stream}`, `${count}`, library], { encoding: 'utf8' })
+      const { status, stdout, stderr } = spawnSync(
+        'python3',
+        [join(root, 'bench', 'peers', 'common.py'), `${seed}`, `${stream}`, `${count}`, library],
+        { encoding: 'utf8' },
+      )
       assert.is(status, 0, stderr)
       const given = JSON.parse(stdout)
       assert.equal(given.uniform, draw('uniform'), library)
       // log, sin and cos of another library may round otherwise.
-      draw('normal').forEach((x, i) => assert.ok(Math.abs(x - given.normal[i]) <= 2 ** -22 * Math.max(1, Math.abs(x)), `${library}: number ${i} is ${given.normal[i]}, not ${x}`))
+      draw('normal').forEach((x, i) =>
+        assert.ok(
+          Math.abs(x - given.normal[i]) <= 2 ** -22 * Math.max(1, Math.abs(x)),
+          `${library}: number ${i} is ${given.normal[i]}, not ${x}`,
+        ),
+      )
     }
   }
 })
 
-;(has('python3') ? test : test.skip)('peers: what comes late has a row that says so, and a difference that is none is no time', () => {
-  const code = `
+;(has('python3') ? test : test.skip)(
+  'peers: what comes late has a row that says so, and a difference that is none is no time',
+  () => {
+    const code = `
 import json, sys
 sys.path.insert(0, "bench/peers")
 import attention, layers
@@ -298,16 +423,17 @@ bench.end = float("inf")
 bench.row("peer", "item", "backward", "eager", lambda: {"us": difference(times(2), times(2))})
 bench.row("peer", "item", "backward", "graph", lambda: {"us": difference(times(5), times(2))})
 print(json.dumps(bench.rows))`
-  const { status, stdout, stderr } = spawnSync('python3', ['-c', code], { cwd: root, encoding: 'utf8' })
-  assert.is(status, 0, stderr)
-  const rows: any[] = JSON.parse(stdout)
-  const [none, some] = rows.splice(-2)
-  for (const row of rows) assert.equal([row.status, row.reason], ['unavailable', 'no time was left'], row.id)
-  const named = new Set(rows.map((r) => r.item))
-  for (const { id } of json(join(root, 'bench', 'gpu', 'shapes.json')).quick) assert.ok(named.has(id), id)
-  assert.equal([none.status, 'us' in none], ['unavailable', false])
-  assert.match(none.reason, /both passes took no longer than forward alone/)
-  assert.equal([some.status, some.us.median], ['ok', 3])
-})
+    const { status, stdout, stderr } = spawnSync('python3', ['-c', code], { cwd: root, encoding: 'utf8' })
+    assert.is(status, 0, stderr)
+    const rows: any[] = JSON.parse(stdout)
+    const [none, some] = rows.splice(-2)
+    for (const row of rows) assert.equal([row.status, row.reason], ['unavailable', 'no time was left'], row.id)
+    const named = new Set(rows.map((r) => r.item))
+    for (const { id } of json(join(root, 'bench', 'gpu', 'shapes.json')).quick) assert.ok(named.has(id), id)
+    assert.equal([none.status, 'us' in none], ['unavailable', false])
+    assert.match(none.reason, /both passes took no longer than forward alone/)
+    assert.equal([some.status, some.us.median], ['ok', 3])
+  },
+)
 
 test.run()

@@ -24,12 +24,32 @@ const former = { layers: 3, KV: 6, DV: 7 }
 const sizes: [PeerCase['kind'], PeerCase['sizes'][]][] = [
   ['core', [small]],
   ['block', [small, { ...small, rank: 2, scaling: 0.5 }]],
-  ['qformer', [{ ...small, ...former, K: 4, rank: 2, scaling: 0.5 }, { ...small, ...former, K: 4 }, { ...small, ...former }]],
+  [
+    'qformer',
+    [
+      { ...small, ...former, K: 4, rank: 2, scaling: 0.5 },
+      { ...small, ...former, K: 4 },
+      { ...small, ...former },
+    ],
+  ],
   ['linear', [{ ...small, B: 6, D: 9, DV: 7 }]],
 ]
-const cases: Case[] = sizes.flatMap(([kind, list]) => list.flatMap((sizes) => (['factorized', 'joint'] as const).flatMap((form) =>
-  (['forward', 'forward+backward'] as const).map((pass): Case =>
-    ({ id: `${kind} ${form} ${pass} K=${sizes.K} r=${sizes.rank ?? 0}`, kind, pass, form, sizes, dtype: 'float32' })))))
+const cases: Case[] = sizes.flatMap(([kind, list]) =>
+  list.flatMap((sizes) =>
+    (['factorized', 'joint'] as const).flatMap((form) =>
+      (['forward', 'forward+backward'] as const).map(
+        (pass): Case => ({
+          id: `${kind} ${form} ${pass} K=${sizes.K} r=${sizes.rank ?? 0}`,
+          kind,
+          pass,
+          form,
+          sizes,
+          dtype: 'float32',
+        }),
+      ),
+    ),
+  ),
+)
 
 /** What a peer must be able to do, float32. */
 const able: Record<string, (c: Case) => boolean> = {
@@ -45,7 +65,8 @@ test.after(async () => void (await Promise.all(peers.map((peer) => peer.close())
 test('every peer is there or missing with a reason', () => {
   assert.equal([...peers, ...missing].map(({ name }) => name).sort(), Object.keys(able).sort())
   for (const { name, reason } of missing) assert.ok(reason.length > 20, `${name}: ${reason}`)
-  for (const { name, version, details } of peers) assert.ok(/^\d+\.\d+/.test(version) && Number(details.threads) >= 1, name)
+  for (const { name, version, details } of peers)
+    assert.ok(/^\d+\.\d+/.test(version) && Number(details.threads) >= 1, name)
 })
 for (const { name, reason } of missing) {
   console.error(`test/bench/peers.test.ts: SKIPPED, nothing of ${name} is tested: ${reason}`)
@@ -67,23 +88,32 @@ async function holds(peer: Peer, full: PeerCase, wanted: Record<string, Float64A
     const error = names.includes(name) ? relativeError(got.outputs[name]!, values) : NaN
     assert.ok(error <= most, `${peer.name}, ${full.id}: ${name} differs by ${error}`)
   }
-  assert.equal(names.filter((name) => !(name in wanted) && !['space', 'time', 'joint'].includes(name)), [], `${peer.name}, ${full.id}`)
+  assert.equal(
+    names.filter((name) => !(name in wanted) && !['space', 'time', 'joint'].includes(name)),
+    [],
+    `${peer.name}, ${full.id}`,
+  )
 }
 
-for (const c of cases) test(c.id, async () => {
-  const doing = peers.filter(({ name }) => able[name]!(c))
-  const { full, wanted } = doing.length ? await made(c) : { full: await write(c, draw(shapesOf(c), 1)), wanted: {} }
-  for (const peer of peers) {
-    if (doing.includes(peer)) await holds(peer, full, wanted, 1e-4)
-    else {
-      const got = await peer.prepare(full)
-      assert.ok('unavailable' in got && got.unavailable.length > 10, peer.name)
+for (const c of cases)
+  test(c.id, async () => {
+    const doing = peers.filter(({ name }) => able[name]!(c))
+    const { full, wanted } = doing.length ? await made(c) : { full: await write(c, draw(shapesOf(c), 1)), wanted: {} }
+    for (const peer of peers) {
+      if (doing.includes(peer)) await holds(peer, full, wanted, 1e-4)
+      else {
+        const got = await peer.prepare(full)
+        assert.ok('unavailable' in got && got.unavailable.length > 10, peer.name)
+      }
     }
-  }
-})
+  })
 
 test('bfloat16: near float64, or unavailable', async () => {
-  const { full, wanted } = await made({ ...cases.find((c) => c.kind === 'block' && c.sizes.rank)!, id: 'bfloat16', dtype: 'bfloat16' })
+  const { full, wanted } = await made({
+    ...cases.find((c) => c.kind === 'block' && c.sizes.rank)!,
+    id: 'bfloat16',
+    dtype: 'bfloat16',
+  })
   for (const peer of peers) {
     if (peer.name === 'torch') await holds(peer, full, wanted, 5e-2)
     else assert.ok('unavailable' in (await peer.prepare({ ...full, sizes: small })), peer.name)
@@ -102,7 +132,10 @@ test('a prepared case is sampled, by either clock, until it is forgotten', async
     assert.ok(bytes === undefined || bytes >= 0, peer.name)
     assert.ok(!existsSync(`${full.tensors}.${peer.name.replaceAll(' ', '-')}`), 'outputs are left behind')
     await peer.forget(full)
-    await peer.sample(full, 5).then(() => assert.unreachable(peer.name), (error) => assert.match(error.message, peer.name))
+    await peer.sample(full, 5).then(
+      () => assert.unreachable(peer.name),
+      (error) => assert.match(error.message, peer.name),
+    )
   }
 })
 
@@ -125,8 +158,14 @@ test('MT_PYTHON names the one python3 that is tried; unknown names and thread co
     if (before === undefined) delete process.env.MT_PYTHON
     else process.env.MT_PYTHON = before
   }
-  await openPeers({ threads: 1, only: ['caffe'] }).then(() => assert.unreachable(), (error) => assert.match(error.message, /onnxruntime.*caffe/))
-  await openPeers({ threads: 0 }).then(() => assert.unreachable(), (error) => assert.match(error.message, 'threads'))
+  await openPeers({ threads: 1, only: ['caffe'] }).then(
+    () => assert.unreachable(),
+    (error) => assert.match(error.message, /onnxruntime.*caffe/),
+  )
+  await openPeers({ threads: 0 }).then(
+    () => assert.unreachable(),
+    (error) => assert.match(error.message, 'threads'),
+  )
 })
 
 // ------------------------------------------------------------------------------------------------------------ processes
@@ -135,7 +174,10 @@ const program = (code: string): Child => new Child(process.execPath, ['-e', code
 
 test('a process that dies, talks nonsense or is silent is unavailable, once and for all', async () => {
   for (const [code, reason] of [
-    ['console.error("KernelError: no such kernel"); console.error("bye"); process.exit(3)', /exit status 3.*no such kernel/],
+    [
+      'console.error("KernelError: no such kernel"); console.error("bye"); process.exit(3)',
+      /exit status 3.*no such kernel/,
+    ],
     ['console.log("hello")', /hello/],
     ['console.log("[1]")', /\[1\]/],
     ['process.kill(process.pid, "SIGKILL")', /SIGKILL/],
@@ -155,18 +197,25 @@ test('a process that dies, talks nonsense or is silent is unavailable, once and 
 })
 
 test('answers come in the order of the questions; an answer to none is nonsense', async () => {
-  const echo = program('console.log("{}"); require("readline").createInterface(process.stdin).on("line", (l) => console.log(l))')
+  const echo = program(
+    'console.log("{}"); require("readline").createInterface(process.stdin).on("line", (l) => console.log(l))',
+  )
   const answers = await Promise.all([1, 2, 3].map((n) => echo.ask({ n }, 60_000)))
   assert.equal(answers, [{ n: 1 }, { n: 2 }, { n: 3 }])
   await echo.close()
-  const talkative = program('console.log("{}"); require("readline").createInterface(process.stdin).on("line", (l) => console.log(l + "\\n" + l))')
+  const talkative = program(
+    'console.log("{}"); require("readline").createInterface(process.stdin).on("line", (l) => console.log(l + "\\n" + l))',
+  )
   assert.equal(await talkative.ask({ n: 1 }, 60_000), { n: 1 })
   assert.match((await talkative.ask({ n: 2 }, 60_000)).unavailable, 'answered')
   await talkative.close()
 })
 
 test('a peer ends when its stdin does: none outlives the benchmark', () => {
-  for (const [command, ...args] of [[process.execPath, '--import', 'tsx', join(folder, 'tfjs.ts')], ['python3', join(folder, 'torch_cpu.py')]] as const) {
+  for (const [command, ...args] of [
+    [process.execPath, '--import', 'tsx', join(folder, 'tfjs.ts')],
+    ['python3', join(folder, 'torch_cpu.py')],
+  ] as const) {
     const { status, error } = spawnSync(command, [...args, '1'], { input: '', timeout: 120_000 })
     if (!error || command !== 'python3') assert.is(status, 0, command)
   }
@@ -175,46 +224,82 @@ test('a peer ends when its stdin does: none outlives the benchmark', () => {
 // ----------------------------------------------------------------------------------------------------------------- ONNX
 
 const protobuf = existsSync(join(folder, 'node_modules', 'protobufjs'))
-if (!protobuf) console.error('test/bench/peers.test.ts: SKIPPED, the writer of ONNX is not tested: protobufjs is missing (npm run bench:peers installs it)')
+if (!protobuf)
+  console.error(
+    'test/bench/peers.test.ts: SKIPPED, the writer of ONNX is not tested: protobufjs is missing (npm run bench:peers installs it)',
+  )
 
-;(protobuf ? test : test.skip)('an ONNX model: every weight lies in the case\'s own file, every value is made before it is read', async () => {
-  const c = cases.find((c) => c.kind === 'block' && c.pass === 'forward' && c.form === 'factorized' && !c.sizes.rank)!
-  const tensors = draw(shapesOf(c), 1)
-  const full = await write({ ...c, id: 'onnx' }, tensors)
-  const header = await readHeader(full.tensors)
-  const file = readFileSync(full.tensors)
-  const Model = await model()
-  for (const attention of ['plain', 'MHA'] as const) {
-    const bytes = await graphOf(full, header, attention).encode()
-    const { ir_version, opset_import, graph } = Model.toObject(Model.decode(bytes), { longs: Number, arrays: true })
-    assert.is(ir_version, 9)
-    assert.equal(opset_import, [{ domain: '', version: 20 }, { domain: 'com.microsoft', version: 1 }])
-    assert.equal(graph.input.map((v: any) => v.name), ['x'])
-    assert.equal(graph.output.map((v: any) => [v.name, v.type.tensor_type.shape.dim.map((d: any) => d.dim_value)]), [['y', [2, 3, 5, 8]]])
-    const known = new Set(['x', ...graph.initializer.map((t: any) => t.name)])
-    for (const node of graph.node) {
-      for (const name of node.input) assert.ok(known.has(name), `${node.name} reads ${name}`)
-      known.add(node.output[0])
+;(protobuf ? test : test.skip)(
+  "an ONNX model: every weight lies in the case's own file, every value is made before it is read",
+  async () => {
+    const c = cases.find((c) => c.kind === 'block' && c.pass === 'forward' && c.form === 'factorized' && !c.sizes.rank)!
+    const tensors = draw(shapesOf(c), 1)
+    const full = await write({ ...c, id: 'onnx' }, tensors)
+    const header = await readHeader(full.tensors)
+    const file = readFileSync(full.tensors)
+    const Model = await model()
+    for (const attention of ['plain', 'MHA'] as const) {
+      const bytes = await graphOf(full, header, attention).encode()
+      const { ir_version, opset_import, graph } = Model.toObject(Model.decode(bytes), { longs: Number, arrays: true })
+      assert.is(ir_version, 9)
+      assert.equal(opset_import, [
+        { domain: '', version: 20 },
+        { domain: 'com.microsoft', version: 1 },
+      ])
+      assert.equal(
+        graph.input.map((v: any) => v.name),
+        ['x'],
+      )
+      assert.equal(
+        graph.output.map((v: any) => [v.name, v.type.tensor_type.shape.dim.map((d: any) => d.dim_value)]),
+        [['y', [2, 3, 5, 8]]],
+      )
+      const known = new Set(['x', ...graph.initializer.map((t: any) => t.name)])
+      for (const node of graph.node) {
+        for (const name of node.input) assert.ok(known.has(name), `${node.name} reads ${name}`)
+        known.add(node.output[0])
+      }
+      const outside = graph.initializer.filter((t: any) => t.data_location === 1)
+      assert.equal(
+        outside.map((t: any) => t.name).sort(),
+        Object.keys(tensors)
+          .filter((name) => name !== 'x')
+          .sort(),
+      )
+      for (const { name, dims, external_data } of outside) {
+        const { location, offset, length } = Object.fromEntries(external_data.map((e: any) => [e.key, e.value]))
+        assert.is(location, basename(full.tensors))
+        assert.equal(dims, tensors[name]!.shape)
+        assert.equal(
+          new Float32Array(new Uint8Array(file.subarray(Number(offset), Number(offset) + Number(length))).buffer),
+          tensors[name]!.data,
+        )
+      }
+      const count = (op: string): number => graph.node.filter((n: any) => n.op_type === op).length
+      assert.equal(
+        [count('LayerNormalization'), count('Softmax'), count('MultiHeadAttention')],
+        attention === 'MHA' ? [2, 0, 2] : [2, 2, 0],
+      )
+      const [norm] = graph.node.filter((n: any) => n.op_type === 'LayerNormalization')
+      assert.equal(
+        norm.attribute.map((a: any) => [a.name, a.type]),
+        [
+          ['axis', 2],
+          ['epsilon', 1],
+        ],
+      )
     }
-    const outside = graph.initializer.filter((t: any) => t.data_location === 1)
-    assert.equal(outside.map((t: any) => t.name).sort(), Object.keys(tensors).filter((name) => name !== 'x').sort())
-    for (const { name, dims, external_data } of outside) {
-      const { location, offset, length } = Object.fromEntries(external_data.map((e: any) => [e.key, e.value]))
-      assert.is(location, basename(full.tensors))
-      assert.equal(dims, tensors[name]!.shape)
-      assert.equal(new Float32Array(new Uint8Array(file.subarray(Number(offset), Number(offset) + Number(length))).buffer), tensors[name]!.data)
-    }
-    const count = (op: string): number => graph.node.filter((n: any) => n.op_type === op).length
-    assert.equal([count('LayerNormalization'), count('Softmax'), count('MultiHeadAttention')], attention === 'MHA' ? [2, 0, 2] : [2, 2, 0])
-    const [norm] = graph.node.filter((n: any) => n.op_type === 'LayerNormalization')
-    assert.equal(norm.attribute.map((a: any) => [a.name, a.type]), [['axis', 2], ['epsilon', 1]])
-  }
-})
+  },
+)
 
 test('ONNX models have no gradients, no bfloat16 and no LoRA', async () => {
   const full = await write({ ...cases[0]!, id: 'refused' }, draw(shapesOf(cases[0]!), 1))
   const header = await readHeader(full.tensors)
-  for (const change of [{ pass: 'forward+backward' }, { dtype: 'bfloat16' }, { sizes: { ...small, rank: 2 } }] as Partial<PeerCase>[])
+  for (const change of [
+    { pass: 'forward+backward' },
+    { dtype: 'bfloat16' },
+    { sizes: { ...small, rank: 2 } },
+  ] as Partial<PeerCase>[])
     assert.throws(() => graphOf({ ...full, ...change }, header, 'plain'), /expected/)
 })
 

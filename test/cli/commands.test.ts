@@ -21,8 +21,16 @@ function yaml(name: string, content: unknown): string {
   writeFileSync(at(name), typeof content === 'string' ? content : stringify(content))
   return at(name)
 }
-const config = (name: string, more: Parameters<typeof configOf>[2] = {}): string => yaml(`${name}.yaml`, configOf(world, name, more))
-const ask = (...args: string[]): string[] => ['ask', '--model', world.model, '--prompt', 'how many objects move ?', ...args]
+const config = (name: string, more: Parameters<typeof configOf>[2] = {}): string =>
+  yaml(`${name}.yaml`, configOf(world, name, more))
+const ask = (...args: string[]): string[] => [
+  'ask',
+  '--model',
+  world.model,
+  '--prompt',
+  'how many objects move ?',
+  ...args,
+]
 
 /** The error stream without the line that says where is computed. */
 const errors = (err: string): string => err.replace(/^mtransllama: computing on (cpu|cuda:\d+) \(.+\)\n/, '')
@@ -42,23 +50,53 @@ function refused({ code, out, err }: Ended, sentence: RegExp): void {
 
 test('train, eval and ask, one after another', async () => {
   const trained = succeeded(await cli('train', config('run', { train: { epochs: 1 } })))
-  assert.match(trained, /^trained +tensors +parameters\nlora +40 +3,390\nrouter +24 +1,554\nposition +2 +1,932\ntotal +66 +6,876\n12 samples, 1 epochs, 3 steps; writing to /)
-  assert.match(trained, /\nepoch 1: loss \d\.\d{4}, validation \d+\.\d % \(best so far\)\nbest adapter: \S+best\nlast adapter: \S+last\n$/)
-  assert.equal(jsonLines(at('run', 'metrics.jsonl')).map((l) => l.kind), ['step', 'step', 'step', 'epoch'])
+  assert.match(
+    trained,
+    /^trained +tensors +parameters\nlora +40 +3,390\nrouter +24 +1,554\nposition +2 +1,932\ntotal +66 +6,876\n12 samples, 1 epochs, 3 steps; writing to /,
+  )
+  assert.match(
+    trained,
+    /\nepoch 1: loss \d\.\d{4}, validation \d+\.\d % \(best so far\)\nbest adapter: \S+best\nlast adapter: \S+last\n$/,
+  )
+  assert.equal(
+    jsonLines(at('run', 'metrics.jsonl')).map((l) => l.kind),
+    ['step', 'step', 'step', 'epoch'],
+  )
 
   const predictions = at('predictions.jsonl')
   const [scored, image, answer] = await Promise.all([
     cli('eval', '--model', world.model, '--adapter', at('run', 'last'), '--data', world.val, '--output', predictions),
     cli('eval', '--model', world.model, '--data', world.val, '--frames', '2', '--sampling', 'first'),
-    cli(...ask('--adapter', at('run', 'best'), '--video', clip(), '--dialogue', 'the red circle', '--start', '0.25', '--end', '0.75', '--max-tokens', '5')),
+    cli(
+      ...ask(
+        '--adapter',
+        at('run', 'best'),
+        '--video',
+        clip(),
+        '--dialogue',
+        'the red circle',
+        '--start',
+        '0.25',
+        '--end',
+        '0.75',
+        '--max-tokens',
+        '5',
+      ),
+    ),
   ])
-  assert.match(succeeded(scored), /^attribute +\d+\.\d %  \d\/1\n(\w+ +\d+\.\d %  \d\/\d\n){3}overall +\d+\.\d %  \d\/5\n$/)
+  assert.match(
+    succeeded(scored),
+    /^attribute +\d+\.\d %  \d\/1\n(\w+ +\d+\.\d %  \d\/\d\n){3}overall +\d+\.\d %  \d\/5\n$/,
+  )
   assert.match(succeeded(image), /overall +\d+\.\d %  \d\/5\n$/)
   assert.match(succeeded(answer), /^(\S+ ?){0,5}\n$/)
 
   const lines = jsonLines(predictions)
   const samples = await readManifest(world.val)
-  assert.equal(lines.map((l) => l.id), samples.map((s) => s.id))
+  assert.equal(
+    lines.map((l) => l.id),
+    samples.map((s) => s.id),
+  )
   for (const [i, l] of lines.entries()) {
     assert.equal(Object.keys(l.losses), samples[i]!.choices)
     assert.is(l.prediction, Object.entries<number>(l.losses).sort((a, b) => a[1] - b[1])[0]![0])
@@ -67,7 +105,10 @@ test('train, eval and ask, one after another', async () => {
   assert.match(scored.out, new RegExp(`overall +\\S+ %  ${lines.filter((l) => l.correct).length}/5`))
   assert.is(jsonLines(at('run', 'metrics.jsonl')).at(-1)!.accuracy, lines.filter((l) => l.correct).length / 5)
 
-  refused(await cli('train', at('run.yaml')), /run holds a run already; go on with it \(--resume\), or choose another folder\.$/m)
+  refused(
+    await cli('train', at('run.yaml')),
+    /run holds a run already; go on with it \(--resume\), or choose another folder\.$/m,
+  )
 })
 
 test('ask writes its answer word by word', async () => {
@@ -91,9 +132,16 @@ test('Ctrl-C during training: exit 130, the step is finished, and what was learn
   running.process.kill('SIGINT')
   const { code, err } = await running.ended
   assert.is(code, 130)
-  assert.match(errors(err), /^\nmtransllama: stopping after this step and saving; press Ctrl-C again to end at once\.\n$/)
+  assert.match(
+    errors(err),
+    /^\nmtransllama: stopping after this step and saving; press Ctrl-C again to end at once\.\n$/,
+  )
   const steps = jsonLines(metrics).filter((l) => l.kind === 'step').length
-  assert.equal(readdirSync(at(name)).filter((f) => f.startsWith('.')), [], 'nothing half-written is left')
+  assert.equal(
+    readdirSync(at(name)).filter((f) => f.startsWith('.')),
+    [],
+    'nothing half-written is left',
+  )
   const bundle = await openBundle(world.model)
   const adapter = await loadAdapter(at(name, 'last'), bundle)
   for (const t of adapter.parameters.values()) assert.ok(((await t.data()) as Float32Array).every(Number.isFinite))
@@ -109,18 +157,30 @@ test('where is computed is said once, with the reason; cuda never falls back', a
   assert.match(auto.err, /^mtransllama: computing on (cpu|cuda:0) \(.+\)\n$/)
   assert.is((await cli(...args, '--device', 'cpu')).err, 'mtransllama: computing on cpu (as asked)\n')
   refused(await cli(...args, '--device', 'cuda:63'), /device: expected .*cpu.*, but got "cuda:63"; /)
-  refused(await cli(...args, '--device', 'abacus'), /device: expected cpu, cuda or cuda: and a number, but got "abacus"/)
+  refused(
+    await cli(...args, '--device', 'abacus'),
+    /device: expected cpu, cuda or cuda: and a number, but got "abacus"/,
+  )
   refused(await cli(...args, '--precision', 'float8'), /--precision: expected float32 or bfloat16, but got "float8"/)
 })
 
 test('inspect', async () => {
-  assert.match(succeeded(await cli('inspect', world.model, '--brief')), /166 used, 0 ignored, 0 missing, 0 wrong, 0 unexpected\n[^]*total +66 +32,318\n/)
+  assert.match(
+    succeeded(await cli('inspect', world.model, '--brief')),
+    /166 used, 0 ignored, 0 missing, 0 wrong, 0 unexpected\n[^]*total +66 +32,318\n/,
+  )
 })
 
 test('one sentence for a configuration that is wrong, and nothing is written', async () => {
   const cases: [string, RegExp][] = [
-    [config('bad-key', { dar: { routerHiden: 8 } }), /bad-key\.yaml: there is no key named dar\.routerHiden; did you mean dar\.routerHidden\?$/m],
-    [config('bad-data', { data: { train: yaml('broken.jsonl', '{"id": "a"}\n{') } }), /broken\.jsonl, line 1, video: expected this field/],
+    [
+      config('bad-key', { dar: { routerHiden: 8 } }),
+      /bad-key\.yaml: there is no key named dar\.routerHiden; did you mean dar\.routerHidden\?$/m,
+    ],
+    [
+      config('bad-data', { data: { train: yaml('broken.jsonl', '{"id": "a"}\n{') } }),
+      /broken\.jsonl, line 1, video: expected this field/,
+    ],
     [config('bad-output', { output: join(clip(), 'inside') }), /output: expected a folder that can be written/],
   ]
   const ended = await Promise.all(cases.map(([path]) => cli('train', path)))
@@ -130,10 +190,16 @@ test('one sentence for a configuration that is wrong, and nothing is written', a
 
 test('one sentence for arguments that are wrong', async () => {
   const cases: [string[], RegExp][] = [
-    [['eval', '--model', world.model, '--data', world.val, '--batch', 'many'], /--batch: expected a whole number of at least 1, but got "many"/],
+    [
+      ['eval', '--model', world.model, '--data', world.val, '--batch', 'many'],
+      /--batch: expected a whole number of at least 1, but got "many"/,
+    ],
     [ask('--video', clip(), '--start', 'soon'), /--start: expected a number, but got "soon"/],
     [ask('--video', world.val), /manifest\.jsonl: expected a video file/],
-    [ask('--video', clip(), '--dialogue', 'caf\uFFFD'), /--dialogue: expected UTF-8 text, but got "caf\uFFFD"; a character of it was lost/],
+    [
+      ask('--video', clip(), '--dialogue', 'caf\uFFFD'),
+      /--dialogue: expected UTF-8 text, but got "caf\uFFFD"; a character of it was lost/,
+    ],
   ]
   const ended = await Promise.all(cases.map(([args]) => cli(...args)))
   for (const [i, [, sentence]] of cases.entries()) refused(ended[i]!, sentence)

@@ -15,13 +15,21 @@ function config(name: string, train: object): string {
   writeFileSync(at(`${name}.yaml`), stringify(configOf(world, name, { train, data: { val: undefined } })))
   return at(`${name}.yaml`)
 }
-const train = (name: string, options: object, ...more: string[]) => cli('train', config(name, options), '--device', 'cpu', ...more)
+const train = (name: string, options: object, ...more: string[]) =>
+  cli('train', config(name, options), '--device', 'cpu', ...more)
 /** Everything that a run has written, by file. */
 const written = (name: string): Map<string, string> =>
-  new Map((readdirSync(at(name), { recursive: true }) as string[]).filter((f) => /\.(safetensors|jsonl)$/.test(f)).sort().map((f) => [f, readFileSync(at(name, f), 'base64')]))
+  new Map(
+    (readdirSync(at(name), { recursive: true }) as string[])
+      .filter((f) => /\.(safetensors|jsonl)$/.test(f))
+      .sort()
+      .map((f) => [f, readFileSync(at(name, f), 'base64')]),
+  )
 /** How often each operator is in a trace. */
 function calls(path: string): Map<string, number> {
-  const { traceEvents } = JSON.parse(readFileSync(path, 'utf8')) as { traceEvents: { ph: string; name: string; ts: number; dur: number; args: { read: number; written: number } }[] }
+  const { traceEvents } = JSON.parse(readFileSync(path, 'utf8')) as {
+    traceEvents: { ph: string; name: string; ts: number; dur: number; args: { read: number; written: number } }[]
+  }
   const all = new Map<string, number>()
   for (const e of traceEvents.filter((e) => e.ph === 'X')) {
     assert.ok(e.ts >= 0 && e.dur >= 0 && e.args.read >= 0 && e.args.written > 0, JSON.stringify(e))
@@ -32,7 +40,10 @@ function calls(path: string): Map<string, number> {
 const UPDATE = 'adamw_all' // of all trained tensors, once a step
 
 test('a short epoch is profiled whole; table and trace agree, and the run gives the same bits', async () => {
-  const [plain, profiled] = await Promise.all([train('plain', { epochs: 2 }), train('profiled', { epochs: 2 }, '--profile', at('trace.json'))])
+  const [plain, profiled] = await Promise.all([
+    train('plain', { epochs: 2 }),
+    train('profiled', { epochs: 2 }, '--profile', at('trace.json')),
+  ])
   assert.is(plain.code, 0, plain.err)
   assert.is(profiled.code, 0, profiled.err)
   assert.equal(written('profiled'), written('plain'))
@@ -41,11 +52,23 @@ test('a short epoch is profiled whole; table and trace agree, and the run gives 
   const lines = profiled.out.split('\n')
   const head = lines.findIndex((l) => /^operator +calls +total ms +share +mean µs +GB +GB\/s$/.test(l))
   const sum = lines.findIndex((l) => l.startsWith('all '))
-  assert.equal(new Map(lines.slice(head + 1, sum).map((l) => l.split(/ +/)).map(([name, n]) => [name!, Number(n)])), counted)
+  assert.equal(
+    new Map(
+      lines
+        .slice(head + 1, sum)
+        .map((l) => l.split(/ +/))
+        .map(([name, n]) => [name!, Number(n)]),
+    ),
+    counted,
+  )
   assert.match(lines[sum + 1]!, /^operators ran for \d+\.\d{3} of \d+\.\d{3} seconds$/)
   assert.is(lines[sum + 2], `trace, for chrome://tracing or ui.perfetto.dev: ${at('trace.json')}`)
   assert.match(lines[sum + 3]!, /^epoch 1: loss /)
-  assert.equal(readdirSync(world.root).filter((f) => f.endsWith('.tmp')), [], 'nothing half-written is left')
+  assert.equal(
+    readdirSync(world.root).filter((f) => f.endsWith('.tmp')),
+    [],
+    'nothing half-written is left',
+  )
 })
 
 test('of a longer epoch, steps 3 to 12', async () => {
@@ -57,8 +80,14 @@ test('of a longer epoch, steps 3 to 12', async () => {
 test('a file that cannot be written is refused before anything is', async () => {
   mkdirSync(at('folder'))
   const cases: [string, RegExp][] = [
-    [at('missing', 'trace.json'), /^mtransllama: --profile: expected a file that can be written, but got ".*trace\.json"; the folder .*missing does not exist; make it first\.\n$/],
-    [at('folder'), /^mtransllama: --profile: expected a file that can be written, but got ".*folder"; that is a folder; name a file in it\.\n$/],
+    [
+      at('missing', 'trace.json'),
+      /^mtransllama: --profile: expected a file that can be written, but got ".*trace\.json"; the folder .*missing does not exist; make it first\.\n$/,
+    ],
+    [
+      at('folder'),
+      /^mtransllama: --profile: expected a file that can be written, but got ".*folder"; that is a folder; name a file in it\.\n$/,
+    ],
   ]
   for (const [file, sentence] of cases) {
     const { code, out, err } = await train('refused', {}, '--profile', file)

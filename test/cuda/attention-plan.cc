@@ -12,7 +12,8 @@ int main() {
           for (int masks : {0, 1}) {
             const Room room{227 << 10, 132};
             const Cut c = forward_cut({units, nq, nk, d, masks == 1, masks == 0}, room);
-            std::printf("%d %d %d %d %d %d %d %d %d %d %d %zu %lld %d\n", units, nq, nk, d, masks, c.units, c.warps, c.k_rows, c.blocks, c.splits, c.span,
-                        c.units ? forward_bytes(padded_width(d), c) : 0, c.units ? (long long)forward_blocks(units, c) : 0, c.stages);
+            std::printf("%d %d %d %d %d %d %d %d %d %d %d %zu %lld %d\n", units, nq, nk, d, masks, c.units, c.warps,
+                        c.k_rows, c.blocks, c.splits, c.span, c.units ? forward_bytes(padded_width(d), c) : 0,
+                        c.units ? (long long)forward_blocks(units, c) : 0, c.stages);
           }
 }

@@ -11,10 +11,20 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 /** Compiles what is missing of it: the folder, how that ended and what it printed. */
 export function compiled(): { folder: string; status: number | null; out: string } {
   const options = join(root, 'build', 'options.json')
-  const fits = existsSync(options) && (JSON.parse(readFileSync(options, 'utf8')) as { archs?: string }).archs === tested && kept(join(root, 'build')) !== null
+  const fits =
+    existsSync(options) &&
+    (JSON.parse(readFileSync(options, 'utf8')) as { archs?: string }).archs === tested &&
+    kept(join(root, 'build')) !== null
   const folder = fits ? 'build' : 'build-cuda'
-  const { status, stdout, stderr } = spawnSync(process.execPath, ['native/build.mjs', ...(fits ? [] : ['--cuda=on', `--archs=${tested}`]), `--out=${folder}`], {
-    cwd: root, encoding: 'utf8', env: { ...process.env, MT_CUDA: undefined, MT_CUDA_ARCHS: undefined }, maxBuffer: 1 << 28,
-  })
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    ['native/build.mjs', ...(fits ? [] : ['--cuda=on', `--archs=${tested}`]), `--out=${folder}`],
+    {
+      cwd: root,
+      encoding: 'utf8',
+      env: { ...process.env, MT_CUDA: undefined, MT_CUDA_ARCHS: undefined },
+      maxBuffer: 1 << 28,
+    },
+  )
   return { folder: join(root, folder), status, out: `${stdout}${stderr}` }
 }

@@ -17,11 +17,18 @@ const compiler = process.platform === 'linux' && spawnSync('g++', ['--version'])
 const folder = mkdtempSync(join(tmpdir(), 'mt-cublaslt-'))
 const test = emulated && compiler ? plain : plain.skip
 if (!compiler) console.error('test/cuda/cublaslt: skipped, since there is no g++ on Linux')
-else if (!emulated) console.error('test/cuda/cublaslt: the calls are skipped, since build-emulated is not built (node native/build.mjs --cuda=emulated)')
+else if (!emulated)
+  console.error(
+    'test/cuda/cublaslt: the calls are skipped, since build-emulated is not built (node native/build.mjs --cuda=emulated)',
+  )
 
 /** Compiles; what the compiler said must be nothing. */
 function compile(out: string, args: string[]): string {
-  const { status, stderr } = spawnSync('g++', ['-std=c++20', '-Wall', '-Wextra', '-Wno-enum-compare', '-Inative', ...args, '-o', join(folder, out)], { cwd: root, encoding: 'utf8' })
+  const { status, stderr } = spawnSync(
+    'g++',
+    ['-std=c++20', '-Wall', '-Wextra', '-Wno-enum-compare', '-Inative', ...args, '-o', join(folder, out)],
+    { cwd: root, encoding: 'utf8' },
+  )
   assert.is(status, 0, stderr)
   return join(folder, out)
 }
@@ -29,16 +36,34 @@ const built = new Map<string, string>()
 /** The stand-in, as one of its variants. */
 function standIn(...flags: string[]): string {
   const key = flags.join(' ')
-  if (!built.has(key)) built.set(key, compile(`stand-in-${built.size}.so`, ['-O3', '-shared', '-fPIC', ...flags, here('stand_in.cc')]))
+  if (!built.has(key))
+    built.set(key, compile(`stand-in-${built.size}.so`, ['-O3', '-shared', '-fPIC', ...flags, here('stand_in.cc')]))
   return built.get(key)!
 }
 
 /** No place where a real library may lie on this machine. */
-const bare = { MT_GEMM: '', MT_CUBLASLT: '', CUDA_HOME: '', CUDA_PATH: '', VIRTUAL_ENV: '', CONDA_PREFIX: '', HOME: folder, PATH: '', LD_LIBRARY_PATH: '' }
-interface Run { status: number | null; out: string; err: string }
+const bare = {
+  MT_GEMM: '',
+  MT_CUBLASLT: '',
+  CUDA_HOME: '',
+  CUDA_PATH: '',
+  VIRTUAL_ENV: '',
+  CONDA_PREFIX: '',
+  HOME: folder,
+  PATH: '',
+  LD_LIBRARY_PATH: '',
+}
+interface Run {
+  status: number | null
+  out: string
+  err: string
+}
 const node = (args: string[], env: Record<string, string>): Promise<Run> =>
   new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, ['--import', 'tsx', ...args], { cwd: root, env: { ...process.env, ...bare, MT_ADDON: emulated!, ...env } })
+    const child = spawn(process.execPath, ['--import', 'tsx', ...args], {
+      cwd: root,
+      env: { ...process.env, ...bare, MT_ADDON: emulated!, ...env },
+    })
     let [out, err] = ['', '']
     child.stdout.on('data', (d) => (out += d))
     child.stderr.on('data', (d) => (err += d))
@@ -49,7 +74,10 @@ let runs = 0
 /** What cublaslt/products.ts prints for the cases of these names, or all, and the calls that the stand-in noted. */
 async function products(env: Record<string, string>, names = ''): Promise<Answers & { calls: string[]; err: string }> {
   const log = join(folder, `log-${runs++}`)
-  const { status, out, err } = await node([here('products.ts'), ...(names ? [names] : [])], { STAND_IN_LOG: log, ...env })
+  const { status, out, err } = await node([here('products.ts'), ...(names ? [names] : [])], {
+    STAND_IN_LOG: log,
+    ...env,
+  })
   assert.is(status, 0, err)
   const calls = existsSync(log) ? readFileSync(log, 'utf8').trim().split('\n') : []
   return { ...(JSON.parse(out) as Answers), calls: [...new Set(calls)].sort(), err }
@@ -78,18 +106,23 @@ function well({ answers }: Answers): void {
 
 const calls = [
   // GELU: sums in float32, with the input's gradient where one is wanted.
-  'TN m=256 n=129 k=1024 f32 beta=0 in place workspace=4096', 'NN m=1024 n=129 k=256 bf16 beta=0 in place workspace=0',
+  'TN m=256 n=129 k=1024 f32 beta=0 in place workspace=4096',
+  'NN m=1024 n=129 k=256 bf16 beta=0 in place workspace=0',
   // Plain and with the gradient of the input, residual, bias, both.
-  'TN m=64 n=41 k=72 bf16 beta=0 in place workspace=0', 'NN m=72 n=41 k=64 bf16 beta=0 in place workspace=0',
+  'TN m=64 n=41 k=72 bf16 beta=0 in place workspace=0',
+  'NN m=72 n=41 k=64 bf16 beta=0 in place workspace=0',
   'TN m=40 n=37 k=80 bf16 beta=1 workspace=0',
-  'TN m=256 n=129 k=1024 bf16 beta=0 in place bias workspace=4096', 'TN m=256 n=129 k=1024 bf16 beta=1 bias workspace=4096',
+  'TN m=256 n=129 k=1024 bf16 beta=0 in place bias workspace=4096',
+  'TN m=256 n=129 k=1024 bf16 beta=1 bias workspace=4096',
   // The gradient of a weight.
   'NT m=48 n=64 k=72 f32 beta=0 in place workspace=0',
   // Factors that are rounded or padded first.
-  'TN m=256 n=129 k=1020 bf16 beta=0 in place workspace=4096', 'NN m=1024 n=129 k=250 bf16 beta=0 in place workspace=0',
+  'TN m=256 n=129 k=1020 bf16 beta=0 in place workspace=4096',
+  'NN m=1024 n=129 k=250 bf16 beta=0 in place workspace=0',
   'TN m=256 n=129 k=1024 bf16 beta=0 in place workspace=4096',
   // LoRA: onto what an own kernel has put there, forward and for the input's gradient.
-  'TN m=256 n=129 k=1024 bf16 beta=1 in place workspace=4096', 'NN m=1024 n=129 k=256 bf16 beta=1 in place workspace=0',
+  'TN m=256 n=129 k=1024 bf16 beta=1 in place workspace=4096',
+  'NN m=1024 n=129 k=256 bf16 beta=1 in place workspace=0',
 ].sort()
 
 for (const modes of ['', 'order=reversed,late'])
@@ -103,12 +136,24 @@ for (const modes of ['', 'order=reversed,late'])
 
 test('a training step of LLaMA-7B with 4 videos of 8 frames: nothing is asked that the library would not take', async () => {
   const log = join(folder, 'log-step')
-  const { status, err } = await node([here('step.ts')], { MT_CUBLASLT: standIn(), MT_GEMM: 'cublaslt', MT_EMULATOR: 'null', STAND_IN_LOG: log })
+  const { status, err } = await node([here('step.ts')], {
+    MT_CUBLASLT: standIn(),
+    MT_GEMM: 'cublaslt',
+    MT_EMULATOR: 'null',
+    STAND_IN_LOG: log,
+  })
   assert.is(err, '')
   assert.is(status, 0)
   const found = readFileSync(log, 'utf8')
   // Residuals in place of additions, gradients of inputs, biases, packed weights both ways, and the vocabulary of 32,001.
-  for (const call of [/^TN m=4096 n=\d+ k=11008 bf16 beta=1 /m, /^NN m=11008 n=\d+ k=4096 bf16 /m, /^TN m=768 n=\d+ k=3072 bf16 beta=1 bias/m, /^TN m=12288 n=\d+ k=4096 bf16 /m, /^NN m=4096 n=\d+ k=22016 bf16 /m, /^NN m=4096 n=\d+ k=32001 bf16 /m])
+  for (const call of [
+    /^TN m=4096 n=\d+ k=11008 bf16 beta=1 /m,
+    /^NN m=11008 n=\d+ k=4096 bf16 /m,
+    /^TN m=768 n=\d+ k=3072 bf16 beta=1 bias/m,
+    /^TN m=12288 n=\d+ k=4096 bf16 /m,
+    /^NN m=4096 n=\d+ k=22016 bf16 /m,
+    /^NN m=4096 n=\d+ k=32001 bf16 /m,
+  ])
     assert.match(found, call)
 })
 
@@ -123,21 +168,37 @@ test('MT_GEMM=own: the library is not asked', async () => {
 
 for (const fails of ['heuristic:15', 'heuristic:none', 'product:15'])
   test(`${fails}: what it does not support, own kernels compute`, async () => {
-    const found = await products({ MT_CUBLASLT: standIn(), MT_GEMM: 'cublaslt', STAND_IN_FAILS: fails }, 'plain,bias and residual,gelu,lora')
+    const found = await products(
+      { MT_CUBLASLT: standIn(), MT_GEMM: 'cublaslt', STAND_IN_FAILS: fails },
+      'plain,bias and residual,gelu,lora',
+    )
     assert.is(found.products.reason, `cuBLASLt 13.2.0, ${standIn()}`)
     assert.equal(found.calls, [])
     well(found)
   })
 
-for (const [fails, what] of [['heuristic:7', 'the choice of an algorithm failed with status 7'], ['create:1', 'its start failed with status 1']] as const)
+for (const [fails, what] of [
+  ['heuristic:7', 'the choice of an algorithm failed with status 7'],
+  ['create:1', 'its start failed with status 1'],
+] as const)
   test(`${fails}: own kernels go on and it is said; where it was asked for, it is an error`, async () => {
     const file = { MT_CUBLASLT: standIn(), STAND_IN_FAILS: fails }
-    assert.equal(await said(file), { by: 'cublaslt', reason: `cuBLASLt 13.2.0, ${standIn()}; own kernels where it failed: cuBLASLt: ${what}`, ends: 'well' })
-    assert.is((await said({ ...file, MT_GEMM: 'cublaslt' })).ends, `readBlocking: gemm_forward: cuBLASLt: ${what}; leave MT_GEMM out to go on without it.`)
+    assert.equal(await said(file), {
+      by: 'cublaslt',
+      reason: `cuBLASLt 13.2.0, ${standIn()}; own kernels where it failed: cuBLASLt: ${what}`,
+      ends: 'well',
+    })
+    assert.is(
+      (await said({ ...file, MT_GEMM: 'cublaslt' })).ends,
+      `readBlocking: gemm_forward: cuBLASLt: ${what}; leave MT_GEMM out to go on without it.`,
+    )
   })
 
 test('a product that fails is an error that says what to do', async () => {
-  assert.is((await said({ MT_CUBLASLT: standIn(), STAND_IN_FAILS: 'product:13' })).ends, 'readBlocking: gemm_forward: cuBLASLt: a product failed with status 13; MT_GEMM=own computes without it.')
+  assert.is(
+    (await said({ MT_CUBLASLT: standIn(), STAND_IN_FAILS: 'product:13' })).ends,
+    'readBlocking: gemm_forward: cuBLASLt: a product failed with status 13; MT_GEMM=own computes without it.',
+  )
 })
 
 test('MT_CUBLASLT that names no usable library is an error, with the reason', async () => {
@@ -173,7 +234,10 @@ test('nowhere: own kernels, or an error where it was asked for', async () => {
   assert.is(by, 'own')
   assert.is(ends, 'well')
   assert.ok(reason)
-  assert.is((await said({ MT_GEMM: 'cublaslt' })).ends, `readBlocking: gemm_forward: MT_GEMM=cublaslt asks for cuBLASLt, which was not found: ${reason}; name the file in MT_CUBLASLT, or leave MT_GEMM out.`)
+  assert.is(
+    (await said({ MT_GEMM: 'cublaslt' })).ends,
+    `readBlocking: gemm_forward: MT_GEMM=cublaslt asks for cuBLASLt, which was not found: ${reason}; name the file in MT_CUBLASLT, or leave MT_GEMM out.`,
+  )
 })
 
 test('the loader, the toolkit, packages of Python: the first that is there', async () => {
@@ -189,8 +253,13 @@ test('the loader, the toolkit, packages of Python: the first that is there', asy
   const user = placed(join('user', '.local'), 'lib', 'python3.12', 'site-packages', 'nvidia', 'cu13', 'lib', so)
   let env: Record<string, string> = {}
   for (const [more, where] of [
-    [{ HOME: dirname(user) }, user], [{ PATH: `/nowhere:${join(other, 'bin')}` }, other], [{ CONDA_PREFIX: conda }, conda], [{ VIRTUAL_ENV: venv }, venv],
-    [{ CUDA_PATH: targets }, targets], [{ CUDA_HOME: home }, home], [{ LD_LIBRARY_PATH: loader }, loader],
+    [{ HOME: dirname(user) }, user],
+    [{ PATH: `/nowhere:${join(other, 'bin')}` }, other],
+    [{ CONDA_PREFIX: conda }, conda],
+    [{ VIRTUAL_ENV: venv }, venv],
+    [{ CUDA_PATH: targets }, targets],
+    [{ CUDA_HOME: home }, home],
+    [{ LD_LIBRARY_PATH: loader }, loader],
   ] as const) {
     env = { ...env, ...more }
     const { by, reason, ends } = await said(env)
@@ -213,15 +282,24 @@ test('one that cannot be used is passed over', async () => {
 // ---- the real one ----
 
 /** What the search finds in this process's own environment. */
-const real = compiler ? spawnSync(compile('find', [here('find.cc'), 'native/kernels/cuda/cublaslt.cc', '-ldl']), { encoding: 'utf8' }).stdout.trim() : 'none: there is no g++'
+const real = compiler
+  ? spawnSync(compile('find', [here('find.cc'), 'native/kernels/cuda/cublaslt.cc', '-ldl']), {
+      encoding: 'utf8',
+    }).stdout.trim()
+  : 'none: there is no g++'
 const there = /^1[23]\.\d+\.\d+ (\/.*)$/.exec(real)?.[1]
 if (!there) {
-  console.error(`test/cuda/cublaslt: NVIDIA's library is not looked at: ${real} (VIRTUAL_ENV=an environment with the package nvidia-cublas runs it)`)
+  console.error(
+    `test/cuda/cublaslt: NVIDIA's library is not looked at: ${real} (VIRTUAL_ENV=an environment with the package nvidia-cublas runs it)`,
+  )
   plain.skip("NVIDIA's library has every symbol and value that is used", () => {})
 } else
   plain("NVIDIA's library has every symbol and value that is used", () => {
     const headers = [join(dirname(there), '..', 'include'), '/usr/local/cuda/include'].filter((f) => existsSync(f))
-    if (!headers.concat('/usr/include').some((f) => existsSync(join(f, 'cublasLt.h')))) return void console.error(`test/cuda/cublaslt: ${there} opens and has every symbol; there is no cublasLt.h to compare with`)
+    if (!headers.concat('/usr/include').some((f) => existsSync(join(f, 'cublasLt.h'))))
+      return void console.error(
+        `test/cuda/cublaslt: ${there} opens and has every symbol; there is no cublasLt.h to compare with`,
+      )
     compile('header.o', ['-c', ...headers.flatMap((f) => ['-isystem', f]), here('header.cc')])
   })
 

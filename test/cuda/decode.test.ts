@@ -27,16 +27,33 @@ if (!cuda.devices.length) console.error(`test/cuda/decode: skipped, since ${cuda
 const precisions = ['float32', 'bfloat16'] as const
 const normal = (shape: readonly number[], seed: number, device: 'cpu' | 'cuda:0'): Tensor => {
   const r = random(seed)
-  return tensor(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => r.normal()), shape, 'float32', device)
+  return tensor(
+    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => r.normal()),
+    shape,
+    'float32',
+    device,
+  )
 }
 
 for (const kind of ['instructblip', 'blip2'] as const) {
   const folder = temporaryFolder('decode')
   plain.before(() => writeTiny(folder, tinyCheckpoint(kind, 21)))
-  const answer = (model: ImageModel, seed: number, prompt: readonly number[], maxTokens: number, graphs = true): Promise<number[]> =>
+  const answer = (
+    model: ImageModel,
+    seed: number,
+    prompt: readonly number[],
+    maxTokens: number,
+    graphs = true,
+  ): Promise<number[]> =>
     scope(async () => {
       const ids: number[] = []
-      for await (const id of generate(model, cast(normal([1, 5, 30], seed, model.device as 'cpu'), model.precision), prompt, { maxTokens, graphs })) ids.push(id)
+      for await (const id of generate(
+        model,
+        cast(normal([1, 5, 30], seed, model.device as 'cpu'), model.precision),
+        prompt,
+        { maxTokens, graphs },
+      ))
+        ids.push(id)
       return ids
     })
 
@@ -46,7 +63,12 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     const made = (): number => native().devices().counts?.['graphs'] ?? 0
     const start = made()
     // Lengths on both sides of 64 keys: two graphs serve all of them.
-    for (const [seed, words, tokens] of [[1, 4, 80], [2, 50, 20], [3, 1, 64], [4, 60, 31]] as const) {
+    for (const [seed, words, tokens] of [
+      [1, 4, 80],
+      [2, 50, 20],
+      [3, 1, 64],
+      [4, 60, 31],
+    ] as const) {
       const prompt = Array.from({ length: words }, (_, i) => 3 + ((i * 7) % 60))
       const expected = await answer(here, seed, prompt, tokens)
       assert.is(expected.length, tokens)
@@ -63,12 +85,18 @@ for (const kind of ['instructblip', 'blip2'] as const) {
 
   test(`${kind}: two answers at a time, and rows side by side with padding on their left`, async () => {
     const { model } = await loadModel(folder, { device: 'cuda' })
-    const prompts = [[1, 17, 23, 5, 9, 30], [1, 8]]
+    const prompts = [
+      [1, 17, 23, 5, 9, 30],
+      [1, 8],
+    ]
     const alone = [await answer(model, 5, prompts[0]!, 40), await answer(model, 6, prompts[1]!, 40)]
     // Interleaved, each has a cache of its own.
-    const streams = [5, 6].map((seed, i) => generate(model, cast(normal([1, 5, 30], seed, 'cuda:0'), model.precision), prompts[i]!, { maxTokens: 40 }))
+    const streams = [5, 6].map((seed, i) =>
+      generate(model, cast(normal([1, 5, 30], seed, 'cuda:0'), model.precision), prompts[i]!, { maxTokens: 40 }),
+    )
     const taken: number[][] = [[], []]
-    for (let i = 0; i < 40; i++) for (const [j, s] of streams.entries()) taken[j]!.push((await s.next()).value as number)
+    for (let i = 0; i < 40; i++)
+      for (const [j, s] of streams.entries()) taken[j]!.push((await s.next()).value as number)
     for (const s of streams) await s.return()
     assert.equal(taken, alone)
 
@@ -80,12 +108,20 @@ for (const kind of ['instructblip', 'blip2'] as const) {
       const padded = Int32Array.from([...prompts[0]!, 0, 0, 0, 0, ...prompts[1]!])
       const take = (next: Int32Array): void => next.forEach((id, r) => void ids[r]!.push(id))
       // The second row: padding, its visual rows, its prompt.
-      take(await scope(() => noGrad(() => {
-        const words = embedTokens(model.language, rowsOf(padded, 2, 'cuda:0'), model.precision)
-        const part = (r: number, from: number, count: number): Tensor => copy(words.view([1, count, 30], words.strides, (r * 6 + from) * 30))
-        const rows = [[normal([1, 5, 30], 5, 'cuda:0'), part(0, 0, 6)], [part(1, 0, 4), normal([1, 5, 30], 6, 'cuda:0'), part(1, 4, 2)]].map((parts) => concat(parts, 1))
-        return decoder.begin(concat(rows, 0), mask)
-      })))
+      take(
+        await scope(() =>
+          noGrad(() => {
+            const words = embedTokens(model.language, rowsOf(padded, 2, 'cuda:0'), model.precision)
+            const part = (r: number, from: number, count: number): Tensor =>
+              copy(words.view([1, count, 30], words.strides, (r * 6 + from) * 30))
+            const rows = [
+              [normal([1, 5, 30], 5, 'cuda:0'), part(0, 0, 6)],
+              [part(1, 0, 4), normal([1, 5, 30], 6, 'cuda:0'), part(1, 4, 2)],
+            ].map((parts) => concat(parts, 1))
+            return decoder.begin(concat(rows, 0), mask)
+          }),
+        ),
+      )
       while (ids[0]!.length < 40) take(await decoder.next())
       assert.equal(ids, alone)
       decoder.release()
@@ -96,7 +132,11 @@ for (const kind of ['instructblip', 'blip2'] as const) {
 
   test(`${kind} in bfloat16: a graph gives what its launches give one by one, and so does a rerun`, async () => {
     const { model } = await loadModel(folder, { device: 'cuda', precision: 'bfloat16' })
-    const [a, b, c] = [await answer(model, 7, [1, 9, 4], 70), await answer(model, 7, [1, 9, 4], 70), await answer(model, 7, [1, 9, 4], 70, false)]
+    const [a, b, c] = [
+      await answer(model, 7, [1, 9, 4], 70),
+      await answer(model, 7, [1, 9, 4], 70),
+      await answer(model, 7, [1, 9, 4], 70, false),
+    ]
     assert.is(a.length, 70)
     assert.equal(a, b)
     assert.equal(a, c)
@@ -105,17 +145,29 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   })
 }
 
-test('argmax and cacheAppend in both precisions give the CPU\'s bits; numbers that are not finite are no answer', async () => {
+test("argmax and cacheAppend in both precisions give the CPU's bits; numbers that are not finite are no answer", async () => {
   await scope(async () => {
     for (const dtype of precisions) {
-      const results = await Promise.all((['cpu', 'cuda:0'] as const).map(async (device) => {
-        const x = cast(normal([3, 5000], 1, device), dtype)
-        const [keys, values] = [full([2, 9, 24], 0, dtype, device), full([2, 9, 24], 0, dtype, device)]
-        const both = cast(normal([2, 3, 48], 2, device), dtype)
-        // Keys and values side by side, as one product makes them.
-        cacheAppend(both.view([2, 3, 24], both.strides), both.view([2, 3, 24], both.strides, 24), tensor(Int32Array.of(4), [1], 'int32', device), keys, values)
-        return [[...((await argmax(x).data()) as Int32Array)], [...((await keys.data()) as Float32Array)], [...((await values.data()) as Float32Array)]]
-      }))
+      const results = await Promise.all(
+        (['cpu', 'cuda:0'] as const).map(async (device) => {
+          const x = cast(normal([3, 5000], 1, device), dtype)
+          const [keys, values] = [full([2, 9, 24], 0, dtype, device), full([2, 9, 24], 0, dtype, device)]
+          const both = cast(normal([2, 3, 48], 2, device), dtype)
+          // Keys and values side by side, as one product makes them.
+          cacheAppend(
+            both.view([2, 3, 24], both.strides),
+            both.view([2, 3, 24], both.strides, 24),
+            tensor(Int32Array.of(4), [1], 'int32', device),
+            keys,
+            values,
+          )
+          return [
+            [...((await argmax(x).data()) as Int32Array)],
+            [...((await keys.data()) as Float32Array)],
+            [...((await values.data()) as Float32Array)],
+          ]
+        }),
+      )
       assert.equal(results[0], results[1])
       assert.ok(results[0]![1]!.some(Boolean))
     }
@@ -130,9 +182,16 @@ test('a row outside the cache is named', async () => {
   for (const device of ['cpu', 'cuda:0'] as const) {
     for (const at of [-1, 3]) {
       const message = await scope(async () => {
-        const [k, keys, values] = [full([1, 2, 8], 1, 'float32', device), full([1, 4, 8], 0, 'float32', device), full([1, 4, 8], 0, 'float32', device)]
+        const [k, keys, values] = [
+          full([1, 2, 8], 1, 'float32', device),
+          full([1, 4, 8], 0, 'float32', device),
+          full([1, 4, 8], 0, 'float32', device),
+        ]
         cacheAppend(k, k, tensor(Int32Array.of(at), [1], 'int32', device), keys, values)
-        return sync().then(() => 'nothing', (e: Error) => e.message)
+        return sync().then(
+          () => 'nothing',
+          (e: Error) => e.message,
+        )
       })
       assert.match(message, `row ${at < 0 ? at : at + 1} is outside the cache's 4 rows`)
     }

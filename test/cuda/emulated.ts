@@ -5,7 +5,8 @@ import { fileURLToPath } from 'node:url'
 import * as assert from 'uvu/assert'
 import { type Ended, run } from '../native/child.js'
 
-const addon = process.env.MT_EMULATED ?? fileURLToPath(new URL('../../build-emulated/Release/mtransllama.node', import.meta.url))
+const addon =
+  process.env.MT_EMULATED ?? fileURLToPath(new URL('../../build-emulated/Release/mtransllama.node', import.meta.url))
 
 /** Null where it is not built. */
 export const emulated = existsSync(addon) ? addon : null

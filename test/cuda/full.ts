@@ -10,10 +10,31 @@ import { type OpCase, errors, evaluate, roundedInputs } from '../ops/support.js'
 import { distances, limits, narrowLimit } from './compare.js'
 import { type Precision, casesOf, operators, sizes, unseen } from './full-cases.js'
 
-interface Worst { error: number; case: string }
-interface Failure { case: string; what: string; error: number | null; limit: number | null }
-interface Part { cases: number; forward: Worst | null; gradient: Worst | null; float64: Worst | null; failures: Failure[]; seconds: number }
-interface Entry extends Part { operator: string; dtype: Precision; order: string; date: string; commit: string }
+interface Worst {
+  error: number
+  case: string
+}
+interface Failure {
+  case: string
+  what: string
+  error: number | null
+  limit: number | null
+}
+interface Part {
+  cases: number
+  forward: Worst | null
+  gradient: Worst | null
+  float64: Worst | null
+  failures: Failure[]
+  seconds: number
+}
+interface Entry extends Part {
+  operator: string
+  dtype: Precision
+  order: string
+  date: string
+  commit: string
+}
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const file = fileURLToPath(new URL('../../docs/kernels-full.json', import.meta.url))
@@ -23,8 +44,12 @@ const pieceSize = 250
 const none = (): Part => ({ cases: 0, forward: null, gradient: null, float64: null, failures: [], seconds: 0 })
 const worse = (a: Worst | null, b: Worst | null): Worst | null => (!a || (b && !(b.error <= a.error)) ? b : a)
 const together = (a: Part, b: Part): Part => ({
-  cases: a.cases + b.cases, forward: worse(a.forward, b.forward), gradient: worse(a.gradient, b.gradient), float64: worse(a.float64, b.float64),
-  failures: [...a.failures, ...b.failures], seconds: a.seconds + b.seconds,
+  cases: a.cases + b.cases,
+  forward: worse(a.forward, b.forward),
+  gradient: worse(a.gradient, b.gradient),
+  float64: worse(a.float64, b.float64),
+  failures: [...a.failures, ...b.failures],
+  seconds: a.seconds + b.seconds,
 })
 
 // ---- one piece ----
@@ -45,7 +70,8 @@ function check(c: OpCase, dtype: Precision, part: Part): void {
   if (unseen.has(c.name)) return
   const { forward } = errors({ ...c, differentiable: [] }, { ...mine, gradients: {} }, 64, given)
   part.float64 = worse(part.float64, { error: forward, case: c.name })
-  if (!(forward <= limits[dtype].forward)) part.failures.push({ case: c.name, what: 'output, against float64', error: forward, limit: limits[dtype].forward })
+  if (!(forward <= limits[dtype].forward))
+    part.failures.push({ case: c.name, what: 'output, against float64', error: forward, limit: limits[dtype].forward })
 }
 
 function work(operator: string, dtype: Precision, piece: number, pieces: number): Part {
@@ -58,7 +84,12 @@ function work(operator: string, dtype: Precision, piece: number, pieces: number)
       scope(() => check(c, dtype, part))
     } catch (e) {
       // A device that failed may stay so: what follows would say nothing new.
-      part.failures.push({ case: c.name, what: `${(e as Error).message}; ${list.length - part.cases - 1} cases were left out after it`, error: null, limit: null })
+      part.failures.push({
+        case: c.name,
+        what: `${(e as Error).message}; ${list.length - part.cases - 1} cases were left out after it`,
+        error: null,
+        limit: null,
+      })
       break
     }
   return { ...part, seconds: Math.round((Date.now() - began) / 1000) }
@@ -70,12 +101,25 @@ const git = (...args: string[]): string => execFileSync('git', args, { cwd: root
 
 function piece(operator: string, dtype: Precision, at: number, of: number): Promise<Part> {
   const addon = fileURLToPath(new URL('../../build-emulated/Release/mtransllama.node', import.meta.url))
-  const child = spawn(process.execPath, ['--import', 'tsx', fileURLToPath(import.meta.url), '--piece', operator, dtype, String(at), String(of)], { cwd: root, stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, MT_ADDON: addon } })
+  const child = spawn(
+    process.execPath,
+    ['--import', 'tsx', fileURLToPath(import.meta.url), '--piece', operator, dtype, String(at), String(of)],
+    { cwd: root, stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, MT_ADDON: addon } },
+  )
   let out = ''
   child.stdout.on('data', (data) => (out += data))
   return new Promise((resolve) =>
     child.on('close', (code, signal) => {
-      resolve(code === 0 ? (JSON.parse(out) as Part) : { ...none(), failures: [{ case: `piece ${at} of ${of}`, what: `ended with ${signal ?? code}`, error: null, limit: null }] })
+      resolve(
+        code === 0
+          ? (JSON.parse(out) as Part)
+          : {
+              ...none(),
+              failures: [
+                { case: `piece ${at} of ${of}`, what: `ended with ${signal ?? code}`, error: null, limit: null },
+              ],
+            },
+      )
     }),
   )
 }
@@ -87,11 +131,15 @@ async function main(wanted: string[]): Promise<void> {
   const commit = git('rev-parse', '--short=10', 'HEAD') + (git('status', '--porcelain', 'native') ? ', changed' : '')
   const date = new Date().toISOString().slice(0, 10)
   const dtypes = ['float32', 'bfloat16'] as const
-  const jobs = operators.filter((o) => !wanted.length || wanted.includes(o)).flatMap((operator) => dtypes.flatMap((dtype) => {
-    const n = casesOf(operator, dtype).length
-    const of = Math.ceil(n / pieceSize)
-    return Array.from({ length: of }, (_, at) => ({ operator, dtype, at, of }))
-  }))
+  const jobs = operators
+    .filter((o) => !wanted.length || wanted.includes(o))
+    .flatMap((operator) =>
+      dtypes.flatMap((dtype) => {
+        const n = casesOf(operator, dtype).length
+        const of = Math.ceil(n / pieceSize)
+        return Array.from({ length: of }, (_, at) => ({ operator, dtype, at, of }))
+      }),
+    )
   const parts = new Map<string, { part: Part; left: number }>()
   let failed = false
   const one = async (): Promise<void> => {
@@ -102,11 +150,14 @@ async function main(wanted: string[]): Promise<void> {
       parts.set(key, state)
       const result = await piece(operator, dtype, at, of)
       state.part = together(state.part, result)
-      for (const f of result.failures) console.error(`${key}: ${f.case}: ${f.what}${f.error === null ? '' : ` is ${f.error}, not ${f.limit}`}`)
+      for (const f of result.failures)
+        console.error(`${key}: ${f.case}: ${f.what}${f.error === null ? '' : ` is ${f.error}, not ${f.limit}`}`)
       failed ||= result.failures.length > 0
       if (--state.left) continue
       const { part } = state
-      console.log(`${key}: ${part.cases} cases in ${part.seconds} s, ${part.failures.length} failures; forward ${part.forward?.error.toExponential(1)}, gradients ${part.gradient?.error.toExponential(1) ?? 'none'}`)
+      console.log(
+        `${key}: ${part.cases} cases in ${part.seconds} s, ${part.failures.length} failures; forward ${part.forward?.error.toExponential(1)}, gradients ${part.gradient?.error.toExponential(1) ?? 'none'}`,
+      )
       save({ operator, dtype, ...part, order, date, commit })
     }
   }

@@ -46,63 +46,96 @@ class Recorder extends AdamW {
   }
   override async finish(report: Tensor): Promise<Outcome> {
     const outcome = await super.finish(report)
-    this.gradients = this.parameters.flatMap((p) => [...(((this.#of ? this.#of(p) : p.tensor.grad)?.dataBlocking() as Float32Array | undefined) ?? [])])
+    this.gradients = this.parameters.flatMap((p) => [
+      ...(((this.#of ? this.#of(p) : p.tensor.grad)?.dataBlocking() as Float32Array | undefined) ?? []),
+    ])
     return outcome
   }
 }
 function made(options: { graphs?: boolean; graphBytes?: number } = {}) {
   const { adapter: config } = trainConfig(world, 'none')
   const adapter = new Adapter(bundle.model.config, config, { seed: 3, device: bundle.model.device })
-  const optimizer = new Recorder(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 5 })
+  const optimizer = new Recorder(
+    adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+    { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 5 },
+  )
   const trainer = new Trainer(bundle, adapter, features, optimizer, options)
   const values = async (): Promise<number[]> => {
     const all: number[] = []
     for (const t of adapter.parameters.values()) all.push(...((await t.data()) as Float32Array))
     return all
   }
-  return { adapter, optimizer, trainer, values, dispose: () => (trainer.dispose(), optimizer.dispose(), adapter.dispose()) }
+  return {
+    adapter,
+    optimizer,
+    trainer,
+    values,
+    dispose: () => (trainer.dispose(), optimizer.dispose(), adapter.dispose()),
+  }
 }
 
 /** Batches of two, no two of one shape: another length of the text in each, and of the question and the answers in most. */
-const batches = (n: number): Sample[][] => Array.from({ length: n }, (_, i) => [0, 1].map((k): Sample => ({
-  ...samples[(i + k) % samples.length]!, choices: undefined, prompt: Array(3 + i - k).fill('red').join(' '), qformerText: Array(2 + ((7 * i + k) % 30)).fill('circle').join(' '), answer: Array(1 + (i % 4)).fill('left').join(' '),
-})))
+const batches = (n: number): Sample[][] =>
+  Array.from({ length: n }, (_, i) =>
+    [0, 1].map(
+      (k): Sample => ({
+        ...samples[(i + k) % samples.length]!,
+        choices: undefined,
+        prompt: Array(3 + i - k)
+          .fill('red')
+          .join(' '),
+        qformerText: Array(2 + ((7 * i + k) % 30))
+          .fill('circle')
+          .join(' '),
+        answer: Array(1 + (i % 4))
+          .fill('left')
+          .join(' '),
+      }),
+    ),
+  )
 /** What an unpadded batch would have as its shape. */
 function shape(batch: Sample[]): string {
   const config = checkAdapterConfig(trainConfig(world, 'none').adapter, bundle.model.config)
   const rows = batch.map((s) => encode(bundle, config, s))
   const longest = (of: (r: (typeof rows)[number]) => number): number => Math.max(...rows.map(of))
-  return [longest((r) => r.prompt.length + r.answer.length), longest((r) => r.qformer!.length), rows.reduce((sum, r) => sum + r.answer.length, 0)].join()
+  return [
+    longest((r) => r.prompt.length + r.answer.length),
+    longest((r) => r.qformer!.length),
+    rows.reduce((sum, r) => sum + r.answer.length, 0),
+  ].join()
 }
 
 const graphsSoFar = (): number => (syncBlocking(), native().devices().counts!['graphs']!)
 
-;(emulated ? test : plain.skip)('shuffled data of 40 shapes: at most 12 graphs, and the bits of operators one by one', async () => {
-  const data = batches(40)
-  assert.is(new Set(data.map(shape)).size, 40)
-  const run = async (graphs: boolean) => {
-    const { trainer, values, dispose, adapter, optimizer } = made()
-    const losses: number[] = []
-    const before = graphsSoFar()
-    for (let epoch = 1; epoch <= 2; epoch++) {
-      for (const i of shuffled(data.length, 7, epoch)) {
-        // A trainer that is new has seen no shape yet.
-        const one = graphs ? trainer : new Trainer(bundle, adapter, features, optimizer)
-        losses.push((await one.step([data[i]!])).loss)
-        if (!graphs) one.dispose()
+;(emulated ? test : plain.skip)(
+  'shuffled data of 40 shapes: at most 12 graphs, and the bits of operators one by one',
+  async () => {
+    const data = batches(40)
+    assert.is(new Set(data.map(shape)).size, 40)
+    const run = async (graphs: boolean) => {
+      const { trainer, values, dispose, adapter, optimizer } = made()
+      const losses: number[] = []
+      const before = graphsSoFar()
+      for (let epoch = 1; epoch <= 2; epoch++) {
+        for (const i of shuffled(data.length, 7, epoch)) {
+          // A trainer that is new has seen no shape yet.
+          const one = graphs ? trainer : new Trainer(bundle, adapter, features, optimizer)
+          losses.push((await one.step([data[i]!])).loss)
+          if (!graphs) one.dispose()
+        }
       }
+      const captured = graphsSoFar() - before
+      const out = { captured, bits: [...losses, ...(await values())] }
+      dispose()
+      return out
     }
-    const captured = graphsSoFar() - before
-    const out = { captured, bits: [...losses, ...(await values())] }
-    dispose()
-    return out
-  }
-  const [graphs, single] = [await run(true), await run(false)]
-  console.log(`40 shapes, 80 steps: ${graphs.captured} graphs`)
-  assert.is(single.captured, 0)
-  assert.ok(graphs.captured > 0 && graphs.captured <= 12, `${graphs.captured} graphs`)
-  assert.equal(graphs.bits, single.bits)
-})
+    const [graphs, single] = [await run(true), await run(false)]
+    console.log(`40 shapes, 80 steps: ${graphs.captured} graphs`)
+    assert.is(single.captured, 0)
+    assert.ok(graphs.captured > 0 && graphs.captured <= 12, `${graphs.captured} graphs`)
+    assert.equal(graphs.bits, single.bits)
+  },
+)
 
 test('padding to common shapes changes neither loss per token nor gradients', async () => {
   const data = batches(40).filter((_, i) => i % 13 === 0)
@@ -138,14 +171,18 @@ test('one batch after the other, captured or not: the same bits', async () => {
     const { trainer, values, dispose } = made({ graphBytes })
     const losses: number[] = []
     const before = graphsSoFar()
-    for (let i = 0; i < 24; i++) losses.push((await trainer.step(i % 3 ? [data[i % 8]!] : [data[i % 8]!, data[(i + 3) % 8]!])).loss)
+    for (let i = 0; i < 24; i++)
+      losses.push((await trainer.step(i % 3 ? [data[i % 8]!] : [data[i % 8]!, data[(i + 3) % 8]!])).loss)
     const out = { captured: graphsSoFar() - before, bits: [...losses, ...(await values())] }
     dispose()
     return out
   }
   const [all, none] = [await run(Infinity), await run(0)]
   assert.ok(all.captured > 1, `${all.captured} graphs`)
-  assert.ok(none.captured > all.captured, `with room for none, each that is captured drives out the one before: ${none.captured} graphs`)
+  assert.ok(
+    none.captured > all.captured,
+    `with room for none, each that is captured drives out the one before: ${none.captured} graphs`,
+  )
   assert.equal(all.bits, none.bits)
 })
 
@@ -167,9 +204,11 @@ test('graphs share memory: many take hardly more than the largest, and all of it
   assert.is(deviceMemory('cuda:0').bytes, before)
 })
 
-;(emulated ? test : plain.skip)('an operator that fails in a capture: the step says which, the graph is dropped, and the next steps are right', async () => {
-  const url = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href)
-  const code = (steps: string): string => `
+;(emulated ? test : plain.skip)(
+  'an operator that fails in a capture: the step says which, the graph is dropped, and the next steps are right',
+  async () => {
+    const url = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href)
+    const code = (steps: string): string => `
     const { Trainer } = await import(${url('../../lib/train/step.ts')}); const { Adapter } = await import(${url('../../lib/adapter/adapter.ts')})
     const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openBundle } = await import(${url('../../lib/eval/bundle.ts')})
     const { Features } = await import(${url('../../lib/eval/features.ts')}); const { readManifest } = await import(${url('../../lib/data/manifest.ts')})
@@ -183,13 +222,29 @@ test('graphs share memory: many take hardly more than the largest, and all of it
     const step = () => trainer.step([batch]).then((r) => r.loss, (e) => e.message)
     const losses = []
     ${steps}`
-  // Where the third step, the one that is captured, has its launches.
-  const [first, last] = (await lines(code('await step(); await step(); const a = counts().launches; losses.push(await step()); console.log(a, counts().launches)')))[0]!.split(' ').map(Number)
-  const [message, graphs, losses] = await lines(code('losses.push(await step(), await step()); console.log(await step()); for (let i = 0; i < 4; i++) losses.push(await step()); console.log(counts().graphs); console.log(losses.join())'), `fail=launch:${Math.round((first! + last!) / 2)}`)
-  const [whole] = await lines(code('for (let i = 0; i < 6; i++) losses.push(await step()); console.log(losses.join())'))
-  assert.match(message!, /^\w+: cuda:0: launch: .*\(cudaErrorInvalidConfiguration\)$/)
-  assert.is(graphs, '1', 'that of the fourth sight, as the third was the first')
-  assert.is(losses, whole)
-})
+    // Where the third step, the one that is captured, has its launches.
+    const [first, last] = (
+      await lines(
+        code(
+          'await step(); await step(); const a = counts().launches; losses.push(await step()); console.log(a, counts().launches)',
+        ),
+      )
+    )[0]!
+      .split(' ')
+      .map(Number)
+    const [message, graphs, losses] = await lines(
+      code(
+        'losses.push(await step(), await step()); console.log(await step()); for (let i = 0; i < 4; i++) losses.push(await step()); console.log(counts().graphs); console.log(losses.join())',
+      ),
+      `fail=launch:${Math.round((first! + last!) / 2)}`,
+    )
+    const [whole] = await lines(
+      code('for (let i = 0; i < 6; i++) losses.push(await step()); console.log(losses.join())'),
+    )
+    assert.match(message!, /^\w+: cuda:0: launch: .*\(cudaErrorInvalidConfiguration\)$/)
+    assert.is(graphs, '1', 'that of the fourth sight, as the third was the first')
+    assert.is(losses, whole)
+  },
+)
 
 plain.run()

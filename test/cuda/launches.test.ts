@@ -8,7 +8,8 @@ if (!emulated) console.error('test/cuda/launches: skipped, since build-emulated 
 
 /** Launches by the file that they stand in, of the forward pass and of the backward pass of what `code` returns. */
 async function launches(code: string): Promise<Record<string, number>[]> {
-  const out = await lines(`
+  const out = await lines(
+    `
     const on = (shape, dtype = 'float32') => m.full(shape, 1, dtype, 'cuda:0')
     const counts = () => { m.syncBlocking(); return m.native().devices().counts }
     const since = (before) => Object.fromEntries(Object.entries(counts()).filter(([k, n]) => /\\.(cu|h)$/.test(k) && n > (before[k] ?? 0)).map(([k, n]) => [k, n - (before[k] ?? 0)]))
@@ -19,7 +20,9 @@ async function launches(code: string): Promise<Record<string, number>[]> {
     console.log(JSON.stringify(since(before)))
     before = counts()
     m.backward(y, dy)
-    console.log(JSON.stringify(since(before)))`, 'null')
+    console.log(JSON.stringify(since(before)))`,
+    'null',
+  )
   return out.map((l) => JSON.parse(l) as Record<string, number>)
 }
 
@@ -28,7 +31,10 @@ test('a router: one forward, one backward', async () => {
     const x = m.cast(on([4, 8, 32, 768]).requireGrad(), 'bfloat16')
     const weights = { w1: on([64, 768]).requireGrad(), b1: on([64]).requireGrad(), w2: on([4, 64]).requireGrad(), b2: on([4]).requireGrad() }
     return { forward: () => m.router(x, weights, 2), dy: on([4, 8, 4]) }`)
-  assert.equal(seen.map((s) => s['ops/router.cu']), [1, 1])
+  assert.equal(
+    seen.map((s) => s['ops/router.cu']),
+    [1, 1],
+  )
 })
 
 test('gradients of LoRA’s A and B: one launch for their sums, one that adds the pieces', async () => {

@@ -19,10 +19,32 @@ const sizes: Sizes = { B: 4, T: 8, text: 32, prompt: 64, answers: 16 }
 
 /** Heads as wide as those of the full model, one of each. */
 const narrow = (qformer: number, language: number): object => ({
-  model_type: 'instructblip', num_query_tokens: 32,
-  vision_config: { hidden_size: 64, num_attention_heads: 1, image_size: 224, patch_size: 14, num_hidden_layers: 1, intermediate_size: 8 },
-  qformer_config: { hidden_size: 64, num_attention_heads: 1, intermediate_size: 16, num_hidden_layers: qformer, encoder_hidden_size: 64, vocab_size: 50 },
-  text_config: { model_type: 'llama', vocab_size: 60, hidden_size: 128, num_attention_heads: 1, intermediate_size: 256, num_hidden_layers: language },
+  model_type: 'instructblip',
+  num_query_tokens: 32,
+  vision_config: {
+    hidden_size: 64,
+    num_attention_heads: 1,
+    image_size: 224,
+    patch_size: 14,
+    num_hidden_layers: 1,
+    intermediate_size: 8,
+  },
+  qformer_config: {
+    hidden_size: 64,
+    num_attention_heads: 1,
+    intermediate_size: 16,
+    num_hidden_layers: qformer,
+    encoder_hidden_size: 64,
+    vocab_size: 50,
+  },
+  text_config: {
+    model_type: 'llama',
+    vocab_size: 60,
+    hidden_size: 128,
+    num_attention_heads: 1,
+    intermediate_size: 256,
+    num_hidden_layers: language,
+  },
 })
 
 /** Nodes of forward and backward. */
@@ -48,7 +70,8 @@ const nodes = (qformer: number, language: number): number =>
     return count
   })
 
-if (!device || !native().devices().counts) test.skip('nodes of a training step: they are counted by the emulator alone', () => {})
+if (!device || !native().devices().counts)
+  test.skip('nodes of a training step: they are counted by the emulator alone', () => {})
 else {
   test('a layer of LLaMA is nine nodes forward and nine backward', () => {
     assert.is(nodes(1, 3) - nodes(1, 2), 18)

@@ -9,13 +9,16 @@ if (!emulated) console.error('test/cuda/null: skipped, since build-emulated is n
 const counts = 'const counts = () => { m.syncBlocking(); return m.native().devices().counts }\n'
 
 test('it has the size of an H100, and tensors larger than this machine take no memory', async () => {
-  const [device, sum, grown] = await lines(`
+  const [device, sum, grown] = await lines(
+    `
     const { name, multiprocessors, memory } = m.native().devices().devices[0]
     console.log(name, multiprocessors, memory / 2 ** 30)
     const before = process.memoryUsage().rss
     const a = m.full([16, 2 ** 30], 3, 'float32', 'cuda:0') // 64 GiB
     console.log((await m.scale(a.view([2 ** 20]), 2).data()).reduce((x, y) => x + y))
-    console.log(process.memoryUsage().rss - before < 2 ** 26, m.deviceMemory('cuda:0').bytes >= 2 ** 36)`, 'null')
+    console.log(process.memoryUsage().rss - before < 2 ** 26, m.deviceMemory('cuda:0').bytes >= 2 ** 36)`,
+    'null',
+  )
   assert.is(device, 'Null CUDA device 132 80')
   assert.is(sum, '0', 'what is read is 0, since nothing was computed')
   assert.is(grown, 'true true')
@@ -49,10 +52,13 @@ test('launches, copies, fills, allocations and nodes of a graph are counted as o
 })
 
 test('what a device refuses is refused here too', async () => {
-  const [memory, foreign] = await lines(`
+  const [memory, foreign] = await lines(
+    `
     const big = m.full([2 ** 20], 1, 'float32', 'cuda:0')
     console.log(await m.sync().then(() => 'fine', (e) => e.message))
-    console.log(await m.native().read(big.handle).then(() => 'fine', (e) => e.message))`, 'null,memory=1000000')
+    console.log(await m.native().read(big.handle).then(() => 'fine', (e) => e.message))`,
+    'null,memory=1000000',
+  )
   assert.match(memory!, /^fill: out of memory on cuda:0: 4194304 bytes were asked for/)
   assert.match(foreign!, /an input has no data/)
 })

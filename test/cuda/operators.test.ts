@@ -18,18 +18,25 @@ function check(c: OpCase): void {
   const result = evaluate(c, { device: device! }, given)
   const { forward, gradients } = errors(c, result, 64, given)
   assert.ok(forward <= limits.float32.forward, `${c.name}: relative error ${forward}`)
-  for (const [name, e] of Object.entries(gradients)) assert.ok(e <= (c.narrow ? limits.bfloat16 : limits.float32).gradient, `${c.name}: relative error ${e} in the gradient of ${name}`)
+  for (const [name, e] of Object.entries(gradients))
+    assert.ok(
+      e <= (c.narrow ? limits.bfloat16 : limits.float32).gradient,
+      `${c.name}: relative error ${e} in the gradient of ${name}`,
+    )
   const expected = bits(result)
-  const same = (what: string, again: Buffer[]): void => again.forEach((b, i) => assert.ok(b.equals(expected[i]!), `${c.name}: ${what} changes the bits of result ${i}`))
+  const same = (what: string, again: Buffer[]): void =>
+    again.forEach((b, i) => assert.ok(b.equals(expected[i]!), `${c.name}: ${what} changes the bits of result ${i}`))
   same('a rerun', bits(evaluate(c, { device: device! }, given)))
-  for (const layout of ['spaced', 'sliced'] as const) same(`inputs that lie ${layout} in memory`, bits(evaluate(c, { layout, device: device! }, given)))
+  for (const layout of ['spaced', 'sliced'] as const)
+    same(`inputs that lie ${layout} in memory`, bits(evaluate(c, { layout, device: device! }, given)))
 }
 
 /** bfloat16: as near to float64 as SPEC asks, and nearly what the CPU twin makes of the same bits. */
 function checkNarrow(c: OpCase): void {
   const given = roundedInputs(c)
   const mine = evaluate(c, { device: device!, narrow: true }, given)
-  for (const { what, error } of distances(mine, evaluate(c, { narrow: true }, given), 1e-2)) assert.ok(error <= limits.apart, `${c.name}, bfloat16: ${what} is ${error} from the CPU's`)
+  for (const { what, error } of distances(mine, evaluate(c, { narrow: true }, given), 1e-2))
+    assert.ok(error <= limits.apart, `${c.name}, bfloat16: ${what} is ${error} from the CPU's`)
   const { forward } = errors({ ...c, differentiable: [] }, { ...mine, gradients: {} }, 64, given)
   assert.ok(forward <= limits.bfloat16.forward, `${c.name}, bfloat16: relative error ${forward}`)
 }

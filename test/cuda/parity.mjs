@@ -8,4 +8,6 @@ const node = (args, env = {}) => {
   if (status !== 0) process.exit(status ?? 1)
 }
 node([join(root, 'native', 'build.mjs'), '--cuda=emulated'])
-node([join(root, 'bin', 'mtransllama.mjs'), 'parity', '--device', 'cuda', ...process.argv.slice(2)], { MT_ADDON: join(root, 'build-emulated', 'Release', 'mtransllama.node') })
+node([join(root, 'bin', 'mtransllama.mjs'), 'parity', '--device', 'cuda', ...process.argv.slice(2)], {
+  MT_ADDON: join(root, 'build-emulated', 'Release', 'mtransllama.node'),
+})

@@ -17,21 +17,53 @@ const test = there ? plain : plain.skip
 
 const usual = [2, 3, 4, 7] // blocks of each tile that a multiprocessor of sm_90 holds, by registers and shared memory
 type Extra = 'plain' | 'bias' | 'low-rank' | 'gelu'
-interface Asked { m: number; n: number; k: number; extra?: Extra; processors?: number; held?: number[] }
-interface Planned { tile: string; pieces: number; time: number; way: string }
+interface Asked {
+  m: number
+  n: number
+  k: number
+  extra?: Extra
+  processors?: number
+  held?: number[]
+}
+interface Planned {
+  tile: string
+  pieces: number
+  time: number
+  way: string
+}
 
 function plans(asked: Asked[]): Planned[] {
-  const input = asked.map(({ m, n, k, extra = 'plain', processors = 132, held = usual }) => [processors, ...held, m, n, k, extra].join(' ')).join('\n')
+  const input = asked
+    .map(({ m, n, k, extra = 'plain', processors = 132, held = usual }) =>
+      [processors, ...held, m, n, k, extra].join(' '),
+    )
+    .join('\n')
   const { status, stdout, stderr } = spawnSync(program, { input, encoding: 'utf8' })
   assert.is(status, 0, stderr)
-  return stdout.trim().split('\n').map((line) => {
-    const [, tile, pieces, time, way] = /^(\S+) in (\d+) pieces?, (\S+) us, (\S+)$/.exec(line)!
-    return { tile: tile!, pieces: Number(pieces), time: Number(time), way: way! }
-  })
+  return stdout
+    .trim()
+    .split('\n')
+    .map((line) => {
+      const [, tile, pieces, time, way] = /^(\S+) in (\d+) pieces?, (\S+) us, (\S+)$/.exec(line)!
+      return { tile: tile!, pieces: Number(pieces), time: Number(time), way: way! }
+    })
 }
 
 test('compiles without CUDA', () => {
-  const { status, stderr } = spawnSync('g++', ['-std=c++20', '-Wall', '-Wextra', '-Inative', 'test/cuda/plan/plan.cc', 'native/kernels/cuda/product_plan.cc', '-o', program], { cwd: root, encoding: 'utf8' })
+  const { status, stderr } = spawnSync(
+    'g++',
+    [
+      '-std=c++20',
+      '-Wall',
+      '-Wextra',
+      '-Inative',
+      'test/cuda/plan/plan.cc',
+      'native/kernels/cuda/product_plan.cc',
+      '-o',
+      program,
+    ],
+    { cwd: root, encoding: 'utf8' },
+  )
   assert.is(status, 0, stderr)
 })
 
@@ -54,7 +86,10 @@ const table: [string, number, number, number, string, number][] = [
 ]
 test('the table of tiles and pieces', () => {
   const found = plans(table.map(([, m, n, k]) => ({ m, n, k })))
-  assert.equal(found.map(({ tile, pieces }, i) => [table[i]![0], tile, pieces]), table.map(([name, , , , tile, pieces]) => [name, tile, pieces]))
+  assert.equal(
+    found.map(({ tile, pieces }, i) => [table[i]![0], tile, pieces]),
+    table.map(([name, , , , tile, pieces]) => [name, tile, pieces]),
+  )
 })
 
 test('a block that is alone on its multiprocessor is slow: 96 blocks of 128x128 are not what 384 rows become', () => {
@@ -68,7 +103,9 @@ test('a block that is alone on its multiprocessor is slow: 96 blocks of 128x128 
 })
 
 test('what decides: no plan beats the rate of the machine, more multiprocessors are hardly slower, empty sums cost nothing', () => {
-  const asked = [1, 9, 40, 384, 1000, 8224].flatMap((m) => [8, 100, 768, 4096].flatMap((n) => [1, 33, 768, 11008].map((k) => ({ m, n, k }))))
+  const asked = [1, 9, 40, 384, 1000, 8224].flatMap((m) =>
+    [8, 100, 768, 4096].flatMap((n) => [1, 33, 768, 11008].map((k) => ({ m, n, k }))),
+  )
   const [few, many] = [plans(asked), plans(asked.map((a) => ({ ...a, processors: 264 })))]
   asked.forEach(({ m, n, k }, i) => {
     const what = `${m} ${n} ${k}`
@@ -76,15 +113,39 @@ test('what decides: no plan beats the rate of the machine, more multiprocessors 
     assert.ok(many[i]!.time <= few[i]!.time / 0.9 + 1e-6, what) // a split that gains less than a tenth is left out
     assert.ok(few[i]!.pieces <= 32 && few[i]!.pieces <= Math.max(1, Math.ceil(k / 32)), what)
   })
-  assert.equal(plans([{ m: 384, n: 4096, k: 0 }]).map(({ pieces, time }) => [pieces, time]), [[1, 0]])
+  assert.equal(
+    plans([{ m: 384, n: 4096, k: 0 }]).map(({ pieces, time }) => [pieces, time]),
+    [[1, 0]],
+  )
 })
 
 test('cuBLASLt computes what is plain, and the rest where its rate makes up for a launch more', () => {
-  const ways = (list: [number, number, number, Extra][]): string[] => plans(list.map(([m, n, k, extra]) => ({ m, n, k, extra }))).map(({ way }) => way)
-  assert.equal(ways([[384, 4096, 4096, 'plain'], [16, 64, 64, 'plain'], [8224, 4224, 1408, 'bias'], [64, 64, 64, 'bias']]), ['direct', 'direct', 'direct', 'own'])
+  const ways = (list: [number, number, number, Extra][]): string[] =>
+    plans(list.map(([m, n, k, extra]) => ({ m, n, k, extra }))).map(({ way }) => way)
+  assert.equal(
+    ways([
+      [384, 4096, 4096, 'plain'],
+      [16, 64, 64, 'plain'],
+      [8224, 4224, 1408, 'bias'],
+      [64, 64, 64, 'bias'],
+    ]),
+    ['direct', 'direct', 'direct', 'own'],
+  )
   // Low-rank updates of the Q-Former: of the image's keys and values, of its own.
-  assert.equal(ways([[8224, 768, 1408, 'low-rank'], [2048, 768, 768, 'low-rank']]), ['onto', 'own'])
-  assert.equal(ways([[8224, 6144, 1408, 'gelu'], [2048, 3072, 768, 'gelu']]), ['sums', 'own'])
+  assert.equal(
+    ways([
+      [8224, 768, 1408, 'low-rank'],
+      [2048, 768, 768, 'low-rank'],
+    ]),
+    ['onto', 'own'],
+  )
+  assert.equal(
+    ways([
+      [8224, 6144, 1408, 'gelu'],
+      [2048, 3072, 768, 'gelu'],
+    ]),
+    ['sums', 'own'],
+  )
 })
 
 plain.after(() => rmSync(folder, { recursive: true, force: true }))

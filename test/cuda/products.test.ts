@@ -4,7 +4,10 @@ import * as assert from 'uvu/assert'
 import { emulated, lines } from './emulated.js'
 
 const test = emulated ? plain : plain.skip
-if (!emulated) console.error('test/cuda/products: skipped, since build-emulated is not built (node native/build.mjs --cuda=emulated)')
+if (!emulated)
+  console.error(
+    'test/cuda/products: skipped, since build-emulated is not built (node native/build.mjs --cuda=emulated)',
+  )
 
 for (const [value, answer] of [
   ['own', '5,11'],
@@ -12,16 +15,21 @@ for (const [value, answer] of [
   ['mkl', 'readBlocking: gemm_forward: MT_GEMM: expected own or cublaslt, but got "mkl".'],
 ] as const)
   test(`MT_GEMM=${value}: ${answer}`, async () => {
-    const out = await lines(`
+    const out = await lines(
+      `
       const { tensor, linear } = m
       const on = (data, shape) => tensor(data, shape, undefined, 'cuda:0')
       const y = linear(on([1, 2], [1, 2]), on([1, 2, 3, 4], [2, 2]))
-      try { console.log(y.dataBlocking().join()) } catch (e) { console.log(e.message) }`, '', { MT_GEMM: value })
+      try { console.log(y.dataBlocking().join()) } catch (e) { console.log(e.message) }`,
+      '',
+      { MT_GEMM: value },
+    )
     assert.equal(out, [answer])
   })
 
 test('factors that are rounded and padded once, before their tiles are read, change no bit', async () => {
-  const [same, padded, launched, plain] = await lines(`
+  const [same, padded, launched, plain] = await lines(
+    `
     const { tensor, linear, cast, syncBlocking } = m
     const { narrow } = await import('${new URL('../../lib/ops/views.ts', import.meta.url).href}')
     const numbers = (...shape) => tensor(Float32Array.from({ length: shape[0] * shape[1] }, (_, i) => Math.sin(i * i)), shape, undefined, 'cuda:0')
@@ -34,7 +42,10 @@ test('factors that are rounded and padded once, before their tiles are read, cha
     console.log(bits(linear(narrow(x, 1, 0, 1020), narrow(rounded, 1, 0, 1020))) === bits(linear(zeros(x), zeros(rounded))))
     const count = (f) => { syncBlocking(); const before = m.native().devices().counts.launches; f(); syncBlocking(); return m.native().devices().counts.launches - before }
     console.log(count(() => linear(x, w)))
-    console.log(count(() => linear(x, rounded)))`, '', { MT_GEMM: 'own' })
+    console.log(count(() => linear(x, rounded)))`,
+    '',
+    { MT_GEMM: 'own' },
+  )
   assert.equal([same, padded], ['true', 'true'])
   assert.is(Number(launched), Number(plain) + 1)
 })

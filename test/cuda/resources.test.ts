@@ -6,7 +6,18 @@ import { readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { comparable, committed, page } from '../../docs/kernels.mjs'
-import { allowed, architectures, type Kernel, kept, nvcc, parse, resources, shortName, sources, spills } from '../../native/resources.mjs'
+import {
+  allowed,
+  architectures,
+  type Kernel,
+  kept,
+  nvcc,
+  parse,
+  resources,
+  shortName,
+  sources,
+  spills,
+} from '../../native/resources.mjs'
 import { compiled } from './compiled.js'
 
 test('what ptxas says is read: kernels, functions that were not inlined, spills', () => {
@@ -44,13 +55,24 @@ if (!version) {
     kernels = cmake ? kept(folder)! : await resources()
     assert.equal(spills(kernels), [])
     for (const { kernel, registers } of kernels) assert.ok(registers <= 255, kernel)
-    const withKernels = sources().filter((f) => readFileSync(new URL(`../../${f}`, import.meta.url), 'utf8').includes('__global__'))
-    for (const arch of architectures) for (const file of withKernels) assert.ok(kernels.some((k) => k.file === file && k.arch === arch && k.registers), `${file} for ${arch}`)
+    const withKernels = sources().filter((f) =>
+      readFileSync(new URL(`../../${f}`, import.meta.url), 'utf8').includes('__global__'),
+    )
+    for (const arch of architectures)
+      for (const file of withKernels)
+        assert.ok(
+          kernels.some((k) => k.file === file && k.arch === arch && k.registers),
+          `${file} for ${arch}`,
+        )
   })
 
   test('docs/kernels.md is what npm run docs:kernels makes', () => {
     const made = page({ nvcc: version, archs: architectures, kernels, ...committed() })
-    assert.is(comparable(readFileSync(new URL('../../docs/kernels.md', import.meta.url), 'utf8')), comparable(made), 'run npm run docs:kernels and commit what it writes')
+    assert.is(
+      comparable(readFileSync(new URL('../../docs/kernels.md', import.meta.url), 'utf8')),
+      comparable(made),
+      'run npm run docs:kernels and commit what it writes',
+    )
   })
 }
 

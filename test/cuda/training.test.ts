@@ -23,12 +23,20 @@ if (reason !== undefined) console.error(`test/cuda/training: skipped, since ${re
 let world: World
 if (reason === undefined) plain.before(async () => void (world = await makeWorld()))
 
-async function losses(output: string, options: TrainOptions, more: Parameters<typeof trainConfig>[2] = {}): Promise<{ losses: number[]; norms: number[]; result: TrainResult }> {
+async function losses(
+  output: string,
+  options: TrainOptions,
+  more: Parameters<typeof trainConfig>[2] = {},
+): Promise<{ losses: number[]; norms: number[]; result: TrainResult }> {
   const [losses, norms]: number[][] = [[], []]
-  const result = await train(trainConfig(world, output, { data: { val: undefined }, ...more }), { ...options, onStep: (e) => void (losses!.push(e.loss), norms!.push(e.norm)) })
+  const result = await train(trainConfig(world, output, { data: { val: undefined }, ...more }), {
+    ...options,
+    onStep: (e) => void (losses!.push(e.loss), norms!.push(e.norm)),
+  })
   return { losses: losses!, norms: norms!, result }
 }
-const largest = (a: number[], b: number[]): number => Math.max(...a.map((x, i) => Math.abs(x - b[i]!) / Math.abs(b[i]!)))
+const largest = (a: number[], b: number[]): number =>
+  Math.max(...a.map((x, i) => Math.abs(x - b[i]!) / Math.abs(b[i]!)))
 
 test('fifty steps: the losses of the CPU, as graphs and without, and memory returns', async () => {
   const epochs = { train: { epochs: 17, lr: 1e-3 } }
@@ -57,11 +65,18 @@ test('a graph gives the bits of its operators one by one; so does a rerun', asyn
   const features = new Features(bundle, { frames: 3, sampling: { kind: 'uniform' } })
   const run = async (graphs: boolean): Promise<number[]> => {
     const adapter = new Adapter(bundle.model.config, config.adapter, { seed: 3, device: bundle.model.device })
-    const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05 })
+    const optimizer = new AdamW(
+      adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+      { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05 },
+    )
     const trainer = new Trainer(bundle, adapter, features, optimizer, { graphs })
     const out: number[] = []
     // Widths are the same with and without graphs only if they are multiples already, so the texts are compared by one batch.
-    for (let i = 0; i < 4; i++) out.push((await trainer.step([samples.slice(0, 4), samples.slice(0, 4)])).loss, (await trainer.step([samples.slice(4, 6)])).norm)
+    for (let i = 0; i < 4; i++)
+      out.push(
+        (await trainer.step([samples.slice(0, 4), samples.slice(0, 4)])).loss,
+        (await trainer.step([samples.slice(4, 6)])).norm,
+      )
     for (const t of adapter.parameters.values()) out.push(...((await t.data()) as Float32Array))
     trainer.dispose()
     optimizer.dispose()
@@ -81,7 +96,13 @@ test('an adapter trained on the GPU answers the same on the CPU', async () => {
     const bundle = await openBundle(world.model, { device })
     const adapter = await loadAdapter(result.last, bundle)
     const out: number[] = []
-    for await (const p of evaluate(bundle, new Features(bundle, { frames: 3, sampling: { kind: 'uniform' } }), await readManifest(world.val), { adapter })) out.push(...Object.values(p.losses!))
+    for await (const p of evaluate(
+      bundle,
+      new Features(bundle, { frames: 3, sampling: { kind: 'uniform' } }),
+      await readManifest(world.val),
+      { adapter },
+    ))
+      out.push(...Object.values(p.losses!))
     adapter.dispose()
     bundle.model.dispose()
     return out
@@ -92,16 +113,21 @@ test('an adapter trained on the GPU answers the same on the CPU', async () => {
 
 test('bfloat16: losses near those of float32 all the way', async () => {
   const short = { train: { epochs: 4, lr: 1e-3 } }
-  const [narrow, wide] = [await losses('narrow', { device: 'cuda', precision: 'bfloat16' }, short), await losses('wide', { device: 'cpu' }, short)]
+  const [narrow, wide] = [
+    await losses('narrow', { device: 'cuda', precision: 'bfloat16' }, short),
+    await losses('wide', { device: 'cpu' }, short),
+  ]
   const error = largest(narrow.losses, wide.losses)
   assert.ok(error <= 2e-2, `losses differ by ${error}`)
   const onCpu = await losses('narrow-cpu', { device: 'cpu', precision: 'bfloat16' }, short)
   assert.ok(largest(onCpu.losses, wide.losses) <= 2e-2)
 })
 
-;(emulated ? test : plain.skip)('out of device memory in the middle of a step: the operator is named, memory returns, a smaller batch goes on', async () => {
-  const url = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href)
-  const code = `
+;(emulated ? test : plain.skip)(
+  'out of device memory in the middle of a step: the operator is named, memory returns, a smaller batch goes on',
+  async () => {
+    const url = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href)
+    const code = `
     const { Trainer } = await import(${url('../../lib/train/step.ts')}); const { Adapter } = await import(${url('../../lib/adapter/adapter.ts')})
     const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openBundle } = await import(${url('../../lib/eval/bundle.ts')})
     const { Features } = await import(${url('../../lib/eval/features.ts')}); const { readManifest } = await import(${url('../../lib/data/manifest.ts')})
@@ -118,9 +144,13 @@ test('bfloat16: losses near those of float32 all the way', async () => {
     await m.sync().catch(() => {}); optimizer.zeroGrad(); await m.sync()
     // A set of masks for another width of the texts may be kept.
     console.log(m.deviceMemory('cuda:0').bytes - before < 4096, Number.isFinite((await trainer.step([small])).loss), Number.isFinite((await trainer.step([small])).loss))`
-  const out = await lines(code, `memory=${6 << 20}`)
-  assert.match(out[0]!, /^\w+: out of memory on cuda:0: \d+ bytes were asked for while tensors hold \d+ of its \d+ bytes; use a smaller batch or fewer frames$/)
-  assert.is(out[1], 'true true true')
-})
+    const out = await lines(code, `memory=${6 << 20}`)
+    assert.match(
+      out[0]!,
+      /^\w+: out of memory on cuda:0: \d+ bytes were asked for while tensors hold \d+ of its \d+ bytes; use a smaller batch or fewer frames$/,
+    )
+    assert.is(out[1], 'true true true')
+  },
+)
 
 plain.run()

@@ -12,15 +12,35 @@ const test = suite('bad video input')
 const folder = temporaryFolder()
 const colours = (n: number): Colour[] => Array.from({ length: n }, (_, i) => [(i * 37) % 256, (i * 91 + 40) % 256, 90])
 /** Pictures that take bytes, so that a cut in the middle of the file is a cut in the middle of the pictures. */
-const noisy = (n: number) => Array.from({ length: n }, (_, i) => (x: number, y: number): Colour => [(x * 37 + i * 11) % 256, (y * 53 + i * 7) % 256, (x * y + i) % 256])
+const noisy = (n: number) =>
+  Array.from(
+    { length: n },
+    (_, i) =>
+      (x: number, y: number): Colour => [(x * 37 + i * 11) % 256, (y * 53 + i * 7) % 256, (x * y + i) % 256],
+  )
 
 test.after(() => {
-  const open = readdirSync('/proc/self/fd').map((fd) => { try { return readlinkSync(`/proc/self/fd/${fd}`) } catch { return '' } })
+  const open = readdirSync('/proc/self/fd').map((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`)
+    } catch {
+      return ''
+    }
+  })
   folder.remove()
-  assert.equal(open.filter((path) => path.startsWith(folder.path)), [], 'nothing stays open')
+  assert.equal(
+    open.filter((path) => path.startsWith(folder.path)),
+    [],
+    'nothing stays open',
+  )
 })
 
-async function refused(clip: Clip, message: RegExp, frames = 4, sampling: Sampling = { kind: 'uniform' }): Promise<void> {
+async function refused(
+  clip: Clip,
+  message: RegExp,
+  frames = 4,
+  sampling: Sampling = { kind: 'uniform' },
+): Promise<void> {
   try {
     await readFrames(clip, { frames, sampling })
   } catch (error) {
@@ -44,7 +64,8 @@ test('a file that may not be read', async () => {
   const path = await writeVideo(folder.at('secret.mp4'), colours(3))
   await readFrames({ video: path }, { frames: 1, sampling: { kind: 'uniform' } })
   const root = process.getuid?.() === 0
-  if (root) process.seteuid!(65534) // the folder belongs to root alone
+  if (root)
+    process.seteuid!(65534) // the folder belongs to root alone
   else (await import('node:fs')).chmodSync(path, 0)
   try {
     await refused({ video: path }, /secret\.mp4: expected .* but got EACCES/)
@@ -58,10 +79,15 @@ test('files that are no video: bytes, a text, a picture, sound', async () => {
   await refused({ video: folder.at('noise.mp4') }, /expected a video file, but got something that FFmpeg cannot read/)
   writeFileSync(folder.at('a.txt'), 'Once upon a time there was no video.\n'.repeat(50))
   await refused({ video: folder.at('a.txt') }, /expected a video file, but got a text/)
-  await sharp({ create: { width: 32, height: 32, channels: 3, background: '#123456' } }).png().toFile(folder.at('a.png'))
+  await sharp({ create: { width: 32, height: 32, channels: 3, background: '#123456' } })
+    .png()
+    .toFile(folder.at('a.png'))
   await refused({ video: folder.at('a.png') }, /a still image; put it into a folder/)
   await refused({ video: writeAudio(folder.at('a.wav')) }, /sound without pictures/)
-  writeFileSync(folder.at('list.m3u8'), '#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n')
+  writeFileSync(
+    folder.at('list.m3u8'),
+    '#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n',
+  )
   await refused({ video: folder.at('list.m3u8') }, /expected a video file/)
 })
 
@@ -75,7 +101,11 @@ test('a truncated MP4: the index missing', async () => {
 })
 
 test('a video cut in the middle: frames before the cut are read, frames past it are refused', async () => {
-  for (const [name, options] of [['cut.mp4', { faststart: true }], ['cutb.mp4', { faststart: true, bFrames: 2 }], ['cut.mkv', {}]] as const) {
+  for (const [name, options] of [
+    ['cut.mp4', { faststart: true }],
+    ['cutb.mp4', { faststart: true, bFrames: 2 }],
+    ['cut.mkv', {}],
+  ] as const) {
     const path = await writeVideo(folder.at(`whole-${name}`), noisy(100), { fps: 10, gop: 10, ...options })
     const bytes = readFileSync(path)
     const cut = folder.at(name)
@@ -125,27 +155,43 @@ test('start and end: in order, and within the video, whose duration is named', a
   await refused({ video: path, start: 1, end: 1 }, /end: expected a time after start/)
   await refused({ video: path, start: -1 }, /start: expected seconds, from 0 on, but got -1/)
   await refused({ video: path, start: NaN }, /start: expected seconds/)
-  await refused({ video: path, start: 2 }, /start: expected a time before the end of .*short\.mp4, which lasts 2 s, but got 2/)
+  await refused(
+    { video: path, start: 2 },
+    /start: expected a time before the end of .*short\.mp4, which lasts 2 s, but got 2/,
+  )
   await refused({ video: path, end: 2.5 }, /end: expected a time within .*short\.mp4, which lasts 2 s, but got 2\.5/)
 })
 
 test('T below 1, and clips too short for the sampling', async () => {
   const path = await writeVideo(folder.at('tiny.mp4'), colours(5), { fps: 10 })
-  for (const frames of [0, -3, 2.5, NaN]) await refused({ video: path }, /frames: expected a whole number from 1 on/, frames)
+  for (const frames of [0, -3, 2.5, NaN])
+    await refused({ video: path }, /frames: expected a whole number from 1 on/, frames)
   await refused({ video: path }, /at least 6 frames from 0 s to 0\.5 s, but got 5/, 6, { kind: 'first' })
-  await refused({ video: path }, /a clip that lasts more than 0\.6 s for 4 frames at 5 fps, but got 0\.5 s/, 4, { kind: 'fps', fps: 5 })
+  await refused({ video: path }, /a clip that lasts more than 0\.6 s for 4 frames at 5 fps, but got 0\.5 s/, 4, {
+    kind: 'fps',
+    fps: 5,
+  })
 })
 
 test('folders: no image, no fps, an image that is none', async () => {
   mkdirSync(folder.at('hollow'))
-  await refused({ video: folder.at('hollow'), fps: 5 }, /hollow: expected a folder of frame images .* but got a folder without any/)
-  await sharp({ create: { width: 8, height: 8, channels: 3, background: '#123456' } }).png().toFile(folder.at('hollow/1.png'))
+  await refused(
+    { video: folder.at('hollow'), fps: 5 },
+    /hollow: expected a folder of frame images .* but got a folder without any/,
+  )
+  await sharp({ create: { width: 8, height: 8, channels: 3, background: '#123456' } })
+    .png()
+    .toFile(folder.at('hollow/1.png'))
   await refused({ video: folder.at('hollow') }, /fps of .*hollow: expected the frames per second/)
   await refused({ video: folder.at('hollow'), fps: 0 }, /a number above 0, but got 0/)
   await refused({ video: folder.at('hollow'), fps: 1, end: 9 }, /end: expected a time within .*hollow, which lasts 1 s/)
   writeFileSync(folder.at('hollow/2.png'), readFileSync(folder.at('hollow/1.png')).subarray(0, 60))
   writeFileSync(folder.at('hollow/10.jpg'), 'no picture')
-  await refused({ video: folder.at('hollow'), fps: 1, start: 1, end: 2 }, /2\.png: expected an image that can be decoded/, 1)
+  await refused(
+    { video: folder.at('hollow'), fps: 1, start: 1, end: 2 },
+    /2\.png: expected an image that can be decoded/,
+    1,
+  )
   await refused({ video: folder.at('hollow'), fps: 1, start: 2 }, /10\.jpg: expected an image that can be decoded/, 1)
 })
 
@@ -155,7 +201,11 @@ test('FFmpeg prints nothing, whatever happens', () => {
       await readFrames({ video: ${JSON.stringify(folder.path)} + '/' + name }, { frames: 40, sampling: { kind: 'uniform' } }).then(() => process.exit(1), () => {})
     }
     console.log('alive')`
-  const { stdout, stderr, status } = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code], { encoding: 'utf8' })
+  const { stdout, stderr, status } = spawnSync(
+    process.execPath,
+    ['--import', 'tsx', '--input-type=module', '-e', code],
+    { encoding: 'utf8' },
+  )
   assert.equal({ stdout, stderr, status }, { stdout: 'alive\n', stderr: '', status: 0 })
 })
 

@@ -10,22 +10,46 @@ const folder = temporaryFolder()
 test.after(() => folder.remove())
 
 const source: FeatureSource = {
-  content: 'c'.repeat(64), sampling: { kind: 'uniform' }, frames: 4, visionFingerprint: 'v',
-  preprocessor: { size: { height: 32, width: 32 }, mean: [0, 0, 0], std: [1, 1, 1], rescale: 1 / 255, resample: 'cubic' },
+  content: 'c'.repeat(64),
+  sampling: { kind: 'uniform' },
+  frames: 4,
+  visionFingerprint: 'v',
+  preprocessor: {
+    size: { height: 32, width: 32 },
+    mean: [0, 0, 0],
+    std: [1, 1, 1],
+    rescale: 1 / 255,
+    resample: 'cubic',
+  },
 }
 
 test('the key depends on everything that the features depend on, and on nothing else', () => {
   const { preprocessor: p } = source
   const variants: FeatureSource[] = [
-    source, { ...source, content: 'd'.repeat(64) }, { ...source, start: 1 }, { ...source, end: 1 }, { ...source, fps: 1 }, { ...source, frames: 8 },
-    { ...source, sampling: { kind: 'first' } }, { ...source, sampling: { kind: 'fps', fps: 1 } }, { ...source, sampling: { kind: 'fps', fps: 2 } },
-    { ...source, visionFingerprint: 'w' }, { ...source, preprocessor: { ...p, size: { height: 64, width: 64 } } },
-    { ...source, preprocessor: { ...p, mean: [0.1, 0, 0] } }, { ...source, preprocessor: { ...p, std: [1, 2, 1] } },
-    { ...source, preprocessor: { ...p, rescale: 1 } }, { ...source, preprocessor: { ...p, resample: 'linear' } },
+    source,
+    { ...source, content: 'd'.repeat(64) },
+    { ...source, start: 1 },
+    { ...source, end: 1 },
+    { ...source, fps: 1 },
+    { ...source, frames: 8 },
+    { ...source, sampling: { kind: 'first' } },
+    { ...source, sampling: { kind: 'fps', fps: 1 } },
+    { ...source, sampling: { kind: 'fps', fps: 2 } },
+    { ...source, visionFingerprint: 'w' },
+    { ...source, preprocessor: { ...p, size: { height: 64, width: 64 } } },
+    { ...source, preprocessor: { ...p, mean: [0.1, 0, 0] } },
+    { ...source, preprocessor: { ...p, std: [1, 2, 1] } },
+    { ...source, preprocessor: { ...p, rescale: 1 } },
+    { ...source, preprocessor: { ...p, resample: 'linear' } },
   ]
   assert.is(new Set(variants.map(featureKey)).size, variants.length)
   assert.match(featureKey(source), /^[0-9a-f]{64}$/)
-  const reordered = { ...source, start: 0, end: undefined, preprocessor: { resample: p.resample, std: p.std, rescale: p.rescale, mean: p.mean, size: p.size } }
+  const reordered = {
+    ...source,
+    start: 0,
+    end: undefined,
+    preprocessor: { resample: p.resample, std: p.std, rescale: p.rescale, mean: p.mean, size: p.size },
+  }
   assert.is(featureKey(reordered), featureKey(source))
 })
 
@@ -36,14 +60,25 @@ test('the content hash follows the bytes, not the name; a folder counts names an
   assert.is(await contentHash(folder.at('b.mp4')), await contentHash(folder.at('a.mp4')))
   writeFileSync(folder.at('b.mp4'), 'abd')
   utimesSync(folder.at('b.mp4'), 1, 1)
-  assert.is.not(await contentHash(folder.at('b.mp4')), await contentHash(folder.at('a.mp4')), 'a changed file is read again')
-  for (const [name, files] of [['f', ['1.png', '2.png']], ['g', ['1.png', '3.png']], ['h', ['1.png', '2.png']]] as const) {
+  assert.is.not(
+    await contentHash(folder.at('b.mp4')),
+    await contentHash(folder.at('a.mp4')),
+    'a changed file is read again',
+  )
+  for (const [name, files] of [
+    ['f', ['1.png', '2.png']],
+    ['g', ['1.png', '3.png']],
+    ['h', ['1.png', '2.png']],
+  ] as const) {
     mkdirSync(folder.at(name))
     for (const file of files) writeFileSync(folder.at(`${name}/${file}`), file[0] === '1' ? 'x' : 'y')
   }
   assert.is(await contentHash(folder.at('f')), await contentHash(folder.at('h')))
   assert.is.not(await contentHash(folder.at('f')), await contentHash(folder.at('g')))
-  await contentHash(folder.at('none.mp4')).then(() => assert.unreachable(), (error: Error) => assert.match(error.message, /none\.mp4: expected a readable video file/))
+  await contentHash(folder.at('none.mp4')).then(
+    () => assert.unreachable(),
+    (error: Error) => assert.match(error.message, /none\.mp4: expected a readable video file/),
+  )
 })
 
 test('what was put is got, to the bit; nothing else is', async () => {
@@ -55,17 +90,27 @@ test('what was put is got, to the bit; nothing else is', async () => {
   assert.equal(await cache.get(key), { data, shape: [2, 3, 4] })
   assert.equal(await new FeatureCache(folder.at('cache')).get(key), { data, shape: [2, 3, 4] })
   assert.is(await cache.get(featureKey({ ...source, frames: 2 })), undefined)
-  await cache.put(key, [24], data.map((x) => -x))
+  await cache.put(
+    key,
+    [24],
+    data.map((x) => -x),
+  )
   assert.equal((await cache.get(key))!.shape, [24])
   const view = new Float32Array(new Float32Array(10).fill(3).buffer, 8, 4)
   await cache.put(key, [4], view)
   assert.equal((await cache.get(key))!.data, view, 'a part of a buffer')
-  await cache.put(key, [5], view).then(() => assert.unreachable(), (error: Error) => assert.match(error.message, /5 values for the shape \[5\], but got 4/))
+  await cache.put(key, [5], view).then(
+    () => assert.unreachable(),
+    (error: Error) => assert.match(error.message, /5 values for the shape \[5\], but got 4/),
+  )
   assert.equal((await cache.get(key))!.shape, [4], 'a refused write leaves what was there')
-  await cache.get('../../etc').then(() => assert.unreachable(), (error: Error) => assert.match(error.message, /a key made by featureKey/))
+  await cache.get('../../etc').then(
+    () => assert.unreachable(),
+    (error: Error) => assert.match(error.message, /a key made by featureKey/),
+  )
 })
 
-test('a damaged file counts as none and is deleted; another key\'s file too', async () => {
+test("a damaged file counts as none and is deleted; another key's file too", async () => {
   const cache = new FeatureCache(folder.at('damaged'))
   const key = featureKey(source)
   const other = featureKey({ ...source, frames: 2 })
@@ -74,8 +119,15 @@ test('a damaged file counts as none and is deleted; another key\'s file too', as
   await write()
   const { size } = await readHeader(path)
   const harm: (() => void)[] = [
-    () => truncateSync(path, size - 4), () => truncateSync(path, 5), () => writeFileSync(path, ''), () => writeFileSync(path, 'nonsense'.repeat(9)),
-    () => { const bytes = readFileSync(path); bytes[size - 3]! ^= 1; writeFileSync(path, bytes) },
+    () => truncateSync(path, size - 4),
+    () => truncateSync(path, 5),
+    () => writeFileSync(path, ''),
+    () => writeFileSync(path, 'nonsense'.repeat(9)),
+    () => {
+      const bytes = readFileSync(path)
+      bytes[size - 3]! ^= 1
+      writeFileSync(path, bytes)
+    },
   ]
   for (const damage of harm) {
     await write()
@@ -101,8 +153,10 @@ test('writers at the same time leave one whole file and no other', async () => {
 test('a place that cannot be written is one clear error', async () => {
   writeFileSync(folder.at('file'), '')
   const cache = new FeatureCache(folder.at('file/cache'))
-  await cache.put(featureKey(source), [1], new Float32Array(1)).then(() => assert.unreachable(), (error: Error) =>
-    assert.match(error.message, /file\/cache: expected a folder that can be written/))
+  await cache.put(featureKey(source), [1], new Float32Array(1)).then(
+    () => assert.unreachable(),
+    (error: Error) => assert.match(error.message, /file\/cache: expected a folder that can be written/),
+  )
 })
 
 test.run()

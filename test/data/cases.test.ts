@@ -27,13 +27,21 @@ if (!existsSync(folder)) {
       const wanted = [one, ...(one.either ?? [])]
       const frames = wanted.find((w) => w.frames)!.frames!
       for (const [count, numbers] of Object.entries(frames)) {
-        const read = await readFrames({ video: folder + name }, { frames: Number(count), sampling: { kind: 'uniform' } }).catch((error: unknown) => error)
+        const read = await readFrames(
+          { video: folder + name },
+          { frames: Number(count), sampling: { kind: 'uniform' } },
+        ).catch((error: unknown) => error)
         if (read instanceof Error) {
           assert.instance(read, InputError)
-          assert.ok(wanted.some((w) => w.error), read.message)
+          assert.ok(
+            wanted.some((w) => w.error),
+            read.message,
+          )
           continue
         }
-        const got = (read as Awaited<ReturnType<typeof readFrames>>).map((f) => barNumber(f)).map((n) => (n > 127 ? 255 - n : n)) // a second part shows its negative
+        const got = (read as Awaited<ReturnType<typeof readFrames>>)
+          .map((f) => barNumber(f))
+          .map((n) => (n > 127 ? 255 - n : n)) // a second part shows its negative
         if (typeof numbers !== 'string') assert.equal(got, numbers)
         else assert.ok(got.every((n, i) => n === (2 * i + got[0]!) % 50) && got[0]! < 2, `${numbers}: ${got}`)
       }

@@ -11,8 +11,14 @@ import { bars, temporaryFolder, writeVideo, type VideoOptions } from './videos.j
 
 /** What is written once, and then damaged. */
 const CLIPS: [string, VideoOptions][] = [
-  ['a.mp4', { bFrames: 2, sound: 1 }], ['b.mkv', { bFrames: 2 }], ['c.webm', { codec: 'libvpx-vp9', sound: 1 }], ['d.avi', { codec: 'mpeg4', bFrames: 2 }],
-  ['e.flv', { sound: 1 }], ['f.wmv', { codec: 'wmv2', sound: 1 }], ['g.ts', { bFrames: 2 }], ['h.mpg', { codec: 'mpeg2video', bFrames: 2, sound: 1 }],
+  ['a.mp4', { bFrames: 2, sound: 1 }],
+  ['b.mkv', { bFrames: 2 }],
+  ['c.webm', { codec: 'libvpx-vp9', sound: 1 }],
+  ['d.avi', { codec: 'mpeg4', bFrames: 2 }],
+  ['e.flv', { sound: 1 }],
+  ['f.wmv', { codec: 'wmv2', sound: 1 }],
+  ['g.ts', { bFrames: 2 }],
+  ['h.mpg', { codec: 'mpeg2video', bFrames: 2, sound: 1 }],
 ]
 const SAMPLINGS: Sampling[] = [{ kind: 'uniform' }, { kind: 'fps', fps: 10 }, { kind: 'first' }]
 
@@ -67,10 +73,23 @@ function mutate(original: Buffer, below: (n: number) => number): Buffer {
 }
 
 /** @param progress is called after every clip */
-export async function fuzz(clips: number, seed: number, limit = 20, progress: (done: number, result: FuzzResult) => void = () => {}): Promise<FuzzResult> {
+export async function fuzz(
+  clips: number,
+  seed: number,
+  limit = 20,
+  progress: (done: number, result: FuzzResult) => void = () => {},
+): Promise<FuzzResult> {
   const folder = temporaryFolder()
   const decoders = new Decoders()
-  const result: FuzzResult = { clips, pictures: 0, refused: 0, late: 0, crashes: 0, faults: [], memory: { here: [0, 0], there: [0, 0] } }
+  const result: FuzzResult = {
+    clips,
+    pictures: 0,
+    refused: 0,
+    late: 0,
+    crashes: 0,
+    faults: [],
+    memory: { here: [0, 0], there: [0, 0] },
+  }
   const originals = new Map<string, Buffer>()
   const MiB = (bytes: number): number => Math.round(bytes / 2 ** 20)
   const one = async (i: number): Promise<void> => {
@@ -82,7 +101,11 @@ export async function fuzz(clips: number, seed: number, limit = 20, progress: (d
       const frames = 1 + below(8)
       const clip = { video: path, ...(below(4) === 0 && { start: 0.2, end: 0.2 + (1 + below(10)) / 10 }) }
       const got = await decoders.read(clip, { frames, sampling: SAMPLINGS[below(3)]! }, limit)
-      if (got.length !== frames || !got.every((f) => f.data.length === 3 * f.width * f.height && Number.isFinite(f.time))) result.faults.push(`clip ${i}, ${name}: ${got.length} pictures for ${frames}, or of a wrong size`)
+      if (
+        got.length !== frames ||
+        !got.every((f) => f.data.length === 3 * f.width * f.height && Number.isFinite(f.time))
+      )
+        result.faults.push(`clip ${i}, ${name}: ${got.length} pictures for ${frames}, or of a wrong size`)
       result.pictures++
     } catch (error) {
       const { message } = error as Error
@@ -95,15 +118,28 @@ export async function fuzz(clips: number, seed: number, limit = 20, progress: (d
     }
   }
   try {
-    for (const [name, options] of CLIPS) originals.set(name, readFileSync(await writeVideo(folder.at(name), Array.from({ length: 30 }, (_, i) => bars(i)), { width: 64, height: 32, fps: 25, ...options })))
+    for (const [name, options] of CLIPS)
+      originals.set(
+        name,
+        readFileSync(
+          await writeVideo(
+            folder.at(name),
+            Array.from({ length: 30 }, (_, i) => bars(i)),
+            { width: 64, height: 32, fps: 25, ...options },
+          ),
+        ),
+      )
     let [next, done] = [0, 0]
-    await Promise.all(Array.from({ length: 4 }, async () => {
-      while (next < clips) {
-        await one(next++)
-        if (++done === Math.ceil(clips / 10)) result.memory = { here: [MiB(process.memoryUsage.rss()), 0], there: [MiB(decoders.rss), 0] }
-        progress(done, result)
-      }
-    }))
+    await Promise.all(
+      Array.from({ length: 4 }, async () => {
+        while (next < clips) {
+          await one(next++)
+          if (++done === Math.ceil(clips / 10))
+            result.memory = { here: [MiB(process.memoryUsage.rss()), 0], there: [MiB(decoders.rss), 0] }
+          progress(done, result)
+        }
+      }),
+    )
     result.memory.here[1] = MiB(process.memoryUsage.rss())
     result.memory.there[1] = MiB(decoders.rss)
     return result
@@ -114,16 +150,31 @@ export async function fuzz(clips: number, seed: number, limit = 20, progress: (d
 }
 
 /** In one line. */
-export function summary({ clips, pictures, refused, late, crashes, faults, memory: { here, there } }: FuzzResult): string {
+export function summary({
+  clips,
+  pictures,
+  refused,
+  late,
+  crashes,
+  faults,
+  memory: { here, there },
+}: FuzzResult): string {
   return `${clips} clips: ${pictures} gave pictures, ${refused} were refused (${late} for their time); ${crashes} crashes of FFmpeg, ${faults.length} faults; memory here ${here.join(' → ')} MiB, of a decoding process at most ${there.join(' → ')} MiB`
 }
 
 if (process.argv[1] && import.meta.url.endsWith(process.argv[1].replaceAll('\\', '/').split('/').at(-1)!)) {
-  const { values } = parseArgs({ options: { clips: { type: 'string', default: '2000' }, seed: { type: 'string', default: '1' }, limit: { type: 'string', default: '20' } } })
+  const { values } = parseArgs({
+    options: {
+      clips: { type: 'string', default: '2000' },
+      seed: { type: 'string', default: '1' },
+      limit: { type: 'string', default: '20' },
+    },
+  })
   const [clips, seed, limit] = [Number(values.clips), Number(values.seed), Number(values.limit)]
   console.log(`${clips} damaged clips of ${CLIPS.length} containers, seed ${seed}, at most ${limit} s each`)
   const result = await fuzz(clips, seed, limit, (done, r) => {
-    if (done % 100 === 0) console.log(`${done}: ${r.pictures} gave pictures, ${r.refused} refused, ${r.faults.length} faults`)
+    if (done % 100 === 0)
+      console.log(`${done}: ${r.pictures} gave pictures, ${r.refused} refused, ${r.faults.length} faults`)
   })
   for (const fault of result.faults) console.log(fault)
   console.log(summary(result))

@@ -11,13 +11,20 @@ test.after(() => folder.remove())
 
 const MEAN = [0.48145466, 0.4578275, 0.40821073]
 const STD = [0.26862954, 0.26130258, 0.27577711]
-const plain = (height: number, width: number): Preprocessor => ({ size: { height, width }, mean: [0, 0, 0], std: [1, 1, 1], rescale: 1, resample: 'cubic' })
+const plain = (height: number, width: number): Preprocessor => ({
+  size: { height, width },
+  mean: [0, 0, 0],
+  std: [1, 1, 1],
+  rescale: 1,
+  resample: 'cubic',
+})
 
 let count = 0
 function model(config?: unknown): string {
   const path = folder.at(`m${count++}`)
   mkdirSync(path)
-  if (config !== undefined) writeFileSync(`${path}/preprocessor_config.json`, typeof config === 'string' ? config : JSON.stringify(config))
+  if (config !== undefined)
+    writeFileSync(`${path}/preprocessor_config.json`, typeof config === 'string' ? config : JSON.stringify(config))
   return path
 }
 
@@ -26,10 +33,22 @@ test('what the file omits, or the absent file, is CLIP at the size of the vision
   assert.equal(await readPreprocessor(model(), 224), clip)
   assert.equal(await readPreprocessor(model({}), 224), clip)
   for (const size of [224, { height: 224, width: 224 }, { shortest_edge: 224 }]) {
-    assert.equal(await readPreprocessor(model({ size, do_resize: true, do_convert_rgb: true, image_processor_type: 'BlipImageProcessor' }), 224), clip)
+    assert.equal(
+      await readPreprocessor(
+        model({ size, do_resize: true, do_convert_rgb: true, image_processor_type: 'BlipImageProcessor' }),
+        224,
+      ),
+      clip,
+    )
   }
   const own = { size: 32, image_mean: [0.5, 0.4, 0.3], image_std: [0.2, 0.3, 0.4], rescale_factor: 0.5, resample: 2 }
-  assert.equal(await readPreprocessor(model(own), 32), { size: { height: 32, width: 32 }, mean: [0.5, 0.4, 0.3], std: [0.2, 0.3, 0.4], rescale: 0.5, resample: 'linear' })
+  assert.equal(await readPreprocessor(model(own), 32), {
+    size: { height: 32, width: 32 },
+    mean: [0.5, 0.4, 0.3],
+    std: [0.2, 0.3, 0.4],
+    rescale: 0.5,
+    resample: 'linear',
+  })
   const off = await readPreprocessor(model({ ...own, do_normalize: false, do_rescale: false }), 32)
   assert.equal([off.mean, off.std, off.rescale], [[0, 0, 0], [1, 1, 1], 1])
 })
@@ -46,14 +65,23 @@ test('a file that does not fit is refused by name', async () => {
     ['{', /expected a readable JSON file/],
   ]
   for (const [config, message] of cases) {
-    await readPreprocessor(model(config), 224).then(() => assert.unreachable(String(message)), (error: unknown) => {
-      assert.instance(error, InputError)
-      assert.match((error as Error).message, message)
-    })
+    await readPreprocessor(model(config), 224).then(
+      () => assert.unreachable(String(message)),
+      (error: unknown) => {
+        assert.instance(error, InputError)
+        assert.match((error as Error).message, message)
+      },
+    )
   }
 })
 
-const HALF = { size: { height: 32, width: 32 }, image_mean: [0.5, 0.5, 0.5], image_std: [0.5, 0.5, 0.5], rescale_factor: 1 / 255, resample: 2 }
+const HALF = {
+  size: { height: 32, width: 32 },
+  image_mean: [0.5, 0.5, 0.5],
+  image_std: [0.5, 0.5, 0.5],
+  rescale_factor: 1 / 255,
+  resample: 2,
+}
 const OTHER = { ...HALF, image_mean: [0.1, 0.2, 0.3] }
 
 test('transformers 5 keeps it in processor_config.json; the first that is there is read, and says so', async () => {
@@ -69,19 +97,39 @@ test('transformers 5 keeps it in processor_config.json; the first that is there 
     [{ processor_config: { image_processor: HALF, video_processor: OTHER } }, 0.5, /image_processor$/],
     [{ processor_config: { image_processor: null, video_processor: OTHER } }, 0.1, /video_processor$/],
     [{ processor_config: older, video_preprocessor_config: OTHER }, 0.1, /video_preprocessor_config\.json$/],
-    [{ preprocessor_config: OTHER, processor_config: { image_processor: HALF } }, 0.1, /m\d+.preprocessor_config\.json$/],
+    [
+      { preprocessor_config: OTHER, processor_config: { image_processor: HALF } },
+      0.1,
+      /m\d+.preprocessor_config\.json$/,
+    ],
   ] as const) {
     const found = await findPreprocessor(write(files), 32)
     assert.is(found.preprocessor.mean[0], mean)
     assert.match(found.from!, from)
     assert.is(found.preprocessor.resample, 'linear')
   }
-  const two = await findPreprocessor(write({ preprocessor_config: OTHER, processor_config: { image_processor: HALF } }), 32)
+  const two = await findPreprocessor(
+    write({ preprocessor_config: OTHER, processor_config: { image_processor: HALF } }),
+    32,
+  )
   assert.is(two.notes.length, 1)
-  assert.match(two.notes[0]!, /processor_config\.json, image_processor: has another image_mean than \S+preprocessor_config\.json, which was used\.$/)
+  assert.match(
+    two.notes[0]!,
+    /processor_config\.json, image_processor: has another image_mean than \S+preprocessor_config\.json, which was used\.$/,
+  )
   const wrong = write({ processor_config: { image_processor: { ...HALF, size: 384 } } })
-  await findPreprocessor(wrong, 32).then(() => assert.unreachable(), (e: Error) => assert.match(e.message, /processor_config\.json, image_processor, size: expected the vision tower's image size, 32 × 32, but got 384/))
-  await findPreprocessor(write({ processor_config: { image_processor: [HALF] } }), 32).then(() => assert.unreachable(), (e: Error) => assert.match(e.message, /image_processor: expected an object/))
+  await findPreprocessor(wrong, 32).then(
+    () => assert.unreachable(),
+    (e: Error) =>
+      assert.match(
+        e.message,
+        /processor_config\.json, image_processor, size: expected the vision tower's image size, 32 × 32, but got 384/,
+      ),
+  )
+  await findPreprocessor(write({ processor_config: { image_processor: [HALF] } }), 32).then(
+    () => assert.unreachable(),
+    (e: Error) => assert.match(e.message, /image_processor: expected an object/),
+  )
 })
 
 test('what is assumed is said, and nothing else', async () => {
@@ -91,7 +139,12 @@ test('what is assumed is said, and nothing else', async () => {
     [{ ...without, do_normalize: false, do_rescale: false }, []],
     [without, [/preprocessor_config\.json: image_mean, rescale_factor not given; assumed are CLIP's mean, 1\/255\.$/]],
     [{ ...HALF, resample: null }, [/resample not given; assumed is bicubic\.$/]],
-    [undefined, [/: nothing says how pictures are prepared \(preprocessor_config\.json, or image_processor in processor_config\.json\); assumed are CLIP's mean and std, 1\/255, bicubic, 32 × 32\.$/]],
+    [
+      undefined,
+      [
+        /: nothing says how pictures are prepared \(preprocessor_config\.json, or image_processor in processor_config\.json\); assumed are CLIP's mean and std, 1\/255, bicubic, 32 × 32\.$/,
+      ],
+    ],
   ] as const) {
     const found = await findPreprocessor(model(value), 32)
     assert.is(found.notes.length, notes.length, `${found.notes}`)
@@ -102,22 +155,30 @@ test('what is assumed is said, and nothing else', async () => {
 
 test('channels first, divided by 255, normalised; no pixel changes where the size is right', async () => {
   const data = Uint8Array.from({ length: 3 * 4 * 4 }, (_, i) => (i * 5) % 256)
-  const out = await preprocess({ data, width: 4, height: 4 }, { ...plain(4, 4), mean: MEAN as never, std: STD as never, rescale: 1 / 255 })
+  const out = await preprocess(
+    { data, width: 4, height: 4 },
+    { ...plain(4, 4), mean: MEAN as never, std: STD as never, rescale: 1 / 255 },
+  )
   assert.is(out.length, 48)
   for (const c of [0, 1, 2]) {
-    for (let i = 0; i < 16; i++) assert.ok(Math.abs(out[c * 16 + i]! - (data[3 * i + c]! / 255 - MEAN[c]!) / STD[c]!) < 1e-6)
+    for (let i = 0; i < 16; i++)
+      assert.ok(Math.abs(out[c * 16 + i]! - (data[3 * i + c]! / 255 - MEAN[c]!) / STD[c]!) < 1e-6)
   }
 })
 
 /** Antialiased bicubic resampling as PIL defines it, in float64: the kernel (a = −1/2) is stretched when shrinking. */
 function bicubic(data: ArrayLike<number>, width: number, height: number, w: number, h: number): number[] {
-  const cubic = (x: number) => ((x = Math.abs(x)) < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0)
+  const cubic = (x: number) =>
+    (x = Math.abs(x)) < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0
   const weights = (from: number, to: number) => {
     const scale = from / to
     const stretch = Math.max(1, scale)
     return Array.from({ length: to }, (_, i) => {
       const centre = (i + 0.5) * scale
-      const [low, high] = [Math.max(0, Math.floor(centre - 2 * stretch + 0.5)), Math.min(from, Math.floor(centre + 2 * stretch + 0.5))]
+      const [low, high] = [
+        Math.max(0, Math.floor(centre - 2 * stretch + 0.5)),
+        Math.min(from, Math.floor(centre + 2 * stretch + 0.5)),
+      ]
       const ws = Array.from({ length: high - low }, (_, k) => cubic((low + k + 0.5 - centre) / stretch))
       const sum = ws.reduce((a, b) => a + b, 0)
       return { low, ws: ws.map((x) => x / sum) }
@@ -129,7 +190,11 @@ function bicubic(data: ArrayLike<number>, width: number, height: number, w: numb
     for (let x = 0; x < w; x++) {
       for (let c = 0; c < 3; c++) {
         let v = 0
-        wy[y]!.ws.forEach((b, j) => wx[x]!.ws.forEach((a, i) => { v += a * b * data[3 * ((wy[y]!.low + j) * width + wx[x]!.low + i) + c]! }))
+        wy[y]!.ws.forEach((b, j) =>
+          wx[x]!.ws.forEach((a, i) => {
+            v += a * b * data[3 * ((wy[y]!.low + j) * width + wx[x]!.low + i) + c]!
+          }),
+        )
         out.push(Math.min(255, Math.max(0, v)))
       }
     }
@@ -137,11 +202,20 @@ function bicubic(data: ArrayLike<number>, width: number, height: number, w: numb
   return out
 }
 
-test('the resize is PIL\'s antialiased bicubic, straight to the square', async () => {
-  for (const [width, height, size] of [[64, 48, 32], [40, 90, 32], [20, 12, 32], [320, 180, 28]] as const) {
+test("the resize is PIL's antialiased bicubic, straight to the square", async () => {
+  for (const [width, height, size] of [
+    [64, 48, 32],
+    [40, 90, 32],
+    [20, 12, 32],
+    [320, 180, 28],
+  ] as const) {
     const data = new Uint8Array(3 * width * height)
     for (let y = 0; y < height; y++) {
-      for (let x = 0; x < width; x++) data.set([(255 * x) / width, x > width / 3 && y > height / 4 ? 220 : 30, 127 + 120 * Math.sin(x / 5 + y / 7)], 3 * (y * width + x))
+      for (let x = 0; x < width; x++)
+        data.set(
+          [(255 * x) / width, x > width / 3 && y > height / 4 ? 220 : 30, 127 + 120 * Math.sin(x / 5 + y / 7)],
+          3 * (y * width + x),
+        )
     }
     const got = await preprocess({ data, width, height }, plain(size, size))
     const want = bicubic(data, width, height, size, size)
@@ -158,9 +232,15 @@ test('the resize is PIL\'s antialiased bicubic, straight to the square', async (
 })
 
 test('a picture whose bytes do not fit its size', async () => {
-  for (const [bytes, width, height] of [[10, 2, 2], [12, 2.5, 2], [0, 0, 0]] as const) {
-    await preprocess({ data: new Uint8Array(bytes), width, height }, plain(2, 2)).then(() => assert.unreachable(), (error: Error) =>
-      assert.match(error.message, /rgb: expected a picture with 3·width·height bytes/))
+  for (const [bytes, width, height] of [
+    [10, 2, 2],
+    [12, 2.5, 2],
+    [0, 0, 0],
+  ] as const) {
+    await preprocess({ data: new Uint8Array(bytes), width, height }, plain(2, 2)).then(
+      () => assert.unreachable(),
+      (error: Error) => assert.match(error.message, /rgb: expected a picture with 3·width·height bytes/),
+    )
   }
 })
 

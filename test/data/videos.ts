@@ -23,7 +23,19 @@ export interface VideoOptions {
   /** Frames from one keyframe to the next. */
   gop?: number
   bFrames?: number
-  codec?: 'libx264' | 'libx265' | 'ffv1' | 'mpeg4' | 'mpeg2video' | 'wmv2' | 'flv' | 'libvpx' | 'libvpx-vp9' | 'mjpeg' | 'qtrle' | 'png'
+  codec?:
+    | 'libx264'
+    | 'libx265'
+    | 'ffv1'
+    | 'mpeg4'
+    | 'mpeg2video'
+    | 'wmv2'
+    | 'flv'
+    | 'libvpx'
+    | 'libvpx-vp9'
+    | 'mjpeg'
+    | 'qtrle'
+    | 'png'
   /** Degrees clockwise by which a player turns the picture. */
   rotation?: 90 | 180 | 270
   /** `moov` in front, so that a file cut in the middle can still be opened. */
@@ -50,7 +62,14 @@ export interface VideoOptions {
 
 /** Codecs whose time unit is a frame. */
 const FRAME_UNIT = new Set(['mpeg4', 'mpeg2video', 'wmv2', 'flv', 'mjpeg'])
-const SOUND: Record<string, string> = { webm: 'libopus', mpg: 'mp2', ts: 'mp2', wmv: 'wmav2', flv: 'libmp3lame', mp4: 'aac' }
+const SOUND: Record<string, string> = {
+  webm: 'libopus',
+  mpg: 'mp2',
+  ts: 'mp2',
+  wmv: 'wmav2',
+  flv: 'libmp3lame',
+  mp4: 'aac',
+}
 
 const KR = { bt601: [0.299, 0.114], bt709: [0.2126, 0.0722] } as const
 
@@ -69,12 +88,28 @@ export type Picture = Colour | ((x: number, y: number) => Colour | readonly [num
 
 /** Encodes `pictures` to `path`; the container follows from the name (.mp4, .mkv). */
 export async function writeVideo(path: string, pictures: Picture[], options: VideoOptions = {}): Promise<string> {
-  const { width = 32, height = 16, fps = 10, matrix = 'bt601', fullRange = false, gop = 12, subsampled = true } = options
+  const {
+    width = 32,
+    height = 16,
+    fps = 10,
+    matrix = 'bt601',
+    fullRange = false,
+    gop = 12,
+    subsampled = true,
+  } = options
   Log.setLevel(AV.AV_LOG_QUIET)
   const colours = matrix === 'unspecified' ? 'bt601' : matrix
   const { codec: name = 'libx264', sound = 0, soundBefore = 0 } = options
   const alpha = { qtrle: AV.AV_PIX_FMT_ARGB, png: AV.AV_PIX_FMT_RGBA }[name as string]
-  const format = alpha ?? (options.alpha ? AV.AV_PIX_FMT_YUVA420P : name === 'mjpeg' ? AV.AV_PIX_FMT_YUVJ420P : subsampled ? AV.AV_PIX_FMT_YUV420P : AV.AV_PIX_FMT_YUV444P)
+  const format =
+    alpha ??
+    (options.alpha
+      ? AV.AV_PIX_FMT_YUVA420P
+      : name === 'mjpeg'
+        ? AV.AV_PIX_FMT_YUVJ420P
+        : subsampled
+          ? AV.AV_PIX_FMT_YUV420P
+          : AV.AV_PIX_FMT_YUV444P)
   const unit = FRAME_UNIT.has(name) || (path.endsWith('.avi') && !options.pts) ? fps : 1000
   const out = new FormatContext()
   const encoder = new CodecContext()
@@ -84,7 +119,14 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
     const codec = Codec.findEncoderByName(name as never)
     if (!codec) throw new Error(`no encoder ${name}`)
     encoder.allocContext3(codec)
-    Object.assign(encoder, { width, height, pixelFormat: format, gopSize: gop, maxBFrames: options.bFrames ?? 0, threadCount: 1 })
+    Object.assign(encoder, {
+      width,
+      height,
+      pixelFormat: format,
+      gopSize: gop,
+      maxBFrames: options.bFrames ?? 0,
+      threadCount: 1,
+    })
     encoder.timeBase = new Rational(1, unit)
     encoder.framerate = new Rational(fps, 1)
     encoder.colorRange = fullRange ? AV.AVCOL_RANGE_JPEG : AV.AVCOL_RANGE_MPEG
@@ -93,18 +135,33 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
     encoder.setFlags(AV.AV_CODEC_FLAG_FRAME_DURATION)
     if (options.interlaced) encoder.setFlags(AV.AV_CODEC_FLAG_INTERLACED_DCT)
     if (FRAME_UNIT.has(name)) Object.assign(encoder, { bitRate: 4_000_000n })
-    const settings: Record<string, string> = encoder.codecId === AV.AV_CODEC_ID_H264 ? { qp: options.bFrames ? '1' : '0', preset: 'ultrafast', 'x264-params': 'scenecut=0:b-adapt=0' } : {}
+    const settings: Record<string, string> =
+      encoder.codecId === AV.AV_CODEC_ID_H264
+        ? { qp: options.bFrames ? '1' : '0', preset: 'ultrafast', 'x264-params': 'scenecut=0:b-adapt=0' }
+        : {}
     ok(await encoder.open2(codec, Dictionary.fromObject(settings)), 'open2')
     const stream = out.newStream(codec)
     stream.timeBase = new Rational(1, unit)
     stream.avgFrameRate = new Rational(fps, 1)
     ok(stream.codecpar.fromContext(encoder), 'fromContext')
     if (options.alpha) stream.metadata = Dictionary.fromObject({ alpha_mode: '1' })
-    if (options.rotation) stream.codecpar.addCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX, displayMatrix(options.rotation))
-    if (options.display) stream.codecpar.addCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX, Buffer.from(new Int32Array(options.display).buffer))
-    const silence = sound ? await writeSilence.open(out, SOUND[path.slice(path.lastIndexOf('.') + 1)] ?? 'pcm_s16le') : undefined
+    if (options.rotation)
+      stream.codecpar.addCodedSideData(AV.AV_PKT_DATA_DISPLAYMATRIX, displayMatrix(options.rotation))
+    if (options.display)
+      stream.codecpar.addCodedSideData(
+        AV.AV_PKT_DATA_DISPLAYMATRIX,
+        Buffer.from(new Int32Array(options.display).buffer),
+      )
+    const silence = sound
+      ? await writeSilence.open(out, SOUND[path.slice(path.lastIndexOf('.') + 1)] ?? 'pcm_s16le')
+      : undefined
     ok(await out.openOutput(), 'openOutput')
-    ok(await out.writeHeader(Dictionary.fromObject({ ...(options.faststart && { movflags: '+faststart' }), ...options.container })), 'writeHeader')
+    ok(
+      await out.writeHeader(
+        Dictionary.fromObject({ ...(options.faststart && { movflags: '+faststart' }), ...options.container }),
+      ),
+      'writeHeader',
+    )
     await silence?.(sound)
     packet.alloc()
     let first: bigint | undefined
@@ -126,11 +183,26 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
     }
     for (const [i, picture] of pictures.entries()) {
       frame.alloc()
-      Object.assign(frame, { width, height, format, pts: BigInt(Math.round((((options.offset ?? 0) + 1000 * soundBefore + (options.pts?.[i] ?? (1000 * i) / fps)) * unit) / 1000)) })
+      Object.assign(frame, {
+        width,
+        height,
+        format,
+        pts: BigInt(
+          Math.round(
+            (((options.offset ?? 0) + 1000 * soundBefore + (options.pts?.[i] ?? (1000 * i) / fps)) * unit) / 1000,
+          ),
+        ),
+      })
       frame.colorRange = encoder.colorRange
       frame.colorSpace = encoder.colorSpace
-      frame.duration = BigInt(Math.round(options.pts ? (options.pts[i + 1] ?? options.pts[i]! + 100) - options.pts[i]! : unit / fps))
-      if (options.interlaced) frame.setFlags(AV.AV_FRAME_FLAG_INTERLACED, ...(options.interlaced === 'top' ? [AV.AV_FRAME_FLAG_TOP_FIELD_FIRST] : []))
+      frame.duration = BigInt(
+        Math.round(options.pts ? (options.pts[i + 1] ?? options.pts[i]! + 100) - options.pts[i]! : unit / fps),
+      )
+      if (options.interlaced)
+        frame.setFlags(
+          AV.AV_FRAME_FLAG_INTERLACED,
+          ...(options.interlaced === 'top' ? [AV.AV_FRAME_FLAG_TOP_FIELD_FIRST] : []),
+        )
       ok(frame.getBuffer(), 'getBuffer')
       if (alpha !== undefined) paintAlpha(frame, picture, alpha === AV.AV_PIX_FMT_ARGB ? 1 : 0)
       else paint(frame, picture, subsampled, colours, fullRange, options.alpha)
@@ -158,7 +230,13 @@ const writeSilence = {
     const encoder = new CodecContext()
     const codec = Codec.findEncoderByName(name as never)!
     encoder.allocContext3(codec)
-    const sampleFormat = { libopus: AV.AV_SAMPLE_FMT_S16, mp2: AV.AV_SAMPLE_FMT_S16, pcm_s16le: AV.AV_SAMPLE_FMT_S16, libmp3lame: AV.AV_SAMPLE_FMT_S16P }[name] ?? AV.AV_SAMPLE_FMT_FLTP
+    const sampleFormat =
+      {
+        libopus: AV.AV_SAMPLE_FMT_S16,
+        mp2: AV.AV_SAMPLE_FMT_S16,
+        pcm_s16le: AV.AV_SAMPLE_FMT_S16,
+        libmp3lame: AV.AV_SAMPLE_FMT_S16P,
+      }[name] ?? AV.AV_SAMPLE_FMT_FLTP
     const channelLayout = { nbChannels: 1, order: 1, mask: 4n }
     Object.assign(encoder, { sampleRate: rate, sampleFormat, channelLayout, bitRate: 64000n })
     encoder.timeBase = new Rational(1, rate)
@@ -174,7 +252,13 @@ const writeSilence = {
       for (let at = 0; at <= seconds * rate; at += size) {
         const last = at + size > seconds * rate
         frame.alloc()
-        Object.assign(frame, { nbSamples: size, format: sampleFormat, sampleRate: rate, channelLayout, pts: BigInt(at) })
+        Object.assign(frame, {
+          nbSamples: size,
+          format: sampleFormat,
+          sampleRate: rate,
+          channelLayout,
+          pts: BigInt(at),
+        })
         ok(frame.getBuffer(), 'getBuffer of the sound')
         for (const plane of frame.data!) plane.fill(0)
         ok(await encoder.sendFrame(frame), 'sendFrame')
@@ -200,8 +284,19 @@ export function writeAudio(path: string, seconds = 1): string {
   data.write('RIFF', 0)
   data.writeUInt32LE(data.length - 8, 4)
   data.write('WAVEfmt ', 8)
-  for (const [at, value] of [[16, 16], [24, rate], [28, rate * 2]] as const) data.writeUInt32LE(value, at)
-  for (const [at, value] of [[20, 1], [22, 1], [32, 2], [34, 16]] as const) data.writeUInt16LE(value, at)
+  for (const [at, value] of [
+    [16, 16],
+    [24, rate],
+    [28, rate * 2],
+  ] as const)
+    data.writeUInt32LE(value, at)
+  for (const [at, value] of [
+    [20, 1],
+    [22, 1],
+    [32, 2],
+    [34, 16],
+  ] as const)
+    data.writeUInt16LE(value, at)
   data.write('data', 36)
   data.writeUInt32LE(rate * seconds * 2, 40)
   for (let i = 0; i < rate * seconds; i++) data.writeInt16LE(Math.round(8000 * Math.sin(i / 5)), 44 + 2 * i)
@@ -219,19 +314,36 @@ export function temporaryFolder(): { path: string; at: (name: string) => string;
  * Fills the frame's own memory, since `fromBuffer` would point it at a Buffer that may be collected while the encoder still
  * reads. Chroma is taken at the left upper pixel of each 2×2 block.
  */
-function paint(frame: Frame, picture: Picture, subsampled: boolean, matrix: Matrix, fullRange: boolean, alpha = false): void {
+function paint(
+  frame: Frame,
+  picture: Picture,
+  subsampled: boolean,
+  matrix: Matrix,
+  fullRange: boolean,
+  alpha = false,
+): void {
   const step = subsampled ? 2 : 1
-  for (const [channel, by] of [[0, 1], [1, step], [2, step]] as const) {
+  for (const [channel, by] of [
+    [0, 1],
+    [1, step],
+    [2, step],
+  ] as const) {
     const [plane, stride] = [frame.data![channel]!, frame.linesize[channel]!]
     for (let y = 0; y < frame.height; y += by) {
       for (let x = 0; x < frame.width; x += by) {
-        plane[(y / by) * stride + x / by] = toYuv((typeof picture === 'function' ? picture(x, y) : picture) as Colour, matrix, fullRange)[channel]
+        plane[(y / by) * stride + x / by] = toYuv(
+          (typeof picture === 'function' ? picture(x, y) : picture) as Colour,
+          matrix,
+          fullRange,
+        )[channel]
       }
     }
   }
   if (!alpha) return
   const [plane, stride] = [frame.data![3]!, frame.linesize[3]!]
-  for (let y = 0; y < frame.height; y++) for (let x = 0; x < frame.width; x++) plane[y * stride + x] = (typeof picture === 'function' ? picture(x, y) : picture)[3] ?? 255
+  for (let y = 0; y < frame.height; y++)
+    for (let x = 0; x < frame.width; x++)
+      plane[y * stride + x] = (typeof picture === 'function' ? picture(x, y) : picture)[3] ?? 255
 }
 
 /** Packed red, green, blue, and alpha before (`first` = 1) or after them. */

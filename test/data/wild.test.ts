@@ -13,9 +13,16 @@ test.after(() => folder.remove())
 
 const SIZE = { width: 64, height: 32, fps: 25 }
 const numbered = (n: number): Picture[] => Array.from({ length: n }, (_, i) => bars(i))
-const write = (name: string, n: number, options: VideoOptions = {}) => writeVideo(folder.at(name), numbered(n), { ...SIZE, ...options })
+const write = (name: string, n: number, options: VideoOptions = {}) =>
+  writeVideo(folder.at(name), numbered(n), { ...SIZE, ...options })
 /** The same with noise below, which takes bytes: a cut in the file is a cut in the pictures. */
-const noisy = (n: number): Picture[] => upTo(n).map((i) => (x, y) => (y < 16 ? (bars(i) as (x: number, y: number) => Colour)(x, y) : [(x * 37 + y * i * 11) % 256, (y * 53 + x * i * 7) % 256, (x * y + i) % 256]))
+const noisy = (n: number): Picture[] =>
+  upTo(n).map(
+    (i) => (x, y) =>
+      y < 16
+        ? (bars(i) as (x: number, y: number) => Colour)(x, y)
+        : [(x * 37 + y * i * 11) % 256, (y * 53 + x * i * 7) % 256, (x * y + i) % 256],
+  )
 const upTo = (n: number) => Array.from({ length: n }, (_, i) => i)
 
 async function numbers(video: string, frames: number, clip: Partial<Clip> = {}): Promise<number[]> {
@@ -23,7 +30,10 @@ async function numbers(video: string, frames: number, clip: Partial<Clip> = {}):
 }
 
 async function refused(video: string, message: RegExp, frames = 4, clip: Partial<Clip> = {}): Promise<void> {
-  const error = await numbers(video, frames, clip).then((got) => new Error(`read ${got}`), (e: Error) => e)
+  const error = await numbers(video, frames, clip).then(
+    (got) => new Error(`read ${got}`),
+    (e: Error) => e,
+  )
   assert.instance(error, InputError, error.message)
   assert.match(error.message, message)
 }
@@ -38,10 +48,17 @@ function patched(path: string, find: string | Buffer, put: string | Buffer): str
   return path
 }
 
-const pixel = (f: RgbFrame, x: number, y: number): number[] => [...f.data.subarray(3 * (y * f.width + x), 3 * (y * f.width + x) + 3)]
+const pixel = (f: RgbFrame, x: number, y: number): number[] => [
+  ...f.data.subarray(3 * (y * f.width + x), 3 * (y * f.width + x) + 3),
+]
 
 test('1: interlaced pictures, either field first, in four codecs', async () => {
-  for (const [name, codec] of [['i.mkv', 'libx264'], ['i.mpg', 'mpeg2video'], ['i.avi', 'mpeg4'], ['i.ts', 'mpeg2video']] as const) {
+  for (const [name, codec] of [
+    ['i.mkv', 'libx264'],
+    ['i.mpg', 'mpeg2video'],
+    ['i.avi', 'mpeg4'],
+    ['i.ts', 'mpeg2video'],
+  ] as const) {
     for (const interlaced of ['top', 'bottom'] as const) {
       const path = await write(`${interlaced}-${name}`, 50, { codec, interlaced })
       assert.equal(await numbers(path, 4), [6, 18, 31, 43], path)
@@ -53,21 +70,40 @@ test('1: interlaced pictures, either field first, in four codecs', async () => {
 test('1: of two fields, the first one is the picture', async () => {
   for (const interlaced of ['top', 'bottom'] as const) {
     const woven: Picture = (_, y) => (y % 2 === (interlaced === 'top' ? 0 : 1) ? [200, 200, 200] : [40, 40, 40])
-    const path = await writeVideo(folder.at('fields.mkv'), [woven, woven], { ...SIZE, codec: 'libx264', interlaced, subsampled: false })
+    const path = await writeVideo(folder.at('fields.mkv'), [woven, woven], {
+      ...SIZE,
+      codec: 'libx264',
+      interlaced,
+      subsampled: false,
+    })
     const [frame] = await readFrames({ video: path }, { frames: 1, sampling: { kind: 'first' } })
-    for (const y of [0, 1, 10, 11, 31]) assert.ok(Math.abs(pixel(frame!, 20, y)[0]! - 200) < 12, `${interlaced}, line ${y}: ${pixel(frame!, 20, y)}`)
+    for (const y of [0, 1, 10, 11, 31])
+      assert.ok(Math.abs(pixel(frame!, 20, y)[0]! - 200) < 12, `${interlaced}, line ${y}: ${pixel(frame!, 20, y)}`)
   }
 })
 
 test('2: sound that is longer than the pictures, begins before them, or is shorter', async () => {
   const cases: [string, VideoOptions][] = [
-    ['long.webm', { codec: 'libvpx-vp9' }], ['long.mkv', { bFrames: 2 }], ['long.flv', {}], ['long.wmv', { codec: 'wmv2' }],
-    ['long.mpg', { codec: 'mpeg2video', bFrames: 2 }], ['long.ts', { bFrames: 2 }], ['long.mp4', {}], ['b.flv', { bFrames: 2 }],
-    ['b.asf', { codec: 'mpeg4', bFrames: 2 }], ['long.avi', { codec: 'mpeg4', bFrames: 2 }], ['b.avi', { bFrames: 2 }],
+    ['long.webm', { codec: 'libvpx-vp9' }],
+    ['long.mkv', { bFrames: 2 }],
+    ['long.flv', {}],
+    ['long.wmv', { codec: 'wmv2' }],
+    ['long.mpg', { codec: 'mpeg2video', bFrames: 2 }],
+    ['long.ts', { bFrames: 2 }],
+    ['long.mp4', {}],
+    ['b.flv', { bFrames: 2 }],
+    ['b.asf', { codec: 'mpeg4', bFrames: 2 }],
+    ['long.avi', { codec: 'mpeg4', bFrames: 2 }],
+    ['b.avi', { bFrames: 2 }],
     ['fragments.mp4', { bFrames: 2, gop: 10, container: { movflags: 'frag_keyframe' } }],
   ]
   for (const [name, options] of cases) {
-    for (const [sound, soundBefore] of [[6, 0], [6, 0.32], [1, 0], [0, 0]] as const) {
+    for (const [sound, soundBefore] of [
+      [6, 0],
+      [6, 0.32],
+      [1, 0],
+      [0, 0],
+    ] as const) {
       if (soundBefore && /avi|fragments/.test(name)) continue // the writer puts the first picture at 0 all the same
       const path = await write(name, 50, { ...options, sound, soundBefore })
       if (/webm|mkv/.test(name)) while (readFileSync(path).includes('DURATION')) patched(path, 'DURATION', 'XURATION')
@@ -86,7 +122,10 @@ const duration = (s: number): Buffer => {
 }
 
 test('3: a last picture that stands to the end that is declared; cut off all the same', async () => {
-  for (const [name, codec] of [['still.webm', 'libvpx-vp9'], ['still.mkv', 'libx264']] as const) {
+  for (const [name, codec] of [
+    ['still.webm', 'libvpx-vp9'],
+    ['still.mkv', 'libx264'],
+  ] as const) {
     const path = await writeVideo(folder.at(name), noisy(50), { ...SIZE, codec, gop: 10 })
     patched(patched(path, 'DURATION', 'XURATION'), duration(2), duration(5))
     assert.equal(await numbers(path, 4), [15, 46, 49, 49], name)
@@ -123,9 +162,14 @@ test('3: a live recording, which knows no length, ends where it ends', async () 
 
 test('4: pictures of an AVI with B-frames, which knows decoding times alone', async () => {
   const cases: [string, number, VideoOptions][] = [
-    ['b1.avi', 50, { codec: 'mpeg4', bFrames: 1, gop: 12 }], ['b2.avi', 50, { codec: 'mpeg4', bFrames: 2, gop: 9 }], ['b3.avi', 13, { codec: 'mpeg4', bFrames: 2 }],
-    ['h264.avi', 50, { codec: 'libx264', bFrames: 2, gop: 10 }], ['none.avi', 50, { codec: 'mpeg4', gop: 12 }], ['one.avi', 1, { codec: 'mpeg4', bFrames: 2 }],
-    ['jpeg.avi', 50, { codec: 'mjpeg' }], ['mpeg2.avi', 50, { codec: 'mpeg2video', bFrames: 2 }],
+    ['b1.avi', 50, { codec: 'mpeg4', bFrames: 1, gop: 12 }],
+    ['b2.avi', 50, { codec: 'mpeg4', bFrames: 2, gop: 9 }],
+    ['b3.avi', 13, { codec: 'mpeg4', bFrames: 2 }],
+    ['h264.avi', 50, { codec: 'libx264', bFrames: 2, gop: 10 }],
+    ['none.avi', 50, { codec: 'mpeg4', gop: 12 }],
+    ['one.avi', 1, { codec: 'mpeg4', bFrames: 2 }],
+    ['jpeg.avi', 50, { codec: 'mjpeg' }],
+    ['mpeg2.avi', 50, { codec: 'mpeg2video', bFrames: 2 }],
   ]
   for (const [name, n, options] of cases) {
     const path = await write(name, n, options)
@@ -133,7 +177,8 @@ test('4: pictures of an AVI with B-frames, which knows decoding times alone', as
     for (const order of [[n - 1], [0, n - 1], [n >> 1, n - 2, 0, n - 1]]) {
       const video = await openVideo(path)
       try {
-        for (const i of order.filter((k) => k >= 0)) assert.is(barNumber(await video.frameAt((i + 0.5) / 25)), i, `${name}: ${i} of ${order}`)
+        for (const i of order.filter((k) => k >= 0))
+          assert.is(barNumber(await video.frameAt((i + 0.5) / 25)), i, `${name}: ${i} of ${order}`)
       } finally {
         await video.close()
       }
@@ -142,7 +187,11 @@ test('4: pictures of an AVI with B-frames, which knows decoding times alone', as
 })
 
 test('4: an MP4 whose table says when pictures are decoded alone', async () => {
-  for (const [name, options] of [['dts.mp4', { bFrames: 2, gop: 10 }], ['dts.mov', { bFrames: 3, gop: 25 }], ['dts4.mp4', { codec: 'mpeg4', bFrames: 2 }]] as const) {
+  for (const [name, options] of [
+    ['dts.mp4', { bFrames: 2, gop: 10 }],
+    ['dts.mov', { bFrames: 3, gop: 25 }],
+    ['dts4.mp4', { codec: 'mpeg4', bFrames: 2 }],
+  ] as const) {
     const path = await write(name, 50, { ...options, decodingTimes: true })
     assert.equal(await numbers(path, 50), upTo(50), name)
     assert.equal(await numbers(path, 2, { start: 1, end: 2 }), [31, 43], name)
@@ -174,10 +223,14 @@ test('5: streams joined end to end: all of them, in order', async () => {
 })
 
 test('5: packets that do not count on are no damage where the decoder took them', async () => {
-  for (const [name, codec] of [['count.ts', 'libx264'], ['count2.ts', 'mpeg2video']] as const) {
+  for (const [name, codec] of [
+    ['count.ts', 'libx264'],
+    ['count2.ts', 'mpeg2video'],
+  ] as const) {
     const path = await write(name, 50, { codec, bFrames: 2 })
     const bytes = readFileSync(path)
-    for (let at = 188 * 40; at < bytes.length; at += 188) bytes[at + 3] = (bytes[at + 3]! & 0xf0) | ((bytes[at + 3]! + 5) & 0x0f)
+    for (let at = 188 * 40; at < bytes.length; at += 188)
+      bytes[at + 3] = (bytes[at + 3]! & 0xf0) | ((bytes[at + 3]! + 5) & 0x0f)
     writeFileSync(path, bytes)
     assert.equal(await numbers(path, 50), upTo(50), name)
   }
@@ -186,9 +239,17 @@ test('5: packets that do not count on are no damage where the decoder took them'
 test('6: a display matrix is a hint: zero, scaled, skewed', async () => {
   const one = 65536
   const last = 1 << 30
-  const upright = { zero: [0, 0, 0, 0, 0, 0, 0, 0, 0], twice: [2 * one, 0, 0, 0, 2 * one, 0, 0, 0, last], half: [one / 2, 0, 0, 0, one / 2, 0, 0, 0, last], wide: [3 * one, 0, 0, 0, one, 0, 0, 0, last], tilted: [one, 900, 0, -900, one, 0, 0, 0, last], flat: [one, 0, 0, one, 0, 0, 0, 0, last] }
+  const upright = {
+    zero: [0, 0, 0, 0, 0, 0, 0, 0, 0],
+    twice: [2 * one, 0, 0, 0, 2 * one, 0, 0, 0, last],
+    half: [one / 2, 0, 0, 0, one / 2, 0, 0, 0, last],
+    wide: [3 * one, 0, 0, 0, one, 0, 0, 0, last],
+    tilted: [one, 900, 0, -900, one, 0, 0, 0, last],
+    flat: [one, 0, 0, one, 0, 0, 0, 0, last],
+  }
   for (const [name, display] of Object.entries(upright)) {
-    for (const ext of ['mp4', 'mov']) assert.equal(await numbers(await write(`${name}.${ext}`, 50, { display }), 4), [6, 18, 31, 43], name)
+    for (const ext of ['mp4', 'mov'])
+      assert.equal(await numbers(await write(`${name}.${ext}`, 50, { display }), 4), [6, 18, 31, 43], name)
   }
   const path = await write('turned.mp4', 5, { display: [0, 2 * one, 0, -2 * one, 0, 0, 0, 0, last] })
   const [frame] = await readFrames({ video: path }, { frames: 1, sampling: { kind: 'first' } })
@@ -197,7 +258,12 @@ test('6: a display matrix is a hint: zero, scaled, skewed', async () => {
 
 test('7: elementary streams without time stamps', async () => {
   const cases: [string, VideoOptions][] = [
-    ['raw.h264', { bFrames: 2 }], ['raw2.h264', { gop: 5 }], ['raw.hevc', { codec: 'libx265' }], ['raw.m4v', { codec: 'mpeg4', bFrames: 2 }], ['raw.m2v', { codec: 'mpeg2video', bFrames: 2 }], ['raw.mjpeg', { codec: 'mjpeg' }],
+    ['raw.h264', { bFrames: 2 }],
+    ['raw2.h264', { gop: 5 }],
+    ['raw.hevc', { codec: 'libx265' }],
+    ['raw.m4v', { codec: 'mpeg4', bFrames: 2 }],
+    ['raw.m2v', { codec: 'mpeg2video', bFrames: 2 }],
+    ['raw.mjpeg', { codec: 'mjpeg' }],
   ]
   for (const [name, options] of cases) {
     const path = await write(name, 50, options)
@@ -208,13 +274,22 @@ test('7: elementary streams without time stamps', async () => {
 })
 
 test('7: transparency is on black, in a video as in a folder of the same pictures', async () => {
-  const picture: Picture = (x, y) => (y < 8 ? [200, 40, 90, 255] : x < 16 ? [200, 40, 90, 128] : [255, 255, 255, x < 24 ? 0 : 77])
+  const picture: Picture = (x, y) =>
+    y < 8 ? [200, 40, 90, 255] : x < 16 ? [200, 40, 90, 128] : [255, 255, 255, x < 24 ? 0 : 77]
   mkdirSync(folder.at('alpha'))
   const raw = Buffer.alloc(32 * 16 * 4)
-  for (let y = 0; y < 16; y++) for (let x = 0; x < 32; x++) raw.set([...(picture as (x: number, y: number) => Iterable<number>)(x, y)], 4 * (32 * y + x))
-  await sharp(raw, { raw: { width: 32, height: 16, channels: 4 } }).png().toFile(folder.at('alpha/0.png'))
+  for (let y = 0; y < 16; y++)
+    for (let x = 0; x < 32; x++)
+      raw.set([...(picture as (x: number, y: number) => Iterable<number>)(x, y)], 4 * (32 * y + x))
+  await sharp(raw, { raw: { width: 32, height: 16, channels: 4 } })
+    .png()
+    .toFile(folder.at('alpha/0.png'))
   const [image] = await readFrames({ video: folder.at('alpha'), fps: 1 }, { frames: 1, sampling: { kind: 'first' } })
-  for (const [name, codec] of [['a.mov', 'qtrle'], ['b.mov', 'png'], ['c.mkv', 'png']] as const) {
+  for (const [name, codec] of [
+    ['a.mov', 'qtrle'],
+    ['b.mov', 'png'],
+    ['c.mkv', 'png'],
+  ] as const) {
     const path = await writeVideo(folder.at(name), [picture, picture], { codec })
     const [frame] = await readFrames({ video: path }, { frames: 1, sampling: { kind: 'first' } })
     assert.equal(frame!.data, new Uint8Array(image!.data), name)
@@ -223,7 +298,8 @@ test('7: transparency is on black, in a video as in a folder of the same picture
   const flat: Picture = () => [200, 40, 90, 128]
   const path = await writeVideo(folder.at('d.webm'), [flat, flat], { codec: 'libvpx-vp9', alpha: true })
   const [frame] = await readFrames({ video: path }, { frames: 1, sampling: { kind: 'first' } })
-  for (const [i, want] of [100, 20, 45].entries()) assert.ok(Math.abs(pixel(frame!, 16, 8)[i]! - want) < 6, `WebM: ${pixel(frame!, 16, 8)}`)
+  for (const [i, want] of [100, 20, 45].entries())
+    assert.ok(Math.abs(pixel(frame!, 16, 8)[i]! - want) < 6, `WebM: ${pixel(frame!, 16, 8)}`)
 })
 
 test.run()

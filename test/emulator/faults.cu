@@ -60,10 +60,12 @@ std::string expect(std::vector<std::string> words, void (*kernel)(P...), unsigne
   launch(kernel, 3, threads, shared);
   std::string report = failure();
   if (fault_line) words.push_back(text("faults.cu:", fault_line, ":"));
-  words.insert(words.end(), {"cudaErrorLaunchFailure", "kernel launched at faults.cu:", "block (" });
+  words.insert(words.end(), {"cudaErrorLaunchFailure", "kernel launched at faults.cu:", "block ("});
   for (const std::string& w : words)
     if (report.find(w) == std::string::npos) return text("\"", w, "\" is not in \"", report, "\"");
-  return cudaGetLastError() == cudaErrorLaunchFailure && cudaGetLastError() == cudaErrorLaunchFailure ? "" : "the failure does not stay";
+  return cudaGetLastError() == cudaErrorLaunchFailure && cudaGetLastError() == cudaErrorLaunchFailure
+             ? ""
+             : "the failure does not stay";
 }
 
 __global__ void skips_barrier() {
@@ -109,7 +111,8 @@ __global__ void throws() { throw std::runtime_error("from within"); }
 
 std::string reports() {
   for (auto& [words, kernel] : std::vector<std::pair<std::vector<std::string>, void (*)()>>{
-           {{"deadlock", "63 threads wait at __syncthreads", "1 thread waits at __syncwarp", "first: (5,0,0)"}, skips_barrier},
+           {{"deadlock", "63 threads wait at __syncthreads", "1 thread waits at __syncwarp", "first: (5,0,0)"},
+            skips_barrier},
            {{"block diverged: __syncthreads", " meets __syncthreads"}, other_barrier},
            {{"warp diverged: __shfl_xor_sync", " meets __shfl_xor_sync"}, other_shuffle},
            {{"warp diverged: __shfl_xor_sync", " meets __shfl_xor_sync"}, one_line},
@@ -136,14 +139,18 @@ __global__ void past_shared() {
 }
 __global__ void past_global(float* x) { x[threadIdx.x + 1] = 1; }
 std::string guards() {
-  if (std::string e = expect({"wrote past the end of its dynamic shared memory of 256 bytes"}, past_shared, 64, 256); !e.empty()) return e;
+  if (std::string e = expect({"wrote past the end of its dynamic shared memory of 256 bytes"}, past_shared, 64, 256);
+      !e.empty())
+    return e;
   simt::clear_errors();
   {
     Device<float> x(64);
     launch(past_global, 1, 64, 0, x.p);
     if (std::string e = failure(); !e.empty()) return e;
   }
-  return failure().find("written past the end of an allocation of 256 bytes") == std::string::npos ? "a write past device memory goes unseen: " + failure() : "";
+  return failure().find("written past the end of an allocation of 256 bytes") == std::string::npos
+             ? "a write past device memory goes unseen: " + failure()
+             : "";
 }
 #endif
 
@@ -153,12 +160,15 @@ std::string limits() {
     try {
       launch(nothing, grid, block, shared);
     } catch (const std::runtime_error& e) {
-      return std::string(e.what()).find("invalid configuration") != std::string::npos && cudaGetLastError() == cudaErrorInvalidConfiguration && cudaGetLastError() == cudaSuccess;
+      return std::string(e.what()).find("invalid configuration") != std::string::npos &&
+             cudaGetLastError() == cudaErrorInvalidConfiguration && cudaGetLastError() == cudaSuccess;
     }
     return false;
   };
-  if (!refuses(1, 1025, 0) || !refuses(1, {1, 1, 65}, 0) || !refuses(1, 0, 0)) return "a block that is too large is launched";
-  if (!refuses({1, 65536}, 1, 0) || !refuses({1, 1, 65536}, 1, 0) || !refuses(0x80000000u, 1, 0)) return "a grid that is too large is launched";
+  if (!refuses(1, 1025, 0) || !refuses(1, {1, 1, 65}, 0) || !refuses(1, 0, 0))
+    return "a block that is too large is launched";
+  if (!refuses({1, 65536}, 1, 0) || !refuses({1, 1, 65536}, 1, 0) || !refuses(0x80000000u, 1, 0))
+    return "a grid that is too large is launched";
   if (!refuses(1, 32, 227 * 1024 + 1)) return "too much shared memory is launched";
   launch(nothing, {2, 65535}, 1, 0);
   launch(nothing, 2, {32, 32}, 227 * 1024);
@@ -181,7 +191,8 @@ std::string cheap() {
   launch(plain, (n + 255) / 256, 256, 0, y.p, n);
   if (y.read()[n - 1] != float(n - 1)) return "wrong";
   auto after = simt::work_done();
-  if (after.threads - before.threads != 391 * 256 || after.switches - before.switches != 391) return text(after.switches - before.switches, " switches for 391 blocks without a barrier");
+  if (after.threads - before.threads != 391 * 256 || after.switches - before.switches != 391)
+    return text(after.switches - before.switches, " switches for 391 blocks without a barrier");
   return failure();
 }
 

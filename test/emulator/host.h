@@ -19,7 +19,9 @@ struct Device {
   ~Device() { cudaFree(p); }
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
-  void write(const std::vector<T>& v) { check(cudaMemcpyAsync(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice, current_stream()), "write"); }
+  void write(const std::vector<T>& v) {
+    check(cudaMemcpyAsync(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice, current_stream()), "write");
+  }
   std::vector<T> read() const {
     std::vector<T> v(n);
     check(cudaMemcpyAsync(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost, current_stream()), "read");

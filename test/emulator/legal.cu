@@ -9,8 +9,8 @@
 namespace mt::cuda {
 namespace {
 
-/// d[16,8] = a[16,16]·b[16,8] by one warp. `how`: 0 fragments by hand, 1 ldmatrix with b as [8,16] rows, 2 ldmatrix.trans with b as
-/// [16,8] rows and x2, 3 the same by x4_trans.
+/// d[16,8] = a[16,16]·b[16,8] by one warp. `how`: 0 fragments by hand, 1 ldmatrix with b as [8,16] rows, 2
+/// ldmatrix.trans with b as [16,8] rows and x2, 3 the same by x4_trans.
 __global__ void product(const bf16* a, const bf16* b, float* d, int how) {
   SHARED(bf16, s);
   bf16 *sa = s, *sb = s + 16 * 24;  // rows of 24: 48 bytes, aligned to 16
@@ -25,7 +25,8 @@ __global__ void product(const bf16* a, const bf16* b, float* d, int how) {
   uint32_t fa[4], fb[2];
   float acc[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   if (how == 0) {
-    for (int i = 0; i < 4; ++i) fa[i] = *reinterpret_cast<const uint32_t*>(&sa[(g + 8 * (i % 2)) * 24 + t + 8 * (i / 2)]);
+    for (int i = 0; i < 4; ++i)
+      fa[i] = *reinterpret_cast<const uint32_t*>(&sa[(g + 8 * (i % 2)) * 24 + t + 8 * (i / 2)]);
     for (int i = 0; i < 2; ++i) fb[i] = *reinterpret_cast<const uint32_t*>(&sb[g * 24 + t + 8 * i]);
   } else {
     ldmatrix_x4(fa, &sa[lane % 16 * 24 + lane / 16 * 8]);
@@ -55,7 +56,8 @@ std::string products() {
       for (int j = 0; j < 8; ++j) {
         double want = 0;
         for (int k = 0; k < 16; ++k) want += double(float(a[i * 16 + k])) * double(float(b[k * 8 + j]));
-        if (!(std::fabs(d[i * 8 + j] - want) < 1e-5)) return text("product ", how, " at ", i, ",", j, ": ", d[i * 8 + j], " for ", want);
+        if (!(std::fabs(d[i * 8 + j] - want) < 1e-5))
+          return text("product ", how, " at ", i, ",", j, ": ", d[i * 8 + j], " for ", want);
       }
   }
   return "";
@@ -82,7 +84,7 @@ __global__ void warp(int64_t* out) {
   if (lane < 16) v += 100, __syncwarp(half);
   for (int k = 8; k; k /= 2) v += __shfl_xor_sync(half, v, k);
   o[11] = v;
-  o[12] = __shfl_xor_sync(~0u, lane, 8, 8);   // past the segment's end upwards: the own value
+  o[12] = __shfl_xor_sync(~0u, lane, 8, 8);  // past the segment's end upwards: the own value
   o[13] = __shfl_up_sync(~0u, lane, 1, 4);
   o[14] = __popc(0xf0u) + __ffs(8) + __clz(1);
   o[15] = __float_as_uint(1.0f);
@@ -94,15 +96,29 @@ std::string warps() {
   if (std::string e = failure(); !e.empty()) return e;
   auto got = out.read();
   for (int64_t l = 0; l < 32; ++l) {
-    const int64_t want[16] = {50, (l & ~7) + 1, 2 * (l ^ 3) + 1, l < 2 ? l : l - 2, (l > 27 ? l : l + 4) << 40, l % 16 > 12 ? l : l + 3, 0x49249249, 1, 0, 1, 0,
-                              l < 16 ? 1720 : 376, (l ^ 8) > (l | 7) ? l : l ^ 8, l % 4 ? l - 1 : l, 4 + 4 + 31, 0x3f800000};
+    const int64_t want[16] = {50,
+                              (l & ~7) + 1,
+                              2 * (l ^ 3) + 1,
+                              l < 2 ? l : l - 2,
+                              (l > 27 ? l : l + 4) << 40,
+                              l % 16 > 12 ? l : l + 3,
+                              0x49249249,
+                              1,
+                              0,
+                              1,
+                              0,
+                              l<16 ? 1720 : 376, (l ^ 8)>(l | 7) ? l : l ^ 8,
+                              l % 4 ? l - 1 : l,
+                              4 + 4 + 31,
+                              0x3f800000};
     for (int i = 0; i < 16; ++i)
       if (got[l * 16 + i] != want[i]) return text("lane ", l, ", answer ", i, ": ", got[l * 16 + i], " for ", want[i]);
   }
   return "";
 }
 
-/// Copies n floats through shared memory, two groups of 16 bytes a thread, one in flight while the other is used; zeros past n.
+/// Copies n floats through shared memory, two groups of 16 bytes a thread, one in flight while the other is used; zeros
+/// past n.
 __global__ void staged(const float* x, float* y, int n) {
   SHARED(float, s);
   float4* mine = reinterpret_cast<float4*>(s) + 2 * threadIdx.x;
@@ -166,7 +182,8 @@ std::string exits() {
 __global__ void places(int* out, dim3 grid) {
   const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const int thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-  atomicAdd(&out[block * int(blockDim.x * blockDim.y * blockDim.z) + thread], gridDim.x == grid.x && gridDim.z == grid.z ? 1 : 1000);
+  atomicAdd(&out[block * int(blockDim.x * blockDim.y * blockDim.z) + thread],
+            gridDim.x == grid.x && gridDim.z == grid.z ? 1 : 1000);
 }
 std::string visits() {
   const dim3 grid(5, 3, 2), block(3, 7, 2);
@@ -183,7 +200,8 @@ __global__ void formulas(const float* x, float* y, uint32_t* packed, int n) {
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= n) return;
   const float v = __ldg(x + i), p = fabsf(v) + 0.25f;
-  y[i] = expf(v) + exp2f(v) + logf(p) + log2f(p) + erff(v) + tanhf(v) + rsqrtf(p) + sqrtf(p) + fmaf(v, v, p) + fmaxf(v, p) + fminf(v, p) + __expf(v) + __logf(p) + float(max(i, 3) - min(i, 3));
+  y[i] = expf(v) + exp2f(v) + logf(p) + log2f(p) + erff(v) + tanhf(v) + rsqrtf(p) + sqrtf(p) + fmaf(v, v, p) +
+         fmaxf(v, p) + fminf(v, p) + __expf(v) + __logf(p) + float(max(i, 3) - min(i, 3));
   packed[i] = pack_bf16(v, float(bf16(p))) ^ __float_as_uint(__uint_as_float(0u));
 }
 std::string numbers() {
@@ -197,8 +215,11 @@ std::string numbers() {
   auto packed = dp.read();
   for (int i = 0; i < 300; ++i) {
     const double v = x[i], p = std::fabs(v) + 0.25;
-    const double want = 2 * std::exp(v) + std::exp2(v) + 2 * std::log(p) + std::log2(p) + std::erf(v) + std::tanh(v) + 1 / std::sqrt(p) + std::sqrt(p) + v * v + p + std::fmax(v, p) + std::fmin(v, p) + std::abs(i - 3);
-    if (!(std::fabs(y[i] - want) < 1e-4 * (1 + std::fabs(want)))) return text("formulas at ", x[i], ": ", y[i], " for ", want);
+    const double want = 2 * std::exp(v) + std::exp2(v) + 2 * std::log(p) + std::log2(p) + std::erf(v) + std::tanh(v) +
+                        1 / std::sqrt(p) + std::sqrt(p) + v * v + p + std::fmax(v, p) + std::fmin(v, p) +
+                        std::abs(i - 3);
+    if (!(std::fabs(y[i] - want) < 1e-4 * (1 + std::fabs(want))))
+      return text("formulas at ", x[i], ": ", y[i], " for ", want);
     if (packed[i] != (bf16(x[i]).bits | uint32_t(bf16(float(p)).bits) << 16)) return text("pack_bf16 of ", x[i]);
   }
   return "";
@@ -208,6 +229,10 @@ std::string numbers() {
 }  // namespace mt::cuda
 
 const std::vector<Case> legal_cases = {
-    {"mma and ldmatrix against a plain product", mt::cuda::products}, {"shuffles and votes", mt::cuda::warps}, {"cp.async groups", mt::cuda::copies},
-    {"early exit, atomics", mt::cuda::exits},                         {"every place once", mt::cuda::visits},  {"numbers", mt::cuda::numbers},
+    {"mma and ldmatrix against a plain product", mt::cuda::products},
+    {"shuffles and votes", mt::cuda::warps},
+    {"cp.async groups", mt::cuda::copies},
+    {"early exit, atomics", mt::cuda::exits},
+    {"every place once", mt::cuda::visits},
+    {"numbers", mt::cuda::numbers},
 };

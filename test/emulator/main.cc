@@ -1,5 +1,6 @@
-// The emulator's self-test: `selftest` runs every case in every order of threads and blocks, at once and late; `selftest brief` in two
-// orders; `selftest crash NAME` runs one fault that only a sanitizer sees. Prints a line for every failure.
+// The emulator's self-test: `selftest` runs every case in every order of threads and blocks, at once and late;
+// `selftest brief` in two orders; `selftest crash NAME` runs one fault that only a sanitizer sees. Prints a line for
+// every failure.
 #include <cstdio>
 #include <stdexcept>
 
@@ -27,9 +28,7 @@ int run(const std::vector<Case>& cases, const std::string& modes) {
     mt::simt::configure(modes);
     try {
       what = c.run();
-    } catch (const std::exception& e) {
-      what = std::string("threw ") + e.what() + " " + mt::simt::last_report();
-    }
+    } catch (const std::exception& e) { what = std::string("threw ") + e.what() + " " + mt::simt::last_report(); }
     if (!what.empty()) ++failed, std::printf("FAILED [%s] %s: %s\n", modes.c_str(), c.name, what.c_str());
   }
   return failed;
@@ -47,7 +46,8 @@ int main(int count, char** words) {
   for (const char* order : {"order=forward", "order=reversed", "order=random:1", "order=random:2"})
     for (const char* when : {"", ",late"})
       for (auto* list : {&legal_cases, &fault_cases}) {
-        if (brief && (std::string(order) == "order=forward" || std::string(order) == "order=random:2" || *when)) continue;
+        if (brief && (std::string(order) == "order=forward" || std::string(order) == "order=random:2" || *when))
+          continue;
         failed += run(*list, std::string(order) + when), cases += int(list->size());
       }
   failed += run(runtime_cases, ""), cases += int(runtime_cases.size());

@@ -19,18 +19,34 @@ interface Ended {
   out: string
 }
 const run = (command: string, args: string[]): Promise<Ended> =>
-  new Promise((resolve) => execFile(command, args, { cwd: root, maxBuffer: 1 << 26 }, (error, stdout, stderr) => resolve({ failed: error !== null, out: stdout + stderr })))
+  new Promise((resolve) =>
+    execFile(command, args, { cwd: root, maxBuffer: 1 << 26 }, (error, stdout, stderr) =>
+      resolve({ failed: error !== null, out: stdout + stderr }),
+    ),
+  )
 
-const files = (directory: string, ending: RegExp): string[] => readdirSync(join(root, directory)).filter((f) => ending.test(f)).map((f) => join(directory, f))
+const files = (directory: string, ending: RegExp): string[] =>
+  readdirSync(join(root, directory))
+    .filter((f) => ending.test(f))
+    .map((f) => join(directory, f))
 async function build(name: string, flags: string[]): Promise<string> {
   const program = join(folder, name)
-  const sources = ['native/kernels/probe.cu', ...files('test/emulator', /\.(cu|cc)$/), ...files('native/emulator', /\.cc$/)]
+  const sources = [
+    'native/kernels/probe.cu',
+    ...files('test/emulator', /\.(cu|cc)$/),
+    ...files('native/emulator', /\.cc$/),
+  ]
   const common = ['-std=c++20', '-fno-math-errno', '-ffp-contract=off', '-pthread', '-Inative', '-Itest/emulator']
   const { failed, out } = await run('g++', [...common, ...flags, '-x', 'c++', ...sources, '-o', program])
   assert.not(failed, out)
   return program
 }
-const builds = there ? [build('plain', ['-O2']), build('sanitized', ['-O1', '-g1', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'])] : []
+const builds = there
+  ? [
+      build('plain', ['-O2']),
+      build('sanitized', ['-O1', '-g1', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined']),
+    ]
+  : []
 for (const b of builds) b.catch(() => {}) // reported by the test that awaits it
 
 check('every case, in every order of threads, at once and late', async () => {

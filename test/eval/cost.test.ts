@@ -2,14 +2,32 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
-import { blockFlops, coreFlops, crossover, languageFlops, publishedModels, qformerFlops, scoreProducts, trainedCount, videoCost } from '../../lib/eval/cost.js'
+import {
+  blockFlops,
+  coreFlops,
+  crossover,
+  languageFlops,
+  publishedModels,
+  qformerFlops,
+  scoreProducts,
+  trainedCount,
+  videoCost,
+} from '../../lib/eval/cost.js'
 import { parseModelConfig, type LlamaConfig } from '../../lib/models/config.js'
 
-const full = parseModelConfig({ model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', vocab_size: 32001 } })
+const full = parseModelConfig({
+  model_type: 'instructblip',
+  vision_config: {},
+  text_config: { model_type: 'llama', vocab_size: 32001 },
+})
 const llama = full.language as LlamaConfig
 
 test('score products: pairs counted one by one, and the ratio T·L / (L + T) without text', () => {
-  for (const [frames, queries, text] of [[3, 4, 2], [4, 5, 0], [1, 2, 3]] as const) {
+  for (const [frames, queries, text] of [
+    [3, 4, 2],
+    [4, 5, 0],
+    [1, 2, 3],
+  ] as const) {
     // Tokens as [frame, index]; indices from `queries` on are text. Text in space is copied per frame, in joint it is there once.
     let [space, time, joint] = [0, 0, 0]
     for (let t = 0; t < frames; t++) for (let i = 0; i < queries + text; i++) space += queries + text
@@ -20,7 +38,8 @@ test('score products: pairs counted one by one, and the ratio T·L / (L + T) wit
     assert.is(scoreProducts('joint', { frames, queries, text }), joint)
   }
   for (const T of [4, 8, 64]) {
-    const ratio = scoreProducts('joint', { frames: T, queries: 32 }) / scoreProducts('factorized', { frames: T, queries: 32 })
+    const ratio =
+      scoreProducts('joint', { frames: T, queries: 32 }) / scoreProducts('factorized', { frames: T, queries: 32 })
     assert.ok(Math.abs(ratio - (T * 32) / (32 + T)) < 1e-12)
   }
 })
@@ -30,7 +49,8 @@ test('the block: factorized takes fewer operations only from about 51 frames', (
   assert.ok(Math.abs(blockFlops('joint', at(8), 768) / 1e9 - 1.41) < 0.005)
   assert.ok(Math.abs(blockFlops('factorized', at(8), 768) / 1e9 - 2.45) < 0.005)
   assert.is(crossover({ queries: 32 }, 768), 51) // T(L − 1) > 2D + L
-  for (const T of [4, 8, 64]) assert.ok(blockFlops('joint', at(T, 128), 768) < blockFlops('factorized', at(T, 128), 768))
+  for (const T of [4, 8, 64])
+    assert.ok(blockFlops('joint', at(T, 128), 768) < blockFlops('factorized', at(T, 128), 768))
   assert.is(crossover({ queries: 1 }, 768), undefined)
 })
 

@@ -45,14 +45,19 @@ async function failure(act: () => Promise<unknown>): Promise<string> {
 }
 async function predict(of: Sample[], options: EvaluateOptions = {}, on = bundle): Promise<Prediction[]> {
   const all: Prediction[] = []
-  for await (const p of evaluate(on, new Features(on, { frames: 2, sampling: { kind: 'uniform' } }), of, options)) all.push(p)
+  for await (const p of evaluate(on, new Features(on, { frames: 2, sampling: { kind: 'uniform' } }), of, options))
+    all.push(p)
   return all
 }
 const open = (of: Sample[]): Sample[] => of.map(({ choices: _, ...s }) => s)
 
 /** The validation manifest with some of its lines changed, by number. */
 function manifest(name: string, changes: Record<number, object>): string {
-  const lines = jsonLines(world.val).map((l, i): object => ({ ...l, video: at('clips', 'val', l.video.split('/').at(-1)!), ...changes[i] }))
+  const lines = jsonLines(world.val).map((l, i): object => ({
+    ...l,
+    video: at('clips', 'val', l.video.split('/').at(-1)!),
+    ...changes[i],
+  }))
   writeFileSync(at(name), lines.map((l) => `${JSON.stringify(l)}\n`).join(''))
   return at(name)
 }
@@ -62,23 +67,54 @@ function manifest(name: string, changes: Record<number, object>): string {
 test('texts that cannot be used are known before anything is computed, with line and sample', async () => {
   const config = imageTextConfig(bundle, 2)
   const long = Array(200).fill('circle').join(' ')
-  const of = async (name: string, changes: object): Promise<Sample> => (await readManifest(manifest(name, { 1: { choices: undefined, ...changes } })))[1]!
+  const of = async (name: string, changes: object): Promise<Sample> =>
+    (await readManifest(manifest(name, { 1: { choices: undefined, ...changes } })))[1]!
   for (const [name, changes, sentence] of [
-    ['long', { answer: long }, /answer: \d+ tokens beside 5 visual ones leave no room for a prompt in the 96 positions of the language model; shorten the answer/],
-    ['picture', { prompt: '<image> what moves ?' }, /prompt: expected words alone.*, but got "<image>"; leave <image> out/],
+    [
+      'long',
+      { answer: long },
+      /answer: \d+ tokens beside 5 visual ones leave no room for a prompt in the 96 positions of the language model; shorten the answer/,
+    ],
+    [
+      'picture',
+      { prompt: '<image> what moves ?' },
+      /prompt: expected words alone.*, but got "<image>"; leave <image> out/,
+    ],
   ] as const) {
     // The tiny world's tokenizer has no mark of a picture; newer checkpoints do.
-    const tokenizer = { ...bundle.tokenizer, idOf: (t: string) => (t === '<image>' ? 3 : bundle.tokenizer.idOf(t)), encode: (text: string, o?: object) => (text.includes('<image>') ? [3] : []).concat(bundle.tokenizer.encode(text.replace('<image>', ''), o)) }
+    const tokenizer = {
+      ...bundle.tokenizer,
+      idOf: (t: string) => (t === '<image>' ? 3 : bundle.tokenizer.idOf(t)),
+      encode: (text: string, o?: object) =>
+        (text.includes('<image>') ? [3] : []).concat(bundle.tokenizer.encode(text.replace('<image>', ''), o)),
+    }
     const sample = await of(`${name}.jsonl`, changes)
-    assert.match(await failure(async () => encode({ ...bundle, tokenizer }, config, sample)), new RegExp(`^\\S+${name}\\.jsonl, line 2, sample "[^"]+": ${sentence.source}`))
+    assert.match(
+      await failure(async () => encode({ ...bundle, tokenizer }, config, sample)),
+      new RegExp(`^\\S+${name}\\.jsonl, line 2, sample "[^"]+": ${sentence.source}`),
+    )
   }
   const empty = { ...bundle.tokenizer, encode: () => [] }
-  assert.match(await failure(async () => encode({ ...bundle, tokenizer: empty }, config, samples[0]!)), /^\S+, line 1, sample "[^"]+": answer: expected a text of at least one token/)
+  assert.match(
+    await failure(async () => encode({ ...bundle, tokenizer: empty }, config, samples[0]!)),
+    /^\S+, line 1, sample "[^"]+": answer: expected a text of at least one token/,
+  )
 })
 
 test('an id without a row in the embedding is found with its text and token, in every text', async () => {
   const { config } = bundle.model
-  const small = (language: number, qformer: number): Bundle => ({ ...bundle, model: Object.create(bundle.model, { config: { value: { ...config, language: { ...config.language, vocabSize: language }, qformer: { ...config.qformer, vocabSize: qformer } } } }) })
+  const small = (language: number, qformer: number): Bundle => ({
+    ...bundle,
+    model: Object.create(bundle.model, {
+      config: {
+        value: {
+          ...config,
+          language: { ...config.language, vocabSize: language },
+          qformer: { ...config.qformer, vocabSize: qformer },
+        },
+      },
+    }),
+  })
   const text = imageTextConfig(bundle, 2)
   const sample = samples[0]!
   const most = (ids: number[]): number => Math.max(...ids)
@@ -87,12 +123,20 @@ test('an id without a row in the embedding is found with its text and token, in 
     [whole.prompt, 'prompt', small(most(whole.prompt), 999)],
     [whole.qformer!, '(prompt|qformerText) for the Q-Former', small(999, most(whole.qformer!))],
   ] as const) {
-    assert.match(await failure(async () => encode(on, text, sample)), new RegExp(`, line 1, sample "[^"]+": ${field}: the token id ${most(ids)} \\(\\S+\\) is past the embedding, which has ${most(ids)} rows`))
+    assert.match(
+      await failure(async () => encode(on, text, sample)),
+      new RegExp(
+        `, line 1, sample "[^"]+": ${field}: the token id ${most(ids)} \\(\\S+\\) is past the embedding, which has ${most(ids)} rows`,
+      ),
+    )
   }
 })
 
 test('ids that every batch uses are checked when the model is opened', async () => {
-  for (const [key, id] of [['pad_token', 500], ['bos_token', 97]] as const) {
+  for (const [key, id] of [
+    ['pad_token', 500],
+    ['bos_token', 97],
+  ] as const) {
     const folder = at(`ids-${key}`)
     mkdirSync(folder)
     await writeCheckpoint(folder)
@@ -104,39 +148,71 @@ test('ids that every batch uses are checked when the model is opened', async () 
     const config = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8'))
     config.text_config[`${key}_id`] = id
     writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
-    assert.match(await failure(() => openBundle(folder)), new RegExp(`the ${key} of the language model tokenizer has the id ${id}, but the embedding has 97 rows`))
+    assert.match(
+      await failure(() => openBundle(folder)),
+      new RegExp(`the ${key} of the language model tokenizer has the id ${id}, but the embedding has 97 rows`),
+    )
   }
 })
 
 test('a clip that cannot be used ends evaluation with its line and sample, or is heard of and left out', async () => {
   writeFileSync(at('clips', 'noise.mp4'), 'no video')
   const bad = await readManifest(manifest('bad.jsonl', { 1: { video: at('clips', 'noise.mp4') }, 3: { start: 77 } }))
-  assert.match(await failure(() => predict(bad)), /bad\.jsonl, line 2, sample "[^"]+": \S+noise\.mp4: expected a video file/)
+  assert.match(
+    await failure(() => predict(bad)),
+    /bad\.jsonl, line 2, sample "[^"]+": \S+noise\.mp4: expected a video file/,
+  )
   const heard: Unpredicted[] = []
   const predictions = await predict(bad, { onUnpredicted: (u) => void heard.push(u), batch: 2 })
-  assert.equal(predictions.map((p) => p.id), [0, 2, 4].map((i) => bad[i]!.id))
-  assert.equal(heard.map((u) => u.id), [1, 3].map((i) => bad[i]!.id))
-  assert.match(heard[1]!.error, /bad\.jsonl, line 4, sample "[^"]+": start: expected a time before the end of \S+, which lasts \S+ s, but got 77/)
-  assert.equal(predictions.map((p) => p.prediction), (await predict(samples)).filter((_, i) => i % 2 === 0).map((p) => p.prediction))
+  assert.equal(
+    predictions.map((p) => p.id),
+    [0, 2, 4].map((i) => bad[i]!.id),
+  )
+  assert.equal(
+    heard.map((u) => u.id),
+    [1, 3].map((i) => bad[i]!.id),
+  )
+  assert.match(
+    heard[1]!.error,
+    /bad\.jsonl, line 4, sample "[^"]+": start: expected a time before the end of \S+, which lasts \S+ s, but got 77/,
+  )
+  assert.equal(
+    predictions.map((p) => p.prediction),
+    (await predict(samples)).filter((_, i) => i % 2 === 0).map((p) => p.prediction),
+  )
 })
 
 // ------------------------------------------------------------------------------------------------------------- not finite
 
-for (const weight of ['language_model.lm_head.weight', 'language_projection.weight', 'vision_model.post_layernorm.bias', 'qformer.encoder.layer.0.output_query.dense.weight']) {
+for (const weight of [
+  'language_model.lm_head.weight',
+  'language_projection.weight',
+  'vision_model.post_layernorm.bias',
+  'qformer.encoder.layer.0.output_query.dense.weight',
+]) {
   test(`a damaged ${weight} gives no accuracy and no empty answer`, async () => {
     const folder = at(`damaged-${weight}`)
     mkdirSync(folder)
     await writeCheckpoint(folder)
     await poison(join(folder, 'model.safetensors'), weight)
     const model = await openVideoModel(folder)
-    const sentence = new RegExp(`(is|are) not finite: the weight ${weight.replaceAll('.', '\\.')} holds a NaN or an infinity; the checkpoint is damaged`)
+    const sentence = new RegExp(
+      `(is|are) not finite: the weight ${weight.replaceAll('.', '\\.')} holds a NaN or an infinity; the checkpoint is damaged`,
+    )
     const first = `${samples[0]!.id}`
     for (const of of [samples, open(samples)]) {
-      const message = await failure(() => predict(of, { onUnpredicted: () => assert.unreachable('no sample is to blame') }, model.bundle))
+      const message = await failure(() =>
+        predict(of, { onUnpredicted: () => assert.unreachable('no sample is to blame') }, model.bundle),
+      )
       assert.match(message, sentence)
       assert.match(message, new RegExp(`sample "${first}": `))
     }
-    assert.match(await failure(async () => { for await (const _ of ask(model, samples[0]!)); }), sentence)
+    assert.match(
+      await failure(async () => {
+        for await (const _ of ask(model, samples[0]!));
+      }),
+      sentence,
+    )
     model.dispose()
   })
 }
@@ -145,16 +221,37 @@ test('an adapter that is not finite is not loaded, and one in memory decides not
   for (const [i, name] of ['layer.1.spatial.q.lora_A', 'temporal_position'].entries()) {
     const adapter = new Adapter(bundle.model.config, parseAdapterConfig({ frames: 2, lora: { r: 2 } }))
     scope(() => write(adapter.parameters.get(name)!, full(adapter.parameters.get(name)!.shape, i ? NaN : -Infinity)))
-    assert.match(await failure(() => predict(samples, { adapter })), new RegExp(`sample "[^"]+": the visual tokens are not finite: the trained tensor ${name.replaceAll('.', '\\.')} holds a NaN`))
+    assert.match(
+      await failure(() => predict(samples, { adapter })),
+      new RegExp(
+        `sample "[^"]+": the visual tokens are not finite: the trained tensor ${name.replaceAll('.', '\\.')} holds a NaN`,
+      ),
+    )
     await saveAdapter(at(`odd${i}`), adapter, { fingerprint: bundle.fingerprint, base: 'tiny' })
-    assert.match(await failure(() => loadAdapter(at(`odd${i}`), bundle)), new RegExp(`odd${i}: the trained tensor ${name.replaceAll('.', '\\.')} holds a NaN or an infinity`))
+    assert.match(
+      await failure(() => loadAdapter(at(`odd${i}`), bundle)),
+      new RegExp(`odd${i}: the trained tensor ${name.replaceAll('.', '\\.')} holds a NaN or an infinity`),
+    )
     adapter.dispose()
   }
 })
 
 // ------------------------------------------------------------------------------------------------------------- the file
 
-const evaluation = (data: string, output: string, ...more: string[]): string[] => ['eval', '--model', world.model, '--data', data, '--frames', '2', '--batch', '1', '--output', output, ...more]
+const evaluation = (data: string, output: string, ...more: string[]): string[] => [
+  'eval',
+  '--model',
+  world.model,
+  '--data',
+  data,
+  '--frames',
+  '2',
+  '--batch',
+  '1',
+  '--output',
+  output,
+  ...more,
+]
 const withoutRun = (path: string): object[] => jsonLines(path).map(({ run: _, ...l }) => l)
 
 test('eval: a bad clip is a line with its reason, the others are predicted, and --resume tries it again', async () => {
@@ -163,10 +260,19 @@ test('eval: a bad clip is a line with its reason, the others are predicted, and 
   const { code, out, err } = await cli(...evaluation(data, at('later-out.jsonl')))
   assert.is(code, 1)
   assert.match(out, /overall +\S+ %  \d\/3\n$/)
-  assert.match(err, /\nmtransllama: eval: 2 of 5 samples have no prediction and are not counted; the first: [^\n]+line 1, sample "[^"]+": [^\n]+later\.mp4: expected a video file[^\n]+; the reasons are in \S+, and --resume tries these samples again\.\n$/)
+  assert.match(
+    err,
+    /\nmtransllama: eval: 2 of 5 samples have no prediction and are not counted; the first: [^\n]+line 1, sample "[^"]+": [^\n]+later\.mp4: expected a video file[^\n]+; the reasons are in \S+, and --resume tries these samples again\.\n$/,
+  )
   const lines = jsonLines(at('later-out.jsonl'))
-  assert.equal(lines.map((l) => l.id), samples.map((s) => s.id))
-  assert.equal(lines.map((l) => [typeof l.prediction, typeof l.error]), [0, 1, 2, 3, 4].map((i) => (i % 4 ? ['string', 'undefined'] : ['undefined', 'string'])))
+  assert.equal(
+    lines.map((l) => l.id),
+    samples.map((s) => s.id),
+  )
+  assert.equal(
+    lines.map((l) => [typeof l.prediction, typeof l.error]),
+    [0, 1, 2, 3, 4].map((i) => (i % 4 ? ['string', 'undefined'] : ['undefined', 'string'])),
+  )
 
   writeFileSync(at('clips', 'later.mp4'), readFileSync(at('clips', 'val', '000000.mp4')))
   const fixed = manifest('fixed.jsonl', { 0: { video: at('clips', 'later.mp4') } })
@@ -185,7 +291,10 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGKILL'] as const) {
     writeFileSync(at(`${name}.jsonl`), lines.map((l) => `${JSON.stringify(l)}\n`).join(''))
     const args = evaluation(at(`${name}.jsonl`), at(`${name}-out.jsonl`))
     const running = start(...args)
-    while (!existsSync(at(`${name}-out.jsonl`)) || readFileSync(at(`${name}-out.jsonl`), 'utf8').split('\n').length < 4) {
+    while (
+      !existsSync(at(`${name}-out.jsonl`)) ||
+      readFileSync(at(`${name}-out.jsonl`), 'utf8').split('\n').length < 4
+    ) {
       await sleep(5)
       assert.is(running.process.exitCode, null, 'it is still at work')
     }
@@ -193,7 +302,10 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGKILL'] as const) {
     const { code, err } = await running.ended
     if (signal !== 'SIGKILL') {
       assert.is(code, 130)
-      assert.match(err, /\nmtransllama: stopping; what is predicted is in \S+-out\.jsonl, and --resume goes on; press Ctrl-C again to end at once\.\n$/)
+      assert.match(
+        err,
+        /\nmtransllama: stopping; what is predicted is in \S+-out\.jsonl, and --resume goes on; press Ctrl-C again to end at once\.\n$/,
+      )
     }
     const kept = jsonLines(at(`${name}-out.jsonl`))
     assert.ok(kept.length >= 3 && kept.length < lines.length, `${kept.length} of ${lines.length}`)
@@ -208,21 +320,46 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGKILL'] as const) {
 }
 
 test('predictions of another run, or of other samples, are not gone on with', async () => {
-  const line: Prediction = { id: samples[0]!.id, prompt: samples[0]!.prompt, answer: samples[0]!.answer, prediction: 'x', correct: false }
+  const line: Prediction = {
+    id: samples[0]!.id,
+    prompt: samples[0]!.prompt,
+    answer: samples[0]!.answer,
+    prediction: 'x',
+    correct: false,
+  }
   const path = at('mine.jsonl')
   const file = await PredictionFile.open(path, 'run one', samples)
   assert.not.ok(existsSync(path), 'nothing is there until something is predicted')
   await file.add(line)
   assert.equal((await PredictionFile.open(path, 'run one', samples, { resume: true })).predictions, [line])
-  assert.match(await failure(() => PredictionFile.open(path, 'run two', samples, { resume: true })), /mine\.jsonl, line 1: this prediction is of another model, adapter, precision or choice of frames/)
-  assert.match(await failure(() => PredictionFile.open(path, 'run one', samples.slice(1), { resume: true })), /mine\.jsonl, line 1: sample "[^"]+" is not in the manifest as it was/)
-  assert.match(await failure(() => PredictionFile.open(path, 'run one', [{ ...samples[0]!, answer: 'other' }], { resume: true })), /is not in the manifest as it was/)
-  assert.match(await failure(() => PredictionFile.open(at('no', 'such.jsonl'), 'run', samples)), /such\.jsonl: expected a file that can be written/)
-  assert.equal(jsonLines(path).map((l) => l.prediction), ['x'], 'what was refused is not touched')
+  assert.match(
+    await failure(() => PredictionFile.open(path, 'run two', samples, { resume: true })),
+    /mine\.jsonl, line 1: this prediction is of another model, adapter, precision or choice of frames/,
+  )
+  assert.match(
+    await failure(() => PredictionFile.open(path, 'run one', samples.slice(1), { resume: true })),
+    /mine\.jsonl, line 1: sample "[^"]+" is not in the manifest as it was/,
+  )
+  assert.match(
+    await failure(() => PredictionFile.open(path, 'run one', [{ ...samples[0]!, answer: 'other' }], { resume: true })),
+    /is not in the manifest as it was/,
+  )
+  assert.match(
+    await failure(() => PredictionFile.open(at('no', 'such.jsonl'), 'run', samples)),
+    /such\.jsonl: expected a file that can be written/,
+  )
+  assert.equal(
+    jsonLines(path).map((l) => l.prediction),
+    ['x'],
+    'what was refused is not touched',
+  )
   const over = await PredictionFile.open(path, 'run two', samples)
   assert.equal(jsonLines(path).length, 1)
   await over.add({ ...line, prediction: 'y' })
-  assert.equal(jsonLines(path).map((l) => [l.prediction, l.run]), [['y', 'run two']])
+  assert.equal(
+    jsonLines(path).map((l) => [l.prediction, l.run]),
+    [['y', 'run two']],
+  )
 })
 
 test('eval and ask say what they assume of a checkpoint, once', async () => {
@@ -232,10 +369,23 @@ test('eval and ask say what they assume of a checkpoint, once', async () => {
   rmSync(join(folder, 'preprocessor_config.json'))
   for (const { code, err } of [
     await cli('eval', '--model', folder, '--data', world.val),
-    await cli('ask', '--model', folder, '--video', samples[0]!.video, '--prompt', 'how many objects move ?', '--max-tokens', '1'),
+    await cli(
+      'ask',
+      '--model',
+      folder,
+      '--video',
+      samples[0]!.video,
+      '--prompt',
+      'how many objects move ?',
+      '--max-tokens',
+      '1',
+    ),
   ]) {
     assert.is(code, 0, err)
-    assert.match(err, /^mtransllama: computing on [^\n]+\nmtransllama: note: \S+assumed: nothing says how pictures are prepared [^\n]+ assumed are CLIP's mean and std, 1\/255, bicubic, 21 × 21\.\n$/)
+    assert.match(
+      err,
+      /^mtransllama: computing on [^\n]+\nmtransllama: note: \S+assumed: nothing says how pictures are prepared [^\n]+ assumed are CLIP's mean and std, 1\/255, bicubic, 21 × 21\.\n$/,
+    )
   }
 })
 

@@ -40,8 +40,13 @@ for (const [kind, weight, value] of [
 ] as const) {
   test(`generation from a damaged weight is no empty answer: ${weight}`, async () => {
     const { native } = await withWeight(kind, weight, value)
-    const message = await scope(() => failure(drain(generate(native, visual(), [1, 2, 3], { maxTokens: 4, eosIds: [0] }))))
-    assert.is(message, `the scores of token 1 of the answer are not finite: the weight ${weight} holds a NaN or an infinity; the checkpoint is damaged, fetch it again.`)
+    const message = await scope(() =>
+      failure(drain(generate(native, visual(), [1, 2, 3], { maxTokens: 4, eosIds: [0] }))),
+    )
+    assert.is(
+      message,
+      `the scores of token 1 of the answer are not finite: the weight ${weight} holds a NaN or an infinity; the checkpoint is damaged, fetch it again.`,
+    )
     native.dispose()
   })
 }
@@ -49,9 +54,15 @@ for (const [kind, weight, value] of [
 test('where every weight is finite, the first layer whose output is not is named', async () => {
   const { native } = await openTiny('instructblip', 21)
   const message = await scope(() => failure(drain(generate(native, visual(NaN), [1, 2, 3], { maxTokens: 4 }))))
-  assert.match(message, /^the scores of token 1 of the answer are not finite: lm\.hidden\.0 is the first layer whose output is not; an activation is too large for float32\.$/)
+  assert.match(
+    message,
+    /^the scores of token 1 of the answer are not finite: lm\.hidden\.0 is the first layer whose output is not; an activation is too large for float32\.$/,
+  )
   const large = await withWeight('instructblip', 'language_model.model.layers.0.mlp.down_proj.weight', 3e38)
-  assert.match(await scope(() => failure(drain(generate(large.native, visual(1e4), [1, 2, 3], { maxTokens: 4 })))), /lm\.hidden\.[12] is the first layer/)
+  assert.match(
+    await scope(() => failure(drain(generate(large.native, visual(1e4), [1, 2, 3], { maxTokens: 4 })))),
+    /lm\.hidden\.[12] is the first layer/,
+  )
   for (const m of [native, large.native]) m.dispose()
 })
 

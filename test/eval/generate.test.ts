@@ -30,11 +30,17 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   }
   /** The likeliest next id, from the whole sequence at once. */
   const next = ({ native }: Both, visual: Tensor, words: number[]): Promise<number> =>
-    scope(() => noGrad(async () => {
-      const hidden = native.hidden(visual, { rows: 1, ids: Int32Array.from(words), mask: new Uint8Array(words.length).fill(1) })
-      const scores = (await logits(native.language, narrow(hidden, 1, hidden.dim(1) - 1, 1)).data()) as Float32Array
-      return scores.indexOf(Math.max(...scores))
-    }))
+    scope(() =>
+      noGrad(async () => {
+        const hidden = native.hidden(visual, {
+          rows: 1,
+          ids: Int32Array.from(words),
+          mask: new Uint8Array(words.length).fill(1),
+        })
+        const scores = (await logits(native.language, narrow(hidden, 1, hidden.dim(1) - 1, 1)).data()) as Float32Array
+        return scores.indexOf(Math.max(...scores))
+      }),
+    )
 
   test(`${kind}: with the cache comes what comes from the whole sequence each time`, async () => {
     const answers = new Set<string>()
@@ -76,12 +82,19 @@ for (const kind of ['instructblip', 'blip2'] as const) {
       // The two positions left are fed; what follows the last of them needs none.
       assert.is(out.length, 3)
       assert.is(out[2], await next(model, visual, [...long, ...out.slice(0, 2)]))
-      assert.equal(await ids(model, visual, { maxTokens: 50 }, [...long, 9, 9]).then((o) => o.length), 1, 'a prompt that fills them')
+      assert.equal(
+        await ids(model, visual, { maxTokens: 50 }, [...long, 9, 9]).then((o) => o.length),
+        1,
+        'a prompt that fills them',
+      )
       try {
         await ids(model, visual, { maxTokens: 50 }, [...long, 9, 9, 9])
         assert.unreachable('a prompt past the positions was taken')
       } catch (error) {
-        assert.match((error as Error).message, /^context: expected at most 96 tokens, the positions of the language model, but got "5 visual and 92 of the prompt"; use fewer frames/)
+        assert.match(
+          (error as Error).message,
+          /^context: expected at most 96 tokens, the positions of the language model, but got "5 visual and 92 of the prompt"; use fewer frames/,
+        )
       }
     })
   })

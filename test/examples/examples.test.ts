@@ -23,7 +23,10 @@ test.after(() => rm(folder, { recursive: true, force: true }))
 
 function run(name: string, ...args: string[]): Promise<{ status: number | null; out: string; err: string }> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'examples', name), ...args], { cwd: root, env: { ...process.env, ...environment } })
+    const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'examples', name), ...args], {
+      cwd: root,
+      env: { ...process.env, ...environment },
+    })
     let out = ''
     let err = ''
     child.stdout.on('data', (data) => (out += data))
@@ -47,7 +50,8 @@ test('low-level.ts leaves no memory behind', async () => {
 })
 
 test('gpu.ts gives the same numbers on the CPU and on CUDA, where the emulator is built', async () => {
-  const numbers = (out: string): string => out.slice(out.indexOf('first frame')).replace(/-?\d+\.\d+/g, (x) => Number(x).toFixed(2))
+  const numbers = (out: string): string =>
+    out.slice(out.indexOf('first frame')).replace(/-?\d+\.\d+/g, (x) => Number(x).toFixed(2))
   const cpu = await run('gpu.ts', 'cpu')
   assert.is(cpu.status, 0, cpu.err)
   assert.match(cpu.out, /^computing on cpu: as asked\nfirst frame: /)

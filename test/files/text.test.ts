@@ -48,7 +48,12 @@ for (const [what, bytes, line, byte] of [
 ] as const) {
   test(`not UTF-8: ${what}`, async () => {
     const message = await refusal(() => readText(file('bad.txt', bytes)))
-    assert.match(message, new RegExp(`bad\\.txt, line ${line}: expected UTF-8 text, but got the byte 0x${byte.toString(16)} behind ".*"; save the file as UTF-8`))
+    assert.match(
+      message,
+      new RegExp(
+        `bad\\.txt, line ${line}: expected UTF-8 text, but got the byte 0x${byte.toString(16)} behind ".*"; save the file as UTF-8`,
+      ),
+    )
   })
 }
 
@@ -61,10 +66,23 @@ test('UTF-8 comes through to the last character, with or without a byte order ma
 
 test('UTF-16, with a mark or without', async () => {
   for (const [name, bytes, sentence] of [
-    ['le.json', Buffer.from('\uFEFF{"a": 1}', 'utf16le'), /le\.json: expected UTF-8 text, but it begins as UTF-16 does; save it as UTF-8\.$/],
-    ['be.json', Buffer.from('\uFEFF{"a": 1}', 'utf16le').swap16(), /be\.json: expected UTF-8 text, but it begins as UTF-16 does/],
-    ['bare.json', Buffer.from('{"a": 1}', 'utf16le'), /bare\.json, line 1: expected UTF-8 text, but got a zero byte; the file is UTF-16 or damaged\.$/],
-  ] as const) assert.match(await refusal(() => readJsonObject(file(name, bytes))), sentence)
+    [
+      'le.json',
+      Buffer.from('\uFEFF{"a": 1}', 'utf16le'),
+      /le\.json: expected UTF-8 text, but it begins as UTF-16 does; save it as UTF-8\.$/,
+    ],
+    [
+      'be.json',
+      Buffer.from('\uFEFF{"a": 1}', 'utf16le').swap16(),
+      /be\.json: expected UTF-8 text, but it begins as UTF-16 does/,
+    ],
+    [
+      'bare.json',
+      Buffer.from('{"a": 1}', 'utf16le'),
+      /bare\.json, line 1: expected UTF-8 text, but got a zero byte; the file is UTF-16 or damaged\.$/,
+    ],
+  ] as const)
+    assert.match(await refusal(() => readJsonObject(file(name, bytes))), sentence)
 })
 
 test('everything that users write is read so: manifest, YAML, and the JSON files of models', async () => {
@@ -79,14 +97,24 @@ test('everything that users write is read so: manifest, YAML, and the JSON files
     [() => readModelConfig(join(folder, 'model')), 'config.json'],
     [() => loadTokenizer(join(folder, 'tokens')), 'tokenizer_config.json'],
     [() => inspect(join(folder, 'bare'), { adapter: file('a.yaml', bad) }), 'a.yaml'],
-  ] as const) assert.match(await refusal(act), new RegExp(`${name}, line 2: expected UTF-8 text, but got the byte 0xe9 behind `))
+  ] as const)
+    assert.match(await refusal(act), new RegExp(`${name}, line 2: expected UTF-8 text, but got the byte 0xe9 behind `))
 })
 
 test('a key twice in one object is refused, wherever it stands and however it is written', async () => {
-  assert.match(await refusal(() => readJsonObject(file('twice.json', '{"a": {"b": 1, "c": 2, "\\u0062": 3}}'))), /twice\.json: the key "b" is there twice in one object; keep one of them/)
-  assert.match(await refusal(() => readTrainConfig(file('twice.yaml', 'model: a\noutput: b\nmodel: c\n'))), /twice\.yaml: not YAML: Map keys must be unique at line 3/)
+  assert.match(
+    await refusal(() => readJsonObject(file('twice.json', '{"a": {"b": 1, "c": 2, "\\u0062": 3}}'))),
+    /twice\.json: the key "b" is there twice in one object; keep one of them/,
+  )
+  assert.match(
+    await refusal(() => readTrainConfig(file('twice.yaml', 'model: a\noutput: b\nmodel: c\n'))),
+    /twice\.yaml: not YAML: Map keys must be unique at line 3/,
+  )
   assert.equal(await readJsonObject(file('once.json', '{"a": {"b": 1}, "b": {"a": 1}}')), { a: { b: 1 }, b: { a: 1 } })
-  assert.match(await refusal(() => readJsonObject(file('comma.json', '{\n"a": 1,\n}'))), /comma\.json: not JSON in line 3: /)
+  assert.match(
+    await refusal(() => readJsonObject(file('comma.json', '{\n"a": 1,\n}'))),
+    /comma\.json: not JSON in line 3: /,
+  )
 })
 
 // ---------------------------------------------------------------------------------------------------------------- pointers
@@ -111,15 +139,29 @@ for (const [i, [kind, content, remedy]] of pointers.entries()) {
     file(`f${i}/0.jpg`, content)
     const frames = { frames: 1, sampling: { kind: 'uniform' } } as const
     for (const act of [
-      () => planCheckpoint(join(folder, `p${i}`)), () => planCheckpoint(join(folder, `s${i}`)), () => readHeader(file(`adapter_model${i}.safetensors`, content)),
-      () => loadTokenizer(join(folder, `t${i}`)), () => readModelConfig(file(`c${i}/config.json`, content)), () => readManifest(file(`m${i}.jsonl`, content)),
-      () => readTrainConfig(file(`t${i}.yaml`, content)), () => readFrames({ video: file(`v${i}.mp4`, content) }, frames), () => readFrames({ video: join(folder, `f${i}`), fps: 1 }, frames),
-    ]) assert.match(await refusal(act), new RegExp(`a ${kind} pointer and not the file itself.*${remedy}`))
+      () => planCheckpoint(join(folder, `p${i}`)),
+      () => planCheckpoint(join(folder, `s${i}`)),
+      () => readHeader(file(`adapter_model${i}.safetensors`, content)),
+      () => loadTokenizer(join(folder, `t${i}`)),
+      () => readModelConfig(file(`c${i}/config.json`, content)),
+      () => readManifest(file(`m${i}.jsonl`, content)),
+      () => readTrainConfig(file(`t${i}.yaml`, content)),
+      () => readFrames({ video: file(`v${i}.mp4`, content) }, frames),
+      () => readFrames({ video: join(folder, `f${i}`), fps: 1 }, frames),
+    ])
+      assert.match(await refusal(act), new RegExp(`a ${kind} pointer and not the file itself.*${remedy}`))
   })
 }
 
 test('what only looks like a pointer is none', () => {
-  for (const text of ['', 'version 2', 'version https://example.org/spec/v1', '{"version": "https://git-lfs.github.com/spec/v1"}', ' /annex/objects/x']) assert.is(pointerIn(Buffer.from(text)), undefined)
+  for (const text of [
+    '',
+    'version 2',
+    'version https://example.org/spec/v1',
+    '{"version": "https://git-lfs.github.com/spec/v1"}',
+    ' /annex/objects/x',
+  ])
+    assert.is(pointerIn(Buffer.from(text)), undefined)
 })
 
 test.run()

@@ -27,11 +27,69 @@ const below: Record<string, string[]> = {
   text: ['models/config', 'errors', 'json', 'files'],
   // Of weights, the container format and the way to write a file whole: never tensors, never the addon.
   data: ['weights/safetensors', 'weights/atomic', 'errors', 'json', 'files', 'schema'],
-  adapter: ['models', 'models/config', 'models/load', 'weights', 'nn', 'ops', 'tensor', 'errors', 'json', 'files', 'schema'],
-  eval: ['adapter', 'models', 'models/config', 'models/load', 'weights', 'data', 'text', 'ops', 'tensor', 'errors', 'json', 'files', 'schema'],
-  train: ['eval', 'adapter', 'models', 'models/config', 'models/load', 'weights', 'data', 'text', 'ops', 'tensor', 'errors', 'json', 'files', 'schema'],
+  adapter: [
+    'models',
+    'models/config',
+    'models/load',
+    'weights',
+    'nn',
+    'ops',
+    'tensor',
+    'errors',
+    'json',
+    'files',
+    'schema',
+  ],
+  eval: [
+    'adapter',
+    'models',
+    'models/config',
+    'models/load',
+    'weights',
+    'data',
+    'text',
+    'ops',
+    'tensor',
+    'errors',
+    'json',
+    'files',
+    'schema',
+  ],
+  train: [
+    'eval',
+    'adapter',
+    'models',
+    'models/config',
+    'models/load',
+    'weights',
+    'data',
+    'text',
+    'ops',
+    'tensor',
+    'errors',
+    'json',
+    'files',
+    'schema',
+  ],
   report: ['errors', 'json', 'files', 'schema'],
-  cli: ['report', 'train', 'eval', 'adapter', 'models', 'models/config', 'models/load', 'weights', 'data', 'text', 'ops', 'tensor', 'errors', 'json', 'files', 'schema'],
+  cli: [
+    'report',
+    'train',
+    'eval',
+    'adapter',
+    'models',
+    'models/config',
+    'models/load',
+    'weights',
+    'data',
+    'text',
+    'ops',
+    'tensor',
+    'errors',
+    'json',
+    'files',
+    'schema',
+  ],
 }
 below['index'] = Object.keys(below)
 
@@ -45,7 +103,9 @@ function* files(folder: string, ending: RegExp): Generator<string> {
 
 /** The project's own files that a TypeScript file imports. */
 function imports(path: string): string[] {
-  const found = readFileSync(join(root, path), 'utf8').matchAll(/(?:^|\n)(?:import|export)\b[^;'"]*?from '(\.[^']+)'|\bimport\('(\.[^']+)'\)/g)
+  const found = readFileSync(join(root, path), 'utf8').matchAll(
+    /(?:^|\n)(?:import|export)\b[^;'"]*?from '(\.[^']+)'|\bimport\('(\.[^']+)'\)/g,
+  )
   return [...found].map(([, from, lazy]) => normalize(join(dirname(path), (from ?? lazy)!)).replace(/\.js$/, '.ts'))
 }
 
@@ -60,7 +120,12 @@ function allowed(from: string, target: string): boolean {
 
 test('the table itself has no arrow up: each room comes after those it imports', () => {
   const order = Object.keys(below)
-  for (const [name, others] of Object.entries(below)) for (const other of others) assert.ok(order.indexOf(other.startsWith('weights/') ? 'weights' : other) < order.indexOf(name), `${name} before ${other}`)
+  for (const [name, others] of Object.entries(below))
+    for (const other of others)
+      assert.ok(
+        order.indexOf(other.startsWith('weights/') ? 'weights' : other) < order.indexOf(name),
+        `${name} before ${other}`,
+      )
 })
 
 test('every room of lib is in the table, and imports what the table says', () => {
@@ -71,7 +136,8 @@ test('every room of lib is in the table, and imports what the table says', () =>
     for (const target of imports(path)) {
       seen++
       if (!target.startsWith('lib/')) wrong.push(`${path} imports ${target}, outside lib`)
-      else if (room(path) in below && !allowed(path, target)) wrong.push(`${path} imports ${target}: ${room(path)} may import ${below[room(path)]!.join(', ')}`)
+      else if (room(path) in below && !allowed(path, target))
+        wrong.push(`${path} imports ${target}: ${room(path)} may import ${below[room(path)]!.join(', ')}`)
     }
   }
   assert.ok(seen > 100)
@@ -79,18 +145,28 @@ test('every room of lib is in the table, and imports what the table says', () =>
 })
 
 test('the oracle imports nothing of lib', () => {
-  for (const path of files('test/oracle', /(?<!\.test)\.ts$/)) for (const target of imports(path)) assert.ok(target.startsWith('test/oracle/'), `${path} imports ${target}`)
+  for (const path of files('test/oracle', /(?<!\.test)\.ts$/))
+    for (const target of imports(path)) assert.ok(target.startsWith('test/oracle/'), `${path} imports ${target}`)
 })
 
 test('native: core knows no room, kernels core and the emulator alone, operators each other never, and N-API stays in binding', () => {
-  const may: Record<string, RegExp> = { core: /^core\//, emulator: /^(core|emulator)\//, kernels: /^(core|kernels|emulator)\//, ops: /^(core|kernels)\//, binding: /^(core|kernels|ops|binding)\// }
+  const may: Record<string, RegExp> = {
+    core: /^core\//,
+    emulator: /^(core|emulator)\//,
+    kernels: /^(core|kernels|emulator)\//,
+    ops: /^(core|kernels)\//,
+    binding: /^(core|kernels|ops|binding)\//,
+  }
   let seen = 0
   for (const path of files('native', /\.(cc|h|cu)$/)) {
     const [, name, file] = /^native\/(\w+)\/(.*)$/.exec(path.replaceAll('\\', '/'))!
     const own = `${name}/${file!.replace(/\.\w+$/, '.h')}`
-    for (const [, mark, header] of readFileSync(join(root, path), 'utf8').matchAll(/^\s*#include\s+(["<])([^">]+)[">]/gm)) {
+    for (const [, mark, header] of readFileSync(join(root, path), 'utf8').matchAll(
+      /^\s*#include\s+(["<])([^">]+)[">]/gm,
+    )) {
       seen++
-      if (mark === '<') assert.ok(name === 'binding' || !/napi|node_api|uv\.h|v8/.test(header!), `${path} includes <${header}>`)
+      if (mark === '<')
+        assert.ok(name === 'binding' || !/napi|node_api|uv\.h|v8/.test(header!), `${path} includes <${header}>`)
       else assert.ok(may[name!]!.test(header!) || header === own, `${path} includes "${header}"`)
     }
   }

@@ -24,10 +24,18 @@ test.after(() => model.dispose())
 
 test('more frames than temporal.maxFrames are refused by that name', () =>
   scope(() => {
-    const adapter = new Adapter(model.config, parseAdapterConfig({ frames: 2, temporal: { maxFrames: 2 }, lora: { r: 2 } }))
+    const adapter = new Adapter(
+      model.config,
+      parseAdapterConfig({ frames: 2, temporal: { maxFrames: 2 }, lora: { r: 2 } }),
+    )
     try {
       const features = full([1, 3, vision.tokens, vision.hiddenSize], 0)
-      assert.throws(() => model.visualTokens(features, undefined, adapter), (e: unknown) => e instanceof InputError && /frames: expected at most 2 frames, but got 3; raise temporal\.maxFrames/.test(e.message))
+      assert.throws(
+        () => model.visualTokens(features, undefined, adapter),
+        (e: unknown) =>
+          e instanceof InputError &&
+          /frames: expected at most 2 frames, but got 3; raise temporal\.maxFrames/.test(e.message),
+      )
     } finally {
       adapter.dispose()
     }
@@ -36,18 +44,34 @@ test('more frames than temporal.maxFrames are refused by that name', () =>
 test('a token id past the embedding rejects the next await with the id and the rows; then all is well again', () =>
   scope(async () => {
     const rows = embedTokens(model.language, tensor(Int32Array.of(language.vocabSize), [1, 1]), 'float32')
-    const message = await rows.data().then(() => 'nothing', (e: Error) => e.message)
-    assert.match(message, new RegExp(`embedding_forward: id ${language.vocabSize} is outside the embedding's ${language.vocabSize} rows`))
+    const message = await rows.data().then(
+      () => 'nothing',
+      (e: Error) => e.message,
+    )
+    assert.match(
+      message,
+      new RegExp(`embedding_forward: id ${language.vocabSize} is outside the embedding's ${language.vocabSize} rows`),
+    )
     await sync()
-    assert.is((await embedTokens(model.language, tensor(Int32Array.of(0), [1, 1]), 'float32').data()).length, language.hiddenSize)
+    assert.is(
+      (await embedTokens(model.language, tensor(Int32Array.of(0), [1, 1]), 'float32').data()).length,
+      language.hiddenSize,
+    )
   }))
 
-test('visual and text tokens past the language model\'s positions are refused with their numbers', () =>
+test("visual and text tokens past the language model's positions are refused with their numbers", () =>
   scope(() => {
     const n = language.maxPositions
     const visual = full([1, n, language.hiddenSize], 0)
     const text = { rows: 1, ids: Int32Array.of(1), mask: Uint8Array.of(1) }
-    assert.throws(() => model.hidden(visual, text), (e: unknown) => e instanceof InputError && e.message.includes(`${n} visual tokens and 1 text tokens make ${n + 1}, but the language model has ${n} positions`))
+    assert.throws(
+      () => model.hidden(visual, text),
+      (e: unknown) =>
+        e instanceof InputError &&
+        e.message.includes(
+          `${n} visual tokens and 1 text tokens make ${n + 1}, but the language model has ${n} positions`,
+        ),
+    )
   }))
 
 test.run()

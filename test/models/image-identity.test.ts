@@ -23,12 +23,16 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   let opened: Both | undefined
   const fusion = kind === 'instructblip'
   /** Runs `f` with a batch of videos and its text. */
-  const within = async (f: (features: Tensor, text: QFormerText | undefined, model: ImageModel) => Promise<void>): Promise<void> => {
+  const within = async (
+    f: (features: Tensor, text: QFormerText | undefined, model: ImageModel) => Promise<void>,
+  ): Promise<void> => {
     const { native, config } = (opened ??= await openTiny(kind, 5))
-    await scope(() => noGrad(() => {
-      const batch = tinyInputs(config, 3, { videos: B, frames: T })
-      return f(native.features(float32(batch.pixelValues!)), qformerText(batch), native)
-    }))
+    await scope(() =>
+      noGrad(() => {
+        const batch = tinyInputs(config, 3, { videos: B, frames: T })
+        return f(native.features(float32(batch.pixelValues!)), qformerText(batch), native)
+      }),
+    )
   }
   const parts = { frames: T, fusion, lora: { r: 3 }, dar: { spatialWindows: [3, 2, 1], temporalWindows: [1, 1, 0] } }
   const same = async (a: Tensor, b: Tensor, what: string): Promise<void> => {
@@ -38,7 +42,13 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   /** The image model's visual tokens of every frame alone, averaged: [B,L,D]. */
   const average = (features: Tensor, text: QFormerText | undefined, model: ImageModel): Tensor => {
     const frames = Array.from({ length: T }, (_, t) => model.visualTokens(narrow(features, 1, t, 1), text))
-    return mean(concat(frames.map((x) => reshape(x, [B, 1, ...x.shape.slice(1)])), 1), 1)
+    return mean(
+      concat(
+        frames.map((x) => reshape(x, [B, 1, ...x.shape.slice(1)])),
+        1,
+      ),
+      1,
+    )
   }
 
   test(`${kind}: without an adapter, frames together are the image model on each alone, to the bit`, () =>
@@ -46,7 +56,12 @@ for (const kind of ['instructblip', 'blip2'] as const) {
       const { queries } = model.qformer
       const [L, D] = queries.shape.slice(1) as [number, number]
       const run = (image: Tensor, said: QFormerText | undefined, layers?: object[]): Tensor =>
-        qformerForward(model.qformer, { queries: expand(reshape(queries, [1, 1, L, D]), [image.dim(0), image.dim(1), L, D]), image, text: said, adapters: layers })
+        qformerForward(model.qformer, {
+          queries: expand(reshape(queries, [1, 1, L, D]), [image.dim(0), image.dim(1), L, D]),
+          image,
+          text: said,
+          adapters: layers,
+        })
       const together = run(features, text)
       for (let t = 0; t < T; t++) {
         await same(narrow(together, 1, t, 1), run(narrow(features, 1, t, 1), text), `frame ${t}`)
@@ -58,21 +73,46 @@ for (const kind of ['instructblip', 'blip2'] as const) {
           assert.ok(error <= 1e-6, `video ${b}, frame ${t}: relative error ${error}`)
         }
       }
-      await same(run(features, text, model.qformer.layers.map(() => ({}))), together, 'layer adapters without members')
+      await same(
+        run(
+          features,
+          text,
+          model.qformer.layers.map(() => ({})),
+        ),
+        together,
+        'layer adapters without members',
+      )
       // The visual tokens of one frame: nothing is averaged.
       const one = narrow(features, 1, 0, 1)
-      const nothing: VideoAdapter = { fusion, aggregate: 'mean', joint: false, positions: { frame: full([4, D], 0), query: full([L, D], 0) }, layers: () => [] }
-      await same(model.visualTokens(one, text, nothing), model.visualTokens(one, text), 'an adapter with positions of zero')
+      const nothing: VideoAdapter = {
+        fusion,
+        aggregate: 'mean',
+        joint: false,
+        positions: { frame: full([4, D], 0), query: full([L, D], 0) },
+        layers: () => [],
+      }
+      await same(
+        model.visualTokens(one, text, nothing),
+        model.visualTokens(one, text),
+        'an adapter with positions of zero',
+      )
     }))
 
   test(`${kind}: a new adapter without routing and temporal attention is the image model, to the bit`, () =>
     within(async (features, text, model) => {
       for (const aggregate of ['mean', 'concat'] as const) {
-        const config = parseAdapterConfig({ ...parts, aggregate, temporal: { attention: 'none' }, dar: { ...parts.dar, mode: 'off' } })
+        const config = parseAdapterConfig({
+          ...parts,
+          aggregate,
+          temporal: { attention: 'none' },
+          dar: { ...parts.dar, mode: 'off' },
+        })
         const adapter = new Adapter(model.config, config, { seed: 3 })
         const video = model.visualTokens(features, text, adapter)
         if (aggregate === 'mean') await same(video, model.visualTokens(features, text), 'mean')
-        else for (let t = 0; t < T; t++) await same(narrow(video, 1, t * 5, 5), model.visualTokens(narrow(features, 1, t, 1), text), `frame ${t}`)
+        else
+          for (let t = 0; t < T; t++)
+            await same(narrow(video, 1, t * 5, 5), model.visualTokens(narrow(features, 1, t, 1), text), `frame ${t}`)
         adapter.dispose()
       }
     }))
@@ -80,7 +120,11 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   for (const mode of ['attention', 'score', 'off'] as const) {
     test(`${kind}: a gated adapter begins as the mean of the image model over frames (routing ${mode}, globalBias 100)`, () =>
       within(async (features, text, model) => {
-        const config = parseAdapterConfig({ ...parts, temporal: { residual: 'gated' }, dar: { ...parts.dar, mode, globalBias: 100 } })
+        const config = parseAdapterConfig({
+          ...parts,
+          temporal: { residual: 'gated' },
+          dar: { ...parts.dar, mode, globalBias: 100 },
+        })
         const adapter = new Adapter(model.config, config, { seed: 3 })
         const video = model.visualTokens(features, text, adapter)
         // Without routing not one bit differs; a mixture of softmaxes of which one counts (exp(-100) of the others) is added up
@@ -99,9 +143,19 @@ for (const kind of ['instructblip', 'blip2'] as const) {
 
   test(`${kind}: it leaves the image model as soon as something is trained`, () =>
     within(async (features, text, model) => {
-      const config = parseAdapterConfig({ ...parts, temporal: { residual: 'gated' }, dar: { ...parts.dar, globalBias: 100 } })
+      const config = parseAdapterConfig({
+        ...parts,
+        temporal: { residual: 'gated' },
+        dar: { ...parts.dar, globalBias: 100 },
+      })
       const image = await read(model.visualTokens(features, text))
-      for (const name of ['layer.0.temporal.gate', 'temporal_position', 'spatial_position', 'layer.1.spatial.q.lora_B', 'layer.2.cross.v.lora_B']) {
+      for (const name of [
+        'layer.0.temporal.gate',
+        'temporal_position',
+        'spatial_position',
+        'layer.1.spatial.q.lora_B',
+        'layer.2.cross.v.lora_B',
+      ]) {
         const adapter = new Adapter(model.config, config, { seed: 3 })
         const t = adapter.parameters.get(name)!
         write(t, new Random(9).normal(t.shape, 0, 0.5)) // (a shift by one number would be lost in the LayerNorm)

@@ -24,7 +24,9 @@ async function all(golden: string): Promise<ParityResult[]> {
 
 const golden = process.env.MT_GOLDEN ?? fileURLToPath(new URL('../../../shared/golden', import.meta.url))
 if (!existsSync(join(golden, 'cases'))) {
-  console.warn(`SKIPPED: no golden files in ${golden} (set MT_GOLDEN to their folder); the model is compared with the oracle alone`)
+  console.warn(
+    `SKIPPED: no golden files in ${golden} (set MT_GOLDEN to their folder); the model is compared with the oracle alone`,
+  )
   test.skip('golden files are absent', () => {})
 } else {
   test('every golden case passes, and all memory is given back', async () => {
@@ -32,9 +34,15 @@ if (!existsSync(join(golden, 'cases'))) {
     const results = await all(golden)
     assert.ok(results.length > 0)
     const failed = results.filter((r) => r.score.faults.length)
-    assert.equal(failed.map((r) => `${r.name}: ${r.score.faults[0]}`), [])
-    const worst = (kind: 'forward' | 'gradient' | 'update') => Math.max(...results.map((r) => r.score[kind])).toExponential(1)
-    console.log(`${results.length} golden cases; worst relative errors: forward ${worst('forward')}, gradient ${worst('gradient')}, update ${worst('update')}`)
+    assert.equal(
+      failed.map((r) => `${r.name}: ${r.score.faults[0]}`),
+      [],
+    )
+    const worst = (kind: 'forward' | 'gradient' | 'update') =>
+      Math.max(...results.map((r) => r.score[kind])).toExponential(1)
+    console.log(
+      `${results.length} golden cases; worst relative errors: forward ${worst('forward')}, gradient ${worst('gradient')}, update ${worst('update')}`,
+    )
     assert.is(await bytes(), before)
   })
 }
@@ -52,7 +60,15 @@ async function folder(damage: (tensors: Tensors, config: Record<string, unknown>
   const oracle = model(tiny.tensors, tiny.config)
   const batch = tinyInputs(tiny.config, 4, { frames: 0 })
   const tensors: Tensors = new Map(Object.entries(inputs(batch)))
-  const kept = ['vision.last_hidden_state', 'qformer.hidden.0', 'qformer.last_hidden_state', 'visual_tokens', 'lm.hidden.0', 'logits', 'loss']
+  const kept = [
+    'vision.last_hidden_state',
+    'qformer.hidden.0',
+    'qformer.last_hidden_state',
+    'visual_tokens',
+    'lm.hidden.0',
+    'logits',
+    'loss',
+  ]
   const { visualTokens } = forward(oracle, batch, undefined, (name, value) => {
     if (kept.includes(name)) tensors.set(`out.${name}`, value)
     return value
@@ -60,23 +76,38 @@ async function folder(damage: (tensors: Tensors, config: Record<string, unknown>
   tensors.set('out.greedy_ids', greedyIds(oracle, visualTokens, batch, 4))
   const config = { kind: 'image', base: 'base' }
   damage(tensors, config)
-  const stored = [...tensors].map(([name, { shape, data }]): TensorData =>
-    /ids|mask|labels/.test(name) ? { name, dtype: 'I32', shape, data: Int32Array.from(data) } : { name, dtype: 'F64', shape, data })
+  const stored = [...tensors].map(
+    ([name, { shape, data }]): TensorData =>
+      /ids|mask|labels/.test(name)
+        ? { name, dtype: 'I32', shape, data: Int32Array.from(data) }
+        : { name, dtype: 'F64', shape, data },
+  )
   await writeSafetensors(join(at, 'cases', 'image_here.safetensors'), stored, { config: JSON.stringify(config) })
   return at
 }
 
 const inputs = (b: Batch): Record<string, NdArray> => ({
-  'in.pixel_values': b.pixelValues!, 'in.qformer_ids': b.qformerIds!, 'in.qformer_mask': b.qformerMask!,
-  'in.input_ids': b.inputIds, 'in.attention_mask': b.attentionMask, 'in.labels': b.labels,
+  'in.pixel_values': b.pixelValues!,
+  'in.qformer_ids': b.qformerIds!,
+  'in.qformer_mask': b.qformerMask!,
+  'in.input_ids': b.inputIds,
+  'in.attention_mask': b.attentionMask,
+  'in.labels': b.labels,
 })
-const faults = async (at: Promise<string>): Promise<string> => (await all(await at)).flatMap((r) => r.score.faults).join('\n')
+const faults = async (at: Promise<string>): Promise<string> =>
+  (await all(await at)).flatMap((r) => r.score.faults).join('\n')
 
 /** Changes one number of a tensor by a part of the tensor's norm. */
 function nudge(tensors: Tensors, name: string, part: number): void {
   const { shape, data } = tensors.get(name)!
   const size = Math.sqrt(data.reduce((sum, x) => sum + x * x, 0))
-  tensors.set(name, array(shape, data.map((x, i) => (i === data.length - 1 ? x + part * size : x))))
+  tensors.set(
+    name,
+    array(
+      shape,
+      data.map((x, i) => (i === data.length - 1 ? x + part * size : x)),
+    ),
+  )
 }
 
 test('a case made by the oracle passes', async () => {
@@ -87,20 +118,78 @@ test('a case made by the oracle passes', async () => {
 })
 
 test('one number that differs fails by name, from past the limit on and not below it', async () => {
-  for (const name of ['out.vision.last_hidden_state', 'out.qformer.last_hidden_state', 'out.visual_tokens', 'out.logits', 'out.loss']) {
-    assert.match(await faults(folder((t) => nudge(t, name, 3e-5))), new RegExp(`${name}: relative error .* past 0.00001`))
+  for (const name of [
+    'out.vision.last_hidden_state',
+    'out.qformer.last_hidden_state',
+    'out.visual_tokens',
+    'out.logits',
+    'out.loss',
+  ]) {
+    assert.match(
+      await faults(folder((t) => nudge(t, name, 3e-5))),
+      new RegExp(`${name}: relative error .* past 0.00001`),
+    )
   }
   assert.is(await faults(folder((t) => nudge(t, 'out.logits', 3e-6))), '')
 })
 
 test('another answer, a NaN, another shape, an output that is not computed, and a file that is no case all fail', async () => {
-  assert.match(await faults(folder((t) => { t.get('out.greedy_ids')!.data[5]! += 1 })), /greedy ids of sample 1/)
-  assert.match(await faults(folder((t) => { t.get('out.logits')!.data[7] = NaN })), /out\.logits: relative error Infinity/)
-  assert.match(await faults(folder((t) => { t.set('out.loss', array([2], [1, 1])) })), /out\.loss/)
-  assert.match(await faults(folder((t) => { t.set('out.nothing', array([1])) })), /out\.nothing: nothing of that name/)
-  assert.match(await faults(folder((_, config) => { config.kind = 'unheard' })), /no case of kind unheard/)
-  assert.match(await faults(folder((_, config) => { delete config.kind })), /says its configuration in the metadata/)
-  assert.match(await faults(folder((_, config) => { config.base = 'elsewhere' })), /elsewhere/)
+  assert.match(
+    await faults(
+      folder((t) => {
+        t.get('out.greedy_ids')!.data[5]! += 1
+      }),
+    ),
+    /greedy ids of sample 1/,
+  )
+  assert.match(
+    await faults(
+      folder((t) => {
+        t.get('out.logits')!.data[7] = NaN
+      }),
+    ),
+    /out\.logits: relative error Infinity/,
+  )
+  assert.match(
+    await faults(
+      folder((t) => {
+        t.set('out.loss', array([2], [1, 1]))
+      }),
+    ),
+    /out\.loss/,
+  )
+  assert.match(
+    await faults(
+      folder((t) => {
+        t.set('out.nothing', array([1]))
+      }),
+    ),
+    /out\.nothing: nothing of that name/,
+  )
+  assert.match(
+    await faults(
+      folder((_, config) => {
+        config.kind = 'unheard'
+      }),
+    ),
+    /no case of kind unheard/,
+  )
+  assert.match(
+    await faults(
+      folder((_, config) => {
+        delete config.kind
+      }),
+    ),
+    /says its configuration in the metadata/,
+  )
+  assert.match(
+    await faults(
+      folder((_, config) => {
+        config.base = 'elsewhere'
+      }),
+    ),
+    /elsewhere/,
+  )
 })
 
 test('the command: exit 0 with a line a case and the counts, exit 1 past a limit or without cases, one sentence without a folder', async () => {

@@ -15,7 +15,17 @@ import { type Adapter as OracleAdapter, type Batch, type Json, features, forward
 import { random } from '../oracle/random.js'
 import { type Tiny, type TinyInputOptions, tinyInputs } from '../oracle/tiny.js'
 import { bytes, settled } from '../support/memory.js'
-import { type Both, bothAdapters, errorOf, float32, nativeName, openTiny, qformerText, read, textRows } from '../support/tiny.js'
+import {
+  type Both,
+  bothAdapters,
+  errorOf,
+  float32,
+  nativeName,
+  openTiny,
+  qformerText,
+  read,
+  textRows,
+} from '../support/tiny.js'
 
 const [FORWARD, GRADIENT] = [1e-5, 1e-4]
 const worst = { forward: 0, gradient: 0 }
@@ -50,33 +60,83 @@ const instructblip: Case[] = [
   { name: 'routing off', config: { ...small, dar: dar({ mode: 'off' }) } },
   { name: 'modality masks', config: { ...small, dar: dar({ spatial_masks: 'modality' }) } },
   { name: 'modality masks, score', config: { ...small, dar: dar({ spatial_masks: 'modality', mode: 'score' }) } },
-  { name: 'masks of the caller', config: { ...small, dar: dar() }, masks: { spatial: randomMasks(12, 5), temporal: randomMasks(3, 6) } },
-  { name: 'masks of the caller, score', config: { ...small, dar: dar({ mode: 'score' }) }, masks: { spatial: randomMasks(12, 7), temporal: randomMasks(3, 8) } },
-  { name: 'six choices', config: { ...small, dar: { router_hidden: 5, choices: 6, spatial_windows: [4, 3, 2, 1, 0], temporal_windows: [3, 2, 1, 1, 0] } }, inputs: { frames: 5 } },
+  {
+    name: 'masks of the caller',
+    config: { ...small, dar: dar() },
+    masks: { spatial: randomMasks(12, 5), temporal: randomMasks(3, 6) },
+  },
+  {
+    name: 'masks of the caller, score',
+    config: { ...small, dar: dar({ mode: 'score' }) },
+    masks: { spatial: randomMasks(12, 7), temporal: randomMasks(3, 8) },
+  },
+  {
+    name: 'six choices',
+    config: {
+      ...small,
+      dar: { router_hidden: 5, choices: 6, spatial_windows: [4, 3, 2, 1, 0], temporal_windows: [3, 2, 1, 1, 0] },
+    },
+    inputs: { frames: 5 },
+  },
   { name: 'gated', config: { ...small, dar: dar(), temporal: { residual: 'gated' } } },
   { name: 'gated, score', config: { ...small, dar: dar({ mode: 'score' }), temporal: { residual: 'gated' } } },
   { name: 'fresh temporal weights', config: { ...small, dar: dar(), temporal: { weights: 'fresh' } } },
-  { name: 'fresh and gated', config: { ...small, dar: dar({ mode: 'score' }), temporal: { weights: 'fresh', residual: 'gated' } } },
-  { name: 'no temporal attention, concat', config: { ...small, dar: dar(), temporal: { attention: 'none' }, aggregate: 'concat' } },
-  { name: 'no temporal attention, mean, score', config: { ...small, dar: dar({ mode: 'score' }), temporal: { attention: 'none' } } },
+  {
+    name: 'fresh and gated',
+    config: { ...small, dar: dar({ mode: 'score' }), temporal: { weights: 'fresh', residual: 'gated' } },
+  },
+  {
+    name: 'no temporal attention, concat',
+    config: { ...small, dar: dar(), temporal: { attention: 'none' }, aggregate: 'concat' },
+  },
+  {
+    name: 'no temporal attention, mean, score',
+    config: { ...small, dar: dar({ mode: 'score' }), temporal: { attention: 'none' } },
+  },
   { name: 'joint', config: { ...small, temporal: { attention: 'joint' }, dar: { mode: 'off' } } },
-  { name: 'joint without fusion, concat', config: { ...small, fusion: false, temporal: { attention: 'joint' }, dar: { mode: 'off' }, aggregate: 'concat' } },
+  {
+    name: 'joint without fusion, concat',
+    config: { ...small, fusion: false, temporal: { attention: 'joint' }, dar: { mode: 'off' }, aggregate: 'concat' },
+  },
   { name: 'no fusion', config: { ...small, fusion: false, dar: dar() } },
   { name: 'one frame', config: { ...small, dar: dar() }, inputs: { frames: 1 } },
-  { name: 'one video, five frames, one text token', config: { ...small, dar: dar({ mode: 'score' }) }, inputs: { videos: 1, frames: 5, qformerText: 1 } },
-  { name: 'three videos, text padded on the left', config: { ...small, dar: dar() }, inputs: { videos: 3, frames: 2, padding: 'left' } },
+  {
+    name: 'one video, five frames, one text token',
+    config: { ...small, dar: dar({ mode: 'score' }) },
+    inputs: { videos: 1, frames: 5, qformerText: 1 },
+  },
+  {
+    name: 'three videos, text padded on the left',
+    config: { ...small, dar: dar() },
+    inputs: { videos: 3, frames: 2, padding: 'left' },
+  },
 ]
 const blip2: Case[] = [
   { name: 'no fusion', config: { ...small, fusion: false, dar: dar() } },
-  { name: 'no fusion, score, gated', config: { ...small, fusion: false, dar: dar({ mode: 'score' }), temporal: { residual: 'gated' } } },
-  { name: 'no fusion, none and concat', config: { ...small, fusion: false, dar: dar(), temporal: { attention: 'none' }, aggregate: 'concat' }, inputs: { padding: 'left' } },
-  { name: 'no fusion, joint', config: { ...small, fusion: false, temporal: { attention: 'joint' }, dar: { mode: 'off' } } },
+  {
+    name: 'no fusion, score, gated',
+    config: { ...small, fusion: false, dar: dar({ mode: 'score' }), temporal: { residual: 'gated' } },
+  },
+  {
+    name: 'no fusion, none and concat',
+    config: { ...small, fusion: false, dar: dar(), temporal: { attention: 'none' }, aggregate: 'concat' },
+    inputs: { padding: 'left' },
+  },
+  {
+    name: 'no fusion, joint',
+    config: { ...small, fusion: false, temporal: { attention: 'joint' }, dar: { mode: 'off' } },
+  },
 ]
 
 /** One key head serves all query heads, as in grouped-query LLaMA, and the head is the token table. */
 function grouped({ config, tensors }: Tiny): Tiny {
   const text = { ...config['text_config'], num_key_value_heads: 1, tie_word_embeddings: true }
-  const slim = new Map([...tensors].map(([name, t]) => [name, /language.*[kv]_proj/.test(name) ? array([10, 30], t.data.subarray(0, 300)) : t]))
+  const slim = new Map(
+    [...tensors].map(([name, t]) => [
+      name,
+      /language.*[kv]_proj/.test(name) ? array([10, 30], t.data.subarray(0, 300)) : t,
+    ]),
+  )
   slim.delete('language_model.lm_head.weight')
   return { config: { ...config, text_config: text }, tensors: slim }
 }
@@ -87,7 +147,12 @@ function grouped({ config, tensors }: Tiny): Tiny {
  * 7e-7, and every gradient by tens of times that.
  */
 function calmer({ config, tensors }: Tiny): Tiny {
-  return { config, tensors: new Map([...tensors].map(([name, t]) => [name, /^qformer.*(query|key)\.weight$/.test(name) ? map(t, (x) => x / 2) : t])) }
+  return {
+    config,
+    tensors: new Map(
+      [...tensors].map(([name, t]) => [name, /^qformer.*(query|key)\.weight$/.test(name) ? map(t, (x) => x / 2) : t]),
+    ),
+  }
 }
 
 const open = new Map<string, Promise<Both>>()
@@ -126,22 +191,35 @@ const STEPS = [1e-7, 1e-8, 1e-6]
  * divided by the norm of its gradient): √Σ(relative error)² of all tensors is then within the limit of one. Only where it
  * is not, each tensor is asked on its own. A gradient below a millionth of the whole is compared with the whole.
  */
-function compareGradients(oracle: Both['oracle'], batch: Batch, adapter: OracleAdapter, gradients: Map<string, Float64Array>): void {
+function compareGradients(
+  oracle: Both['oracle'],
+  batch: Batch,
+  adapter: OracleAdapter,
+  gradients: Map<string, Float64Array>,
+): void {
   const total = norm([...gradients.values()].map(norm))
   assert.ok(total > 1e-3, `the gradient is alive: ${total}`)
   const error = (names: string[], seed: number): number => {
     const rng = random(seed)
-    const directions = new Map(names.map((name): [string, Float64Array] => {
-      const g = gradients.get(name)!
-      const own = norm(g)
-      return [name, g.map(() => rng.normal() / (own < 1e-6 * total ? total : own))]
-    }))
+    const directions = new Map(
+      names.map((name): [string, Float64Array] => {
+        const g = gradients.get(name)!
+        const own = norm(g)
+        return [name, g.map(() => rng.normal() / (own < 1e-6 * total ? total : own))]
+      }),
+    )
     const expected = [...directions].reduce((sum, [name, d]) => sum + dot(gradients.get(name)!, d), 0)
     const loss = ([s]: Float64Array): number => {
       const params = new Map(adapter.params)
       for (const [name, d] of directions) {
         const { shape, data } = params.get(name)!
-        params.set(name, array(shape, data.map((x, i) => x + s! * d[i]!)))
+        params.set(
+          name,
+          array(
+            shape,
+            data.map((x, i) => x + s! * d[i]!),
+          ),
+        )
       }
       return forward(oracle, batch, { ...adapter, params }).loss
     }
@@ -179,12 +257,21 @@ async function videoCase(model: Both, c: Case): Promise<void> {
       const note = (name: string, value: Tensor): void => void seen.set(name, value)
       const vision = noGrad(() => model.native.features(float32(batch.pixelValues!), note))
       const text = textRows(batch)
-      const visual = model.native.visualTokens(vision, adapter.native.fusion ? qformerText(batch) : undefined, adapter.native, note)
+      const visual = model.native.visualTokens(
+        vision,
+        adapter.native.fusion ? qformerText(batch) : undefined,
+        adapter.native,
+        note,
+      )
       const hidden = model.native.hidden(visual, text, { observe: note })
       const loss = model.native.loss(hidden, text, 1 / answerTokens(text))
       await close('vision', vision, expected.get('vision')!)
       await close('visual tokens', visual, reference.visualTokens)
-      await close('logits', noGrad(() => logits(model.native.language, hidden.detach())), reference.logits)
+      await close(
+        'logits',
+        noGrad(() => logits(model.native.language, hidden.detach())),
+        reference.logits,
+      )
       await close('loss', loss, array([], [reference.loss]))
       assert.ok((await compareSeen(seen, expected)) >= 4 * 3, 'intermediates were compared')
       const alphas = [...expected.keys()].filter((name) => name.endsWith('alpha'))
@@ -208,7 +295,8 @@ async function compareGreedy(model: Both, visual: Tensor, batch: Batch, referenc
   const expected = greedyIds(model.oracle, reference, batch, steps).data
   for (let r = 0; r < visual.dim(0); r++) {
     const ids: number[] = []
-    for await (const id of generate(model.native, narrow(visual, 0, r, 1), promptOf(batch, r), { maxTokens: steps })) ids.push(id)
+    for await (const id of generate(model.native, narrow(visual, 0, r, 1), promptOf(batch, r), { maxTokens: steps }))
+      ids.push(id)
     assert.equal(ids, [...expected.subarray(r * steps, (r + 1) * steps)], `greedy ids of video ${r}`)
   }
 }
@@ -216,11 +304,15 @@ async function compareGreedy(model: Both, visual: Tensor, batch: Batch, referenc
 function promptOf({ inputIds, attentionMask, labels }: Batch, r: number): number[] {
   const s = inputIds.shape[1]!
   const ids: number[] = []
-  for (let i = r * s; i < (r + 1) * s; i++) if (attentionMask.data[i] && labels.data[i] === -100) ids.push(inputIds.data[i]!)
+  for (let i = r * s; i < (r + 1) * s; i++)
+    if (attentionMask.data[i] && labels.data[i] === -100) ids.push(inputIds.data[i]!)
   return ids
 }
 
-for (const [kind, cases] of [['instructblip', instructblip], ['blip2', blip2]] as const) {
+for (const [kind, cases] of [
+  ['instructblip', instructblip],
+  ['blip2', blip2],
+] as const) {
   for (const c of cases) test(`${kind}: ${c.name}`, async () => videoCase(await opened(kind), c))
 }
 
@@ -237,38 +329,64 @@ for (const kind of ['instructblip', 'blip2'] as const) {
       const batch = tinyInputs(model.config, 4, { frames: 0, videos: 3, padding })
       const expected = new Map<string, NdArray>()
       const reference = forward(model.oracle, batch, undefined, (name, value) => (expected.set(name, value), value))
-      await scope(() => noGrad(async () => {
-        const seen = new Map<string, Tensor>()
-        const note = (name: string, value: Tensor): void => void seen.set(name, value)
-        const pixels = float32(batch.pixelValues!)
-        const text = textRows(batch)
-        const visual = model.native.visualTokens(model.native.features(pixels.view([3, 1, ...pixels.shape.slice(1)]), note), qformerText(batch), undefined, note)
-        const hidden = model.native.hidden(visual, text, { observe: note })
-        await close('visual tokens', visual, reference.visualTokens)
-        await close('logits', logits(model.native.language, hidden), reference.logits)
-        await close('loss', model.native.loss(hidden, text, 1 / answerTokens(text)), array([], [reference.loss]))
-        assert.ok((await compareSeen(seen, expected)) >= 12, 'intermediates were compared')
-        await compareGreedy(model, visual, batch, reference.visualTokens)
-      }))
+      await scope(() =>
+        noGrad(async () => {
+          const seen = new Map<string, Tensor>()
+          const note = (name: string, value: Tensor): void => void seen.set(name, value)
+          const pixels = float32(batch.pixelValues!)
+          const text = textRows(batch)
+          const visual = model.native.visualTokens(
+            model.native.features(pixels.view([3, 1, ...pixels.shape.slice(1)]), note),
+            qformerText(batch),
+            undefined,
+            note,
+          )
+          const hidden = model.native.hidden(visual, text, { observe: note })
+          await close('visual tokens', visual, reference.visualTokens)
+          await close('logits', logits(model.native.language, hidden), reference.logits)
+          await close('loss', model.native.loss(hidden, text, 1 / answerTokens(text)), array([], [reference.loss]))
+          assert.ok((await compareSeen(seen, expected)) >= 12, 'intermediates were compared')
+          await compareGreedy(model, visual, batch, reference.visualTokens)
+        }),
+      )
     })
   }
 
   test(`${kind}: padding is as if it were not there, on either side, whatever ids it has`, async () => {
     const model = await opened(kind)
     const adapter = bothAdapters(model, { ...small, fusion: kind === 'instructblip', dar: dar() }, 3, 11).native
-    const loss = (batch: Batch): Promise<number> => scope(() => noGrad(() => {
-      const visual = model.native.visualTokens(model.native.features(float32(batch.pixelValues!)), adapter.fusion ? qformerText(batch) : undefined, adapter)
-      const text = textRows(batch)
-      return model.native.loss(model.native.hidden(visual, text), text, 1 / answerTokens(text)).item()
-    }))
-    const near = (a: number, b: number): void => assert.ok(Math.abs(a - b) <= FORWARD * Math.abs(b), `${a} against ${b}`)
-    const [right, left] = (['right', 'left'] as const).map((padding) => tinyInputs(model.config, 3, { padding })) as [Batch, Batch]
+    const loss = (batch: Batch): Promise<number> =>
+      scope(() =>
+        noGrad(() => {
+          const visual = model.native.visualTokens(
+            model.native.features(float32(batch.pixelValues!)),
+            adapter.fusion ? qformerText(batch) : undefined,
+            adapter,
+          )
+          const text = textRows(batch)
+          return model.native.loss(model.native.hidden(visual, text), text, 1 / answerTokens(text)).item()
+        }),
+      )
+    const near = (a: number, b: number): void =>
+      assert.ok(Math.abs(a - b) <= FORWARD * Math.abs(b), `${a} against ${b}`)
+    const [right, left] = (['right', 'left'] as const).map((padding) => tinyInputs(model.config, 3, { padding })) as [
+      Batch,
+      Batch,
+    ]
     const padded = await loss(right)
     near(await loss(left), padded)
     // Other ids behind the masks change not one bit.
-    const noisy: Batch = { ...right, inputIds: clone(right.inputIds), ...(right.qformerIds && { qformerIds: clone(right.qformerIds) }) }
-    right.attentionMask.data.forEach((m, i) => { if (!m) noisy.inputIds.data[i] = 17 })
-    right.qformerMask?.data.forEach((m, i) => { if (!m) noisy.qformerIds!.data[i] = 23 })
+    const noisy: Batch = {
+      ...right,
+      inputIds: clone(right.inputIds),
+      ...(right.qformerIds && { qformerIds: clone(right.qformerIds) }),
+    }
+    right.attentionMask.data.forEach((m, i) => {
+      if (!m) noisy.inputIds.data[i] = 17
+    })
+    right.qformerMask?.data.forEach((m, i) => {
+      if (!m) noisy.qformerIds!.data[i] = 23
+    })
     assert.is(await loss(noisy), padded)
     // The second video alone, without the padding that the first one forced on it.
     const alone = cut(right, 1)
@@ -290,8 +408,14 @@ function cut(batch: Batch, r: number): Batch {
   const each = pixels.data.length / pixels.shape[0]!
   return {
     pixelValues: array([1, ...pixels.shape.slice(1)], pixels.data.subarray(r * each, (r + 1) * each)),
-    inputIds: row(batch.inputIds, batch.attentionMask), attentionMask: row(batch.attentionMask, batch.attentionMask), labels: row(batch.labels, batch.attentionMask),
-    ...(batch.qformerIds && batch.qformerMask && { qformerIds: row(batch.qformerIds, batch.qformerMask), qformerMask: row(batch.qformerMask, batch.qformerMask) }),
+    inputIds: row(batch.inputIds, batch.attentionMask),
+    attentionMask: row(batch.attentionMask, batch.attentionMask),
+    labels: row(batch.labels, batch.attentionMask),
+    ...(batch.qformerIds &&
+      batch.qformerMask && {
+        qformerIds: row(batch.qformerIds, batch.qformerMask),
+        qformerMask: row(batch.qformerMask, batch.qformerMask),
+      }),
   }
 }
 
@@ -299,18 +423,23 @@ test('the same batch twice gives the same bits, gradients included', async () =>
   const model = await opened('instructblip')
   const batch = tinyInputs(model.config, 3)
   const adapter = bothAdapters(model, { ...small, dar: dar() }, 3, 11).native
-  const run = (): Promise<Float32Array[]> => scope(async () => {
-    const text = textRows(batch)
-    const visual = model.native.visualTokens(model.native.features(float32(batch.pixelValues!)), qformerText(batch), adapter)
-    backward(model.native.loss(model.native.hidden(visual, text), text))
-    const out: Float32Array[] = []
-    for (const t of adapter.parameters.values()) {
-      if (t.grad) out.push((await t.grad.data()) as Float32Array)
-      t.grad?.dispose()
-      t.grad = undefined
-    }
-    return out
-  })
+  const run = (): Promise<Float32Array[]> =>
+    scope(async () => {
+      const text = textRows(batch)
+      const visual = model.native.visualTokens(
+        model.native.features(float32(batch.pixelValues!)),
+        qformerText(batch),
+        adapter,
+      )
+      backward(model.native.loss(model.native.hidden(visual, text), text))
+      const out: Float32Array[] = []
+      for (const t of adapter.parameters.values()) {
+        if (t.grad) out.push((await t.grad.data()) as Float32Array)
+        t.grad?.dispose()
+        t.grad = undefined
+      }
+      return out
+    })
   const [a, b] = [await run(), await run()]
   assert.ok(a.length > 30)
   assert.equal(a, b)
@@ -322,5 +451,9 @@ test('with the models freed, memory is as it was at the start', async () => {
   assert.is(await bytes(), start)
 })
 
-test.after(() => console.log(`whole model: worst relative errors, forward ${worst.forward.toExponential(1)}, gradient ${worst.gradient.toExponential(1)}`))
+test.after(() =>
+  console.log(
+    `whole model: worst relative errors, forward ${worst.forward.toExponential(1)}, gradient ${worst.gradient.toExponential(1)}`,
+  ),
+)
 test.run()

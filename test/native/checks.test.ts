@@ -6,7 +6,8 @@ import { full } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { empty, sync, tensor } from '../../lib/tensor/tensor.js'
 
-const refused = (f: () => void, message: RegExp): void => scope(() => assert.throws(f, (e: Error) => e instanceof TypeError && message.test(e.message)))
+const refused = (f: () => void, message: RegExp): void =>
+  scope(() => assert.throws(f, (e: Error) => e instanceof TypeError && message.test(e.message)))
 
 test('gate_backward: dg is float32, or four bytes would be written over one', () => {
   refused(() => {
@@ -17,15 +18,29 @@ test('gate_backward: dg is float32, or four bytes would be written over one', ()
 })
 
 test('patchify: patches and channels whose product is no size', () => {
-  refused(() => native().ops.patchify_forward(empty([1, 1, 0, 0]).handle, 2 ** 40, empty([1, 0, 0]).handle), /^patchify_forward: patch: expected 1 to 32768/)
-  refused(() => native().ops.patchify_forward(empty([1, 2 ** 46, 0, 0]).handle, 2 ** 15, empty([1, 0, 0]).handle), /^patchify_forward: pixels: expected fewer channels/)
+  refused(
+    () => native().ops.patchify_forward(empty([1, 1, 0, 0]).handle, 2 ** 40, empty([1, 0, 0]).handle),
+    /^patchify_forward: patch: expected 1 to 32768/,
+  )
+  refused(
+    () => native().ops.patchify_forward(empty([1, 2 ** 46, 0, 0]).handle, 2 ** 15, empty([1, 0, 0]).handle),
+    /^patchify_forward: pixels: expected fewer channels/,
+  )
 })
 
 test('cross_entropy_backward: a label outside the classes fails in the queue, as it does forward', async () => {
   await scope(async () => {
     const [dloss, logits, lse, dlogits] = [tensor([1], []), tensor([1, 2, 3, 4], [2, 2]), tensor([0, 0]), empty([2, 2])]
     for (const label of [2, -1, 2 ** 30]) {
-      native().ops.cross_entropy_backward(dloss.handle, logits.handle, tensor(Int32Array.of(0, label)).handle, lse.handle, -100, 1, dlogits.handle)
+      native().ops.cross_entropy_backward(
+        dloss.handle,
+        logits.handle,
+        tensor(Int32Array.of(0, label)).handle,
+        lse.handle,
+        -100,
+        1,
+        dlogits.handle,
+      )
       const error = await sync().catch((e: Error) => e)
       assert.match((error as Error).message, /^cross_entropy_backward: label .* is outside the 2 classes/)
     }
@@ -33,8 +48,10 @@ test('cross_entropy_backward: a label outside the classes fails in the queue, as
 })
 
 test('fill: integers hold integers', async () => {
-  for (const value of [NaN, Infinity, 1e10, 1.5]) refused(() => full([2], value, 'int32'), /^fill: value: expected an integer that int32 holds/)
-  for (const value of [-1, 256]) refused(() => full([2], value, 'uint8'), /^fill: value: expected an integer that uint8 holds/)
+  for (const value of [NaN, Infinity, 1e10, 1.5])
+    refused(() => full([2], value, 'int32'), /^fill: value: expected an integer that int32 holds/)
+  for (const value of [-1, 256])
+    refused(() => full([2], value, 'uint8'), /^fill: value: expected an integer that uint8 holds/)
   await scope(async () => {
     assert.equal([...(await full([2], -7, 'int32').data())], [-7, -7])
     assert.equal([...(await full([1], 255, 'uint8').data())], [255])

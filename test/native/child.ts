@@ -8,15 +8,39 @@ export interface Ended {
   stderr: string
 }
 
-const modules = ['native', 'tensor/tensor', 'tensor/device', 'tensor/graph', 'tensor/profile', 'tensor/scope', 'tensor/tape', 'ops/copy', 'ops/elementwise', 'ops/gemm', 'ops/random', 'ops/embedding', 'ops/lora', 'ops/router']
+const modules = [
+  'native',
+  'tensor/tensor',
+  'tensor/device',
+  'tensor/graph',
+  'tensor/profile',
+  'tensor/scope',
+  'tensor/tape',
+  'ops/copy',
+  'ops/elementwise',
+  'ops/gemm',
+  'ops/random',
+  'ops/embedding',
+  'ops/lora',
+  'ops/router',
+]
 
 /** The first lines of such a piece: one object of all exports. */
 export const prelude = `const m = Object.assign({}, ...(await Promise.all(${JSON.stringify(modules.map((name) => new URL(`../../lib/${name}.ts`, import.meta.url).href))}.map((url) => import(url)))))\n`
 
 /** Never rejects; kills what takes longer than `timeout` ms. Does not block this process. */
-export function run(code: string, env: Record<string, string> = {}, timeout = 120_000, flags: string[] = []): Promise<Ended> {
+export function run(
+  code: string,
+  env: Record<string, string> = {},
+  timeout = 120_000,
+  flags: string[] = [],
+): Promise<Ended> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [...flags, '--import', 'tsx', '--input-type=module', '-e', prelude + code], { env: { ...process.env, ...env }, timeout, killSignal: 'SIGKILL' })
+    const child = spawn(process.execPath, [...flags, '--import', 'tsx', '--input-type=module', '-e', prelude + code], {
+      env: { ...process.env, ...env },
+      timeout,
+      killSignal: 'SIGKILL',
+    })
     const out = { stdout: '', stderr: '' }
     child.stdout.on('data', (data) => (out.stdout += data))
     child.stderr.on('data', (data) => (out.stderr += data))

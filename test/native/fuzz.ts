@@ -35,7 +35,9 @@ const pick = <T>(list: readonly T[]): T => list[rng.integer(0, list.length)]!
 const n = native()
 const ops = { ...n.ops } as unknown as Record<string, (...args: unknown[]) => void>
 const functions = n as unknown as Record<string, (...args: unknown[]) => unknown>
-const signatures = new Map(n.signatures.map((s) => [s.slice(0, s.indexOf('(')), s.slice(s.indexOf('(') + 1, -1).split(', ')]))
+const signatures = new Map(
+  n.signatures.map((s) => [s.slice(0, s.indexOf('(')), s.slice(s.indexOf('(') + 1, -1).split(', ')]),
+)
 
 // ---- anything at all ----
 
@@ -49,11 +51,39 @@ const file = n.map(path)
 const dtypes = ['float32', 'bfloat16', 'float16', 'int64', 'int32', 'uint8']
 const sizes: Record<string, number> = { float32: 4, bfloat16: 2, float16: 2, int64: 8, int32: 4, uint8: 1 }
 const dims = [0, 1, 1, 2, 3, 4, 5, 7, 8, 17]
-const numbers = [0, -0, 1, -1, 2, 3, 7, 0.5, -0.5, 1e-12, NaN, Infinity, -Infinity, 255, 256, 2 ** 31, -(2 ** 31), 2 ** 32, 2 ** 40, 2 ** 46, 2 ** 53, -(2 ** 53), 2 ** 53 + 2, 2 ** 63, 1e308, -1e308]
+const numbers = [
+  0,
+  -0,
+  1,
+  -1,
+  2,
+  3,
+  7,
+  0.5,
+  -0.5,
+  1e-12,
+  NaN,
+  Infinity,
+  -Infinity,
+  255,
+  256,
+  2 ** 31,
+  -(2 ** 31),
+  2 ** 32,
+  2 ** 40,
+  2 ** 46,
+  2 ** 53,
+  -(2 ** 53),
+  2 ** 53 + 2,
+  2 ** 63,
+  1e308,
+  -1e308,
+]
 
 function made(shape: number[], dtype: string): NativeTensor {
   const bytes = new Uint8Array(shape.reduce((a, b) => a * b, 1) * sizes[dtype]!)
-  for (let i = 0; i < bytes.length; i++) bytes[i] = dtype === 'float32' ? [0, 0, 128, 63][i % 4]! : dtype === 'uint8' ? i % 4 : i % sizes[dtype]! ? 0 : i % 3
+  for (let i = 0; i < bytes.length; i++)
+    bytes[i] = dtype === 'float32' ? [0, 0, 128, 63][i % 4]! : dtype === 'uint8' ? i % 4 : i % sizes[dtype]! ? 0 : i % 3
   return n.upload(bytes, shape, dtype)
 }
 /** Another view of as many dimensions, or fewer: gaps, repeats, swapped dimensions, an offset. */
@@ -70,45 +100,102 @@ function anyTensor(like?: number[], likeType?: string): NativeTensor {
   if (rng.integer(0, 8) === 0) shape = shape.slice(1)
   while (shape.reduce((a, b) => a * b, 1) > 4096) shape = shape.slice(1)
   switch (rng.integer(0, 12)) {
-    case 0: case 1: case 2: return odd(shape, dtype)
-    case 3: return n.create(shape, dtype) // never written
-    case 4: { const t = made(shape, dtype); n.release(t); return t }
-    case 5: return n.mapped(file, pick([0, 1, 8]), [2, pick(dims)], dtype)
-    case 6: return n.create([pick([2 ** 30, 2 ** 40, 2 ** 46]), pick([0, 1])], dtype)
-    case 7: return n.create([pick([0, 1]), pick([2 ** 20, 2 ** 23])], dtype)
-    default: return made(shape, dtype)
+    case 0:
+    case 1:
+    case 2:
+      return odd(shape, dtype)
+    case 3:
+      return n.create(shape, dtype) // never written
+    case 4: {
+      const t = made(shape, dtype)
+      n.release(t)
+      return t
+    }
+    case 5:
+      return n.mapped(file, pick([0, 1, 8]), [2, pick(dims)], dtype)
+    case 6:
+      return n.create([pick([2 ** 30, 2 ** 40, 2 ** 46]), pick([0, 1])], dtype)
+    case 7:
+      return n.create([pick([0, 1]), pick([2 ** 20, 2 ** 23])], dtype)
+    default:
+      return made(shape, dtype)
   }
 }
 function trapped(target: object): object {
-  return new Proxy(target, { get: () => { throw new Trap('get') }, has: () => { throw new Trap('has') }, getPrototypeOf: () => { throw new Trap('prototype') } })
+  return new Proxy(target, {
+    get: () => {
+      throw new Trap('get')
+    },
+    has: () => {
+      throw new Trap('has')
+    },
+    getPrototypeOf: () => {
+      throw new Trap('prototype')
+    },
+  })
 }
 function anything(): unknown {
   switch (rng.integer(0, 26)) {
-    case 0: return undefined
-    case 1: return null
-    case 2: return Symbol('s')
-    case 3: return 10n ** 30n
-    case 4: return pick(['', 'float32', 'NaN', '0', 'x'.repeat(500), 'ü€😀'.repeat(30), 'line\nbreak', path])
-    case 5: return {}
-    case 6: return pick([true, false])
-    case 7: return () => 1
-    case 8: return trapped({})
-    case 9: return trapped(made([2], 'float32'))
-    case 10: return Object.create(made([2], 'float32'))
-    case 11: return file
-    case 12: return new Float32Array(3)
-    case 13: return new Uint8Array(pick([0, 4, 8]))
-    case 14: return new Date(0)
-    case 15: return [pick(numbers), pick(numbers)]
-    case 16: return [1, '2', {}]
-    case 17: { const a = [2, 3]; Object.defineProperty(a, 0, { get: () => { throw new Trap('element') } }); return a }
-    case 18: return Object.assign([], { length: 4294967295 })
-    case 19: return n.ops
-    case 20: { const { proxy, revoke } = Proxy.revocable([1], {}); revoke(); return proxy }
-    case 21: return pick([[2, 3], [1], [], [0, 4], [3, 1]])
-    case 22: return new WeakRef({})
-    case 23: return anyTensor()
-    default: return pick(numbers)
+    case 0:
+      return undefined
+    case 1:
+      return null
+    case 2:
+      return Symbol('s')
+    case 3:
+      return 10n ** 30n
+    case 4:
+      return pick(['', 'float32', 'NaN', '0', 'x'.repeat(500), 'ü€😀'.repeat(30), 'line\nbreak', path])
+    case 5:
+      return {}
+    case 6:
+      return pick([true, false])
+    case 7:
+      return () => 1
+    case 8:
+      return trapped({})
+    case 9:
+      return trapped(made([2], 'float32'))
+    case 10:
+      return Object.create(made([2], 'float32'))
+    case 11:
+      return file
+    case 12:
+      return new Float32Array(3)
+    case 13:
+      return new Uint8Array(pick([0, 4, 8]))
+    case 14:
+      return new Date(0)
+    case 15:
+      return [pick(numbers), pick(numbers)]
+    case 16:
+      return [1, '2', {}]
+    case 17: {
+      const a = [2, 3]
+      Object.defineProperty(a, 0, {
+        get: () => {
+          throw new Trap('element')
+        },
+      })
+      return a
+    }
+    case 18:
+      return Object.assign([], { length: 4294967295 })
+    case 19:
+      return n.ops
+    case 20: {
+      const { proxy, revoke } = Proxy.revocable([1], {})
+      revoke()
+      return proxy
+    }
+    case 21:
+      return pick([[2, 3], [1], [], [0, 4], [3, 1]])
+    case 22:
+      return new WeakRef({})
+    case 23:
+      return anyTensor()
+    default:
+      return pick(numbers)
   }
 }
 function anyOf(type: string): unknown {
@@ -137,7 +224,11 @@ function judged(name: string, f: () => unknown): boolean {
     if (error instanceof Trap) return false
     const message = (error as Error)?.message
     if (!(error instanceof Error)) fault(`${name} threw ${String(error)}`)
-    else if (!(error instanceof RangeError) && (!message.startsWith(`${name}: `) || !message.endsWith('.') || message.includes('\n') || message.length > 400)) fault(`${name} threw "${message}"`)
+    else if (
+      !(error instanceof RangeError) &&
+      (!message.startsWith(`${name}: `) || !message.endsWith('.') || message.includes('\n') || message.length > 400)
+    )
+      fault(`${name} threw "${message}"`)
     return false
   }
 }
@@ -161,15 +252,30 @@ async function blind(): Promise<void> {
     if (judged(name, () => ops[name]!(...args))) await settled(name)
   }
   const usual: Record<string, () => unknown[]> = {
-    create: () => [pick([[2, 3], [pick(numbers), pick(numbers)], [2 ** 40, 2 ** 40, 0], anything()]), pick([...dtypes, anything()])],
+    create: () => [
+      pick([[2, 3], [pick(numbers), pick(numbers)], [2 ** 40, 2 ** 40, 0], anything()]),
+      pick([...dtypes, anything()]),
+    ],
     upload: () => [pick([new Uint8Array(8), anything()]), pick([[2], [8], anything()]), pick([...dtypes, anything()])],
-    view: () => [anyTensor(), pick([[2], [2, 2], [1, 1], [pick(numbers)], anything()]), pick([[1], [2, 1], [pick(numbers)], anything()]), pick([0, 1, pick(numbers), anything()])],
+    view: () => [
+      anyTensor(),
+      pick([[2], [2, 2], [1, 1], [pick(numbers)], anything()]),
+      pick([[1], [2, 1], [pick(numbers)], anything()]),
+      pick([0, 1, pick(numbers), anything()]),
+    ],
     map: () => [pick([path, folder, join(folder, 'none'), '/dev/zero', `${path}\0x`, anything()])],
-    mapped: () => [pick([file, anything()]), pick([0, 4, 4092, pick(numbers)]), pick([[2], [1024], [pick(numbers)], anything()]), pick([...dtypes, anything()])],
+    mapped: () => [
+      pick([file, anything()]),
+      pick([0, 4, 4092, pick(numbers)]),
+      pick([[2], [1024], [pick(numbers)], anything()]),
+      pick([...dtypes, anything()]),
+    ],
     release: () => [anything()],
     readBlocking: () => [pick([anyTensor(), anything()])],
     threads: () => [pick([1, 2, -1, 0, 1.5, 257, 2 ** 40, anything()])],
-    memory: () => [anything()], resetPeak: () => [anything()], syncBlocking: () => [anything()],
+    memory: () => [anything()],
+    resetPeak: () => [anything()],
+    syncBlocking: () => [anything()],
   }
   for (const [name, args] of Object.entries(usual)) judged(name, () => functions[name]!(...args()))
   for (const t of [anyTensor(), anything()]) {
@@ -200,10 +306,21 @@ function replaced(args: unknown[], types: string[]): unknown[] {
     const known = typeof out[i] === 'object' && out[i] ? shapes.get(out[i]) : undefined
     if (Array.isArray(out[i]) && type.endsWith('s') && rng.integer(0, 4)) {
       const [list, one] = [[...(out[i] as unknown[])], type.slice(0, -1)]
-      out[i] = list.length ? replaced(list, list.map(() => one)) : list
+      out[i] = list.length
+        ? replaced(
+            list,
+            list.map(() => one),
+          )
+        : list
     } else if (/^(tensor|out|inout)/.test(type)) {
       const others = args.filter((a) => typeof a === 'object' && a)
-      out[i] = pick([() => anyTensor(known?.[0], known?.[1]), () => anyTensor(known?.[0], known?.[1]), () => pick(others), () => null, anything])()
+      out[i] = pick([
+        () => anyTensor(known?.[0], known?.[1]),
+        () => anyTensor(known?.[0], known?.[1]),
+        () => pick(others),
+        () => null,
+        anything,
+      ])()
     } else out[i] = anyOf(type)
   }
   return out
@@ -236,7 +353,10 @@ for (const name of ['create', 'upload', 'view'] as const) {
   const inner = functions[name]!
   functions[name] = (...args: unknown[]) => {
     const t = inner(...args) as object
-    shapes.set(t, [[...(args[name === 'create' ? 0 : 1] as number[])], name === 'view' ? (shapes.get(args[0] as object)?.[1] ?? 'float32') : (args[name === 'create' ? 1 : 2] as string)])
+    shapes.set(t, [
+      [...(args[name === 'create' ? 0 : 1] as number[])],
+      name === 'view' ? (shapes.get(args[0] as object)?.[1] ?? 'float32') : (args[name === 'create' ? 1 : 2] as string),
+    ])
     return t
   }
 }
@@ -245,7 +365,8 @@ const values = new Random(seed)
 const dim = (): number => pick([0, 1, 2, 3, 5, 8, 17, 33])
 const x = (...shape: number[]): Tensor => values.normal(shape)
 const p = (...shape: number[]): Tensor => values.normal(shape).requireGrad()
-const ids = (count: number, below: number): Tensor => tensor(Int32Array.from({ length: count }, () => rng.integer(0, Math.max(1, below))))
+const ids = (count: number, below: number): Tensor =>
+  tensor(Int32Array.from({ length: count }, () => rng.integer(0, Math.max(1, below))))
 function programs(): (() => Tensor | undefined)[] {
   const [a, b, c] = [dim(), dim(), dim()]
   const batch = pick([1, 2])
@@ -261,7 +382,12 @@ function programs(): (() => Tensor | undefined)[] {
     () => linearGelu(p(a, b), p(c, b), pick([p(c), undefined])),
     () => linear(p(a, b), cast(x(c, b), pick(['bfloat16', 'float16']))),
     () => lora(p(a, b), cast(x(c, b), pick(['float32', 'bfloat16'])), pick([x(c), undefined]), p(3, b), p(c, 3), 0.5),
-    () => sourceAttention(x(batch, a, 6), x(batch, b, c), x(6, c), cast(x(6, c), pick(['float32', 'bfloat16'])), { heads: pick([1, 2, 3]), bias: pick([x(6), undefined]), ...pick([{ lora: { A: x(2, c), B: x(6, 2), scaling: 0.5 } }, {}]) }),
+    () =>
+      sourceAttention(x(batch, a, 6), x(batch, b, c), x(6, c), cast(x(6, c), pick(['float32', 'bfloat16'])), {
+        heads: pick([1, 2, 3]),
+        bias: pick([x(6), undefined]),
+        ...pick([{ lora: { A: x(2, c), B: x(6, 2), scaling: 0.5 } }, {}]),
+      }),
     () => copy(permute(p(a, b, c), [2, 0, 1])),
     () => copy(expand(p(1, b), [a, b])),
     () => concat([p(a, b), p(a, c)], 1),
@@ -269,27 +395,68 @@ function programs(): (() => Tensor | undefined)[] {
     () => layerNorm(p(a, b), p(b), p(b), 1e-6),
     () => rmsNorm(p(a, b), p(b), 1e-6),
     () => embedding(ids(a, b), p(Math.max(1, b), c)),
-    () => rope(p(batch, a, 2, 6), tensor(Int32Array.from({ length: batch * a }, (_, i) => i), [batch, a]), 10000),
+    () =>
+      rope(
+        p(batch, a, 2, 6),
+        tensor(
+          Int32Array.from({ length: batch * a }, (_, i) => i),
+          [batch, a],
+        ),
+        10000,
+      ),
     () => patchify(p(batch, 3, 6, 9), 3),
     () => pick([sumDim, mean])(p(Math.max(1, a), b, c), 0),
     () => crossEntropy(p(a, Math.max(1, b)), ids(a, b), 0.5),
-    () => all.attention(p(batch, a, 6), p(batch, b, 6), p(batch, b, 6), { heads: 2, causal: pick([true, false]), keyMask: pick([undefined, full([batch, b], 1, 'uint8')]) }),
-    () => all.attention(p(batch, 3, a, 8), p(batch, 3, a, 8), p(batch, 3, a, 8), { heads: 2, over: 2, mode: pick(['score', 'attention']), masks: full([a, a], 3, 'uint8'), alpha: p(batch, 3, 2) }),
+    () =>
+      all.attention(p(batch, a, 6), p(batch, b, 6), p(batch, b, 6), {
+        heads: 2,
+        causal: pick([true, false]),
+        keyMask: pick([undefined, full([batch, b], 1, 'uint8')]),
+      }),
+    () =>
+      all.attention(p(batch, 3, a, 8), p(batch, 3, a, 8), p(batch, 3, a, 8), {
+        heads: 2,
+        over: 2,
+        mode: pick(['score', 'attention']),
+        masks: full([a, a], 3, 'uint8'),
+        alpha: p(batch, 3, 2),
+      }),
     () => router(p(batch, 3, Math.max(1, a), 5), { w1: p(4, 5), b1: p(4), w2: p(3, 4), b2: p(3) }, 2),
     () => {
       const sum = full([1], 0)
       addSquareSum(sum, x(a, b))
-      adamw(x(a, b), x(a, b), full([a, b], 0), full([a, b], 0), { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0.1, step: 1, scale: sum })
+      adamw(x(a, b), x(a, b), full([a, b], 0), full([a, b], 0), {
+        lr: 0.1,
+        betas: [0.9, 0.99],
+        eps: 1e-8,
+        weightDecay: 0.1,
+        step: 1,
+        scale: sum,
+      })
       write(x(a, b), x(a, b))
       return undefined
     },
     () => {
       const [betas, schedule, report] = [[0.9, 0.99] as const, empty([6], 'int64'), empty([5])]
-      adamwSchedule(schedule, 3, betas, [{ lr: 0.1, weightDecay: 0 }, { lr: 0.2, weightDecay: 0.1 }])
+      adamwSchedule(schedule, 3, betas, [
+        { lr: 0.1, weightDecay: 0 },
+        { lr: 0.2, weightDecay: 0.1 },
+      ])
       const [one, two] = [x(a, b), x(a)]
       accumulate([one, two], [x(a, b), x(a)])
       gradientNorm([one, two], x(2), 0.5, report)
-      adamwAll([one, two].map((grad, kind) => ({ param: full(grad.shape, 1), grad, m: full(grad.shape, 0), v: full(grad.shape, 0), kind })), report, schedule, { betas, eps: 1e-8 })
+      adamwAll(
+        [one, two].map((grad, kind) => ({
+          param: full(grad.shape, 1),
+          grad,
+          m: full(grad.shape, 0),
+          v: full(grad.shape, 0),
+          kind,
+        })),
+        report,
+        schedule,
+        { betas, eps: 1e-8 },
+      )
       return undefined
     },
   ]

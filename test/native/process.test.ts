@@ -31,8 +31,13 @@ test('out of memory: the next await rejects with the operator and the numbers, a
        console.log(memory().limit)`,
       { MT_MEMORY_LIMIT: String((16 << 20) + 8192) },
     ),
-  ).trim().split('\n')
-  assert.match(out[0]!, /^(fill|scale): out of memory: 16777216 bytes were asked for while \d+ of 16785408 bytes are in use; use a smaller batch or fewer frames, or raise MT_MEMORY_LIMIT/)
+  )
+    .trim()
+    .split('\n')
+  assert.match(
+    out[0]!,
+    /^(fill|scale): out of memory: 16777216 bytes were asked for while \d+ of 16785408 bytes are in use; use a smaller batch or fewer frames, or raise MT_MEMORY_LIMIT/,
+  )
   assert.is(out[1], '3')
   assert.match(out[2]!, /^read: an input has no data/)
   assert.is(out[3], '11')
@@ -43,7 +48,8 @@ test('out of memory: the next await rejects with the operator and the numbers, a
 test('a process ends while work is queued: it finishes what is running and drops the rest', async () => {
   const start = performance.now()
   // Far more than could be computed: 4,000 products of 1,024³.
-  const queue = 'const { full, linear } = m; const a = full([1024, 1024], 0.001); let x = a; for (let i = 0; i < 4000; i++) x = linear(x, a);'
+  const queue =
+    'const { full, linear } = m; const a = full([1024, 1024], 0.001); let x = a; for (let i = 0; i < 4000; i++) x = linear(x, a);'
   fine(await run(queue))
   fine(await run(`${queue} process.exit(0)`))
   const third = await run(`${queue} x.data(); setTimeout(() => { throw new Error('on purpose') }, 20)`)
@@ -95,7 +101,9 @@ test('two worker threads compute at once, and the main thread too: the same bits
       sum.dispose()
       await m.sync()
       console.log(m.memory().tensors)`),
-  ).trim().split('\n')
+  )
+    .trim()
+    .split('\n')
   assert.is(out[0], 'true true true 2')
   assert.is(out[1], '0', 'what the threads left behind is freed with them')
 })
@@ -116,7 +124,9 @@ test('a worker is terminated in the middle of its work and started again, five t
       }
       await m.sync()
       console.log(m.memory().tensors)`),
-  ).trim().split('\n')
+  )
+    .trim()
+    .split('\n')
   assert.equal(out, ['0,0,0', '1,1,1', '2,2,2', '3,3,3', '4,4,4', '0'])
 })
 
@@ -137,9 +147,12 @@ test('files: small ones are read, so that a later change does not matter; large 
         for (const x of t) console.log(new Uint8Array(n.readBlocking(x)).join())
         n.release(t[0])
         for (const path of [${JSON.stringify(small)}, ${JSON.stringify(folder)}, '/dev/null', ${JSON.stringify(join(folder, 'none'))}]) try { n.map(path); console.log('opened') } catch (e) { console.log(e.message) }`),
-    ).trim().split('\n')
+    )
+      .trim()
+      .split('\n')
     assert.equal(out.slice(0, 2), [Array(16).fill(7).join(), Array(16).fill(9).join()])
-    for (const line of out.slice(2, 5)) assert.match(line, /^map: cannot map ".*": it is empty or not a regular file\.$/)
+    for (const line of out.slice(2, 5))
+      assert.match(line, /^map: cannot map ".*": it is empty or not a regular file\.$/)
     assert.match(out[5]!, /^map: cannot open ".*none": No such file or directory\.$/)
   } finally {
     rmSync(folder, { recursive: true, force: true })

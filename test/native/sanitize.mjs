@@ -7,9 +7,21 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
-const node = (args, env = {}) => spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } })
+const node = (args, env = {}) =>
+  spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } })
 
-const built = node([join(root, 'node_modules', 'cmake-js', 'bin', 'cmake-js'), 'compile', '-O', 'build-sanitize', '--log-level', 'warn', '--parallel', String(cpus().length), '--CDMT_SANITIZE=ON', '--CDMT_CUDA=EMULATED'])
+const built = node([
+  join(root, 'node_modules', 'cmake-js', 'bin', 'cmake-js'),
+  'compile',
+  '-O',
+  'build-sanitize',
+  '--log-level',
+  'warn',
+  '--parallel',
+  String(cpus().length),
+  '--CDMT_SANITIZE=ON',
+  '--CDMT_CUDA=EMULATED',
+])
 if (built.status !== 0) process.exit(built.status ?? 1)
 
 const library = (name) => execFileSync('g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim()
@@ -23,10 +35,23 @@ const env = {
 }
 // Not test/tensor/leak.test.ts: the sanitizers keep freed memory for a while.
 const folders = ['test/native', 'test/tensor', 'test/ops', 'test/cuda']
-const files = process.argv.length > 2 ? process.argv.slice(2) : folders.filter((f) => existsSync(join(root, f))).flatMap((f) => readdirSync(join(root, f)).filter((n) => n.endsWith('.test.ts') && n !== 'leak.test.ts').map((n) => join(f, n)))
+const files =
+  process.argv.length > 2
+    ? process.argv.slice(2)
+    : folders
+        .filter((f) => existsSync(join(root, f)))
+        .flatMap((f) =>
+          readdirSync(join(root, f))
+            .filter((n) => n.endsWith('.test.ts') && n !== 'leak.test.ts')
+            .map((n) => join(f, n)),
+        )
 const failed = files.filter((file) => {
   console.log(`== ${file}`)
   return node(['--import', 'tsx', file], env).status !== 0
 })
-console.log(failed.length ? `failed under the sanitizers: ${failed.join(', ')}` : `${files.length} files passed under the sanitizers`)
+console.log(
+  failed.length
+    ? `failed under the sanitizers: ${failed.join(', ')}`
+    : `${files.length} files passed under the sanitizers`,
+)
 process.exit(failed.length ? 1 : 0)

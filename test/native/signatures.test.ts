@@ -12,11 +12,20 @@ const source = readFileSync(new URL('../../lib/native.ts', import.meta.url), 'ut
 function declared(name: string): string[] {
   const body = new RegExp(`export interface ${name} \\{\\n([^]*?)\\n\\}`).exec(source)![1]!
   return [...body.matchAll(/^ {2}(\w+)\(([^)]*)\): void$/gm)].map(([, method, parameters]) => {
-    const types = parameters!.split(',').filter(Boolean).map((p) => {
-      const [type, ...rest] = p.split(':')[1]!.split('|').map((s) => s.trim())
-      assert.ok(rest.length === 0 || (rest.length === 1 && rest[0] === 'null'), `${method}: a type of the border, or one and null: ${p}`)
-      return type + (rest.length ? '?' : '')
-    })
+    const types = parameters!
+      .split(',')
+      .filter(Boolean)
+      .map((p) => {
+        const [type, ...rest] = p
+          .split(':')[1]!
+          .split('|')
+          .map((s) => s.trim())
+        assert.ok(
+          rest.length === 0 || (rest.length === 1 && rest[0] === 'null'),
+          `${method}: a type of the border, or one and null: ${p}`,
+        )
+        return type + (rest.length ? '?' : '')
+      })
     return `${method}(${types.join(', ')})`
   })
 }
@@ -35,14 +44,25 @@ test('every line of the interface was understood', () => {
 test('the addon has the functions that lib/native.ts declares, and no others', () => {
   const body = /export interface Native \{\n([^]*?)\n\}/.exec(source)![1]!
   assert.equal(Object.keys(native()).sort(), [...body.matchAll(/^ {2}(\w+)/gm)].map((m) => m[1]!).sort())
-  assert.equal(Object.keys(native().ops), native().signatures.map((s) => s.slice(0, s.indexOf('('))))
+  assert.equal(
+    Object.keys(native().ops),
+    native().signatures.map((s) => s.slice(0, s.indexOf('('))),
+  )
 })
 
 const file = process.env.MT_ADDON ?? fileURLToPath(new URL('../../build/Release/mtransllama.node', import.meta.url))
-const tools = process.platform === 'linux' && existsSync(file) && ['/usr/bin/nm', '/usr/local/bin/nm', '/bin/nm'].find((f) => existsSync(f))
+const tools =
+  process.platform === 'linux' &&
+  existsSync(file) &&
+  ['/usr/bin/nm', '/usr/local/bin/nm', '/bin/nm'].find((f) => existsSync(f))
 ;(tools ? test : test.skip)('the binary exports the two entry points of Node-API alone', () => {
-  const lines = execFileSync(tools as string, ['-D', '--defined-only', file], { encoding: 'utf8' }).trim().split('\n')
-  assert.equal(lines.map((l) => l.split(' ').at(-1)!.split('@')[0]).sort(), ['napi_register_module_v1', 'node_api_module_get_api_version_v1'])
+  const lines = execFileSync(tools as string, ['-D', '--defined-only', file], { encoding: 'utf8' })
+    .trim()
+    .split('\n')
+  assert.equal(lines.map((l) => l.split(' ').at(-1)!.split('@')[0]).sort(), [
+    'napi_register_module_v1',
+    'node_api_module_get_api_version_v1',
+  ])
 })
 
 test.run()

@@ -1,6 +1,6 @@
-// How elements are moved on a CUDA device, on the emulator: division by multiplication at its edges, the width and the index type
-// that a walk chooses, both index types on the same views, and how many threads the operators take for aligned views and
-// others. Ends with 1 and says what failed.
+// How elements are moved on a CUDA device, on the emulator: division by multiplication at its edges, the width and the
+// index type that a walk chooses, both index types on the same views, and how many threads the operators take for
+// aligned views and others. Ends with 1 and says what failed.
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -39,7 +39,8 @@ void divisions() {
   for (int b = 10; b <= 31; ++b)
     for (int64_t d = (int64_t(1) << b) - 2; d <= (int64_t(1) << b) + 2; ++d)
       if (d <= int64_t(1) << 31) divisors.push_back(uint32_t(d));
-  for (uint32_t d : {32001u, 1408u, 11008u, 641u, 65537u, 715827883u, 1431655765u, most / 3, most / 2, most / 2 + 1}) divisors.push_back(d);
+  for (uint32_t d : {32001u, 1408u, 11008u, 641u, 65537u, 715827883u, 1431655765u, most / 3, most / 2, most / 2 + 1})
+    divisors.push_back(d);
   std::mt19937 random(7);
   for (uint32_t d : divisors) {
     const Divider<uint32_t> by(d);
@@ -70,10 +71,13 @@ View dense(DType type, std::vector<int64_t> shape) {
   for (size_t i = shape.size(); i-- > 0; n *= shape[i]) stride[i] = n;
   return view(type, shape, stride);
 }
-void plan(const char* what, const View& x, const View& y, uintptr_t from, uintptr_t to, int width, int64_t count, bool fits) {
+void plan(const char* what, const View& x, const View& y, uintptr_t from, uintptr_t to, int width, int64_t count,
+          bool fits) {
   const size_t a = size_of(x.dtype), b = size_of(y.dtype);
   const Walk w = plan_walk(Loop(x, y), from, to, a, b, int(16 / std::min(a, b)));
-  expect(w.width == width && w.count == count && w.short_index == fits, "%s: %d elements at a time, %lld accesses, short indices %d", what, w.width, (long long)w.count, int(w.short_index));
+  expect(w.width == width && w.count == count && w.short_index == fits,
+         "%s: %d elements at a time, %lld accesses, short indices %d", what, w.width, (long long)w.count,
+         int(w.short_index));
 }
 void plans() {
   const DType b = DType::bf16, f = DType::f32;
@@ -96,7 +100,8 @@ void plans() {
   plan("2^31 elements", view(b, {two31, 1}, {1, 1}), dense(b, {two31, 1}), 258, 512, 1, two31, false);
   plan("2^31 elements, eight at a time", dense(b, {two31}), dense(b, {two31}), 256, 512, 8, two31 / 8, true);
   plan("few elements far apart", view(b, {3, 1}, {two31 / 2, 1}), dense(b, {3, 1}), 256, 512, 1, 3, false);
-  plan("few elements not quite so far apart", view(b, {3, 1}, {two31 / 2 - 1, 1}), dense(b, {3, 1}), 256, 512, 1, 3, true);
+  plan("few elements not quite so far apart", view(b, {3, 1}, {two31 / 2 - 1, 1}), dense(b, {3, 1}), 256, 512, 1, 3,
+       true);
 }
 
 // ---- tensors; the emulator's memory is the host's ----
@@ -112,7 +117,8 @@ View filled(View v, int64_t offset = 0) {
   for (int64_t i = 0; i < last; ++i) {
     const float x = float((i * 7919) % 257) / 16;
     const bf16 narrow(x);
-    std::memcpy(bytes + i * int64_t(size_of(v.dtype)), v.dtype == DType::f32 ? static_cast<const void*>(&x) : &narrow, size_of(v.dtype));
+    std::memcpy(bytes + i * int64_t(size_of(v.dtype)), v.dtype == DType::f32 ? static_cast<const void*>(&x) : &narrow,
+                size_of(v.dtype));
   }
   return v;
 }
@@ -125,7 +131,9 @@ V as(const View& v) {
 /// Bytes of a dense view.
 std::vector<unsigned char> bytes(const View& v) {
   std::vector<unsigned char> out(size_t(v.numel()) * size_of(v.dtype));
-  if (!out.empty()) std::memcpy(out.data(), static_cast<const char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype)), out.size());
+  if (!out.empty())
+    std::memcpy(out.data(), static_cast<const char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype)),
+                out.size());
   return out;
 }
 template <typename F>
@@ -139,13 +147,16 @@ int64_t padded(int64_t n) { return (n + kThreads - 1) / kThreads * kThreads; }
 
 struct Twice {
   template <typename T>
-  __device__ T operator()(T v) const { return T(2 * float(v)); }
+  __device__ T operator()(T v) const {
+    return T(2 * float(v));
+  }
 };
 
 /// Both index types give the same bytes.
 void indices() {
   for (int64_t offset : {0, 1, 4}) {
-    const View x = filled(view(DType::bf16, {3, 5, 2, 24}, {240, 24, 120, 1}), offset), y = filled(dense(DType::bf16, {3, 5, 2, 24})), z = filled(dense(DType::bf16, {3, 5, 2, 24}));
+    const View x = filled(view(DType::bf16, {3, 5, 2, 24}, {240, 24, 120, 1}), offset),
+               y = filled(dense(DType::bf16, {3, 5, 2, 24})), z = filled(dense(DType::bf16, {3, 5, 2, 24}));
     Walk w = plan_walk(Loop(x, y), uintptr_t(x.data<bf16>()), uintptr_t(y.data<bf16>()), 2, 2, 1);
     launch_walk<bf16, bf16, 1>((const bf16*)x.data<bf16>(), y.data<bf16>(), w, Twice{});
     w.short_index = false;
@@ -169,10 +180,12 @@ void widths() {
   const int64_t n = 3 * 4096;
   for (DType type : {DType::bf16, DType::f32}) {
     const int64_t wide = 16 / int64_t(size_of(type));
-    const View x = filled(dense(type, {n})), y = filled(dense(type, {n})), odd = filled(dense(type, {n}), 1), tail = filled(dense(type, {n - 1})), to_tail = filled(dense(type, {n - 1}));
+    const View x = filled(dense(type, {n})), y = filled(dense(type, {n})), odd = filled(dense(type, {n}), 1),
+               tail = filled(dense(type, {n - 1})), to_tail = filled(dense(type, {n - 1}));
     auto count = [&](const char* what, int64_t expected, auto f) {
       const int64_t got = threads_of(f);
-      expect(got == padded(expected), "%s of %s: %lld threads for %lld", what, std::string(name(type)).c_str(), (long long)got, (long long)expected);
+      expect(got == padded(expected), "%s of %s: %lld threads for %lld", what, std::string(name(type)).c_str(),
+             (long long)got, (long long)expected);
     };
     count("copy", n / wide, [&] { copy(x, as(y)); });
     count("copy, one element off", n, [&] { copy(odd, as(y)); });
@@ -182,7 +195,8 @@ void widths() {
     count("scale with a tail", (n - 1 + wide - 1) / wide, [&] { scale(tail, 2, as(to_tail)); });
     count("multiply", n / wide, [&] { multiply(x, x, as(y)); });
     count("add", n / wide, [&] { add(x, x, 1, as(y)); });
-    const View q = filled(dense(type, {2, 8, 12, 64})), swapped = filled(dense(type, {2, 12, 8, 64})), short_rows = filled(dense(type, {2, 8, 12, 7})), swapped_rows = filled(dense(type, {2, 12, 8, 7}));
+    const View q = filled(dense(type, {2, 8, 12, 64})), swapped = filled(dense(type, {2, 12, 8, 64})),
+               short_rows = filled(dense(type, {2, 8, 12, 7})), swapped_rows = filled(dense(type, {2, 12, 8, 7}));
     count("swap", q.numel() / wide, [&] { cuda::swap(q, as(swapped)); });
     count("swap of rows of seven", short_rows.numel(), [&] { cuda::swap(short_rows, as(swapped_rows)); });
     // Rows of 14 pixels, 28 or 56 bytes: 4 or 8 at once.
@@ -190,7 +204,8 @@ void widths() {
     count("patchify", image.numel() / 2, [&] { patchify_forward(image, 14, as(rows)); });
     const View dy = filled(dense(type, {4, 96})), dx = filled(dense(type, {4, 8, 96}));
     // Four columns a thread, but only where threads enough are left.
-    const View many = filled(dense(type, {2, 2, 65536})), sums = filled(dense(type, {2, 65536})), few = filled(dense(type, {2, 2, 4096})), few_sums = filled(dense(type, {2, 4096}));
+    const View many = filled(dense(type, {2, 2, 65536})), sums = filled(dense(type, {2, 65536})),
+               few = filled(dense(type, {2, 2, 4096})), few_sums = filled(dense(type, {2, 4096}));
     count("a sum of many columns", sums.numel() / 4, [&] { reduce_forward(many, 1, 0.5, as(sums)); });
     count("a sum of few columns", few_sums.numel(), [&] { reduce_forward(few, 1, 0.5, as(few_sums)); });
     count("a repeated row", dx.numel() / wide, [&] { reduce_backward(dy, 1, 0.125, as(dx)); });

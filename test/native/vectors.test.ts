@@ -17,26 +17,54 @@ const check = there ? test : test.skip
 
 async function run(command: string, args: string[], env: Record<string, string> = {}): Promise<string> {
   try {
-    return (await promisify(execFile)(command, args, { cwd: root, maxBuffer: 1 << 26, env: { ...process.env, ...env } })).stdout
+    return (
+      await promisify(execFile)(command, args, { cwd: root, maxBuffer: 1 << 26, env: { ...process.env, ...env } })
+    ).stdout
   } catch (e) {
     const { stdout, stderr } = e as { stdout: string; stderr: string }
     throw new Error(stdout + stderr)
   }
 }
-const files = (directory: string, ending: RegExp): string[] => readdirSync(join(root, directory)).filter((f) => ending.test(f)).map((f) => join(directory, f))
+const files = (directory: string, ending: RegExp): string[] =>
+  readdirSync(join(root, directory))
+    .filter((f) => ending.test(f))
+    .map((f) => join(directory, f))
 
 check('division by multiplication, widths and index types that are chosen, threads that operators take', async () => {
   const program = join(folder, 'vectors')
   const operators = ['copy', 'elementwise', 'patchify', 'reduce', 'swap'].map((o) => `native/ops/${o}.cu`)
   const sources = [
-    'test/native/vectors.cu', 'native/kernels/cuda/strided.cu', ...operators, 'native/ops/copy.cc',
-    ...files('native/core', /(?<!cuda_absent)\.cc$/), ...files('native/emulator', /\.cc$/),
+    'test/native/vectors.cu',
+    'native/kernels/cuda/strided.cu',
+    ...operators,
+    'native/ops/copy.cc',
+    ...files('native/core', /(?<!cuda_absent)\.cc$/),
+    ...files('native/emulator', /\.cc$/),
   ]
   await run('g++', [
-    '-std=c++20', '-O1', '-g1', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined', '-fno-math-errno', '-ffp-contract=off', '-pthread', '-Wno-unknown-pragmas',
-    '-DMT_CUDA', '-DMT_CUDA_EMULATED', '-DMT_CUDA_ARCHS="emulated"', '-Inative', '-Inative/emulator', '-x', 'c++', ...sources, '-ldl', '-o', program,
+    '-std=c++20',
+    '-O1',
+    '-g1',
+    '-fsanitize=address,undefined',
+    '-fno-sanitize-recover=undefined',
+    '-fno-math-errno',
+    '-ffp-contract=off',
+    '-pthread',
+    '-Wno-unknown-pragmas',
+    '-DMT_CUDA',
+    '-DMT_CUDA_EMULATED',
+    '-DMT_CUDA_ARCHS="emulated"',
+    '-Inative',
+    '-Inative/emulator',
+    '-x',
+    'c++',
+    ...sources,
+    '-ldl',
+    '-o',
+    program,
   ])
-  for (const modes of ['', 'order=reversed,late']) assert.match(await run(program, [], { MT_EMULATOR: modes }), /^12\d\d checks, 0 failed\n$/)
+  for (const modes of ['', 'order=reversed,late'])
+    assert.match(await run(program, [], { MT_EMULATOR: modes }), /^12\d\d checks, 0 failed\n$/)
 })
 
 test.after(() => rmSync(folder, { recursive: true, force: true }))

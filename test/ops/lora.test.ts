@@ -35,7 +35,14 @@ for (const name of ['op_lora_48_33', 'op_lora_32_48']) {
 }
 
 test('gradients have the slope of central differences', () => {
-  const [x, w, bias, a, b, dy] = [normal([2, 9, 23]), normal([18, 23]), normal([18]), normal([5, 23]), normal([18, 5]), normal([2, 9, 18])] as const
+  const [x, w, bias, a, b, dy] = [
+    normal([2, 9, 23]),
+    normal([18, 23]),
+    normal([18]),
+    normal([5, 23]),
+    normal([18, 5]),
+    normal([2, 9, 18]),
+  ] as const
   const t = [x, a, b].map((v) => upload(v).requireGrad())
   const y = lora(t[0]!, upload(w), upload(bias), t[1]!, t[2]!, 0.6)
   assert.ok(error(y, oracle.lora(x, w, bias, a, b, 3)) < 1e-6)
@@ -59,7 +66,12 @@ test('with B = 0 it is the linear layer to the bit', () => {
 })
 
 test('x needs no gradient in the first layer; without gradients nothing is recorded', () => {
-  const [x, w, a, b] = [upload(normal([4, 8])), upload(normal([6, 8])), upload(normal([2, 8])).requireGrad(), upload(normal([6, 2])).requireGrad()]
+  const [x, w, a, b] = [
+    upload(normal([4, 8])),
+    upload(normal([6, 8])),
+    upload(normal([2, 8])).requireGrad(),
+    upload(normal([6, 2])).requireGrad(),
+  ]
   const y = lora(x, w, undefined, a, b, 1)
   backward(y, y.detach())
   assert.ok(a.grad && b.grad && !x.grad)
@@ -68,8 +80,14 @@ test('x needs no gradient in the first layer; without gradients nothing is recor
 
 test('refusals', () => {
   const [x, w, a, b] = [empty([4, 8]), empty([6, 8]), empty([2, 8]), empty([6, 2])]
-  assert.throws(() => lora(x, empty([6, 8]).requireGrad(), undefined, a, b, 1), /lora: expected a frozen weight and bias/)
-  assert.throws(() => lora(x, w, undefined, empty([2, 7]), b, 1), /lora_forward: a: expected shape \[2,8\], but got \[2,7\]/)
+  assert.throws(
+    () => lora(x, empty([6, 8]).requireGrad(), undefined, a, b, 1),
+    /lora: expected a frozen weight and bias/,
+  )
+  assert.throws(
+    () => lora(x, w, undefined, empty([2, 7]), b, 1),
+    /lora_forward: a: expected shape \[2,8\], but got \[2,7\]/,
+  )
   assert.throws(() => lora(x, w, undefined, a, empty([6, 3]), 1), /b: expected shape \[6,2\], but got \[6,3\]/)
 })
 

@@ -31,7 +31,11 @@ function draw(c: Case): Values {
   const normals = (n: number, factor = 1): Float32Array => Float32Array.from({ length: n }, () => factor * r.normal())
   const size = c.shape.reduce((a, b) => a * b, 1)
   return {
-    x: normals(size), w1: normals(c.hidden * width, 1 / Math.sqrt(width)), b1: normals(c.hidden), w2: normals(c.p * c.hidden, 0.5), b2: normals(c.p),
+    x: normals(size),
+    w1: normals(c.hidden * width, 1 / Math.sqrt(width)),
+    b1: normals(c.hidden),
+    w2: normals(c.p * c.hidden, 0.5),
+    b2: normals(c.p),
     dalpha: normals((size / width / c.shape[c.over]!) * c.p),
   }
 }
@@ -40,14 +44,22 @@ function reference(c: Case, v: Record<Name, ArrayLike<number>>): NdArray {
   const [width, n] = [c.shape.at(-1)!, c.shape[c.over]!]
   const rest = c.shape.map((_, i) => i).filter((i) => i !== c.over && i !== c.shape.length - 1)
   const x = reshape(permute(array(c.shape, v.x), [...rest, c.over, c.shape.length - 1]), [-1, n, width])
-  return oracle.router(x, { w1: array([c.hidden, width], v.w1), b1: array([c.hidden], v.b1), w2: array([c.p, c.hidden], v.w2), b2: array([c.p], v.b2) })
+  return oracle.router(x, {
+    w1: array([c.hidden, width], v.w1),
+    b1: array([c.hidden], v.b1),
+    w2: array([c.p, c.hidden], v.w2),
+    b2: array([c.p], v.b2),
+  })
 }
 
 function run(c: Case, v: Values): { alpha: Float32Array; shape: readonly number[]; grads: Float32Array[] } {
   return scope(() => {
     const width = c.shape.at(-1)!
     const shapes = { x: c.shape, w1: [c.hidden, width], b1: [c.hidden], w2: [c.p, c.hidden], b2: [c.p] }
-    const t = Object.fromEntries(names.map((n) => [n, tensor(v[n], shapes[n]).requireGrad(n)])) as Record<Name, ReturnType<typeof tensor>>
+    const t = Object.fromEntries(names.map((n) => [n, tensor(v[n], shapes[n]).requireGrad(n)])) as Record<
+      Name,
+      ReturnType<typeof tensor>
+    >
     const alpha = router(t.x, t, c.over)
     backward(alpha, tensor(v.dalpha, [...alpha.shape]))
     const grads = names.map((n) => t[n].grad!.dataBlocking() as Float32Array)
@@ -71,9 +83,16 @@ test('alpha and every gradient', () => {
     assert.equal(shape, [...c.shape.filter((_, i) => i !== c.over && i !== c.shape.length - 1), c.p])
     assert.ok(relativeError(alpha, reference(c, v).data) <= 1e-5)
     names.forEach((name, i) => {
-      const expected = gradient((x) => dot(reference(c, { ...v, [name]: x }).data, v.dalpha), Float64Array.from(v[name]))
+      const expected = gradient(
+        (x) => dot(reference(c, { ...v, [name]: x }).data, v.dalpha),
+        Float64Array.from(v[name]),
+      )
       if (c.p === 1) assert.ok(grads[i]!.every((g) => g === 0))
-      else assert.ok(relativeError(grads[i]!, expected) <= 1e-4, `${c.shape} over ${c.over}: d${name} ${relativeError(grads[i]!, expected)}`)
+      else
+        assert.ok(
+          relativeError(grads[i]!, expected) <= 1e-4,
+          `${c.shape} over ${c.over}: d${name} ${relativeError(grads[i]!, expected)}`,
+        )
     })
   }
 })
@@ -116,9 +135,17 @@ test('the same bits with any number of threads', () => {
 test('refuses what does not fit, by name', () => {
   scope(() => {
     const x = tensor(new Float32Array(24), [2, 3, 4])
-    const w = { w1: tensor(new Float32Array(20), [5, 4]), b1: tensor(new Float32Array(5)), w2: tensor(new Float32Array(10), [2, 5]), b2: tensor(new Float32Array(2)) }
+    const w = {
+      w1: tensor(new Float32Array(20), [5, 4]),
+      b1: tensor(new Float32Array(5)),
+      w2: tensor(new Float32Array(10), [2, 5]),
+      b2: tensor(new Float32Array(2)),
+    }
     assert.throws(() => router(x, w, 2), /over: expected a dimension/)
-    assert.throws(() => router(x, { ...w, b1: tensor(new Float32Array(4)) }, 1), /expected shape \[5\], but got \[4\]|hidden/)
+    assert.throws(
+      () => router(x, { ...w, b1: tensor(new Float32Array(4)) }, 1),
+      /expected shape \[5\], but got \[4\]|hidden/,
+    )
     assert.throws(() => router(x, { ...w, w1: tensor(new Float32Array(15), [5, 3]) }, 1), /w1: expected shape \[5,4\]/)
   })
 })

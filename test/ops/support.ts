@@ -15,7 +15,12 @@ import { type Random, random } from '../oracle/random.js'
 // ---- cases ----
 
 /** An argument: what the tensor holds (16-bit floats as bits) and the same numbers in float64, exactly. */
-export interface Input { readonly shape: readonly number[]; readonly dtype: DType; readonly data: TypedArray; readonly wide: NdArray }
+export interface Input {
+  readonly shape: readonly number[]
+  readonly dtype: DType
+  readonly data: TypedArray
+  readonly wide: NdArray
+}
 
 export interface OpCase<N extends string = string> {
   /** The function of lib/ops. */
@@ -48,29 +53,57 @@ export class Draw {
     return out
   }
   normal(shape: readonly number[], std = 1, mean = 0): Input {
-    return input(shape, this.#fill(shape, () => mean + std * this.#r.normal()))
+    return input(
+      shape,
+      this.#fill(shape, () => mean + std * this.#r.normal()),
+    )
   }
   /** Normal numbers at least `gap` from 0: no central difference steps over a corner there. */
   apart(shape: readonly number[], gap = 0.05): Input {
-    return input(shape, this.#fill(shape, () => { const x = this.#r.normal(); return x + (x < 0 ? -gap : gap) }))
+    return input(
+      shape,
+      this.#fill(shape, () => {
+        const x = this.#r.normal()
+        return x + (x < 0 ? -gap : gap)
+      }),
+    )
   }
   uniform(shape: readonly number[], low: number, high: number): Input {
-    return input(shape, this.#fill(shape, () => low + (high - low) * this.#r.uniform()))
+    return input(
+      shape,
+      this.#fill(shape, () => low + (high - low) * this.#r.uniform()),
+    )
   }
   /** Whole numbers in [from, to). */
   integers(shape: readonly number[], from: number, to: number, dtype: DType = 'int32'): Input {
-    return input(shape, this.#fill(shape, () => this.#r.integer(from, to)), dtype)
+    return input(
+      shape,
+      this.#fill(shape, () => this.#r.integer(from, to)),
+      dtype,
+    )
   }
   /** Normal numbers as a float type holds them. */
   half(shape: readonly number[], dtype: DType, std = 1, mean = 0): Input {
-    return input(shape, this.#fill(shape, () => mean + std * this.#r.normal()), dtype)
+    return input(
+      shape,
+      this.#fill(shape, () => mean + std * this.#r.normal()),
+      dtype,
+    )
   }
 }
 
 /** Values as a dtype holds them. */
 export function input(shape: readonly number[], values: ArrayLike<number>, dtype: DType = 'float32'): Input {
-  const data = dtype === 'float32' ? new Float32Array(values) : dtype === 'int32' ? new Int32Array(values) : dtype === 'uint8' ? new Uint8Array(values)
-    : dtype === 'int64' ? BigInt64Array.from(Array.from(values, BigInt)) : Uint16Array.from(values, (x) => toBits(x, dtype))
+  const data =
+    dtype === 'float32'
+      ? new Float32Array(values)
+      : dtype === 'int32'
+        ? new Int32Array(values)
+        : dtype === 'uint8'
+          ? new Uint8Array(values)
+          : dtype === 'int64'
+            ? BigInt64Array.from(Array.from(values, BigInt))
+            : Uint16Array.from(values, (x) => toBits(x, dtype))
   return { shape, dtype, data, wide: array(shape, widen(data, dtype)) }
 }
 
@@ -106,7 +139,14 @@ function numbersOf(dtype: 'bfloat16' | 'float16'): Float64Array {
   const bias = 2 ** (exponents - 1) - 1
   return Float64Array.from({ length: 65536 }, (_, bits) => {
     const [e, f] = [(bits >> m) & (2 ** exponents - 1), bits & (2 ** m - 1)]
-    const magnitude = e === 2 ** exponents - 1 ? (f ? NaN : Infinity) : e === 0 ? f * 2 ** (1 - bias - m) : (1 + f / 2 ** m) * 2 ** (e - bias)
+    const magnitude =
+      e === 2 ** exponents - 1
+        ? f
+          ? NaN
+          : Infinity
+        : e === 0
+          ? f * 2 ** (1 - bias - m)
+          : (1 + f / 2 ** m) * 2 ** (e - bias)
     return bits >> (m + exponents) ? -magnitude : magnitude
   })
 }
@@ -157,21 +197,50 @@ export function upload(x: Input, layout: Layout = 'contiguous', device: Device =
 
 // ---- results ----
 
-export interface Result { outputs: Tensor[]; gradients: Record<string, Tensor> }
+export interface Result {
+  outputs: Tensor[]
+  gradients: Record<string, Tensor>
+}
 
 const several = <T extends object>(x: T | T[]): T[] => (Array.isArray(x) ? x : [x])
-const named = <T>(names: readonly string[], f: (name: string) => T): Record<string, T> => Object.fromEntries(names.map((n) => [n, f(n)]))
+const named = <T>(names: readonly string[], f: (name: string) => T): Record<string, T> =>
+  Object.fromEntries(names.map((n) => [n, f(n)]))
 
 /** What outputs are multiplied with to get one number: multiples of 1/64 up to 2, exact in every float type. */
 const projection = (c: OpCase, shapes: readonly (readonly number[])[]): Input[] => {
   const draw = new Draw(`${c.name} projection`)
-  return shapes.map((s) => input(s, draw.integers(s, -128, 129).wide.data.map((x) => x / 64)))
+  return shapes.map((s) =>
+    input(
+      s,
+      draw.integers(s, -128, 129).wide.data.map((x) => x / 64),
+    ),
+  )
 }
 
 /** The arguments that may be bfloat16, by operator: what the registry calls activations. */
 const activations: Record<string, readonly string[]> = {
-  add: ['a', 'b', 'x'], scale: ['x'], multiply: ['a', 'b', 'x'], gelu: ['x'], relu: ['x'], siluMul: ['a', 'b', 'x'], gate: ['a', 'b'], layerNorm: ['x', 'z'], rmsNorm: ['x'], rope: ['x'],
-  patchify: ['x'], sumDim: ['x'], mean: ['x'], sumLeading: ['x'], linear: ['x', 'r'], linearGelu: ['x'], lora: ['x'], attention: ['q', 'k', 'v', 'x'], router: ['x'], sourceAttention: ['q', 'x'], crossEntropy: ['logits'], swap: ['x'],
+  add: ['a', 'b', 'x'],
+  scale: ['x'],
+  multiply: ['a', 'b', 'x'],
+  gelu: ['x'],
+  relu: ['x'],
+  siluMul: ['a', 'b', 'x'],
+  gate: ['a', 'b'],
+  layerNorm: ['x', 'z'],
+  rmsNorm: ['x'],
+  rope: ['x'],
+  patchify: ['x'],
+  sumDim: ['x'],
+  mean: ['x'],
+  sumLeading: ['x'],
+  linear: ['x', 'r'],
+  linearGelu: ['x'],
+  lora: ['x'],
+  attention: ['q', 'k', 'v', 'x'],
+  router: ['x'],
+  sourceAttention: ['q', 'x'],
+  crossEntropy: ['logits'],
+  swap: ['x'],
 }
 
 /** Where and how a case is run. */
@@ -183,28 +252,56 @@ export interface Run {
 }
 
 /** Whether a case has activations that can be bfloat16. */
-export const canBeNarrow = (c: OpCase): boolean => !!activations[c.operator]?.some((n) => n in c.inputs() && c.inputs()[n]!.dtype === 'float32')
+export const canBeNarrow = (c: OpCase): boolean =>
+  !!activations[c.operator]?.some((n) => n in c.inputs() && c.inputs()[n]!.dtype === 'float32')
 
 /** The inputs as bfloat16 activations hold them, still float32. */
 export const roundedInputs = (c: OpCase, given = c.inputs()): Record<string, Input> =>
   named(Object.keys(given), (n) => {
     const x = given[n]!
-    return activations[c.operator]?.includes(n) && x.dtype === 'float32' ? input(x.shape, widen(Uint16Array.from(x.wide.data, (v) => toBits(v, 'bfloat16')), 'bfloat16')) : x
+    return activations[c.operator]?.includes(n) && x.dtype === 'float32'
+      ? input(
+          x.shape,
+          widen(
+            Uint16Array.from(x.wide.data, (v) => toBits(v, 'bfloat16')),
+            'bfloat16',
+          ),
+        )
+      : x
   })
 
 /** Runs a case forward, and backward from the projection of its outputs. The caller's scope owns the result. */
-export function evaluate(c: OpCase, { layout = 'contiguous', device = 'cpu', narrow = false }: Run = {}, given = c.inputs()): Result {
+export function evaluate(
+  c: OpCase,
+  { layout = 'contiguous', device = 'cpu', narrow = false }: Run = {},
+  given = c.inputs(),
+): Result {
   return scope(() => {
     const t = named(Object.keys(given), (n) => upload(given[n]!, layout, device))
     for (const n of c.differentiable) t[n]!.requireGrad(n)
-    const used = narrow ? named(Object.keys(t), (n) => (activations[c.operator]!.includes(n) && t[n]!.dtype === 'float32' ? cast(t[n]!, 'bfloat16') : t[n]!)) : t
+    const used = narrow
+      ? named(Object.keys(t), (n) =>
+          activations[c.operator]!.includes(n) && t[n]!.dtype === 'float32' ? cast(t[n]!, 'bfloat16') : t[n]!,
+        )
+      : t
     const outputs = several(c.run(used))
     if (c.differentiable.length) {
-      const dys = projection(c, outputs.map((y) => y.shape)).map((d, i) => cast(upload(d, 'contiguous', device), outputs[i]!.dtype))
+      const dys = projection(
+        c,
+        outputs.map((y) => y.shape),
+      ).map((d, i) => cast(upload(d, 'contiguous', device), outputs[i]!.dtype))
       if (outputs.length === 1) backward(outputs[0]!, dys[0])
-      else backward(outputs.map((y, i) => sumDim(multiply(reshape(y, [y.size]), reshape(dys[i]!, [y.size])), 0)).reduce((a, b) => add(a, b)))
+      else
+        backward(
+          outputs
+            .map((y, i) => sumDim(multiply(reshape(y, [y.size]), reshape(dys[i]!, [y.size])), 0))
+            .reduce((a, b) => add(a, b)),
+        )
     }
-    const gradients = named(c.differentiable.filter((n) => t[n]!.grad), (n) => t[n]!.grad!.detach())
+    const gradients = named(
+      c.differentiable.filter((n) => t[n]!.grad),
+      (n) => t[n]!.grad!.detach(),
+    )
     for (const n of c.differentiable) t[n]!.grad?.dispose()
     return { outputs, gradients }
   })
@@ -215,7 +312,10 @@ export function bits({ outputs, gradients }: Result): Buffer[] {
   return [...outputs, ...Object.values(gradients)].map((t) => Buffer.from(t.dataBlocking().buffer))
 }
 
-export interface Errors { forward: number; gradients: Record<string, number> }
+export interface Errors {
+  forward: number
+  gradients: Record<string, number>
+}
 
 /**
  * Relative errors against the oracle, forward and of each gradient: ‖g − slope‖/‖slope‖ over all coordinates of inputs
@@ -225,15 +325,24 @@ export interface Errors { forward: number; gradients: Record<string, number> }
 export function errors(c: OpCase, result: Result, most = 64, given = c.inputs()): Errors {
   const wide = named(Object.keys(given), (n) => given[n]!.wide)
   const expected = several(c.oracle(wide))
-  if (result.outputs.map((t) => `[${t.shape}]`).join() !== expected.map((t) => `[${t.shape}]`).join()) throw new Error(`${c.name}: shapes ${result.outputs.map((t) => `[${t.shape}]`)}, the oracle has ${expected.map((t) => `[${t.shape}]`)}`)
+  if (result.outputs.map((t) => `[${t.shape}]`).join() !== expected.map((t) => `[${t.shape}]`).join())
+    throw new Error(
+      `${c.name}: shapes ${result.outputs.map((t) => `[${t.shape}]`)}, the oracle has ${expected.map((t) => `[${t.shape}]`)}`,
+    )
   const got = result.outputs.map((t) => widen(t.dataBlocking(), t.dtype))
-  const forward = Math.max(...got.map((y, i) => norm(y.map((v, k) => v - expected[i]!.data[k]!)) / (norm(expected[i]!.data) || 1)))
+  const forward = Math.max(
+    ...got.map((y, i) => norm(y.map((v, k) => v - expected[i]!.data[k]!)) / (norm(expected[i]!.data) || 1)),
+  )
 
-  const dys = projection(c, expected.map((y) => y.shape)).map((d) => d.wide.data)
+  const dys = projection(
+    c,
+    expected.map((y) => y.shape),
+  ).map((d) => d.wide.data)
   const draw = new Draw(`${c.name} directions`)
   const grads = named(c.differentiable, (n) => {
     const g = result.gradients[n]
-    if (`${g?.shape}` !== `${given[n]!.shape}`) throw new Error(`${c.name}: gradient of ${n} has shape [${g?.shape}], ${n} has [${given[n]!.shape}]`)
+    if (`${g?.shape}` !== `${given[n]!.shape}`)
+      throw new Error(`${c.name}: gradient of ${n} has shape [${g?.shape}], ${n} has [${given[n]!.shape}]`)
     return Float64Array.from(g!.dataBlocking() as Float32Array)
   })
   const floor = 1e-3 * Math.max(...Object.values(grads).map(norm)) || 1
@@ -241,7 +350,8 @@ export function errors(c: OpCase, result: Result, most = 64, given = c.inputs())
     forward,
     gradients: named(c.differentiable, (n) => {
       const [g, x] = [grads[n]!, wide[n]!]
-      const f = (v: Float64Array): number => several(c.oracle({ ...wide, [n]: array(x.shape, v) })).reduce((s, y, i) => s + dot(y.data, dys[i]!), 0)
+      const f = (v: Float64Array): number =>
+        several(c.oracle({ ...wide, [n]: array(x.shape, v) })).reduce((s, y, i) => s + dot(y.data, dys[i]!), 0)
       if (g.length <= most) {
         const slope = gradient(f, x.data)
         return norm(g.map((v, i) => v - slope[i]!)) / Math.max(norm(slope), floor)

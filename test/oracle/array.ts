@@ -79,7 +79,8 @@ export function concat(parts: readonly NdArray[], axis: number): NdArray {
   let at = 0
   for (const p of parts) {
     p.shape.forEach((x, i) => {
-      if (i !== axis && x !== first.shape[i]) throw new Error(`cannot put [${p.shape}] behind [${first.shape}] on axis ${axis}`)
+      if (i !== axis && x !== first.shape[i])
+        throw new Error(`cannot put [${p.shape}] behind [${first.shape}] on axis ${axis}`)
     })
     const run = p.shape[axis]! * inner
     for (let o = 0; o < outer; o++) out.data.set(p.data.subarray(o * run, (o + 1) * run), o * total * inner + at)
@@ -91,7 +92,10 @@ export function concat(parts: readonly NdArray[], axis: number): NdArray {
 /** n copies under a new axis: [a, b] with axis 1 becomes [a, n, b]. */
 export function repeat(a: NdArray, axis: number, n: number): NdArray {
   const shape = [...a.shape.slice(0, axis), 1, ...a.shape.slice(axis)]
-  return concat(Array.from({ length: n }, () => reshape(a, shape)), axis)
+  return concat(
+    Array.from({ length: n }, () => reshape(a, shape)),
+    axis,
+  )
 }
 
 /** Mean over one axis, which disappears. */
@@ -128,7 +132,8 @@ export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): numbe
 }
 
 export function sameShape(a: NdArray, b: NdArray): void {
-  if (a.shape.length !== b.shape.length || a.shape.some((x, i) => x !== b.shape[i])) throw new Error(`shapes differ: [${a.shape}] and [${b.shape}]`)
+  if (a.shape.length !== b.shape.length || a.shape.some((x, i) => x !== b.shape[i]))
+    throw new Error(`shapes differ: [${a.shape}] and [${b.shape}]`)
 }
 
 function strides(shape: readonly number[]): number[] {

@@ -40,7 +40,8 @@ export function attention(q: NdArray, k: NdArray, v: NdArray, options: Attention
         const at = row * width
         for (let j = 0; j < nk; j++) {
           const weight = p[j]!
-          if (weight !== 0) for (let c = 0, from = (keys + j) * width; c < width; c++) out.data[at + c]! += weight * v.data[from + c]!
+          if (weight !== 0)
+            for (let c = 0, from = (keys + j) * width; c < width; c++) out.data[at + c]! += weight * v.data[from + c]!
         }
       }
     }

@@ -15,29 +15,51 @@ export function weight(weights: Weights, name: string): NdArray {
 }
 
 /** x W^T + b with `name.weight` and, where there is one, `name.bias`. */
-export const dense = (weights: Weights, name: string, x: NdArray): NdArray => linear(x, weight(weights, `${name}.weight`), weights.get(`${name}.bias`))
+export const dense = (weights: Weights, name: string, x: NdArray): NdArray =>
+  linear(x, weight(weights, `${name}.weight`), weights.get(`${name}.bias`))
 
 export const norm = (weights: Weights, name: string, x: NdArray, eps: number): NdArray =>
   layerNorm(x, weight(weights, `${name}.weight`), weight(weights, `${name}.bias`), eps)
 
 /** LoRA of one attention module: q and v alone. */
-export interface Lora { params: Weights; prefix: string; alpha: number }
+export interface Lora {
+  params: Weights
+  prefix: string
+  alpha: number
+}
 
 function adapted(weights: Weights, name: string, x: NdArray, part: 'q' | 'v', low: Lora | undefined): NdArray {
   if (low === undefined) return dense(weights, name, x)
-  const [a, b] = ['lora_A', 'lora_B'].map((end) => weight(low.params, `${low.prefix}.${part}.${end}`)) as [NdArray, NdArray]
+  const [a, b] = ['lora_A', 'lora_B'].map((end) => weight(low.params, `${low.prefix}.${part}.${end}`)) as [
+    NdArray,
+    NdArray,
+  ]
   return lora(x, weight(weights, `${name}.weight`), weights.get(`${name}.bias`), a, b, low.alpha)
 }
 
 /** Names of the six weights of a post-norm BERT attention block. */
-export interface BlockNames { query: string; key: string; value: string; dense: string; norm: string }
+export interface BlockNames {
+  query: string
+  key: string
+  value: string
+  dense: string
+  norm: string
+}
 
 export const bertNames = (prefix: string): BlockNames => ({
-  query: `${prefix}.attention.query`, key: `${prefix}.attention.key`, value: `${prefix}.attention.value`,
-  dense: `${prefix}.output.dense`, norm: `${prefix}.output.LayerNorm`,
+  query: `${prefix}.attention.query`,
+  key: `${prefix}.attention.key`,
+  value: `${prefix}.attention.value`,
+  dense: `${prefix}.output.dense`,
+  norm: `${prefix}.output.LayerNorm`,
 })
 
-export interface BlockOptions extends AttentionOptions { heads: number; eps: number; lora?: Lora | undefined; kv?: NdArray }
+export interface BlockOptions extends AttentionOptions {
+  heads: number
+  eps: number
+  lora?: Lora | undefined
+  kv?: NdArray
+}
 
 /** LayerNorm(x + Dense(attention(x, kv))). x [rows, n, D], kv [rows, k, D']; without kv, x attends to itself. */
 export function attentionBlock(weights: Weights, names: BlockNames, x: NdArray, options: BlockOptions): NdArray {

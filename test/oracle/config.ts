@@ -3,13 +3,38 @@ import type { DarMode } from './attention.js'
 
 export type Json = { readonly [key: string]: any }
 
-export interface VisionConfig { width: number; layers: number; heads: number; patch: number; image: number; eps: number }
-export interface QFormerConfig { width: number; layers: number; heads: number; eps: number; crossEvery: number; visionWidth: number; text: boolean }
+export interface VisionConfig {
+  width: number
+  layers: number
+  heads: number
+  patch: number
+  image: number
+  eps: number
+}
+export interface QFormerConfig {
+  width: number
+  layers: number
+  heads: number
+  eps: number
+  crossEvery: number
+  visionWidth: number
+  text: boolean
+}
 export interface LanguageConfig {
   family: 'llama' | 'opt'
-  width: number; layers: number; heads: number; keyHeads: number; eps: number; theta: number
+  width: number
+  layers: number
+  heads: number
+  keyHeads: number
+  eps: number
+  theta: number
 }
-export interface ModelConfig { queries: number; vision: VisionConfig; qformer: QFormerConfig; language: LanguageConfig }
+export interface ModelConfig {
+  queries: number
+  vision: VisionConfig
+  qformer: QFormerConfig
+  language: LanguageConfig
+}
 
 /** A config.json of InstructBLIP or BLIP-2; what it omits is what Hugging Face's classes default to. */
 export function modelConfig(json: Json): ModelConfig {
@@ -22,17 +47,28 @@ export function modelConfig(json: Json): ModelConfig {
   return {
     queries: json['num_query_tokens'] ?? 32,
     vision: {
-      width: v['hidden_size'] ?? 1408, layers: v['num_hidden_layers'] ?? 39, heads: v['num_attention_heads'] ?? 16,
-      patch: v['patch_size'] ?? 14, image: v['image_size'] ?? 224, eps: v['layer_norm_eps'] ?? 1e-6,
+      width: v['hidden_size'] ?? 1408,
+      layers: v['num_hidden_layers'] ?? 39,
+      heads: v['num_attention_heads'] ?? 16,
+      patch: v['patch_size'] ?? 14,
+      image: v['image_size'] ?? 224,
+      eps: v['layer_norm_eps'] ?? 1e-6,
     },
     qformer: {
-      width: q['hidden_size'] ?? 768, layers: q['num_hidden_layers'] ?? 12, heads: q['num_attention_heads'] ?? 12,
-      eps: q['layer_norm_eps'] ?? 1e-12, crossEvery: q['cross_attention_frequency'] ?? 2, visionWidth: q['encoder_hidden_size'] ?? 1408,
+      width: q['hidden_size'] ?? 768,
+      layers: q['num_hidden_layers'] ?? 12,
+      heads: q['num_attention_heads'] ?? 12,
+      eps: q['layer_norm_eps'] ?? 1e-12,
+      crossEvery: q['cross_attention_frequency'] ?? 2,
+      visionWidth: q['encoder_hidden_size'] ?? 1408,
       text: json['model_type'] === 'instructblip',
     },
     language: {
-      family, heads, keyHeads: t['num_key_value_heads'] ?? heads,
-      width: t['hidden_size'] ?? (family === 'llama' ? 4096 : 768), layers: t['num_hidden_layers'] ?? (family === 'llama' ? 32 : 12),
+      family,
+      heads,
+      keyHeads: t['num_key_value_heads'] ?? heads,
+      width: t['hidden_size'] ?? (family === 'llama' ? 4096 : 768),
+      layers: t['num_hidden_layers'] ?? (family === 'llama' ? 32 : 12),
       eps: family === 'llama' ? (t['rms_norm_eps'] ?? 1e-6) : 1e-5,
       theta: t['rope_theta'] ?? t['rope_parameters']?.['rope_theta'] ?? 10000,
     },
@@ -77,6 +113,7 @@ export function adapterConfig(json: Json): AdapterConfig {
     alpha: lora['alpha'] ?? 16,
     maxFrames: json['t_max'] ?? 64,
   }
-  if (config.attention === 'joint' && config.mode !== 'off') throw new Error('joint attention has no routers: dar.mode must be off')
+  if (config.attention === 'joint' && config.mode !== 'off')
+    throw new Error('joint attention has no routers: dar.mode must be off')
   return config
 }

@@ -12,7 +12,8 @@ export function linear(x: NdArray, weight: NdArray, bias?: NdArray): NdArray {
   for (let r = 0; r < rows; r++) {
     const at = r * k
     let o = 0
-    for (; o + 4 <= n; o += 4) { // four dot products side by side
+    for (; o + 4 <= n; o += 4) {
+      // four dot products side by side
       let [s0, s1, s2, s3] = [0, 0, 0, 0]
       for (let i = 0, b = o * k; i < k; i++, b++) {
         const value = xd[at + i]!
@@ -37,7 +38,14 @@ export function linear(x: NdArray, weight: NdArray, bias?: NdArray): NdArray {
 }
 
 /** y = x W^T + b + (alpha/r) (x A^T) B^T. A [r, in], B [out, r]. */
-export function lora(x: NdArray, weight: NdArray, bias: NdArray | undefined, a: NdArray, b: NdArray, alpha: number): NdArray {
+export function lora(
+  x: NdArray,
+  weight: NdArray,
+  bias: NdArray | undefined,
+  a: NdArray,
+  b: NdArray,
+  alpha: number,
+): NdArray {
   return add(linear(x, weight, bias), scale(linear(linear(x, a), b), alpha / a.shape[0]!))
 }
 
@@ -118,7 +126,12 @@ export function softmax(x: NdArray): NdArray {
   return out
 }
 
-export interface RouterWeights { w1: NdArray; b1: NdArray; w2: NdArray; b2: NdArray }
+export interface RouterWeights {
+  w1: NdArray
+  b1: NdArray
+  w2: NdArray
+  b2: NdArray
+}
 
 /** alpha = softmax(w2 relu(w1 mean_n(x) + b1) + b2). x [rows, n, D] -> [rows, p]. */
 export function router(x: NdArray, { w1, b1, w2, b2 }: RouterWeights): NdArray {

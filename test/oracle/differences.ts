@@ -1,7 +1,12 @@
 // Gradients without a derivative: central differences. What a backward pass is checked against.
 
 /** (f(x + h d) - f(x - h d)) / 2h: the slope of f at x along d. */
-export function directional(f: (x: Float64Array) => number, x: Float64Array, direction: ArrayLike<number>, h = 1e-5): number {
+export function directional(
+  f: (x: Float64Array) => number,
+  x: Float64Array,
+  direction: ArrayLike<number>,
+  h = 1e-5,
+): number {
   const up = x.map((value, i) => value + h * direction[i]!)
   const down = x.map((value, i) => value - h * direction[i]!)
   return (f(up) - f(down)) / (2 * h)

@@ -15,7 +15,11 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 const golden = process.env['MT_GOLDEN'] ?? join(root, '..', 'shared', 'golden')
 const cases = join(golden, 'cases')
 
-interface Case { name: string; config: Json; tensors: Map<string, Entry> }
+interface Case {
+  name: string
+  config: Json
+  tensors: Map<string, Entry>
+}
 const read = (name: string): Case => {
   const { tensors, metadata } = readSafetensors(join(cases, `${name}.safetensors`))
   return { name, tensors, config: JSON.parse(metadata['config'] ?? '{}') as Json }
@@ -38,14 +42,25 @@ function same(label: string, actual: NdArray, expected: Entry): void {
  * The slope of f along random directions against the golden gradient, relative to max(||gradient||, floor).
  * A ReLU may turn within the step; then a smaller step decides.
  */
-function sameGradient(label: string, f: (x: Float64Array) => number, x: NdArray, expected: NdArray, directions: number, floor = 0): void {
+function sameGradient(
+  label: string,
+  f: (x: Float64Array) => number,
+  x: NdArray,
+  expected: NdArray,
+  directions: number,
+  floor = 0,
+): void {
   const rng = random(label.length * 7919 + x.data.length)
   for (let n = 0; n < directions; n++) {
     const direction = x.data.map(() => rng.normal())
     let error = Infinity
     for (const h of [1e-5, 1e-6, 1e-7]) {
       if (error <= 1e-6) break
-      error = Math.min(error, Math.abs(directional(f, x.data, direction, h) - dot(expected.data, direction)) / Math.max(norm(expected.data), floor, 1e-12))
+      error = Math.min(
+        error,
+        Math.abs(directional(f, x.data, direction, h) - dot(expected.data, direction)) /
+          Math.max(norm(expected.data), floor, 1e-12),
+      )
     }
     worst.gradient = Math.max(worst.gradient, error)
     assert.ok(error <= 1e-5, `${label}: slope along direction ${n} off by ${error} of the gradient`)
@@ -53,8 +68,12 @@ function sameGradient(label: string, f: (x: Float64Array) => number, x: NdArray,
 }
 
 const batchOf = (t: ReadonlyMap<string, Entry>): Batch => ({
-  pixelValues: t.get('in.pixel_values')!, qformerIds: t.get('in.qformer_ids'), qformerMask: t.get('in.qformer_mask'),
-  inputIds: t.get('in.input_ids')!, attentionMask: t.get('in.attention_mask')!, labels: t.get('in.labels')!,
+  pixelValues: t.get('in.pixel_values')!,
+  qformerIds: t.get('in.qformer_ids'),
+  qformerMask: t.get('in.qformer_mask'),
+  inputIds: t.get('in.input_ids')!,
+  attentionMask: t.get('in.attention_mask')!,
+  labels: t.get('in.labels')!,
 })
 
 const checkpoints = new Map<string, ReturnType<typeof model>>()
@@ -68,7 +87,11 @@ function checkpoint(base: string): ReturnType<typeof model> {
 }
 
 /** Runs the model and compares every `out.*` that it names; returns the `out.*` that it did not. */
-function compareForward(label: string, run: (tap: (name: string, value: NdArray) => NdArray) => void, tensors: ReadonlyMap<string, Entry>): string[] {
+function compareForward(
+  label: string,
+  run: (tap: (name: string, value: NdArray) => NdArray) => void,
+  tensors: ReadonlyMap<string, Entry>,
+): string[] {
   const left = new Set([...tensors.keys()].filter((name) => name.startsWith('out.')))
   run((name, value) => {
     const expected = tensors.get(`out.${name}`)
@@ -84,7 +107,11 @@ function image({ name, config, tensors }: Case): void {
   let visual: NdArray | undefined
   const left = compareForward(name, (tap) => void (visual = forward(m, batch, undefined, tap).visualTokens), tensors)
   same(`${name} greedy_ids`, greedyIds(m, visual!, batch, 8), tensors.get('out.greedy_ids')!)
-  assert.equal(left.filter((x) => !x.endsWith('_padded_positions')), ['out.greedy_ids'], `${name}: outputs that were not compared`)
+  assert.equal(
+    left.filter((x) => !x.endsWith('_padded_positions')),
+    ['out.greedy_ids'],
+    `${name}: outputs that were not compared`,
+  )
 }
 
 /** Every case looks at the slope in all tensors together, and in each of its share alone: all of them with MT_ORACLE_FULL=1, else every fourth. */
@@ -99,16 +126,22 @@ function mtrans({ name, config, tensors }: Case): void {
   const masks = { spatial: tensors.get('in.spatial_masks'), temporal: tensors.get('in.temporal_masks') }
   const trained = config['trained'] as string[]
   assert.equal([...trainedShapes(m.config, adapter).keys()].sort(), [...trained].sort(), `${name}: trained names`)
-  for (const [p, shape] of trainedShapes(m.config, adapter)) assert.equal(params.get(p)!.shape, shape, `${name}: shape of ${p}`)
+  for (const [p, shape] of trainedShapes(m.config, adapter))
+    assert.equal(params.get(p)!.shape, shape, `${name}: shape of ${p}`)
 
   let visual: NdArray | undefined
-  const left = compareForward(name, (tap) => void (visual = forward(m, inputs, { config: adapter, params, masks }, tap).visualTokens), tensors)
+  const left = compareForward(
+    name,
+    (tap) => void (visual = forward(m, inputs, { config: adapter, params, masks }, tap).visualTokens),
+    tensors,
+  )
   same(`${name} greedy_ids`, greedyIds(m, visual!, inputs, 8), tensors.get('out.greedy_ids')!)
   assert.equal(left, ['out.greedy_ids', 'out.losses'], `${name}: outputs that were not compared`)
 
   // The tower is frozen: its output is computed once.
   const batch: Batch = { ...inputs, features: features(m, inputs) }
-  const loss = (at: ReadonlyMap<string, NdArray>): number => forward(m, batch, { config: adapter, params: at, masks }).loss
+  const loss = (at: ReadonlyMap<string, NdArray>): number =>
+    forward(m, batch, { config: adapter, params: at, masks }).loss
 
   // The loss before the first step, and after the last one with the golden parameters of that time.
   const losses = tensors.get('out.losses')!.data
@@ -127,7 +160,8 @@ function mtrans({ name, config, tensors }: Case): void {
     const f = (x: Float64Array): number => loss(new Map(params).set(p, array(params.get(p)!.shape, x)))
     sameGradient(`${name} ${p}`, f, params.get(p)!, tensors.get(`grad.${p}`)!, 1, small.has(p) ? 1e-3 * total : 0)
   }
-  const whole = (part: (p: string) => Float64Array): Float64Array => Float64Array.from(trained.flatMap((p) => [...part(p)]))
+  const whole = (part: (p: string) => Float64Array): Float64Array =>
+    Float64Array.from(trained.flatMap((p) => [...part(p)]))
   const together = whole((p) => params.get(p)!.data)
   const split = (x: Float64Array): number => {
     const at = new Map(params)
@@ -138,12 +172,22 @@ function mtrans({ name, config, tensors }: Case): void {
     }
     return loss(at)
   }
-  sameGradient(`${name} all`, split, array([together.length], together), array([together.length], whole((p) => tensors.get(`grad.${p}`)!.data)), 1)
+  sameGradient(
+    `${name} all`,
+    split,
+    array([together.length], together),
+    array(
+      [together.length],
+      whole((p) => tensors.get(`grad.${p}`)!.data),
+    ),
+    1,
+  )
   for (const place of ['embeddings', 'visual_tokens']) {
     const expected = tensors.get(`dout.${place}`)
     if (expected === undefined) continue
     const f = (x: Float64Array): number =>
-      forward(m, batch, { config: adapter, params, masks }, (n, value) => (n === place ? array(value.shape, x) : value)).loss
+      forward(m, batch, { config: adapter, params, masks }, (n, value) => (n === place ? array(value.shape, x) : value))
+        .loss
     sameGradient(`${name} d${place}`, f, tensors.get(`out.${place}`)!, expected, 2)
   }
 }
@@ -153,14 +197,23 @@ function operator({ name, config, tensors }: Case): void {
   for (const [key, value] of outputs) same(`${name} ${key}`, value, tensors.get(key)!)
   for (const { key, x, f } of gradients) sameGradient(`${name} ${key}`, f, x, tensors.get(key)!, 3)
   const compared = new Set([...outputs.map(([key]) => key), ...gradients.map(({ key }) => key)])
-  assert.equal([...tensors.keys()].filter((key) => !key.startsWith('in.') && !compared.has(key)), [], `${name}: tensors that were not compared`)
+  assert.equal(
+    [...tensors.keys()].filter((key) => !key.startsWith('in.') && !compared.has(key)),
+    [],
+    `${name}: tensors that were not compared`,
+  )
 }
 
 if (!existsSync(cases)) {
-  console.warn(`SKIPPED: no golden files in ${golden} (set MT_GOLDEN to their folder); the oracle is not compared with them`)
+  console.warn(
+    `SKIPPED: no golden files in ${golden} (set MT_GOLDEN to their folder); the oracle is not compared with them`,
+  )
   test.skip('golden files are absent', () => {})
 } else {
-  const names = readdirSync(cases).filter((f) => f.endsWith('.safetensors')).map((f) => f.replace('.safetensors', '')).sort()
+  const names = readdirSync(cases)
+    .filter((f) => f.endsWith('.safetensors'))
+    .map((f) => f.replace('.safetensors', ''))
+    .sort()
   for (const name of names) {
     if (/^mtrans_(params|inputs)/.test(name)) continue
     test(name, () => {
@@ -172,6 +225,8 @@ if (!existsSync(cases)) {
       else throw new Error(`a case of kind ${kind}`)
     })
   }
-  test.after(() => console.log(`worst relative errors: F64 ${worst.F64}, F32 ${worst.F32}, gradients ${worst.gradient}`))
+  test.after(() =>
+    console.log(`worst relative errors: F64 ${worst.F64}, F32 ${worst.F32}, gradients ${worst.gradient}`),
+  )
 }
 test.run()

@@ -2,15 +2,36 @@
 import { type NdArray, array, concat, repeat, reshape, slice } from './array.js'
 import { type Tap, type Weights, dense, norm, sum, untapped, weight } from './blocks.js'
 import type { LanguageConfig } from './config.js'
-import { attention, crossEntropy, embedding, joinHeads, linear, relu, rmsNorm, rope, siluMul, splitHeads } from './ops.js'
+import {
+  attention,
+  crossEntropy,
+  embedding,
+  joinHeads,
+  linear,
+  relu,
+  rmsNorm,
+  rope,
+  siluMul,
+  splitHeads,
+} from './ops.js'
 
 /** Rows of the token table for ids [B, S]. */
-export const tokenEmbeddings = (weights: Weights, config: LanguageConfig, ids: NdArray): NdArray => embedding(ids, weight(weights, tokenTable(config)))
+export const tokenEmbeddings = (weights: Weights, config: LanguageConfig, ids: NdArray): NdArray =>
+  embedding(ids, weight(weights, tokenTable(config)))
 
-const tokenTable = (config: LanguageConfig): string => (config.family === 'llama' ? 'language_model.model.embed_tokens.weight' : 'language_model.model.decoder.embed_tokens.weight')
+const tokenTable = (config: LanguageConfig): string =>
+  config.family === 'llama'
+    ? 'language_model.model.embed_tokens.weight'
+    : 'language_model.model.decoder.embed_tokens.weight'
 
 /** x [B, n, D_llm], mask [B, n] (1 = token) -> logits [B, n, V]. */
-export function languageModel(weights: Weights, config: LanguageConfig, x: NdArray, mask: NdArray, tap: Tap = untapped): NdArray {
+export function languageModel(
+  weights: Weights,
+  config: LanguageConfig,
+  x: NdArray,
+  mask: NdArray,
+  tap: Tap = untapped,
+): NdArray {
   const hidden = config.family === 'llama' ? llama(weights, config, x, mask, tap) : opt(weights, config, x, mask, tap)
   // A tied head is not stored.
   return linear(hidden, weights.get('language_model.lm_head.weight') ?? weight(weights, tokenTable(config)))
@@ -44,8 +65,15 @@ function opt(weights: Weights, config: LanguageConfig, inputs: NdArray, mask: Nd
   for (let i = 0; i < config.layers; i++) {
     const p = `${d}.layers.${i}`
     const h = norm(weights, `${p}.self_attn_layer_norm`, x, eps)
-    const [q, k, v] = ['q', 'k', 'v'].map((n) => splitHeads(dense(weights, `${p}.self_attn.${n}_proj`, h), heads)) as [NdArray, NdArray, NdArray]
-    x = sum(x, dense(weights, `${p}.self_attn.out_proj`, joinHeads(attention(q, k, v, { keyMask: mask, causal: true }))))
+    const [q, k, v] = ['q', 'k', 'v'].map((n) => splitHeads(dense(weights, `${p}.self_attn.${n}_proj`, h), heads)) as [
+      NdArray,
+      NdArray,
+      NdArray,
+    ]
+    x = sum(
+      x,
+      dense(weights, `${p}.self_attn.out_proj`, joinHeads(attention(q, k, v, { keyMask: mask, causal: true }))),
+    )
     const f = relu(dense(weights, `${p}.fc1`, norm(weights, `${p}.final_layer_norm`, x, eps)))
     x = sum(x, dense(weights, `${p}.fc2`, f))
     if (i + 1 < config.layers) x = tap(`lm.hidden.${i + 1}`, x)
@@ -84,7 +112,13 @@ function shareHeads(x: NdArray, heads: number): NdArray {
 }
 
 /** Visual rows in front of the text rows: [B, V + S, D_llm] and its mask. */
-export function withText(weights: Weights, config: LanguageConfig, visual: NdArray, ids: NdArray, mask: NdArray): { x: NdArray; mask: NdArray } {
+export function withText(
+  weights: Weights,
+  config: LanguageConfig,
+  visual: NdArray,
+  ids: NdArray,
+  mask: NdArray,
+): { x: NdArray; mask: NdArray } {
   const ones = array([visual.shape[0]!, visual.shape[1]!])
   ones.data.fill(1)
   return { x: concat([visual, tokenEmbeddings(weights, config, ids)], 1), mask: concat([ones, mask], 1) }
@@ -100,11 +134,26 @@ export function answerLoss(logits: NdArray, labels: NdArray, reduction: 'mean' |
 }
 
 /** Repeated argmax for one sample: visual [1, V, D_llm] and prompt ids; nothing stops it before `steps`. */
-export function greedy(weights: Weights, config: LanguageConfig, visual: NdArray, prompt: readonly number[], steps: number): number[] {
+export function greedy(
+  weights: Weights,
+  config: LanguageConfig,
+  visual: NdArray,
+  prompt: readonly number[],
+  steps: number,
+): number[] {
   const ids = [...prompt]
   for (let i = 0; i < steps; i++) {
     const text = array([1, ids.length], ids)
-    const { x, mask } = withText(weights, config, visual, text, array([1, ids.length], ids.map(() => 1)))
+    const { x, mask } = withText(
+      weights,
+      config,
+      visual,
+      text,
+      array(
+        [1, ids.length],
+        ids.map(() => 1),
+      ),
+    )
     const logits = languageModel(weights, config, x, mask)
     const last = slice(logits, 1, logits.shape[1]! - 1, logits.shape[1]!).data
     let best = 0

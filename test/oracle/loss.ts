@@ -16,14 +16,28 @@ export function crossEntropy(logits: NdArray, labels: ArrayLike<number>, reducti
   return reduction === 'sum' ? sum : sum / count
 }
 
-export interface AdamWOptions { lr: number; betas: readonly [number, number]; eps: number; weightDecay: number }
-export interface Moments { step: number; average: Float64Array; square: Float64Array }
+export interface AdamWOptions {
+  lr: number
+  betas: readonly [number, number]
+  eps: number
+  weightDecay: number
+}
+export interface Moments {
+  step: number
+  average: Float64Array
+  square: Float64Array
+}
 
 export const moments = (n: number): Moments => ({ step: 0, average: new Float64Array(n), square: new Float64Array(n) })
 
 /** One step of AdamW with decoupled decay, in place: w -= lr * decay * w, then w -= lr * m' / (sqrt(v') + eps). */
 export function adamw(weight: Float64Array, gradient: ArrayLike<number>, state: Moments, options: AdamWOptions): void {
-  const { lr, betas: [b1, b2], eps, weightDecay } = options
+  const {
+    lr,
+    betas: [b1, b2],
+    eps,
+    weightDecay,
+  } = options
   const step = ++state.step
   for (let i = 0; i < weight.length; i++) {
     const g = gradient[i]!

@@ -2,10 +2,15 @@
 import { type NdArray, array } from './array.js'
 
 /** Masks of layer m of N: 1 + floor(m P / N). */
-export const masksOfLayer = (layer: number, layers: number, choices: number): number => 1 + Math.floor((layer * choices) / layers)
+export const masksOfLayer = (layer: number, layers: number, choices: number): number =>
+  1 + Math.floor((layer * choices) / layers)
 
 /** A set of `count` masks over n tokens. */
-export function maskSet(n: number, count: number, keeps: (mask: number, query: number, key: number) => boolean): NdArray {
+export function maskSet(
+  n: number,
+  count: number,
+  keeps: (mask: number, query: number, key: number) => boolean,
+): NdArray {
   if (count < 1 || count > 8) throw new Error(`a mask set holds 1 to 8 masks, not ${count}`)
   const out = array([n, n])
   for (let q = 0; q < n; q++)
@@ -18,7 +23,12 @@ export function maskSet(n: number, count: number, keeps: (mask: number, query: n
 }
 
 /** [L query tokens; K text tokens]. M_0: every pair. M_j: pairs of one modality no further apart than windows[j-1], and every query-text pair. */
-export function windowSpatial(queries: number, text: number, windows: readonly number[], choices = windows.length + 1): NdArray {
+export function windowSpatial(
+  queries: number,
+  text: number,
+  windows: readonly number[],
+  choices = windows.length + 1,
+): NdArray {
   return maskSet(queries + text, choices, (j, q, k) => {
     if (j === 0) return true
     if (q < queries !== k < queries) return true
@@ -45,6 +55,7 @@ export function modalitySpatial(queries: number, text: number, choices = 4): NdA
 
 function window(windows: readonly number[], mask: number): number {
   const w = windows[mask - 1]
-  if (w === undefined) throw new Error(`${windows.length} windows serve ${windows.length + 1} masks, mask ${mask} was asked for`)
+  if (w === undefined)
+    throw new Error(`${windows.length} windows serve ${windows.length + 1} masks, mask ${mask} was asked for`)
   return w
 }

@@ -10,7 +10,10 @@ export { type Adapter, trainedShapes } from './qformer.js'
 export { type AdapterConfig, type Json, type ModelConfig, adapterConfig, modelConfig } from './config.js'
 export { type Tap, type Weights, untapped } from './blocks.js'
 
-export interface Model { weights: Weights; config: ModelConfig }
+export interface Model {
+  weights: Weights
+  config: ModelConfig
+}
 
 export const model = (weights: Weights, config: Json): Model => ({ weights, config: modelConfig(config) })
 
@@ -53,7 +56,11 @@ export function logits(m: Model, visual: NdArray, batch: Batch, tap: Tap = untap
   return tap('logits', languageModel(m.weights, m.config.language, x, mask, tap))
 }
 
-export interface Outputs { visualTokens: NdArray; logits: NdArray; loss: number }
+export interface Outputs {
+  visualTokens: NdArray
+  logits: NdArray
+  loss: number
+}
 
 export function forward(m: Model, batch: Batch, adapter?: Adapter, tap: Tap = untapped): Outputs {
   const visual = visualTokens(m, batch, adapter, tap)

@@ -4,9 +4,34 @@ import * as assert from 'uvu/assert'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type NdArray, array, clone, concat, dot, map, mean, permute, relativeError, reshape, size, slice } from './array.js'
+import {
+  type NdArray,
+  array,
+  clone,
+  concat,
+  dot,
+  map,
+  mean,
+  permute,
+  relativeError,
+  reshape,
+  size,
+  slice,
+} from './array.js'
 import { directional, gradient } from './differences.js'
-import { type Adapter, type Batch, type Json, adapterConfig, features, forward, greedyIds, model, modelConfig, trainedShapes, visualTokens } from './model.js'
+import {
+  type Adapter,
+  type Batch,
+  type Json,
+  adapterConfig,
+  features,
+  forward,
+  greedyIds,
+  model,
+  modelConfig,
+  trainedShapes,
+  visualTokens,
+} from './model.js'
 import * as ops from './ops.js'
 import { random } from './random.js'
 import { readCheckpoint } from './safetensors.js'
@@ -22,8 +47,15 @@ const bits = (a: NdArray, row: number): number[] => [...slice(a, 0, row, row + 1
 
 test('erf is the known erf to 1e-15, erfc keeps its digits where it is small', () => {
   const known: [number, number][] = [
-    [0, 0], [0.1, 0.1124629160182848922], [0.5, 0.5204998778130465377], [1, 0.8427007929497148693], [1.5, 0.9661051464753107271],
-    [2, 0.9953222650189527342], [2.5, 0.9995930479825550411], [3, 0.9999779095030014146], [6, 1],
+    [0, 0],
+    [0.1, 0.1124629160182848922],
+    [0.5, 0.5204998778130465377],
+    [1, 0.8427007929497148693],
+    [1.5, 0.9661051464753107271],
+    [2, 0.9953222650189527342],
+    [2.5, 0.9995930479825550411],
+    [3, 0.9999779095030014146],
+    [6, 1],
   ]
   for (const [x, y] of known) {
     close(ops.erf(x), y, 1e-15, `erf ${x}`)
@@ -35,8 +67,14 @@ test('erf is the known erf to 1e-15, erfc keeps its digits where it is small', (
 })
 
 test('masks per layer: the 12 of the full model', () => {
-  assert.equal(Array.from({ length: 12 }, (_, m) => ops.masksOfLayer(m, 12, 4)), [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4])
-  assert.equal(Array.from({ length: 6 }, (_, m) => ops.masksOfLayer(m, 6, 4)), [1, 1, 2, 3, 3, 4])
+  assert.equal(
+    Array.from({ length: 12 }, (_, m) => ops.masksOfLayer(m, 12, 4)),
+    [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4],
+  )
+  assert.equal(
+    Array.from({ length: 6 }, (_, m) => ops.masksOfLayer(m, 6, 4)),
+    [1, 1, 2, 3, 3, 4],
+  )
 })
 
 test('window masks: distance within a modality, every query-text pair', () => {
@@ -69,7 +107,12 @@ test('attention weights of every row sum to 1, padded and future keys weigh exac
       for (let at = 0; at < p.data.length; at += 6) {
         const [row, i] = [Math.floor(at / 60), (at / 6) % 5]
         const weights = p.data.subarray(at, at + 6)
-        close(weights.reduce((a, b) => a + b), 1, 1e-14, `${mode} causal ${causal}`)
+        close(
+          weights.reduce((a, b) => a + b),
+          1,
+          1e-14,
+          `${mode} causal ${causal}`,
+        )
         const seen = [...weights.keys()].filter((j) => keyMask.data[row * 6 + j] === 1 && !(causal && j > i + 1))
         if (seen.length > 0) weights.forEach((w, j) => assert.ok(seen.includes(j) || w === 0))
         else weights.forEach((w) => close(w, 1 / 6, 1e-15, 'no key at all'))
@@ -109,18 +152,32 @@ test('attention backward as SPEC.md writes it equals central differences', () =>
         for (let at = i * n; at < (i + 1) * n; at++) {
           const inner = pj[at]! * (dp.data[at]! - rowsum)
           if (mode === 'attention') ds.data[at]! += alpha.data[j]! * inner
-          else for (let m = 0; m < p; m++) {
-            ds.data[at]! += inner * alpha.data[m]! * bit(m, at)
-            dalpha[m]! += inner * s.data[at]! * bit(m, at)
-          }
+          else
+            for (let m = 0; m < p; m++) {
+              ds.data[at]! += inner * alpha.data[m]! * bit(m, at)
+              dalpha[m]! += inner * s.data[at]! * bit(m, at)
+            }
         }
         if (mode === 'attention') dalpha[j]! += rowsum
       }
     }
     const dq = map(ops.linear(ds, permute(reshape(k, [n, d]), [1, 0])), (x) => x / Math.sqrt(d))
-    const f = (q: NdArray, alpha: NdArray): number => dot(ops.attention(q, k, v, { mode, masks, alpha }).data, dout.data)
-    assert.ok(relativeError(gradient((x) => f(array(q.shape, x), alpha), q.data), dq.data) < 1e-9, `${mode} dq`)
-    assert.ok(relativeError(gradient((x) => f(q, array(alpha.shape, x)), alpha.data), dalpha) < 1e-9, `${mode} dalpha`)
+    const f = (q: NdArray, alpha: NdArray): number =>
+      dot(ops.attention(q, k, v, { mode, masks, alpha }).data, dout.data)
+    assert.ok(
+      relativeError(
+        gradient((x) => f(array(q.shape, x), alpha), q.data),
+        dq.data,
+      ) < 1e-9,
+      `${mode} dq`,
+    )
+    assert.ok(
+      relativeError(
+        gradient((x) => f(q, array(alpha.shape, x)), alpha.data),
+        dalpha,
+      ) < 1e-9,
+      `${mode} dalpha`,
+    )
   }
 })
 
@@ -137,8 +194,9 @@ test('patchify is a convolution whose stride is its kernel', () => {
   const y = ops.linear(ops.patchify(x, 2), reshape(w, [5, -1]))
   assert.equal(y.shape, [2, 6, 5])
   let sum = 0 // image 1, patch (1, 2), channel 3
-  for (let c = 0; c < 3; c++) for (let i = 0; i < 2; i++) for (let j = 0; j < 2; j++)
-    sum += x.data[((3 + c) * 4 + 2 + i) * 6 + 4 + j]! * w.data[((9 + c) * 2 + i) * 2 + j]!
+  for (let c = 0; c < 3; c++)
+    for (let i = 0; i < 2; i++)
+      for (let j = 0; j < 2; j++) sum += x.data[((3 + c) * 4 + 2 + i) * 6 + 4 + j]! * w.data[((9 + c) * 2 + i) * 2 + j]!
   close(y.data[(6 + 5) * 5 + 3]!, sum, 1e-14)
 })
 
@@ -152,9 +210,18 @@ test('rope keeps norms and turns scores by the difference of positions alone', (
 
 test('norms, cross-entropy, swap', () => {
   const y = ops.layerNorm(draw(1, 2, 7), array([7], Array(7).fill(1)), array([7]), 0)
-  close(y.data.subarray(0, 7).reduce((a, b) => a + b), 0, 1e-13)
+  close(
+    y.data.subarray(0, 7).reduce((a, b) => a + b),
+    0,
+    1e-13,
+  )
   close(dot(y.data.subarray(0, 7), y.data.subarray(0, 7)), 7, 1e-12)
-  assert.ok(relativeError(ops.rmsNorm(array([2], [3, 4]), array([2], [1, 2]), 0).data, [3 / Math.sqrt(12.5), 8 / Math.sqrt(12.5)]) < 1e-15)
+  assert.ok(
+    relativeError(ops.rmsNorm(array([2], [3, 4]), array([2], [1, 2]), 0).data, [
+      3 / Math.sqrt(12.5),
+      8 / Math.sqrt(12.5),
+    ]) < 1e-15,
+  )
   const logits = array([3, 2], [0, 0, Math.log(3), 0, 5, 5])
   close(ops.crossEntropy(logits, [0, 0, -100], 'sum'), Math.log(2) + Math.log(4 / 3), 1e-15)
   close(ops.crossEntropy(logits, [0, 0, -100]), (Math.log(2) + Math.log(4 / 3)) / 2, 1e-15)
@@ -165,7 +232,8 @@ test('norms, cross-entropy, swap', () => {
 
 test('trained parameters of the full model: 2,499,126, and 12 gates more', () => {
   const full = modelConfig({ model_type: 'instructblip', text_config: { model_type: 'llama' } })
-  const count = (json: Json): number => [...trainedShapes(full, adapterConfig(json)).values()].reduce((n, shape) => n + size(shape), 0)
+  const count = (json: Json): number =>
+    [...trainedShapes(full, adapterConfig(json)).values()].reduce((n, shape) => n + size(shape), 0)
   assert.is(count({}), 2_499_126)
   assert.is(count({ temporal: { residual: 'gated' } }), 2_499_138)
 })
@@ -185,9 +253,16 @@ const adapterOf = (config: Json, json: Json): Adapter => {
 const frame = (batch: Batch, t: number): Batch => ({ ...batch, pixelValues: slice(batch.pixelValues!, 1, t, t + 1) })
 
 const switches: Json[] = [
-  {}, { dar: { mode: 'score' } }, { dar: { mode: 'off' } }, { dar: { spatial_masks: 'modality' } }, { temporal: { residual: 'gated' } },
-  { temporal: { weights: 'fresh' } }, { temporal: { attention: 'none' }, aggregate: 'concat' }, { temporal: { attention: 'joint' }, dar: { mode: 'off' } },
-  { fusion: false }, { fusion: false, temporal: { attention: 'joint' }, dar: { mode: 'off' } },
+  {},
+  { dar: { mode: 'score' } },
+  { dar: { mode: 'off' } },
+  { dar: { spatial_masks: 'modality' } },
+  { temporal: { residual: 'gated' } },
+  { temporal: { weights: 'fresh' } },
+  { temporal: { attention: 'none' }, aggregate: 'concat' },
+  { temporal: { attention: 'joint' }, dar: { mode: 'off' } },
+  { fusion: false },
+  { fusion: false, temporal: { attention: 'joint' }, dar: { mode: 'off' } },
 ]
 
 for (const kind of ['instructblip', 'blip2'] as const) {
@@ -209,7 +284,8 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     for (const [name, tensor] of adapter.params) {
       const rng = random(1)
       const direction = tensor.data.map(() => rng.normal())
-      const f = (x: Float64Array): number => forward(m, known, { ...adapter, params: new Map(adapter.params).set(name, array(tensor.shape, x)) }).loss
+      const f = (x: Float64Array): number =>
+        forward(m, known, { ...adapter, params: new Map(adapter.params).set(name, array(tensor.shape, x)) }).loss
       assert.ok(Math.abs(directional(f, tensor.data, direction)) > 1e-7, `${name} does not move the loss`)
     }
   })
@@ -217,9 +293,17 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   test(`${kind}: an adapter that does nothing leaves the image model, frame by frame`, () => {
     const { config, m } = tiny(kind)
     const batch = tinyInputs(config, 3)
-    for (const [json, gate] of [[{ temporal: { attention: 'none' }, dar: { mode: 'off' } }, 1], [{ temporal: { residual: 'gated' }, dar: { mode: 'off' } }, 0]] as const) {
+    for (const [json, gate] of [
+      [{ temporal: { attention: 'none' }, dar: { mode: 'off' } }, 1],
+      [{ temporal: { residual: 'gated' }, dar: { mode: 'off' } }, 0],
+    ] as const) {
       const adapter = adapterOf(config, { ...json, fusion: kind === 'instructblip' })
-      const params = new Map([...adapter.params].map(([name, t]) => [name, /lora_B|position/.test(name) || (gate === 0 && name.endsWith('gate')) ? array(t.shape) : t]))
+      const params = new Map(
+        [...adapter.params].map(([name, t]) => [
+          name,
+          /lora_B|position/.test(name) || (gate === 0 && name.endsWith('gate')) ? array(t.shape) : t,
+        ]),
+      )
       const video = visualTokens(m, batch, { ...adapter, params })
       const frames = [0, 1, 2].map((t) => visualTokens(m, frame(batch, t), undefined))
       const average = mean(reshape(concat(frames, 0), [3, ...video.shape]), 0)
@@ -230,13 +314,18 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   test(`${kind}: padding changes nothing, on whichever side`, () => {
     const { config, m } = tiny(kind)
     const adapter = adapterOf(config, { fusion: kind === 'instructblip' })
-    const [right, left] = (['right', 'left'] as const).map((padding) => tinyInputs(config, 3, { padding })) as [Batch, Batch]
+    const [right, left] = (['right', 'left'] as const).map((padding) => tinyInputs(config, 3, { padding })) as [
+      Batch,
+      Batch,
+    ]
     const a = forward(m, right, adapter)
     close(forward(m, left, adapter).loss, a.loss, 1e-13)
     assert.equal(greedyIds(m, a.visualTokens, left, 4).data, greedyIds(m, a.visualTokens, right, 4).data)
     // other ids behind the mask
     const noisy = { ...right, inputIds: clone(right.inputIds) }
-    noisy.attentionMask.data.forEach((x, i) => { if (x === 0) noisy.inputIds.data[i] = 17 })
+    noisy.attentionMask.data.forEach((x, i) => {
+      if (x === 0) noisy.inputIds.data[i] = 17
+    })
     assert.is(forward(m, noisy, adapter).loss, a.loss)
   })
 }

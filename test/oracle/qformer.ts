@@ -1,8 +1,31 @@
 // The Q-Former with everything that is trained (SPEC.md sections 2 to 5), as one function over one batch of videos.
 import { type NdArray, array, concat, mean, repeat, reshape, slice, zip } from './array.js'
-import { type BlockNames, type Lora, type Tap, type Weights, attentionBlock, bertNames, dense, norm, sum, untapped, weight } from './blocks.js'
+import {
+  type BlockNames,
+  type Lora,
+  type Tap,
+  type Weights,
+  attentionBlock,
+  bertNames,
+  dense,
+  norm,
+  sum,
+  untapped,
+  weight,
+} from './blocks.js'
 import type { AdapterConfig, ModelConfig } from './config.js'
-import { type AttentionOptions, embedding, gelu, masksOfLayer, modalitySpatial, router, swap, unswap, windowSpatial, windowTemporal } from './ops.js'
+import {
+  type AttentionOptions,
+  embedding,
+  gelu,
+  masksOfLayer,
+  modalitySpatial,
+  router,
+  swap,
+  unswap,
+  windowSpatial,
+  windowTemporal,
+} from './ops.js'
 
 export interface Adapter {
   config: AdapterConfig
@@ -11,14 +34,20 @@ export interface Adapter {
   masks?: { spatial?: NdArray | undefined; temporal?: NdArray | undefined } | undefined
 }
 
-export interface QFormerText { ids: NdArray; mask: NdArray }
+export interface QFormerText {
+  ids: NdArray
+  mask: NdArray
+}
 
 /** Names and shapes of the trained tensors of a configuration, in a fixed order. */
 export function trainedShapes(model: ModelConfig, config: AdapterConfig): Map<string, number[]> {
   const { width: d, layers, crossEvery, visionWidth } = model.qformer
   const out = new Map<string, number[]>()
   const low = (prefix: string, valueIn: number): void => {
-    for (const [part, from] of [['q', d], ['v', valueIn]] as const) {
+    for (const [part, from] of [
+      ['q', d],
+      ['v', valueIn],
+    ] as const) {
       out.set(`${prefix}.${part}.lora_A`, [config.rank, from])
       out.set(`${prefix}.${part}.lora_B`, [d, config.rank])
     }
@@ -37,10 +66,11 @@ export function trainedShapes(model: ModelConfig, config: AdapterConfig): Map<st
     if (config.attention === 'factorized') {
       const t = `layer.${m}.temporal`
       if (config.weights === 'reuse') low(t, d)
-      else for (const part of ['query', 'key', 'value', 'dense', 'LayerNorm']) {
-        out.set(`${t}.${part}.weight`, part === 'LayerNorm' ? [d] : [d, d])
-        out.set(`${t}.${part}.bias`, [d])
-      }
+      else
+        for (const part of ['query', 'key', 'value', 'dense', 'LayerNorm']) {
+          out.set(`${t}.${part}.weight`, part === 'LayerNorm' ? [d] : [d, d])
+          out.set(`${t}.${part}.bias`, [d])
+        }
       route(t, p)
       if (config.residual === 'gated') out.set(`${t}.gate`, [1])
     }
@@ -55,11 +85,22 @@ export function trainedShapes(model: ModelConfig, config: AdapterConfig): Map<st
  * E_v [B, T, K_V, D_v] -> query tokens [B, T, L, D] after the last layer.
  * Without an adapter it is the image model, frame by frame, and `qformer.hidden.m` [B*T, L+K, D] are its layers.
  */
-export function qformer(weights: Weights, model: ModelConfig, ev: NdArray, text: QFormerText | undefined, adapter: Adapter | undefined, tap: Tap = untapped): NdArray {
-  const { queries: l, qformer: { width: d, heads, eps, layers, crossEvery } } = model
+export function qformer(
+  weights: Weights,
+  model: ModelConfig,
+  ev: NdArray,
+  text: QFormerText | undefined,
+  adapter: Adapter | undefined,
+  tap: Tap = untapped,
+): NdArray {
+  const {
+    queries: l,
+    qformer: { width: d, heads, eps, layers, crossEvery },
+  } = model
   const [b, t, kv, dv] = ev.shape as [number, number, number, number]
   const config = adapter?.config
-  if (config !== undefined && t > config.maxFrames) throw new Error(`${t} frames, and positions for ${config.maxFrames}`)
+  if (config !== undefined && t > config.maxFrames)
+    throw new Error(`${t} frames, and positions for ${config.maxFrames}`)
   const fused = text !== undefined && config?.fusion !== false ? text : undefined
   const k = fused?.ids.shape[1] ?? 0
   // A row is what one spatial self-attention sees: one frame with its text, or the whole video with one text (joint).
@@ -68,7 +109,8 @@ export function qformer(weights: Weights, model: ModelConfig, ev: NdArray, text:
   const rows = b * copies
   const n = joint ? t * l : l
   const s = n + k
-  const low = (prefix: string): Lora | undefined => (adapter === undefined ? undefined : { params: adapter.params, prefix, alpha: adapter.config.alpha })
+  const low = (prefix: string): Lora | undefined =>
+    adapter === undefined ? undefined : { params: adapter.params, prefix, alpha: adapter.config.alpha }
   const named = (x: NdArray): NdArray => reshape(x, joint ? [b, s, d] : [b, t, s, d])
   const plain = (x: NdArray): NdArray => reshape(x, [rows, s, d])
 
@@ -80,8 +122,11 @@ export function qformer(weights: Weights, model: ModelConfig, ev: NdArray, text:
     q = sum(q, repeat(sum(et, es), 0, b))
   }
   let x = reshape(q, [rows, n, d])
-  if (fused !== undefined) x = concat([x, reshape(repeat(textEmbeddings(weights, fused.ids), 1, copies), [rows, k, d])], 1)
-  const embeddingNorm = weights.has('qformer.embeddings.layernorm.weight') ? 'qformer.embeddings.layernorm' : 'qformer.layernorm'
+  if (fused !== undefined)
+    x = concat([x, reshape(repeat(textEmbeddings(weights, fused.ids), 1, copies), [rows, k, d])], 1)
+  const embeddingNorm = weights.has('qformer.embeddings.layernorm.weight')
+    ? 'qformer.embeddings.layernorm'
+    : 'qformer.layernorm'
   x = plain(tap('embeddings', named(norm(weights, embeddingNorm, x, eps))))
   if (adapter === undefined) x = tap('qformer.hidden.0', x)
 
@@ -96,14 +141,23 @@ export function qformer(weights: Weights, model: ModelConfig, ev: NdArray, text:
       const choices = config === undefined ? 1 : masksOfLayer(m, layers, config.choices)
       if (sets === undefined || choices === 1) return { mode: 'off' }
       const r = `layer.${m}.${kind}.router`
-      const [w1, b1, w2, b2] = ['w1', 'b1', 'w2', 'b2'].map((w) => weight(adapter!.params, `${r}.${w}`)) as [NdArray, NdArray, NdArray, NdArray]
+      const [w1, b1, w2, b2] = ['w1', 'b1', 'w2', 'b2'].map((w) => weight(adapter!.params, `${r}.${w}`)) as [
+        NdArray,
+        NdArray,
+        NdArray,
+        NdArray,
+      ]
       const alpha = tap(`layer.${m}.${kind}.alpha`, reshape(router(pooled, { w1, b1, w2, b2 }), [b, outer, choices]))
       return { mode: config!.mode, masks: sets[kind], alpha: reshape(alpha, [b * outer, choices]) }
     }
 
     // Spatial self-attention (7), or the joint one
     const spatial = attentionBlock(weights, bertNames(`${p}.attention`), x, {
-      heads, eps, keyMask, lora: low(`layer.${m}.spatial`), ...routed('spatial', slice(x, 1, 0, n), t),
+      heads,
+      eps,
+      keyMask,
+      lora: low(`layer.${m}.spatial`),
+      ...routed('spatial', slice(x, 1, 0, n), t),
     })
     x = plain(tap(`layer.${m}.${joint ? 'joint' : 'spatial'}`, named(spatial)))
     let tokens = reshape(slice(x, 1, 0, n), [b, t, l, d])
@@ -113,9 +167,17 @@ export function qformer(weights: Weights, model: ModelConfig, ev: NdArray, text:
     if (config?.attention === 'factorized') {
       const swapped = swap(tokens)
       const fresh = config.weights === 'fresh'
-      const block = attentionBlock(fresh ? adapter!.params : weights, fresh ? freshNames(m) : bertNames(`${p}.attention`), swapped, {
-        heads, eps, lora: fresh ? undefined : low(`layer.${m}.temporal`), ...routed('temporal', swapped, l),
-      })
+      const block = attentionBlock(
+        fresh ? adapter!.params : weights,
+        fresh ? freshNames(m) : bertNames(`${p}.attention`),
+        swapped,
+        {
+          heads,
+          eps,
+          lora: fresh ? undefined : low(`layer.${m}.temporal`),
+          ...routed('temporal', swapped, l),
+        },
+      )
       let moved = unswap(block, b)
       if (config.residual === 'gated') {
         const gate = Math.tanh(weight(adapter!.params, `layer.${m}.temporal.gate`).data[0]!)
@@ -127,7 +189,10 @@ export function qformer(weights: Weights, model: ModelConfig, ev: NdArray, text:
     // Cross-attention (8): each frame to its own image tokens
     if (m % crossEvery === 0) {
       const crossed = attentionBlock(weights, bertNames(`${p}.crossattention`), reshape(tokens, [b * t, l, d]), {
-        heads, eps, kv: reshape(ev, [b * t, kv, dv]), lora: low(`layer.${m}.cross`),
+        heads,
+        eps,
+        kv: reshape(ev, [b * t, kv, dv]),
+        lora: low(`layer.${m}.cross`),
       })
       tokens = tap(`layer.${m}.cross`, reshape(crossed, [b, t, l, d]))
     }
@@ -170,8 +235,18 @@ function freshNames(m: number): BlockNames {
   return { query: `${t}.query`, key: `${t}.key`, value: `${t}.value`, dense: `${t}.dense`, norm: `${t}.LayerNorm` }
 }
 
-function maskSets({ config, masks }: Adapter, queries: number, text: number, frames: number): { spatial: NdArray; temporal: NdArray } {
+function maskSets(
+  { config, masks }: Adapter,
+  queries: number,
+  text: number,
+  frames: number,
+): { spatial: NdArray; temporal: NdArray } {
   const builtIn = (): NdArray =>
-    config.spatialMasks === 'modality' ? modalitySpatial(queries, text, config.choices) : windowSpatial(queries, text, config.spatialWindows, config.choices)
-  return { spatial: masks?.spatial ?? builtIn(), temporal: masks?.temporal ?? windowTemporal(frames, config.temporalWindows, config.choices) }
+    config.spatialMasks === 'modality'
+      ? modalitySpatial(queries, text, config.choices)
+      : windowSpatial(queries, text, config.spatialWindows, config.choices)
+  return {
+    spatial: masks?.spatial ?? builtIn(),
+    temporal: masks?.temporal ?? windowTemporal(frames, config.temporalWindows, config.choices),
+  }
 }

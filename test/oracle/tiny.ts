@@ -43,24 +43,65 @@ function tinyConfig(kind: TinyKind): Json {
     torch_dtype: 'float32',
     vision_config: {
       model_type: instruct ? 'instructblip_vision_model' : 'blip_2_vision_model',
-      hidden_size: 33, intermediate_size: 50, num_hidden_layers: 2, num_attention_heads: 3, patch_size: 7, image_size: 21,
-      layer_norm_eps: 1e-6, hidden_act: 'gelu', qkv_bias: true,
+      hidden_size: 33,
+      intermediate_size: 50,
+      num_hidden_layers: 2,
+      num_attention_heads: 3,
+      patch_size: 7,
+      image_size: 21,
+      layer_norm_eps: 1e-6,
+      hidden_act: 'gelu',
+      qkv_bias: true,
     },
     qformer_config: {
       model_type: instruct ? 'instructblip_qformer' : 'blip_2_qformer',
-      hidden_size: 28, intermediate_size: 44, num_hidden_layers: 4, num_attention_heads: 4, encoder_hidden_size: 33,
-      cross_attention_frequency: 2, max_position_embeddings: 40, layer_norm_eps: 1e-12, hidden_act: 'gelu', vocab_size: qformerWords,
+      hidden_size: 28,
+      intermediate_size: 44,
+      num_hidden_layers: 4,
+      num_attention_heads: 4,
+      encoder_hidden_size: 33,
+      cross_attention_frequency: 2,
+      max_position_embeddings: 40,
+      layer_norm_eps: 1e-12,
+      hidden_act: 'gelu',
+      vocab_size: qformerWords,
     },
     text_config: instruct
       ? {
-          model_type: 'llama', architectures: ['LlamaForCausalLM'], hidden_size: 30, intermediate_size: 46, num_hidden_layers: 2,
-          num_attention_heads: 3, num_key_value_heads: 3, rms_norm_eps: 1e-6, rope_theta: 10000, hidden_act: 'silu', max_position_embeddings: 96,
-          vocab_size: words, tie_word_embeddings: false, attention_bias: false, bos_token_id: 1, eos_token_id: 2, pad_token_id: 0,
+          model_type: 'llama',
+          architectures: ['LlamaForCausalLM'],
+          hidden_size: 30,
+          intermediate_size: 46,
+          num_hidden_layers: 2,
+          num_attention_heads: 3,
+          num_key_value_heads: 3,
+          rms_norm_eps: 1e-6,
+          rope_theta: 10000,
+          hidden_act: 'silu',
+          max_position_embeddings: 96,
+          vocab_size: words,
+          tie_word_embeddings: false,
+          attention_bias: false,
+          bos_token_id: 1,
+          eos_token_id: 2,
+          pad_token_id: 0,
         }
       : {
-          model_type: 'opt', architectures: ['OPTForCausalLM'], hidden_size: 30, ffn_dim: 46, num_hidden_layers: 2, num_attention_heads: 3,
-          max_position_embeddings: 96, word_embed_proj_dim: 30, vocab_size: words, activation_function: 'relu', do_layer_norm_before: true,
-          dropout: 0, bos_token_id: 2, eos_token_id: 2, pad_token_id: 1,
+          model_type: 'opt',
+          architectures: ['OPTForCausalLM'],
+          hidden_size: 30,
+          ffn_dim: 46,
+          num_hidden_layers: 2,
+          num_attention_heads: 3,
+          max_position_embeddings: 96,
+          word_embed_proj_dim: 30,
+          vocab_size: words,
+          activation_function: 'relu',
+          do_layer_norm_before: true,
+          dropout: 0,
+          bos_token_id: 2,
+          eos_token_id: 2,
+          pad_token_id: 1,
         },
   }
 }
@@ -69,14 +110,17 @@ function tinyConfig(kind: TinyKind): Json {
 export function tinyShapes(config: Json): Map<string, number[]> {
   const { vision_config: v, qformer_config: q, text_config: t } = config as { [key: string]: Json }
   const out = new Map<string, number[]>()
-  const linear = (name: string, to: number, from: number): void => void out.set(`${name}.weight`, [to, from]).set(`${name}.bias`, [to])
+  const linear = (name: string, to: number, from: number): void =>
+    void out.set(`${name}.weight`, [to, from]).set(`${name}.bias`, [to])
   const norm = (name: string, n: number): void => void out.set(`${name}.weight`, [n]).set(`${name}.bias`, [n])
 
   const dv = v!['hidden_size'] as number
   const e = 'vision_model.embeddings'
   out.set(`${e}.class_embedding`, [1, 1, dv])
   out.set(`${e}.position_embedding`, [1, 1 + (v!['image_size'] / v!['patch_size']) ** 2, dv])
-  out.set(`${e}.patch_embedding.weight`, [dv, 3, v!['patch_size'], v!['patch_size']]).set(`${e}.patch_embedding.bias`, [dv])
+  out
+    .set(`${e}.patch_embedding.weight`, [dv, 3, v!['patch_size'], v!['patch_size']])
+    .set(`${e}.patch_embedding.bias`, [dv])
   for (let i = 0; i < v!['num_hidden_layers']; i++) {
     const p = `vision_model.encoder.layers.${i}`
     norm(`${p}.layer_norm1`, dv)
@@ -129,7 +173,10 @@ function llamaShapes(t: Json, out: Map<string, number[]>): void {
     const p = `language_model.model.layers.${i}`
     out.set(`${p}.self_attn.q_proj.weight`, [w, w]).set(`${p}.self_attn.k_proj.weight`, [kv, w])
     out.set(`${p}.self_attn.v_proj.weight`, [kv, w]).set(`${p}.self_attn.o_proj.weight`, [w, w])
-    out.set(`${p}.mlp.gate_proj.weight`, [f, w]).set(`${p}.mlp.up_proj.weight`, [f, w]).set(`${p}.mlp.down_proj.weight`, [w, f])
+    out
+      .set(`${p}.mlp.gate_proj.weight`, [f, w])
+      .set(`${p}.mlp.up_proj.weight`, [f, w])
+      .set(`${p}.mlp.down_proj.weight`, [w, f])
     out.set(`${p}.input_layernorm.weight`, [w]).set(`${p}.post_attention_layernorm.weight`, [w])
   }
   out.set('language_model.model.norm.weight', [w]).set('language_model.lm_head.weight', [t['vocab_size'], w])
@@ -141,7 +188,9 @@ type Named = (name: string, ...sizes: [number, number]) => void
 function optShapes(t: Json, out: Map<string, number[]>, linear: Named, norm: (name: string, n: number) => void): void {
   const [w, f] = [t['hidden_size'], t['ffn_dim']] as [number, number]
   const d = 'language_model.model.decoder'
-  out.set(`${d}.embed_tokens.weight`, [t['vocab_size'], w]).set(`${d}.embed_positions.weight`, [t['max_position_embeddings'] + 2, w])
+  out
+    .set(`${d}.embed_tokens.weight`, [t['vocab_size'], w])
+    .set(`${d}.embed_positions.weight`, [t['max_position_embeddings'] + 2, w])
   for (let i = 0; i < t['num_hidden_layers']; i++) {
     const p = `${d}.layers.${i}`
     for (const part of ['q_proj', 'k_proj', 'v_proj', 'out_proj']) linear(`${p}.self_attn.${part}`, w, w)
@@ -156,9 +205,13 @@ function optShapes(t: Json, out: Map<string, number[]>, linear: Named, norm: (na
 /** Norm weights near 1, biases near 0, tables of deviation 0.5, matrices that keep the size of what they multiply; 1.5 times that for queries and keys, so that attention is far from uniform. */
 function draw(rng: Random, name: string, shape: readonly number[]): NdArray {
   const isNorm = /norm/i.test(name.split('.').at(-2) ?? '')
-  const deviation = isNorm || name.endsWith('bias') ? 0.1
-    : /embed|query_tokens/.test(name) && !name.includes('patch') ? 0.5
-    : (/query\.weight|key\.weight|[qk]_proj|qkv/.test(name) ? 1.5 : 1) / Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1))
+  const deviation =
+    isNorm || name.endsWith('bias')
+      ? 0.1
+      : /embed|query_tokens/.test(name) && !name.includes('patch')
+        ? 0.5
+        : (/query\.weight|key\.weight|[qk]_proj|qkv/.test(name) ? 1.5 : 1) /
+          Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1))
   const middle = isNorm && name.endsWith('weight') ? 1 : 0
   return map(array(shape), () => Math.fround(middle + deviation * rng.normal()))
 }
@@ -168,13 +221,21 @@ export function tinyParameters(config: Json, adapter: AdapterConfig, seed: numbe
   const rng = random(seed)
   const out = new Map<string, NdArray>()
   for (const [name, shape] of trainedShapes(modelConfig(config), adapter)) {
-    const deviation = name.endsWith('LayerNorm.weight') || /bias$|\.b[12]$/.test(name) ? 0.1
-      : /position/.test(name) ? 0.2
-      : name.endsWith('gate') ? 0.5
-      : name.endsWith('w2') ? 0.3
-      : 1 / Math.sqrt(shape.at(-1)!)
+    const deviation =
+      name.endsWith('LayerNorm.weight') || /bias$|\.b[12]$/.test(name)
+        ? 0.1
+        : /position/.test(name)
+          ? 0.2
+          : name.endsWith('gate')
+            ? 0.5
+            : name.endsWith('w2')
+              ? 0.3
+              : 1 / Math.sqrt(shape.at(-1)!)
     const middle = name.endsWith('LayerNorm.weight') ? 1 : 0
-    out.set(name, map(array(shape), () => Math.fround(middle + deviation * rng.normal())))
+    out.set(
+      name,
+      map(array(shape), () => Math.fround(middle + deviation * rng.normal())),
+    )
   }
   return out
 }
@@ -192,13 +253,21 @@ export interface TinyInputOptions {
 
 /** Sample 0 fills its rows; every later one is shorter and padded. The last two or three attended tokens are the answer. */
 export function tinyInputs(config: Json, seed: number, options: TinyInputOptions = {}): Batch {
-  const { videos = 2, frames = 3, qformerText = config['model_type'] === 'instructblip' ? 7 : 0, text = 9, padding = 'right' } = options
+  const {
+    videos = 2,
+    frames = 3,
+    qformerText = config['model_type'] === 'instructblip' ? 7 : 0,
+    text = 9,
+    padding = 'right',
+  } = options
   const rng = random(seed)
   const image = config['vision_config'].image_size as number
   const pixels = array(frames === 0 ? [videos, 3, image, image] : [videos, frames, 3, image, image])
   const batch: Batch = {
     pixelValues: map(pixels, () => Math.fround(rng.normal())),
-    inputIds: array([videos, text]), attentionMask: array([videos, text]), labels: map(array([videos, text]), () => -100),
+    inputIds: array([videos, text]),
+    attentionMask: array([videos, text]),
+    labels: map(array([videos, text]), () => -100),
   }
   for (let r = 0; r < videos; r++) {
     const length = Math.max(4, text - 2 * r)

@@ -21,7 +21,11 @@ export function vision(weights: Weights, config: VisionConfig, pixels: NdArray, 
   for (let i = 0; i < config.layers; i++) {
     const p = `vision_model.encoder.layers.${i}`
     const qkv = dense(weights, `${p}.self_attn.qkv`, norm(weights, `${p}.layer_norm1`, x, eps))
-    const [q, k, v] = [0, 1, 2].map((j) => splitHeads(slice(qkv, 2, j * d, (j + 1) * d), config.heads)) as [NdArray, NdArray, NdArray]
+    const [q, k, v] = [0, 1, 2].map((j) => splitHeads(slice(qkv, 2, j * d, (j + 1) * d), config.heads)) as [
+      NdArray,
+      NdArray,
+      NdArray,
+    ]
     x = sum(x, dense(weights, `${p}.self_attn.projection`, joinHeads(attention(q, k, v))))
     const hidden = gelu(dense(weights, `${p}.mlp.fc1`, norm(weights, `${p}.layer_norm2`, x, eps)))
     x = tap(`vision.hidden.${i + 1}`, sum(x, dense(weights, `${p}.mlp.fc2`, hidden)))

@@ -2,7 +2,19 @@
 // was built by CMake where that is found), type-checked under the strictest settings, run. Takes the time of one build;
 // MT_TEST_PACKAGE=0 leaves it out.
 import { spawnSync } from 'node:child_process'
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -16,21 +28,43 @@ const installed = join(app, 'node_modules', 'mtransllama')
 test.after(() => rmSync(work, { recursive: true, force: true }))
 
 function run(cwd: string, command: string, args: string[], env: Record<string, string> = {}): string {
-  const { status, stdout, stderr } = spawnSync(command, args, { cwd, encoding: 'utf8', env: { ...process.env, ...env }, timeout: 570_000, shell: process.platform === 'win32' })
+  const { status, stdout, stderr } = spawnSync(command, args, {
+    cwd,
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+    timeout: 570_000,
+    shell: process.platform === 'win32',
+  })
   assert.is(status, 0, `${command} ${args.join(' ')}\n${stdout.slice(-3000)}\n${stderr.slice(-3000)}`)
   return stdout.trim()
 }
 
 test('npm pack: what is compiled, what is needed to compile the addon, and nothing else', () => {
-  const files = run(root, 'git', ['ls-files', '--cached', '--others', '--exclude-standard']).split('\n').filter((file) => existsSync(join(root, file)))
+  const files = run(root, 'git', ['ls-files', '--cached', '--others', '--exclude-standard'])
+    .split('\n')
+    .filter((file) => existsSync(join(root, file)))
   for (const file of files) {
     mkdirSync(dirname(join(source, file)), { recursive: true })
     cpSync(join(root, file), join(source, file))
   }
   symlinkSync(join(root, 'node_modules'), join(source, 'node_modules'), 'junction')
-  const [packed] = JSON.parse(run(source, 'npm', ['pack', '--json', '--pack-destination', work]).replace(/^[^[{]*/, '')) as [{ files: { path: string }[]; size: number }]
+  const [packed] = JSON.parse(
+    run(source, 'npm', ['pack', '--json', '--pack-destination', work]).replace(/^[^[{]*/, ''),
+  ) as [{ files: { path: string }[]; size: number }]
   const paths = packed.files.map((f) => f.path)
-  for (const needed of ['package.json', 'README.md', 'bin/mtransllama.mjs', 'dist/index.js', 'dist/index.d.ts', 'dist/cli/main.js', 'native/build.mjs', 'native/exports.map', 'native/binding/table.cc', 'CMakeLists.txt', 'binding.gyp'])
+  for (const needed of [
+    'package.json',
+    'README.md',
+    'bin/mtransllama.mjs',
+    'dist/index.js',
+    'dist/index.d.ts',
+    'dist/cli/main.js',
+    'native/build.mjs',
+    'native/exports.map',
+    'native/binding/table.cc',
+    'CMakeLists.txt',
+    'binding.gyp',
+  ])
     assert.ok(paths.includes(needed), `${needed} is packed`)
   for (const path of paths) assert.not.match(path, /(^|\/)(lib|test|bench|examples|node_modules|build)\/|\.test\./)
   assert.ok(packed.size < 2 << 20, `${packed.size} bytes`)
@@ -42,9 +76,20 @@ test('npm install of the tarball builds the addon with node-gyp where there is n
   // A cmake that cannot be run, found before any other.
   writeFileSync(join(tools, 'cmake'), '#!/bin/sh\nexit 127\n')
   chmodSync(join(tools, 'cmake'), 0o755)
-  writeFileSync(join(app, 'package.json'), JSON.stringify({ name: 'app', private: true, type: 'module', allowScripts: { mtransllama: true, esbuild: true, 'node-av': false } }))
+  writeFileSync(
+    join(app, 'package.json'),
+    JSON.stringify({
+      name: 'app',
+      private: true,
+      type: 'module',
+      allowScripts: { mtransllama: true, esbuild: true, 'node-av': false },
+    }),
+  )
   const tarball = readdirSync(work).find((f) => f.endsWith('.tgz'))!
-  run(app, 'npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', join(work, tarball)], { PATH: `${tools}${delimiter}${process.env.PATH}`, MT_BUILD: '' })
+  run(app, 'npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', join(work, tarball)], {
+    PATH: `${tools}${delimiter}${process.env.PATH}`,
+    MT_BUILD: '',
+  })
   assert.ok(existsSync(join(installed, 'build', 'Release', 'mtransllama.node')))
   assert.not(existsSync(join(installed, 'build', 'CMakeCache.txt')), 'by node-gyp')
   run(app, process.execPath, [join(installed, 'native', 'build.mjs')])
@@ -73,8 +118,17 @@ console.log(Number.isFinite(loss), memory().tensors, refused instanceof InputErr
 export type Public = [Adapter, AdapterConfig, Sample, TrainConfig, typeof ask, typeof openVideoModel, typeof parseTrainConfig, typeof train]
 `
 const strict = {
-  target: 'es2022', module: 'nodenext', lib: ['es2023', 'esnext.disposable'], types: ['node'], outDir: 'out', strict: true, skipLibCheck: false,
-  noUncheckedIndexedAccess: true, exactOptionalPropertyTypes: true, verbatimModuleSyntax: true, noPropertyAccessFromIndexSignature: true,
+  target: 'es2022',
+  module: 'nodenext',
+  lib: ['es2023', 'esnext.disposable'],
+  types: ['node'],
+  outDir: 'out',
+  strict: true,
+  skipLibCheck: false,
+  noUncheckedIndexedAccess: true,
+  exactOptionalPropertyTypes: true,
+  verbatimModuleSyntax: true,
+  noPropertyAccessFromIndexSignature: true,
 }
 
 test('a program over the public names passes strict nodenext, libraries checked too, and runs', () => {

@@ -21,13 +21,19 @@ const launcher = fileURLToPath(new URL('../../bin/mtransllama.mjs', import.meta.
 
 /** Started elsewhere than in the project, so that nothing depends on the working folder. */
 export function start(...args: string[]): Running {
-  const child = spawn(process.execPath, [launcher, ...args], { cwd: tmpdir(), stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, MT_THREADS: '1' } })
+  const child = spawn(process.execPath, [launcher, ...args], {
+    cwd: tmpdir(),
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, MT_THREADS: '1' },
+  })
   let [out, err] = ['', '']
   const waiting = new Set<() => void>()
   const seen = (): void => waiting.forEach((look) => look())
   child.stdout!.setEncoding('utf8').on('data', (text: string) => ((out += text), seen()))
   child.stderr!.setEncoding('utf8').on('data', (text: string) => ((err += text), seen()))
-  const ended = new Promise<Ended>((resolve) => child.on('close', (code, signal) => resolve({ code, signal, out, err })))
+  const ended = new Promise<Ended>((resolve) =>
+    child.on('close', (code, signal) => resolve({ code, signal, out, err })),
+  )
   const stop = (): void => void child.kill('SIGKILL')
   process.on('exit', stop)
   void ended.then(() => process.off('exit', stop))

@@ -13,7 +13,14 @@ import type { DeviceChoice } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { type NdArray, size } from '../oracle/array.js'
-import { type Adapter as OracleAdapter, type Batch, type Json, type Model, adapterConfig, model as oracleModel } from '../oracle/model.js'
+import {
+  type Adapter as OracleAdapter,
+  type Batch,
+  type Json,
+  type Model,
+  adapterConfig,
+  model as oracleModel,
+} from '../oracle/model.js'
 import { type Tiny, type TinyKind, tinyCheckpoint, tinyParameters, writeTiny } from '../oracle/tiny.js'
 
 /** A folder that is removed when the process ends. */
@@ -50,18 +57,33 @@ const int32 = (a: NdArray): Tensor => tensor(Int32Array.from(a.data), a.shape)
 const uint8 = (a: NdArray): Tensor => tensor(Uint8Array.from(a.data), a.shape)
 
 /** The two texts of a batch as the native model takes them. */
-export const qformerText = (b: Batch): QFormerText | undefined => (b.qformerIds && b.qformerMask ? { ids: int32(b.qformerIds), mask: uint8(b.qformerMask) } : undefined)
+export const qformerText = (b: Batch): QFormerText | undefined =>
+  b.qformerIds && b.qformerMask ? { ids: int32(b.qformerIds), mask: uint8(b.qformerMask) } : undefined
 export const textRows = (b: Batch): TextRows => ({
-  rows: b.inputIds.shape[0]!, ids: Int32Array.from(b.inputIds.data), mask: Uint8Array.from(b.attentionMask.data), labels: Int32Array.from(b.labels.data),
+  rows: b.inputIds.shape[0]!,
+  ids: Int32Array.from(b.inputIds.data),
+  mask: Uint8Array.from(b.attentionMask.data),
+  labels: Int32Array.from(b.labels.data),
 })
 
 /** One adapter for both, in mid-training: nothing of it is zero. `json` is a golden configuration (snake case). */
-export function bothAdapters(model: Both, json: Json, frames: number, seed: number, masks: OracleAdapter['masks'] = {}): { oracle: OracleAdapter; native: Adapter } {
+export function bothAdapters(
+  model: Both,
+  json: Json,
+  frames: number,
+  seed: number,
+  masks: OracleAdapter['masks'] = {},
+): { oracle: OracleAdapter; native: Adapter } {
   const config = adapterConfig(json)
   const params = tinyParameters(model.config, config, seed)
-  const native = scope(() => new Adapter(model.native.config, adapterConfigFromGolden(json, frames), {
-    device: model.native.device, values: new Map([...params].map(([name, value]) => [nativeName(name), float32(value)])), masks: givenMasks(masks),
-  }))
+  const native = scope(
+    () =>
+      new Adapter(model.native.config, adapterConfigFromGolden(json, frames), {
+        device: model.native.device,
+        values: new Map([...params].map(([name, value]) => [nativeName(name), float32(value)])),
+        masks: givenMasks(masks),
+      }),
+  )
   const names = [...native.parameters.keys()].sort()
   if (`${names}` !== `${[...params.keys()].map(nativeName).sort()}`) throw new Error(`trained tensors differ: ${names}`)
   return { oracle: { config, params, masks }, native }

@@ -31,7 +31,11 @@ export interface World {
 }
 
 /** Why a package cannot be loaded here; undefined where it can. */
-export const missing = (name: string): Promise<string | undefined> => import(name).then(() => undefined, (error: Error) => `${name} cannot be loaded: ${error.message.split('\n')[0]}`)
+export const missing = (name: string): Promise<string | undefined> =>
+  import(name).then(
+    () => undefined,
+    (error: Error) => `${name} cannot be loaded: ${error.message.split('\n')[0]}`,
+  )
 
 /**
  * A checkpoint with six clips to train on and two to validate with, in a folder that goes with the process. The clips are
@@ -47,14 +51,28 @@ export async function makeWorld(): Promise<World> {
 }
 
 /** What a configuration file of a short run says; `more` changes or adds keys, one level deep in `train` and `data`. */
-export function configOf(world: World, output: string, more: { train?: object; data?: object; [key: string]: unknown } = {}): Record<string, unknown> {
+export function configOf(
+  world: World,
+  output: string,
+  more: { train?: object; data?: object; [key: string]: unknown } = {},
+): Record<string, unknown> {
   const { train, data, ...rest } = more
   return {
-    model: world.model, output: join(world.root, output), data: { train: world.train, val: world.val, cache: join(world.root, 'features'), ...data },
-    train: { batch: 4, epochs: 2, lr: 3e-3, seed: 5, ...train }, frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 }, ...rest,
+    model: world.model,
+    output: join(world.root, output),
+    data: { train: world.train, val: world.val, cache: join(world.root, 'features'), ...data },
+    train: { batch: 4, epochs: 2, lr: 3e-3, seed: 5, ...train },
+    frames: 3,
+    lora: { r: 3, alpha: 6 },
+    dar: { routerHidden: 8 },
+    ...rest,
   }
 }
 export const trainConfig = (...args: Parameters<typeof configOf>): TrainConfig => parseTrainConfig(configOf(...args))
 
 /** The lines of a file of JSON lines. */
-export const jsonLines = (path: string): Record<string, any>[] => readFileSync(path, 'utf8').trim().split('\n').map((line) => JSON.parse(line))
+export const jsonLines = (path: string): Record<string, any>[] =>
+  readFileSync(path, 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line))

@@ -31,11 +31,18 @@ test('50 times load, compute, dispose: memory() is equal and RSS flat', () => {
         if (i >= 10) rss.push(process.memoryUsage().rss), bytes.push(memory().bytes, memory().tensors)
       }
       console.log(JSON.stringify({ rss, bytes }))`
-    const { status, stdout, stderr } = spawnSync(process.execPath, ['--expose-gc', '--import', 'tsx', '--input-type=module', '-e', code], { encoding: 'utf8', timeout: 240_000, cwd: fileURLToPath(new URL('../..', import.meta.url)) })
+    const { status, stdout, stderr } = spawnSync(
+      process.execPath,
+      ['--expose-gc', '--import', 'tsx', '--input-type=module', '-e', code],
+      { encoding: 'utf8', timeout: 240_000, cwd: fileURLToPath(new URL('../..', import.meta.url)) },
+    )
     assert.is(status, 0, stderr)
     const { rss, bytes } = JSON.parse(stdout) as { rss: number[]; bytes: number[] }
     assert.is(rss.length, 50)
-    assert.ok(bytes.every((n) => n === 0), `bytes and tensors after each: ${bytes}`)
+    assert.ok(
+      bytes.every((n) => n === 0),
+      `bytes and tensors after each: ${bytes}`,
+    )
     const mean = (list: number[]): number => list.reduce((a, b) => a + b, 0) / list.length / 2 ** 20
     const growth = mean(rss.slice(-10)) - mean(rss.slice(0, 10))
     assert.ok(growth < 8, `RSS grew by ${growth.toFixed(1)} MiB over 50 rounds`)

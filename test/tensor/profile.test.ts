@@ -13,7 +13,11 @@ import { scope } from '../../lib/tensor/scope.js'
 import { empty, sync, tensor } from '../../lib/tensor/tensor.js'
 
 const names = (p: Profile): string[] => [...p.events()].map((e) => e.operator)
-const failure = (work: Promise<unknown>): Promise<string> => work.then(() => 'nothing', (e: Error) => e.message)
+const failure = (work: Promise<unknown>): Promise<string> =>
+  work.then(
+    () => 'nothing',
+    (e: Error) => e.message,
+  )
 
 test('operators in order, with the bytes of each argument', () =>
   scope(async () => {
@@ -29,16 +33,19 @@ test('operators in order, with the bytes of each argument', () =>
     })
     assert.equal([...(await result.data())].slice(0, 5), [9, 10, 11, 12, 13])
     const floats = (read: number, written: number): [number, number] => [4 * read, 4 * written]
-    assert.equal([...p.events()].map((e) => [e.operator, e.read, e.written]), [
-      ['fill', ...floats(0, 20)],
-      ['gemm_forward', ...floats(12 + 20 + 5, 15)],
-      ['add', ...floats(15 + 15, 15)],
-      ['copy', ...floats(6, 6)],
-      ['copy', ...floats(1, 30)], // one element, seen thirty times
-      ['copy', 4 * 12, 2 * 12],
-      ['fill', ...floats(0, 1)],
-      ['square_sum', ...floats(12 + 1, 1)], // the sum is read and written
-    ])
+    assert.equal(
+      [...p.events()].map((e) => [e.operator, e.read, e.written]),
+      [
+        ['fill', ...floats(0, 20)],
+        ['gemm_forward', ...floats(12 + 20 + 5, 15)],
+        ['add', ...floats(15 + 15, 15)],
+        ['copy', ...floats(6, 6)],
+        ['copy', ...floats(1, 30)], // one element, seen thirty times
+        ['copy', 4 * 12, 2 * 12],
+        ['fill', ...floats(0, 1)],
+        ['square_sum', ...floats(12 + 1, 1)], // the sum is read and written
+      ],
+    )
   }))
 
 test('an event begins when the one before has ended, within the profile; all are of the CPU', () =>
@@ -89,7 +96,10 @@ test('one profile at a time; one that was refused does not disturb the first', (
     const x = full([2], 1)
     const { profile: p } = await profile(async () => {
       scale(x, 2)
-      assert.is(await failure(profile(() => scale(x, 3))), 'profileStart: a profile is being taken already, and there is one at a time; stop that one first.')
+      assert.is(
+        await failure(profile(() => scale(x, 3))),
+        'profileStart: a profile is being taken already, and there is one at a time; stop that one first.',
+      )
       add(x, x)
     })
     assert.equal(names(p), ['scale', 'add'])
@@ -99,8 +109,17 @@ test('one profile at a time; one that was refused does not disturb the first', (
 test('where the function or an operator fails, so does the profile, which has ended', () =>
   scope(async () => {
     const x = full([2], 1)
-    for (const f of [() => { throw new Error('mine') }, () => Promise.reject(new Error('mine'))]) assert.is(await failure(profile(f)), 'mine')
-    assert.match(await failure(profile(() => embedding(tensor(Int32Array.of(99)), full([4, 2], 1)))), /^embedding_forward: id 99 is outside the embedding's 4 rows/)
+    for (const f of [
+      () => {
+        throw new Error('mine')
+      },
+      () => Promise.reject(new Error('mine')),
+    ])
+      assert.is(await failure(profile(f)), 'mine')
+    assert.match(
+      await failure(profile(() => embedding(tensor(Int32Array.of(99)), full([4, 2], 1)))),
+      /^embedding_forward: id 99 is outside the embedding's 4 rows/,
+    )
     await sync()
     assert.equal(names((await profile(() => scale(x, 2))).profile), ['scale'])
   }))
@@ -113,8 +132,12 @@ test('a full profile counts what it drops, and computes on', () =>
     const p = await stopProfile()
     assert.equal([names(p), p.length, p.dropped], [['fill', 'scale', 'scale'], 3, 3])
     assert.equal([...(await x.data())], [32, 32])
-    for (const most of [0, -1, 1e12]) assert.throws(() => startProfile(most), /^profileStart: argument 1: expected 1 to 100000000 events, but got /)
-    assert.throws(() => native().profileEvents({} as never), /^profileEvents: argument 1: expected a record of profileStop\(\)/)
+    for (const most of [0, -1, 1e12])
+      assert.throws(() => startProfile(most), /^profileStart: argument 1: expected 1 to 100000000 events, but got /)
+    assert.throws(
+      () => native().profileEvents({} as never),
+      /^profileEvents: argument 1: expected a record of profileStop\(\)/,
+    )
   }))
 
 test('rows and table: calls, bytes and shares add up', () =>
@@ -125,12 +148,21 @@ test('rows and table: calls, bytes and shares add up', () =>
       for (let i = 0; i < 2; i++) add(x, x)
     })
     const rows = p.rows()
-    assert.equal(new Map(rows.map((r) => [r.operator, [r.device, r.calls, r.bytes]])), new Map([['scale', ['cpu', 7, 7 * 8000]], ['add', ['cpu', 2, 2 * 12000]]]))
+    assert.equal(
+      new Map(rows.map((r) => [r.operator, [r.device, r.calls, r.bytes]])),
+      new Map([
+        ['scale', ['cpu', 7, 7 * 8000]],
+        ['add', ['cpu', 2, 2 * 12000]],
+      ]),
+    )
     assert.ok(Math.abs(rows.reduce((n, r) => n + r.share, 0) - 1) < 1e-12)
     assert.ok(rows[0]!.seconds >= rows[1]!.seconds, 'the slowest first')
     const cells = p.table()
     assert.equal(cells[0], ['operator', 'calls', 'total ms', 'share', 'mean µs', 'GB', 'GB/s'])
-    assert.equal(cells.slice(1).map((r) => r.slice(0, 2)), [...rows.map((r) => [r.operator, String(r.calls)]), ['all', '9']])
+    assert.equal(
+      cells.slice(1).map((r) => r.slice(0, 2)),
+      [...rows.map((r) => [r.operator, String(r.calls)]), ['all', '9']],
+    )
     assert.is(cells.at(-1)![3], '100.0 %')
     assert.equal((await profile(() => {})).profile.table().slice(1), [['all', '0', '0.0', '0.0 %', '-', '-', '-']])
   }))
@@ -146,10 +178,26 @@ test('a trace of Chrome: the events in microseconds, on a line named after the d
       { ph: 'M', name: 'thread_name', pid: 1, tid: 1, args: { name: 'cpu' } },
     ])
     const microseconds = (s: number): number => Math.round(s * 1e9) / 1e3
-    assert.equal(traceEvents.slice(2), [...p.events()].map((e) => ({
-      ph: 'X', name: e.operator, cat: 'operator', pid: 1, tid: 1, ts: microseconds(e.start), dur: microseconds(e.seconds), args: { read: e.read, written: e.written },
-    })))
-    assert.equal(traceEvents.slice(2).map((e: { name: string; args: object }) => [e.name, e.args]), [['scale', { read: 12, written: 12 }], ['add', { read: 24, written: 12 }]])
+    assert.equal(
+      traceEvents.slice(2),
+      [...p.events()].map((e) => ({
+        ph: 'X',
+        name: e.operator,
+        cat: 'operator',
+        pid: 1,
+        tid: 1,
+        ts: microseconds(e.start),
+        dur: microseconds(e.seconds),
+        args: { read: e.read, written: e.written },
+      })),
+    )
+    assert.equal(
+      traceEvents.slice(2).map((e: { name: string; args: object }) => [e.name, e.args]),
+      [
+        ['scale', { read: 12, written: 12 }],
+        ['add', { read: 24, written: 12 }],
+      ],
+    )
   }))
 
 test.run()

@@ -31,7 +31,14 @@ test('frees what is not returned', () => {
 })
 
 test('finds results in arrays, maps and plain objects', () => {
-  const out = scope(() => ({ list: [one(), [one()]], map: new Map([['a', one()]]), n: 1, deep: { er: { t: one() } }, no: null, gone: one() && undefined }))
+  const out = scope(() => ({
+    list: [one(), [one()]],
+    map: new Map([['a', one()]]),
+    n: 1,
+    deep: { er: { t: one() } },
+    no: null,
+    gone: one() && undefined,
+  }))
   const found = [out.list[0] as Tensor, (out.list[1] as Tensor[])[0]!, out.map.get('a')!, out.deep.er.t]
   for (const t of found) {
     assert.not(t.disposed)
@@ -45,7 +52,12 @@ test('finds results at any depth, in rings, sets, keys and objects without a pro
   const out = scope(() => {
     let deep: object = { t: note(one()) }
     for (let i = 0; i < 100_000; i++) deep = i % 2 ? [deep] : { deep }
-    const ring: Record<string, unknown> = { mine: note(one()), deep, set: new Set([[[[[[note(one())]]]]]]), keys: new Map([[note(one()), 1]]) }
+    const ring: Record<string, unknown> = {
+      mine: note(one()),
+      deep,
+      set: new Set([[[[[[note(one())]]]]]]),
+      keys: new Map([[note(one()), 1]]),
+    }
     ring.self = ring
     ring.bare = Object.assign(Object.create(null), { t: note(one()) })
     return ring
@@ -78,7 +90,10 @@ test('keep() takes a tensor out of all scopes', () => {
 
 test('a tensor disposed inside, or returned from elsewhere, is left alone', () => {
   const mine = one()
-  assert.is(scope(() => (one().dispose(), mine)), mine)
+  assert.is(
+    scope(() => (one().dispose(), mine)),
+    mine,
+  )
   assert.not(mine.disposed)
   mine.dispose()
 })
@@ -86,7 +101,14 @@ test('a tensor disposed inside, or returned from elsewhere, is left alone', () =
 test('an error frees everything, also after an await', async () => {
   const made: Tensor[] = []
   const note = (t: Tensor): Tensor => (made.push(t), t)
-  assert.throws(() => scope(() => { note(one()); throw new Error('sync') }), /sync/)
+  assert.throws(
+    () =>
+      scope(() => {
+        note(one())
+        throw new Error('sync')
+      }),
+    /sync/,
+  )
   const error = await scope(async () => {
     note(one())
     await sleep(1)
@@ -145,11 +167,19 @@ test('MT_LEAKS=1 names what was left to the garbage collector, and where it was 
     function tidy() { scope(() => tensor([1]) && undefined); tensor([1, 2]).dispose(); scope(() => scope(() => tensor([5, 5, 5, 5, 5]))).dispose() }
     forgetful(); tidy()
     for (let i = 0; i < 20; i++) { globalThis.gc(); await new Promise((r) => setTimeout(r, 5)) }`
-  const { status, stderr } = spawnSync(process.execPath, ['--expose-gc', '--import', 'tsx', '--input-type=module', '-e', code], { encoding: 'utf8', env: { ...process.env, MT_LEAKS: '1' } })
+  const { status, stderr } = spawnSync(
+    process.execPath,
+    ['--expose-gc', '--import', 'tsx', '--input-type=module', '-e', code],
+    { encoding: 'utf8', env: { ...process.env, MT_LEAKS: '1' } },
+  )
   assert.is(status, 0, stderr)
   const said = stderr.split('\n').filter((line) => line.includes('left to the garbage collector'))
   assert.is(said.length, 2, stderr)
-  for (const shape of ['[3]', '[4]']) assert.ok(said.some((line) => line.includes(`float32 ${shape} at `) && /\[eval1\]:5:/.test(line)), stderr)
+  for (const shape of ['[3]', '[4]'])
+    assert.ok(
+      said.some((line) => line.includes(`float32 ${shape} at `) && /\[eval1\]:5:/.test(line)),
+      stderr,
+    )
 })
 
 test.run()

@@ -60,7 +60,10 @@ tested('frozen inputs: `needs` is false, no gradient is made, and without any no
   assert.is(frozen.node, undefined)
   assert.not(frozen.requiresGrad)
   assert.throws(() => backward(total(frozen)), /^backward: expected a loss that depends on a parameter/)
-  assert.throws(() => backward(scale(x, 2)), /^backward: expected a loss of one number, but got "shape \[2\]"; give the gradient of its elements as seed\.$/)
+  assert.throws(
+    () => backward(scale(x, 2)),
+    /^backward: expected a loss of one number, but got "shape \[2\]"; give the gradient of its elements as seed\.$/,
+  )
 })
 
 tested('noGrad records nothing, also across awaits, and ends with its function', async (leaf) => {
@@ -106,7 +109,11 @@ tested('an output without a gradient counts as zeros; a leaf may be the loss', a
   assert.equal(await values(y.grad), [1])
   const got: (number[] | undefined)[] = []
   const z = leaf([1])
-  const [p, q] = recordAll([full([2], 1), full([3], 1)], [z], (dys) => (got.push(...dys.map((d) => [...d.shape])), [full([1], 0)]))
+  const [p, q] = recordAll(
+    [full([2], 1), full([3], 1)],
+    [z],
+    (dys) => (got.push(...dys.map((d) => [...d.shape])), [full([1], 0)]),
+  )
   assert.ok(q!.requiresGrad)
   backward(total(p!))
   assert.equal(got, [[2], [3]])
@@ -128,10 +135,15 @@ tested('through views: narrow, permute, reshape, expand, concat', async (leaf) =
 })
 
 const random = new Random(3)
-const block = (w: Tensor, g: Tensor, b: Tensor) => (x: Tensor): Tensor => gelu(linear(layerNorm(x, g, b, 1e-5), w))
+const block =
+  (w: Tensor, g: Tensor, b: Tensor) =>
+  (x: Tensor): Tensor =>
+    gelu(linear(layerNorm(x, g, b, 1e-5), w))
 
 test('a checkpoint gives the same result and the same gradients to the bit, of inputs and of what it uses besides, for less memory', async () => {
-  const leaves = [random.normal([64, 128]), random.normal([128, 128], 0, 0.1), full([128], 1), full([128], 0)].map((t) => t.requireGrad())
+  const leaves = [random.normal([64, 128]), random.normal([128, 128], 0, 0.1), full([128], 1), full([128], 0)].map(
+    (t) => t.requireGrad(),
+  )
   const [x, w, g, b] = leaves as [Tensor, Tensor, Tensor, Tensor]
   const run = async (wrap: (f: (x: Tensor) => Tensor, x: Tensor) => Tensor): Promise<[string[], number]> => {
     const base = await settled()
@@ -143,7 +155,9 @@ test('a checkpoint gives the same result and the same gradients to the bit, of i
       await sync()
     })
     const peak = memory().peak - base
-    const bits = await Promise.all(leaves.map(async (t) => Buffer.from((await t.grad!.data()).buffer).toString('base64')))
+    const bits = await Promise.all(
+      leaves.map(async (t) => Buffer.from((await t.grad!.data()).buffer).toString('base64')),
+    )
     for (const t of leaves) {
       t.grad!.dispose()
       t.grad = undefined
@@ -166,7 +180,14 @@ tested('checkpoint: frozen inputs, several inputs, one that returns its input, n
   assert.equal(await values(y.grad), [5, 12])
   assert.is(frozen.grad, undefined)
   const z = leaf([7, 8])
-  backward(total(scale(checkpoint((a) => a, [z]), 2)))
+  backward(
+    total(
+      scale(
+        checkpoint((a) => a, [z]),
+        2,
+      ),
+    ),
+  )
   assert.equal(await values(z.grad), [2, 2])
   assert.is(z.node, undefined)
   assert.not(noGrad(() => checkpoint((a) => scale(a!, 2), [z])).requiresGrad)
@@ -176,7 +197,9 @@ tested('checkpoint: frozen inputs, several inputs, one that returns its input, n
 
 tested('an error in a backward leaves nothing behind', async (leaf) => {
   const x = leaf([1])
-  const y = record(empty([1]), [scale(x, 2)], () => { throw new Error('backward failed') })
+  const y = record(empty([1]), [scale(x, 2)], () => {
+    throw new Error('backward failed')
+  })
   assert.throws(() => backward(y), /backward failed/)
   backward(scale(x, 2))
   assert.equal(await values(x.grad), [2])

@@ -13,10 +13,21 @@ import { layerNorm } from '../../lib/ops/layernorm.js'
 import { Random } from '../../lib/ops/random.js'
 import { expand, narrow, permute, reshape } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
-import { type DType, empty, memory, resetPeak, sync, syncBlocking, tensor, type Tensor, threads } from '../../lib/tensor/tensor.js'
+import {
+  type DType,
+  empty,
+  memory,
+  resetPeak,
+  sync,
+  syncBlocking,
+  tensor,
+  type Tensor,
+  threads,
+} from '../../lib/tensor/tensor.js'
 import { settled } from '../support/memory.js'
 
-const values = async (t: Tensor): Promise<number[]> => Array.from(await t.data() as ArrayLike<number | bigint>, Number)
+const values = async (t: Tensor): Promise<number[]> =>
+  Array.from((await t.data()) as ArrayLike<number | bigint>, Number)
 
 test('the dtype follows the array, and elements come back as they went in', async () => {
   await scope(async () => {
@@ -61,7 +72,14 @@ test('what is no tensor is refused in one sentence', () => {
     [() => tensor(null as never), /^tensor: expected a typed array or an array of numbers/],
     [() => tensor(5 as never, [1], 'float32'), /^tensor: expected a typed array or an array of numbers, but got 5\.$/],
     [() => tensor([1, 'x'] as never), /^tensor: expected an array of numbers, but got "x"; see element 1/],
-    [() => tensor([[1, 2], [3, 4]] as never), /^tensor: expected an array of numbers, but got \[1,2\]/],
+    [
+      () =>
+        tensor([
+          [1, 2],
+          [3, 4],
+        ] as never),
+      /^tensor: expected an array of numbers, but got \[1,2\]/,
+    ],
     [() => tensor([1, 2], [3]), /^tensor: expected 3 elements for shape \[3\], but got 2\.$/],
     [() => tensor([1, 2], [-2]), /^tensor: expected a shape of integers >= 0/],
     [() => tensor([1, 2], [2], 'float64' as never), /^tensor: expected a dtype, one of float32.*"float64"\.$/],
@@ -98,7 +116,14 @@ test('views: strides, offsets and repeats are read in row-major order', async ()
     assert.equal(await values(expand(tensor([7]), [2, 2])), [7, 7, 7, 7])
     assert.equal(await values(reshape(permute(t, [1, 0]), [2, -1])), [0, 3, 1, 4, 2, 5])
     assert.equal(await values(t.view([0, 3])), [])
-    for (const f of [() => t.view([7]), () => t.view([2], [1], 5), () => t.view([2], [1], -1), () => t.view([2], [-1]), () => t.view([2], [1, 1]), () => t.view([2 ** 40], [2 ** 40])])
+    for (const f of [
+      () => t.view([7]),
+      () => t.view([2], [1], 5),
+      () => t.view([2], [1], -1),
+      () => t.view([2], [-1]),
+      () => t.view([2], [1, 1]),
+      () => t.view([2 ** 40], [2 ** 40]),
+    ])
       assert.throws(f, (e: Error) => e instanceof TypeError && e.message.startsWith('view: '))
   })
 })
@@ -109,7 +134,11 @@ test('tensors without elements go through every kind of call', async () => {
     assert.equal(await values(add(none, none)), [])
     assert.equal(await values(copy(permute(none, [1, 0]))), [])
     assert.equal(await values(linear(none, full([2, 3], 1))), [])
-    assert.equal(await values(linear(tensor([], [2, 0]), tensor([], [2, 0]), tensor([5, 6]))), [5, 6, 5, 6], 'a sum of nothing, and the bias')
+    assert.equal(
+      await values(linear(tensor([], [2, 0]), tensor([], [2, 0]), tensor([5, 6]))),
+      [5, 6, 5, 6],
+      'a sum of nothing, and the bias',
+    )
   })
 })
 
@@ -119,12 +148,34 @@ test('a size of 0 beside enormous ones costs nothing', async () => {
   await scope(async () => {
     const many = 2 ** 40
     const none = (...shape: number[]) => empty(shape).handle
-    ops.rope_forward(none(1, 1, many, 0), tensor(Int32Array.of(0), [1, 1]).handle, 1e4, many, false, none(1, 1, many, 0))
+    ops.rope_forward(
+      none(1, 1, many, 0),
+      tensor(Int32Array.of(0), [1, 1]).handle,
+      1e4,
+      many,
+      false,
+      none(1, 1, many, 0),
+    )
     ops.swap(none(1, 2 ** 30, 2 ** 16, 0), none(1, 2 ** 16, 2 ** 30, 0))
     ops.reduce_backward(none(many, 0), 1, 1, none(many, 2 ** 5, 0))
     ops.gemm_forward(none(many, 0), none(0, 0), null, null, none(many, 0))
     const rows = (): ReturnType<typeof none> => none(1, 1, many, 0, 1)
-    ops.attention_backward(rows(), rows(), rows(), rows(), null, null, null, 0, false, none(1, 1, 0, many, 1), rows(), rows(), rows(), null)
+    ops.attention_backward(
+      rows(),
+      rows(),
+      rows(),
+      rows(),
+      null,
+      null,
+      null,
+      0,
+      false,
+      none(1, 1, 0, many, 1),
+      rows(),
+      rows(),
+      rows(),
+      null,
+    )
     await sync()
   })
 })
@@ -137,7 +188,10 @@ test('dispose frees at once what the queue no longer needs, once; a view keeps t
   t.dispose()
   t.dispose()
   assert.ok(t.disposed)
-  assert.throws(() => t.handle, /tensor: expected a live tensor, but got "one of shape \[1024\] that was disposed"; keep\(\)/)
+  assert.throws(
+    () => t.handle,
+    /tensor: expected a live tensor, but got "one of shape \[1024\] that was disposed"; keep\(\)/,
+  )
   assert.throws(() => scope(() => add(t, t)), /disposed/)
   await assert_rejects(t.data(), /disposed/)
   assert.is((await values(view))[511], 2)
@@ -149,7 +203,10 @@ test('dispose frees at once what the queue no longer needs, once; a view keeps t
 })
 
 async function assert_rejects(promise: Promise<unknown>, message: RegExp): Promise<void> {
-  const error = await promise.then(() => undefined, (e: Error) => e)
+  const error = await promise.then(
+    () => undefined,
+    (e: Error) => e,
+  )
   assert.instance(error, Error)
   assert.match(error!.message, message)
 }
@@ -193,7 +250,11 @@ test('an output that shares elements with an input, repeats or lies in a file is
   await scope(async () => {
     const t = tensor([0, 1, 2, 3, 4, 5, 6, 7], [8])
     const at = (shape: number[], strides: number[], offset: number): Tensor => t.view(shape, strides, offset)
-    const refused = (x: Tensor, y: Tensor): void => assert.throws(() => ops.copy(x.handle, y.handle), (e: Error) => e instanceof TypeError && /^copy: argument 2: expected an output/.test(e.message))
+    const refused = (x: Tensor, y: Tensor): void =>
+      assert.throws(
+        () => ops.copy(x.handle, y.handle),
+        (e: Error) => e instanceof TypeError && /^copy: argument 2: expected an output/.test(e.message),
+      )
     refused(t, t)
     refused(at([4], [1], 0), at([4], [1], 3))
     refused(at([4], [2], 0), at([4], [1], 2))
@@ -246,7 +307,10 @@ test('timers fire while an await waits', async () => {
   clearInterval(timer)
   x.dispose()
   a.dispose()
-  assert.ok(fired >= 3 || total < 20, `the timer fired ${fired} times in ${total.toFixed(0)} ms, of which calls took ${queued.toFixed(0)} ms`)
+  assert.ok(
+    fired >= 3 || total < 20,
+    `the timer fired ${fired} times in ${total.toFixed(0)} ms, of which calls took ${queued.toFixed(0)} ms`,
+  )
 })
 
 test('the number of threads changes no bit', async () => {
@@ -254,7 +318,12 @@ test('the number of threads changes no bit', async () => {
   const run = async (): Promise<string[]> =>
     scope(async () => {
       const random = new Random(5)
-      const [x, w, g, b] = [random.normal([190, 300]), random.normal([257, 300]), random.normal([257]), random.normal([257])]
+      const [x, w, g, b] = [
+        random.normal([190, 300]),
+        random.normal([257, 300]),
+        random.normal([257]),
+        random.normal([257]),
+      ]
       const h = linear(x, w, b)
       const results = [h, layerNorm(h, g, b, 1e-5), add(h, b), random.uniform([99991])]
       return Promise.all(results.map(async (t) => Buffer.from((await t.data()).buffer).toString('base64')))

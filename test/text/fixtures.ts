@@ -4,12 +4,28 @@
  */
 type Json = Record<string, unknown>
 
-const added = (id: number, content: string): Json => ({ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true })
-const pairs = (text: string) => Object.fromEntries(text.trim().split(/\s+/).map((pair) => [pair.slice(0, pair.lastIndexOf('=')), Number(pair.slice(pair.lastIndexOf('=') + 1))]))
+const added = (id: number, content: string): Json => ({
+  id,
+  content,
+  single_word: false,
+  lstrip: false,
+  rstrip: false,
+  normalized: false,
+  special: true,
+})
+const pairs = (text: string) =>
+  Object.fromEntries(
+    text
+      .trim()
+      .split(/\s+/)
+      .map((pair) => [pair.slice(0, pair.lastIndexOf('=')), Number(pair.slice(pair.lastIndexOf('=') + 1))]),
+  )
 const template = (before: [string, number][], after: [string, number][]): Json => {
   const token = ([id]: [string, number]) => ({ SpecialToken: { id, type_id: 0 } })
   return {
-    type: 'TemplateProcessing', pair: [], single: [...before.map(token), { Sequence: { id: 'A', type_id: 0 } }, ...after.map(token)],
+    type: 'TemplateProcessing',
+    pair: [],
+    single: [...before.map(token), { Sequence: { id: 'A', type_id: 0 } }, ...after.map(token)],
     special_tokens: Object.fromEntries([...before, ...after].map(([id, n]) => [id, { id, ids: [n], tokens: [id] }])),
   }
 }
@@ -23,32 +39,90 @@ export const LLAMA_SENTENCES: [string, number[]][] = [
 
 /** InstructBLIP-Vicuna's: BOS, EOS and unknown are </s>, padding is [PAD] = 32000. */
 export function llama(): [Json, Json] {
-  return [{
-    version: '1.0', added_tokens: [added(0, '<unk>'), added(1, '<s>'), added(2, '</s>'), added(32000, '[PAD]')],
-    normalizer: { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: '▁' }, { type: 'Replace', pattern: { String: ' ' }, content: '▁' }] },
-    pre_tokenizer: null, post_processor: template([['</s>', 2]], []),
-    decoder: { type: 'Sequence', decoders: [
-      { type: 'Replace', pattern: { String: '▁' }, content: ' ' }, { type: 'ByteFallback' }, { type: 'Fuse' }, { type: 'Strip', content: ' ', start: 1, stop: 0 },
-    ] },
-    model: {
-      type: 'BPE', unk_token: '<unk>', fuse_unk: true, byte_fallback: true, vocab: pairs(LLAMA_VOCAB),
-      merges: LLAMA_MERGES.trim().split(/\s+/).map((merge) => merge.replace('+', ' ')),
+  return [
+    {
+      version: '1.0',
+      added_tokens: [added(0, '<unk>'), added(1, '<s>'), added(2, '</s>'), added(32000, '[PAD]')],
+      normalizer: {
+        type: 'Sequence',
+        normalizers: [
+          { type: 'Prepend', prepend: '▁' },
+          { type: 'Replace', pattern: { String: ' ' }, content: '▁' },
+        ],
+      },
+      pre_tokenizer: null,
+      post_processor: template([['</s>', 2]], []),
+      decoder: {
+        type: 'Sequence',
+        decoders: [
+          { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
+          { type: 'ByteFallback' },
+          { type: 'Fuse' },
+          { type: 'Strip', content: ' ', start: 1, stop: 0 },
+        ],
+      },
+      model: {
+        type: 'BPE',
+        unk_token: '<unk>',
+        fuse_unk: true,
+        byte_fallback: true,
+        vocab: pairs(LLAMA_VOCAB),
+        merges: LLAMA_MERGES.trim()
+          .split(/\s+/)
+          .map((merge) => merge.replace('+', ' ')),
+      },
     },
-  }, { bos_token: '</s>', eos_token: '</s>', unk_token: { content: '</s>' }, pad_token: '[PAD]', clean_up_tokenization_spaces: false }]
+    {
+      bos_token: '</s>',
+      eos_token: '</s>',
+      unk_token: { content: '</s>' },
+      pad_token: '[PAD]',
+      clean_up_tokenization_spaces: false,
+    },
+  ]
 }
 
 /** bert-base-uncased with [DEC], which no text gives. */
 export function bert(): [Json, Json] {
-  return [{
-    version: '1.0', added_tokens: [added(0, '[PAD]'), added(100, '[UNK]'), added(101, '[CLS]'), added(102, '[SEP]'), added(30522, '[DEC]')],
-    normalizer: { type: 'BertNormalizer', clean_text: true, handle_chinese_chars: true, strip_accents: null, lowercase: true },
-    pre_tokenizer: { type: 'BertPreTokenizer' }, post_processor: template([['[CLS]', 101]], [['[SEP]', 102]]),
-    decoder: { type: 'WordPiece', prefix: '##', cleanup: true },
-    model: {
-      type: 'WordPiece', unk_token: '[UNK]', continuing_subword_prefix: '##', max_input_chars_per_word: 100,
-      vocab: pairs('[PAD]=0 [UNK]=100 [CLS]=101 [SEP]=102 !=999 ,=1010 ?=1029 the=1996 is=2003 this=2023 what=2054 about=2055 ##ing=2075 ##ble=3468 iron=3707 image=3746 unusual=5866 cafe=7668 una=14477 ##ffa=20961'),
+  return [
+    {
+      version: '1.0',
+      added_tokens: [
+        added(0, '[PAD]'),
+        added(100, '[UNK]'),
+        added(101, '[CLS]'),
+        added(102, '[SEP]'),
+        added(30522, '[DEC]'),
+      ],
+      normalizer: {
+        type: 'BertNormalizer',
+        clean_text: true,
+        handle_chinese_chars: true,
+        strip_accents: null,
+        lowercase: true,
+      },
+      pre_tokenizer: { type: 'BertPreTokenizer' },
+      post_processor: template([['[CLS]', 101]], [['[SEP]', 102]]),
+      decoder: { type: 'WordPiece', prefix: '##', cleanup: true },
+      model: {
+        type: 'WordPiece',
+        unk_token: '[UNK]',
+        continuing_subword_prefix: '##',
+        max_input_chars_per_word: 100,
+        vocab: pairs(
+          '[PAD]=0 [UNK]=100 [CLS]=101 [SEP]=102 !=999 ,=1010 ?=1029 the=1996 is=2003 this=2023 what=2054 about=2055 ##ing=2075 ##ble=3468 iron=3707 image=3746 unusual=5866 cafe=7668 una=14477 ##ffa=20961',
+        ),
+      },
     },
-  }, { bos_token: '[DEC]', cls_token: '[CLS]', sep_token: '[SEP]', pad_token: '[PAD]', unk_token: '[UNK]', truncation_side: 'left' }]
+    {
+      bos_token: '[DEC]',
+      cls_token: '[CLS]',
+      sep_token: '[SEP]',
+      pad_token: '[PAD]',
+      unk_token: '[UNK]',
+      truncation_side: 'left',
+    },
+  ]
 }
 
 /** Byte-level as GPT-2's and OPT's: all 256 bytes and a few words. */
@@ -61,12 +135,23 @@ export function bytes(): [Json, Json] {
   }
   const merges = ['Ġ c', 'a t', 'Ġc at', 'c at']
   const tokens = ['<pad>', '</s>', ...letters, ...merges.map((m) => m.replace(' ', ''))]
-  return [{
-    version: '1.0', added_tokens: [added(0, '<pad>'), added(1, '</s>')], normalizer: null,
-    pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
-    post_processor: template([['</s>', 1]], []), decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
-    model: { type: 'BPE', unk_token: null, vocab: Object.fromEntries(tokens.map((token, id) => [token, id])), merges },
-  }, { bos_token: '</s>', eos_token: '</s>', pad_token: '<pad>' }]
+  return [
+    {
+      version: '1.0',
+      added_tokens: [added(0, '<pad>'), added(1, '</s>')],
+      normalizer: null,
+      pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
+      post_processor: template([['</s>', 1]], []),
+      decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
+      model: {
+        type: 'BPE',
+        unk_token: null,
+        vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+        merges,
+      },
+    },
+    { bos_token: '</s>', eos_token: '</s>', pad_token: '<pad>' },
+  ]
 }
 
 const LLAMA_VOCAB = `

@@ -25,11 +25,17 @@ test('the prompt begins with BOS and keeps its end', () => {
   assert.equal(promptIds(llamaTokenizer, text, { bosId: null }), what)
   assert.equal(promptIds(llamaTokenizer, text, { bosId: 2 }, 4), [2, 445, 1967, 29973])
   assert.equal(promptIds(llamaTokenizer, '', { bosId: 2 }), [2])
-  assert.throws(() => promptIds(llamaTokenizer, text, { bosId: 2 }, 1), /room for the prompt: expected at least 2 tokens, but got 1/)
+  assert.throws(
+    () => promptIds(llamaTokenizer, text, { bosId: 2 }, 1),
+    /room for the prompt: expected at least 2 tokens, but got 1/,
+  )
 })
 
 test('the answer has no BOS and always its EOS', () => {
-  assert.equal(answerIds(llamaTokenizer, 'The man is ironing clothes.', { eosId: 2 }), [450, 767, 338, 13977, 292, 22095, 29889, 2])
+  assert.equal(
+    answerIds(llamaTokenizer, 'The man is ironing clothes.', { eosId: 2 }),
+    [450, 767, 338, 13977, 292, 22095, 29889, 2],
+  )
   assert.equal(answerIds(llamaTokenizer, 'The man is ironing clothes.', { eosId: 2 }, 3), [450, 767, 2])
   assert.equal(answerIds(llamaTokenizer, '', { eosId: 2 }), [2])
   assert.is(answerIds(llamaTokenizer, 'The man '.repeat(300), { eosId: 2 }).length, 256)
@@ -44,7 +50,11 @@ test('a byte-level answer is tokenised as the continuation that it is', () => {
 
 test('text goes into the Q-Former, into the prompt, or nowhere', () => {
   const sample = { qformerText: 'A: hi\nB: ho', prompt: 'Who laughs?' }
-  const route = (fusion: boolean, lateText: 'prompt' | 'drop' = 'prompt', s: { qformerText?: string; prompt: string } = sample) => routeText(s, { fusion, lateText })
+  const route = (
+    fusion: boolean,
+    lateText: 'prompt' | 'drop' = 'prompt',
+    s: { qformerText?: string; prompt: string } = sample,
+  ) => routeText(s, { fusion, lateText })
   assert.equal(route(true), { qformer: 'A: hi\nB: ho', prompt: 'Who laughs?' })
   assert.equal(route(false), { qformer: null, prompt: 'A: hi\nB: ho\nWho laughs?' })
   assert.equal(route(false, 'drop'), { qformer: null, prompt: 'Who laughs?' })
@@ -60,8 +70,16 @@ test("LLaMA's tokenizer overrules a wrong config; OPT's config says what ends an
   assert.equal(specialIds(makeTokenizer(...bytes()), opt), { bosId: 1, eosId: 50118, padId: 0 })
   const [json] = llama()
   assert.equal(specialIds(makeTokenizer(json), language({ model_type: 'llama' })), { bosId: 1, eosId: 2, padId: 2 })
-  for (const pad_token_id of [-1, null]) assert.is(specialIds(makeTokenizer(json), language({ model_type: 'llama', pad_token_id })).padId, 2, `${pad_token_id}`)
-  assert.throws(() => specialIds(makeTokenizer(json), language({ model_type: 'llama', eos_token_id: null })), /a token that ends an answer/)
+  for (const pad_token_id of [-1, null])
+    assert.is(
+      specialIds(makeTokenizer(json), language({ model_type: 'llama', pad_token_id })).padId,
+      2,
+      `${pad_token_id}`,
+    )
+  assert.throws(
+    () => specialIds(makeTokenizer(json), language({ model_type: 'llama', eos_token_id: null })),
+    /a token that ends an answer/,
+  )
 })
 
 test('what remains for the prompt', () => {

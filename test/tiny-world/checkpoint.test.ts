@@ -21,7 +21,8 @@ test('at least 80 % of held-out still questions, through files, tokenizers and t
     const closed = samples.filter((s) => s.choices)
     assert.ok(closed.length > 150)
     const predictions: Prediction[] = []
-    for await (const p of evaluate(bundle, new Features(bundle, { frames: 1, sampling: { kind: 'uniform' } }), closed)) predictions.push(p)
+    for await (const p of evaluate(bundle, new Features(bundle, { frames: 1, sampling: { kind: 'uniform' } }), closed))
+      predictions.push(p)
     const { overall } = accuracy(predictions)
     assert.ok(overall.accuracy >= 0.8, `${overall.correct} of ${overall.total}`)
   } finally {

@@ -20,7 +20,11 @@ const dir = await mkdtemp(join(tmpdir(), 'pretrain-'))
 test.after(() => rm(dir, { recursive: true }))
 
 const SHORT: Pretraining = {
-  ...STANDARD, seed: 3, vision: { steps: 3, images: 4, lr: 1e-3 }, steps: 20, warmup: 4,
+  ...STANDARD,
+  seed: 3,
+  vision: { steps: 3, images: 4, lr: 1e-3 },
+  steps: 20,
+  warmup: 4,
   ...{ images: 4, each: 2, several: 4, severalShare: 0.5, every: 20, watch: 4, heldOut: 4 },
 }
 
@@ -30,7 +34,9 @@ test('a few steps lower the loss on answers', async () => {
   const fresh = freshModel(3)
   const { model } = await pretrain(SHORT)
   const heads = freshHeads(3)
-  const [first, last] = await Promise.all([fresh, model].map((m) => scope(() => noGrad(() => losses(m, heads, batch).answer.item()))))
+  const [first, last] = await Promise.all(
+    [fresh, model].map((m) => scope(() => noGrad(() => losses(m, heads, batch).answer.item()))),
+  )
   assert.ok(last! < 0.8 * first!, `${first} before, ${last} after`)
   fresh.dispose()
   model.dispose()
@@ -46,13 +52,21 @@ test('the folder loads, and the same seed writes the same bytes', async () => {
   const files = (await readdir(folders[0]!, { recursive: true })).sort()
   assert.equal(files, [
     ...['README.md', 'config.json', 'generation_config.json', 'model.safetensors', 'preprocessor_config.json'],
-    ...['qformer_tokenizer', 'qformer_tokenizer/special_tokens_map.json', 'qformer_tokenizer/tokenizer.json', 'qformer_tokenizer/tokenizer_config.json'],
+    ...[
+      'qformer_tokenizer',
+      'qformer_tokenizer/special_tokens_map.json',
+      'qformer_tokenizer/tokenizer.json',
+      'qformer_tokenizer/tokenizer_config.json',
+    ],
     ...['special_tokens_map.json', 'tokenizer.json', 'tokenizer_config.json'],
   ])
   const [a, b] = await Promise.all(folders.map((folder) => readFile(join(folder, 'model.safetensors'))))
   assert.ok(a!.equals(b!), 'model.safetensors')
   assert.match(await readFile(join(folders[0]!, 'README.md'), 'utf8'), '--seed 3 --steps 6')
-  assert.ok(lines.some((line) => /answers 6\/6 {2}loss \d.*held out: one image .*% .*s left/.test(line)), lines.join('\n'))
+  assert.ok(
+    lines.some((line) => /answers 6\/6 {2}loss \d.*held out: one image .*% .*s left/.test(line)),
+    lines.join('\n'),
+  )
   assert.equal((await readdir(dir)).sort(), ['a', 'b'], 'and nothing half-written beside it')
 
   const bundle = await openBundle(folders[0]!)
@@ -62,7 +76,11 @@ test('the folder loads, and the same seed writes the same bytes', async () => {
   const rows = questions.map((q) => encode(bundle, config, { prompt: q.prompt.join(' '), answer: q.answer.join(' ') }))
   const width = own.text.ids.length / questions.length
   for (const [i, { prompt, answer }] of rows.entries()) {
-    assert.equal([...own.text.ids.subarray(i * width, (i + 1) * width)].slice(0, prompt.length + answer.length), [...prompt, ...answer], 'ids as the tokenizer has them')
+    assert.equal(
+      [...own.text.ids.subarray(i * width, (i + 1) * width)].slice(0, prompt.length + answer.length),
+      [...prompt, ...answer],
+      'ids as the tokenizer has them',
+    )
   }
   const qformer = [...own.qformer.ids.dataBlocking()].map(Number)
   assert.equal(qformer.slice(0, rows[0]!.qformer!.length), rows[0]!.qformer)
@@ -92,14 +110,22 @@ test('what a patch is asked for', async () => {
   const list = stills(1, 4, { split: 'patches', things: 2 })
   const { color, shape, centre, there, objects } = patches(list)
   assert.equal(color.shape, [4 * 36])
-  const [colors, shapes, centres, mask] = [color, shape, centre, there].map((t) => [...t.dataBlocking()].map(Number)) as [number[], number[], number[], number[]]
+  const [colors, shapes, centres, mask] = [color, shape, centre, there].map((t) =>
+    [...t.dataBlocking()].map(Number),
+  ) as [number[], number[], number[], number[]]
   assert.is(colors.filter((c) => c < 5).length, objects)
   assert.is(shapes.filter((s) => s >= 0).length, objects)
-  assert.is(mask.reduce((a, b) => a + b), 2 * objects)
+  assert.is(
+    mask.reduce((a, b) => a + b),
+    2 * objects,
+  )
   for (const [k, { scene }] of list.entries()) {
     for (const thing of scene.things) {
       const at = 36 * k + 6 * Math.floor(thing.y / 8) + Math.floor(thing.x / 8) // the patch that its centre is in
-      assert.ok(Math.abs(centres[2 * at]! - (thing.x / 24 - 1)) < 1e-6 && Math.abs(centres[2 * at + 1]! - (thing.y / 24 - 1)) < 1e-6)
+      assert.ok(
+        Math.abs(centres[2 * at]! - (thing.x / 24 - 1)) < 1e-6 &&
+          Math.abs(centres[2 * at + 1]! - (thing.y / 24 - 1)) < 1e-6,
+      )
     }
   }
 })
@@ -114,7 +140,10 @@ test('groups show different stills, and some the same one throughout', () => {
 })
 
 test('the rate warms up, stays, and falls to 2 %', () => {
-  assert.equal([0, 9, 500, 599, 800, 1000].map((step) => Number(rate(step, 1000, 9).toFixed(3))), [0.1, 1, 1, 1, 0.51, 0.02])
+  assert.equal(
+    [0, 9, 500, 599, 800, 1000].map((step) => Number(rate(step, 1000, 9).toFixed(3))),
+    [0.1, 1, 1, 1, 0.51, 0.02],
+  )
 })
 
 test.run()

@@ -33,7 +33,8 @@ function answer(prompt: string, scenes: readonly Scene[], clip = false): string 
   const { things } = scenes[0]!
   const named = (color: string): Thing => things.find((t) => t.color === color)!
   const moves = (t: Thing): boolean => Math.hypot(t.dx, t.dy) > 0
-  const way = (dx: number, dy: number): string => (Math.abs(dx) > Math.abs(dy) ? (dx < 0 ? 'left' : 'right') : dy < 0 ? 'up' : 'down')
+  const way = (dx: number, dy: number): string =>
+    Math.abs(dx) > Math.abs(dy) ? (dx < 0 ? 'left' : 'right') : dy < 0 ? 'up' : 'down'
   const displacement = (t: Thing): [number, number] => {
     const [a, b] = [centre(t, 0), centre(t, 7)]
     return [b[0] - a[0], b[1] - a[1]]
@@ -41,14 +42,22 @@ function answer(prompt: string, scenes: readonly Scene[], clip = false): string 
   if (clip) {
     if ((m = match(/^which way does the (\w+) object move \?$/))) return way(...displacement(named(m[0]!)))
     if (prompt === 'how many objects move ?') return NUMBERS[things.filter(moves).length]!
-    if (prompt === 'what color is the moving object ?') return things.filter(moves).map((t) => t.color).join('+')
+    if (prompt === 'what color is the moving object ?')
+      return things
+        .filter(moves)
+        .map((t) => t.color)
+        .join('+')
     if ((m = match(/^is the (\w+) object moving \?$/))) return moves(named(m[0]!)) ? 'yes' : 'no'
     return 'unknown'
   }
   const across = (t: Thing): string => (t.x < 24 ? 'left' : 'right')
   const along = (t: Thing): string => (t.y < 24 ? 'up' : 'down')
   if ((m = match(/^what shape is the (\w+) object \?$/))) return named(m[0]!).shape
-  if ((m = match(/^what color is the (\w+) \?$/))) return things.filter((t) => t.shape === m![0]).map((t) => t.color).join('+')
+  if ((m = match(/^what color is the (\w+) \?$/)))
+    return things
+      .filter((t) => t.shape === m![0])
+      .map((t) => t.color)
+      .join('+')
   if ((m = match(/^is the (\w+) object left or right \?$/))) return across(named(m[0]!))
   if ((m = match(/^is the (\w+) object up or down \?$/))) return along(named(m[0]!))
   if ((m = match(/^where is the (\w+) object from the (\w+) object \?$/))) {
@@ -56,7 +65,8 @@ function answer(prompt: string, scenes: readonly Scene[], clip = false): string 
   }
   if ((m = match(/^where is the (\w+) object \?$/))) return way(named(m[0]!).x - 24, named(m[0]!).y - 24)
   if (prompt === 'how many objects are there ?') return NUMBERS[things.length]!
-  if ((m = match(/^how many (\w+) objects are there \?$/))) return NUMBERS[things.filter((t) => t.shape === m![0]).length]!
+  if ((m = match(/^how many (\w+) objects are there \?$/)))
+    return NUMBERS[things.filter((t) => t.shape === m![0]).length]!
   if ((m = match(/^is there a (\w+) object \?$/))) return named(m[0]!) ? 'yes' : 'no'
   if ((m = match(/^is there a (\w+) (\w+) \?$/))) return named(m[0]!)?.shape === m[1] ? 'yes' : 'no'
   if ((m = match(/^describe the (\w+) object \.$/))) {
@@ -69,7 +79,8 @@ function answer(prompt: string, scenes: readonly Scene[], clip = false): string 
 const right = (question: q.Question, scenes: readonly Scene[], clip = false): void => {
   const [prompt, given] = [question.prompt.join(' '), question.answer.join(' ')]
   assert.is(given, answer(prompt, scenes, clip), prompt)
-  if (question.choices) assert.ok(question.choices.includes(given) && new Set(question.choices).size === question.choices.length, prompt)
+  if (question.choices)
+    assert.ok(question.choices.includes(given) && new Set(question.choices).size === question.choices.length, prompt)
 }
 
 test('answers about clips are right', () => {
@@ -112,20 +123,31 @@ function shares(questions: q.Question[], task: string): Map<string, number> {
 test('the answers of every video task are balanced', () => {
   const asked = all.flatMap((c) => c.questions)
   assert.equal([...new Set(asked.map((x) => x.task))].sort(), [...q.VIDEO_TASKS].sort())
-  for (const [task, kinds, within] of [['direction', 4, 0.01], ['count', 4, 0], ['attribute', 5, 0.06], ['existence', 2, 0.01]] as const) {
+  for (const [task, kinds, within] of [
+    ['direction', 4, 0.01],
+    ['count', 4, 0],
+    ['attribute', 5, 0.06],
+    ['existence', 2, 0.01],
+  ] as const) {
     const found = shares(asked, task)
     assert.is(found.size, kinds, task)
-    for (const [kind, share] of found) assert.ok(Math.abs(share - 1 / kinds) <= within + 1e-9, `${task} ${kind}: ${share}`)
+    for (const [kind, share] of found)
+      assert.ok(Math.abs(share - 1 / kinds) <= within + 1e-9, `${task} ${kind}: ${share}`)
   }
   // 1000 clips: 800 count, 400 attribute, about 600 direction, about 550 existence
   const number = (task: string): number => asked.filter((x) => x.task === task).length
   assert.equal([number('count'), number('attribute')], [800, 400])
-  assert.ok(number('direction') > 550 && number('direction') < 650 && number('existence') > 500 && number('existence') < 620)
+  assert.ok(
+    number('direction') > 550 && number('direction') < 650 && number('existence') > 500 && number('existence') < 620,
+  )
 })
 
 test('no video answer can be told from the number of objects', () => {
   for (const things of [3, 4]) {
-    const found = shares(all.filter((c) => c.scene.things.length === things).flatMap((c) => c.questions), 'count')
+    const found = shares(
+      all.filter((c) => c.scene.things.length === things).flatMap((c) => c.questions),
+      'count',
+    )
     for (const [kind, share] of found) assert.ok(Math.abs(share - 0.25) < 0.06, `${things} objects, ${kind}: ${share}`)
   }
 })
@@ -135,7 +157,8 @@ test('the answers of still tasks are balanced, and every task is asked', () => {
   assert.equal([...new Set(asked.map((x) => x.task))].sort(), [...q.STILL_TASKS].sort())
   for (const task of q.STILL_TASKS) {
     const found = shares(asked, task)
-    if (task === 'count-shape') assert.ok(Math.max(...found.values()) < 0.45) // four of a shape are rare
+    if (task === 'count-shape')
+      assert.ok(Math.max(...found.values()) < 0.45) // four of a shape are rare
     else for (const [kind, share] of found) assert.ok(share > 0.75 / found.size, `${task} ${kind}: ${share}`)
   }
 })

@@ -30,7 +30,10 @@ interface Line {
   task: string
 }
 const read = async (manifest: string): Promise<Line[]> =>
-  (await readFile(manifest, 'utf8')).trimEnd().split('\n').map((line) => JSON.parse(line) as Line)
+  (await readFile(manifest, 'utf8'))
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Line)
 
 const job = { dir, seed: 0, split: 'train', clips: 12 }
 /** Colours survive: pixel noise of 0.02 alone would be 34 dB. */
@@ -40,7 +43,10 @@ test('a video decodes to the painted frames: 8 of them at 8 a second, at least 4
   const seen: number[] = []
   const manifest = await renderClips({ ...job, progress: (done, total) => void seen.push(done / total) })
   assert.is(manifest, join(dir, 'train', 'manifest.jsonl'))
-  assert.equal(seen, Array.from({ length: 12 }, (_, i) => (i + 1) / 12))
+  assert.equal(
+    seen,
+    Array.from({ length: 12 }, (_, i) => (i + 1) / 12),
+  )
   for (const { id, scene } of clips(0, 'train', 12)) {
     const video = decode(join(dir, 'train', `${id}.mp4`))
     assert.equal([video.codec, video.fps, video.seconds, video.frames.length], ['h264', 8, 1, 8])
@@ -54,7 +60,10 @@ test('a video decodes to the painted frames: 8 of them at 8 a second, at least 4
 test('one line a question, with the question for the Q-Former too, and a file behind every line', async () => {
   const lines = await read(join(dir, 'train', 'manifest.jsonl'))
   const asked = clips(0, 'train', 12).flatMap((c) => c.questions)
-  assert.equal(lines.map((l) => l.prompt), asked.map((q) => q.prompt.join(' ')))
+  assert.equal(
+    lines.map((l) => l.prompt),
+    asked.map((q) => q.prompt.join(' ')),
+  )
   assert.is(new Set(lines.map((l) => l.id)).size, lines.length)
   for (const line of lines) {
     assert.is(line.qformerText, line.prompt)
@@ -76,12 +85,19 @@ test('the same set is used again; another one replaces it; the same seed gives t
 })
 
 test('a set rendered twice is the same to the byte', async () => {
-  const sets = await Promise.all(['once', 'twice'].map(async (place) => {
-    const set = dirname(await renderClips({ ...job, dir: join(dir, place), clips: 150 }))
-    const names = (await readdir(set)).sort()
-    const digests = names.map(async (name) => `${name} ${createHash('sha256').update(await readFile(join(set, name))).digest('hex')}`)
-    return Promise.all(digests)
-  }))
+  const sets = await Promise.all(
+    ['once', 'twice'].map(async (place) => {
+      const set = dirname(await renderClips({ ...job, dir: join(dir, place), clips: 150 }))
+      const names = (await readdir(set)).sort()
+      const digests = names.map(
+        async (name) =>
+          `${name} ${createHash('sha256')
+            .update(await readFile(join(set, name)))
+            .digest('hex')}`,
+      )
+      return Promise.all(digests)
+    }),
+  )
   for (const place of ['once', 'twice']) await rm(join(dir, place), { recursive: true })
   assert.is(sets[0]!.length, 150 + 2)
   assert.equal(sets[1], sets[0])
@@ -119,7 +135,9 @@ test('memory collected between a frame and its encoding changes nothing', async 
 test('a set is whole or absent, and other folders are not touched', async () => {
   const stop = new AbortController()
   const progress = (done: number): void => void (done === 2 && stop.abort())
-  const name = await renderClips({ ...job, split: 'val', signal: stop.signal, progress }).catch((error: Error) => error.name)
+  const name = await renderClips({ ...job, split: 'val', signal: stop.signal, progress }).catch(
+    (error: Error) => error.name,
+  )
   assert.is(name, 'AbortError')
   await mkdir(join(dir, 'mine'))
   await writeFile(join(dir, 'mine', 'thesis.txt'), 'x')
@@ -127,7 +145,10 @@ test('a set is whole or absent, and other folders are not touched', async () => 
   assert.match(message, /mine: expected an empty place, or a set written earlier, but got "other files"; remove them/)
   assert.equal(await readdir(join(dir, 'mine')), ['thesis.txt'])
   assert.equal((await readdir(dir)).sort(), ['mine', 'train'])
-  assert.match(await renderClips({ ...job, clips: 0 }).catch((error: Error) => error.message), /clips: expected a whole number/)
+  assert.match(
+    await renderClips({ ...job, clips: 0 }).catch((error: Error) => error.message),
+    /clips: expected a whole number/,
+  )
 })
 
 test('controls show the same clips in another order, or one frame throughout', async () => {
@@ -157,9 +178,14 @@ test('stills: PNG files with exactly the painted pixels, one folder each, or sev
   const manifest = await renderStills({ dir, seed: 0, split: 'stills', stills: 5 })
   const expected = stills(0, 5, { split: 'stills' })
   const lines = await read(manifest)
-  assert.equal(lines.map((l) => l.answer), expected.flatMap((s) => s.questions.map((q) => q.answer.join(' '))))
+  assert.equal(
+    lines.map((l) => l.answer),
+    expected.flatMap((s) => s.questions.map((q) => q.answer.join(' '))),
+  )
   for (const [i, { rgb }] of expected.entries()) {
-    const png = await sharp(join(dir, 'stills', `00000${i}`, '0.png')).raw().toBuffer()
+    const png = await sharp(join(dir, 'stills', `00000${i}`, '0.png'))
+      .raw()
+      .toBuffer()
     assert.equal(new Uint8Array(png), rgb)
   }
   const several = await read(await renderStills({ dir, seed: 0, split: 'several', stills: 5, images: 3, questions: 2 }))
@@ -172,7 +198,9 @@ test('stills: PNG files with exactly the painted pixels, one folder each, or sev
 
 test('stills of another seed or split are others; so are stills with a given number of objects', () => {
   const key = (list: ReturnType<typeof stills>): string => JSON.stringify(list.map((s) => s.scene.things))
-  const sets = [stills(0, 20), stills(1, 20), stills(0, 20, { split: 'held-out' }), stills(0, 20, { things: 1 })].map(key)
+  const sets = [stills(0, 20), stills(1, 20), stills(0, 20, { split: 'held-out' }), stills(0, 20, { things: 1 })].map(
+    key,
+  )
   assert.is(new Set(sets).size, 4)
   assert.is(key(stills(0, 20)), sets[0])
   assert.ok(stills(0, 50, { things: 1 }).every((s) => s.scene.things.length === 1))

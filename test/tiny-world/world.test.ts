@@ -70,11 +70,26 @@ test('every direction, shape, colour and number of objects comes equally often',
     }
   }
   const things = scenes.flatMap((s) => s.things)
-  count(things.map(w.direction).filter((d) => d !== undefined), w.DIRECTIONS)
-  count(things.map((t) => t.shape), w.SHAPES)
-  count(things.map((t) => t.color), w.COLORS)
-  count(scenes.map((s) => s.things.length), [3, 4])
-  count(stills.map((s) => s.things.length), [1, 2, 3, 4])
+  count(
+    things.map(w.direction).filter((d) => d !== undefined),
+    w.DIRECTIONS,
+  )
+  count(
+    things.map((t) => t.shape),
+    w.SHAPES,
+  )
+  count(
+    things.map((t) => t.color),
+    w.COLORS,
+  )
+  count(
+    scenes.map((s) => s.things.length),
+    [3, 4],
+  )
+  count(
+    stills.map((s) => s.things.length),
+    [1, 2, 3, 4],
+  )
 })
 
 test('where an object is in one random frame hardly tells whether and which way it moves', () => {
@@ -93,7 +108,10 @@ test('where an object is in one random frame hardly tells whether and which way 
       if (way) first.see(w.centre(thing, 0), w.DIRECTIONS.indexOf(way), learn)
     }
   }
-  assert.ok(moves.accuracy < Math.max(moves.majority, 0.5) + 0.04, `moving: ${moves.accuracy}, majority ${moves.majority}`)
+  assert.ok(
+    moves.accuracy < Math.max(moves.majority, 0.5) + 0.04,
+    `moving: ${moves.accuracy}, majority ${moves.majority}`,
+  )
   assert.ok(ways.accuracy < 0.32, `direction, random frame: ${ways.accuracy}`)
   assert.ok(first.accuracy < 0.48, `direction, first frame: ${first.accuracy}`) // who starts at the left goes right: unavoidable in a box
 })
@@ -135,7 +153,9 @@ test('pixels: grey ground with noise of 0.02, objects in their colours, motion f
   const frames = w.film(scene)
   assert.is(frames.length, 8)
   assert.is(frames[0]!.length, 48 * 48 * 3)
-  const pixel = (f: number, x: number, y: number): number[] => [...frames[f]!.subarray((y * 48 + x) * 3, (y * 48 + x) * 3 + 3)]
+  const pixel = (f: number, x: number, y: number): number[] => [
+    ...frames[f]!.subarray((y * 48 + x) * 3, (y * 48 + x) * 3 + 3),
+  ]
   assert.ok(pixel(0, 17, 24)[0]! > 180 && pixel(7, 17, 24)[0]! < 150)
   assert.ok(pixel(7, 31, 24)[0]! > 180 && pixel(0, 31, 24)[0]! < 150)
   const ground = [...frames[0]!.subarray(0, 48 * 3 * 15)].filter((_, i) => i % 3 === 0)

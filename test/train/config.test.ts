@@ -21,21 +21,48 @@ test('defaults are those of SPEC §7 and §11, and paths are relative to the fil
   const c = parseTrainConfig(least, '/base')
   assert.is(c.model, resolve('/base/m'))
   assert.is(c.data.cache, resolve('/base/o/features'))
-  assert.equal([c.train.batch, c.train.epochs, c.train.lr, c.train.betas, c.train.eps, c.train.weightDecay, c.train.schedule], [2, 25, 1e-4, [0.9, 0.95], 1e-8, 0.05, 'constant'])
-  assert.equal([c.adapter.lora, c.adapter.dar.mode, c.adapter.dar.spatialWindows, c.adapter.temporal.residual], [{ r: 16, alpha: 16 }, 'attention', [16, 8, 4], 'reuse'])
+  assert.equal(
+    [c.train.batch, c.train.epochs, c.train.lr, c.train.betas, c.train.eps, c.train.weightDecay, c.train.schedule],
+    [2, 25, 1e-4, [0.9, 0.95], 1e-8, 0.05, 'constant'],
+  )
+  assert.equal(
+    [c.adapter.lora, c.adapter.dar.mode, c.adapter.dar.spatialWindows, c.adapter.temporal.residual],
+    [{ r: 16, alpha: 16 }, 'attention', [16, 8, 4], 'reuse'],
+  )
 })
 
 test('an unknown key suggests the nearest', () => {
-  assert.match(message(() => parseTrainConfig({ ...least, train: { epoch: 3 } })), /no key named train\.epoch; did you mean train\.epochs\?/)
-  assert.match(message(() => parseTrainConfig({ ...least, temporal: { atention: 'none' } })), /temporal\.attention/)
+  assert.match(
+    message(() => parseTrainConfig({ ...least, train: { epoch: 3 } })),
+    /no key named train\.epoch; did you mean train\.epochs\?/,
+  )
+  assert.match(
+    message(() => parseTrainConfig({ ...least, temporal: { atention: 'none' } })),
+    /temporal\.attention/,
+  )
 })
 
 test('LoRA rank 0, a wrong type, a missing model and a rate without fps sampling are refused', () => {
-  assert.match(message(() => parseTrainConfig({ ...least, lora: { r: 0 } })), /lora\.r: expected .*at least 1, but got 0/)
-  assert.match(message(() => parseTrainConfig({ ...least, train: { batch: 'two' } })), /train\.batch: expected .*number/)
-  assert.match(message(() => parseTrainConfig({ output: 'o', data: { train: 't' } })), /model/)
-  assert.match(message(() => parseTrainConfig({ ...least, data: { train: 't', fps: 2 } })), /data\.fps/)
-  assert.match(message(() => parseTrainConfig({ ...least, data: { train: 't', sampling: 'fps' } })), /data\.fps/)
+  assert.match(
+    message(() => parseTrainConfig({ ...least, lora: { r: 0 } })),
+    /lora\.r: expected .*at least 1, but got 0/,
+  )
+  assert.match(
+    message(() => parseTrainConfig({ ...least, train: { batch: 'two' } })),
+    /train\.batch: expected .*number/,
+  )
+  assert.match(
+    message(() => parseTrainConfig({ output: 'o', data: { train: 't' } })),
+    /model/,
+  )
+  assert.match(
+    message(() => parseTrainConfig({ ...least, data: { train: 't', fps: 2 } })),
+    /data\.fps/,
+  )
+  assert.match(
+    message(() => parseTrainConfig({ ...least, data: { train: 't', sampling: 'fps' } })),
+    /data\.fps/,
+  )
 })
 
 test('a file that is missing or not YAML is named', async () => {
@@ -43,8 +70,14 @@ test('a file that is missing or not YAML is named', async () => {
   try {
     const bad = join(dir, 'bad.yaml')
     await writeFile(bad, 'model: [unclosed\n')
-    for (const [path, what] of [[join(dir, 'none.yaml'), /none\.yaml/], [bad, /bad\.yaml: not YAML/]] as const) {
-      const error = await readTrainConfig(path).then(() => undefined, (e: unknown) => e)
+    for (const [path, what] of [
+      [join(dir, 'none.yaml'), /none\.yaml/],
+      [bad, /bad\.yaml: not YAML/],
+    ] as const) {
+      const error = await readTrainConfig(path).then(
+        () => undefined,
+        (e: unknown) => e,
+      )
       assert.instance(error, InputError)
       assert.match((error as Error).message, what)
     }
@@ -59,7 +92,9 @@ test('a file that is missing or not YAML is named', async () => {
 })
 
 test('docs/config.schema.json is what the code says (npm run schemas)', async () => {
-  const written = JSON.parse(await readFile(new URL('../../docs/config.schema.json', import.meta.url), 'utf8')) as unknown
+  const written = JSON.parse(
+    await readFile(new URL('../../docs/config.schema.json', import.meta.url), 'utf8'),
+  ) as unknown
   assert.equal(written, JSON.parse(JSON.stringify(trainConfigJsonSchema())))
 })
 

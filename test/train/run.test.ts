@@ -52,7 +52,12 @@ const predict = async (adapter: Adapter | undefined, of: Sample[], batch?: numbe
 }
 /** All weights that a folder holds, by file. */
 const weightsIn = (folder: string): Map<string, string> =>
-  new Map((readdirSync(folder, { recursive: true }) as string[]).filter((f) => f.endsWith('.safetensors')).sort().map((f) => [f, readFileSync(join(folder, f)).toString('base64')]))
+  new Map(
+    (readdirSync(folder, { recursive: true }) as string[])
+      .filter((f) => f.endsWith('.safetensors'))
+      .sort()
+      .map((f) => [f, readFileSync(join(folder, f)).toString('base64')]),
+  )
 
 // --------------------------------------------------------------------------------------------------------- a whole run
 
@@ -72,21 +77,33 @@ test('a run learns, and writes its metrics and two adapters that answer as the t
   })
   assert.is(ready, 1)
   assert.is(steps.length, 6 * 3)
-  assert.equal(steps.map((s) => s.step), Array.from({ length: 18 }, (_, i) => i + 1))
+  assert.equal(
+    steps.map((s) => s.step),
+    Array.from({ length: 18 }, (_, i) => i + 1),
+  )
   assert.ok(steps.every((s) => s.steps === 18 && s.bad === undefined && s.norm > 0 && s.tokens >= 8))
   const losses = first.epochs.map((e) => e.loss)
   assert.ok(losses.at(-1)! < 0.9 * losses[0]!, `loss ${losses}`)
-  assert.ok(losses.every((l, i) => i === 0 || l < losses[i - 1]!), `it falls every epoch: ${losses}`)
+  assert.ok(
+    losses.every((l, i) => i === 0 || l < losses[i - 1]!),
+    `it falls every epoch: ${losses}`,
+  )
   assert.ok(adapter!.parameters.values().next().value!.disposed, 'the adapter of the run is freed')
 
   const lines = jsonLines(join(config.output, 'metrics.jsonl'))
   assert.is(lines.filter((l) => l.kind === 'step').length, 18)
   const epochs = lines.filter((l) => l.kind === 'epoch')
-  assert.equal(epochs.map((e) => e.loss), losses)
+  assert.equal(
+    epochs.map((e) => e.loss),
+    losses,
+  )
   assert.ok(epochs.every((e) => e.accuracy >= 0 && e.accuracy <= 1 && Object.keys(e.tasks).length > 1))
 
   const validation = await readManifest(world.val)
-  for (const [folder, epoch] of [[first.last, first.epochs.at(-1)!], [first.best, first.epochs.findLast((e) => e.best)!]] as const) {
+  for (const [folder, epoch] of [
+    [first.last, first.epochs.at(-1)!],
+    [first.best, first.epochs.findLast((e) => e.best)!],
+  ] as const) {
     const loaded = await loadAdapter(folder, bundle)
     const again = await predict(loaded, validation)
     assert.is(again.filter((p) => p.correct).length / again.length, epoch.accuracy, folder)
@@ -94,13 +111,19 @@ test('a run learns, and writes its metrics and two adapters that answer as the t
     loaded.dispose()
   }
   const untrained = await predict(undefined, validation)
-  assert.not.equal(trained!.map((p) => p.losses), untrained.map((p) => p.losses))
+  assert.not.equal(
+    trained!.map((p) => p.losses),
+    untrained.map((p) => p.losses),
+  )
   assert.is(await bytes(), held)
 })
 
 test('the same seed gives the same bits, on one thread or two; another seed gives others', async () => {
   const short = { train: { epochs: 1 }, data: { val: undefined } }
-  const run = (output: string, seed = 5) => train(trainConfig(world, output, { ...short, train: { epochs: 1, seed } }), { bundle }).then((r) => weightsIn(r.last))
+  const run = (output: string, seed = 5) =>
+    train(trainConfig(world, output, { ...short, train: { epochs: 1, seed } }), { bundle }).then((r) =>
+      weightsIn(r.last),
+    )
   const before = threads()
   try {
     threads(2)
@@ -120,13 +143,16 @@ test('a run that was stopped ends as one that was not, and the one that was not 
   const config = trainConfig(world, 'stopped', { train: { epochs: 6 } })
   const controller = new AbortController()
   const seen: number[] = []
-  const stopped = await failure(train(config, {
-    bundle, signal: controller.signal,
-    onStep: (e) => {
-      seen.push(e.step)
-      if (e.step === 8) controller.abort(new Error('enough'))
-    },
-  }))
+  const stopped = await failure(
+    train(config, {
+      bundle,
+      signal: controller.signal,
+      onStep: (e) => {
+        seen.push(e.step)
+        if (e.step === 8) controller.abort(new Error('enough'))
+      },
+    }),
+  )
   assert.is(stopped.message, 'enough')
   assert.equal(seen, [1, 2, 3, 4, 5, 6, 7, 8])
   assert.is(jsonLines(join(config.output, 'metrics.jsonl')).filter((l) => l.kind === 'step').length, 8)
@@ -138,7 +164,10 @@ test('a run that was stopped ends as one that was not, and the one that was not 
 
   const result = await train(config, { bundle, resume: true })
   assert.equal(weightsIn(result.last), weightsIn(first.last))
-  assert.equal(result.epochs.map((e) => e.loss), first.epochs.map((e) => e.loss))
+  assert.equal(
+    result.epochs.map((e) => e.loss),
+    first.epochs.map((e) => e.loss),
+  )
   assert.is(await bytes(), held)
 })
 
@@ -156,23 +185,45 @@ class Recorder extends AdamW {
   gradients = new Map<string, Float32Array>()
   override async finish(report: Tensor): Promise<Outcome> {
     const outcome = await super.finish(report)
-    for (const { name, tensor: t } of this.parameters) if (t.grad) this.gradients.set(name, t.grad.dataBlocking() as Float32Array)
+    for (const { name, tensor: t } of this.parameters)
+      if (t.grad) this.gradients.set(name, t.grad.dataBlocking() as Float32Array)
     return outcome
   }
 }
-function makeTrainer(more: Parameters<typeof trainConfig>[2] = {}, features = featuresOf()): { trainer: Trainer; optimizer: Recorder; adapter: Adapter; dispose(): void } {
+function makeTrainer(
+  more: Parameters<typeof trainConfig>[2] = {},
+  features = featuresOf(),
+): { trainer: Trainer; optimizer: Recorder; adapter: Adapter; dispose(): void } {
   const { adapter: config, train: t } = trainConfig(world, 'nowhere', more)
   const adapter = new Adapter(bundle.model.config, config, { seed: 3 })
   // Not at the start, where half of the LoRA has no gradient.
-  for (const [name, p] of adapter.parameters) if (/lora_B|position/.test(name)) scope(() => write(p, tensor(Float32Array.from({ length: p.size }, (_, i) => 0.1 * Math.sin(i + name.length)), p.shape)))
-  const optimizer = new Recorder(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })), { lr: t.lr as number, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay })
+  for (const [name, p] of adapter.parameters)
+    if (/lora_B|position/.test(name))
+      scope(() =>
+        write(
+          p,
+          tensor(
+            Float32Array.from({ length: p.size }, (_, i) => 0.1 * Math.sin(i + name.length)),
+            p.shape,
+          ),
+        ),
+      )
+  const optimizer = new Recorder(
+    adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+    { lr: t.lr as number, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay },
+  )
   return {
-    trainer: new Trainer(bundle, adapter, features, optimizer), optimizer, adapter,
+    trainer: new Trainer(bundle, adapter, features, optimizer),
+    optimizer,
+    adapter,
     dispose: () => (optimizer.dispose(), adapter.dispose()),
   }
 }
 /** Answers of one, two and three words, so that a mean of means would be another number. */
-const uneven = (): Sample[] => samples.slice(0, 4).map((s, i): Sample => ({ ...s, answer: ['yes', 'red circle', 'circle left up', 'no'][i]!, choices: undefined }))
+const uneven = (): Sample[] =>
+  samples
+    .slice(0, 4)
+    .map((s, i): Sample => ({ ...s, answer: ['yes', 'red circle', 'circle left up', 'no'][i]!, choices: undefined }))
 
 test('two micro-batches of two are a batch of four: the same loss and gradients', async () => {
   const run = async (microBatches: Sample[][]) => {
@@ -183,7 +234,10 @@ test('two micro-batches of two are a batch of four: the same loss and gradients'
   }
   const whole = await run([uneven()])
   assert.is(whole.tokens, 1 + 2 + 3 + 1 + 4) // and an end each
-  for (const parts of [[uneven().slice(0, 2), uneven().slice(2)], [uneven().slice(0, 1), uneven().slice(1)]]) {
+  for (const parts of [
+    [uneven().slice(0, 2), uneven().slice(2)],
+    [uneven().slice(0, 1), uneven().slice(1)],
+  ]) {
     const split = await run(parts)
     assert.is(split.tokens, whole.tokens)
     assert.ok(Math.abs(split.loss - whole.loss) <= 1e-5 * whole.loss)
@@ -198,10 +252,17 @@ test('two micro-batches of two are a batch of four: the same loss and gradients'
 test('what a sample is predicted as does not depend on the batch it is in', async () => {
   const adapter = await loadAdapter(first.last, bundle)
   for (const a of [adapter, undefined]) {
-    const [alone, together, reversed] = [await predict(a, samples, 1), await predict(a, samples, 16), (await predict(a, [...samples].reverse(), 5)).reverse()]
+    const [alone, together, reversed] = [
+      await predict(a, samples, 1),
+      await predict(a, samples, 16),
+      (await predict(a, [...samples].reverse(), 5)).reverse(),
+    ]
     assert.ok(new Set(samples.map((s) => s.prompt.length)).size > 2, 'lengths differ')
     for (const other of [together, reversed]) {
-      assert.equal(other.map((p) => p.prediction), alone.map((p) => p.prediction))
+      assert.equal(
+        other.map((p) => p.prediction),
+        alone.map((p) => p.prediction),
+      )
       for (const [i, p] of other.entries()) {
         const [x, y] = [Object.values(p.losses!), Object.values(alone[i]!.losses!)]
         assert.ok(relativeError(x, y) <= 1e-5, `${p.id}: ${x} against ${y}`)
@@ -209,7 +270,10 @@ test('what a sample is predicted as does not depend on the batch it is in', asyn
     }
   }
   const open = samples.map((s): Sample => ({ ...s, choices: undefined }))
-  assert.equal((await predict(adapter, open, 16)).map((p) => p.prediction), (await predict(adapter, open, 1)).map((p) => p.prediction))
+  assert.equal(
+    (await predict(adapter, open, 16)).map((p) => p.prediction),
+    (await predict(adapter, open, 1)).map((p) => p.prediction),
+  )
   adapter.dispose()
   assert.is(await bytes(), held)
 })
@@ -231,31 +295,43 @@ test('a step that is not finite is skipped and names the tensor; the next good o
     assert.is(result.bad, name)
     assert.is(optimizer.steps, 0)
     assert.equal(await values(), before)
-    assert.ok([...adapter.parameters.values()].every((t) => t.grad === undefined), 'no gradient is left')
+    assert.ok(
+      [...adapter.parameters.values()].every((t) => t.grad === undefined),
+      'no gradient is left',
+    )
   }
   scope(() => write(p, tensor(good, p.shape)))
   const result = await trainer.step([uneven()])
   assert.is(result.bad, undefined)
   assert.is(optimizer.steps, 1)
   assert.not.equal(await values(), before)
-  for (const { m, v } of optimizer.moments.values()) for (const t of [m, v]) assert.ok(((await t.data()) as Float32Array).every(Number.isFinite))
+  for (const { m, v } of optimizer.moments.values())
+    for (const t of [m, v]) assert.ok(((await t.data()) as Float32Array).every(Number.isFinite))
   dispose()
 })
 
 test('a run of them ends training with one sentence, in time', async () => {
   const config = trainConfig(world, 'bad', { train: { maxBadSteps: 4, epochs: 9 } })
   const seen: StepEvent[] = []
-  const error = await failure(train(config, {
-    bundle,
-    onStart: ({ adapter }) => {
-      const p = adapter.parameters.get('layer.1.spatial.v.lora_B')!
-      scope(() => write(p, full(p.shape, NaN)))
-    },
-    onStep: (e) => void seen.push(e),
-  }))
+  const error = await failure(
+    train(config, {
+      bundle,
+      onStart: ({ adapter }) => {
+        const p = adapter.parameters.get('layer.1.spatial.v.lora_B')!
+        scope(() => write(p, full(p.shape, NaN)))
+      },
+      onStep: (e) => void seen.push(e),
+    }),
+  )
   assert.instance(error, InputError)
-  assert.match(error.message, /^training: 4 steps in a row were not finite, the last because of layer\.1\.spatial\.v\.lora_B; lower train\.lr or set train\.clip\.$/)
-  assert.equal(seen.map((e) => e.bad), Array(4).fill('layer.1.spatial.v.lora_B'))
+  assert.match(
+    error.message,
+    /^training: 4 steps in a row were not finite, the last because of layer\.1\.spatial\.v\.lora_B; lower train\.lr or set train\.clip\.$/,
+  )
+  assert.equal(
+    seen.map((e) => e.bad),
+    Array(4).fill('layer.1.spatial.v.lora_B'),
+  )
   assert.is(jsonLines(join(config.output, 'metrics.jsonl')).filter((l) => l.bad).length, 4)
   assert.is(await bytes(), held)
 })
@@ -289,7 +365,9 @@ test('the event loop is free during a long step', async () => {
   const duration = performance.now() - begin
   clearInterval(timer)
   dispose()
-  console.log(`one step of ${many.length} samples: ${duration.toFixed(0)} ms, a timer of 5 ms fired ${ticks.length} times`)
+  console.log(
+    `one step of ${many.length} samples: ${duration.toFixed(0)} ms, a timer of 5 ms fired ${ticks.length} times`,
+  )
   assert.ok(duration > 100, `a step of ${duration} ms is not long`)
   // One in twenty would do, since the machine may be busy with other things; a step that blocks lets two or three through.
   assert.ok(ticks.length > duration / 100 && ticks.length >= 5, `${ticks.length} ticks in ${duration} ms`)

@@ -9,25 +9,34 @@ function lines(n: number, during: (watch: Watch, count: number) => void = () => 
   return new Promise((resolve) => {
     const said: string[] = []
     const alive = setInterval(() => {}, 1000) // the watch itself keeps no process alive
-    const watch: Watch = new Watch(() => `step ${said.length}`, 0.0005, (line) => {
-      said.push(line)
-      during(watch, said.length)
-      if (said.length < n) return
-      watch.stop()
-      clearInterval(alive)
-      resolve(said)
-    })
+    const watch: Watch = new Watch(
+      () => `step ${said.length}`,
+      0.0005,
+      (line) => {
+        said.push(line)
+        during(watch, said.length)
+        if (said.length < n) return
+        watch.stop()
+        clearInterval(alive)
+        resolve(said)
+      },
+    )
   })
 }
 
 test('where nothing ends, a line says so, and again, with the place', async () => {
   const said = await lines(3)
-  for (const [i, line] of said.entries()) assert.match(line, new RegExp(`^training: nothing has ended for [\\d.]+ minutes; it is at step ${i}\\.$`))
+  for (const [i, line] of said.entries())
+    assert.match(line, new RegExp(`^training: nothing has ended for [\\d.]+ minutes; it is at step ${i}\\.$`))
 })
 
 test('what ends puts the line off, and nothing is said after the end', async () => {
   const said: string[] = []
-  const watch = new Watch(() => 'step 1', 0.01, (line) => void said.push(line))
+  const watch = new Watch(
+    () => 'step 1',
+    0.01,
+    (line) => void said.push(line),
+  )
   for (let i = 0; i < 20; i++) {
     await new Promise((r) => setTimeout(r, 50))
     watch.ended()

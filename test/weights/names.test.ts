@@ -4,11 +4,21 @@ import { parseModelConfig } from '../../lib/models/config.js'
 import { countParts, expectedTensors, resolveName } from '../../lib/weights/names.js'
 
 const vicuna = parseModelConfig({
-  model_type: 'instructblip', qformer_config: { vocab_size: 30523 }, text_config: { model_type: 'llama', vocab_size: 32001 },
+  model_type: 'instructblip',
+  qformer_config: { vocab_size: 30523 },
+  text_config: { model_type: 'llama', vocab_size: 32001 },
 })
 const opt = parseModelConfig({
   model_type: 'blip-2',
-  text_config: { model_type: 'opt', hidden_size: 2560, ffn_dim: 10240, num_hidden_layers: 32, num_attention_heads: 32, word_embed_proj_dim: 2560, vocab_size: 50304 },
+  text_config: {
+    model_type: 'opt',
+    hidden_size: 2560,
+    ffn_dim: 10240,
+    num_hidden_layers: 32,
+    num_attention_heads: 32,
+    word_embed_proj_dim: 2560,
+    vocab_size: 50304,
+  },
 })
 
 test('the full-size InstructBLIP has the published counts', () => {
@@ -29,12 +39,20 @@ test('the full-size BLIP-2 has a Q-Former without text and a tied OPT', () => {
   assert.is(projection!.parameters, 768 * 2560 + 2560)
   assert.is(language!.tensors, 2 + 32 * 16 + 2)
   const head = expectedTensors(opt).find((t) => t.name === 'language_model.lm_head.weight')!
-  assert.equal(head, { name: 'language_model.lm_head.weight', shape: [50304, 2560], part: 'language', optional: true, rows: true })
+  assert.equal(head, {
+    name: 'language_model.lm_head.weight',
+    shape: [50304, 2560],
+    part: 'language',
+    optional: true,
+    rows: true,
+  })
 })
 
 test('shapes with grouped keys, without a vision bias, with another frequency', () => {
   const config = parseModelConfig({
-    model_type: 'instructblip', vision_config: { qkv_bias: false }, qformer_config: { cross_attention_frequency: 3 },
+    model_type: 'instructblip',
+    vision_config: { qkv_bias: false },
+    qformer_config: { cross_attention_frequency: 3 },
     text_config: { model_type: 'llama', num_key_value_heads: 8, tie_word_embeddings: true },
   })
   const tensors = new Map(expectedTensors(config).map((t) => [t.name, t]))
@@ -50,34 +68,55 @@ const optNames = new Map(expectedTensors(opt).map((t) => [t.name, t]))
 const tensor = (name: string) => ({ kind: 'tensor', name })
 
 test('names of every generation are understood', () => {
-  const same = (stored: string, name: string, table = names) => assert.equal(resolveName(stored, table), tensor(name), stored)
+  const same = (stored: string, name: string, table = names) =>
+    assert.equal(resolveName(stored, table), tensor(name), stored)
   same('query_tokens', 'query_tokens')
   same('model.query_tokens', 'query_tokens')
   same('language_model.model.norm.weight', 'language_model.model.norm.weight')
   same('language_model.layers.3.mlp.up_proj.weight', 'language_model.model.layers.3.mlp.up_proj.weight')
   same('model.language_model.norm.weight', 'language_model.model.norm.weight')
   same('lm_head.weight', 'language_model.lm_head.weight')
-  same('base_model.model.qformer.encoder.layer.0.attention.attention.query.weight', 'qformer.encoder.layer.0.attention.attention.query.weight')
-  same('base_model.model.qformer.encoder.layer.0.attention.attention.query.base_layer.bias', 'qformer.encoder.layer.0.attention.attention.query.bias')
+  same(
+    'base_model.model.qformer.encoder.layer.0.attention.attention.query.weight',
+    'qformer.encoder.layer.0.attention.attention.query.weight',
+  )
+  same(
+    'base_model.model.qformer.encoder.layer.0.attention.attention.query.base_layer.bias',
+    'qformer.encoder.layer.0.attention.attention.query.bias',
+  )
   same('base_model.model.model.language_projection.bias', 'language_projection.bias')
   same('qformer.encoder.layer.1.output.LayerNorm.gamma', 'qformer.encoder.layer.1.output.LayerNorm.weight')
   same('qformer.encoder.layer.1.output.LayerNorm.beta', 'qformer.encoder.layer.1.output.LayerNorm.bias')
   same('qformer.embeddings.LayerNorm.gamma', 'qformer.embeddings.layernorm.weight')
   same('language_model.decoder.embed_tokens.weight', 'language_model.model.decoder.embed_tokens.weight', optNames)
   assert.equal(resolveName('vision_model.encoder.layers.7.self_attn.q_bias', names), {
-    kind: 'third', name: 'vision_model.encoder.layers.7.self_attn.qkv.bias', third: 'q',
+    kind: 'third',
+    name: 'vision_model.encoder.layers.7.self_attn.qkv.bias',
+    third: 'q',
   })
 })
 
 test('buffers and other heads are ignored by name, everything else is unexpected', () => {
   for (const name of [
-    'qformer.embeddings.position_ids', 'language_model.model.layers.9.self_attn.rotary_emb.inv_freq', 'model.vision_model.embeddings.position_ids',
-    'temp', 'Qformer.cls.predictions.bias', 'itm_head.weight', 'vision_proj.bias', 'text_projection.weight',
-  ]) assert.is(resolveName(name, names).kind, 'ignored', name)
+    'qformer.embeddings.position_ids',
+    'language_model.model.layers.9.self_attn.rotary_emb.inv_freq',
+    'model.vision_model.embeddings.position_ids',
+    'temp',
+    'Qformer.cls.predictions.bias',
+    'itm_head.weight',
+    'vision_proj.bias',
+    'text_projection.weight',
+  ])
+    assert.is(resolveName(name, names).kind, 'ignored', name)
   for (const name of [
-    'qformer.encoder.layer.12.output.dense.bias', 'vision_model.encoder.layers.0.self_attn.k_bias', 'language_model.model.model.norm.weight',
-    'base_model.model.qformer.encoder.layer.0.attention.attention.query.lora_A.weight', 'temperature', '',
-  ]) assert.is(resolveName(name, names).kind, 'unexpected', name)
+    'qformer.encoder.layer.12.output.dense.bias',
+    'vision_model.encoder.layers.0.self_attn.k_bias',
+    'language_model.model.model.norm.weight',
+    'base_model.model.qformer.encoder.layer.0.attention.attention.query.lora_A.weight',
+    'temperature',
+    '',
+  ])
+    assert.is(resolveName(name, names).kind, 'unexpected', name)
   assert.is(resolveName('qformer.encoder.layer.0.intermediate.dense.bias', optNames).kind, 'unexpected')
 })
 

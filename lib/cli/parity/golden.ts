@@ -31,9 +31,13 @@ export class GoldenCase {
     } catch {
       config = {}
     }
-    if (typeof config?.kind !== 'string') throw new InputError(`${file}: a golden case says its configuration in the metadata key "config"; this file does not.`)
+    if (typeof config?.kind !== 'string')
+      throw new InputError(
+        `${file}: a golden case says its configuration in the metadata key "config"; this file does not.`,
+      )
     const arrays = new Map<string, Reference>()
-    for (const [name, { dtype, shape }] of header.entries) arrays.set(name, { shape, data: widen(dtype, await readEntry(header, name)) })
+    for (const [name, { dtype, shape }] of header.entries)
+      arrays.set(name, { shape, data: widen(dtype, await readEntry(header, name)) })
     return new GoldenCase(basename(file, '.safetensors'), folder, config, header, arrays, device)
   }
 
@@ -53,19 +57,33 @@ export class GoldenCase {
   tensor(name: string): Tensor {
     const { shape, data } = this.get(name)
     const { dtype } = this.header.entries.get(name)!
-    const [values, type] = dtype === 'U8' ? [Uint8Array.from(data), 'uint8' as const] : dtype.startsWith('I') ? [Int32Array.from(data), 'int32' as const] : [Float32Array.from(data), 'float32' as const]
+    const [values, type] =
+      dtype === 'U8'
+        ? [Uint8Array.from(data), 'uint8' as const]
+        : dtype.startsWith('I')
+          ? [Int32Array.from(data), 'int32' as const]
+          : [Float32Array.from(data), 'float32' as const]
     return tensor(values, shape, type, this.device)
   }
 }
 
 function widen(dtype: string, bytes: Uint8Array<ArrayBuffer>): Float64Array {
   switch (dtype) {
-    case 'F64': return new Float64Array(bytes.buffer)
-    case 'F32': case 'F16': case 'BF16': return Float64Array.from(toFloat32(dtype, bytes))
-    case 'I64': return Float64Array.from(new BigInt64Array(bytes.buffer), Number)
-    case 'I32': return Float64Array.from(new Int32Array(bytes.buffer))
-    case 'U8': case 'BOOL': return Float64Array.from(bytes)
-    default: throw new InputError(`golden: expected F64, F32, F16, BF16, I64, I32 or U8, but got ${dtype}.`)
+    case 'F64':
+      return new Float64Array(bytes.buffer)
+    case 'F32':
+    case 'F16':
+    case 'BF16':
+      return Float64Array.from(toFloat32(dtype, bytes))
+    case 'I64':
+      return Float64Array.from(new BigInt64Array(bytes.buffer), Number)
+    case 'I32':
+      return Float64Array.from(new Int32Array(bytes.buffer))
+    case 'U8':
+    case 'BOOL':
+      return Float64Array.from(bytes)
+    default:
+      throw new InputError(`golden: expected F64, F32, F16, BF16, I64, I32 or U8, but got ${dtype}.`)
   }
 }
 
@@ -74,7 +92,9 @@ export async function caseFiles(folder: string): Promise<string[]> {
   try {
     return (await readdir(join(folder, 'cases'))).filter((f) => f.endsWith('.safetensors')).sort()
   } catch {
-    throw new InputError(`${folder}: expected a golden folder, with checkpoints and a folder "cases" beside each other.`)
+    throw new InputError(
+      `${folder}: expected a golden folder, with checkpoints and a folder "cases" beside each other.`,
+    )
   }
 }
 
@@ -103,7 +123,8 @@ export class Score {
 
   note(kind: 'forward' | 'gradient' | 'update', what: string, error: number): void {
     this[kind] = Math.max(this[kind], error)
-    if (!(error <= Score.limits[kind])) this.faults.push(`${what}: relative error ${error.toExponential(2)} past ${Score.limits[kind]}`)
+    if (!(error <= Score.limits[kind]))
+      this.faults.push(`${what}: relative error ${error.toExponential(2)} past ${Score.limits[kind]}`)
   }
   async compare(kind: 'forward' | 'gradient', c: GoldenCase, name: string, actual: Tensor): Promise<void> {
     this.note(kind, name, relativeError(Float64Array.from((await actual.data()) as Float32Array), c.get(name).data))

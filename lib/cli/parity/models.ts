@@ -15,11 +15,21 @@ import { GoldenCase, relativeError, type Score } from './golden.js'
 
 function textRows(c: GoldenCase): TextRows {
   const { shape, data } = c.get('in.input_ids')
-  return { rows: shape[0]!, ids: Int32Array.from(data), mask: Uint8Array.from(c.get('in.attention_mask').data), labels: Int32Array.from(c.get('in.labels').data) }
+  return {
+    rows: shape[0]!,
+    ids: Int32Array.from(data),
+    mask: Uint8Array.from(c.get('in.attention_mask').data),
+    labels: Int32Array.from(c.get('in.labels').data),
+  }
 }
 
 function qformerText(c: GoldenCase): QFormerText | undefined {
-  return c.has('in.qformer_ids') ? { ids: c.tensor('in.qformer_ids'), mask: tensor(Uint8Array.from(c.get('in.qformer_mask').data), c.get('in.qformer_mask').shape, 'uint8', c.device) } : undefined
+  return c.has('in.qformer_ids')
+    ? {
+        ids: c.tensor('in.qformer_ids'),
+        mask: tensor(Uint8Array.from(c.get('in.qformer_mask').data), c.get('in.qformer_mask').shape, 'uint8', c.device),
+      }
+    : undefined
 }
 
 /** Collects observed tensors under the goldens' names. */
@@ -30,7 +40,10 @@ class Seen {
 
 async function greedy(model: ImageModel, visual: Tensor, text: TextRows, c: GoldenCase, score: Score): Promise<void> {
   if (!c.has('out.greedy_ids')) return
-  const { shape: [rows, steps], data } = c.get('out.greedy_ids') as { shape: [number, number]; data: Float64Array }
+  const {
+    shape: [rows, steps],
+    data,
+  } = c.get('out.greedy_ids') as { shape: [number, number]; data: Float64Array }
   const S = text.ids.length / rows
   for (let r = 0; r < rows; r++) {
     const prompt: number[] = []
@@ -82,14 +95,24 @@ async function compareOutputs(c: GoldenCase, seen: Seen, score: Score): Promise<
 }
 
 export async function videoCase(c: GoldenCase, score: Score): Promise<void> {
-  const [inputs, params] = await Promise.all([c.config.inputs, c.config.params].map((file: string) => GoldenCase.read(c.folder, file, c.device)))
+  const [inputs, params] = await Promise.all(
+    [c.config.inputs, c.config.params].map((file: string) => GoldenCase.read(c.folder, file, c.device)),
+  )
   const { model } = await loadModel(join(c.folder, c.config.base), { device: c.device })
   const config = adapterConfigFromGolden(c.config.config, c.config.T)
-  const masks = (name: string) => (c.has(name) ? { size: c.get(name).shape[0]!, bits: Uint8Array.from(c.get(name).data) } : undefined)
+  const masks = (name: string) =>
+    c.has(name) ? { size: c.get(name).shape[0]!, bits: Uint8Array.from(c.get(name).data) } : undefined
   const values = new Map((c.config.trained as string[]).map((n) => [n, params!.tensor(n)]))
-  const adapter = new Adapter(model.config, config, { values, device: c.device, masks: { spatial: masks('in.spatial_masks'), temporal: masks('in.temporal_masks') } })
+  const adapter = new Adapter(model.config, config, {
+    values,
+    device: c.device,
+    masks: { spatial: masks('in.spatial_masks'), temporal: masks('in.temporal_masks') },
+  })
   const ours = [...adapter.parameters.keys()]
-  if (`${[...ours].sort()}` !== `${[...values.keys()].sort()}`) score.faults.push(`trained parameters: expected ${[...values.keys()].filter((n) => !ours.includes(n))}, which we lack, or without ${ours.filter((n) => !values.has(n))}`)
+  if (`${[...ours].sort()}` !== `${[...values.keys()].sort()}`)
+    score.faults.push(
+      `trained parameters: expected ${[...values.keys()].filter((n) => !ours.includes(n))}, which we lack, or without ${ours.filter((n) => !values.has(n))}`,
+    )
   const { train } = c.config.config
   const optimizer = new AdamW(
     adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
@@ -108,11 +131,18 @@ export async function videoCase(c: GoldenCase, score: Score): Promise<void> {
       const { visual, hidden, loss } = forward(seen)
       seen.note('vision', features)
       seen.note('visual_tokens', visual)
-      seen.note('logits', noGrad(() => logits(model.language, hidden.detach())))
+      seen.note(
+        'logits',
+        noGrad(() => logits(model.language, hidden.detach())),
+      )
       seen.note('loss', loss)
       await compareOutputs(c, seen, score)
       const inside = ['embeddings', 'visual_tokens'].filter((n) => c.has(`dout.${n}`))
-      const douts = backward(loss, undefined, inside.map((n) => seen.tensors.get(n)!))
+      const douts = backward(
+        loss,
+        undefined,
+        inside.map((n) => seen.tensors.get(n)!),
+      )
       for (const [i, n] of inside.entries()) await score.compare('gradient', c, `dout.${n}`, douts[i]!)
       await compareGradients(c, adapter, score)
       await noGrad(() => greedy(model, visual.detach(), text, c, score))
@@ -135,13 +165,22 @@ async function compareGradients(c: GoldenCase, adapter: Adapter, score: Score): 
   for (const [name, parameter] of adapter.parameters) {
     const reference = c.get(`grad.${name}`).data
     const actual = parameter.grad ? ((await parameter.grad.data()) as Float32Array) : new Float32Array(reference.length)
-    const error = tiny.has(name) ? norm(Array.from(reference, (x, i) => x - actual[i]!)) / total : relativeError(actual, reference)
+    const error = tiny.has(name)
+      ? norm(Array.from(reference, (x, i) => x - actual[i]!)) / total
+      : relativeError(actual, reference)
     score.note('gradient', `grad.${name}`, error)
   }
 }
 
 /** AdamW on the same batch: the losses on the way, and where the parameters went. */
-async function trainSteps(c: GoldenCase, adapter: Adapter, optimizer: AdamW, start: Map<string, Tensor>, loss: () => Tensor, score: Score): Promise<void> {
+async function trainSteps(
+  c: GoldenCase,
+  adapter: Adapter,
+  optimizer: AdamW,
+  start: Map<string, Tensor>,
+  loss: () => Tensor,
+  score: Score,
+): Promise<void> {
   const before = new Map<string, Float32Array>()
   for (const [name, t] of start) before.set(name, (await t.data()) as Float32Array)
   const losses: number[] = []
@@ -162,6 +201,13 @@ async function trainSteps(c: GoldenCase, adapter: Adapter, optimizer: AdamW, sta
     if (tiny.has(name) || !c.has(`after.${name}`)) continue
     const was = before.get(name)!
     const moved = Array.from((await t.data()) as Float32Array, (x, i) => x - was[i]!)
-    score.note('update', `after.${name}`, relativeError(moved, Array.from(c.get(`after.${name}`).data, (x, i) => x - was[i]!)))
+    score.note(
+      'update',
+      `after.${name}`,
+      relativeError(
+        moved,
+        Array.from(c.get(`after.${name}`).data, (x, i) => x - was[i]!),
+      ),
+    )
   }
 }

@@ -26,7 +26,15 @@ function leaves(c: GoldenCase, names: string[]): Inputs {
 }
 
 /** Compares an output and the gradients that flow from dy back to `inputs`; `named` gives the file's name of each gradient. */
-async function check(c: GoldenCase, score: Score, out: string, y: Tensor, dy: Tensor | undefined, inputs: Inputs, named: (n: string) => string): Promise<void> {
+async function check(
+  c: GoldenCase,
+  score: Score,
+  out: string,
+  y: Tensor,
+  dy: Tensor | undefined,
+  inputs: Inputs,
+  named: (n: string) => string,
+): Promise<void> {
   await score.compare('forward', c, out, y)
   backward(y, dy)
   for (const [n, x] of Object.entries(inputs)) {
@@ -43,7 +51,14 @@ export async function operatorCase(c: GoldenCase, score: Score): Promise<void> {
   if (has('q', 'k', 'v')) return attentionCase(c, score)
   if (has('lora_A')) {
     const i = leaves(c, ['x', 'lora_A', 'lora_B'])
-    const y = lora(i.x!, c.tensor('in.W'), has('b') ? c.tensor('in.b') : undefined, i.lora_A!, i.lora_B!, config.alpha / config.r)
+    const y = lora(
+      i.x!,
+      c.tensor('in.W'),
+      has('b') ? c.tensor('in.b') : undefined,
+      i.lora_A!,
+      i.lora_B!,
+      config.alpha / config.r,
+    )
     return check(c, score, 'y', y, c.tensor('in.dy'), i, (n) => d(n.replace('lora_', '')))
   }
   if (has('w1', 'w2')) {
@@ -59,7 +74,15 @@ export async function operatorCase(c: GoldenCase, score: Score): Promise<void> {
   if (has('logits')) {
     const i = leaves(c, ['logits'])
     const labels = c.get('in.labels').data
-    return check(c, score, 'loss', crossEntropy(i.logits!, c.tensor('in.labels'), 1 / labels.filter((l) => l !== -100).length), undefined, i, d)
+    return check(
+      c,
+      score,
+      'loss',
+      crossEntropy(i.logits!, c.tensor('in.labels'), 1 / labels.filter((l) => l !== -100).length),
+      undefined,
+      i,
+      d,
+    )
   }
   if (has('weight')) {
     const i = leaves(c, ['x', 'weight', 'bias'])
@@ -89,14 +112,19 @@ async function attentionCase(c: GoldenCase, score: Score): Promise<void> {
   const { heads, causal } = c.config
   const swapped = c.get('in.q').shape.length === 4 && 'T' in c.config && 'L' in c.config
   // Rows [rows,h,n,d] become [rows,n,h·d]; a channel-swap case is [B,T,L,h·d] already and attends over T.
-  const inward = (t: Tensor): Tensor => (swapped ? t : reshape(permute(t, [0, 2, 1, 3]), [t.dim(0), t.dim(2), t.dim(1) * t.dim(3)]))
-  const outward = (t: Tensor): Tensor => (swapped ? t : permute(reshape(t, [t.dim(0), t.dim(1), heads, t.dim(2) / heads]), [0, 2, 1, 3]))
+  const inward = (t: Tensor): Tensor =>
+    swapped ? t : reshape(permute(t, [0, 2, 1, 3]), [t.dim(0), t.dim(2), t.dim(1) * t.dim(3)])
+  const outward = (t: Tensor): Tensor =>
+    swapped ? t : permute(reshape(t, [t.dim(0), t.dim(1), heads, t.dim(2) / heads]), [0, 2, 1, 3])
   for (const mode of ['off', 'score', 'attention'] as const) {
     if (!c.has(`${mode}.out`)) continue
     const i = leaves(c, mode === 'off' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'alpha'])
     const y = outward(
       attention(inward(i.q!), inward(i.k!), inward(i.v!), {
-        heads, mode, causal: causal === true, over: 1,
+        heads,
+        mode,
+        causal: causal === true,
+        over: 1,
         keyMask: c.has('in.key_mask') ? c.tensor('in.key_mask') : undefined,
         masks: mode === 'off' ? undefined : c.tensor('in.masks'),
         alpha: i.alpha,
@@ -110,14 +138,29 @@ async function attentionCase(c: GoldenCase, score: Score): Promise<void> {
 async function optimiserCase(c: GoldenCase, score: Score): Promise<void> {
   const { clip, lr = 1e-2, betas = [0.9, 0.95], eps = 1e-8, weight_decay: decay = 0.05 } = c.config
   const names = c.names('in.param.').map((n) => n.slice('in.param.'.length))
-  const state = new Map(names.map((n) => [n, { w: c.tensor(`in.param.${n}`), m: zeros(c.get(`in.param.${n}`).shape, 'float32', c.device), v: zeros(c.get(`in.param.${n}`).shape, 'float32', c.device), after: [] as number[] }]))
+  const state = new Map(
+    names.map((n) => [
+      n,
+      {
+        w: c.tensor(`in.param.${n}`),
+        m: zeros(c.get(`in.param.${n}`).shape, 'float32', c.device),
+        v: zeros(c.get(`in.param.${n}`).shape, 'float32', c.device),
+        after: [] as number[],
+      },
+    ]),
+  )
   const steps = c.get(`in.grad.${names[0]}`).shape[0]!
   const norms: number[] = []
   for (let step = 1; step <= steps; step++) {
     const grads = names.map((n) => {
       const { shape, data } = c.get(`in.grad.${n}`)
       const size = data.length / steps
-      return tensor(Float32Array.from(data.subarray((step - 1) * size, step * size)), shape.slice(1), 'float32', c.device)
+      return tensor(
+        Float32Array.from(data.subarray((step - 1) * size, step * size)),
+        shape.slice(1),
+        'float32',
+        c.device,
+      )
     })
     let scale: Tensor | undefined
     if (clip) {
@@ -129,7 +172,14 @@ async function optimiserCase(c: GoldenCase, score: Score): Promise<void> {
     }
     for (const [k, n] of names.entries()) {
       const s = state.get(n)!
-      adamw(s.w, grads[k]!, s.m, s.v, { lr, betas, eps, weightDecay: n === 'b' ? 0 : decay, step, ...(scale && { scale }) })
+      adamw(s.w, grads[k]!, s.m, s.v, {
+        lr,
+        betas,
+        eps,
+        weightDecay: n === 'b' ? 0 : decay,
+        step,
+        ...(scale && { scale }),
+      })
       s.after.push(...((await s.w.data()) as Float32Array))
     }
   }
@@ -144,14 +194,22 @@ async function optimiserCase(c: GoldenCase, score: Score): Promise<void> {
 
 /** Mask sets by the sizes in their names; p_m by the number of layers. */
 async function maskCase(c: GoldenCase, score: Score): Promise<void> {
-  const { spatial_windows: spatial = [4, 8, 16], temporal_windows: temporal = [1, 2, 4], choices = 4, masks_per_layer: layers = {} } = c.config
+  const {
+    spatial_windows: spatial = [4, 8, 16],
+    temporal_windows: temporal = [1, 2, 4],
+    choices = 4,
+    masks_per_layer: layers = {},
+  } = c.config
   const equal = (what: string, a: ArrayLike<number>, b: ArrayLike<number>): void => {
     if (a.length !== b.length || Array.from(a).some((x, i) => x !== b[i])) score.faults.push(`${what} differs`)
   }
   for (const name of c.names()) {
     const sizes = [...name.matchAll(/\d+/g)].map(Number)
-    const set = name.startsWith('spatial.') ? spatialWindows(sizes[0]!, sizes[1]!, spatial, choices) : temporalWindows(sizes[0]!, temporal, choices)
+    const set = name.startsWith('spatial.')
+      ? spatialWindows(sizes[0]!, sizes[1]!, spatial, choices)
+      : temporalWindows(sizes[0]!, temporal, choices)
     equal(name, set.bits, c.get(name).data)
   }
-  for (const [n, expected] of Object.entries(layers)) equal(`masks_per_layer of ${n}`, masksPerLayer(Number(n), choices), expected as number[])
+  for (const [n, expected] of Object.entries(layers))
+    equal(`masks_per_layer of ${n}`, masksPerLayer(Number(n), choices), expected as number[])
 }

@@ -6,9 +6,9 @@
 
 namespace mt::cuda {
 
-/// How a launch is cut up: units of a block, warps of a unit, rows in shared memory (multiples of 16), blocks of a unit. Forward,
-/// the keys of a unit may be split between blocks: into so many pieces of `span` keys. Of its segments of k_rows keys `stages` lie in
-/// shared memory at once, the next on its way while one is in use.
+/// How a launch is cut up: units of a block, warps of a unit, rows in shared memory (multiples of 16), blocks of a
+/// unit. Forward, the keys of a unit may be split between blocks: into so many pieces of `span` keys. Of its segments
+/// of k_rows keys `stages` lie in shared memory at once, the next on its way while one is in use.
 struct Cut {
   int units, warps, q_rows, k_rows, blocks, splits = 1, span = 0, stages = 1;
 };
@@ -24,7 +24,7 @@ constexpr int shared_warps(int width) { return width == 64 ? 6 : 4; }
 constexpr int pieces(int n, int size) { return (n + size - 1) / size; }
 constexpr int whole(int n) { return pieces(n, 16) * 16; }
 
-constexpr int kSegment = 160;  // keys that lie in shared memory at a time, where there are more
+constexpr int kSegment = 160;   // keys that lie in shared memory at a time, where there are more
 constexpr int kLeastSpan = 64;  // keys: fewer are not worth a block and a second pass
 
 /// Short units share a block of four warps.
@@ -44,8 +44,12 @@ struct Room {
 };
 
 /// Keys, values and a number for each key.
-inline size_t forward_bytes(int width, const Cut& cut) { return size_t(cut.stages * cut.units) * size_t(cut.k_rows) * (2 * size_t(row_pitch(width)) * 2 + sizeof(float)); }
-inline int64_t forward_blocks(int64_t units, const Cut& cut) { return (units + cut.units - 1) / cut.units * cut.blocks * cut.splits; }
+inline size_t forward_bytes(int width, const Cut& cut) {
+  return size_t(cut.stages * cut.units) * size_t(cut.k_rows) * (2 * size_t(row_pitch(width)) * 2 + sizeof(float));
+}
+inline int64_t forward_blocks(int64_t units, const Cut& cut) {
+  return (units + cut.units - 1) / cut.units * cut.blocks * cut.splits;
+}
 
 /// The cut; one of no units where the keys do not fit.
 inline Cut forward_cut(const ForwardSize& s, const Room& room) {
@@ -56,10 +60,13 @@ inline Cut forward_cut(const ForwardSize& s, const Room& room) {
   cut.units = side_by_side(s.units, cut.warps);
   cut.k_rows = whole(s.all_keys ? s.nk : pieces(s.nk, pieces(s.nk, kSegment)));
   // Fewer side by side where they do not fit, or would leave multiprocessors without a block.
-  while (cut.units > 1 && (forward_bytes(width, cut) > room.shared || forward_blocks(s.units, cut) < room.processors)) cut.units /= 2;
+  while (cut.units > 1 && (forward_bytes(width, cut) > room.shared || forward_blocks(s.units, cut) < room.processors))
+    cut.units /= 2;
   if (forward_bytes(width, cut) > room.shared) return {};
   // Few queries over many keys, as in decoding: what is left of the card goes to pieces of the keys.
-  if (s.splits && tiles == 1) cut.splits = int(std::max<int64_t>(1, std::min<int64_t>(room.processors / forward_blocks(s.units, cut), s.nk / kLeastSpan)));
+  if (s.splits && tiles == 1)
+    cut.splits = int(
+        std::max<int64_t>(1, std::min<int64_t>(room.processors / forward_blocks(s.units, cut), s.nk / kLeastSpan)));
   cut.span = s.nk;
   if (cut.splits > 1) {
     cut.span = whole(pieces(s.nk, cut.splits));

@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12"};  // the newest first
-constexpr size_t kOldest = 120000;  // version
+constexpr size_t kOldest = 120000;                                            // version
 
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
@@ -55,7 +55,9 @@ struct Found {
   }
   /// The packages of a Python that is installed under a prefix.
   void python(const std::string& pattern) {
-    for (const char* packages : {"/lib/python3*/site-packages", "/lib/python3*/dist-packages", "/lib64/python3*/site-packages"}) look(pattern + packages + "/nvidia/*/lib");
+    for (const char* packages :
+         {"/lib/python3*/site-packages", "/lib/python3*/dist-packages", "/lib64/python3*/site-packages"})
+      look(pattern + packages + "/nvidia/*/lib");
   }
 };
 
@@ -80,7 +82,8 @@ std::vector<std::string> candidates() {
     const std::string prefix = literal(folder.parent_path().string());
     // A virtual environment is where its link to the program lies. A shim of pyenv stands for one of its versions.
     found.python(folder.filename() == "shims" ? prefix + "/versions/*" : prefix);
-    if (const fs::path real = fs::canonical(program, failed); !failed) found.python(literal(real.parent_path().parent_path().string()));
+    if (const fs::path real = fs::canonical(program, failed); !failed)
+      found.python(literal(real.parent_path().parent_path().string()));
   }
   if (std::string home = variable("HOME"); !home.empty()) found.python(literal(home) + "/.local");
   for (const char* prefix : {"/usr/local", "/usr"}) found.python(prefix);
@@ -102,8 +105,8 @@ const Library* open(std::string& why, const char* required) {
     }
     auto library = new Library{};
     const char* missing = required && !dlsym(file, required) ? required : nullptr;
-#define MT_FIND(function, result, arguments)                                                          \
-  library->function = reinterpret_cast<result(*) arguments>(dlsym(file, #function));                  \
+#define MT_FIND(function, result, arguments)                                         \
+  library->function = reinterpret_cast<result(*) arguments>(dlsym(file, #function)); \
   if (!library->function && !missing) missing = #function;
     MT_CUBLASLT_FUNCTIONS(MT_FIND)
 #undef MT_FIND
@@ -116,11 +119,15 @@ const Library* open(std::string& why, const char* required) {
       why.clear();
       return library;  // for the life of the process
     }
-    fails(missing ? text(name, " has no ", missing) : text(name, " is cuBLASLt ", version, ", and 12 or 13 is expected"));
+    fails(missing ? text(name, " has no ", missing)
+                  : text(name, " is cuBLASLt ", version, ", and 12 or 13 is expected"));
     delete library;
     dlclose(file);
   }
-  why = !failures.empty() ? failures : text(kNames[0], " or ", kNames[1], " is neither known to the loader nor in CUDA_HOME, /usr/local/cuda or a package of Python");
+  why = !failures.empty()
+            ? failures
+            : text(kNames[0], " or ", kNames[1],
+                   " is neither known to the loader nor in CUDA_HOME, /usr/local/cuda or a package of Python");
   return nullptr;
 }
 

@@ -1,5 +1,5 @@
-// cuBLASLt as products call it: the part of its interface that is used, and where the library is looked for. It is opened at
-// run time, so that neither its headers nor itself are needed to build or to run. Host code alone.
+// cuBLASLt as products call it: the part of its interface that is used, and where the library is looked for. It is
+// opened at run time, so that neither its headers nor itself are needed to build or to run. Host code alone.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,7 +12,9 @@ namespace mt::cuda::cublaslt {
 // ---- the interface: versions 12 and 13 (test/cuda/cublaslt/header.cc holds it against NVIDIA's header) ----
 
 using Handle = void*;
-struct Algorithm { uint64_t data[8]; };
+struct Algorithm {
+  uint64_t data[8];
+};
 struct Heuristic {
   Algorithm algorithm;
   size_t workspace;
@@ -34,35 +36,36 @@ enum Preference : int { kWorkspaceBytes = 1, kReductions = 3, kAlignmentA = 5, k
 enum Reduction : uint32_t { kReduceInF32 = 2 };
 
 /// Every function that is called, once.
-#define MT_CUBLASLT_FUNCTIONS(f)                                                                                        \
-  f(cublasLtGetVersion, size_t, ())                                                                                     \
-  f(cublasLtCreate, int, (Handle*))                                                                                     \
-  f(cublasLtMatmulDescCreate, int, (Handle*, int compute, int scale))                                                   \
-  f(cublasLtMatmulDescSetAttribute, int, (Handle, int, const void*, size_t))                                            \
-  f(cublasLtMatrixLayoutCreate, int, (Handle*, int type, uint64_t rows, uint64_t cols, int64_t pitch))                  \
-  f(cublasLtMatmulPreferenceCreate, int, (Handle*))                                                                     \
-  f(cublasLtMatmulPreferenceSetAttribute, int, (Handle, int, const void*, size_t))                                      \
-  f(cublasLtMatmulPreferenceDestroy, int, (Handle))                                                                     \
-  f(cublasLtMatmulAlgoGetHeuristic, int,                                                                                \
-    (Handle, Handle operation, Handle a, Handle b, Handle c, Handle d, Handle preference, int wanted, Heuristic*, int*)) \
-  f(cublasLtMatmul, int,                                                                                                \
-    (Handle, Handle operation, const void* alpha, const void* a, Handle la, const void* b, Handle lb, const void* beta, \
-     const void* c, Handle lc, void* d, Handle ld, const Algorithm*, void* workspace, size_t bytes, void* stream))
+#define MT_CUBLASLT_FUNCTIONS(f)                                                                                      \
+  f(cublasLtGetVersion, size_t, ()) f(cublasLtCreate, int, (Handle*))                                                 \
+      f(cublasLtMatmulDescCreate, int, (Handle*, int compute, int scale))                                             \
+          f(cublasLtMatmulDescSetAttribute, int, (Handle, int, const void*, size_t))                                  \
+              f(cublasLtMatrixLayoutCreate, int, (Handle*, int type, uint64_t rows, uint64_t cols, int64_t pitch))    \
+                  f(cublasLtMatmulPreferenceCreate, int, (Handle*))                                                   \
+                      f(cublasLtMatmulPreferenceSetAttribute, int, (Handle, int, const void*, size_t))                \
+                          f(cublasLtMatmulPreferenceDestroy, int, (Handle))                                           \
+                              f(cublasLtMatmulAlgoGetHeuristic, int,                                                  \
+                                (Handle, Handle operation, Handle a, Handle b, Handle c, Handle d, Handle preference, \
+                                 int wanted, Heuristic*, int*))                                                       \
+                                  f(cublasLtMatmul, int,                                                              \
+                                    (Handle, Handle operation, const void* alpha, const void* a, Handle la,           \
+                                     const void* b, Handle lb, const void* beta, const void* c, Handle lc, void* d,   \
+                                     Handle ld, const Algorithm*, void* workspace, size_t bytes, void* stream))
 
 struct Library {
 #define MT_DECLARE(name, result, arguments) result(*name) arguments = nullptr;
   MT_CUBLASLT_FUNCTIONS(MT_DECLARE)
 #undef MT_DECLARE
-  std::string path;     // of the file, as it was opened
-  std::string version;  // as in 13.1.0
+  std::string path;      // of the file, as it was opened
+  std::string version;   // as in 13.1.0
   void* file = nullptr;  // what dlopen() gave
 };
 
 // ---- finding it ----
 
-/// Files and names that may be the library, in the order in which they are tried: MT_CUBLASLT alone where it is set, else
-/// the loader's, the CUDA toolkit's (CUDA_HOME, CUDA_PATH, /usr/local/cuda*), those of Python's packages (VIRTUAL_ENV,
-/// CONDA_PREFIX, wherever the PATH has a python3, ~/.local, /usr/local, /usr).
+/// Files and names that may be the library, in the order in which they are tried: MT_CUBLASLT alone where it is set,
+/// else the loader's, the CUDA toolkit's (CUDA_HOME, CUDA_PATH, /usr/local/cuda*), those of Python's packages
+/// (VIRTUAL_ENV, CONDA_PREFIX, wherever the PATH has a python3, ~/.local, /usr/local, /usr).
 std::vector<std::string> candidates();
 
 /// The first of them that can be opened and has every function. Null where there is none, and `why` says so.

@@ -11,8 +11,8 @@ constexpr bool short_index(int64_t n) { return n < int64_t(1) << 31; }
 template <typename I>
 struct Divider;
 
-/// For numbers below 2^31 a division is a multiplication and a shift: with s = ⌈log2 d⌉, n / d is (n + ⌊n·magic / 2^32⌋) / 2^s
-/// where magic = ⌊2^32·(2^s − d) / d⌋ + 1 (Granlund and Montgomery, 1994).
+/// For numbers below 2^31 a division is a multiplication and a shift: with s = ⌈log2 d⌉, n / d is (n + ⌊n·magic /
+/// 2^32⌋) / 2^s where magic = ⌊2^32·(2^s − d) / d⌋ + 1 (Granlund and Montgomery, 1994).
 template <>
 struct Divider<uint32_t> {
   uint32_t divisor = 1, magic = 1, shift = 0;

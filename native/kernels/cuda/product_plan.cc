@@ -7,21 +7,22 @@
 namespace mt::cuda {
 namespace {
 
-// Rates of a large GPU, in multiply-adds per microsecond and multiprocessor and in bytes per microsecond; what decides is
-// their ratios.
+// Rates of a large GPU, in multiply-adds per microsecond and multiprocessor and in bytes per microsecond; what decides
+// is their ratios.
 constexpr double kCores = 1.8e6, kSimt = 0.2e6, kBytes = 4e6;
 constexpr double kLibrary = 3e6;  // cuBLASLt's, whose kernels use wgmma: 798 TFLOP/s were measured on an H100
-constexpr double kLaunch = 2;  // microseconds from a kernel's end to the end of an empty one behind it
-/// Of the rate of several blocks, what one alone reaches on a multiprocessor: each of its schedulers then has one warp, and
-/// nothing to run while that waits for shared memory or at a barrier.
+constexpr double kLaunch = 2;     // microseconds from a kernel's end to the end of an empty one behind it
+/// Of the rate of several blocks, what one alone reaches on a multiprocessor: each of its schedulers then has one warp,
+/// and nothing to run while that waits for shared memory or at a barrier.
 constexpr double kAlone = 0.65;
 constexpr int64_t kMostSplits = 32;
-constexpr double kWorth = 0.9;  // of the time without splits: less gain than that is not worth a kernel more in every graph
+constexpr double kWorth =
+    0.9;  // of the time without splits: less gain than that is not worth a kernel more in every graph
 
 int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-/// The work of the slowest multiprocessor, in blocks that have company: it runs `resident` at a time, so that one that is
-/// left over is alone.
+/// The work of the slowest multiprocessor, in blocks that have company: it runs `resident` at a time, so that one that
+/// is left over is alone.
 double rounds(int64_t blocks, int64_t processors, int64_t resident) {
   const int64_t mine = up(blocks, processors), alone = resident <= 1 ? mine : mine % resident == 1 ? 1 : 0;
   return double(mine - alone) + double(alone) / kAlone;
@@ -37,7 +38,9 @@ Plan choose(const Machine& machine, bool cores, const Extent& e) {
   for (int i = 0; i < int(tiles.size()); ++i) {
     const Tile& t = tiles[size_t(i)];
     const int64_t places = up(e.m, t.rows) * up(e.n, t.cols), resident = std::max(machine.blocks[size_t(i)], 1);
-    const int64_t most = std::clamp(std::min(e.steps / least, std::max<int64_t>(resident, 2) * machine.processors / places), int64_t(1), kMostSplits);
+    const int64_t most = std::clamp(
+        std::min(e.steps / least, std::max<int64_t>(resident, 2) * machine.processors / places), int64_t(1),
+        kMostSplits);
     for (int64_t s = 1; s <= most; ++s) {
       const double block = double(up(e.steps, s) * e.step) * (t.rows * t.cols / t.speed) / rate;
       double time = rounds(places * s, machine.processors, resident) * block;
@@ -56,7 +59,9 @@ bool packing_pays(int64_t elements, int64_t size, const Plan& plan) {
 Way choose_way(int64_t m, int64_t n, const Extras& extras, const Plan& own) {
   // The library cuts a product up as well, and is faster by its rate; what it leaves is a launch more, with the bytes
   // that pass through memory between the two.
-  const auto pays = [&](int64_t bytes) { return own.time * (1 - kCores / kLibrary) > kLaunch + double(m * n * bytes) / kBytes; };
+  const auto pays = [&](int64_t bytes) {
+    return own.time * (1 - kCores / kLibrary) > kLaunch + double(m * n * bytes) / kBytes;
+  };
   if (extras.gelu) return !extras.low_rank && pays(2 * sizeof(float)) ? Way::sums : Way::own;
   if (extras.low_rank) return pays(2 * extras.size) ? Way::onto : Way::own;
   return !extras.bias || pays(0) ? Way::direct : Way::own;

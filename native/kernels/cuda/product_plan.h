@@ -1,6 +1,6 @@
 // How a matrix product is cut up, decided from sizes alone: the tile of the own kernels and the pieces of the inner
-// dimension whose slowest multiprocessor is done first, and whether cuBLASLt would be done before that. Host code without
-// CUDA, so that it can be tested, and printed, by itself (test/cuda/plan.test.ts).
+// dimension whose slowest multiprocessor is done first, and whether cuBLASLt would be done before that. Host code
+// without CUDA, so that it can be tested, and printed, by itself (test/cuda/plan.test.ts).
 #pragma once
 #include <cstdint>
 #include <iterator>
@@ -27,7 +27,7 @@ struct Extent {
 };
 /// A device, as far as a plan depends on it.
 struct Machine {
-  int64_t processors;          // multiprocessors
+  int64_t processors;           // multiprocessors
   std::span<const int> blocks;  // of each tile's kernel, that one multiprocessor holds at a time
 };
 
@@ -39,8 +39,8 @@ struct Plan {
 /// `cores`: on tensor cores (kTiles), else in float32 (kSimtTile).
 Plan choose(const Machine& machine, bool cores, const Extent& e);
 
-/// Whether rounding a factor to bfloat16 rows of 16 bytes first, of `size` bytes an element now, is shorter than doing so for
-/// every tile that is read.
+/// Whether rounding a factor to bfloat16 rows of 16 bytes first, of `size` bytes an element now, is shorter than doing
+/// so for every tile that is read.
 bool packing_pays(int64_t elements, int64_t size, const Plan& plan);
 
 /// How cuBLASLt computes a product, or that the own kernels do.
@@ -55,9 +55,10 @@ struct Extras {
   bool bias = false;      // float32, to be rounded first
   bool low_rank = false;  // a second pair
   bool gelu = false;
-  int64_t size = 4;       // bytes of an element of c
+  int64_t size = 4;  // bytes of an element of c
 };
-/// The way that the model finds shortest; `own` is the plan without the library. A product without extras is the library's.
+/// The way that the model finds shortest; `own` is the plan without the library. A product without extras is the
+/// library's.
 Way choose_way(int64_t m, int64_t n, const Extras& extras, const Plan& own);
 
 std::string describe(bool cores, const Plan& plan);

@@ -6,7 +6,9 @@ namespace {
 
 struct Same {
   template <typename T>
-  __device__ T operator()(T v) const { return v; }
+  __device__ T operator()(T v) const {
+    return v;
+  }
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Moves elements from one strided view to another: copies, casts, permutations, repetitions. A thread takes up to 16 bytes
-// at once where the innermost dimension lies side by side on both sides and all rows begin where such an access may; indices
-// have 32 bits where all of them fit.
+// Moves elements from one strided view to another: copies, casts, permutations, repetitions. A thread takes up to 16
+// bytes at once where the innermost dimension lies side by side on both sides and all rows begin where such an access
+// may; indices have 32 bits where all of them fit.
 #pragma once
 #include <algorithm>
 
@@ -18,12 +18,14 @@ struct Walk {
   bool short_index;  // counts and places are below 2^31
 };
 
-/// x and y: addresses of the first elements, of `from` and `to` bytes each. `most`: elements that may be taken at once, a power of two.
+/// x and y: addresses of the first elements, of `from` and `to` bytes each. `most`: elements that may be taken at once,
+/// a power of two.
 inline Walk plan_walk(Loop loop, uintptr_t x, uintptr_t y, size_t from, size_t to, int most) {
   const int last = loop.rank - 1;
   auto fits = [&](int width) {
     auto aligned = [width](uintptr_t p, size_t bytes) { return p % std::min<size_t>(16, width * bytes) == 0; };
-    if (loop.from[last] != 1 || loop.to[last] != 1 || loop.shape[last] % width || !aligned(x, from) || !aligned(y, to)) return false;
+    if (loop.from[last] != 1 || loop.to[last] != 1 || loop.shape[last] % width || !aligned(x, from) || !aligned(y, to))
+      return false;
     for (int d = 0; d < last; ++d)
       if (loop.from[d] % width || loop.to[d] % width) return false;
     return true;
@@ -48,7 +50,8 @@ struct Steps {
   Divider<I> shape[kMaxRank];
   int rank;
   explicit Steps(const Walk& w) : count(I(w.count)), rank(w.loop.rank) {
-    for (int d = 0; d < rank; ++d) from[d] = I(w.loop.from[d]), to[d] = I(w.loop.to[d]), shape[d] = Divider<I>(w.loop.shape[d]);
+    for (int d = 0; d < rank; ++d)
+      from[d] = I(w.loop.from[d]), to[d] = I(w.loop.to[d]), shape[d] = Divider<I>(w.loop.shape[d]);
   }
   /// Adds the places of access i to a and b.
   __device__ void find(I i, I& a, I& b) const {
@@ -82,11 +85,13 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(const A* x, B* y, Steps<
 template <typename A, typename B, int width, typename F>
 void launch_walk(const A* x, B* y, const Walk& w, F f) {
   if (!w.count) return;
-  if (w.short_index) launch(walk_kernel<A, B, width, uint32_t, F>, blocks(w.count), dim3(kThreads), 0, x, y, Steps<uint32_t>(w), f);
+  if (w.short_index)
+    launch(walk_kernel<A, B, width, uint32_t, F>, blocks(w.count), dim3(kThreads), 0, x, y, Steps<uint32_t>(w), f);
   else launch(walk_kernel<A, B, width, int64_t, F>, blocks(w.count), dim3(kThreads), 0, x, y, Steps<int64_t>(w), f);
 }
 
-/// y = f(x), element by element: a thread takes `most` of them, by default what 16 bytes hold of the narrower type, or one.
+/// y = f(x), element by element: a thread takes `most` of them, by default what 16 bytes hold of the narrower type, or
+/// one.
 template <typename A, typename B, int most = 16 / std::min(sizeof(A), sizeof(B)), typename F>
 void walk(const View& x, const View& y, F f) {
   const A* from = x.data<A>();
@@ -94,14 +99,19 @@ void walk(const View& x, const View& y, F f) {
   const Loop loop(x, y);
   const Walk w = plan_walk(loop, uintptr_t(from), uintptr_t(to), sizeof(A), sizeof(B), most);
   if (!w.count) return;
-  if (w.width == most && w.short_index) launch(walk_kernel<A, B, most, uint32_t, F>, blocks(w.count), dim3(kThreads), 0, from, to, Steps<uint32_t>(w), f);
+  if (w.width == most && w.short_index)
+    launch(walk_kernel<A, B, most, uint32_t, F>, blocks(w.count), dim3(kThreads), 0, from, to, Steps<uint32_t>(w), f);
   else launch_walk<A, B, 1>(from, to, plan_walk(loop, uintptr_t(from), uintptr_t(to), sizeof(A), sizeof(B), 1), f);
 }
 
 /// Calls f with a value of the unsigned type of so many bytes.
 template <typename F>
 void each_unit(size_t bytes, F f) {
-  bytes == 16 ? f(uint4{}) : bytes == 8 ? f(uint2{}) : bytes == 4 ? f(uint32_t{}) : bytes == 2 ? f(uint16_t{}) : f(uint8_t{});
+  bytes == 16  ? f(uint4{})
+  : bytes == 8 ? f(uint2{})
+  : bytes == 4 ? f(uint32_t{})
+  : bytes == 2 ? f(uint16_t{})
+               : f(uint8_t{});
 }
 
 /// y = x, both of one type, whatever it is: bytes are moved.

@@ -1,6 +1,6 @@
-// A library with the symbols of cuBLASLt, for the emulator: it holds every call against what the real one's documentation
-// asks for, and computes on the host in float32. Built by test/cuda/cublaslt.test.ts. A call that the real library would
-// not take gets status 7 and a sentence on the error stream.
+// A library with the symbols of cuBLASLt, for the emulator: it holds every call against what the real one's
+// documentation asks for, and computes on the host in float32. Built by test/cuda/cublaslt.test.ts. A call that the
+// real library would not take gets status 7 and a sentence on the error stream.
 //   STAND_IN_LOG=FILE     a line for every product: its sizes, transpositions, type, beta, epilogue, workspace
 //   STAND_IN_FAILS=WHAT:STATUS   create, heuristic or product end with that status; heuristic:none finds no algorithm
 // -DWITHOUT_PRODUCT leaves out cublasLtMatmul; -DFOR_DEVICES the emulator's door, which a library for devices lacks.
@@ -16,7 +16,8 @@
 #ifndef FOR_DEVICES
 /// Set by the emulated addon: puts work into a stream.
 extern "C" {
-__attribute__((visibility("default"))) int (*mt_emulator_enqueue)(void* stream, void (*run)(void*), void* argument, void (*release)(void*)) = nullptr;
+__attribute__((visibility("default"))) int (*mt_emulator_enqueue)(void* stream, void (*run)(void*), void* argument,
+                                                                  void (*release)(void*)) = nullptr;
 }
 #endif
 
@@ -25,7 +26,9 @@ namespace {
 enum : int { kSuccess = 0, kInvalid = 7, kNotSupported = 15 };
 constexpr uint32_t kHandle = 0x48414e44, kOperation = 0x4f504552, kLayout = 0x4c41594f, kPreference = 0x50524546;
 
-struct Context { uint32_t kind = kHandle; };
+struct Context {
+  uint32_t kind = kHandle;
+};
 struct Operation {
   uint32_t kind = kOperation;
   int compute, scale;
@@ -68,7 +71,8 @@ int invalid(const std::string& why) {
 }
 template <typename T>
 T* checked(void* p, uint32_t kind) {
-  return p && reinterpret_cast<uintptr_t>(p) % alignof(T) == 0 && static_cast<T*>(p)->kind == kind ? static_cast<T*>(p) : nullptr;
+  return p && reinterpret_cast<uintptr_t>(p) % alignof(T) == 0 && static_cast<T*>(p)->kind == kind ? static_cast<T*>(p)
+                                                                                                   : nullptr;
 }
 /// The status that STAND_IN_FAILS asks of a call; -1: no algorithm; 0: none.
 int failure(const char* what) {
@@ -89,13 +93,17 @@ uint16_t rounded(float f) {
   std::memcpy(&w, &f, 4);
   return uint16_t((w + 0x7fff + (w >> 16 & 1)) >> 16);
 }
-float read(const void* data, int type, uint64_t i) { return type == 14 ? wide(static_cast<const uint16_t*>(data)[i]) : static_cast<const float*>(data)[i]; }
+float read(const void* data, int type, uint64_t i) {
+  return type == 14 ? wide(static_cast<const uint16_t*>(data)[i]) : static_cast<const float*>(data)[i];
+}
 
 /// Of the matrices, as the real one checks: empty, or what is wrong. Sizes of the product in m, n, k.
-std::string wrong(const Operation& o, const Layout& a, const Layout& b, const Layout& c, const Layout& d, uint64_t& m, uint64_t& n, uint64_t& k) {
+std::string wrong(const Operation& o, const Layout& a, const Layout& b, const Layout& c, const Layout& d, uint64_t& m,
+                  uint64_t& n, uint64_t& k) {
   if (o.compute != 68 || o.scale != 0) return "a compute type other than float32";
   if (a.type != 14 || b.type != 14) return "factors other than bfloat16";
-  if (c.type != d.type || (d.type != 14 && d.type != 0)) return "c and d of other types than bfloat16 or float32, or of two";
+  if (c.type != d.type || (d.type != 14 && d.type != 0))
+    return "c and d of other types than bfloat16 or float32, or of two";
   for (const Layout* l : {&a, &b, &c, &d})
     if (!l->rows || !l->cols || l->pitch < int64_t(l->rows)) return "a layout whose columns overlap, or an empty one";
   m = o.transpose_a ? a.cols : a.rows;
@@ -108,7 +116,9 @@ std::string wrong(const Operation& o, const Layout& a, const Layout& b, const La
   if (o.epilogue == 4 && d.type != 14) return "a bias beside float32, which this project does not ask for";
   return "";
 }
-uint64_t kinds(const Operation& o, const Layout& d) { return uint64_t(d.type) << 16 | uint64_t(o.epilogue) << 2 | uint64_t(o.transpose_a) << 1 | uint64_t(o.transpose_b); }
+uint64_t kinds(const Operation& o, const Layout& d) {
+  return uint64_t(d.type) << 16 | uint64_t(o.epilogue) << 2 | uint64_t(o.transpose_a) << 1 | uint64_t(o.transpose_b);
+}
 
 /// A product as it waits in a stream.
 struct Work {
@@ -126,9 +136,11 @@ struct Work {
     // Rows of both factors along the inner dimension.
     std::vector<float> left(m * k), right(n * k);
     for (uint64_t i = 0; i < m; ++i)
-      for (uint64_t l = 0; l < k; ++l) left[i * k + l] = read(pa, 14, o.transpose_a ? i * uint64_t(a.pitch) + l : l * uint64_t(a.pitch) + i);
+      for (uint64_t l = 0; l < k; ++l)
+        left[i * k + l] = read(pa, 14, o.transpose_a ? i * uint64_t(a.pitch) + l : l * uint64_t(a.pitch) + i);
     for (uint64_t j = 0; j < n; ++j)
-      for (uint64_t l = 0; l < k; ++l) right[j * k + l] = read(pb, 14, o.transpose_b ? l * uint64_t(b.pitch) + j : j * uint64_t(b.pitch) + l);
+      for (uint64_t l = 0; l < k; ++l)
+        right[j * k + l] = read(pb, 14, o.transpose_b ? l * uint64_t(b.pitch) + j : j * uint64_t(b.pitch) + l);
     for (uint64_t j = 0; j < n; ++j)
       for (uint64_t i = 0; i < m; ++i) {
         const float *x = &left[i * k], *y = &right[j * k];
@@ -165,7 +177,10 @@ API int cublasLtMatmulDescCreate(void** operation, int compute, int scale) {
 API int cublasLtMatmulDescSetAttribute(void* operation, int attribute, const void* value, size_t bytes) {
   auto* o = checked<Operation>(operation, kOperation);
   if (!o || !value) return invalid("a description that is none, or no value");
-  auto set = [&](auto& to) { return bytes == sizeof to ? (std::memcpy(&to, value, bytes), int(kSuccess)) : invalid("an attribute of a description with a wrong size"); };
+  auto set = [&](auto& to) {
+    return bytes == sizeof to ? (std::memcpy(&to, value, bytes), int(kSuccess))
+                              : invalid("an attribute of a description with a wrong size");
+  };
   switch (attribute) {
     case 3: return set(o->transpose_a);
     case 4: return set(o->transpose_b);
@@ -185,11 +200,17 @@ API int cublasLtMatmulPreferenceCreate(void** preference) {
 API int cublasLtMatmulPreferenceSetAttribute(void* preference, int attribute, const void* value, size_t bytes) {
   auto* p = checked<Preference>(preference, kPreference);
   if (!p || !value) return invalid("a preference that is none, or no value");
-  auto set = [&](auto& to) { return bytes == sizeof to ? (std::memcpy(&to, value, bytes), int(kSuccess)) : invalid("an attribute of a preference with a wrong size"); };
+  auto set = [&](auto& to) {
+    return bytes == sizeof to ? (std::memcpy(&to, value, bytes), int(kSuccess))
+                              : invalid("an attribute of a preference with a wrong size");
+  };
   switch (attribute) {
     case 1: return set(p->workspace);
     case 3: return set(p->reductions);
-    case 5: case 6: case 7: case 8: return set(p->alignment[attribute - 5]);
+    case 5:
+    case 6:
+    case 7:
+    case 8: return set(p->alignment[attribute - 5]);
     default: return invalid("an attribute of a preference that is not known: " + std::to_string(attribute));
   }
 }
@@ -201,14 +222,16 @@ API int cublasLtMatmulPreferenceDestroy(void* preference) {
   return kSuccess;
 }
 
-API int cublasLtMatmulAlgoGetHeuristic(void* handle, void* operation, void* a, void* b, void* c, void* d, void* preference, int wanted, Result* results, int* found) {
+API int cublasLtMatmulAlgoGetHeuristic(void* handle, void* operation, void* a, void* b, void* c, void* d,
+                                       void* preference, int wanted, Result* results, int* found) {
   auto* o = checked<Operation>(operation, kOperation);
   auto* p = checked<Preference>(preference, kPreference);
   Layout* l[4];
   void* given[] = {a, b, c, d};
   for (int i = 0; i < 4; ++i)
     if (!(l[i] = checked<Layout>(given[i], kLayout))) return invalid("a layout that is none");
-  if (!checked<Context>(handle, kHandle) || !o || !p || wanted < 1 || !results || !found) return invalid("a choice with a missing argument");
+  if (!checked<Context>(handle, kHandle) || !o || !p || wanted < 1 || !results || !found)
+    return invalid("a choice with a missing argument");
   *found = 0;
   uint64_t m, n, k;
   if (std::string why = wrong(*o, *l[0], *l[1], *l[2], *l[3], m, n, k); !why.empty()) return invalid(why);
@@ -228,35 +251,45 @@ API int cublasLtMatmulAlgoGetHeuristic(void* handle, void* operation, void* a, v
 }
 
 #ifndef WITHOUT_PRODUCT
-API int cublasLtMatmul(void* handle, void* operation, const void* alpha, const void* a, void* la, const void* b, void* lb, const void* beta, const void* c, void* lc, void* d, void* ld,
+API int cublasLtMatmul(void* handle, void* operation, const void* alpha, const void* a, void* la, const void* b,
+                       void* lb, const void* beta, const void* c, void* lc, void* d, void* ld,
                        const Algorithm* algorithm, void* workspace, size_t bytes, void* stream) {
   auto* o = checked<Operation>(operation, kOperation);
   Layout* l[4];
   void* given[] = {la, lb, lc, ld};
   for (int i = 0; i < 4; ++i)
     if (!(l[i] = checked<Layout>(given[i], kLayout))) return invalid("a layout that is none");
-  if (!checked<Context>(handle, kHandle) || !o || !alpha || !beta || !a || !b || !c || !d || !algorithm || !stream) return invalid("a product with a missing argument");
+  if (!checked<Context>(handle, kHandle) || !o || !alpha || !beta || !a || !b || !c || !d || !algorithm || !stream)
+    return invalid("a product with a missing argument");
   uint64_t m, n, k;
   if (std::string why = wrong(*o, *l[0], *l[1], *l[2], *l[3], m, n, k); !why.empty()) return invalid(why);
   const Algorithm& f = *algorithm;
-  if (f.mark != 0x616c676f || f.m != m || f.n != n || f.k != k || f.kinds != kinds(*o, *l[3])) return invalid("an algorithm that was chosen for another product");
+  if (f.mark != 0x616c676f || f.m != m || f.n != n || f.k != k || f.kinds != kinds(*o, *l[3]))
+    return invalid("an algorithm that was chosen for another product");
   for (const void* x : {a, b, c, static_cast<const void*>(d), o->bias})
     if (reinterpret_cast<uintptr_t>(x) % f.alignment) return invalid("a matrix that is less aligned than was promised");
   for (int i = 0; i < 4; ++i)
-    if (uint64_t(l[i]->pitch) * (l[i]->type == 14 ? 2 : 4) % f.alignment) return invalid("columns that are less aligned than was promised");
-  if (bytes < f.workspace || (bytes && !workspace) || reinterpret_cast<uintptr_t>(workspace) % 256) return invalid("too little memory, or memory that is not aligned");
+    if (uint64_t(l[i]->pitch) * (l[i]->type == 14 ? 2 : 4) % f.alignment)
+      return invalid("columns that are less aligned than was promised");
+  if (bytes < f.workspace || (bytes && !workspace) || reinterpret_cast<uintptr_t>(workspace) % 256)
+    return invalid("too little memory, or memory that is not aligned");
   if (c == d && l[2]->pitch != l[3]->pitch) return invalid("a result in place of another layout");
   if (int status = failure("product")) return status;
   const float x = *static_cast<const float*>(alpha), y = *static_cast<const float*>(beta);
   if (const char* path = std::getenv("STAND_IN_LOG"))
     if (FILE* log = std::fopen(path, "a")) {
-      std::fprintf(log, "%s%s m=%llu n=%llu k=%llu %s beta=%g%s%s workspace=%zu\n", o->transpose_a ? "T" : "N", o->transpose_b ? "T" : "N", (unsigned long long)m, (unsigned long long)n,
-                   (unsigned long long)k, l[3]->type == 14 ? "bf16" : "f32", double(y), c == d ? " in place" : "", o->epilogue == 4 ? " bias" : "", bytes);
+      std::fprintf(log, "%s%s m=%llu n=%llu k=%llu %s beta=%g%s%s workspace=%zu\n", o->transpose_a ? "T" : "N",
+                   o->transpose_b ? "T" : "N", (unsigned long long)m, (unsigned long long)n, (unsigned long long)k,
+                   l[3]->type == 14 ? "bf16" : "f32", double(y), c == d ? " in place" : "",
+                   o->epilogue == 4 ? " bias" : "", bytes);
       std::fclose(log);
     }
 #ifndef FOR_DEVICES
   auto* work = new Work{*o, *l[0], *l[1], *l[2], *l[3], a, b, c, d, x, y, m, n, k, workspace, bytes};
-  return mt_emulator_enqueue(stream, [](void* w) { static_cast<Work*>(w)->run(); }, work, [](void* w) { delete static_cast<Work*>(w); }) ? 13 : kSuccess;
+  return mt_emulator_enqueue(
+             stream, [](void* w) { static_cast<Work*>(w)->run(); }, work, [](void* w) { delete static_cast<Work*>(w); })
+             ? 13
+             : kSuccess;
 #else
   return kSuccess;
 #endif

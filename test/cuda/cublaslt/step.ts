@@ -6,7 +6,12 @@ import { syncBlocking } from '../../../lib/tensor/tensor.js'
 
 const model = randomModel('cuda:0', 'bfloat16')
 await scope(async () => {
-  const trainer = trainerOf(model, { frames: 8 }, inputsOf(model, { B: 4, T: 8, text: 32, prompt: 64, answers: 16 }), false)
+  const trainer = trainerOf(
+    model,
+    { frames: 8 },
+    inputsOf(model, { B: 4, T: 8, text: 32, prompt: 64, answers: 16 }),
+    false,
+  )
   await trainer.step()
   syncBlocking()
   trainer.dispose()
