@@ -1,4 +1,7 @@
-/** What every suite is given: the machine's side of a benchmark. Times a case against everybody, checks results first, keeps the rows. */
+/**
+ * What every suite is given: the machine's side of a benchmark. Times a case against everybody, checks results first,
+ * keeps the rows.
+ */
 import { performance } from 'node:perf_hooks'
 import { native } from '../lib/native.js'
 import { deviceMemory, type Device } from '../lib/tensor/device.js'
@@ -76,7 +79,9 @@ export class Bench {
     return this.options.dtypes.includes(dtype)
   }
 
-  /** A rate of this moment, and one more sample of that ceiling. On a CUDA device there is none: bench/gpu has those. */
+  /**
+   * A rate of this moment, and one more sample of that ceiling. On a CUDA device there is none: bench/gpu has those.
+   */
   ceiling(name: CeilingName): number | undefined {
     if (this.device !== 'cpu') return undefined
     const n = setThreads()
@@ -162,7 +167,9 @@ export class Bench {
     this.options.say?.(row)
   }
 
-  /** Rate of products with matrices of a dtype: where there are no instructions for bfloat16, they are done in float32. */
+  /**
+   * Rate of products with matrices of a dtype: where there are no instructions for bfloat16, they are done in float32.
+   */
   product(dtype: Precision): number | undefined {
     return (dtype !== 'float32' ? this.ceiling('bfloat16') : undefined) ?? this.ceiling('float32')
   }
@@ -179,7 +186,10 @@ export class Bench {
   /** How many times as long as ours each peer last took, by kind of case. */
   readonly #slowest = new Map<string, number>()
 
-  /** @param once milliseconds of one of our calls: a peer that would take many seconds, as it did before, is not waited for */
+  /**
+   * @param once milliseconds of one of our calls: a peer that would take many seconds, as it did before, is not waited
+   * for
+   */
   async #peers(c: Case, mine: Outputs, once: number) {
     const { peers } = this.options.opponents
     if (!peers.length || this.device !== 'cpu') return []
@@ -239,8 +249,8 @@ async function ask(
 }
 
 /**
- * The output that is furthest from ours for its limit; one that is missing is infinitely far. Where bfloat16 is involved all
- * gradients are one output: of a tensor whose gradient is next to nothing, rounding leaves little.
+ * The output that is furthest from ours for its limit; one that is missing is infinitely far. Where bfloat16 is
+ * involved all gradients are one output: of a tensor whose gradient is next to nothing, rounding leaves little.
  */
 export function compared(
   theirs: Outputs,

@@ -80,7 +80,10 @@ export interface TableSix {
   }[]
 }
 
-/** Table VI of the paper: its columns as printed, with the numbers that its formulas give for so many frames of 32 tokens. */
+/**
+ * Table VI of the paper: its columns as printed, with the numbers that its formulas give for so many frames of 32
+ * tokens.
+ */
 export function tableSix(frames: number, prompt = 64): TableSix {
   const full = parseModelConfig({
     model_type: 'instructblip',

@@ -1,6 +1,6 @@
 /**
- * Numbers for the benchmarks: drawn by seed, written to a safetensors file that the peers read too, and from there loaded as a
- * checkpoint's weights are, so that what is measured is what users get.
+ * Numbers for the benchmarks: drawn by seed, written to a safetensors file that the peers read too, and from there
+ * loaded as a checkpoint's weights are, so that what is measured is what users get.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -88,7 +88,10 @@ export class Files {
   }
 }
 
-/** The tensors of a file, or those that are wanted, through the loader of checkpoints: read-only, mapped where the file is large. The caller frees them. */
+/**
+ * The tensors of a file, or those that are wanted, through the loader of checkpoints: read-only, mapped where the file
+ * is large. The caller frees them.
+ */
 export async function load(
   path: string,
   device: Device,

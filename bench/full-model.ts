@@ -1,6 +1,6 @@
 /**
- * A model of full size for measuring: InstructBLIP over LLaMA-7B with random weights and without the image tower's blocks,
- * since features are given; micro-batches for it, and training steps on one.
+ * A model of full size for measuring: InstructBLIP over LLaMA-7B with random weights and without the image tower's
+ * blocks, since features are given; micro-batches for it, and training steps on one.
  */
 import { Adapter } from '../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../lib/adapter/config.js'

@@ -1,4 +1,7 @@
-/** What this project set itself to reach on a CPU, in one thread, as ratios within one run; and whether a run's rows reach it. */
+/**
+ * What this project set itself to reach on a CPU, in one thread, as ratios within one run; and whether a run's rows
+ * reach it.
+ */
 import type { Goal, Row } from './record.js'
 
 interface Target {

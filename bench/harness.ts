@@ -1,6 +1,6 @@
 /**
- * Times contenders in turn: ours, peer A, peer B, ours, … so that whatever else the machine does meets them all. A ratio is
- * the median over the rounds of what each round gave. Knows no model and no peer.
+ * Times contenders in turn: ours, peer A, peer B, ours, … so that whatever else the machine does meets them all. A
+ * ratio is the median over the rounds of what each round gave. Knows no model and no peer.
  */
 import { performance } from 'node:perf_hooks'
 import { syncBlocking, threads } from '../lib/tensor/tensor.js'
@@ -49,7 +49,10 @@ export function spread(values: readonly number[]): Spread {
   }
 }
 
-/** Milliseconds of the wall's clock, or of CPU time of all threads of this process: what else runs on the machine then counts less, but threads do not show. */
+/**
+ * Milliseconds of the wall's clock, or of CPU time of all threads of this process: what else runs on the machine then
+ * counts less, but threads do not show.
+ */
 export type Clock = 'wall' | 'cpu'
 const clocks: Record<Clock, () => number> = {
   wall: () => performance.now(),
@@ -63,8 +66,8 @@ const clocks: Record<Clock, () => number> = {
 const enough = 2
 
 /**
- * Our own side: `calls` are the same work on different inputs, taken in turn. Each sample ends by waiting for the queue; short
- * calls are timed several at a time.
+ * Our own side: `calls` are the same work on different inputs, taken in turn. Each sample ends by waiting for the
+ * queue; short calls are timed several at a time.
  *
  * @param count threads, where they are not those of everything else
  */
@@ -108,12 +111,15 @@ export function own(
   }
 }
 
-/** From how many milliseconds of a sample on, and how many times the first contender's, one sample of it has to be enough. */
+/**
+ * From how many milliseconds of a sample on, and how many times the first contender's, one sample of it has to be
+ * enough.
+ */
 const tooLong = { ms: 2000, times: 8 }
 
 /**
- * Every contender in every round, but for those that take too long to be asked twice. `between` runs once a round, after them:
- * where a ceiling is measured beside the times. Ends early, after two rounds, once `seconds` are spent.
+ * Every contender in every round, but for those that take too long to be asked twice. `between` runs once a round,
+ * after them: where a ceiling is measured beside the times. Ends early, after two rounds, once `seconds` are spent.
  */
 export async function inTurn(
   contenders: readonly Contender[],

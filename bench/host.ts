@@ -1,8 +1,8 @@
 /**
- * `npm run bench:host [-- --before]`: what the host needs for an eager training step, a replayed one and a decoded token of
- * a model of full size. The device is the emulator's null one: it computes nothing, so that what is left is JavaScript, the
- * border and the queue. Writes docs/kernels-host.json, of which `npm run docs:kernels` makes a table; `--before` writes its
- * first column.
+ * `npm run bench:host [-- --before]`: what the host needs for an eager training step, a replayed one and a decoded
+ * token of a model of full size. The device is the emulator's null one: it computes nothing, so that what is left is
+ * JavaScript, the border and the queue. Writes docs/kernels-host.json, of which `npm run docs:kernels` makes a table;
+ * `--before` writes its first column.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
@@ -20,7 +20,10 @@ import { spread } from './harness.js'
 import { commit, machine } from './machine.js'
 import type { Spread } from './record.js'
 
-/** Milliseconds by the wall's clock, and of them on a processor: of the JavaScript thread, whatever else the machine did. */
+/**
+ * Milliseconds by the wall's clock, and of them on a processor: of the JavaScript thread, whatever else the machine
+ * did.
+ */
 interface Measured {
   name: string
   goalMs: number

@@ -1,7 +1,7 @@
 /**
- * `npm run bench -- [suites] [options]`: times this project's operators and models on the CPU (or, through the same operators,
- * on a CUDA device) in turn with its peers, prints a table, and writes bench/results/<machine>-<date>.json. What a GPU does at
- * best is asked by bench/gpu.
+ * `npm run bench -- [suites] [options]`: times this project's operators and models on the CPU (or, through the same
+ * operators, on a CUDA device) in turn with its peers, prints a table, and writes bench/results/<machine>-<date>.json.
+ * What a GPU does at best is asked by bench/gpu.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
@@ -152,7 +152,10 @@ async function main(names: string[], options: Options): Promise<void> {
   if (result.failures.length) process.exitCode = 1
 }
 
-/** The whole run, with `--profile` under a profile: operators of this process, not of peers nor of the one with AVX2 alone. */
+/**
+ * The whole run, with `--profile` under a profile: operators of this process, not of peers nor of the one with AVX2
+ * alone.
+ */
 async function run(names: string[], options: Options): Promise<void> {
   if (options.profile === undefined) return main(names, options)
   const path = await profilePath(options.profile)

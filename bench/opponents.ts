@@ -1,6 +1,6 @@
 /**
- * The peers, as bench/peers offers them: other libraries, each in a process of its own. Where that folder's packages are not
- * installed, peers are named as missing and everything else runs.
+ * The peers, as bench/peers offers them: other libraries, each in a process of its own. Where that folder's packages
+ * are not installed, peers are named as missing and everything else runs.
  */
 import type { Clock, Contender } from './harness.js'
 import { type Missing, openPeers, type Peer, type PeerCase } from './peers/client.js'

@@ -1,4 +1,7 @@
-/** What a run of the benchmarks writes: the shape of bench/results/<machine>-<date>.json, and nothing else. `npm run schemas` makes bench/schema.json of it. */
+/**
+ * What a run of the benchmarks writes: the shape of bench/results/<machine>-<date>.json, and nothing else. `npm run
+ * schemas` makes bench/schema.json of it.
+ */
 import { z } from 'zod'
 
 const positive = z.number().positive()

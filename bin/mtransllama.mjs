@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// Starts the command line: the compiled one where it is built, else the sources through tsx. In a clone, sources that are
-// newer than the build count as not built, so that nobody runs what they have since changed.
+// Starts the command line: the compiled one where it is built, else the sources through tsx. In a clone, sources that
+// are newer than the build count as not built, so that nobody runs what they have since changed.
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 

@@ -1,5 +1,5 @@
-// npm run docs:benchmarks: writes docs/benchmarks.md and its charts from the newest result in bench/results, not by hand. A test
-// holds the committed page against the committed result.
+// npm run docs:benchmarks: writes docs/benchmarks.md and its charts from the newest result in bench/results, not by
+// hand. A test holds the committed page against the committed result.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { argv } from 'node:process'

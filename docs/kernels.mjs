@@ -14,7 +14,10 @@ const list = (dir, pattern) =>
         .sort()
     : []
 
-/** What is committed beside the page: results of every size, times of the host, and results of GPU machines by file name. */
+/**
+ * What is committed beside the page: results of every size, times of the host, and results of GPU machines by file
+ * name.
+ */
 export const committed = () => ({
   full: JSON.parse(read('docs/kernels-full.json')),
   host: JSON.parse(read('docs/kernels-host.json')),

@@ -1,4 +1,5 @@
-// npm run schemas: writes the JSON Schemas beside this file, and bench/schema.json, from the zod schemas of the code; tests compare them.
+// npm run schemas: writes the JSON Schemas beside this file, and bench/schema.json, from the zod schemas of the code;
+// tests compare them.
 import { writeFile } from 'node:fs/promises'
 import { benchJsonSchema } from '../bench/record.js'
 import { manifestJsonSchema } from '../lib/data/manifest.js'

@@ -1,4 +1,5 @@
-// Ask a video a question, from TypeScript: npx tsx examples/ask.ts MODEL_DIR ADAPTER_DIR VIDEO "which way does the red object move ?"
+// Ask a video a question, from TypeScript: npx tsx examples/ask.ts MODEL_DIR ADAPTER_DIR VIDEO "which way does the red
+// object move ?"
 import { ask, openVideoModel } from '../lib/index.js' // in your project: from 'mtransllama'
 
 const [modelDir = '', adapterDir = '', video = '', prompt = ''] = process.argv.slice(2)

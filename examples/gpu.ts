@@ -1,4 +1,5 @@
-// The same calls on a GPU: devices, bfloat16, a graph that is recorded once and replayed. npx tsx examples/gpu.ts [auto|cpu|cuda]
+// The same calls on a GPU: devices, bfloat16, a graph that is recorded once and replayed. npx tsx examples/gpu.ts
+// [auto|cpu|cuda]
 import {
   attention,
   cast,

@@ -1,4 +1,5 @@
-// Tensors by hand: one factorized attention, first over space, then over time, and its gradients. npx tsx examples/low-level.ts
+// Tensors by hand: one factorized attention, first over space, then over time, and its gradients. npx tsx
+// examples/low-level.ts
 import { attention, backward, linear, memory, Random, scope, sumDim, sync, reshape } from '../lib/index.js' // in your project: from 'mtransllama'
 
 const [B, T, L, D, heads] = [2, 8, 32, 768, 12]

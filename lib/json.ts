@@ -1,8 +1,14 @@
-/** What JSON.parse does not do: notice a key that occurs twice, and say which file and line is wrong. Imports lib/errors and lib/files. */
+/**
+ * What JSON.parse does not do: notice a key that occurs twice, and say which file and line is wrong. Imports lib/errors
+ * and lib/files.
+ */
 import { InputError, show } from './errors.js'
 import { readText, unreadable } from './files/text.js'
 
-/** The first key that occurs twice in the same object of a *valid* JSON text. JSON.parse would silently keep the last one. */
+/**
+ * The first key that occurs twice in the same object of a *valid* JSON text. JSON.parse would silently keep the last
+ * one.
+ */
 export function duplicateKey(text: string): string | undefined {
   const open: (Set<string> | undefined)[] = [] // one for each bracket that is open; undefined for an array
   const token = /"(?:[^"\\]|\\.)*"|[{}[\]]/g

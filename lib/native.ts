@@ -22,7 +22,10 @@ type float = number
 type int = number
 type bool = boolean
 
-/** The operators: every call checks its arguments, takes its place in the queue and returns. A test compares this with the addon. */
+/**
+ * The operators: every call checks its arguments, takes its place in the queue and returns. A test compares this with
+ * the addon.
+ */
 export interface Ops {
   add(a: tensor, b: tensor, scale: float, y: out): void
   scale(x: tensor, factor: float, y: out): void
@@ -224,13 +227,18 @@ export interface Memory {
   tensors: number
   /** Frozen weights in the layout of the CPU's kernels, kept beside the weights themselves. */
   packed: number
-  /** Bytes of tensors on the CPU that the garbage collector was told of, and how often it was told of one since the start. */
+  /**
+   * Bytes of tensors on the CPU that the garbage collector was told of, and how often it was told of one since the
+   * start.
+   */
   external: number
   reports: number
   limit: number
 }
 
-/** Counters of a CUDA device, of the whole process: what is allocated now, the most at one time, what the device has. */
+/**
+ * Counters of a CUDA device, of the whole process: what is allocated now, the most at one time, what the device has.
+ */
 export interface DeviceMemory {
   bytes: number
   peak: number
@@ -250,9 +258,10 @@ export interface NativeDevices {
   reason: string
   devices: NativeDevice[]
   /**
-   * Of the emulated addon alone: what the runtime was asked for since the process began. `launches` of kernels, `copies` and
-   * `fills`, one by one or into a graph; `mallocs`, `frees`; `graphs` made, `nodes` in all of them, `replays`; and launches by
-   * the source file that they stand in, as in `ops/attention.cu`. Of what the queue has come to: wait before.
+   * Of the emulated addon alone: what the runtime was asked for since the process began. `launches` of kernels,
+   * `copies` and `fills`, one by one or into a graph; `mallocs`, `frees`; `graphs` made, `nodes` in all of them,
+   * `replays`; and launches by the source file that they stand in, as in `ops/attention.cu`. Of what the queue has come
+   * to: wait before.
    */
   counts?: Record<string, number>
   products: { by: 'own' | 'cublaslt'; reason: string }

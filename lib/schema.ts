@@ -1,6 +1,7 @@
 /**
  * zod at the edges of the project: checks what came from a file or a caller against a schema, and turns the first
- * problem into this project's one sentence. An unknown key is a problem too, with the nearest known one. Imports lib/errors.
+ * problem into this project's one sentence. An unknown key is a problem too, with the nearest known one. Imports
+ * lib/errors.
  */
 import { z } from 'zod'
 import { InputError, invalid, nearest } from './errors.js'

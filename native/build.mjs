@@ -1,6 +1,7 @@
 // Builds the addon if its sources are newer than it: with CMake where cmake is found, else with node-gyp (CPU alone).
 // Nothing is downloaded.
-//   --cuda=auto|on|off|emulated (or MT_CUDA)  CUDA kernels: where nvcc is found (the default), in any case, never, or run on
+// --cuda=auto|on|off|emulated (or MT_CUDA)  CUDA kernels: where nvcc is found (the default), in any case, never, or run
+// on
 //                                             the CPU for tests, into build-emulated
 //   --archs=LIST  for which devices, as CMake writes them; "release": all. Default: this machine's, else PTX 8.0, which
 //                 every later device can translate
@@ -52,7 +53,10 @@ function headers() {
 
 const released = '80-real;90-real;100-real;120-real;80-virtual'
 
-/** CMake's options for a build with nvcc. What ptxas says of each kernel is kept beside the object, for native/resources.mjs. */
+/**
+ * CMake's options for a build with nvcc. What ptxas says of each kernel is kept beside the object, for
+ * native/resources.mjs.
+ */
 const withCuda = () => [
   `--CDCMAKE_CUDA_ARCHITECTURES=${architectures()}`,
   `--CDCMAKE_CUDA_COMPILER_LAUNCHER=${process.execPath};${join(root, 'native', 'ptxas.mjs')}`,

@@ -1,4 +1,6 @@
-/** What ptxas says of one kernel on one architecture; of a function that was not inlined, its stack and spills alone. */
+/**
+ * What ptxas says of one kernel on one architecture; of a function that was not inlined, its stack and spills alone.
+ */
 export interface Kernel {
   file: string
   kernel: string

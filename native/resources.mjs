@@ -1,6 +1,7 @@
-// What every CUDA kernel takes of a multiprocessor, as ptxas says: registers, static shared memory, stack, spilled bytes.
-// node native/resources.mjs [--archs=sm_80,sm_90] [--json]: compiles every .cu file with nvcc, nothing is kept of it; ends
-// with 1 where a kernel spills that is not on the list below. --write makes docs/kernels.md of it. Needs no GPU.
+// What every CUDA kernel takes of a multiprocessor, as ptxas says: registers, static shared memory, stack, spilled
+// bytes.
+// node native/resources.mjs [--archs=sm_80,sm_90] [--json]: compiles every .cu file with nvcc, nothing is kept of it;
+// ends with 1 where a kernel spills that is not on the list below. --write makes docs/kernels.md of it. Needs no GPU.
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -61,7 +62,10 @@ export const shortName = (name) =>
 
 // ---- ptxas ----
 
-/** The functions in what `ptxas -v` says, demangled or not: kernels, and functions that were not inlined (no registers of their own). */
+/**
+ * The functions in what `ptxas -v` says, demangled or not: kernels, and functions that were not inlined (no registers
+ * of their own).
+ */
 export function parse(text) {
   const found = new Map() // by architecture and name: one text may be of several
   let [arch, f] = []
@@ -122,7 +126,10 @@ function compile(file, arch, folder) {
   })
 }
 
-/** Every kernel of the files: { file, kernel, arch, registers, shared, stack, stores, loads }, by file, name and architecture. */
+/**
+ * Every kernel of the files: { file, kernel, arch, registers, shared, stack, stores, loads }, by file, name and
+ * architecture.
+ */
 export async function resources({ files = sources(), archs = architectures, jobs = 2 } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'mt-resources-'))
   const work = files.flatMap((file) => archs.map((arch) => ({ file, arch })))

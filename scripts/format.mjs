@@ -1,5 +1,6 @@
 // Formats the repository's sources: Biome for TypeScript and JavaScript, clang-format for C++ and CUDA.
-// Arguments: --check changes nothing and fails where something would change; files (all tracked sources where none is given).
+// Arguments: --check changes nothing and fails where something would change; files (all tracked sources where none is
+// given).
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'

@@ -1,4 +1,6 @@
-/** Stage `ceilings`: what this device reaches at best, measured in this run: copies, a large product, nodes of a graph. */
+/**
+ * Stage `ceilings`: what this device reaches at best, measured in this run: copies, a large product, nodes of a graph.
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { native } from '../../lib/native.js'
@@ -88,7 +90,10 @@ function open(): Worker<Ceiling> {
   return { device, facts: { emulated }, run }
 }
 
-/** What PyTorch reaches counts as well: the ceiling is the device's, not ours. It is imported meanwhile, and waits for a line. */
+/**
+ * What PyTorch reaches counts as well: the ceiling is the device's, not ours. It is imported meanwhile, and waits for a
+ * line.
+ */
 function torch(): () => Promise<Row[]> {
   const to = join(temporaryFolder('ceilings'), 'rows.json')
   const { CUDA_MODULE_LOADING: _, ...env } = process.env

@@ -1,5 +1,5 @@
-// Programs that the stages start. Each leads a process group of its own, which is killed as a whole at the program's time
-// limit and when the stage itself is stopped: nothing is left beside what is timed next.
+// Programs that the stages start. Each leads a process group of its own, which is killed as a whole at the program's
+// time limit and when the stage itself is stopped: nothing is left beside what is timed next.
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
@@ -30,7 +30,10 @@ export function start(command, args, options = {}) {
   return { child, kill: () => kill(child) }
 }
 
-/** Runs a program for at most `limit` ms: { code, signal, late, out, seconds }, with both of its outputs in `out`. Never rejects. */
+/**
+ * Runs a program for at most `limit` ms: { code, signal, late, out, seconds }, with both of its outputs in `out`. Never
+ * rejects.
+ */
 export function run(command, args, { limit = 2 ** 31 - 1, ...options } = {}) {
   const begin = Date.now()
   const { child, kill } = start(command, args, options)

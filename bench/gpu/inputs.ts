@@ -104,8 +104,8 @@ export class Inputs {
   given(name: string, data: TypedArray, shape: readonly number[], dtype: DType): Tensor {
     return this.#once(name, () => tensor(data, shape, dtype, this.device))
   }
-  /** Room for a result. */
-  output(name: string, shape: readonly number[], dtype: DType = 'bfloat16'): Tensor {
+  /** Room for a result; its name is for the reader alone. */
+  output(_name: string, shape: readonly number[], dtype: DType = 'bfloat16'): Tensor {
     const t = keep(empty(shape, dtype, this.device))
     this.#made.push(t)
     if (this.#set === 0) this.bytes += t.size * itemSize(dtype)

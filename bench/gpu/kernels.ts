@@ -1,4 +1,7 @@
-/** Stage `kernels`: the operators of shapes.json, each as replayed graphs over rotated inputs, with warm caches, and launched one by one. */
+/**
+ * Stage `kernels`: the operators of shapes.json, each as replayed graphs over rotated inputs, with warm caches, and
+ * launched one by one.
+ */
 import { readFileSync } from 'node:fs'
 import { scope } from '../../lib/tensor/scope.js'
 import { syncBlocking, type Tensor } from '../../lib/tensor/tensor.js'

@@ -1,4 +1,7 @@
-/** Every kind of item of shapes.json as calls of operators into room made before: one set of inputs, forward and backward. */
+/**
+ * Every kind of item of shapes.json as calls of operators into room made before: one set of inputs, forward and
+ * backward.
+ */
 import { IGNORE } from '../../lib/ops/cross_entropy.js'
 import { native } from '../../lib/native.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'
@@ -166,7 +169,10 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
   }
 }
 
-/** One block of the image tower, forward: norms, packed QKV, attention, projection, MLP; GELU and residuals ride on products. */
+/**
+ * One block of the image tower, forward: norms, packed QKV, attention, projection, MLP; GELU and residuals ride on
+ * products.
+ */
 function vitSet(item: Item, inputs: Inputs): Passes {
   const { frames, tokens, heads, d, mlp } = item as Item & {
     frames: number

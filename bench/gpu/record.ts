@@ -1,6 +1,6 @@
 /**
- * What the stages of bench/gpu share: arguments, the device, results that are written whole after every row. A stage ends
- * with 0, with 3 where it cannot run here (its last line says why), or with anything else where it failed.
+ * What the stages of bench/gpu share: arguments, the device, results that are written whole after every row. A stage
+ * ends with 0, with 3 where it cannot run here (its last line says why), or with anything else where it failed.
  */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'

@@ -1,6 +1,7 @@
-// Stage `sanitizer`: compute-sanitizer over tiny.ts: memcheck first with all the time it needs, then racecheck, initcheck and
-// synccheck at once with what is left. What could not be checked is "unavailable", never "ok": a tool passes only if it says
-// that it found no error and every case ran under it. Warnings of racecheck are recorded, and are no errors.
+// Stage `sanitizer`: compute-sanitizer over tiny.ts: memcheck first with all the time it needs, then racecheck,
+// initcheck and synccheck at once with what is left. What could not be checked is "unavailable", never "ok": a tool
+// passes only if it says that it found no error and every case ran under it. Warnings of racecheck are recorded, and
+// are no errors.
 import { existsSync, renameSync, writeFileSync } from 'node:fs'
 import { spawnSync } from 'node:child_process'
 import { option, run } from './child.mjs'

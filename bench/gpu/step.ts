@@ -1,6 +1,7 @@
 /**
- * Stage `node`: whole models from JavaScript. A few steps of a tiny model must be those of the CPU; then a model of full
- * size with random weights and cached features is timed: Q-Former, language model, training step, decoding, memory.
+ * Stage `node`: whole models from JavaScript. A few steps of a tiny model must be those of the CPU; then a model of
+ * full size with random weights and cached features is timed: Q-Former, language model, training step, decoding,
+ * memory.
  */
 import { performance } from 'node:perf_hooks'
 import { Adapter } from '../../lib/adapter/adapter.js'
@@ -8,13 +9,13 @@ import { parseAdapterConfig } from '../../lib/adapter/config.js'
 import { generate } from '../../lib/eval/generate.js'
 import { loadModel } from '../../lib/models/load.js'
 import type { ImageModel } from '../../lib/models/mtransllama.js'
-import { cast, full } from '../../lib/ops/copy.js'
+import { cast } from '../../lib/ops/copy.js'
 import { Random } from '../../lib/ops/random.js'
 import { type Device, deviceMemory, devices } from '../../lib/tensor/device.js'
 import { Graph } from '../../lib/tensor/graph.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
-import { resetPeak, sync, syncBlocking, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { resetPeak, sync, syncBlocking, type Tensor } from '../../lib/tensor/tensor.js'
 import { tinyCheckpoint, writeTiny } from '../../test/oracle/tiny.js'
 import { temporaryFolder } from '../../test/support/tiny.js'
 import { inputsOf, randomModel, type Sizes, trainerOf } from '../full-model.js'

@@ -1,5 +1,5 @@
-// Stage `table`: joins our rows with those of the peers and prints at most 60 lines to stderr: what was timed, the floor from
-// this run's ceilings, the best peer, how far results are apart. The joined rows become part of the result.
+// Stage `table`: joins our rows with those of the peers and prints at most 60 lines to stderr: what was timed, the
+// floor from this run's ceilings, the best peer, how far results are apart. The joined rows become part of the result.
 //   node bench/gpu/table.mjs --result FILE     also for a result of another day
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 

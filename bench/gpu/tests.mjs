@@ -1,4 +1,5 @@
-// Stage `tests`: the tests of CUDA kernels on the device, some at a time, and the golden cases where --golden names them.
+// Stage `tests`: the tests of CUDA kernels on the device, some at a time, and the golden cases where --golden names
+// them.
 // --quick runs a few of them.
 import {
   existsSync,

@@ -1,4 +1,7 @@
-/** The smallest operator cases on the device, forward and backward, float32 and bfloat16: what compute-sanitizer watches. */
+/**
+ * The smallest operator cases on the device, forward and backward, float32 and bfloat16: what compute-sanitizer
+ * watches.
+ */
 import { scope } from '../../lib/tensor/scope.js'
 import { syncBlocking } from '../../lib/tensor/tensor.js'
 import { cases } from '../../test/ops/cases.js'

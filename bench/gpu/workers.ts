@@ -1,7 +1,7 @@
 /**
  * Rows that are measured in processes of their own, so that a fault costs its row and not those after it: a kernel that
- * writes where it must not takes the device from the whole process. A program starts itself again, with --worker, for the
- * jobs that are left; which library computes products is decided once in a process, so each has one as well.
+ * writes where it must not takes the device from the whole process. A program starts itself again, with --worker, for
+ * the jobs that are left; which library computes products is decided once in a process, so each has one as well.
  */
 import { fileURLToPath } from 'node:url'
 import { full } from '../../lib/ops/copy.js'
@@ -75,7 +75,9 @@ export async function measure<J extends Job>(program: Program<J>): Promise<Row[]
   return done()
 }
 
-/** One worker for jobs [next, until): at least one of them has a row afterwards, or there is a reason why none can run. */
+/**
+ * One worker for jobs [next, until): at least one of them has a row afterwards, or there is a reason why none can run.
+ */
 async function worker<J extends Job>(
   { url, jobs, limit = 90 }: Program<J>,
   next: number,

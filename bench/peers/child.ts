@@ -1,4 +1,7 @@
-/** A process that answers requests, one line of JSON each, in the order in which they were asked. It ends when its stdin closes. */
+/**
+ * A process that answers requests, one line of JSON each, in the order in which they were asked. It ends when its stdin
+ * closes.
+ */
 import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { show } from '../../lib/errors.js'
@@ -33,7 +36,10 @@ export class Child {
     this.greeting = this.turn(() => {}, startMs)
   }
 
-  /** Its answer; {unavailable} with the reason where it has ended, says what is no JSON object, or is silent for too long. */
+  /**
+   * Its answer; {unavailable} with the reason where it has ended, says what is no JSON object, or is silent for too
+   * long.
+   */
   ask(request: object, timeoutMs: number): Promise<Reply> {
     return this.turn(() => {
       if (!this.dead) this.process.stdin.write(`${JSON.stringify(request)}\n`)

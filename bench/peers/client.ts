@@ -24,7 +24,10 @@ export interface PeerCase {
   id: string
   kind: 'core' | 'block' | 'qformer' | 'linear'
   pass: 'forward' | 'forward+backward'
-  /** How tokens of [B,T,L,D] attend: per frame, then over time with the same weights; or all T·L at once. Not for 'linear'. */
+  /**
+   * How tokens of [B,T,L,D] attend: per frame, then over time with the same weights; or all T·L at once. Not for
+   * 'linear'.
+   */
   form: 'factorized' | 'joint'
   sizes: {
     B: number
@@ -50,13 +53,18 @@ export interface Peer {
   version: string
   /** Which BLAS, how many threads, which kernels. */
   details: Record<string, string>
-  /** Builds the case, runs it once and gives its outputs; {unavailable} with the reason where this peer cannot do it. */
+  /**
+   * Builds the case, runs it once and gives its outputs; {unavailable} with the reason where this peer cannot do it.
+   */
   prepare(c: PeerCase): Promise<{ outputs: Record<string, Float32Array> } | { unavailable: string }>
-  /** Microseconds of each call, for about `ms` milliseconds after a call to warm up: by the wall, or of CPU time of all its threads. */
+  /**
+   * Microseconds of each call, for about `ms` milliseconds after a call to warm up: by the wall, or of CPU time of all
+   * its threads.
+   */
   sample(c: PeerCase, ms: number, clock?: 'wall' | 'cpu'): Promise<number[]>
   /**
-   * Most resident bytes during a call, beyond what the process had before `prepare`: weights count. What a forgotten case has left
-   * behind may be used again, so ask a peer that was just opened. Undefined where it cannot tell.
+   * Most resident bytes during a call, beyond what the process had before `prepare`: weights count. What a forgotten
+   * case has left behind may be used again, so ask a peer that was just opened. Undefined where it cannot tell.
    */
   peak(c: PeerCase): Promise<number | undefined>
   forget(c: PeerCase): Promise<void>
@@ -108,12 +116,15 @@ function candidates(threads: number): Candidate[] {
 }
 
 /**
- * glibc keeps the memory that it has freed: to give large tensors back and to take them anew costs a fault a page, which has
- * been seen to make PyTorch's calls three to ten times slower. Other libraries of C do not read this.
+ * glibc keeps the memory that it has freed: to give large tensors back and to take them anew costs a fault a page,
+ * which has been seen to make PyTorch's calls three to ten times slower. Other libraries of C do not read this.
  */
 const KEPT_MEMORY = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: `${2 ** 40}`, MALLOC_TOP_PAD_: `${2 ** 28}` }
 
-/** OpenBLAS chooses its kernels by the CPU, whatever a profile of this machine says, unless MT_PEERS_CORETYPE does. OpenMP's threads sleep. */
+/**
+ * OpenBLAS chooses its kernels by the CPU, whatever a profile of this machine says, unless MT_PEERS_CORETYPE does.
+ * OpenMP's threads sleep.
+ */
 function torchEnvironment(threads: number): NodeJS.ProcessEnv {
   const { OPENBLAS_CORETYPE: _, ...env } = process.env
   const { MT_PEERS_CORETYPE: core } = env
@@ -128,7 +139,10 @@ function torchEnvironment(threads: number): NodeJS.ProcessEnv {
 const START_MS = 120_000
 const CALL_MS = 600_000
 
-/** All peers that are there, and for each that is not, its name and why. Each computes with `threads` threads; `only` names some. */
+/**
+ * All peers that are there, and for each that is not, its name and why. Each computes with `threads` threads; `only`
+ * names some.
+ */
 export async function openPeers(options: {
   threads: number
   only?: string[]

@@ -1,6 +1,6 @@
 /**
- * Writes ONNX models. Weights stay in the safetensors file that they are in: a model names the file, which must lie in the
- * same folder, and the bytes of each.
+ * Writes ONNX models. Weights stay in the safetensors file that they are in: a model names the file, which must lie in
+ * the same folder, and the bytes of each.
  */
 import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'

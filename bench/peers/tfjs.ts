@@ -1,4 +1,7 @@
-/** TensorFlow.js on WebAssembly as an opponent: `tfjs.ts THREADS`. Its build for Node.js computes with one thread, however many are asked for. */
+/**
+ * TensorFlow.js on WebAssembly as an opponent: `tfjs.ts THREADS`. Its build for Node.js computes with one thread,
+ * however many are asked for.
+ */
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { invalid } from '../../lib/errors.js'

@@ -1,4 +1,7 @@
-/** The language model's products: a prompt at once, and one token at a time, whose weights come from memory; then a whole layer token by token. */
+/**
+ * The language model's products: a prompt at once, and one token at a time, whose weights come from memory; then a
+ * whole layer token by token.
+ */
 import { languageFlops } from '../../lib/eval/cost.js'
 import { parseModelConfig, type LlamaConfig } from '../../lib/models/config.js'
 import { KVCache, languageModel } from '../../lib/models/language.js'

@@ -1,4 +1,7 @@
-/** Opening a checkpoint: a synthetic InstructBLIP with the layout, widths and 16-bit matrices of a real one, but fewer layers. */
+/**
+ * Opening a checkpoint: a synthetic InstructBLIP with the layout, widths and 16-bit matrices of a real one, but fewer
+ * layers.
+ */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'

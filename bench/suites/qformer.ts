@@ -1,4 +1,7 @@
-/** The whole Q-Former over a video: our model against the peers' of the same numbers; and Video-LLaMA's way, a second Q-Former over the tokens of all frames. */
+/**
+ * The whole Q-Former over a video: our model against the peers' of the same numbers; and Video-LLaMA's way, a second
+ * Q-Former over the tokens of all frames.
+ */
 import { qformerFlops, type Pass } from '../../lib/eval/cost.js'
 import { parseModelConfig, type QFormerConfig } from '../../lib/models/config.js'
 import { qformer, qformerForward, type LayerAdapter } from '../../lib/models/qformer.js'
@@ -47,7 +50,10 @@ function configOf({ KV, DV, layers, heads, L, crossEvery }: Sizes): {
   return { model, qformer: model.qformer }
 }
 
-/** Weights under the names of checkpoints, inputs and LoRA under those that peers use. What was drawn last is remembered: it is 650 MB. */
+/**
+ * Weights under the names of checkpoints, inputs and LoRA under those that peers use. What was drawn last is
+ * remembered: it is 650 MB.
+ */
 function given(sizes: Sizes): Map<string, Numbers> {
   const key = JSON.stringify({ ...sizes, rank: 0 })
   if (last?.key !== key) last = { key, all: drawn(sizes) }
@@ -210,7 +216,10 @@ async function one(bench: Bench, sizes: Sizes, pass: Pass, dtype: Precision): Pr
   bench.files.forget(file)
 }
 
-/** Video-LLaMA's video Q-Former: two layers of 32 queries, each with cross-attention, over the T·32 tokens that the image Q-Former made of the frames. */
+/**
+ * Video-LLaMA's video Q-Former: two layers of 32 queries, each with cross-attention, over the T·32 tokens that the
+ * image Q-Former made of the frames.
+ */
 async function videoQformer(bench: Bench, T: number, heads: number): Promise<void> {
   const [L, D] = [bench.quick ? 4 : 32, heads * 64]
   const sizes: Sizes = { B: 1, T: 1, L, K: 0, KV: T * L, DV: D, layers: 2, heads, rank: 0, crossEvery: 1 }

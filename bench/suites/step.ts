@@ -1,4 +1,7 @@
-/** A training step by its parts: the Q-Former of full size with its adapter as the paper trains it, under one layer of a LLaMA of full width. */
+/**
+ * A training step by its parts: the Q-Former of full size with its adapter as the paper trains it, under one layer of a
+ * LLaMA of full width.
+ */
 import { performance } from 'node:perf_hooks'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'

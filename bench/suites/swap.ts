@@ -1,4 +1,7 @@
-/** What the channel swap costs: a stride in the attention operator, or copies around it. And attention alone where the tokens already lie in order of time. */
+/**
+ * What the channel swap costs: a stride in the attention operator, or copies around it. And attention alone where the
+ * tokens already lie in order of time.
+ */
 import { attend, type AttentionWeights } from '../../lib/nn/attention.js'
 import { Finder } from '../../lib/models/weights.js'
 import { attention } from '../../lib/ops/attention.js'

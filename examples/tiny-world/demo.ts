@@ -1,6 +1,7 @@
 /**
  * The demonstration: an image language model that has never seen anything move learns to answer questions about videos,
- * on two cores in some minutes. Renders clips, trains the adapter, evaluates on clips it has not seen, asks one question.
+ * on two cores in some minutes. Renders clips, trains the adapter, evaluates on clips it has not seen, asks one
+ * question.
  */
 import { rm, writeFile } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'

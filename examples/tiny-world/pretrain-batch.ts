@@ -38,7 +38,9 @@ export function singles(seed: number, split: string, { images, each }: BatchSize
   }
 }
 
-/** How often the stills of a group are all the same one, and the question is about it: a film in which nothing happens. */
+/**
+ * How often the stills of a group are all the same one, and the question is about it: a film in which nothing happens.
+ */
 const SAME = 0.2
 
 /** Questions about groups of `frames` different stills, as they come; a few about one still shown `frames` times. */
@@ -132,7 +134,8 @@ export function patches(list: readonly Still[]): Patches {
 
 // --- words ----------------------------------------------------------------------------------------------------------
 
-const id = new Map<string, number>(WORDS.map((word, i) => [word, LLM_SPECIAL.length + i])) // the same in both vocabularies
+// the same in both vocabularies
+const id = new Map<string, number>(WORDS.map((word, i) => [word, LLM_SPECIAL.length + i]))
 const [PAD, BOS, EOS] = LLM_SPECIAL.map((_, i) => i) as [number, number, number]
 const [CLS, SEP] = [QFORMER_SPECIAL.indexOf('[CLS]'), QFORMER_SPECIAL.indexOf('[SEP]')]
 

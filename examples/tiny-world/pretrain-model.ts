@@ -1,6 +1,6 @@
 /**
- * The tiny InstructBLIP before and after pre-training: weights by seed, the heads that pre-training throws away, and the
- * checkpoint's folder. Imports sizes, tokenizer files and the library.
+ * The tiny InstructBLIP before and after pre-training: weights by seed, the heads that pre-training throws away, and
+ * the checkpoint's folder. Imports sizes, tokenizer files and the library.
  */
 
 import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises'
@@ -46,8 +46,8 @@ export function freshModel(seed: number): ImageModel {
 }
 
 /**
- * A position table [1,1+n²,D] that says from the start where a patch is: D/4 frequencies for its row and its column, sine
- * and cosine, times 0.5; zeros for the class token. With small random numbers instead, position is hardly learnt.
+ * A position table [1,1+n²,D] that says from the start where a patch is: D/4 frequencies for its row and its column,
+ * sine and cosine, times 0.5; zeros for the class token. With small random numbers instead, position is hardly learnt.
  */
 function sines([, tokens, width]: number[]): Tensor {
   const n = Math.sqrt(tokens! - 1)
@@ -111,8 +111,8 @@ export async function checkPlace(folder: string): Promise<void> {
 }
 
 /**
- * Writes the folder whole or not at all: config.json, model.safetensors in bfloat16, generation_config.json, tokenizers,
- * preprocessor and the card. An older checkpoint there goes when the new one is complete.
+ * Writes the folder whole or not at all: config.json, model.safetensors in bfloat16, generation_config.json,
+ * tokenizers, preprocessor and the card. An older checkpoint there goes when the new one is complete.
  *
  * @param card what README.md says, once the folder can be loaded and measured
  */

@@ -93,7 +93,9 @@ export function rate(step: number, steps: number, warmup: number): number {
   return Math.min((step + 1) / (warmup + 1), done < 0.6 ? 1 : 1 - (0.98 * (done - 0.6)) / 0.4)
 }
 
-/** Which questions of a batch are answered word for word: at every place the likeliest of all words is the right one. */
+/**
+ * Which questions of a batch are answered word for word: at every place the likeliest of all words is the right one.
+ */
 export async function answered(model: ImageModel, batch: Batch): Promise<boolean[]> {
   return scope(() =>
     noGrad(async () => {

@@ -36,7 +36,9 @@ export interface Pretraining {
   /** Questions of a step about several images, and how often a step is of that kind. */
   several: number
   severalShare: number
-  /** Part of the steps at the beginning with one object in each image, and the part from which on several images come. */
+  /**
+   * Part of the steps at the beginning with one object in each image, and the part from which on several images come.
+   */
   oneObject: number
   severalFrom: number
   /** Steps between measurements, and the images that they are made on. */

@@ -1,8 +1,8 @@
 /**
  * Frames to a video file: H.264 in mp4, by FFmpeg's C interface (node-av's low-level API).
  *
- * 4:4:4, since at 48 × 48 halved chroma would smear the objects' colours (measured, 40 clips: worst frame 28 dB, below the
- * 34 dB that the world's own noise allows, against 44 dB so). Plays in FFmpeg, VLC, mpv, Chrome and Firefox.
+ * 4:4:4, since at 48 × 48 halved chroma would smear the objects' colours (measured, 40 clips: worst frame 28 dB, below
+ * the 34 dB that the world's own noise allows, against 44 dB so). Plays in FFmpeg, VLC, mpv, Chrome and Firefox.
  */
 
 import type { Frame } from 'node-av/lib'
@@ -10,9 +10,9 @@ import { invalid } from '../../lib/errors.js'
 import { FPS, SIZE } from './world.js'
 
 /**
- * Part of a set's recipe: other settings, other files. One thread, no frame type decisions and no macroblock tree, for the
- * same bytes each time: x264's AVX-512 code for the tree takes 8 macroblocks of a row at a time, whatever lies past its end,
- * and rows of 48 pixels have 3, so that the tree would depend on what another encoder left in memory.
+ * Part of a set's recipe: other settings, other files. One thread, no frame type decisions and no macroblock tree, for
+ * the same bytes each time: x264's AVX-512 code for the tree takes 8 macroblocks of a row at a time, whatever lies past
+ * its end, and rows of 48 pixels have 3, so that the tree would depend on what another encoder left in memory.
  */
 export const ENCODER = { codec: 'libx264', preset: 'veryfast', crf: '4', mbtree: '0', pixels: 'yuv444p' } as const
 

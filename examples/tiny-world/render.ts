@@ -1,6 +1,6 @@
 /**
- * Writes parts of the tiny world to disk as sets: a folder with videos (or pictures) and a manifest, made whole or not at
- * all, and used again where it is there already. Also stills in memory, for pre-training.
+ * Writes parts of the tiny world to disk as sets: a folder with videos (or pictures) and a manifest, made whole or not
+ * at all, and used again where it is there already. Also stills in memory, for pre-training.
  */
 
 import { mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises'
@@ -66,8 +66,8 @@ export function frameOrder(order: Order, seed: number, split: string, index: num
 }
 
 /**
- * Writes `dir/split` (or `dir/split-shuffled`, `dir/split-still`: the same clips, ids and questions, other frames) with one
- * mp4 (or folder of pictures) a clip and one line of the manifest a question.
+ * Writes `dir/split` (or `dir/split-shuffled`, `dir/split-still`: the same clips, ids and questions, other frames) with
+ * one mp4 (or folder of pictures) a clip and one line of the manifest a question.
  *
  * @returns the path of the manifest
  */
@@ -166,7 +166,8 @@ function sample(id: string, video: { video: string; fps?: number }, { prompt, an
 
 /**
  * Makes the folder `dir/name`, unless it holds a set of the same recipe. It is filled under another name and moved into
- * place when complete, the recipe written last; an older set there goes only then. A folder that is no set is never touched.
+ * place when complete, the recipe written last; an older set there goes only then. A folder that is no set is never
+ * touched.
  */
 async function writeSet(
   { dir }: Job,

@@ -1,4 +1,7 @@
-/** How large the tiny InstructBLIP is: its config.json in the Hugging Face layout. Imports the vocabulary and the frame size. */
+/**
+ * How large the tiny InstructBLIP is: its config.json in the Hugging Face layout. Imports the vocabulary and the frame
+ * size.
+ */
 
 import { parseModelConfig, type LlamaConfig, type ModelConfig } from '../../lib/models/config.js'
 import { VOCABULARY_SIZE } from './vocabulary.js'

@@ -15,7 +15,9 @@ import { checkAdapterConfig, masksPerLayer, type AdapterConfig, type CheckedAdap
 import { customMasks, modalityMasks, spatialWindows, temporalWindows, type MaskSet } from './masks.js'
 import { trainedParameters, type Init, type TrainedParameter } from './parameters.js'
 
-/** Mask sets given by the caller in place of the built-in ones; `spatial` may be larger than a batch needs and is cut. */
+/**
+ * Mask sets given by the caller in place of the built-in ones; `spatial` may be larger than a batch needs and is cut.
+ */
 export interface GivenMasks {
   spatial?: MaskSet | undefined
   temporal?: MaskSet | undefined

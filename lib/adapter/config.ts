@@ -72,7 +72,9 @@ const SPATIAL_WINDOWS = [16, 8, 4]
 const TEMPORAL_WINDOWS = [2, 1, 0]
 const MAX_TOKENS = 128
 
-/** Fills in defaults; an unknown key is an error that suggests the nearest known one. `where` begins every complaint. */
+/**
+ * Fills in defaults; an unknown key is an error that suggests the nearest known one. `where` begins every complaint.
+ */
 export function parseAdapterConfig(value: unknown = {}, where = 'adapter configuration'): AdapterConfig {
   return completeAdapterConfig(checkWith(Schema, value, where), where)
 }
@@ -96,7 +98,9 @@ export function completeAdapterConfig(parsed: Parsed, where = 'adapter configura
   }
 }
 
-/** One window for every mask but M_0. With fewer choices the first of the standard ones serve; more have to be given. */
+/**
+ * One window for every mask but M_0. With fewer choices the first of the standard ones serve; more have to be given.
+ */
 function windowsFor(
   axis: 'spatial' | 'temporal',
   masks: string,
@@ -204,7 +208,10 @@ export function masksPerLayer(layers: number, choices: number): number[] {
 
 // ------------------------------------------------------------------------------------------------------------- goldens
 
-/** The `config` of a golden case: snake case, `t_max` for temporal.maxFrames, and a `train` part that is not the adapter's. */
+/**
+ * The `config` of a golden case: snake case, `t_max` for temporal.maxFrames, and a `train` part that is not the
+ * adapter's.
+ */
 export function adapterConfigFromGolden(config: Record<string, unknown>, frames?: number): AdapterConfig {
   const { train: _, t_max: maxFrames, ...rest } = config
   const adapter = camelCase(rest) as Record<string, unknown>

@@ -1,5 +1,6 @@
 /**
- * PEFT's adapter_config.json, read strictly: a key changes nothing about plain LoRA, as it is saved here, or it is refused.
+ * PEFT's adapter_config.json, read strictly: a key changes nothing about plain LoRA, as it is saved here, or it is
+ * refused.
  * Keys that PEFT writes (0.5 to 0.21) are listed with the values under which that is so.
  */
 import { invalid, show } from '../errors.js'

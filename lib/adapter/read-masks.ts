@@ -6,7 +6,10 @@ import type { GivenMasks } from './adapter.js'
 import type { AdapterConfig } from './config.js'
 import { customMasks, type MaskSet } from './masks.js'
 
-/** Name of the one tensor in such a file: [n,n] uint8, bit j of element (i,k) = whether M_j keeps the pair (query i, key k). */
+/**
+ * Name of the one tensor in such a file: [n,n] uint8, bit j of element (i,k) = whether M_j keeps the pair (query i, key
+ * k).
+ */
 export const MASKS = 'masks'
 
 const BUILT_IN: readonly string[] = ['window', 'modality']
@@ -22,8 +25,8 @@ export interface ReadMasksOptions {
  * Reads the mask sets that a configuration names as files. Sets that it does not use (`dar.mode: off`, no temporal
  * attention) are not read.
  *
- * A set serves every smaller number of tokens too, cut to its first rows and columns. It is therefore refused here if some
- * mask of the first `dar.choices` leaves a row without a key, at its full size or at one it will be cut to.
+ * A set serves every smaller number of tokens too, cut to its first rows and columns. It is therefore refused here if
+ * some mask of the first `dar.choices` leaves a row without a key, at its full size or at one it will be cut to.
  *
  * @param folder what relative file names are relative to: the folder of the configuration
  * @throws InputError naming key and file
@@ -72,7 +75,8 @@ async function readSet(name: string, path: string): Promise<MaskSet> {
 }
 
 /**
- * Row i is still there when the set is cut to the larger of `fewest` and i + 1 tokens, and then needs a key among those.
+ * Row i is still there when the set is cut to the larger of `fewest` and i + 1 tokens, and then needs a key among
+ * those.
  *
  * @param fewest, most the smallest and the largest number of tokens that there will be
  */

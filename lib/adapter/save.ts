@@ -1,7 +1,8 @@
 /**
- * An adapter as a folder. LoRA lies as PEFT lays it out, one adapter by role: spatial and cross in the folder itself, where
- * PEFT finds an image adapter, temporal in `temporal/`, under the same module names. What PEFT does not know (positions,
- * routers, gates, temporal weights of their own) is in `mtransllama.safetensors`; `mtransllama.json` says what all of it is.
+ * An adapter as a folder. LoRA lies as PEFT lays it out, one adapter by role: spatial and cross in the folder itself,
+ * where PEFT finds an image adapter, temporal in `temporal/`, under the same module names. What PEFT does not know
+ * (positions, routers, gates, temporal weights of their own) is in `mtransllama.safetensors`; `mtransllama.json` says
+ * what all of it is.
  *
  *     FOLDER/  adapter_config.json  adapter_model.safetensors  mtransllama.json  mtransllama.safetensors  README.md
  *              temporal/ (the first two)  and, of mask sets that came from files, {spatial,temporal}_masks.safetensors
@@ -55,7 +56,10 @@ export interface AdapterMeta {
   info?: Record<string, unknown> | undefined
 }
 
-/** What a saved adapter says of itself: its trained tensors by group, and the program and version that wrote it, beside its origin. */
+/**
+ * What a saved adapter says of itself: its trained tensors by group, and the program and version that wrote it, beside
+ * its origin.
+ */
 export type AdapterInfo = AdapterMeta & { config: AdapterConfig; counts: GroupCount[]; createdBy: string }
 
 /** What has to be known of the loaded base model; a LoadedModel has it. */
@@ -114,7 +118,8 @@ function peftConfig(file: string, base: string, { lora }: AdapterConfig): Record
 // ---------------------------------------------------------------------------------------------------------------- save
 
 /**
- * Saves an adapter over what is in `folder`: afterwards that is the new adapter or, if anything fails, still the old one.
+ * Saves an adapter over what is in `folder`: afterwards that is the new adapter or, if anything fails, still the old
+ * one.
  * Throws an InputError where the folder cannot be written, or holds something that is not an adapter.
  */
 export async function saveAdapter(
@@ -126,7 +131,10 @@ export async function saveAdapter(
   await replaceFolder(folder, await adapterFiles(adapter, meta), ADAPTER_FOLDER, on)
 }
 
-/** The content of all files. The tensors are read as they are at the moment of the call, whatever is computed afterwards. */
+/**
+ * The content of all files. The tensors are read as they are at the moment of the call, whatever is computed
+ * afterwards.
+ */
 export async function adapterFiles(adapter: Adapter, meta: AdapterMeta): Promise<FolderFile[]> {
   const names = [...adapter.parameters.keys()]
   const [values, createdBy] = await Promise.all([
@@ -232,10 +240,11 @@ export async function readAdapterInfo(folder: string): Promise<AdapterInfo> {
 }
 
 /**
- * Loads an adapter onto the base model that it was trained on. Every parameter has to be there once and in its shape, and
- * nothing else.
+ * Loads an adapter onto the base model that it was trained on. Every parameter has to be there once and in its shape,
+ * and nothing else.
  *
- * @throws InputError for another base, an unfinished or damaged folder, one that is replaced while it is being read, and
+ * @throws InputError for another base, an unfinished or damaged folder, one that is replaced while it is being read,
+ * and
  *   for a tensor that is not finite
  */
 export async function loadAdapter(folder: string, base: AdapterBase): Promise<Adapter> {

@@ -19,7 +19,10 @@ export const computes = (command: Command): Command =>
     .option('--device <device>', 'auto, cpu, cuda or cuda:NUMBER', 'auto')
     .option('--precision <dtype>', 'what activations and matrices are stored in: float32 or bfloat16', 'float32')
 
-/** What they mean; `say` tells on the error stream which device it is and why, and what was assumed of the model, once all else is known to be right. */
+/**
+ * What they mean; `say` tells on the error stream which device it is and why, and what was assumed of the model, once
+ * all else is known to be right.
+ */
 export function chosen({ device, precision }: Where): {
   device: Device
   precision: Precision
@@ -39,7 +42,8 @@ export function chosen({ device, precision }: Where): {
 }
 
 /**
- * A signal that Ctrl-C (or a polite kill) aborts; a second Ctrl-C ends the process at once. Call `done` when it is over.
+ * A signal that Ctrl-C (or a polite kill) aborts; a second Ctrl-C ends the process at once. Call `done` when it is
+ * over.
  *
  * @param what what the command then does, for the user
  */

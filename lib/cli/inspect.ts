@@ -32,7 +32,10 @@ export interface InspectOptions {
   brief?: boolean | undefined
 }
 
-/** The report on a model folder, or on a bare config.json. Throws, after the whole report, where weights or preprocessing do not fit. */
+/**
+ * The report on a model folder, or on a bare config.json. Throws, after the whole report, where weights or
+ * preprocessing do not fit.
+ */
 export async function inspect(target: string, options: InspectOptions = {}): Promise<string> {
   const { text, check } = await report(target, options)
   try {

@@ -6,7 +6,9 @@ import type { Profile } from '../tensor/profile.js'
 import { writeFileAtomic } from '../weights/atomic.js'
 import { table } from './common.js'
 
-/** The file's whole path. Throws an InputError where it cannot be written, so that nobody learns that after the work. */
+/**
+ * The file's whole path. Throws an InputError where it cannot be written, so that nobody learns that after the work.
+ */
 export async function profilePath(file: string): Promise<string> {
   const path = resolve(file)
   const complain = (why: string): never => {

@@ -1,9 +1,10 @@
 /**
- * lib/data: from a manifest to pixels: samples, frames, preprocessing, and the cache of what the frozen vision tower made of
- * them. May import lib/errors, lib/weights/safetensors and npm libraries; knows no tensor, no model and no native code.
+ * lib/data: from a manifest to pixels: samples, frames, preprocessing, and the cache of what the frozen vision tower
+ * made of them. May import lib/errors, lib/weights/safetensors and npm libraries; knows no tensor, no model and no
+ * native code.
  *
- * This file: features on disk. The vision tower is frozen, so a clip's features are computed once and then read under a key
- * of everything that they depend on.
+ * This file: features on disk. The vision tower is frozen, so a clip's features are computed once and then read under a
+ * key of everything that they depend on.
  */
 
 import { createHash } from 'node:crypto'
@@ -21,8 +22,8 @@ const VERSION = 2
 const known = new Map<string, { stamp: string; hash: Promise<string> }>()
 
 /**
- * SHA-256 (hex) of a video file's bytes, or of all names and bytes of a folder's frame images. Remembered for the life of
- * the process while size and modification time stay the same.
+ * SHA-256 (hex) of a video file's bytes, or of all names and bytes of a folder's frame images. Remembered for the life
+ * of the process while size and modification time stay the same.
  * @throws InputError if it cannot be read
  */
 export async function contentHash(path: string): Promise<string> {
@@ -41,7 +42,8 @@ export async function contentHash(path: string): Promise<string> {
 async function fileHash(path: string): Promise<string> {
   const s = await stat(path)
   if (!s.isFile())
-    throw invalid(path, 'a readable video file or folder of frame images', new Error('neither a file nor a folder')) // a pipe may never yield
+    // a pipe may never yield
+    throw invalid(path, 'a readable video file or folder of frame images', new Error('neither a file nor a folder'))
   const { size, mtimeMs } = s
   const stamp = `${size} ${mtimeMs}`
   const entry = known.get(path)

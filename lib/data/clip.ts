@@ -32,9 +32,10 @@ export const clipKey = ({ video, start = 0, end, fps }: Clip): string =>
 const IMAGE = /\.(jpe?g|png|webp|tiff?|gif|avif)$/i
 
 /**
- * The times (seconds) of `frames` frames of the clip [start, end): pure arithmetic. `first` has no times of its own in a
- * video; for a folder of images, give its rate as `fps` sampling.
- * @throws InputError if `frames` is not a whole number from 1 on, or the clip is too short for `frames` frames at the rate
+ * The times (seconds) of `frames` frames of the clip [start, end): pure arithmetic. `first` has no times of its own in
+ * a video; for a folder of images, give its rate as `fps` sampling.
+ * @throws InputError if `frames` is not a whole number from 1 on, or the clip is too short for `frames` frames at the
+ * rate
  */
 export function sampleTimes(
   start: number,
@@ -70,7 +71,8 @@ export interface ClipOptions {
 
 /**
  * The T frames of a clip, read in this very process: see `readFrames`, which gives up where this would wait forever.
- * @throws InputError if the file cannot be read (missing, empty, no video, damaged where a frame is wanted), if start or
+ * @throws InputError if the file cannot be read (missing, empty, no video, damaged where a frame is wanted), if start
+ * or
  *   end do not lie within the video, or if it is too short for the sampling; nothing stays open
  */
 export async function readClip(clip: Clip, options: ClipOptions): Promise<RgbFrame[]> {
@@ -219,7 +221,8 @@ async function openFolder({ video, fps }: Clip): Promise<Source> {
 /** One image file as sRGB, turned as its EXIF orientation says, transparency on black. */
 async function readImage(path: string, time: number): Promise<RgbFrame> {
   const { default: sharp } = await import('sharp')
-  if (!(await stat(path)).isFile()) throw invalid(path, 'an image that can be decoded', new Error('not a file')) // a pipe may never yield
+  // a pipe may never yield
+  if (!(await stat(path)).isFile()) throw invalid(path, 'an image that can be decoded', new Error('not a file'))
   try {
     const image = sharp(path, { failOn: 'error' }).rotate().toColourspace('srgb')
     const { data, info } = await image.raw().toBuffer({ resolveWithObject: true })

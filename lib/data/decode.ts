@@ -1,6 +1,7 @@
 /**
- * A video file as a stream of decoded frames in the order of presentation, with seeking. All of FFmpeg is behind this file
- * and picture.ts; the calls that may take long are asynchronous and leave the event loop free. See cache.ts for what this folder may import.
+ * A video file as a stream of decoded frames in the order of presentation, with seeking. All of FFmpeg is behind this
+ * file and picture.ts; the calls that may take long are asynchronous and leave the event loop free. See cache.ts for
+ * what this folder may import.
  */
 
 import type { CodecContext, FormatContext, Frame, Packet, Stream } from 'node-av/lib'
@@ -8,7 +9,10 @@ import { stat } from 'node:fs/promises'
 import { AV, lib, loadFfmpeg } from './ffmpeg.js'
 import { checkFile, notAVideo, unopened } from './reject.js'
 
-/** A decoded frame, owned by whoever received it. `time` in seconds from time zero; `damaged`: its pixels cannot be trusted. */
+/**
+ * A decoded frame, owned by whoever received it. `time` in seconds from time zero; `damaged`: its pixels cannot be
+ * trusted.
+ */
 export interface Decoded {
   frame: Frame
   time: number
@@ -37,7 +41,10 @@ const VARYING_DELAY = new Set(['h264', 'hevc', 'vvc'])
 const MOST_DELAY = 16
 /** The clock may fall back by this (seconds) from one picture to the next, and still be a clock with a tremor. */
 const TREMOR = 0.1
-/** A clock that may begin anew (transport streams) and leaps further than this (seconds) did so. FFmpeg's own limits, both. */
+/**
+ * A clock that may begin anew (transport streams) and leaps further than this (seconds) did so. FFmpeg's own limits,
+ * both.
+ */
 const LEAP = 10
 /** Seconds of a picture where neither the file nor a rate tells. */
 const UNKNOWN_LENGTH = 0.04
@@ -78,7 +85,8 @@ export class FrameStream {
   private fragmented = false
   private counted = false // packets carry decoding times alone, or none
   private delay = 0 // packets that the decoder keeps before it gives a frame; NaN where that varies
-  private sent: bigint[] = [] // decoding times of the packets that it keeps: the first one's is when the next frame is shown
+  // decoding times of the packets that it keeps: the first one's is when the next frame is shown
+  private sent: bigint[] = []
   stream!: Stream
 
   private constructor(readonly path: string) {
@@ -200,14 +208,16 @@ export class FrameStream {
     this.sent = []
   }
 
-  // ------------------------------------------------------------------------------------------------------------- opening
+  // -------------------------------------------------------------------------------------------------------------
+  // opening
 
   private async begin(): Promise<void> {
     const { path } = this
     this.forget()
     this.fromStart = true
     const format = (this.format = new lib.FormatContext())
-    const options = lib.Dictionary.fromObject({ protocol_whitelist: 'file' }) // a playlist must not reach for the network
+    // a playlist must not reach for the network
+    const options = lib.Dictionary.fromObject({ protocol_whitelist: 'file' })
     const code = await format.openInput(`file:${path}`, null, options)
     options.free()
     if (code < 0) throw await unopened(path, lib.FFmpegError.strerror(code))
@@ -252,7 +262,8 @@ export class FrameStream {
     this.zero = this.counted || format.startTime === AV.AV_NOPTS_VALUE ? (first ?? 0) : Number(format.startTime) / 1e6
     if (!STATES_DURATION.test(name) || this.fragmented) return
     const whole = format.duration > 0n ? Number(format.duration) / 1e6 : undefined
-    const tag = /^(\d+):(\d+):(\d+\.?\d*)$/.exec(stream.metadata?.get('DURATION') ?? '') // Matroska: where the track ends
+    // Matroska: where the track ends
+    const tag = /^(\d+):(\d+):(\d+\.?\d*)$/.exec(stream.metadata?.get('DURATION') ?? '')
     // What stands for each stream in MP4 and AVI, FFmpeg makes of the whole file's duration elsewhere.
     if (/^(mov|avi)\b/.test(name) && stream.duration > 0n)
       this.declaredEnd = (first ?? this.zero) + Number(stream.duration) * this.tick - this.zero
@@ -302,7 +313,8 @@ export class FrameStream {
    */
   private async scan(tail: boolean): Promise<Measured | undefined> {
     const { packet, tick, fps } = this
-    const parts: { first: number; latest: number; end: number; fed: number | undefined }[] = [] // between falls of the clock
+    // between falls of the clock
+    const parts: { first: number; latest: number; end: number; fed: number | undefined }[] = []
     let stamped = false
     let summed = 0
     let delay: number | undefined // from decoding to presentation, of the first packet
@@ -338,7 +350,10 @@ export class FrameStream {
     return { end: parts[0] ? parts[0].first + lasts : summed, joined, counted }
   }
 
-  /** Where packets carry one time each and pictures come out of that order, it is the decoding time: pictures are counted. */
+  /**
+   * Where packets carry one time each and pictures come out of that order, it is the decoding time: pictures are
+   * counted.
+   */
   private async checkStamps(): Promise<void> {
     const { packet, stream } = this
     if (this.counted || this.restarts || stream.codecpar.videoDelay === 0) return
@@ -359,7 +374,8 @@ export class FrameStream {
     await this.restart()
   }
 
-  // ------------------------------------------------------------------------------------------------------------ decoding
+  // ------------------------------------------------------------------------------------------------------------
+  // decoding
 
   /** Gives the decoder one more packet, or the end of the file; false when that is done. */
   private async feed(): Promise<boolean> {
@@ -390,7 +406,8 @@ export class FrameStream {
         if (this.sent.length > (Number.isNaN(this.delay) ? MOST_DELAY : this.delay) + 1) this.sent.shift()
         const time =
           pts === AV.AV_NOPTS_VALUE || this.counted ? this.lastTime : Number(pts) * tick - this.zero + this.shift
-        // In a transport stream the mark is a suspicion (packets do not count on); elsewhere the packet is a part of itself.
+        // In a transport stream the mark is a suspicion (packets do not count on); elsewhere the packet is a part of
+        // itself.
         const cut = packet.hasFlags(AV.AV_PKT_FLAG_CORRUPT) && !this.restarts
         if (cut || (await this.decoder!.sendPacket(packet)) < 0) {
           this.lose(time)
@@ -408,7 +425,9 @@ export class FrameStream {
     return this.counted ? packet.dts : packet.pts
   }
 
-  /** While skipping: is this packet one that the decoder has not had? The last that it had is known by its time stamp. */
+  /**
+   * While skipping: is this packet one that the decoder has not had? The last that it had is known by its time stamp.
+   */
   private passed(at: bigint, isKeyframe: boolean): boolean {
     if (at === this.lastPacket) this.skipping = false
     else if (isKeyframe && at > this.lastKey) {
@@ -425,8 +444,8 @@ export class FrameStream {
   }
 
   /**
-   * A loss spoils every later frame up to the next keyframe, since frames are built on one another. Undefined: a frame of
-   * which nothing tells the time.
+   * A loss spoils every later frame up to the next keyframe, since frames are built on one another. Undefined: a frame
+   * of which nothing tells the time.
    */
   private judge(frame: Frame): Decoded | undefined {
     const key = frame.hasFlags(AV.AV_FRAME_FLAG_KEY)
@@ -450,8 +469,8 @@ export class FrameStream {
   }
 
   /**
-   * Where a frame with this stamp stands among the ones before it. Without a stamp it follows the last one. Where the clock
-   * falls back, or leaps, another file begins, and follows the one before.
+   * Where a frame with this stamp stands among the ones before it. Without a stamp it follows the last one. Where the
+   * clock falls back, or leaps, another file begins, and follows the one before.
    */
   private onward(stamp: number | undefined, key: boolean): number | undefined {
     const { last } = this

@@ -1,6 +1,6 @@
 /**
- * Processes that decode (decoder.ts), reused over clips: a call into a decoder that never returns, or a file system that
- * never answers, can be given up in another process alone. See cache.ts for what this folder may import.
+ * Processes that decode (decoder.ts), reused over clips: a call into a decoder that never returns, or a file system
+ * that never answers, can be given up in another process alone. See cache.ts for what this folder may import.
  *
  * A clip goes there as a line of JSON on the standard input. What comes back on the fourth pipe is a line of JSON, a
  * {@link Reply}, and then the bytes of its pictures, which are put where they stay.
@@ -134,7 +134,8 @@ class Decoder {
     this.pipe = this.child.stdio[3] as Socket
     this.pipe.on('data', (chunk: Buffer) => this.receive(chunk))
     this.child.stderr!.on('data', (chunk: Buffer) => (this.complaint = (this.complaint + chunk).slice(-500)))
-    for (const stream of [this.child.stdin!, this.child.stderr!, this.pipe]) stream.on('error', () => {}) // its end says more
+    // its end says more
+    for (const stream of [this.child.stdin!, this.child.stderr!, this.pipe]) stream.on('error', () => {})
     this.child.on('error', (error) => this.end(error.message))
     this.child.on('close', (code, signal) => this.end(signal ?? `code ${code}`))
     this.limit(START)

@@ -1,6 +1,6 @@
 /**
- * From a sample to its T frames, of a video file or of a folder of frame images, within a time limit. See cache.ts for what
- * this folder may import.
+ * From a sample to its T frames, of a video file or of a folder of frame images, within a time limit. See cache.ts for
+ * what this folder may import.
  */
 
 import type { Clip, ClipOptions } from './clip.js'
@@ -21,10 +21,12 @@ export interface ReadOptions extends ClipOptions {
 let decoders: Decoders | undefined
 
 /**
- * The T frames of a clip, in order of time: `RgbFrame` with its own size and time stamp. A frame may appear more than once
- * where the video has fewer; the same object then. Files are read and decoded in other processes, a few of which stay for
- * the clips to come and end with this one: what hangs or crashes in native code is given up, and this process goes on.
- * @throws InputError if the file cannot be read (missing, empty, no video, damaged where a frame is wanted), if start or
+ * The T frames of a clip, in order of time: `RgbFrame` with its own size and time stamp. A frame may appear more than
+ * once where the video has fewer; the same object then. Files are read and decoded in other processes, a few of which
+ * stay for the clips to come and end with this one: what hangs or crashes in native code is given up, and this process
+ * goes on.
+ * @throws InputError if the file cannot be read (missing, empty, no video, damaged where a frame is wanted), if start
+ * or
  *   end do not lie within the video, if it is too short for the sampling, or if it takes more than `timeout` seconds;
  *   nothing stays open
  */

@@ -1,6 +1,6 @@
 /**
- * The manifest: JSONL, one sample a line, the only form in which data reaches training and evaluation. A converter for a
- * dataset writes such a file; nothing downstream knows the dataset.
+ * The manifest: JSONL, one sample a line, the only form in which data reaches training and evaluation. A converter for
+ * a dataset writes such a file; nothing downstream knows the dataset.
  */
 
 import { stat } from 'node:fs/promises'
@@ -45,7 +45,9 @@ const origins = new WeakMap<object, string>()
 /** Errors that name their sample already. */
 const told = new WeakSet<Error>()
 
-/** What a message calls a sample: file, line and id; the id alone where it was not read from a manifest; else nothing. */
+/**
+ * What a message calls a sample: file, line and id; the id alone where it was not read from a manifest; else nothing.
+ */
 export function sampleName(sample: { id?: string | undefined }): string | undefined {
   const { id } = sample
   if (id === undefined) return undefined
@@ -77,11 +79,13 @@ export function manifestJsonSchema(): Record<string, unknown> {
 }
 
 /**
- * Reads and checks a manifest. Blank lines are skipped, as is a byte order mark before a line; `video` becomes an absolute
- * path, and has to exist.
+ * Reads and checks a manifest. Blank lines are skipped, as is a byte order mark before a line; `video` becomes an
+ * absolute path, and has to exist.
  *
- * @throws InputError naming the file and the line: not UTF-8, not JSON, an unknown, missing, mistyped or blank field, a key
- *   or an id twice, `choices` without the answer or with a double, `end` not after `start`, no such video, a folder without
+ * @throws InputError naming the file and the line: not UTF-8, not JSON, an unknown, missing, mistyped or blank field, a
+ * key
+ * or an id twice, `choices` without the answer or with a double, `end` not after `start`, no such video, a folder
+ * without
  *   `fps` or a file with it; and where the file is missing or holds no sample
  */
 export async function readManifest(path: string): Promise<Sample[]> {
@@ -136,7 +140,9 @@ function parseLine(line: string, where: string): Sample {
   return sample
 }
 
-/** Zod's first complaint in this project's words; an unknown key goes first, since it is often a required one mistyped. */
+/**
+ * Zod's first complaint in this project's words; an unknown key goes first, since it is often a required one mistyped.
+ */
 function explain(issues: z.core.$ZodIssue[], value: unknown, where: string): InputError {
   const issue = issues.find((i) => i.code === 'unrecognized_keys') ?? issues[0]!
   if (issue.code === 'unrecognized_keys') {

@@ -1,6 +1,6 @@
 /**
- * Does a file end before what its container began has ended? Read from the sizes of the outermost elements alone, in MP4,
- * Matroska (WebM), ASF (WMV) and FLV; other containers do not tell. See cache.ts for what this folder may import.
+ * Does a file end before what its container began has ended? Read from the sizes of the outermost elements alone, in
+ * MP4, Matroska (WebM), ASF (WMV) and FLV; other containers do not tell. See cache.ts for what this folder may import.
  */
 
 import { open, type FileHandle } from 'node:fs/promises'
@@ -76,8 +76,8 @@ async function mp4(window: Window): Promise<Outline> {
 const [SEGMENT, CLUSTER] = [0x18538067, 0x1f43b675]
 
 /**
- * Elements: name and length, both of as many bytes as the first one says by its leading zeros. A live recording does not
- * know the length of its segment, nor that of its clusters: then their parts are walked through.
+ * Elements: name and length, both of as many bytes as the first one says by its leading zeros. A live recording does
+ * not know the length of its segment, nor that of its clusters: then their parts are walked through.
  */
 async function matroska(window: Window): Promise<boolean> {
   for (let at = 0; at < window.size; ) {
@@ -114,7 +114,10 @@ async function asf(window: Window): Promise<boolean> {
   return false
 }
 
-/** Tags: kind (8 bits), length of the data (24), seven bytes, data; behind each its whole length, by which the last one is found. */
+/**
+ * Tags: kind (8 bits), length of the data (24), seven bytes, data; behind each its whole length, by which the last one
+ * is found.
+ */
 async function flv(window: Window): Promise<boolean> {
   const last = (await window.read(window.size - 4, 4)).readUInt32BE(0)
   let at = window.size - 4 - last

@@ -25,9 +25,9 @@ export class Painter {
   }
 
   /**
-   * Where the stream does not name its matrix, BT.601 is taken, as FFmpeg and the readers built on it do; where it names no
-   * range, the limited one. High dynamic range is not tone-mapped. Of two interlaced fields, the one that is shown first
-   * makes the picture. Transparency is on black.
+   * Where the stream does not name its matrix, BT.601 is taken, as FFmpeg and the readers built on it do; where it
+   * names no range, the limited one. High dynamic range is not tone-mapped. Of two interlaced fields, the one that is
+   * shown first makes the picture. Transparency is on black.
    */
   async toRgb(frame: Frame, stream: Stream, path: string): Promise<Rgb> {
     const { width, height } = frame
@@ -66,9 +66,9 @@ export class Painter {
 }
 
 /**
- * An interlaced frame is two moments, line by line. This keeps the lines of the first one and interpolates the others along
- * edges (FFmpeg's estdif, which looks at no other frame: the picture does not depend on how the file was read). Undefined
- * where the filter does not take the pixel format; the fields stay woven then.
+ * An interlaced frame is two moments, line by line. This keeps the lines of the first one and interpolates the others
+ * along edges (FFmpeg's estdif, which looks at no other frame: the picture does not depend on how the file was read).
+ * Undefined where the filter does not take the pixel format; the fields stay woven then.
  */
 async function firstField(frame: Frame): Promise<Frame | undefined> {
   const graph = new lib.FilterGraph()
@@ -113,8 +113,8 @@ export async function onBlack(data: Uint8Array, width: number, height: number, s
 }
 
 /**
- * Applies a display matrix: nine int32, of which a, b, c, d (16.16) send the point (x, y) to (ax + cy, bx + dy). It is a hint:
- * its nearest quarter turn or mirroring is taken, whatever its scale; a matrix without area says nothing.
+ * Applies a display matrix: nine int32, of which a, b, c, d (16.16) send the point (x, y) to (ax + cy, bx + dy). It is
+ * a hint: its nearest quarter turn or mirroring is taken, whatever its scale; a matrix without area says nothing.
  */
 function turn(rgb: Rgb, matrix: Buffer | null): Rgb {
   if (!matrix || matrix.length < 36) return rgb

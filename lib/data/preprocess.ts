@@ -60,9 +60,10 @@ export async function readPreprocessor(folder: string, imageSize: number): Promi
 }
 
 /**
- * Reads how a model folder prepares pictures: `preprocessor_config.json`, else `image_processor` or `video_processor` of
- * `processor_config.json` (where transformers 5 writes them), else `video_preprocessor_config.json`. What the first of them
- * omits, and everything where there is none, is assumed and said: CLIP's mean and std, 1/255, bicubic, and `imageSize`.
+ * Reads how a model folder prepares pictures: `preprocessor_config.json`, else `image_processor` or `video_processor`
+ * of `processor_config.json` (where transformers 5 writes them), else `video_preprocessor_config.json`. What the first
+ * of them omits, and everything where there is none, is assumed and said: CLIP's mean and std, 1/255, bicubic, and
+ * `imageSize`.
  *
  * @param imageSize pixels of a side, as the vision tower's configuration says
  * @throws InputError if the file is not understood, asks for a crop, or its size is not `imageSize`

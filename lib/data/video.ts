@@ -1,5 +1,6 @@
 /**
- * One video file, read at chosen times: the frame at time t is the one shown then, the last whose time stamp is not after t.
+ * One video file, read at chosen times: the frame at time t is the one shown then, the last whose time stamp is not
+ * after t.
  * Time stamps count, never frame numbers, so a variable frame rate needs no care; time zero is where a player starts.
  * See cache.ts for what this folder may import.
  */
@@ -8,7 +9,9 @@ import { invalid } from '../errors.js'
 import { FrameStream, type Decoded } from './decode.js'
 import { Painter, type Rgb } from './picture.js'
 
-/** One picture of a video: RGB, 8 bits, row by row, `data.length` = 3·width·height; `time` in seconds from its start. */
+/**
+ * One picture of a video: RGB, 8 bits, row by row, `data.length` = 3·width·height; `time` in seconds from its start.
+ */
 export interface RgbFrame extends Rgb {
   time: number
 }
@@ -99,14 +102,17 @@ export class Video {
     await this.stream.close()
   }
 
-  // ------------------------------------------------------------------------------------------------------------- moving
+  // -------------------------------------------------------------------------------------------------------------
+  // moving
 
   private covers(time: number): boolean {
     if (!this.current || time + SLACK < this.current.time) return false
     return this.ahead ? time + SLACK < this.ahead.time : this.ended
   }
 
-  /** Makes `current` the frame at `time`. Where a keyframe turns out to lie after it, looks further and further back. */
+  /**
+   * Makes `current` the frame at `time`. Where a keyframe turns out to lie after it, looks further and further back.
+   */
   private async goTo(time: number): Promise<void> {
     const { stream } = this
     const first = !this.current && stream.fromStart ? this.ahead : undefined // nothing lies before it
@@ -156,7 +162,8 @@ export class Video {
     this.ended = false
   }
 
-  // ------------------------------------------------------------------------------------------------------------ showing
+  // ------------------------------------------------------------------------------------------------------------
+  // showing
 
   private async show(): Promise<RgbFrame> {
     const { frame, time, damaged } = this.current!

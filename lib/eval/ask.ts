@@ -18,7 +18,10 @@ export interface VideoModel {
   dispose(): void
 }
 
-/** Opens a checkpoint folder and, if given, an adapter trained on it, on the CPU in float32 unless `options` say otherwise. */
+/**
+ * Opens a checkpoint folder and, if given, an adapter trained on it, on the CPU in float32 unless `options` say
+ * otherwise.
+ */
 export async function openVideoModel(
   model: string,
   adapter?: string,

@@ -1,7 +1,7 @@
 /**
- * What attention over a video costs, by formula (SPEC §9): score products, operations of the attention block, of the whole
- * Q-Former and of the language model. Operations are those of the arithmetic as written, two for each multiply-add; what an
- * implementation saves or repeats is not in them. Imports configurations alone.
+ * What attention over a video costs, by formula (SPEC §9): score products, operations of the attention block, of the
+ * whole Q-Former and of the language model. Operations are those of the arithmetic as written, two for each
+ * multiply-add; what an implementation saves or repeats is not in them. Imports configurations alone.
  */
 import { trainedParameters, countTrained } from '../adapter/parameters.js'
 import type { AdapterConfig } from '../adapter/config.js'
@@ -24,7 +24,10 @@ export function scoreProducts(form: Form, { frames: T, queries: L, text: K = 0 }
   return form === 'factorized' ? T * (L + K) ** 2 + L * T ** 2 : (T * L + K) ** 2
 }
 
-/** Rows that go through the projections of one self-attention: all tokens in space and the queries in time, or all tokens once. */
+/**
+ * Rows that go through the projections of one self-attention: all tokens in space and the queries in time, or all
+ * tokens once.
+ */
 function projectedRows(form: Form, { frames: T, queries: L, text: K = 0 }: VideoSizes): number {
   return form === 'factorized' ? T * (L + K) + T * L : T * L + K
 }
@@ -38,8 +41,8 @@ export function coreFlops(form: Form, sizes: VideoSizes, width: number, pass: Pa
 }
 
 /**
- * Operations of the self-attention block: query, key, value and output projections with the attention between them. LoRA of
- * rank r on query and value; the frozen weights have no gradient.
+ * Operations of the self-attention block: query, key, value and output projections with the attention between them.
+ * LoRA of rank r on query and value; the frozen weights have no gradient.
  */
 export function blockFlops(form: Form, sizes: VideoSizes, width: number, pass: Pass = 'forward', rank = 0): number {
   const rows = (sizes.videos ?? 1) * projectedRows(form, sizes)
@@ -49,7 +52,10 @@ export function blockFlops(form: Form, sizes: VideoSizes, width: number, pass: P
   return coreFlops(form, sizes, width, pass) + both * 4 * 2 * rows * width ** 2 + low
 }
 
-/** The number of frames from which the factorized block takes fewer operations than the joint one; undefined where it never does below 2¹⁶. */
+/**
+ * The number of frames from which the factorized block takes fewer operations than the joint one; undefined where it
+ * never does below 2¹⁶.
+ */
 export function crossover(sizes: Omit<VideoSizes, 'frames'>, width: number): number | undefined {
   for (let frames = 1; frames < 65536; frames++)
     if (blockFlops('factorized', { ...sizes, frames }, width) < blockFlops('joint', { ...sizes, frames }, width))
@@ -58,8 +64,8 @@ export function crossover(sizes: Omit<VideoSizes, 'frames'>, width: number): num
 }
 
 /**
- * Operations of the Q-Former over a batch of videos. Image tokens are frozen: backward, nothing flows to them. The text path
- * of the last layer is left out, as nobody reads it.
+ * Operations of the Q-Former over a batch of videos. Image tokens are frozen: backward, nothing flows to them. The text
+ * path of the last layer is left out, as nobody reads it.
  */
 export function qformerFlops(
   config: QFormerConfig,
@@ -83,8 +89,8 @@ export function qformerFlops(
 }
 
 /**
- * Operations of a LLaMA over sequences of `tokens` tokens, causal; the output matrix on `rows` of each alone. Backward, the
- * frozen weights have no gradient.
+ * Operations of a LLaMA over sequences of `tokens` tokens, causal; the output matrix on `rows` of each alone. Backward,
+ * the frozen weights have no gradient.
  */
 export function languageFlops(
   config: LlamaConfig,

@@ -1,7 +1,7 @@
 /**
- * Greedy decoding, a token of every row at a time. On a CUDA device a step is the same launches on the same memory each time:
- * where the token stands, which keys count and where the cache goes on are read from device memory. So it is captured once for
- * every so many keys, and replayed.
+ * Greedy decoding, a token of every row at a time. On a CUDA device a step is the same launches on the same memory each
+ * time: where the token stands, which keys count and where the cache goes on are read from device memory. So it is
+ * captured once for every so many keys, and replayed.
  */
 import { invalid } from '../errors.js'
 import { embedTokens, KVCache, logits, rowsOf } from '../models/language.js'
@@ -25,7 +25,9 @@ export interface DecoderOptions {
   rows: number
   /** Most tokens of a row, with what it begins with. */
   limit: number
-  /** On a CUDA device, whether steps that come back are captured and replayed. Same results either way. Default: true. */
+  /**
+   * On a CUDA device, whether steps that come back are captured and replayed. Same results either way. Default: true.
+   */
   graphs?: boolean | undefined
 }
 
@@ -38,7 +40,10 @@ export class Decoder {
   readonly #mask: Uint8Array
   readonly #ids: Tensor
   #positions: number[] = []
-  /** On a CUDA device, what a step reads there: where the cache goes on and the positions, [1 + rows]; the mask; a column of ones. */
+  /**
+   * On a CUDA device, what a step reads there: where the cache goes on and the positions, [1 + rows]; the mask; a
+   * column of ones.
+   */
   readonly #device: { state: Tensor; mask: Tensor; ones: Tensor } | undefined
   /** By keys; null: seen once. */
   readonly #graphs = new Map<number, Graph | null>()
@@ -63,7 +68,10 @@ export class Decoder {
     }
   }
 
-  /** A decoder for the model: one that was kept, where it has room and nobody uses it. Hand it back with {@link release}. */
+  /**
+   * A decoder for the model: one that was kept, where it has room and nobody uses it. Hand it back with {@link
+   * release}.
+   */
   static of(model: ImageModel, options: DecoderOptions): Decoder {
     for (const kept of model.attached) {
       if (
@@ -80,7 +88,10 @@ export class Decoder {
     return new Decoder(model, options)
   }
 
-  /** Keeps it until the model goes if it holds graphs, else lets its memory go. `spoilt`: what its cache holds must not be seen again. */
+  /**
+   * Keeps it until the model goes if it holds graphs, else lets its memory go. `spoilt`: what its cache holds must not
+   * be seen again.
+   */
   release(spoilt = false): void {
     const { attached } = this.model
     attached.delete(this)
@@ -96,8 +107,8 @@ export class Decoder {
   }
 
   /**
-   * Begins with rows of embeddings x [rows,n,D] and their mask, row-major [rows,n]: padding stands on the left. Returns the
-   * likeliest next id of each row; −1 where a score is not finite.
+   * Begins with rows of embeddings x [rows,n,D] and their mask, row-major [rows,n]: padding stands on the left. Returns
+   * the likeliest next id of each row; −1 where a score is not finite.
    */
   async begin(x: Tensor, mask: Uint8Array): Promise<Int32Array> {
     const { rows } = this.options

@@ -35,7 +35,8 @@ export function imageTextConfig(bundle: Bundle, frames: number): TextConfig {
 /**
  * The ids of a sample's texts; the prompt is cut on the left to the room that is left beside visual tokens and answer.
  *
- * @throws InputError, with the sample's name where it has one, for an answer without a token or too long for the language
+ * @throws InputError, with the sample's name where it has one, for an answer without a token or too long for the
+ * language
  *   model, for a text that holds the mark of a picture, and for an id without a row in the embedding
  */
 export function encode(
@@ -93,7 +94,9 @@ export function encode(
   })
 }
 
-/** Widths that rows are padded to: multiples of `step` up to `most`, so that batches of nearly one size have one shape. */
+/**
+ * Widths that rows are padded to: multiples of `step` up to `most`, so that batches of nearly one size have one shape.
+ */
 export interface Widths {
   step: number
   most: number

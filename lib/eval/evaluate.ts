@@ -46,7 +46,10 @@ export interface EvaluateOptions {
   /** Most tokens of an open answer. Default 64. */
   maxTokens?: number
   signal?: AbortSignal | undefined
-  /** Hears of each sample whose clip or texts cannot be used, and evaluation goes on without it. Absent: the first one ends it. */
+  /**
+   * Hears of each sample whose clip or texts cannot be used, and evaluation goes on without it. Absent: the first one
+   * ends it.
+   */
   onUnpredicted?: ((sample: Unpredicted) => void | Promise<void>) | undefined
 }
 
@@ -91,7 +94,8 @@ export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRow
 /**
  * Predicts every sample, in order. What was predicted is yielded before an error or the signal ends it.
  *
- * @throws InputError naming the sample: for one that cannot be used, unless {@link EvaluateOptions.onUnpredicted} hears of it,
+ * @throws InputError naming the sample: for one that cannot be used, unless {@link EvaluateOptions.onUnpredicted} hears
+ * of it,
  *   and for visual tokens, losses or scores that are not finite
  */
 export async function* evaluate(

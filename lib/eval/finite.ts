@@ -1,4 +1,7 @@
-/** Numbers that are not finite: noticed where they would decide something, and explained by the tensor or layer they come from. */
+/**
+ * Numbers that are not finite: noticed where they would decide something, and explained by the tensor or layer they
+ * come from.
+ */
 import { InputError } from '../errors.js'
 import type { ImageModel } from '../models/mtransllama.js'
 import type { Observe } from '../models/weights.js'

@@ -24,7 +24,8 @@ export interface GenerateOptions {
 
 /**
  * Greedy decoding of one sample: visual tokens [1,V,D_llm] and the prompt's ids; yields the answer's ids one by one.
- * Stops at an end token, at `maxTokens`, at the end of the model's positions, or when the signal aborts (then it throws).
+ * Stops at an end token, at `maxTokens`, at the end of the model's positions, or when the signal aborts (then it
+ * throws).
  *
  * @throws InputError where the scores of a token are not finite, naming the weight or layer
  */

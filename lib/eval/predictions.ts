@@ -11,7 +11,9 @@ import type { Bundle } from './bundle.js'
 import type { Prediction, Unpredicted } from './evaluate.js'
 import type { FeatureOptions } from './features.js'
 
-/** Names everything but the samples that predictions depend on: weights, adapter, precision, and how frames are chosen. */
+/**
+ * Names everything but the samples that predictions depend on: weights, adapter, precision, and how frames are chosen.
+ */
 export async function runName(
   bundle: Bundle,
   adapter: Adapter | undefined,
@@ -43,9 +45,11 @@ export class PredictionFile {
   ) {}
 
   /**
-   * Opens the file for the samples of a manifest. An old one of that name is overwritten with the first line that is added.
+   * Opens the file for the samples of a manifest. An old one of that name is overwritten with the first line that is
+   * added.
    *
-   * @param options `resume` takes its predictions over; lines that say why there is none, and half a line at its end, go
+   * @param options `resume` takes its predictions over; lines that say why there is none, and half a line at its end,
+   * go
    * @throws InputError where it cannot be written, or its lines are of another run or other samples
    */
   static async open(

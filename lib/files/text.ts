@@ -12,7 +12,8 @@ export function unreadable(path: string, error: unknown, missing = ''): InputErr
 }
 
 /**
- * The text of a file, which is UTF-8; a byte order mark at its beginning is dropped. Nothing is ever replaced by U+FFFD.
+ * The text of a file, which is UTF-8; a byte order mark at its beginning is dropped. Nothing is ever replaced by
+ * U+FFFD.
  *
  * @param wrong the error for a file that cannot be read
  * @throws InputError with the line for bytes that are not UTF-8; for UTF-16; for a pointer to another file
@@ -59,7 +60,8 @@ function firstBad(bytes: Uint8Array): number {
   while (bad - good > 1) {
     const middle = (good + bad) >> 1
     try {
-      new TextDecoder('utf-8', { fatal: true }).decode(bytes.subarray(0, middle), { stream: true }) // a sequence may go on behind it
+      // a sequence may go on behind it
+      new TextDecoder('utf-8', { fatal: true }).decode(bytes.subarray(0, middle), { stream: true })
       good = middle
     } catch {
       bad = middle

@@ -3,7 +3,10 @@ import { parse, YAMLParseError } from 'yaml'
 import { InputError } from '../errors.js'
 import { readText } from './text.js'
 
-/** Reads one document; a key that is there twice is an error. @throws InputError naming the file, and the line where it is not YAML */
+/**
+ * Reads one document; a key that is there twice is an error. @throws InputError naming the file, and the line where it
+ * is not YAML
+ */
 export async function readYaml(path: string): Promise<unknown> {
   const text = await readText(path)
   try {

@@ -1,6 +1,7 @@
 /**
  * Reads the config.json of a Hugging Face InstructBLIP or BLIP-2 folder into one normalised form. Hub files leave out
- * whatever equals the library's default, so every default is written down here. What this project cannot run is refused.
+ * whatever equals the library's default, so every default is written down here. What this project cannot run is
+ * refused.
  */
 import { dirname, join } from 'node:path'
 import { existsSync } from 'node:fs'
@@ -421,8 +422,8 @@ function divides(at: string, name: string, whole: number, by: string, part: numb
 }
 
 /**
- * Linear layers that read one input, by the end of their names: where they can lie in one tensor, it has the name given here,
- * and one product does for all of them.
+ * Linear layers that read one input, by the end of their names: where they can lie in one tensor, it has the name given
+ * here, and one product does for all of them.
  */
 export const PACKS: Readonly<Record<string, readonly string[]>> = {
   'self_attn.qkv_proj': ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'],

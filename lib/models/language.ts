@@ -71,7 +71,10 @@ export class KVCache implements Cached {
     return { k: rowsFrom(slot.k, 0, this.length + n), v: rowsFrom(slot.v, 0, this.length + n) }
   }
 
-  /** The same cache for work that is captured: appends at the row that `at` [1] int32 holds by then, and returns the first `keys` rows. */
+  /**
+   * The same cache for work that is captured: appends at the row that `at` [1] int32 holds by then, and returns the
+   * first `keys` rows.
+   */
   at(at: Tensor, keys: number): Cached {
     return {
       endsWithQueries: false,

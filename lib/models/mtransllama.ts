@@ -1,6 +1,6 @@
 /**
- * The whole model: frames and texts in, visual tokens, hidden states, loss and answers out. Without an adapter it is the
- * image model, frame by frame.
+ * The whole model: frames and texts in, visual tokens, hidden states, loss and answers out. Without an adapter it is
+ * the image model, frame by frame.
  */
 import { InputError, invalid } from '../errors.js'
 import { project, type Linear } from '../nn/layers.js'
@@ -94,7 +94,9 @@ export class ImageModel {
     )
   }
 
-  /** E_v [B,T,K_V,D_v] and a text to visual tokens for the language model: [B,L,D_llm], or [B,T·L,D_llm] with `concat`. */
+  /**
+   * E_v [B,T,K_V,D_v] and a text to visual tokens for the language model: [B,L,D_llm], or [B,T·L,D_llm] with `concat`.
+   */
   visualTokens(features: Tensor, text: QFormerText | undefined, adapter?: VideoAdapter, observe?: Observe): Tensor {
     const {
       numQueryTokens: L,

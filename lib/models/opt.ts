@@ -1,4 +1,6 @@
-/** OPT: pre-norm with LayerNorm and biases, learned positions with two extra rows, ReLU, output tied to the embedding. */
+/**
+ * OPT: pre-norm with LayerNorm and biases, learned positions with two extra rows, ReLU, output tied to the embedding.
+ */
 import { normalise, project, projectAll, projectOnto, type Linear, type Norm, type Pack } from '../nn/layers.js'
 import type { Columns } from '../ops/columns.js'
 import { add, relu } from '../ops/elementwise.js'

@@ -12,7 +12,10 @@ export interface AttentionWeights {
   query: Linear
   key: Linear
   value: Linear
-  /** Those of one input as one layer, where their weights lie behind each other: all three, or key and value of what another input attends to. */
+  /**
+   * Those of one input as one layer, where their weights lie behind each other: all three, or key and value of what
+   * another input attends to.
+   */
   packed?: Linear | undefined
   dense: Linear
   norm: Norm
@@ -35,7 +38,9 @@ export interface Routing {
 }
 
 export interface Attend {
-  /** The dimension of x that is attended over; the others, but for the last, are batch: the channel swap is this number. */
+  /**
+   * The dimension of x that is attended over; the others, but for the last, are batch: the channel swap is this number.
+   */
   over: number
   /** Keys and values from here instead of from x: [...batch, K, in]. */
   kv?: Tensor | undefined
@@ -49,7 +54,10 @@ export interface Attend {
   observeAlpha?: ((alpha: Tensor) => void) | undefined
 }
 
-/** LayerNorm(x + Dense(attention(x))), x [a,b,n,D]. With the same weights it is called once over space and once over time. */
+/**
+ * LayerNorm(x + Dense(attention(x))), x [a,b,n,D]. With the same weights it is called once over space and once over
+ * time.
+ */
 export function attend(weights: AttentionWeights, input: Tensor, o: Attend): Tensor {
   return normalise(weights.norm, attendSum(weights, input, o))
 }

@@ -21,7 +21,9 @@ export interface LoRA {
   scaling: number
 }
 
-/** Linear layers of one input. `whole` is there where their weights lie behind each other in memory: all of them as one. */
+/**
+ * Linear layers of one input. `whole` is there where their weights lie behind each other in memory: all of them as one.
+ */
 export interface Pack {
   parts: readonly Linear[]
   whole?: Linear | undefined
@@ -41,7 +43,10 @@ export function project(layer: Linear, x: Tensor, change?: LoRA): Tensor {
     : linear(x, layer.weight, layer.bias)
 }
 
-/** x [...,in] to what each layer makes of it: columns of one tensor where the layers are one, which then has the LoRA of some fused in. */
+/**
+ * x [...,in] to what each layer makes of it: columns of one tensor where the layers are one, which then has the LoRA of
+ * some fused in.
+ */
 export function projectAll({ parts, whole }: Pack, x: Tensor, changes: readonly (LoRA | undefined)[] = []): Columns[] {
   const given = changes.filter((c) => c !== undefined)
   if (!whole || given.length > 2 || given.some((c) => c.scaling !== given[0]!.scaling))

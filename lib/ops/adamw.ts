@@ -35,7 +35,8 @@ export function addSquareSum(sum: Tensor, x: Tensor): void {
   native().ops.square_sum(x.handle, sum.handle)
 }
 
-// ---- all trained tensors at once, in a handful of launches on a CUDA device: the bits of the calls above, one after the other ----
+// ---- all trained tensors at once, in a handful of launches on a CUDA device: the bits of the calls above, one after
+// the other ----
 
 const handles = (tensors: readonly Tensor[]) => tensors.map((t) => t.handle)
 
@@ -45,8 +46,8 @@ export function accumulate(sums: readonly Tensor[], xs: readonly Tensor[]): void
 }
 
 /**
- * What a step depends on, into `report` [3+k], float32: S, the sum of the squares of all gradients; min(1, clip / (√S + 1e-6)),
- * or 1 where `clip` is 0; 1 where S and all k losses are finite, else 0; the losses.
+ * What a step depends on, into `report` [3+k], float32: S, the sum of the squares of all gradients; min(1, clip / (√S +
+ * 1e-6)), or 1 where `clip` is 0; 1 where S and all k losses are finite, else 0; the losses.
  */
 export function gradientNorm(grads: readonly Tensor[], losses: Tensor | undefined, clip: number, report: Tensor): void {
   native().ops.gradient_norm(handles(grads), losses?.handle ?? null, clip, report.handle)
@@ -59,8 +60,8 @@ export interface Kind {
 }
 
 /**
- * Writes what changes from step to step into `schedule`, int64 [2+2n] for n kinds of parameters. No part of a graph, but what
- * is called before one is launched.
+ * Writes what changes from step to step into `schedule`, int64 [2+2n] for n kinds of parameters. No part of a graph,
+ * but what is called before one is launched.
  *
  * @param step counted from 1
  */
@@ -90,8 +91,8 @@ export interface Trained {
 }
 
 /**
- * {@link adamw} for every parameter, with the gradients' scale of a {@link gradientNorm} report. Nothing is changed where the
- * report says that something is not finite.
+ * {@link adamw} for every parameter, with the gradients' scale of a {@link gradientNorm} report. Nothing is changed
+ * where the report says that something is not finite.
  */
 export function adamwAll(
   trained: readonly Trained[],

@@ -25,10 +25,10 @@ export interface AttentionOptions {
 }
 
 /**
- * softmax(q·kᵀ/√d)·v per head. The last dimension of q, k and v holds the heads side by side, `over` is attended, what is
- * left is batch, one or two dimensions of equal sizes in all three: q [B,T,L,h·d] with over 2 is attention in space, with
- * over 1 in time. Columns of a packed tensor are read where they are, and their gradients written side by side. Returns a
- * contiguous tensor in the layout of q.
+ * softmax(q·kᵀ/√d)·v per head. The last dimension of q, k and v holds the heads side by side, `over` is attended, what
+ * is left is batch, one or two dimensions of equal sizes in all three: q [B,T,L,h·d] with over 2 is attention in space,
+ * with over 1 in time. Columns of a packed tensor are read where they are, and their gradients written side by side.
+ * Returns a contiguous tensor in the layout of q.
  */
 export function attention(
   query: Tensor | Columns,

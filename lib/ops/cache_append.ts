@@ -3,8 +3,8 @@ import type { Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
 /**
- * Writes keys and values of new tokens into a cache: keys[b, at+i] = k[b, i], and the same of values. k and v [B,n,D], `at` [1]
- * int32, keys and values [B,M,D]. No gradient flows. Rows outside the M of the cache reject the next await.
+ * Writes keys and values of new tokens into a cache: keys[b, at+i] = k[b, i], and the same of values. k and v [B,n,D],
+ * `at` [1] int32, keys and values [B,M,D]. No gradient flows. Rows outside the M of the cache reject the next await.
  */
 export function cacheAppend(k: Tensor, v: Tensor, at: Tensor, keys: Tensor, values: Tensor): void {
   const [a, b] = [k, v].map((t) => (t.strides.at(-1) === 1 || t.dim(-1) === 1 ? t : contiguous(t))) as [Tensor, Tensor]

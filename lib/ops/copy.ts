@@ -2,7 +2,7 @@
 import { native } from '../native.js'
 import type { Device } from '../tensor/device.js'
 import { record } from '../tensor/tape.js'
-import { empty, Tensor, type DType } from '../tensor/tensor.js'
+import { empty, type Tensor, type DType } from '../tensor/tensor.js'
 
 function copied(x: Tensor, dtype: DType = x.dtype): Tensor {
   const y = empty(x.shape, dtype)
@@ -20,7 +20,10 @@ export function copy(x: Tensor): Tensor {
   return record(copied(x), [x], (dy) => [dy])
 }
 
-/** The elements as another dtype: between the float types, and from integers to int32, int64 or float32. The gradient has the dtype of what it belongs to, float32 for a float16 input. */
+/**
+ * The elements as another dtype: between the float types, and from integers to int32, int64 or float32. The gradient
+ * has the dtype of what it belongs to, float32 for a float16 input.
+ */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (dtype === x.dtype) return x
   return record(copied(x, dtype), [x], (dy) => [

@@ -4,7 +4,10 @@ import { record, recordAll } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
-/** LayerNorm over the last dimension D with the biased variance: x [...,D] float32 or bfloat16, weight and bias [D] float32. */
+/**
+ * LayerNorm over the last dimension D with the biased variance: x [...,D] float32 or bfloat16, weight and bias [D]
+ * float32.
+ */
 export function layerNorm(a: Tensor, weight: Tensor, bias: Tensor, eps: number): Tensor {
   const x = contiguous(a)
   weight = contiguous(weight)
@@ -35,7 +38,9 @@ export function layerNorm(a: Tensor, weight: Tensor, bias: Tensor, eps: number):
   )
 }
 
-/** {@link layerNorm} of x [...,n,D], cut in two: the first rows [...,first,D] and the others, each in memory of its own. */
+/**
+ * {@link layerNorm} of x [...,n,D], cut in two: the first rows [...,first,D] and the others, each in memory of its own.
+ */
 export function layerNormSplit(a: Tensor, weight: Tensor, bias: Tensor, eps: number, first: number): [Tensor, Tensor] {
   const x = contiguous(a)
   weight = contiguous(weight)

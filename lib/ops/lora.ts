@@ -6,7 +6,8 @@ import { contiguous } from './copy.js'
 
 /**
  * A frozen linear layer with a low-rank update that is trained (SPEC §4): y = x Wᵀ + b + scaling·(x Aᵀ) Bᵀ.
- * x [...,in] float32 or bfloat16 and y like it, weight [out,in] float32, bfloat16 or float16, bias [out], A [r,in], B [out,r]. Weight and bias are frozen.
+ * x [...,in] float32 or bfloat16 and y like it, weight [out,in] float32, bfloat16 or float16, bias [out], A [r,in], B
+ * [out,r]. Weight and bias are frozen.
  */
 export function lora(
   input: Tensor,
@@ -74,7 +75,10 @@ export interface Update {
   first: number
 }
 
-/** One or two updates of a weight [rows,in] as one update of all of it, for {@link lora}: A [Σr,in], B [rows,Σr], 0 where neither is. */
+/**
+ * One or two updates of a weight [rows,in] as one update of all of it, for {@link lora}: A [Σr,in], B [rows,Σr], 0
+ * where neither is.
+ */
 export function loraPack(given: readonly Update[], rows: number): { A: Tensor; B: Tensor } {
   const [one, two] = given.map(({ A, B, first }) => ({ A: contiguous(A), B: contiguous(B), first }))
   if (!one || given.length > 2) throw invalid('loraPack', 'one or two updates', given.length)

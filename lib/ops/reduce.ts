@@ -32,7 +32,10 @@ export function mean(x: Tensor, dim: number): Tensor {
   return reduced(x, dim, 1 / n)
 }
 
-/** Sum over the leading dimensions that `shape` does not have: the gradient of what was repeated. No gradient flows through it. */
+/**
+ * Sum over the leading dimensions that `shape` does not have: the gradient of what was repeated. No gradient flows
+ * through it.
+ */
 export function sumLeading(x: Tensor, shape: readonly number[]): Tensor {
   const flat = contiguous(x).view([x.size / Math.max(1, sizeOf(shape)), sizeOf(shape)])
   return sumDim(flat, 0).view(shape)

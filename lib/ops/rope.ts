@@ -4,8 +4,8 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
 /**
- * Rotary position embedding in LLaMA's half-split form: x [B,n,h,d] float32 or bfloat16, d even, positions [B,n] int32. The
- * first `turned` heads are turned, by default all; the others are copied.
+ * Rotary position embedding in LLaMA's half-split form: x [B,n,h,d] float32 or bfloat16, d even, positions [B,n] int32.
+ * The first `turned` heads are turned, by default all; the others are copied.
  */
 export function rope(a: Tensor, positions: Tensor, theta: number, turned = a.dim(2)): Tensor {
   // Strides before the last are read as they are.

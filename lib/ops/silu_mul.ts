@@ -4,7 +4,10 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { type Columns, ColumnArguments, columnsIn, columnsOf, shapeOf, viewOf } from './columns.js'
 import { contiguous, zeros } from './copy.js'
 
-/** SwiGLU's product, gate·sigmoid(gate)·up, of one shape, float32 or bfloat16. Columns of a packed tensor are read where they are. */
+/**
+ * SwiGLU's product, gate·sigmoid(gate)·up, of one shape, float32 or bfloat16. Columns of a packed tensor are read where
+ * they are.
+ */
 export function siluMul(gate: Tensor | Columns, up: Tensor | Columns): Tensor {
   const read = columnsIn([gate, up].map(columnsOf), contiguous)
   const sources = new ColumnArguments(read)

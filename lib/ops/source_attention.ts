@@ -14,8 +14,8 @@ export interface SourceAttentionOptions {
 
 /**
  * softmax(q·kᵀ/√d)·v per head with k = E W_kᵀ and v = E W_vᵀ + b: what `attention` gives on keys and values that are
- * projected from a source, without forming these on the CPU. q [...,n,h·d] and E [...,K,in] float32 or bfloat16, W_k and
- * W_v [h·d,in] float32, bfloat16 or float16. There is no gradient: throws where one would be recorded.
+ * projected from a source, without forming these on the CPU. q [...,n,h·d] and E [...,K,in] float32 or bfloat16, W_k
+ * and W_v [h·d,in] float32, bfloat16 or float16. There is no gradient: throws where one would be recorded.
  */
 export function sourceAttention(
   query: Tensor,

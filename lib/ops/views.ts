@@ -36,7 +36,9 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
   })
 }
 
-/** Dimension `dim` cut into pieces of the given sizes, which add up to it. The gradient is put together without zeros. */
+/**
+ * Dimension `dim` cut into pieces of the given sizes, which add up to it. The gradient is put together without zeros.
+ */
 export function split(x: Tensor, sizes: readonly number[], dim: number): Tensor[] {
   const d = axis(x, dim)
   if (sizeOf([sizes.reduce((a, b) => a + b, 0)]) !== x.shape[d])

@@ -30,14 +30,19 @@ export interface Devices {
     /** Whether they run on the CPU, as a test of their source. */
     emulated: boolean
     devices: CudaDevice[]
-    /** What computes large products of bfloat16 matrices, and why: cuBLASLt where it is found, else kernels of this package; MT_GEMM=own|cublaslt decides it. */
+    /**
+     * What computes large products of bfloat16 matrices, and why: cuBLASLt where it is found, else kernels of this
+     * package; MT_GEMM=own|cublaslt decides it.
+     */
     products: { by: 'own' | 'cublaslt'; reason: string }
     /** Why there is no device, or why one cannot be used; empty where all is well. */
     reason: string
   }
 }
 
-/** Everything that can be computed on, and in `cuda.reason` why there is no more. Never throws where the addon loads. */
+/**
+ * Everything that can be computed on, and in `cuda.reason` why there is no more. Never throws where the addon loads.
+ */
 export function devices(): Devices {
   const found = native().devices()
   const failures = found.devices.flatMap((d) => ('failure' in d ? [d.failure] : []))
@@ -72,8 +77,8 @@ export interface Choice {
 }
 
 /**
- * Makes a device of what a user asked for. `auto` never fails; `cuda` never falls back: where there is no such device it
- * throws with the reason.
+ * Makes a device of what a user asked for. `auto` never fails; `cuda` never falls back: where there is no such device
+ * it throws with the reason.
  */
 export function chooseDevice(wanted: DeviceChoice = 'auto'): Choice {
   if (wanted === 'cpu') return { device: 'cpu', reason: 'as asked' }

@@ -4,9 +4,9 @@ import { deviceId, type Device } from './device.js'
 import { scope } from './scope.js'
 
 /**
- * Calls of operators on one CUDA device. Replaying runs the same calls on the same memory: new inputs are written into the
- * tensors that were read while recording, and results are read from those that were made. Numbers that are no tensors
- * (a scale, a learning rate) stay as they were.
+ * Calls of operators on one CUDA device. Replaying runs the same calls on the same memory: new inputs are written into
+ * the tensors that were read while recording, and results are read from those that were made. Numbers that are no
+ * tensors (a scale, a learning rate) stay as they were.
  */
 export class Graph {
   #graph: NativeGraph | undefined
@@ -16,10 +16,11 @@ export class Graph {
   }
 
   /**
-   * Records what `f` calls; nothing of it runs before the first {@link replay}. `f` must not wait, upload or read. Tensors
-   * that it returns belong to the caller and are filled by every replay.
+   * Records what `f` calls; nothing of it runs before the first {@link replay}. `f` must not wait, upload or read.
+   * Tensors that it returns belong to the caller and are filled by every replay.
    *
-   * @param options `shared`: the graph computes in one memory with all other such graphs of this thread and device, so what it
+   * @param options `shared`: the graph computes in one memory with all other such graphs of this thread and device, so
+   * what it
    *   made, or was the first to write to, is gone when another of them is replayed
    */
   static capture<R>(device: Device, f: () => R, { shared = false } = {}): { graph: Graph; result: R } {

@@ -1,4 +1,7 @@
-/** What operators cost: the time and the bytes of each one that the queue ran meanwhile, as a table and as a trace of Chrome. */
+/**
+ * What operators cost: the time and the bytes of each one that the queue ran meanwhile, as a table and as a trace of
+ * Chrome.
+ */
 import { native, type NativeEvents } from '../native.js'
 import { deviceOf, type Device } from './device.js'
 import { sync } from './tensor.js'
@@ -6,20 +9,23 @@ import { sync } from './tensor.js'
 /** Events that a profile holds unless told otherwise: some 50 MB while it is taken. */
 const MOST = 1_000_000
 
-/** One run of an operator. A CUDA graph is one event named `graph`, a tensor on its way between devices one named `transfer`. */
+/**
+ * One run of an operator. A CUDA graph is one event named `graph`, a tensor on its way between devices one named
+ * `transfer`.
+ */
 export interface ProfileEvent {
   operator: string
   device: Device
   /** Seconds since the profile began. */
   start: number
   /**
-   * Seconds: of the CPU, what the operator took in the queue; of a CUDA device, what its kernels took on the device, measured
-   * by events of the stream.
+   * Seconds: of the CPU, what the operator took in the queue; of a CUDA device, what its kernels took on the device,
+   * measured by events of the stream.
    */
   seconds: number
   /**
-   * Bytes of its arguments: each whole and once, a repeated element once. What a kernel moves more (its own scratch memory) or
-   * less (rows of an embedding that no id names) is not seen; of a graph nothing is.
+   * Bytes of its arguments: each whole and once, a repeated element once. What a kernel moves more (its own scratch
+   * memory) or less (rows of an embedding that no id names) is not seen; of a graph nothing is.
    */
   read: number
   written: number
@@ -166,8 +172,8 @@ export class Profile {
 }
 
 /**
- * From here on, operators that this thread calls are recorded; what they compute stays the same. One profile at a time; while
- * none is taken, operators pay nothing.
+ * From here on, operators that this thread calls are recorded; what they compute stays the same. One profile at a time;
+ * while none is taken, operators pay nothing.
  *
  * @param most events to hold; more are only counted
  */
@@ -175,7 +181,10 @@ export function startProfile(most = MOST): void {
   native().profileStart(most)
 }
 
-/** Ends the profile: what was called before is in it, what is called later is not. Rejects like {@link sync}; it has ended then too. */
+/**
+ * Ends the profile: what was called before is in it, what is called later is not. Rejects like {@link sync}; it has
+ * ended then too.
+ */
 export async function stopProfile(): Promise<Profile> {
   const record = native().profileStop()
   await sync()

@@ -6,11 +6,12 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { invalid } from '../errors.js'
 import { native } from '../native.js'
 import { keep, scope } from './scope.js'
-import { empty, Tensor } from './tensor.js'
+import { empty, type Tensor } from './tensor.js'
 
 /**
- * Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. `residuals` holds, for inputs
- * in {@link Node.adds}, the gradient that they have so far, where there is one: it is to be contained in what is returned.
+ * Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. `residuals` holds, for
+ * inputs in {@link Node.adds}, the gradient that they have so far, where there is one: it is to be contained in what is
+ * returned.
  */
 export type Backward = (dys: Tensor[], needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[]
 
@@ -176,7 +177,8 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
 export function checkpoint(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]): Tensor {
   if (disabled.getStore()) return f(...inputs)
   const result = noGrad(() => scope(() => f(...inputs)))
-  const output = inputs.includes(result) ? result.detach() : result // what returns its input is a step of its own all the same
+  // what returns its input is a step of its own all the same
+  const output = inputs.includes(result) ? result.detach() : result
   // Parameters inside f are not known here: record as if the output needed a gradient.
   const marker = empty([0])
   marker.requiresGrad = true

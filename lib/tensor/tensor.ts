@@ -144,8 +144,9 @@ export class Tensor {
   }
 
   /**
-   * Declares its contents final: no operator may write to its memory from now on. The CPU backend then keeps a weight of
-   * linear layers in the layout of its kernels, made once. Weights that lie in a file are frozen as they are. Returns it.
+   * Declares its contents final: no operator may write to its memory from now on. The CPU backend then keeps a weight
+   * of linear layers in the layout of its kernels, made once. Weights that lie in a file are frozen as they are.
+   * Returns it.
    */
   freeze(): this {
     native().freeze(this.handle)
@@ -172,7 +173,10 @@ declare global {
   }
 }
 
-/** A tensor whose content is not yet defined: an operator's output. It lies where that operator runs, unless that is said here. */
+/**
+ * A tensor whose content is not yet defined: an operator's output. It lies where that operator runs, unless that is
+ * said here.
+ */
 export function empty(shape: readonly number[], dtype: DType = 'float32', device?: Device): Tensor {
   return new Tensor(native().create(shape, dtype, device && deviceId(device)), shape, dtype)
 }
@@ -184,9 +188,9 @@ function checkShape(name: string, shape: readonly number[], length: number): voi
 }
 
 /**
- * A tensor with the given elements, copied to `device`. The dtype follows the array (Float32Array: float32, Int32Array: int32,
- * Uint8Array: uint8, BigInt64Array: int64; number[]: float32) unless given; Uint16Array holds the bits of a 16-bit
- * float and needs `dtype`.
+ * A tensor with the given elements, copied to `device`. The dtype follows the array (Float32Array: float32, Int32Array:
+ * int32, Uint8Array: uint8, BigInt64Array: int64; number[]: float32) unless given; Uint16Array holds the bits of a
+ * 16-bit float and needs `dtype`.
  */
 export function tensor(
   data: TypedArray | readonly number[],
@@ -236,7 +240,9 @@ function convert(data: TypedArray | readonly number[], type: DType): TypedArray 
   return arrays[type].from(Array.from(data as ArrayLike<number | bigint>, Number))
 }
 
-/** Counters of native memory, of the whole process. Call after `await sync()`: what is queued still holds its tensors. */
+/**
+ * Counters of native memory, of the whole process. Call after `await sync()`: what is queued still holds its tensors.
+ */
 export function memory(): Memory {
   return native().memory()
 }
@@ -244,7 +250,9 @@ export function memory(): Memory {
 export function resetPeak(device: Device = 'cpu'): void {
   native().resetPeak(deviceId(device))
 }
-/** Settles when everything called so far has been computed; rejects with the first failure, named after its operator. */
+/**
+ * Settles when everything called so far has been computed; rejects with the first failure, named after its operator.
+ */
 export function sync(): Promise<void> {
   return native().sync()
 }

@@ -1,6 +1,6 @@
 /**
- * The three texts of a sample as ids: what the Q-Former reads, the prompt of the language model, and the answer. Each has
- * its own limit and its own side that is cut, as InstructBLIP was trained.
+ * The three texts of a sample as ids: what the Q-Former reads, the prompt of the language model, and the answer. Each
+ * has its own limit and its own side that is cut, as InstructBLIP was trained.
  */
 import type { LanguageConfig } from '../models/config.js'
 import { invalid } from '../errors.js'
@@ -89,8 +89,8 @@ export function promptRoom(
 
 /**
  * Which ids count. LLaMA's tokenizer overrules config.json, which has been wrong on the hub (pad 0, bos 1); OPT ends an
- * answer with what its config says, a newline, and not with its tokenizer's EOS. Padding is masked, so that where no id is
- * named for it, or a negative one as in old configs, EOS will do.
+ * answer with what its config says, a newline, and not with its tokenizer's EOS. Padding is masked, so that where no id
+ * is named for it, or a negative one as in old configs, EOS will do.
  */
 export function specialIds(tokenizer: Tokenizer, language: LanguageConfig): SpecialIds {
   const eosId = language.kind === 'opt' ? (language.eosId ?? tokenizer.eosId) : (tokenizer.eosId ?? language.eosId)

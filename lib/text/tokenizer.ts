@@ -1,5 +1,6 @@
 /**
- * lib/text: text to token ids and back, and the texts that go to either model. May import lib/errors, lib/json and lib/models/config.
+ * lib/text: text to token ids and back, and the texts that go to either model. May import lib/errors, lib/json and
+ * lib/models/config.
  *
  * This file: a thin face on @huggingface/tokenizers, which reads the tokenizer.json of a Hugging Face folder.
  */
@@ -36,7 +37,10 @@ export interface Tokenizer {
   readonly eosId: number | null
   readonly padId: number | null
   readonly unkId: number | null
-  /** Whether a word in the middle of a text differs from the same word at its beginning by a leading space (GPT-2's way). */
+  /**
+   * Whether a word in the middle of a text differs from the same word at its beginning by a leading space (GPT-2's
+   * way).
+   */
   readonly wordsCarrySpaces: boolean
   encode(text: string, options?: EncodeOptions): number[]
   /** Special tokens, and ids that mean nothing, are left out. */
@@ -161,7 +165,10 @@ function carriesSpaces(pre: unknown): boolean {
   return step?.type === 'ByteLevel' && step.add_prefix_space !== true
 }
 
-/** Decodes all ids anew at each step, since a token can change how the one before it is written, and gives what was added. */
+/**
+ * Decodes all ids anew at each step, since a token can change how the one before it is written, and gives what was
+ * added.
+ */
 function streamOf(tokenizer: Tokenizer): TextStream {
   const ids: number[] = []
   let given = ''
@@ -183,8 +190,8 @@ function streamOf(tokenizer: Tokenizer): TextStream {
 // -------------------------------------------------------------------------------------------------------------- checks
 
 /**
- * Refuses a tokenizer that belongs to another model: every id that text can give, and each special id that will be used,
- * must have a row in the embedding. Added tokens that no text gives ([DEC]) may lie past it.
+ * Refuses a tokenizer that belongs to another model: every id that text can give, and each special id that will be
+ * used, must have a row in the embedding. Added tokens that no text gives ([DEC]) may lie past it.
  */
 export function checkTokenizer(
   tokenizer: Tokenizer,
@@ -208,7 +215,9 @@ export function checkTokenizer(
   }
 }
 
-/** Refuses ids without a row in the embedding; `name` says which text they come from, `tokenizer` how they are written. */
+/**
+ * Refuses ids without a row in the embedding; `name` says which text they come from, `tokenizer` how they are written.
+ */
 export function checkIds(
   ids: readonly number[],
   rows: number,

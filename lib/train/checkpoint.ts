@@ -1,8 +1,8 @@
 /**
- * Everything that a training run needs to go on as if it had never stopped: `OUTPUT/last/` is the adapter, and in the same
- * folder AdamW's moments (`training.safetensors`: `m.NAME`, `v.NAME`, float32) and steps, the place in the data, the random
- * state and the configuration (`training.json`). The folder is replaced as a whole, so adapter and moments are always of
- * the same step. `OUTPUT/best/` is an adapter alone.
+ * Everything that a training run needs to go on as if it had never stopped: `OUTPUT/last/` is the adapter, and in the
+ * same folder AdamW's moments (`training.safetensors`: `m.NAME`, `v.NAME`, float32) and steps, the place in the data,
+ * the random state and the configuration (`training.json`). The folder is replaced as a whole, so adapter and moments
+ * are always of the same step. `OUTPUT/best/` is an adapter alone.
  */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
@@ -32,7 +32,10 @@ import type { AdamW } from './optimizer.js'
 const [FORMAT, VERSION] = ['mtransllama-training', 1] as const
 const [STATE, MOMENTS] = ['training.json', 'training.safetensors'] as const
 
-/** Where a run is. Further values that are JSON, or numbers that are not finite, may be added; they come back as they were. */
+/**
+ * Where a run is. Further values that are JSON, or numbers that are not finite, may be added; they come back as they
+ * were.
+ */
 export interface Progress {
   /** Epochs that are complete. */
   epoch: number
@@ -59,7 +62,8 @@ export interface TrainingState {
 // ---------------------------------------------------------------------------------------------------------------- save
 
 /**
- * Saves a run into `dir/last`. Everything is as it is at the moment of the call: training may go on before this settles.
+ * Saves a run into `dir/last`. Everything is as it is at the moment of the call: training may go on before this
+ * settles.
  * If saving fails, the state that was saved before is intact.
  */
 export async function saveState(
@@ -128,11 +132,12 @@ export async function hasState(dir: string): Promise<boolean> {
 }
 
 /**
- * Puts a saved run back: writes the trained tensors into `adapter`, moments and steps into `optimizer`, and returns where
- * the run was. All of it is checked before anything is written.
+ * Puts a saved run back: writes the trained tensors into `adapter`, moments and steps into `optimizer`, and returns
+ * where the run was. All of it is checked before anything is written.
  *
  * @param state a fresh adapter and optimiser of the same configuration, and the configuration itself
- * @throws InputError where there is no state, it is damaged, another base model is loaded, or the configuration differs:
+ * @throws InputError where there is no state, it is damaged, another base model is loaded, or the configuration
+ * differs:
  *   then it names the keys
  */
 export async function loadState(

@@ -61,10 +61,11 @@ interface Captured {
 const CAPTURED_AT = 3
 
 /**
- * Graphs of the shapes that come back. A shape that is new runs operator by operator; at its third sight it is captured, and
- * from then on replayed. Same kernels, same order: the same bits either way. A step of one micro-batch is one graph,
- * optimiser and all; of several, gradients of all graphs add up in one buffer. Only one graph runs at a time, so all of them
- * compute in one memory and read from one set of buffers. Beyond `bytes` of those, the graphs that were used least recently go.
+ * Graphs of the shapes that come back. A shape that is new runs operator by operator; at its third sight it is
+ * captured, and from then on replayed. Same kernels, same order: the same bits either way. A step of one micro-batch is
+ * one graph, optimiser and all; of several, gradients of all graphs add up in one buffer. Only one graph runs at a
+ * time, so all of them compute in one memory and read from one set of buffers. Beyond `bytes` of those, the graphs that
+ * were used least recently go.
  */
 export class StepGraphs {
   readonly #sights = new Map<string, number>()
@@ -74,7 +75,9 @@ export class StepGraphs {
   /** Captured in this step: not known to be whole. */
   readonly #fresh = new Set<string>()
   readonly #report: Tensor
-  /** What `run` adds gradients to: one buffer, as tensors by parameter; and which of them the step has given a gradient. */
+  /**
+   * What `run` adds gradients to: one buffer, as tensors by parameter; and which of them the step has given a gradient.
+   */
   #sums: { buffer: Tensor; of: Map<string, Tensor> } | undefined
   readonly #given = new Set<string>()
   /** Where the gradients of the last call are. */
@@ -89,13 +92,17 @@ export class StepGraphs {
     { bytes }: { bytes?: number | undefined } = {},
   ) {
     this.#limit = bytes ?? deviceMemory(model.device).limit / 4
-    this.#report = keep(zeros([4], 'float32', model.device)) // written here, or the first graph would write it into what all share
+    // written here, or the first graph would write it into what all share
+    this.#report = keep(zeros([4], 'float32', model.device))
   }
 
   /** Gradients of the step: of the last {@link step}, or since {@link begin}. */
   readonly gradient: GradientOf = (p) => (this.#gradients ? this.#gradients.get(p.name) : p.tensor.grad)
 
-  /** A step of one micro-batch, prepared before: {@link forwardBackward} and {@link AdamW.update}, whose report it returns. */
+  /**
+   * A step of one micro-batch, prepared before: {@link forwardBackward} and {@link AdamW.update}, whose report it
+   * returns.
+   */
   step(inputs: StepInputs): Tensor {
     const captured = this.#replay('step', inputs)
     this.#gradients = captured?.gradients

@@ -55,7 +55,8 @@ export interface TrainEvents {
   onStep?(event: StepEvent): void
   onEpoch?(event: EpochEvent): void
   /**
-   * What the operators of steps 3 to 12 cost, or of all steps where the first epoch has fewer; recorded only for this listener.
+   * What the operators of steps 3 to 12 cost, or of all steps where the first epoch has fewer; recorded only for this
+   * listener.
    * On a CUDA device, graphs hide operators: see {@link TrainOptions.graphs}. The run waits for the promise.
    */
   onProfile?(profile: Profile): void | Promise<void>
@@ -83,10 +84,11 @@ export interface TrainResult {
 }
 
 /**
- * Trains an adapter as `config` says and writes to `config.output`: `last/` and `best/` (adapters), `metrics.jsonl`. Whatever
- * ends a run early, what was learned until then is saved in `last/`.
+ * Trains an adapter as `config` says and writes to `config.output`: `last/` and `best/` (adapters), `metrics.jsonl`.
+ * Whatever ends a run early, what was learned until then is saved in `last/`.
  *
- * @throws InputError for anything wrong with configuration, model or data, before the first step; when `train.maxBadSteps`
+ * @throws InputError for anything wrong with configuration, model or data, before the first step; when
+ * `train.maxBadSteps`
  *   steps in a row were not finite; and when not one step of the run was
  */
 export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
@@ -170,7 +172,6 @@ class Run {
 
   async run(): Promise<TrainResult> {
     const { train: t, output } = this.config
-    const { signal } = this.options
     if (this.options.resume) await this.restore()
     else if (await hasState(output))
       throw new InputError(`output: ${output} holds a run already; go on with it (--resume), or choose another folder.`)

@@ -42,8 +42,8 @@ export const clipScale = (norm: number, max: number): number => Math.min(1, max 
 
 /**
  * A step is {@link prepare}, {@link update} and {@link finish}: what changes from step to step is written to where the
- * parameters lie; norm, clipping, the check for finite numbers and the update are queued, or recorded into a graph; one wait
- * tells what became of it. {@link step} is all three.
+ * parameters lie; norm, clipping, the check for finite numbers and the update are queued, or recorded into a graph; one
+ * wait tells what became of it. {@link step} is all three.
  */
 export class AdamW {
   /** Steps taken. */
@@ -103,7 +103,8 @@ export class AdamW {
   }
 
   /**
-   * Queues the step that was prepared; parameters without a gradient stay as they are. Returns what {@link finish} reads.
+   * Queues the step that was prepared; parameters without a gradient stay as they are. Returns what {@link finish}
+   * reads.
    *
    * @param losses [k], float32: numbers without which the step is not taken either, unless they are finite
    * @param report where to put what it came to, [3+k]

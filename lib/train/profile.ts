@@ -5,8 +5,8 @@ import { startProfile, stopProfile, type Profile } from '../tensor/profile.js'
 const [FIRST, LAST] = [2, 11]
 
 /**
- * Profiles steps 3 to 12 of the first epoch that a run trains; all of it, where it has fewer than 12. What is between steps and
- * outside epochs (features, validation) is left out.
+ * Profiles steps 3 to 12 of the first epoch that a run trains; all of it, where it has fewer than 12. What is between
+ * steps and outside epochs (features, validation) is left out.
  */
 export class StepProfile {
   private state: 'before' | 'recording' | 'over' = 'before'

@@ -1,6 +1,9 @@
 /** In which order samples come, and how the learning rate moves. */
 
-/** What the learning rate is multiplied by at a step, counted from 0: linear warm-up, then constant or half a cosine to 0. */
+/**
+ * What the learning rate is multiplied by at a step, counted from 0: linear warm-up, then constant or half a cosine to
+ * 0.
+ */
 export function rateFactor(step: number, total: number, warmup: number, schedule: 'constant' | 'cosine'): number {
   if (step < warmup) return (step + 1) / (warmup + 1)
   if (schedule === 'constant') return 1

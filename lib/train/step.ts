@@ -1,4 +1,6 @@
-/** One optimiser step: forward and backward over its micro-batches, the check for numbers that are not finite, AdamW. */
+/**
+ * One optimiser step: forward and backward over its micro-batches, the check for numbers that are not finite, AdamW.
+ */
 import type { Adapter } from '../adapter/adapter.js'
 import type { Sample } from '../data/manifest.js'
 import type { Bundle } from '../eval/bundle.js'
@@ -28,7 +30,8 @@ export class Trainer {
   private readonly graphs: StepGraphs | undefined
 
   /**
-   * @param options `graphs: false` launches operators one by one on a CUDA device too; `graphBytes`: of memory that graphs may
+   * @param options `graphs: false` launches operators one by one on a CUDA device too; `graphBytes`: of memory that
+   * graphs may
    *   hold, see {@link StepGraphs}
    */
   constructor(
@@ -49,8 +52,8 @@ export class Trainer {
   }
 
   /**
-   * The loss of (3): cross-entropy summed over the answer tokens of all micro-batches, divided by their number; then one
-   * step. Where loss or gradient is not finite the step is skipped and the culprit named.
+   * The loss of (3): cross-entropy summed over the answer tokens of all micro-batches, divided by their number; then
+   * one step. Where loss or gradient is not finite the step is skipped and the culprit named.
    */
   async step(microBatches: readonly (readonly Sample[])[], factor = 1): Promise<StepResult> {
     const { bundle, adapter, optimizer } = this
@@ -113,7 +116,8 @@ export class Trainer {
     const { numQueryTokens: L, language, qformer } = model.config
     const seen = (await features.batch(samples)).to(model.device)
     const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L
-    // Few shapes that come back often are what graphs are for. What is padded is masked, or an answer that does not count.
+    // Few shapes that come back often are what graphs are for. What is padded is masked, or an answer that does not
+    // count.
     const step = graphs ? 32 : 1
     const words = qformerRows(encoded, { step, most: qformer.maxPositions })
     return {

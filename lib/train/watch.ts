@@ -13,7 +13,7 @@ export class Watch {
    */
   constructor(
     private readonly where: () => string,
-    private readonly minutes = PATIENCE,
+    minutes = PATIENCE,
     private readonly say: (line: string) => void = console.error,
   ) {
     this.timer = setInterval(() => {

@@ -1,8 +1,9 @@
 /**
- * lib/weights: checkpoint files, their names and their completeness. May import lib/errors and lib/models/config; knows no tensor.
+ * lib/weights: checkpoint files, their names and their completeness. May import lib/errors and lib/models/config; knows
+ * no tensor.
  *
- * This file: writing a file so that whoever reads it sees the old one or the new one, never half of either. The bytes go
- * to a temporary file in the same folder, are flushed to the disk, and the name is moved at the very end.
+ * This file: writing a file so that whoever reads it sees the old one or the new one, never half of either. The bytes
+ * go to a temporary file in the same folder, are flushed to the disk, and the name is moved at the very end.
  */
 import { randomBytes } from 'node:crypto'
 import * as fs from 'node:fs/promises'

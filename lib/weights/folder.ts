@@ -1,4 +1,7 @@
-/** Folders that are written as a whole: afterwards they hold what was to be written or, if anything failed, what they held before. */
+/**
+ * Folders that are written as a whole: afterwards they hold what was to be written or, if anything failed, what they
+ * held before.
+ */
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import * as fs from 'node:fs/promises'
@@ -21,11 +24,12 @@ export interface FolderKind {
 }
 
 /**
- * Replaces a folder as a whole. The files go to a temporary folder beside it, flushed to the disk; then the old folder is
- * moved aside (`.NAME.previous`), the new one gets its name, and the old one is removed. If anything fails, the old one is
- * back in its place and no temporary folder is left. If the process is killed, the folder is the old or the new one; killed
- * between the two renames it is not there, but `.NAME.previous` is, which readers then use ({@link findFolder}) and which
- * the next save puts back before it begins. Leftovers of killed processes are removed then too. One writer at a time.
+ * Replaces a folder as a whole. The files go to a temporary folder beside it, flushed to the disk; then the old folder
+ * is moved aside (`.NAME.previous`), the new one gets its name, and the old one is removed. If anything fails, the old
+ * one is back in its place and no temporary folder is left. If the process is killed, the folder is the old or the new
+ * one; killed between the two renames it is not there, but `.NAME.previous` is, which readers then use ({@link
+ * findFolder}) and which the next save puts back before it begins. Leftovers of killed processes are removed then too.
+ * One writer at a time.
  *
  * @throws InputError where the folder cannot be written, or holds something that `kind` does not know as its own
  */
@@ -82,7 +86,9 @@ export async function checkReplaceable(folder: string, kind: FolderKind): Promis
   await foreign(await targetOf(folder), kind)
 }
 
-/** Where a saved folder is to be read: under its name or, after a crash between two renames, where it was moved aside. */
+/**
+ * Where a saved folder is to be read: under its name or, after a crash between two renames, where it was moved aside.
+ */
 export async function findFolder(folder: string): Promise<string> {
   const previous = previousOf(await targetOf(folder))
   return !existsSync(folder) && existsSync(previous) ? previous : folder

@@ -1,10 +1,12 @@
 /**
  * Brings the planned tensors of a checkpoint into native memory, used as they lie in the file where that is possible.
  *
- * A file of 64 MiB or more is mapped: its pages are read when they are first used, shared between processes, and dropped
- * when memory is short. Such a file may be renamed, deleted or replaced by another of its name while the model lives; cut
- * short or written over in place it may not be: then the operating system ends the process (SIGBUS), or weights change.
- * Put new weights beside the old and rename, as saving does. A smaller file is read whole: nothing that happens to it later matters.
+ * A file of 64 MiB or more is mapped: its pages are read when they are first used, shared between processes, and
+ * dropped when memory is short. Such a file may be renamed, deleted or replaced by another of its name while the model
+ * lives; cut short or written over in place it may not be: then the operating system ends the process (SIGBUS), or
+ * weights change.
+ * Put new weights beside the old and rename, as saving does. A smaller file is read whole: nothing that happens to it
+ * later matters.
  */
 import { native } from '../native.js'
 import { cast, copy, write } from '../ops/copy.js'
@@ -48,8 +50,8 @@ export async function loadWeights(
   const weights = new Map<string, Tensor>()
   const dtypeOf = (planned: PlannedTensor): DType =>
     !keepsDtype(planned) ? 'float32' : precision === 'bfloat16' ? 'bfloat16' : DTYPES[planned.dtype]
-  // On the CPU weights stay where they lie in the file, which a pack would double, and each product packs its panels anyway;
-  // on a device they are copies, so that where these go costs nothing.
+  // On the CPU weights stay where they lie in the file, which a pack would double, and each product packs its panels
+  // anyway; on a device they are copies, so that where these go costs nothing.
   const packed = device === 'cpu' || trained ? [] : [...plan.entries.values()]
   const { parts, packs } = allocatePacks(
     packed.map((p) => ({ name: p.name, shape: p.shape, dtype: dtypeOf(p) })),

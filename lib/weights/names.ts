@@ -194,8 +194,8 @@ const IGNORED = [
  * What the name `stored` in a file stands for. `expected` is asked whether a name is one of the model's.
  *
  * Wrappers put `base_model.model.` or `model.` in front; a bare language model lacks its own `model.`; BERT once called
- * LayerNorm's weight and bias gamma and beta; adapters' wrappers insert `base_layer`; the earliest files split the vision
- * bias into q_bias and v_bias.
+ * LayerNorm's weight and bias gamma and beta; adapters' wrappers insert `base_layer`; the earliest files split the
+ * vision bias into q_bias and v_bias.
  */
 export function resolveName(stored: string, expected: { has(name: string): boolean }): Resolved {
   const bare = stored.replace(/^base_model\.model\./, '').replace('.base_layer.', '.')

@@ -6,7 +6,8 @@ import { empty, type DType, type Tensor } from '../tensor/tensor.js'
 
 /**
  * Memory on a device for the weights and biases of all {@link PACKS} that are there whole, alike in width and dtype: by
- * the name of each part its rows, by the name of the pack all of them. The caller fills in the parts and frees everything.
+ * the name of each part its rows, by the name of the pack all of them. The caller fills in the parts and frees
+ * everything.
  */
 export function allocatePacks(
   tensors: Iterable<{ name: string; shape: readonly number[]; dtype: DType }>,

@@ -1,6 +1,6 @@
 /**
- * What is in a checkpoint folder, held against what the model needs, before any weight is read: every tensor of the files
- * is used, ignored by name, or a fault, and every tensor of the model is found or named as missing.
+ * What is in a checkpoint folder, held against what the model needs, before any weight is read: every tensor of the
+ * files is used, ignored by name, or a fault, and every tensor of the model is found or named as missing.
  */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
@@ -21,7 +21,9 @@ export interface Piece extends SafetensorsEntry {
 
 export type FloatDtype = 'F32' | 'F16' | 'BF16'
 
-/** One of the model's tensors: stored as it is, or a fused bias put together from two stored thirds with zeros between. */
+/**
+ * One of the model's tensors: stored as it is, or a fused bias put together from two stored thirds with zeros between.
+ */
 export type PlannedTensor = { name: string; part: Part; dtype: FloatDtype; shape: number[] } & (
   | { kind: 'stored'; piece: Piece }
   | { kind: 'thirds'; q: Piece; v: Piece }
@@ -101,7 +103,10 @@ export async function readPlanned(tensor: PlannedTensor): Promise<Uint8Array<Arr
   return bytes
 }
 
-/** Whether the model cannot do without what a file calls so: buffers of old files, other heads and tied matrices may be absent. */
+/**
+ * Whether the model cannot do without what a file calls so: buffers of old files, other heads and tied matrices may be
+ * absent.
+ */
 function needed(stored: string, expected: Map<string, ExpectedTensor>): boolean {
   const what = resolveName(stored, expected)
   return what.kind !== 'ignored' && !(what.kind === 'tensor' && expected.get(what.name)!.optional)
@@ -164,7 +169,8 @@ async function openShards(
   return headers
 }
 
-// ------------------------------------------------------------------------------------------------------------- matching
+// -------------------------------------------------------------------------------------------------------------
+// matching
 
 type Found = Piece | { q?: Piece; v?: Piece }
 
@@ -263,21 +269,23 @@ function settleVocabulary(plan: CheckpointPlan): void {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------- fingerprint
+// ----------------------------------------------------------------------------------------------------------
+// fingerprint
 
 /** Bytes of a sample. */
 const SAMPLE = 4096
 
 /**
- * Names this set of weights: SHA-256 of every tensor's name, dtype, shape and first and last 4 KiB, in the order of names.
+ * Names this set of weights: SHA-256 of every tensor's name, dtype, shape and first and last 4 KiB, in the order of
+ * names.
  * Splitting the same tensors over other files does not change it; it reads at most 8 KiB a tensor.
  */
 export const fingerprint = (plan: CheckpointPlan): Promise<string> =>
   hashTensors(plan, [...plan.entries.values()], bothEnds, '')
 
 /**
- * Names what the vision tower computes: its configuration, and of each of its tensors what {@link fingerprint} takes, but 64
- * samples of 4 KiB at equal distances. Tensors up to 256 KiB are read whole.
+ * Names what the vision tower computes: its configuration, and of each of its tensors what {@link fingerprint} takes,
+ * but 64 samples of 4 KiB at equal distances. Tensors up to 256 KiB are read whole.
  */
 export function visionFingerprint(plan: CheckpointPlan): Promise<string> {
   const entries = [...plan.entries.values()].filter(({ part }) => part === 'vision')

@@ -272,8 +272,8 @@ function isCount(value: unknown): value is number {
 // --------------------------------------------------------------------------------------------------------------- write
 
 /**
- * Writes all tensors to a temporary file and moves it to `path` at the end. The header is padded so that the data begins
- * at a multiple of 64 bytes, and wider elements go first, so that a mapped file is aligned for every dtype.
+ * Writes all tensors to a temporary file and moves it to `path` at the end. The header is padded so that the data
+ * begins at a multiple of 64 bytes, and wider elements go first, so that a mapped file is aligned for every dtype.
  */
 export async function writeSafetensors(
   path: string,

@@ -48,7 +48,7 @@ struct f16 {
     if (a >= 0x477ff000) {
       bits = uint16_t(sign | 0x7c00);
       return;
-    }                      // rounds past 65504
+    }  // rounds past 65504
     if (a < 0x38800000) {  // subnormal in half: let float addition round
       float magic = std::bit_cast<float>(a) + 0.5f;
       bits = uint16_t(sign | (std::bit_cast<uint32_t>(magic) - 0x3f000000));

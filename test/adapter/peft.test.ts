@@ -1,4 +1,5 @@
-// adapter_config.json: what changes nothing about plain LoRA is passed, whatever PEFT wrote it; everything else is refused by name.
+// adapter_config.json: what changes nothing about plain LoRA is passed, whatever PEFT wrote it; everything else is
+// refused by name.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { checkPeftConfig } from '../../lib/adapter/peft.js'

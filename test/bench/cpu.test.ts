@@ -1,5 +1,5 @@
-// npm run bench: every suite runs at its smallest size and its result fits the schema; peers are compared before they are timed;
-// the committed page is what the committed result gives. No time is checked.
+// npm run bench: every suite runs at its smallest size and its result fits the schema; peers are compared before they
+// are timed; the committed page is what the committed result gives. No time is checked.
 import { spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'

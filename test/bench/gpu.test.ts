@@ -1,4 +1,5 @@
-// bench/gpu/all.sh where there is no GPU: every stage says why it cannot run, the script ends well and its result is valid.
+// bench/gpu/all.sh where there is no GPU: every stage says why it cannot run, the script ends well and its result is
+// valid.
 // On the addon whose CUDA kernels run on the CPU the stages really run, at tiny sizes. No time is checked.
 import { spawn, spawnSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'

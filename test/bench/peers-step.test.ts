@@ -1,6 +1,6 @@
-// The training step in PyTorch (bench/peers/step.py) is the step that we train with: at tiny size and in float32 its loss, its
-// gradients and one update of AdamW are those of lib/train, before any of its times counts. Needs a Python with torch and
-// transformers (MT_PYTHON, else python3); nothing is installed here.
+// The training step in PyTorch (bench/peers/step.py) is the step that we train with: at tiny size and in float32 its
+// loss, its gradients and one update of AdamW are those of lib/train, before any of its times counts. Needs a Python
+// with torch and transformers (MT_PYTHON, else python3); nothing is installed here.
 import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'

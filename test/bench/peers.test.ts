@@ -1,5 +1,5 @@
-// The opponents of the benchmarks on the CPU: those that are installed give what the oracle gives, those that are not are
-// missing by name. Nothing is installed here, and no time is checked.
+// The opponents of the benchmarks on the CPU: those that are installed give what the oracle gives, those that are not
+// are missing by name. Nothing is installed here, and no time is checked.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
@@ -168,7 +168,8 @@ test('MT_PYTHON names the one python3 that is tried; unknown names and thread co
   )
 })
 
-// ------------------------------------------------------------------------------------------------------------ processes
+// ------------------------------------------------------------------------------------------------------------
+// processes
 
 const program = (code: string): Child => new Child(process.execPath, ['-e', code], process.env, 60_000)
 
@@ -221,7 +222,8 @@ test('a peer ends when its stdin does: none outlives the benchmark', () => {
   }
 })
 
-// ----------------------------------------------------------------------------------------------------------------- ONNX
+// -----------------------------------------------------------------------------------------------------------------
+// ONNX
 
 const protobuf = existsSync(join(folder, 'node_modules', 'protobufjs'))
 if (!protobuf)

@@ -1,5 +1,5 @@
-// The command line as users have it, in processes of their own: what it prints and writes, its exit codes, one sentence for
-// whatever is wrong, and Ctrl-C. (The parity command is in test/models/parity.test.ts.)
+// The command line as users have it, in processes of their own: what it prints and writes, its exit codes, one sentence
+// for whatever is wrong, and Ctrl-C. (The parity command is in test/models/parity.test.ts.)
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'

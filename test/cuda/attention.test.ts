@@ -1,5 +1,6 @@
-// Attention's CUDA forms at the sizes where they change: one more or fewer than a tile, a segment or a block, queries and keys
-// packed side by side, in space and in time, rows that see nothing, masks far under the row's maximum. Held against the CPU twin.
+// Attention's CUDA forms at the sizes where they change: one more or fewer than a tile, a segment or a block, queries
+// and keys packed side by side, in space and in time, rows that see nothing, masks far under the row's maximum. Held
+// against the CPU twin.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { attention, type AttentionOptions } from '../../lib/ops/attention.js'

@@ -1,5 +1,5 @@
-// What is made of the CUDA sources besides the emulator's addon: the real one, by nvcc, which loads and explains itself on a
-// machine without a driver; and the emulator's under the address and undefined-behaviour sanitizers.
+// What is made of the CUDA sources besides the emulator's addon: the real one, by nvcc, which loads and explains itself
+// on a machine without a driver; and the emulator's under the address and undefined-behaviour sanitizers.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'

@@ -9,7 +9,10 @@ export const limits = {
   apart: 6e-3,
 }
 
-/** How far a bfloat16 result may be from the CPU's. A single number is a sum that may cancel, with no norm over others to hold rounding against: for it SPEC's own limit. */
+/**
+ * How far a bfloat16 result may be from the CPU's. A single number is a sum that may cancel, with no norm over others
+ * to hold rounding against: for it SPEC's own limit.
+ */
 export const narrowLimit = ({ size, gradient }: Distance): number =>
   size > 1 ? limits.apart : gradient ? limits.bfloat16.gradient : limits.bfloat16.forward
 
@@ -29,7 +32,10 @@ export interface Distance {
   size: number
 }
 
-/** ‖mine − theirs‖/‖theirs‖ of every output and gradient. A gradient below `share` of the largest is mere rounding to it and is held against that share. */
+/**
+ * ‖mine − theirs‖/‖theirs‖ of every output and gradient. A gradient below `share` of the largest is mere rounding to it
+ * and is held against that share.
+ */
 export function distances(mine: Result, theirs: Result, share: number): Distance[] {
   const expected = numbers(theirs)
   const largest = Math.max(...expected.filter(([n]) => n.startsWith('gradient')).map(([, x]) => norm(x)), 0)

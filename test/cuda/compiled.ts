@@ -1,5 +1,5 @@
-// The addon as nvcc compiles it for the architectures that tests try: `build` where it is that, as on a fresh clone, else
-// build-cuda.
+// The addon as nvcc compiles it for the architectures that tests try: `build` where it is that, as on a fresh clone,
+// else build-cuda.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'

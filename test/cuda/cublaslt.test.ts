@@ -145,7 +145,8 @@ test('a training step of LLaMA-7B with 4 videos of 8 frames: nothing is asked th
   assert.is(err, '')
   assert.is(status, 0)
   const found = readFileSync(log, 'utf8')
-  // Residuals in place of additions, gradients of inputs, biases, packed weights both ways, and the vocabulary of 32,001.
+  // Residuals in place of additions, gradients of inputs, biases, packed weights both ways, and the vocabulary of
+  // 32,001.
   for (const call of [
     /^TN m=4096 n=\d+ k=11008 bf16 beta=1 /m,
     /^NN m=11008 n=\d+ k=4096 bf16 /m,

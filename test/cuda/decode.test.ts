@@ -1,4 +1,5 @@
-// Generation on a CUDA device (MT_ADDON: the emulator's addon): the CPU's answers, as graphs and without, token for token.
+// Generation on a CUDA device (MT_ADDON: the emulator's addon): the CPU's answers, as graphs and without, token for
+// token.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Decoder } from '../../lib/eval/decoder.js'

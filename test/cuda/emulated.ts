@@ -1,5 +1,5 @@
-// The addon whose CUDA kernels run on the CPU, for tests that want to say how: MT_EMULATOR's modes. MT_EMULATED names it
-// where it is another than the one in build-emulated.
+// The addon whose CUDA kernels run on the CPU, for tests that want to say how: MT_EMULATOR's modes. MT_EMULATED names
+// it where it is another than the one in build-emulated.
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import * as assert from 'uvu/assert'

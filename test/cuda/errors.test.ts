@@ -1,5 +1,5 @@
-// What goes wrong on a CUDA device, or on the emulator (MT_ADDON names its addon): found while kernels run and told by the
-// next await in the CPU's words, or refused at once where tensors of two devices meet; work goes on after either.
+// What goes wrong on a CUDA device, or on the emulator (MT_ADDON names its addon): found while kernels run and told by
+// the next await in the CPU's words, or refused at once where tensors of two devices meet; work goes on after either.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { cast, full } from '../../lib/ops/copy.js'
@@ -124,7 +124,8 @@ else {
     })
   })
 
-  // Masks that are all the same leave every choice the same slope: what the weights choose then must not be trained at all.
+  // Masks that are all the same leave every choice the same slope: what the weights choose then must not be trained at
+  // all.
   test(`router on ${device}: equal gradients of all choices give exactly none`, async () => {
     await scope(async () => {
       const numbers = (shape: number[], f: (i: number) => number) =>

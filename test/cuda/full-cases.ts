@@ -1,6 +1,6 @@
-// The whole product of sizes over the dimensions of every operator: tails of one, of seven, tiles, tiles and one, several
-// tiles. Where three dimensions are free the third goes with the sum of the other two places, so that each pair of sizes
-// of any two of them is there. `npm test` runs test/ops/cases.ts instead; this list is `npm run test:full`'s.
+// The whole product of sizes over the dimensions of every operator: tails of one, of seven, tiles, tiles and one,
+// several tiles. Where three dimensions are free the third goes with the sum of the other two places, so that each pair
+// of sizes of any two of them is there. `npm test` runs test/ops/cases.ts instead; this list is `npm run test:full`'s.
 import { adamw, addSquareSum } from '../../lib/ops/adamw.js'
 import { cast, contiguous, copy, full, zeros } from '../../lib/ops/copy.js'
 import { add, gate, gelu, multiply, relu, scale } from '../../lib/ops/elementwise.js'
@@ -30,7 +30,10 @@ const pairs = sizes.flatMap((a, i) => sizes.map((b, j) => [a, b, i, j] as const)
 const weight = (d: Draw, shape: readonly number[], dtype: (typeof weights)[number]): Input =>
   dtype === 'float32' ? d.normal(shape) : d.half(shape, dtype)
 
-/** Cases in which a query sees no key: 0 for the operators, as attention.h says, but the mean of all keys for the formulas in float64. */
+/**
+ * Cases in which a query sees no key: 0 for the operators, as attention.h says, but the mean of all keys for the
+ * formulas in float64.
+ */
 export const unseen = new Set<string>()
 
 const before = cases.length

@@ -1,6 +1,7 @@
-// npm run test:full [-- OPERATOR...]: every size of full-cases.ts on the addon whose kernels run on the CPU, against the CPU
-// twins and, forward, against float64; MT_EMULATOR says in which order threads run. Pieces of the list run in processes of
-// their own, two at a time. Results go into docs/kernels-full.json, which docs/kernels.md shows; ends with 1 where one fails.
+// npm run test:full [-- OPERATOR...]: every size of full-cases.ts on the addon whose kernels run on the CPU, against
+// the CPU twins and, forward, against float64; MT_EMULATOR says in which order threads run. Pieces of the list run in
+// processes of their own, two at a time. Results go into docs/kernels-full.json, which docs/kernels.md shows; ends with
+// 1 where one fails.
 import { execFileSync, spawn } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -143,7 +144,7 @@ async function main(wanted: string[]): Promise<void> {
   const parts = new Map<string, { part: Part; left: number }>()
   let failed = false
   const one = async (): Promise<void> => {
-    for (let job; (job = jobs.shift()); ) {
+    for (let job = jobs.shift(); job; job = jobs.shift()) {
       const { operator, dtype, at, of } = job
       const key = `${operator} ${dtype}`
       const state = parts.get(key) ?? { part: none(), left: of }

@@ -1,5 +1,5 @@
-// Graphs of training steps on a CUDA device (MT_ADDON: the emulator's addon): which shapes have one, what padding to common
-// shapes does to the numbers, the memory that they share, and what becomes of a capture that fails.
+// Graphs of training steps on a CUDA device (MT_ADDON: the emulator's addon): which shapes have one, what padding to
+// common shapes does to the numbers, the memory that they share, and what becomes of a capture that fails.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Adapter } from '../../lib/adapter/adapter.js'
@@ -74,7 +74,9 @@ function made(options: { graphs?: boolean; graphBytes?: number } = {}) {
   }
 }
 
-/** Batches of two, no two of one shape: another length of the text in each, and of the question and the answers in most. */
+/**
+ * Batches of two, no two of one shape: another length of the text in each, and of the question and the answers in most.
+ */
 const batches = (n: number): Sample[][] =>
   Array.from({ length: n }, (_, i) =>
     [0, 1].map(

@@ -1,7 +1,8 @@
-// How many nodes the CUDA graph of a training step has, counted by the emulator while it is captured: none of them runs.
-// Depths are those of the full model, 12 layers of the Q-Former and 32 of LLaMA, with B = 4 and T = 8; widths are small. Nodes
-// depend on them in one place, which is left out: where the own kernels cut a product into pieces, which is a matter of the
-// device's multiprocessors, a launch of its own adds these.
+// How many nodes the CUDA graph of a training step has, counted by the emulator while it is captured: none of them
+// runs.
+// Depths are those of the full model, 12 layers of the Q-Former and 32 of LLaMA, with B = 4 and T = 8; widths are
+// small. Nodes depend on them in one place, which is left out: where the own kernels cut a product into pieces, which
+// is a matter of the device's multiprocessors, a launch of its own adds these.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { inputsOf, randomModel, type Sizes } from '../../bench/full-model.js'

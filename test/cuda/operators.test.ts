@@ -1,5 +1,6 @@
 // The list of operator cases on a CUDA device, or on the emulator (MT_ADDON names its addon): float32 against float64,
-// bfloat16 against the CPU twin's, every layout, reruns to the bit. MT_CASES=TEXT runs the operators whose names hold it.
+// bfloat16 against the CPU twin's, every layout, reruns to the bit. MT_CASES=TEXT runs the operators whose names hold
+// it.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { devices } from '../../lib/tensor/device.js'

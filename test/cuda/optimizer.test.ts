@@ -1,5 +1,5 @@
-// AdamW over all trained tensors at once, on the CPU and, where there is one, a CUDA device (MT_ADDON: the emulator's addon): the
-// bits of the operators of one tensor, nothing touched where something is not finite, and few launches.
+// AdamW over all trained tensors at once, on the CPU and, where there is one, a CUDA device (MT_ADDON: the emulator's
+// addon): the bits of the operators of one tensor, nothing touched where something is not finite, and few launches.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { accumulate, adamw, addSquareSum } from '../../lib/ops/adamw.js'

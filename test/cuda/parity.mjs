@@ -1,4 +1,5 @@
-// npm run parity:emulated -- --golden DIR: the golden cases with --device cuda, on the addon whose kernels run on the CPU.
+// npm run parity:emulated -- --golden DIR: the golden cases with --device cuda, on the addon whose kernels run on the
+// CPU.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { root } from '../../native/setup.mjs'

@@ -1,5 +1,5 @@
-// How products are cut up and who computes them, from sizes alone: the plan of kernels/cuda/product_plan.cc, compiled by
-// itself, for a device of 132 multiprocessors.
+// How products are cut up and who computes them, from sizes alone: the plan of kernels/cuda/product_plan.cc, compiled
+// by itself, for a device of 132 multiprocessors.
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,4 +1,5 @@
-// Profiles on a CUDA device (MT_ADDON: the emulator's addon): times of the stream, graphs as one event, what a fault leaves.
+// Profiles on a CUDA device (MT_ADDON: the emulator's addon): times of the stream, graphs as one event, what a fault
+// leaves.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { copy, full, write } from '../../lib/ops/copy.js'

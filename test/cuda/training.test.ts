@@ -71,7 +71,8 @@ test('a graph gives the bits of its operators one by one; so does a rerun', asyn
     )
     const trainer = new Trainer(bundle, adapter, features, optimizer, { graphs })
     const out: number[] = []
-    // Widths are the same with and without graphs only if they are multiples already, so the texts are compared by one batch.
+    // Widths are the same with and without graphs only if they are multiples already, so the texts are compared by one
+    // batch.
     for (let i = 0; i < 4; i++)
       out.push(
         (await trainer.step([samples.slice(0, 4), samples.slice(0, 4)])).loss,

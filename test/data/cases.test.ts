@@ -1,4 +1,6 @@
-/** Videos from ../shared/cases/video, each the smallest of its kind that was once read wrongly. Skipped where absent. */
+/**
+ * Videos from ../shared/cases/video, each the smallest of its kind that was once read wrongly. Skipped where absent.
+ */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, readFileSync } from 'node:fs'

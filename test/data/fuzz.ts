@@ -1,6 +1,7 @@
 /**
- * Reads damaged videos: clips of eight containers, whose bytes a seeded generator changes. Each must give pictures or one
- * InputError, within its time; no process may crash, and memory must not grow. `npm run fuzz:video -- --clips 2000 --seed 1`.
+ * Reads damaged videos: clips of eight containers, whose bytes a seeded generator changes. Each must give pictures or
+ * one InputError, within its time; no process may crash, and memory must not grow. `npm run fuzz:video -- --clips 2000
+ * --seed 1`.
  */
 import { rmSync, readFileSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
@@ -32,7 +33,10 @@ export interface FuzzResult {
   crashes: number
   /** What should not have been, with the number of the clip. */
   faults: string[]
-  /** Largest resident sets, in MiB: of this process after the first tenth and at the end, and of a decoding one likewise. */
+  /**
+   * Largest resident sets, in MiB: of this process after the first tenth and at the end, and of a decoding one
+   * likewise.
+   */
   memory: { here: [number, number]; there: [number, number] }
 }
 

@@ -18,7 +18,7 @@ const good = { id: '1', video: 'clips/a.mp4', prompt: 'What?', answer: 'a' }
 /** Writes lines (objects as JSON, texts as they are) and returns the path. */
 function write(...lines: unknown[]): string {
   const path = folder.at('m.jsonl')
-  writeFileSync(path, lines.map((l) => (typeof l === 'string' ? l : JSON.stringify(l))).join('\n') + '\n')
+  writeFileSync(path, `${lines.map((l) => (typeof l === 'string' ? l : JSON.stringify(l))).join('\n')}\n`)
   return path
 }
 
@@ -46,7 +46,7 @@ test('samples are read, blank lines skipped, paths taken from the manifest', asy
     choices: ['A', 'B'],
     task: 'order',
   }
-  const path = write('\uFEFF' + JSON.stringify(good), '', '   ', `${JSON.stringify(full)}\r`)
+  const path = write(`\uFEFF${JSON.stringify(good)}`, '', '   ', `${JSON.stringify(full)}\r`)
   assert.equal(await readManifest(path), [
     { ...good, video: folder.at('clips/a.mp4') },
     { ...full, video: folder.at('clips/frames') },

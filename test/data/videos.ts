@@ -83,7 +83,10 @@ export function toYuv([r, g, b]: Colour, matrix: Matrix = 'bt601', fullRange = f
     : [Math.round(16 + 219 * y), Math.round(128 + 224 * cb), Math.round(128 + 224 * cr)]
 }
 
-/** What a frame shows: one colour, or a colour for every pixel (x to the right, y down), with alpha where there is a fourth. */
+/**
+ * What a frame shows: one colour, or a colour for every pixel (x to the right, y down), with alpha where there is a
+ * fourth.
+ */
 export type Picture = Colour | ((x: number, y: number) => Colour | readonly [number, number, number, number])
 
 /** Encodes `pictures` to `path`; the container follows from the name (.mp4, .mkv). */
@@ -311,8 +314,8 @@ export function temporaryFolder(): { path: string; at: (name: string) => string;
 }
 
 /**
- * Fills the frame's own memory, since `fromBuffer` would point it at a Buffer that may be collected while the encoder still
- * reads. Chroma is taken at the left upper pixel of each 2×2 block.
+ * Fills the frame's own memory, since `fromBuffer` would point it at a Buffer that may be collected while the encoder
+ * still reads. Chroma is taken at the left upper pixel of each 2×2 block.
  */
 function paint(
   frame: Frame,
@@ -367,7 +370,10 @@ function ok(code: number, what: string): void {
   if (code < 0) throw new Error(`${what}: ${FFmpegError.strerror(code)}`)
 }
 
-/** A picture that carries its number: in its top half eight vertical bars, white where bit k of `n` is set, from the left. */
+/**
+ * A picture that carries its number: in its top half eight vertical bars, white where bit k of `n` is set, from the
+ * left.
+ */
 export function bars(n: number, width = 64): Picture {
   return (x, y) => (y < width / 4 && (n >> Math.floor((8 * x) / width)) & 1 ? [255, 255, 255] : [0, 0, 0])
 }

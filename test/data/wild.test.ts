@@ -1,4 +1,7 @@
-/** Videos as people have them: containers that do not speak of their pictures, clocks that fall back, fields, hints, alpha. */
+/**
+ * Videos as people have them: containers that do not speak of their pictures, clocks that fall back, fields, hints,
+ * alpha.
+ */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// The CUDA emulator tests itself: legal kernels in every order of threads, and every fault that it promises to see. Builds the
-// executable twice, plain and with the sanitizers, and needs g++ for it.
+// The CUDA emulator tests itself: legal kernels in every order of threads, and every fault that it promises to see.
+// Builds the executable twice, plain and with the sanitizers, and needs g++ for it.
 import { execFile, spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -28,7 +28,8 @@ test('score products: pairs counted one by one, and the ratio T·L / (L + T) wit
     [4, 5, 0],
     [1, 2, 3],
   ] as const) {
-    // Tokens as [frame, index]; indices from `queries` on are text. Text in space is copied per frame, in joint it is there once.
+    // Tokens as [frame, index]; indices from `queries` on are text. Text in space is copied per frame, in joint it is
+    // there once.
     let [space, time, joint] = [0, 0, 0]
     for (let t = 0; t < frames; t++) for (let i = 0; i < queries + text; i++) space += queries + text
     for (let l = 0; l < queries; l++) for (let t = 0; t < frames; t++) time += frames

@@ -1,5 +1,5 @@
-// Evaluation where something is wrong: every error says which sample, what is not finite is no accuracy, and the file of
-// predictions loses nothing, whatever ends the process.
+// Evaluation where something is wrong: every error says which sample, what is not finite is no accuracy, and the file
+// of predictions loses nothing, whatever ends the process.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -62,7 +62,8 @@ function manifest(name: string, changes: Record<number, object>): string {
   return at(name)
 }
 
-// -------------------------------------------------------------------------------------------------------- texts and clips
+// -------------------------------------------------------------------------------------------------------- texts and
+// clips
 
 test('texts that cannot be used are known before anything is computed, with line and sample', async () => {
   const config = imageTextConfig(bundle, 2)
@@ -182,7 +183,8 @@ test('a clip that cannot be used ends evaluation with its line and sample, or is
   )
 })
 
-// ------------------------------------------------------------------------------------------------------------- not finite
+// ------------------------------------------------------------------------------------------------------------- not
+// finite
 
 for (const weight of [
   'language_model.lm_head.weight',
@@ -236,7 +238,8 @@ test('an adapter that is not finite is not loaded, and one in memory decides not
   }
 })
 
-// ------------------------------------------------------------------------------------------------------------- the file
+// ------------------------------------------------------------------------------------------------------------- the
+// file
 
 const evaluation = (data: string, output: string, ...more: string[]): string[] => [
   'eval',

@@ -1,4 +1,5 @@
-// Text files of users: decoded without loss or refused with the line, and pointers of Git LFS and git-annex named as such.
+// Text files of users: decoded without loss or refused with the line, and pointers of Git LFS and git-annex named as
+// such.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { mkdirSync, writeFileSync } from 'node:fs'
@@ -35,7 +36,8 @@ async function refusal(act: () => Promise<unknown>): Promise<string> {
 }
 const latin1 = (text: string): Buffer => Buffer.from(text, 'latin1')
 
-// ---------------------------------------------------------------------------------------------------------------- decoding
+// ----------------------------------------------------------------------------------------------------------------
+// decoding
 
 for (const [what, bytes, line, byte] of [
   ['Latin-1', latin1('a: 1\nname: M\xfcller\n'), 2, 0xfc],
@@ -117,7 +119,8 @@ test('a key twice in one object is refused, wherever it stands and however it is
   )
 })
 
-// ---------------------------------------------------------------------------------------------------------------- pointers
+// ----------------------------------------------------------------------------------------------------------------
+// pointers
 
 const lfs = (version: string) => `version ${version}\noid sha256:${'4d7a'.repeat(16)}\nsize 9896533600\n`
 const annex = '/annex/objects/SHA256E-s9896533600--4d7a.safetensors\n'

@@ -8,8 +8,9 @@ import * as assert from 'uvu/assert'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /**
- * What a room of lib may import besides itself. A file listed by its own name is a room: models/config knows the shape of a
- * checkpoint and nothing else, so that whoever reads files may know it too; models/load is where files become a model.
+ * What a room of lib may import besides itself. A file listed by its own name is a room: models/config knows the shape
+ * of a checkpoint and nothing else, so that whoever reads files may know it too; models/load is where files become a
+ * model.
  */
 const below: Record<string, string[]> = {
   errors: [],

@@ -127,8 +127,8 @@ for (const kind of ['instructblip', 'blip2'] as const) {
         })
         const adapter = new Adapter(model.config, config, { seed: 3 })
         const video = model.visualTokens(features, text, adapter)
-        // Without routing not one bit differs; a mixture of softmaxes of which one counts (exp(-100) of the others) is added up
-        // in another order.
+        // Without routing not one bit differs; a mixture of softmaxes of which one counts (exp(-100) of the others) is
+        // added up in another order.
         const image = model.visualTokens(features, text)
         if (mode === 'off') await same(video, image, 'one pass over all frames')
         else assert.ok(relativeError(await read(video), await read(image)) <= 1e-6, 'one pass over all frames')

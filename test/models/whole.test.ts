@@ -142,9 +142,9 @@ function grouped({ config, tensors }: Tiny): Tiny {
 }
 
 /**
- * Queries and keys of the Q-Former at half their size. As drawn, a chain of eight attentions that are almost a choice of one
- * key multiplies what rounding does to float32: rounding nothing but the named intermediates moves the visual tokens by
- * 7e-7, and every gradient by tens of times that.
+ * Queries and keys of the Q-Former at half their size. As drawn, a chain of eight attentions that are almost a choice
+ * of one key multiplies what rounding does to float32: rounding nothing but the named intermediates moves the visual
+ * tokens by 7e-7, and every gradient by tens of times that.
  */
 function calmer({ config, tensors }: Tiny): Tiny {
   return {
@@ -187,9 +187,10 @@ async function compareSeen(seen: Map<string, Tensor>, expected: Map<string, NdAr
 const STEPS = [1e-7, 1e-8, 1e-6]
 
 /**
- * The slopes of the oracle's loss against the native gradients, along directions in which every tensor counts alike (each is
- * divided by the norm of its gradient): √Σ(relative error)² of all tensors is then within the limit of one. Only where it
- * is not, each tensor is asked on its own. A gradient below a millionth of the whole is compared with the whole.
+ * The slopes of the oracle's loss against the native gradients, along directions in which every tensor counts alike
+ * (each is divided by the norm of its gradient): √Σ(relative error)² of all tensors is then within the limit of one.
+ * Only where it is not, each tensor is asked on its own. A gradient below a millionth of the whole is compared with the
+ * whole.
  */
 function compareGradients(
   oracle: Both['oracle'],

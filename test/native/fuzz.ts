@@ -1,7 +1,8 @@
-// Calls every operator and every function of the addon with anything at all, by seed; fuzz.test.ts runs it in a process of
-// its own, so that a crash is a failure and not the end of the tests. Prints a line of JSON: how many calls there were, and
-// what was wrong with them. Two sources of arguments: any value in any place; and the calls that the operators of lib/ops
-// make, forward and backward, with one or two arguments replaced, which pass most checks and reach deep.
+// Calls every operator and every function of the addon with anything at all, by seed; fuzz.test.ts runs it in a process
+// of its own, so that a crash is a failure and not the end of the tests. Prints a line of JSON: how many calls there
+// were, and what was wrong with them. Two sources of arguments: any value in any place; and the calls that the
+// operators of lib/ops make, forward and backward, with one or two arguments replaced, which pass most checks and reach
+// deep.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -1,5 +1,6 @@
-// Runs the tests of the border, of tensors and of operators, on the CPU and through the CUDA emulator, on an addon built
-// with the address and undefined-behaviour sanitizers: node test/native/sanitize.mjs [FILE...]. Needs cmake and g++.
+// Runs the tests of the border, of tensors and of operators, on the CPU and through the CUDA emulator, on an addon
+// built with the address and undefined-behaviour sanitizers: node test/native/sanitize.mjs [FILE...]. Needs cmake and
+// g++.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { cpus } from 'node:os'

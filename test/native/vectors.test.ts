@@ -1,4 +1,5 @@
-// How CUDA kernels move elements: vectors.cu, built with the emulator and the sanitizers, which see a pack that is not aligned.
+// How CUDA kernels move elements: vectors.cu, built with the emulator and the sanitizers, which see a pack that is not
+// aligned.
 // Needs g++ for it.
 import { execFile, spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'

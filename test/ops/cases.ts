@@ -1,4 +1,5 @@
-// One list of operator cases: inputs by seed, the call through lib/ops, the same in float64, and what gradients flow to.
+// One list of operator cases: inputs by seed, the call through lib/ops, the same in float64, and what gradients flow
+// to.
 // Correctness, gradients, layouts and reruns (run-cases.test.ts), a second backend and timings all walk this list. The
 // sizes are tails and tiles of vector kernels: 1, 2, 7, 16, 17, 33, 65, 130; some cases are large enough to be shared
 // out over threads; 0 where it means something.
@@ -381,7 +382,8 @@ for (const [shape, eps, offset] of [
   )
 }
 
-// Rows that part after the norm, and rows of several norms side by side: groups, rows of the first and of the second, width.
+// Rows that part after the norm, and rows of several norms side by side: groups, rows of the first and of the second,
+// width.
 for (const [groups, first, second, width] of [
   [[1], 1, 1, 4],
   [[2, 3], 5, 2, 33],
@@ -1108,7 +1110,8 @@ for (const [lead, n, k] of [
       )
     }
 
-// Updates of some rows of a weight as one update of it: rows, where the first and the second begin and how many they are, ranks.
+// Updates of some rows of a weight as one update of it: rows, where the first and the second begin and how many they
+// are, ranks.
 for (const [rows, width, places, ranks] of [
   [
     3,
@@ -1188,8 +1191,8 @@ for (const [rows, width, places, ranks] of [
   )
 }
 
-// Tiles of GPU kernels and their tails: few rows, 16, 64 and 128 of them, few columns; rows of memory that are aligned and
-// such that are not; inner dimensions that are cut up.
+// Tiles of GPU kernels and their tails: few rows, 16, 64 and 128 of them, few columns; rows of memory that are aligned
+// and such that are not; inner dimensions that are cut up.
 for (const [m, n, k, rank] of [
   [1, 24, 264, 16],
   [2, 7, 1032, 4],
@@ -1234,7 +1237,8 @@ for (const [m, n, k, rank] of [
     )
   }
 
-// What follows a product: every way of storing a tile, rows that are no whole number of quads, sums in pieces, few rows.
+// What follows a product: every way of storing a tile, rows that are no whole number of quads, sums in pieces, few
+// rows.
 for (const [lead, n, k] of [
   [[1], 1, 1],
   [[0], 7, 16],
@@ -1349,7 +1353,9 @@ export interface Attention {
   causal?: boolean
 }
 
-/** [a, n, h·d] or [a, b, n, h·d] with the attended dimension anywhere, as the oracle's [rows, heads, n, d]; and back. */
+/**
+ * [a, n, h·d] or [a, b, n, h·d] with the attended dimension anywhere, as the oracle's [rows, heads, n, d]; and back.
+ */
 const inward = (t: NdArray, over: number, heads: number): NdArray => {
   const moved = nd.permute(t, [
     ...[...t.shape.keys()].filter((i) => i !== over && i !== t.shape.length - 1),
@@ -1472,7 +1478,8 @@ for (const mode of ['score', 'attention'] as const) {
   attend({ q: [2, 3, 16, 24], heads: 2, over: 2, mode, choices: 3, padding: true, causal: true })
 }
 
-// Queries, keys and values as columns of one tensor: all their gradients lie side by side, those of nobody's columns are 0.
+// Queries, keys and values as columns of one tensor: all their gradients lie side by side, those of nobody's columns
+// are 0.
 for (const [shape, width, over, heads, spare] of [
   [[2, 7, 72], 24, 1, 2, 0],
   [[2, 5, 3, 192], 64, 2, 1, 0],

@@ -1,5 +1,5 @@
-// Frozen weights: right at every tail on every instruction set, the same bits for any number of threads and of other rows;
-// what freeze() refuses; the memory that packing takes and gives back.
+// Frozen weights: right at every tail on every instruction set, the same bits for any number of threads and of other
+// rows; what freeze() refuses; the memory that packing takes and gives back.
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
@@ -237,7 +237,10 @@ test('packed once for each direction, and given back with the weight', async () 
   }
 })
 
-/** Of a frozen weight of 1 MiB, all ones, in a process of so much memory: y, dx, bytes packed by the forward and by both. */
+/**
+ * Of a frozen weight of 1 MiB, all ones, in a process of so much memory: y, dx, bytes packed by the forward and by
+ * both.
+ */
 async function under(limit: number): Promise<number[]> {
   const { status, stdout, stderr } = await run(
     `const { full, linear, backward, sync, memory } = m

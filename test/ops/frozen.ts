@@ -1,6 +1,6 @@
-// Products with frozen weights, which the CPU backend packs once, against float64 and against weights that are not frozen,
-// for one instruction set: MT_CPU is read once per process, so frozen.test.ts runs this file once for each. Prints the
-// worst relative errors and what differed in any bit.
+// Products with frozen weights, which the CPU backend packs once, against float64 and against weights that are not
+// frozen, for one instruction set: MT_CPU is read once per process, so frozen.test.ts runs this file once for each.
+// Prints the worst relative errors and what differed in any bit.
 import { fileURLToPath } from 'node:url'
 import { linear, linearGelu } from '../../lib/ops/gemm.js'
 import { lora } from '../../lib/ops/lora.js'
@@ -15,7 +15,10 @@ import { transpose } from './products.js'
 import { Draw, type Input, upload } from './support.js'
 
 export interface Report {
-  /** By what was computed and the activations' dtype: the worst ‖a − b‖/‖b‖ of frozen weights, and between frozen and not. */
+  /**
+   * By what was computed and the activations' dtype: the worst ‖a − b‖/‖b‖ of frozen weights, and between frozen and
+   * not.
+   */
   errors: Record<string, number>
   changes: Record<string, number>
   /** Cases in which another number of threads, or of rows, changed a bit of a row. */
@@ -44,8 +47,8 @@ const geluSlope = (z: NdArray): NdArray => {
 }
 
 /**
- * A matrix with a mean that keeps sums away from 0 and from GELU's far tail, where errors relative to them would be large:
- * a piece of one long row of numbers, since drawing them is what takes time. The name says which.
+ * A matrix with a mean that keeps sums away from 0 and from GELU's far tail, where errors relative to them would be
+ * large: a piece of one long row of numbers, since drawing them is what takes time. The name says which.
  */
 export function draw(name: string, shape: readonly number[], dtype: DType): Input {
   const all = pool.get(dtype) ?? new Draw(dtype).half([600_000], dtype, 1, 1)
@@ -190,7 +193,10 @@ function fewer(n: number, k: number, weight: DType, activation: DType, report: R
   })
 }
 
-/** Attention that reads a head's rows and columns of packed weights: heads as wide as panels, wider, and such that panels and pairs are cut. */
+/**
+ * Attention that reads a head's rows and columns of packed weights: heads as wide as panels, wider, and such that
+ * panels and pairs are cut.
+ */
 function source(heads: number, width: number, weight: DType, report: Report): void {
   const [groups, n, keys, from] = [3, 5, 19, 45]
   const spread = (what: string, shape: readonly number[], dtype: DType = 'float32'): Input =>
@@ -250,7 +256,8 @@ function run(): Report {
       source(heads, width, weight, report)
   for (const weight of weights)
     for (const activation of activations) {
-      // Every size with every other, rows, ranks and activations in turn; then every number of rows at sizes that are cut and have tails.
+      // Every size with every other, rows, ranks and activations in turn; then every number of rows at sizes that are
+      // cut and have tails.
       for (const n of sizes)
         for (const k of sizes)
           if ((sizes.indexOf(n) + sizes.indexOf(k) + weights.indexOf(weight) + activations.indexOf(activation)) % 2)

@@ -1,4 +1,5 @@
-// The list of operator cases against float64: values, every gradient, other layouts, reruns and threads; random numbers.
+// The list of operator cases against float64: values, every gradient, other layouts, reruns and threads; random
+// numbers.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Random } from '../../lib/ops/random.js'

@@ -20,10 +20,11 @@ export interface AttentionOptions {
  *
  * off        P = softmax(S over the visible keys)
  * score      P = softmax(S * sum_j alpha_j M_j over the visible keys)
- * attention  P = sum_j alpha_j softmax(S over the visible keys that M_j keeps); where M_j keeps none of them, M_0 stands in
+ * attention  P = sum_j alpha_j softmax(S over the visible keys that M_j keeps); where M_j keeps none of them, M_0
+ * stands in
  *
- * Visible: not padded and not in the future. A query without any visible key gets what adding the least finite number to
- * every score gives: that number swallows the score, so all nk keys weigh the same.
+ * Visible: not padded and not in the future. A query without any visible key gets what adding the least finite number
+ * to every score gives: that number swallows the score, so all nk keys weigh the same.
  */
 export function attention(q: NdArray, k: NdArray, v: NdArray, options: AttentionOptions = {}): NdArray {
   const [rows, heads, nq, d] = q.shape as [number, number, number, number]

@@ -86,7 +86,10 @@ export function embedding(ids: NdArray, table: NdArray): NdArray {
   return out
 }
 
-/** Rotary positions, rotate-half: pairs (i, i + d/2) turn by pos * theta^(-2i/d). x [rows, heads, n, d], positions [rows, n]. */
+/**
+ * Rotary positions, rotate-half: pairs (i, i + d/2) turn by pos * theta^(-2i/d). x [rows, heads, n, d], positions
+ * [rows, n].
+ */
 export function rope(x: NdArray, positions: NdArray, theta: number): NdArray {
   const [rows, heads, n, d] = x.shape as [number, number, number, number]
   const half = d / 2

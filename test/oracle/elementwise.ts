@@ -33,7 +33,7 @@ function erfcTail(x: number): number {
 /** Exact GELU: x/2 (1 + erf(x/sqrt2)). */
 export const gelu = (a: NdArray): NdArray => map(a, (x) => 0.5 * x * erfc(-x * Math.SQRT1_2))
 
-export const relu = (a: NdArray): NdArray => map(a, (x) => (x > 0 ? x : 0))
+export const relu = (a: NdArray): NdArray => map(a, (x) => Math.max(x, 0))
 
 /** silu(gate) * up */
 export const siluMul = (gate: NdArray, up: NdArray): NdArray => zip(gate, up, (g, u) => (g / (1 + Math.exp(-g))) * u)

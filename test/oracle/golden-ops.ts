@@ -17,7 +17,10 @@ export interface OpCase {
 type In = (name: string) => NdArray
 type Inputs = { readonly [name: string]: NdArray }
 
-/** One function of named inputs: its value at them, and the slope of <value, dy> in each of `wanted` (input name to golden key). */
+/**
+ * One function of named inputs: its value at them, and the slope of <value, dy> in each of `wanted` (input name to
+ * golden key).
+ */
 function differentiable(
   inputs: Inputs,
   f: (inputs: Inputs) => NdArray,

@@ -114,7 +114,10 @@ function image({ name, config, tensors }: Case): void {
   )
 }
 
-/** Every case looks at the slope in all tensors together, and in each of its share alone: all of them with MT_ORACLE_FULL=1, else every fourth. */
+/**
+ * Every case looks at the slope in all tensors together, and in each of its share alone: all of them with
+ * MT_ORACLE_FULL=1, else every fourth.
+ */
 const share = process.env['MT_ORACLE_FULL'] === '1' ? 1 : 4
 let turn = 0
 

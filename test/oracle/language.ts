@@ -82,8 +82,8 @@ function opt(weights: Weights, config: LanguageConfig, inputs: NdArray, mask: Nd
 }
 
 /**
- * Attended tokens are counted 0, 1, 2, ... . Nothing depends on a padded one; it gets what Hugging Face gives it: behind the
- * last attended token (right padding) the count goes on, before it (left padding) it is 1.
+ * Attended tokens are counted 0, 1, 2, ... . Nothing depends on a padded one; it gets what Hugging Face gives it:
+ * behind the last attended token (right padding) the count goes on, before it (left padding) it is 1.
  */
 export function llamaPositions(mask: NdArray): NdArray {
   const [b, n] = mask.shape as [number, number]
@@ -124,7 +124,10 @@ export function withText(
   return { x: concat([visual, tokenEmbeddings(weights, config, ids)], 1), mask: concat([ones, mask], 1) }
 }
 
-/** Logits at text position i predict label i + 1; labels of -100 do not count. logits [B, V + S, vocabulary], labels [B, S]. */
+/**
+ * Logits at text position i predict label i + 1; labels of -100 do not count. logits [B, V + S, vocabulary], labels [B,
+ * S].
+ */
 export function answerLoss(logits: NdArray, labels: NdArray, reduction: 'mean' | 'sum' = 'mean'): number {
   const [b, n, vocabulary] = logits.shape as [number, number, number]
   const s = labels.shape[1]!

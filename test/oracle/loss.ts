@@ -1,7 +1,10 @@
 // Cross-entropy and the optimiser.
 import { type NdArray, norm } from './array.js'
 
-/** -log softmax(logits)[label], summed over the rows whose label is not -100, or their mean. logits [rows, V], labels [rows]. */
+/**
+ * -log softmax(logits)[label], summed over the rows whose label is not -100, or their mean. logits [rows, V], labels
+ * [rows].
+ */
 export function crossEntropy(logits: NdArray, labels: ArrayLike<number>, reduction: 'mean' | 'sum' = 'mean'): number {
   const n = logits.shape.at(-1)!
   let sum = 0

@@ -1,4 +1,5 @@
-// The mask sets of dynamic attention routing (SPEC.md section 5), as bit sets: bit j of [query, key] says that M_j keeps the pair.
+// The mask sets of dynamic attention routing (SPEC.md section 5), as bit sets: bit j of [query, key] says that M_j
+// keeps the pair.
 import { type NdArray, array } from './array.js'
 
 /** Masks of layer m of N: 1 + floor(m P / N). */
@@ -22,7 +23,10 @@ export function maskSet(
   return out
 }
 
-/** [L query tokens; K text tokens]. M_0: every pair. M_j: pairs of one modality no further apart than windows[j-1], and every query-text pair. */
+/**
+ * [L query tokens; K text tokens]. M_0: every pair. M_j: pairs of one modality no further apart than windows[j-1], and
+ * every query-text pair.
+ */
 export function windowSpatial(
   queries: number,
   text: number,

@@ -1,4 +1,5 @@
-// What of the oracle can be checked without any golden file: closed forms, small cases by hand, and the model against itself.
+// What of the oracle can be checked without any golden file: closed forms, small cases by hand, and the model against
+// itself.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { mkdtempSync, rmSync } from 'node:fs'

@@ -1,5 +1,7 @@
-// A tiny checkpoint, inputs and trained parameters by seed, so that the whole model can be proven where no files are at hand.
-// Every number is exactly a float32. The sizes are awkward on purpose: odd head widths, odd token counts, nothing a power of two.
+// A tiny checkpoint, inputs and trained parameters by seed, so that the whole model can be proven where no files are at
+// hand.
+// Every number is exactly a float32. The sizes are awkward on purpose: odd head widths, odd token counts, nothing a
+// power of two.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type NdArray, array, map } from './array.js'
@@ -202,7 +204,10 @@ function optShapes(t: Json, out: Map<string, number[]>, linear: Named, norm: (na
   norm(`${d}.final_layer_norm`, w)
 }
 
-/** Norm weights near 1, biases near 0, tables of deviation 0.5, matrices that keep the size of what they multiply; 1.5 times that for queries and keys, so that attention is far from uniform. */
+/**
+ * Norm weights near 1, biases near 0, tables of deviation 0.5, matrices that keep the size of what they multiply; 1.5
+ * times that for queries and keys, so that attention is far from uniform.
+ */
 function draw(rng: Random, name: string, shape: readonly number[]): NdArray {
   const isNorm = /norm/i.test(name.split('.').at(-2) ?? '')
   const deviation =
@@ -251,7 +256,9 @@ export interface TinyInputOptions {
   padding?: 'left' | 'right'
 }
 
-/** Sample 0 fills its rows; every later one is shorter and padded. The last two or three attended tokens are the answer. */
+/**
+ * Sample 0 fills its rows; every later one is shorter and padded. The last two or three attended tokens are the answer.
+ */
 export function tinyInputs(config: Json, seed: number, options: TinyInputOptions = {}): Batch {
   const {
     videos = 2,

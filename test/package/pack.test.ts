@@ -1,6 +1,6 @@
-// The package as its users get it: packed, installed in an empty folder, compiled there by node-gyp (the clone's own addon
-// was built by CMake where that is found), type-checked under the strictest settings, run. Takes the time of one build;
-// MT_TEST_PACKAGE=0 leaves it out.
+// The package as its users get it: packed, installed in an empty folder, compiled there by node-gyp (the clone's own
+// addon was built by CMake where that is found), type-checked under the strictest settings, run. Takes the time of one
+// build; MT_TEST_PACKAGE=0 leaves it out.
 import { spawnSync } from 'node:child_process'
 import {
   chmodSync,

@@ -9,7 +9,10 @@ export async function bytes(): Promise<number> {
   return memory().bytes
 }
 
-/** {@link bytes} at a beginning: what earlier tests left to the garbage collector is collected first, so that it cannot be later. */
+/**
+ * {@link bytes} at a beginning: what earlier tests left to the garbage collector is collected first, so that it cannot
+ * be later.
+ */
 export async function settled(): Promise<number> {
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void

@@ -1,6 +1,6 @@
 /**
- * A tiny random checkpoint twice: as the native model, loaded from a folder, and as the oracle's float64 arrays. For the
- * tests that hold one against the other.
+ * A tiny random checkpoint twice: as the native model, loaded from a folder, and as the oracle's float64 arrays. For
+ * the tests that hold one against the other.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -40,7 +40,10 @@ export interface Both {
   native: ImageModel
 }
 
-/** On the device that MT_TEST_DEVICE names. @param change what to change about config.json and weights before they are written */
+/**
+ * On the device that MT_TEST_DEVICE names. @param change what to change about config.json and weights before they are
+ * written
+ */
 export async function openTiny(kind: TinyKind, seed: number, change: (tiny: Tiny) => Tiny = (t) => t): Promise<Both> {
   const tiny = change(tinyCheckpoint(kind, seed))
   const folder = temporaryFolder('tiny')

@@ -38,8 +38,8 @@ export const missing = (name: string): Promise<string | undefined> =>
   )
 
 /**
- * A checkpoint with six clips to train on and two to validate with, in a folder that goes with the process. The clips are
- * folders of PNG files where FFmpeg is not installed; both need sharp.
+ * A checkpoint with six clips to train on and two to validate with, in a folder that goes with the process. The clips
+ * are folders of PNG files where FFmpeg is not installed; both need sharp.
  */
 export async function makeWorld(): Promise<World> {
   const root = temporaryFolder('world')

@@ -1,4 +1,5 @@
-// A model that is loaded, used and disposed fifty times leaves nothing behind: neither tensors nor memory of the process.
+// A model that is loaded, used and disposed fifty times leaves nothing behind: neither tensors nor memory of the
+// process.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -1,4 +1,5 @@
-// Profiles: which operators are in one, with which bytes, in which order; where it begins and ends, and that it ends well.
+// Profiles: which operators are in one, with which bytes, in which order; where it begins and ends, and that it ends
+// well.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { addSquareSum } from '../../lib/ops/adamw.js'

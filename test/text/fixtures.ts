@@ -1,6 +1,6 @@
 /**
- * Small tokenizers in the form of tokenizer.json. The ids are the published ones: excerpts of the vocabularies of LLaMA and
- * bert-base-uncased, cut down to what the sentences of the test need, so that the same sentence gives the same ids.
+ * Small tokenizers in the form of tokenizer.json. The ids are the published ones: excerpts of the vocabularies of LLaMA
+ * and bert-base-uncased, cut down to what the sentences of the test need, so that the same sentence gives the same ids.
  */
 type Json = Record<string, unknown>
 

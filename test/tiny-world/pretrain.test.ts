@@ -101,7 +101,8 @@ test('a folder that is no checkpoint is left alone', async () => {
   await mkdir(folder)
   await writeFile(join(folder, 'notes.txt'), 'mine')
   let message = ''
-  await pretrainTo(folder, STANDARD).catch((error: Error) => (message = error.message)) // at once, not after the training
+  // at once, not after the training
+  await pretrainTo(folder, STANDARD).catch((error: Error) => (message = error.message))
   assert.match(message, 'or a checkpoint written earlier')
   assert.equal(await readdir(folder), ['notes.txt'])
 })

@@ -1,5 +1,5 @@
-// Runs that go wrong: numbers that are not finite, data that cannot be used, and errors in the middle. What is known beforehand
-// is said before the first step, what was learned is saved, and success is said of what is there.
+// Runs that go wrong: numbers that are not finite, data that cannot be used, and errors in the middle. What is known
+// beforehand is said before the first step, what was learned is saved, and success is said of what is there.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -45,7 +45,8 @@ async function damaged(name: string, weight: string, value = NaN): Promise<strin
   return folder
 }
 
-// --------------------------------------------------------------------------------------------------- nothing was learned
+// --------------------------------------------------------------------------------------------------- nothing was
+// learned
 
 for (const [what, weight, value] of [
   ['the output matrix', 'language_model.lm_head.weight', NaN],
@@ -177,7 +178,8 @@ test('a bad step that no tensor explains names its samples', async () => {
   assert.match(seen[1]!.bad!, /^(the loss|the gradient of \S+) \(samples "[^"]+"(, "[^"]+"){3}\)$/)
 })
 
-// ----------------------------------------------------------------------------------------------------- errors in the middle
+// ----------------------------------------------------------------------------------------------------- errors in the
+// middle
 
 for (const [what, error] of [
   ['of ours', new InputError('the disk of the listener is full.')],

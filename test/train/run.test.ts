@@ -1,5 +1,6 @@
-// Whole training runs on a tiny random checkpoint: that they learn, what they write, that they can be repeated, stopped and
-// resumed, what becomes of numbers that are not finite, and that they neither block the process nor keep its memory.
+// Whole training runs on a tiny random checkpoint: that they learn, what they write, that they can be repeated, stopped
+// and resumed, what becomes of numbers that are not finite, and that they neither block the process nor keep its
+// memory.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
@@ -278,7 +279,8 @@ test('what a sample is predicted as does not depend on the batch it is in', asyn
   assert.is(await bytes(), held)
 })
 
-// --------------------------------------------------------------------------------------------- numbers that are not finite
+// --------------------------------------------------------------------------------------------- numbers that are not
+// finite
 
 test('a step that is not finite is skipped and names the tensor; the next good one goes on', async () => {
   const { trainer, optimizer, adapter, dispose } = makeTrainer()
@@ -369,7 +371,8 @@ test('the event loop is free during a long step', async () => {
     `one step of ${many.length} samples: ${duration.toFixed(0)} ms, a timer of 5 ms fired ${ticks.length} times`,
   )
   assert.ok(duration > 100, `a step of ${duration} ms is not long`)
-  // One in twenty would do, since the machine may be busy with other things; a step that blocks lets two or three through.
+  // One in twenty would do, since the machine may be busy with other things; a step that blocks lets two or three
+  // through.
   assert.ok(ticks.length > duration / 100 && ticks.length >= 5, `${ticks.length} ticks in ${duration} ms`)
 })
 

@@ -16,6 +16,7 @@ export class GoldenCase {
   private constructor(
     readonly name: string,
     readonly folder: string,
+    // biome-ignore lint/suspicious/noExplicitAny: each kind of case reads its own keys of foreign JSON
     readonly config: Record<string, any>,
     private readonly header: SafetensorsHeader,
     private readonly arrays: Map<string, Reference>,
@@ -25,7 +26,7 @@ export class GoldenCase {
 
   static async read(folder: string, file: string, device: Device): Promise<GoldenCase> {
     const header = await readHeader(join(folder, 'cases', file))
-    let config: Record<string, any>
+    let config: GoldenCase['config']
     try {
       config = JSON.parse(header.metadata.config ?? 'null')
     } catch {

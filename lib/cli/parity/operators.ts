@@ -25,7 +25,10 @@ function leaves(c: GoldenCase, names: string[]): Inputs {
   return Object.fromEntries(names.filter((n) => c.has(`in.${n}`)).map((n) => [n, c.tensor(`in.${n}`).requireGrad(n)]))
 }
 
-/** Compares an output and the gradients that flow from dy back to `inputs`; `named` gives the file's name of each gradient. */
+/**
+ * Compares an output and the gradients that flow from dy back to `inputs`; `named` gives the file's name of each
+ * gradient.
+ */
 async function check(
   c: GoldenCase,
   score: Score,

@@ -1,6 +1,7 @@
 // Products of bfloat16 on a CUDA device, one of every kind that cuBLASLt is asked for or is not: run by
 // test/cuda/cublaslt.test.ts in processes of its own, since MT_GEMM is read once. Prints, by name, how far results and
-// gradients are from the CPU's, and whether a rerun, a replayed graph and operands that lie elsewhere give the same bits.
+// gradients are from the CPU's, and whether a rerun, a replayed graph and operands that lie elsewhere give the same
+// bits.
 import { fileURLToPath } from 'node:url'
 import { cast, write } from '../../../lib/ops/copy.js'
 import { linear, linearGelu } from '../../../lib/ops/gemm.js'
