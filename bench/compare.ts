@@ -1,7 +1,7 @@
 /** What rows say together: the three ratios of SPEC §9, and Table VI with numbers. Reads rows, measures nothing. */
 import { parseAdapterConfig } from '../lib/adapter/config.js'
 import { blockFlops, coreFlops, publishedModels, scoreProducts, trainedCount, videoCost } from '../lib/eval/cost.js'
-import { parseModelConfig, type LlamaConfig } from '../lib/models/config.js'
+import { parseModelConfig, type LlamaConfig } from '../lib/checkpoint/config.js'
 import type { Row } from './record.js'
 
 export interface Ratios {

@@ -10,11 +10,11 @@ import { scope } from '../lib/tensor/scope.js'
 import type { Device } from '../lib/tensor/device.js'
 import { empty, tensor, type Tensor } from '../lib/tensor/tensor.js'
 import { cast } from '../lib/ops/copy.js'
-import type { Precision } from '../lib/models/mtransllama.js'
+import type { Precision } from '../lib/tensor/dtype.js'
 import type { Row } from './record.js'
-import { loadWeights } from '../lib/weights/load.js'
-import type { FloatDtype, PlannedTensor } from '../lib/weights/plan.js'
-import { readHeader, writeSafetensors, type TensorData } from '../lib/weights/safetensors.js'
+import { loadWeights } from '../lib/session/weights.js'
+import type { FloatDtype, PlannedTensor } from '../lib/checkpoint/plan.js'
+import { readHeader, writeSafetensors, type TensorData } from '../lib/files/safetensors.js'
 
 /** A float32 array with a shape. */
 export interface Numbers {

@@ -4,8 +4,9 @@
  */
 import { Adapter } from '../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../lib/adapter/config.js'
-import { type ModelConfig, parseModelConfig } from '../lib/models/config.js'
-import { ImageModel, type Precision } from '../lib/models/mtransllama.js'
+import { type ModelConfig, parseModelConfig } from '../lib/checkpoint/config.js'
+import { ImageModel } from '../lib/models/image-model.js'
+import type { Precision } from '../lib/tensor/dtype.js'
 import { native } from '../lib/native.js'
 import { cast, copy, full, write } from '../lib/ops/copy.js'
 import { Random } from '../lib/ops/random.js'
@@ -14,8 +15,8 @@ import { keep, scope } from '../lib/tensor/scope.js'
 import { tensor, type Tensor } from '../lib/tensor/tensor.js'
 import { forwardBackward, type StepInputs, StepGraphs } from '../lib/train/graphs.js'
 import { AdamW } from '../lib/train/optimizer.js'
-import { expectedTensors } from '../lib/weights/names.js'
-import { allocatePacks } from '../lib/weights/pack.js'
+import { expectedTensors } from '../lib/checkpoint/names.js'
+import { allocatePacks } from '../lib/session/pack.js'
 import { drawn } from './gpu/inputs.js'
 
 export interface Sizes {

@@ -8,7 +8,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
-import { generate } from '../lib/eval/generate.js'
+import { generate } from '../lib/session/generate.js'
 import { native } from '../lib/native.js'
 import { Random } from '../lib/ops/random.js'
 import { cast } from '../lib/ops/copy.js'
@@ -130,7 +130,7 @@ async function main(): Promise<void> {
 
 if (process.env.MT_EMULATOR === 'null' && devices().cuda.emulated) await main()
 else {
-  const built = spawnSync(process.execPath, ['native/build.mjs', '--cuda=emulated'], { cwd: root, stdio: 'inherit' })
+  const built = spawnSync(process.execPath, ['scripts/build.mjs', '--cuda=emulated'], { cwd: root, stdio: 'inherit' })
   if (built.status !== 0) process.exit(1)
   const { status } = spawnSync(
     process.execPath,

@@ -1,7 +1,7 @@
 // npm run bench: installs and builds what is missing, then runs main.ts.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
-import { ready, root } from '../native/setup.mjs'
+import { ready, root } from '../scripts/setup.mjs'
 
 ready()
 const { status, signal } = spawnSync(

@@ -1,6 +1,6 @@
 /**
  * Errors are part of the interface: whoever passes something unusable reads one sentence that names the thing,
- * says what was expected, what came instead, and what to do. Imports nothing.
+ * says what was expected, what came instead, and what to do.
  */
 
 /** Bad input from a caller or a file; everything that users can mend is thrown as this. */

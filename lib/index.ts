@@ -4,8 +4,8 @@
  */
 
 // Open, ask, train, evaluate
-export { openVideoModel, ask, type AskOptions, type Question, type VideoModel } from './eval/ask.js'
-export { openBundle, type Bundle } from './eval/bundle.js'
+export { openVideoModel, ask, type AskOptions, type Question, type VideoModel } from './session/ask.js'
+export { openBundle, type Bundle } from './session/bundle.js'
 export {
   accuracy,
   evaluate,
@@ -14,8 +14,8 @@ export {
   type Prediction,
   type Unpredicted,
 } from './eval/evaluate.js'
-export { Features, type FeatureOptions } from './eval/features.js'
-export { generate, type GenerateOptions } from './eval/generate.js'
+export { Features, type FeatureOptions } from './session/features.js'
+export { generate, type GenerateOptions } from './session/generate.js'
 export {
   blockFlops,
   coreFlops,
@@ -41,7 +41,7 @@ export {
   type TrainOptions,
   type TrainResult,
 } from './train/loop.js'
-export { Trainer, type StepResult } from './train/step.js'
+export { Trainer, type StepResult } from './train/trainer.js'
 export { AdamW, type AdamWOptions, type Parameter } from './train/optimizer.js'
 
 // The adapter: everything that is trained
@@ -65,10 +65,10 @@ export {
 } from './adapter/save.js'
 
 // The image model
-export { loadModel, type LoadedModel } from './models/load.js'
-export { ImageModel, trainAll, type QFormerText, type TextRows, type VideoAdapter } from './models/mtransllama.js'
-export { parseModelConfig, readModelConfig, type LanguageConfig, type ModelConfig } from './models/config.js'
-export { assertComplete, planCheckpoint, type CheckpointPlan } from './weights/plan.js'
+export { loadModel, type LoadedModel } from './session/model.js'
+export { ImageModel, trainAll, type QFormerText, type TextRows, type VideoAdapter } from './models/image-model.js'
+export { parseModelConfig, readModelConfig, type LanguageConfig, type ModelConfig } from './checkpoint/config.js'
+export { assertComplete, planCheckpoint, type CheckpointPlan } from './checkpoint/plan.js'
 export {
   readAsFloat32,
   readEntry,
@@ -77,7 +77,7 @@ export {
   type SafetensorsEntry,
   type SafetensorsHeader,
   type TensorData,
-} from './weights/safetensors.js'
+} from './files/safetensors.js'
 
 // Videos, manifests, words
 export { readFrames, sampleTimes, type Clip, type RgbFrame, type Sampling } from './data/frames.js'
@@ -101,6 +101,7 @@ export {
   tensor,
   Tensor,
   threads,
+  type Backward,
   type DType,
   type TypedArray,
 } from './tensor/tensor.js'
@@ -114,7 +115,7 @@ export {
   type DeviceChoice,
   type Devices,
 } from './tensor/device.js'
-export { Graph } from './tensor/graph.js'
+export { Graph } from './tensor/cuda-graph.js'
 export {
   Profile,
   profile,
@@ -126,7 +127,7 @@ export {
   type ProfileRow,
 } from './tensor/profile.js'
 export { keep, scope } from './tensor/scope.js'
-export { backward, checkpoint, noGrad, record, recordAll, type Backward } from './tensor/tape.js'
+export { backward, checkpoint, noGrad, record, recordAll } from './tensor/tape.js'
 export type { DeviceMemory, Memory } from './native.js'
 export { InputError } from './errors.js'
 
@@ -134,10 +135,10 @@ export { InputError } from './errors.js'
 export { adamw, addSquareSum, type AdamWStep } from './ops/adamw.js'
 export { attention, type AttentionOptions } from './ops/attention.js'
 export { cast, contiguous, copy, full, write, zeros } from './ops/copy.js'
-export { crossEntropy, IGNORE } from './ops/cross_entropy.js'
+export { crossEntropy, IGNORE } from './ops/cross-entropy.js'
 export { add, gate, gelu, multiply, relu, scale } from './ops/elementwise.js'
 export { embedding } from './ops/embedding.js'
-export { linear, linearGelu } from './ops/gemm.js'
+export { linear, linearGelu } from './ops/linear.js'
 export { layerNorm } from './ops/layernorm.js'
 export { lora } from './ops/lora.js'
 export { patchify } from './ops/patchify.js'
@@ -146,6 +147,6 @@ export { mean, sumDim, sumLeading } from './ops/reduce.js'
 export { rmsNorm } from './ops/rmsnorm.js'
 export { rope } from './ops/rope.js'
 export { router, type RouterWeights } from './ops/router.js'
-export { siluMul } from './ops/silu_mul.js'
-export { sourceAttention, type SourceAttentionOptions } from './ops/source_attention.js'
+export { siluMul } from './ops/silu-mul.js'
+export { sourceAttention, type SourceAttentionOptions } from './ops/source-attention.js'
 export { concat, expand, narrow, permute, reshape, split, swap } from './ops/views.js'

@@ -1,6 +1,6 @@
 /**
- * The border to the native addon: finds and loads it on first use, and gives its functions types. Nothing else in
- * `lib` touches the addon. Imports `errors` alone; keep this file at the top of `lib`, one below the package root.
+ * The border to the native addon: finds and loads it on first use, and gives its functions types.
+ * Keep this file at the top of `lib`, one below the package root.
  */
 import { createRequire } from 'node:module'
 import { resolve } from 'node:path'

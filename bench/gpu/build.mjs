@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, renameSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
-import { kept, spills } from '../../native/resources.mjs'
+import { kept, spills } from '../../scripts/resources.mjs'
 import { option, reasonOf, root, run } from './child.mjs'
 
 const result = { addon: process.env.MT_ADDON ?? join(root, 'build', 'Release', 'mtransllama.node'), built: false }
@@ -34,7 +34,7 @@ if (!process.env.MT_ADDON) {
     )
   if (spawnSync('nvcc', ['--version']).error) end(3, 'there is no nvcc to build the CUDA kernels with')
   const { code, out, seconds } = await run(process.execPath, [
-    join(root, 'native', 'build.mjs'),
+    join(root, 'scripts', 'build.mjs'),
     '--cuda=on',
     `--archs=${archs}`,
     '--force',

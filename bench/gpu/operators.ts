@@ -2,7 +2,7 @@
  * Every kind of item of shapes.json as calls of operators into room made before: one set of inputs, forward and
  * backward.
  */
-import { IGNORE } from '../../lib/ops/cross_entropy.js'
+import { IGNORE } from '../../lib/ops/cross-entropy.js'
 import { native } from '../../lib/native.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'
 import { attentionSet } from './attention.js'

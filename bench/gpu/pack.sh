@@ -83,7 +83,7 @@ fi
 if [ -n "$addon" ]; then
   file=build-gpu/Release/mtransllama.node
   say "the addon for $archs (minutes, unless build-gpu has it)"
-  nice "$node" native/build.mjs --cuda=on --archs="$archs" --out=build-gpu >.gpu/build.log 2>&1 || { grep -m 3 -iE '\berror\b' .gpu/build.log >&2; die 'the addon was not built, see .gpu/build.log; --no-addon leaves that to the machine there'; }
+  nice "$node" scripts/build.mjs --cuda=on --archs="$archs" --out=build-gpu >.gpu/build.log 2>&1 || { grep -m 3 -iE '\berror\b' .gpu/build.log >&2; die 'the addon was not built, see .gpu/build.log; --no-addon leaves that to the machine there'; }
   "$node" -e '
     const { built, architectures } = require(require("node:path").resolve(process.argv[1])).devices()
     if (!built || !architectures) throw new Error("it holds no CUDA kernels")' "$file" || die "$file does not load here"

@@ -4,7 +4,7 @@
  */
 import { native } from '../../lib/native.js'
 import { cast } from '../../lib/ops/copy.js'
-import { linear } from '../../lib/ops/gemm.js'
+import { linear } from '../../lib/ops/linear.js'
 import { deviceId } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { tensor } from '../../lib/tensor/tensor.js'

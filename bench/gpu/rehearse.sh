@@ -3,7 +3,7 @@
 # no npm, no network), the kit of pack.sh unpacked in it, and every stage run at tiny sizes on the addon whose kernels run on
 # the CPU; then what is measured at full sizes, where nothing is computed (MT_EMULATOR=null). nvidia-smi and
 # compute-sanitizer are stand-ins. Prints a table; ends with 1 where a stage is neither ok nor unavailable for want of a
-# device. Needs root, debootstrap and the emulated addon (node native/build.mjs --cuda=emulated).
+# device. Needs root, debootstrap and the emulated addon (node scripts/build.mjs --cuda=emulated).
 #
 #   bench/gpu/rehearse.sh [--root DIR] [--golden DIR] [--packages DIR] [--keep-kit]
 #
@@ -29,7 +29,7 @@ die() { echo "rehearse.sh: $*" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || die 'chroot needs root'
 command -v debootstrap >/dev/null || die 'debootstrap is not installed'
 emulated=build-emulated/Release/mtransllama.node
-[ -f "$emulated" ] || die "$emulated is not there; run: node native/build.mjs --cuda=emulated"
+[ -f "$emulated" ] || die "$emulated is not there; run: node scripts/build.mjs --cuda=emulated"
 node=$(realpath "$(command -v node)")
 start=$(date +%s)
 
@@ -92,7 +92,7 @@ bad=''
 mv "$root/usr/bin/xz" "$root/usr/bin/xz.away"
 checked 'without xz; carried addon without a device' inside QUICK=1 OUT=/visit/alone 'bash bench/gpu/visit.sh check && { ! test -f build-gpu/Release/mtransllama.node || grep -q "cannot be used here" alone/facts.txt; } && ! grep -q "\"status\":\"failed\"" alone/gpu-*.json'
 mv "$root/usr/bin/xz.away" "$root/usr/bin/xz"
-checked 'compiled there, CPU alone' inside 'build-gpu/kit/node native/build.mjs --cuda=off --out=build-there && test -f build-there/Release/mtransllama.node'
+checked 'compiled there, CPU alone' inside 'build-gpu/kit/node scripts/build.mjs --cuda=off --out=build-there && test -f build-there/Release/mtransllama.node'
 for part in check measure peers; do
   checked "visit.sh $part" inside QUICK=1 OUT=/visit/out MT_ADDON=/visit/stand-ins/emulated.node MT_LIMIT_SANITIZER=600 MT_LIMIT_TESTS=600 MT_LIMIT_NODE=600 MT_LIMIT_KERNELS=600 MT_LIMIT_CEILINGS=600 MT_LIMIT_PEERS=600 "bash bench/gpu/visit.sh $part 1800"
 done

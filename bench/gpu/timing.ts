@@ -1,6 +1,6 @@
 /** Times calls of operators on a CUDA device: recorded into a graph, replayed, waited for. */
 import { performance } from 'node:perf_hooks'
-import { Graph } from '../../lib/tensor/graph.js'
+import { Graph } from '../../lib/tensor/cuda-graph.js'
 import type { Device } from '../../lib/tensor/device.js'
 import { syncBlocking } from '../../lib/tensor/tensor.js'
 import { quick } from './record.js'

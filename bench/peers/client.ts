@@ -15,7 +15,7 @@
 import { rm } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { InputError, invalid } from '../../lib/errors.js'
-import { readAsFloat32, readHeader } from '../../lib/weights/safetensors.js'
+import { readAsFloat32, readHeader } from '../../lib/files/safetensors.js'
 import { Child, type Reply } from './child.js'
 
 /** One case for a peer. Tensors and outputs of each kind: README.md beside this file. */

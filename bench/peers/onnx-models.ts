@@ -1,6 +1,6 @@
 /** The cases of client.ts as ONNX models: forward, without LoRA. */
 import { invalid } from '../../lib/errors.js'
-import type { SafetensorsHeader } from '../../lib/weights/safetensors.js'
+import type { SafetensorsHeader } from '../../lib/files/safetensors.js'
 import type { PeerCase } from './client.js'
 import { Graph } from './onnx.js'
 

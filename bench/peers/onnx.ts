@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
-import type { SafetensorsHeader } from '../../lib/weights/safetensors.js'
+import type { SafetensorsHeader } from '../../lib/files/safetensors.js'
 
 /** The operators' versions: 20 has Gelu. */
 const OPSETS = [

@@ -1,7 +1,7 @@
 /** ONNX Runtime on the CPU as an opponent: `onnxruntime.ts THREADS [MHA]`, over models that onnx-models.ts writes. */
 import { rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { readAsFloat32, readHeader } from '../../lib/weights/safetensors.js'
+import { readAsFloat32, readHeader } from '../../lib/files/safetensors.js'
 import { graphOf, type Attention } from './onnx-models.js'
 import { serve } from './serve.js'
 

@@ -1,7 +1,7 @@
 /** What the peers in Node.js share: they answer the requests of client.ts from a function per case. */
 import { createInterface } from 'node:readline'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { writeSafetensors } from '../../lib/weights/safetensors.js'
+import { writeSafetensors } from '../../lib/files/safetensors.js'
 import type { PeerCase } from './client.js'
 
 export interface Output {

@@ -5,7 +5,7 @@
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { invalid } from '../../lib/errors.js'
-import { readAsFloat32, readHeader } from '../../lib/weights/safetensors.js'
+import { readAsFloat32, readHeader } from '../../lib/files/safetensors.js'
 import { serve } from './serve.js'
 import type { PeerCase } from './client.js'
 

@@ -5,7 +5,7 @@
 import { blockFlops, type Form, type Pass } from '../../lib/eval/cost.js'
 import { attend, type AttentionWeights } from '../../lib/nn/attention.js'
 import type { LoRA } from '../../lib/nn/layers.js'
-import { Finder } from '../../lib/models/weights.js'
+import { Finder } from '../../lib/models/finder.js'
 import { contiguous } from '../../lib/ops/copy.js'
 import { narrow } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'

@@ -3,13 +3,14 @@
  * whole layer token by token.
  */
 import { languageFlops } from '../../lib/eval/cost.js'
-import { parseModelConfig, type LlamaConfig } from '../../lib/models/config.js'
-import { KVCache, languageModel } from '../../lib/models/language.js'
-import { linear } from '../../lib/ops/gemm.js'
+import { parseModelConfig, type LlamaConfig } from '../../lib/checkpoint/config.js'
+import { KVCache } from '../../lib/models/decoder.js'
+import { languageModel } from '../../lib/models/image-model.js'
+import { linear } from '../../lib/ops/linear.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
 import { syncBlocking, tensor, type Tensor } from '../../lib/tensor/tensor.js'
-import { expectedTensors } from '../../lib/weights/names.js'
+import { expectedTensors } from '../../lib/checkpoint/names.js'
 import type { Bench, Precision } from '../bench.js'
 import { Draw, load, numbers, place, type Numbers } from '../files.js'
 

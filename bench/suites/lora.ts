@@ -1,5 +1,5 @@
 /** A frozen linear layer with its low-rank update: one fused operator, or the three products it stands for. */
-import { linear } from '../../lib/ops/gemm.js'
+import { linear } from '../../lib/ops/linear.js'
 import { add, scale } from '../../lib/ops/elementwise.js'
 import { lora } from '../../lib/ops/lora.js'
 import { cast } from '../../lib/ops/copy.js'

@@ -3,13 +3,13 @@
  * Q-Former over the tokens of all frames.
  */
 import { qformerFlops, type Pass } from '../../lib/eval/cost.js'
-import { parseModelConfig, type QFormerConfig } from '../../lib/models/config.js'
+import { parseModelConfig, type QFormerConfig } from '../../lib/checkpoint/config.js'
 import { qformer, qformerForward, type LayerAdapter } from '../../lib/models/qformer.js'
 import type { LoRA } from '../../lib/nn/layers.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward, noGrad } from '../../lib/tensor/tape.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
-import { expectedTensors } from '../../lib/weights/names.js'
+import { expectedTensors } from '../../lib/checkpoint/names.js'
 import type { Bench, Outputs, Precision } from '../bench.js'
 import { Draw, load, numbers, place, type Numbers } from '../files.js'
 import { taken, trained } from './block.js'

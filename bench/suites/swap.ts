@@ -3,7 +3,7 @@
  * tokens already lie in order of time.
  */
 import { attend, type AttentionWeights } from '../../lib/nn/attention.js'
-import { Finder } from '../../lib/models/weights.js'
+import { Finder } from '../../lib/models/finder.js'
 import { attention } from '../../lib/ops/attention.js'
 import { swap } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'

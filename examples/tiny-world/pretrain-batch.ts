@@ -3,8 +3,8 @@
  * them as ids. Every step draws new scenes. Imports the world, its questions and the library's batching.
  */
 
-import { qformerRows, textRows } from '../../lib/eval/encode.js'
-import type { QFormerText, TextRows } from '../../lib/models/mtransllama.js'
+import { qformerRows, textRows } from '../../lib/session/encode.js'
+import type { QFormerText, TextRows } from '../../lib/models/image-model.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { severalQuestion, stillQuestion, type Question } from './questions.js'
 import { stills, type Still } from './render.js'

@@ -1,11 +1,11 @@
 /** The losses of pre-training, and what of it counts: exact answers. Imports the batches, the heads and the library. */
 
 import type { Parameter } from '../../lib/train/optimizer.js'
-import { logits } from '../../lib/models/language.js'
-import { answerTokens, type ImageModel, type VideoAdapter } from '../../lib/models/mtransllama.js'
+import { logits } from '../../lib/models/decoder.js'
+import { answerTokens, type ImageModel, type VideoAdapter } from '../../lib/models/image-model.js'
 import { vitForward } from '../../lib/models/vit.js'
 import { project } from '../../lib/nn/layers.js'
-import { crossEntropy } from '../../lib/ops/cross_entropy.js'
+import { crossEntropy } from '../../lib/ops/cross-entropy.js'
 import { add, multiply, scale } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
 import { zeros } from '../../lib/ops/copy.js'

@@ -10,7 +10,7 @@
 import { parseArgs } from 'node:util'
 import { fileURLToPath } from 'node:url'
 import { invalid } from '../../lib/errors.js'
-import type { ImageModel } from '../../lib/models/mtransllama.js'
+import type { ImageModel } from '../../lib/models/image-model.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'

@@ -3,7 +3,7 @@
  * size.
  */
 
-import { parseModelConfig, type LlamaConfig, type ModelConfig } from '../../lib/models/config.js'
+import { parseModelConfig, type LlamaConfig, type ModelConfig } from '../../lib/checkpoint/config.js'
 import { VOCABULARY_SIZE } from './vocabulary.js'
 import { SIZE } from './world.js'
 

@@ -1,7 +1,7 @@
 /** The adapter: its trained tensors, and what they do in each layer of the image model. */
 import { invalid } from '../errors.js'
-import type { ModelConfig } from '../models/config.js'
-import type { VideoAdapter } from '../models/mtransllama.js'
+import type { ModelConfig } from '../checkpoint/config.js'
+import type { VideoAdapter } from '../models/image-model.js'
 import type { LayerAdapter } from '../models/qformer.js'
 import type { AttentionWeights, Routing } from '../nn/attention.js'
 import type { LoRA } from '../nn/layers.js'

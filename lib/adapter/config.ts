@@ -1,12 +1,8 @@
-/**
- * lib/adapter: everything that is trained. May import ops, nn, models, weights and what lies below them.
- *
- * This file: the configuration keys of the adapter, their defaults, and every check that needs more than one of them.
- */
+/** The configuration keys of the adapter, their defaults, and every check that needs more than one of them. */
 import { z } from 'zod'
 import { InputError, invalid } from '../errors.js'
-import type { ModelConfig } from '../models/config.js'
-import { checkWith } from '../schema.js'
+import type { ModelConfig } from '../checkpoint/config.js'
+import { checkWith } from '../files/schema.js'
 
 const windows = z.array(z.int().min(0)).optional()
 

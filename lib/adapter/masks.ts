@@ -1,7 +1,4 @@
-/**
- * What is trained, around the frozen image model: LoRA, routers, masks, positions, gates. This folder imports `models`,
- * `nn`, `ops`, `tensor` and `weights`. This file: the mask sets of DAR (SPEC §5), as bit sets, bit j = M_j.
- */
+/** The mask sets of DAR (SPEC §5), as bit sets, bit j = M_j. */
 import { invalid } from '../errors.js'
 
 /** A square set of masks: byte i·n + k, bit j = whether M_j keeps the pair (query i, key k). */

@@ -1,7 +1,7 @@
 /** Mask sets of the caller's own (SPEC §5): `dar.spatialMasks` or `dar.temporalMasks` naming a file. */
 import { resolve } from 'node:path'
 import { invalid } from '../errors.js'
-import { readEntry, readHeader } from '../weights/safetensors.js'
+import { readEntry, readHeader } from '../files/safetensors.js'
 import type { GivenMasks } from './adapter.js'
 import type { AdapterConfig } from './config.js'
 import { customMasks, type MaskSet } from './masks.js'

@@ -1,7 +1,7 @@
 /** `mtransllama ask --model DIR --adapter DIR --video FILE --prompt "…"`: streams the answer. */
 import type { Command } from 'commander'
 import { invalid } from '../errors.js'
-import { ask, openVideoModel } from '../eval/ask.js'
+import { ask, openVideoModel } from '../session/ask.js'
 import { count } from './eval.js'
 import { chosen, computes, interruptible, type Where } from './common.js'
 

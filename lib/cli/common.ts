@@ -3,7 +3,7 @@ import { performance } from 'node:perf_hooks'
 import cliProgress from 'cli-progress'
 import type { Command } from 'commander'
 import { invalid } from '../errors.js'
-import type { Precision } from '../models/mtransllama.js'
+import type { Precision } from '../tensor/dtype.js'
 import { chooseDevice, type Device, type DeviceChoice } from '../tensor/device.js'
 import { memory } from '../tensor/tensor.js'
 

@@ -1,6 +1,4 @@
 /**
- * lib/cli: one file per command; may import everything below it.
- *
  * `mtransllama inspect`: what a model consists of and what would be trained, from config.json and the headers of the
  * weight files. No weight is read.
  */
@@ -18,10 +16,10 @@ import { countGroups, trainedParameters } from '../adapter/parameters.js'
 import { findPreprocessor, type PreprocessorSource } from '../data/preprocess.js'
 import { InputError, invalid, nearest } from '../errors.js'
 import { readYaml } from '../files/yaml.js'
-import { readModelConfig, type ModelConfig } from '../models/config.js'
-import { assertComplete, planCheckpoint, type CheckpointPlan } from '../weights/plan.js'
-import { countParts, expectedTensors, type Part } from '../weights/names.js'
-import { DTYPE_BYTES } from '../weights/safetensors.js'
+import { readModelConfig, type ModelConfig } from '../checkpoint/config.js'
+import { assertComplete, planCheckpoint, type CheckpointPlan } from '../checkpoint/plan.js'
+import { countParts, expectedTensors, type Part } from '../checkpoint/names.js'
+import { DTYPE_BYTES } from '../files/safetensors.js'
 
 export interface InspectOptions {
   /** A YAML or JSON file with adapter keys; other sections of a training file are passed over. */

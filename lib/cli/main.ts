@@ -1,4 +1,4 @@
-/** The command line: one file per command, registered here. May import everything below it. */
+/** The command line: one file per command, registered here. */
 import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
 import { InputError } from '../errors.js'

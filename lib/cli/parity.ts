@@ -2,9 +2,9 @@
 import type { Command } from 'commander'
 import { chooseDevice, type Device, type DeviceChoice } from '../tensor/device.js'
 import { scope } from '../tensor/scope.js'
-import { caseFiles, GoldenCase, Score } from './parity/golden.js'
-import { imageCase, videoCase } from './parity/models.js'
-import { operatorCase } from './parity/operators.js'
+import { caseFiles, GoldenCase, Score } from '../parity/golden.js'
+import { imageCase, videoCase } from '../parity/models.js'
+import { operatorCase } from '../parity/operators.js'
 
 const kinds: Record<string, (c: GoldenCase, score: Score) => Promise<void>> = {
   op: operatorCase,

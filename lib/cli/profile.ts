@@ -3,7 +3,7 @@ import { access, constants, stat } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { invalid } from '../errors.js'
 import type { Profile } from '../tensor/profile.js'
-import { writeFileAtomic } from '../weights/atomic.js'
+import { writeFileAtomic } from '../files/atomic.js'
 import { table } from './common.js'
 
 /**

@@ -1,10 +1,6 @@
 /**
- * lib/data: from a manifest to pixels: samples, frames, preprocessing, and the cache of what the frozen vision tower
- * made of them. May import lib/errors, lib/weights/safetensors and npm libraries; knows no tensor, no model and no
- * native code.
- *
- * This file: features on disk. The vision tower is frozen, so a clip's features are computed once and then read under a
- * key of everything that they depend on.
+ * Features on disk. The vision tower is frozen, so a clip's features are computed once and then read under a key of
+ * everything that they depend on.
  */
 
 import { createHash } from 'node:crypto'
@@ -12,7 +8,7 @@ import { createReadStream } from 'node:fs'
 import { mkdir, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { invalid } from '../errors.js'
-import { readEntry, readHeader, writeSafetensors } from '../weights/safetensors.js'
+import { readEntry, readHeader, writeSafetensors } from '../files/safetensors.js'
 import { frameImages, type Sampling } from './clip.js'
 import type { Preprocessor } from './preprocess.js'
 

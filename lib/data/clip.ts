@@ -1,6 +1,6 @@
 /**
  * From a sample to its T frames: which times are wanted, and the pictures shown then, of a video file or of a folder of
- * frame images. See cache.ts for what this folder may import.
+ * frame images.
  */
 
 import { readdir, stat } from 'node:fs/promises'

@@ -1,7 +1,6 @@
 /**
  * A video file as a stream of decoded frames in the order of presentation, with seeking. All of FFmpeg is behind this
- * file and picture.ts; the calls that may take long are asynchronous and leave the event loop free. See cache.ts for
- * what this folder may import.
+ * file and picture.ts; the calls that may take long are asynchronous and leave the event loop free.
  */
 
 import type { CodecContext, FormatContext, Frame, Packet, Stream } from 'node-av/lib'

@@ -1,6 +1,6 @@
 /**
  * Processes that decode (decoder.ts), reused over clips: a call into a decoder that never returns, or a file system
- * that never answers, can be given up in another process alone. See cache.ts for what this folder may import.
+ * that never answers, can be given up in another process alone.
  *
  * A clip goes there as a line of JSON on the standard input. What comes back on the fourth pipe is a line of JSON, a
  * {@link Reply}, and then the bytes of its pictures, which are put where they stay.

@@ -1,7 +1,6 @@
 /**
  * FFmpeg through node-av, loaded when the first video is opened and not before: importing this project must cost
  * nothing.
- * See cache.ts for what this folder may import.
  */
 
 type Lib = typeof import('node-av/lib')

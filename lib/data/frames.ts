@@ -1,6 +1,5 @@
 /**
- * From a sample to its T frames, of a video file or of a folder of frame images, within a time limit. See cache.ts for
- * what this folder may import.
+ * From a sample to its T frames, of a video file or of a folder of frame images, within a time limit.
  */
 
 import type { Clip, ClipOptions } from './clip.js'

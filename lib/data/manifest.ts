@@ -8,7 +8,7 @@ import { dirname, resolve } from 'node:path'
 import { z } from 'zod'
 import { InputError, invalid, nearest, show } from '../errors.js'
 import { readText } from '../files/text.js'
-import { duplicateKey } from '../json.js'
+import { duplicateKey } from '../files/json.js'
 
 /** At least one character that can be seen: neither space nor control nor format character. */
 const text = () =>

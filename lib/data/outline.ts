@@ -1,6 +1,6 @@
 /**
  * Does a file end before what its container began has ended? Read from the sizes of the outermost elements alone, in
- * MP4, Matroska (WebM), ASF (WMV) and FLV; other containers do not tell. See cache.ts for what this folder may import.
+ * MP4, Matroska (WebM), ASF (WMV) and FLV; other containers do not tell.
  */
 
 import { open, type FileHandle } from 'node:fs/promises'

@@ -1,6 +1,5 @@
 /**
  * A decoded frame as RGB: colours by the stream's own matrix and range, turned the way a player would show it.
- * See cache.ts for what this folder may import.
  */
 
 import type { Frame, SoftwareScaleContext, Stream } from 'node-av/lib'

@@ -1,13 +1,13 @@
 /**
  * What stands between a decoded frame and the vision tower: one resize straight to the model's square, division by 255,
- * normalisation. Nothing is cropped and nothing is ever mirrored. See cache.ts for what this folder may import.
+ * normalisation. Nothing is cropped and nothing is ever mirrored.
  */
 
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { invalid, show } from '../errors.js'
-import { readJsonObject } from '../json.js'
+import { readJsonObject } from '../files/json.js'
 import type { Rgb } from './picture.js'
 
 /** Where no preprocessor file says otherwise: CLIP's. */

@@ -1,4 +1,4 @@
-/** Files that are no video or image, said in one sentence each. See cache.ts for what this folder may import. */
+/** Files that are no video or image, said in one sentence each. */
 
 import { open, stat } from 'node:fs/promises'
 import { invalid, type InputError } from '../errors.js'

@@ -2,7 +2,6 @@
  * One video file, read at chosen times: the frame at time t is the one shown then, the last whose time stamp is not
  * after t.
  * Time stamps count, never frame numbers, so a variable frame rate needs no care; time zero is where a player starts.
- * See cache.ts for what this folder may import.
  */
 
 import { invalid } from '../errors.js'

@@ -5,7 +5,7 @@
  */
 import { trainedParameters, countTrained } from '../adapter/parameters.js'
 import type { AdapterConfig } from '../adapter/config.js'
-import type { LlamaConfig, ModelConfig, QFormerConfig } from '../models/config.js'
+import type { LlamaConfig, ModelConfig, QFormerConfig } from '../checkpoint/config.js'
 
 /** How query tokens see each other: in space and then in time, or all tokens of a video at once. */
 export type Form = 'factorized' | 'joint'

@@ -1,22 +1,21 @@
 /** Predictions for samples: closed answers ranked by their loss, open ones generated; and how many are right. */
 import type { Adapter } from '../adapter/adapter.js'
-import type { Clip } from '../data/frames.js'
 import { forSample, type Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
-import { logits } from '../models/language.js'
-import type { ImageModel, TextRows } from '../models/mtransllama.js'
-import type { Observe } from '../models/weights.js'
-import { crossEntropy } from '../ops/cross_entropy.js'
+import { logits } from '../models/decoder.js'
+import type { ImageModel, TextRows } from '../models/image-model.js'
+import { crossEntropy } from '../ops/cross-entropy.js'
 import { embedding } from '../ops/embedding.js'
 import { concat, narrow, reshape } from '../ops/views.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import type { Bundle } from './bundle.js'
-import { encode, imageTextConfig, qformerRows, textRows, type Encoded, type TextConfig } from './encode.js'
-import type { Features } from './features.js'
-import { isFiniteTensor, notFinite, NotFiniteError } from './finite.js'
-import { generate } from './generate.js'
+import type { Bundle } from '../session/bundle.js'
+import { encode, imageTextConfig, textRows, type Encoded, type TextConfig } from '../session/encode.js'
+import type { Features } from '../session/features.js'
+import { notFinite, NotFiniteError } from '../session/finite.js'
+import { generate } from '../session/generate.js'
+import { checkedVisual } from '../session/visual.js'
 
 export interface Prediction {
   id: string
@@ -184,29 +183,6 @@ async function predict(
       ...(losses && { losses }),
     })
   }
-}
-
-/** Visual tokens of clips, [B,V,D_llm]. @throws InputError where they are not finite, naming the first such sample */
-export async function checkedVisual(
-  bundle: Bundle,
-  features: Features,
-  clips: readonly (Clip & { id?: string })[],
-  encoded: readonly Encoded[],
-  adapter: Adapter | undefined,
-): Promise<Tensor> {
-  const { model } = bundle
-  const seen = await features.batch(clips)
-  const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, observe)
-  const visual = see()
-  if (!(await isFiniteTensor(visual))) {
-    for (const [i, clip] of clips.entries()) {
-      if (!(await isFiniteTensor(scope(() => narrow(visual, 0, i, 1)))))
-        await forSample(clip, async () => {
-          throw await notFinite('the visual tokens are', { model, adapter, again: see })
-        })
-    }
-  }
-  return visual
 }
 
 /** The losses of every choice of the closed questions among the samples, all in one pass of the language model. */

@@ -6,10 +6,10 @@ import type { Adapter } from '../adapter/adapter.js'
 import type { Sample } from '../data/manifest.js'
 import { InputError, invalid, show } from '../errors.js'
 import { readText } from '../files/text.js'
-import { writeFileAtomic } from '../weights/atomic.js'
-import type { Bundle } from './bundle.js'
+import { writeFileAtomic } from '../files/atomic.js'
+import type { Bundle } from '../session/bundle.js'
 import type { Prediction, Unpredicted } from './evaluate.js'
-import type { FeatureOptions } from './features.js'
+import type { FeatureOptions } from '../session/features.js'
 
 /**
  * Names everything but the samples that predictions depend on: weights, adapter, precision, and how frames are chosen.

@@ -1,4 +1,4 @@
-/** Text files of users, decoded without loss, and files that only stand for others. Imports lib/errors alone. */
+/** Text files of users, decoded without loss, and files that only stand for others. */
 import { isUtf8 } from 'node:buffer'
 import { readFile } from 'node:fs/promises'
 import { InputError, show } from '../errors.js'

@@ -4,12 +4,12 @@ import { columnsOf, type Columns } from '../ops/columns.js'
 
 import { rmsNorm } from '../ops/rmsnorm.js'
 import { rope } from '../ops/rope.js'
-import { siluMul } from '../ops/silu_mul.js'
+import { siluMul } from '../ops/silu-mul.js'
 import { reshape } from '../ops/views.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { LlamaConfig } from './config.js'
-import { causal, countedPositions, type Context, type LanguageModel } from './language.js'
-import { Finder, type Weights } from './weights.js'
+import type { LlamaConfig } from '../checkpoint/config.js'
+import { causal, countedPositions, type Context, type LanguageModel } from './decoder.js'
+import { Finder, type Weights } from './finder.js'
 
 interface Block {
   norm1: Tensor

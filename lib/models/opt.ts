@@ -5,11 +5,11 @@ import { normalise, project, projectAll, projectOnto, type Linear, type Norm, ty
 import type { Columns } from '../ops/columns.js'
 import { add, relu } from '../ops/elementwise.js'
 import { embedding } from '../ops/embedding.js'
-import type { Precision } from './mtransllama.js'
+import type { Precision } from '../tensor/dtype.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { OptConfig } from './config.js'
-import { causal, type Context, type LanguageModel } from './language.js'
-import { Finder, type Weights } from './weights.js'
+import type { OptConfig } from '../checkpoint/config.js'
+import { causal, type Context, type LanguageModel } from './decoder.js'
+import { Finder, type Weights } from './finder.js'
 
 interface Block {
   norm1: Norm

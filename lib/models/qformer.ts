@@ -18,9 +18,10 @@ import { add, gate } from '../ops/elementwise.js'
 import { cast, contiguous, full } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
 import { concat, expand, narrow, reshape, split } from '../ops/views.js'
+import type { Precision } from '../tensor/dtype.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { QFormerConfig } from './config.js'
-import { Finder, type Observe, type Weights } from './weights.js'
+import type { QFormerConfig } from '../checkpoint/config.js'
+import { Finder, type Observe, type Weights } from './finder.js'
 
 interface Layer {
   self: AttentionWeights
@@ -105,7 +106,7 @@ export interface QFormerInput {
 }
 
 /** Word and position embeddings of a text, [B,K,D]. */
-export function textEmbeddings(model: QFormer, ids: Tensor, precision: 'float32' | 'bfloat16' = 'float32'): Tensor {
+export function textEmbeddings(model: QFormer, ids: Tensor, precision: Precision = 'float32'): Tensor {
   if (!model.words || !model.wordPositions) {
     throw invalid(
       'fusion',

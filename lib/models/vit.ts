@@ -3,12 +3,12 @@ import { normalise, project, projectGelu, projectOnto, type Linear, type Norm } 
 import { attention } from '../ops/attention.js'
 import { cast } from '../ops/copy.js'
 import { add } from '../ops/elementwise.js'
-import { linear } from '../ops/gemm.js'
+import { linear } from '../ops/linear.js'
 import { patchify } from '../ops/patchify.js'
 import { concat, expand, reshape, split } from '../ops/views.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { VisionConfig } from './config.js'
-import { Finder, type Observe, type Weights } from './weights.js'
+import type { VisionConfig } from '../checkpoint/config.js'
+import { Finder, type Observe, type Weights } from './finder.js'
 
 interface Block {
   norm1: Norm

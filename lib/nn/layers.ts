@@ -1,9 +1,6 @@
-/**
- * Blocks over given weights: linear, norms, feed-forward, attention. This folder imports `ops` and `tensor`; it knows
- * no checkpoint and no model.
- */
+/** Blocks over given weights: linear, norms, feed-forward. */
 import { type Columns, columnsOf } from '../ops/columns.js'
-import { linear, linearGelu } from '../ops/gemm.js'
+import { linear, linearGelu } from '../ops/linear.js'
 import { layerNorm, layerNormJoin, layerNormSplit } from '../ops/layernorm.js'
 import { lora, loraPack } from '../ops/lora.js'
 import type { Tensor } from '../tensor/tensor.js'

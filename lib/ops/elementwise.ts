@@ -1,7 +1,4 @@
-/**
- * The operators: one file per native operator, the call and its backward side by side. This folder imports `tensor`,
- * `native` and `errors`. Shapes, dtypes and layout are checked natively; a violation throws a TypeError.
- */
+/** Elementwise arithmetic and activations. Shapes, dtypes and layout are checked natively; a violation throws a TypeError. */
 import { native } from '../native.js'
 import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'

@@ -1,5 +1,6 @@
 import { native } from '../native.js'
 import { record } from '../tensor/tape.js'
+import type { Precision } from '../tensor/dtype.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { cast, contiguous } from './copy.js'
 
@@ -7,7 +8,7 @@ import { cast, contiguous } from './copy.js'
  * Rows of a table: ids int32 of any shape, table [V,D] float32, bfloat16 or float16; result [...ids,D] of `dtype`.
  * An id outside the table rejects the next await, with the id and V.
  */
-export function embedding(ids: Tensor, table: Tensor, dtype: 'float32' | 'bfloat16' = 'float32'): Tensor {
+export function embedding(ids: Tensor, table: Tensor, dtype: Precision = 'float32'): Tensor {
   ids = contiguous(ids)
   table = contiguous(table)
   const y = empty([...ids.shape, table.dim(1)], dtype)

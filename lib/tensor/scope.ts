@@ -1,9 +1,15 @@
-/** Who frees a tensor: the scope it was made in, unless it is returned, kept or disposed before. Imports nothing. */
+/** Who frees a tensor: the scope it was made in, unless it is returned, kept or disposed before. */
 import { AsyncLocalStorage } from 'node:async_hooks'
-import type { Tensor } from './tensor.js'
+
+/** What a scope owns: a tensor, of which it needs no more than this. */
+export interface Owned {
+  readonly dtype: string
+  readonly shape: readonly number[]
+  dispose(): void
+}
 
 class Scope {
-  readonly tensors = new Set<Tensor>()
+  readonly tensors = new Set<Owned>()
   closed = false
   constructor(readonly parent: Scope | undefined) {}
 }
@@ -15,7 +21,7 @@ function open(scope: Scope | undefined): Scope | undefined {
 }
 
 const current = new AsyncLocalStorage<Scope | undefined>()
-const home = new WeakMap<Tensor, Scope>()
+const home = new WeakMap<Owned, Scope>()
 const warn = process.env.MT_LEAKS === '1'
 // What was forgotten is freed by the garbage collector; under MT_LEAKS=1 it also says so.
 const forgotten = warn
@@ -25,17 +31,17 @@ const forgotten = warn
   : undefined
 
 /** For Tensor: notes where it was made. */
-export function enter(t: Tensor): void {
+export function enter(t: Owned): void {
   own(t, open(current.getStore()))
   forgotten?.register(t, `${t.dtype} [${t.shape}] ${caller()}`, t)
 }
 /** For Tensor: it was freed. */
-export function leave(t: Tensor): void {
+export function leave(t: Owned): void {
   own(t, undefined)
   forgotten?.unregister(t)
 }
 
-function own(t: Tensor, scope: Scope | undefined): void {
+function own(t: Owned, scope: Scope | undefined): void {
   home.get(t)?.tensors.delete(t)
   if (scope) {
     scope.tensors.add(t)
@@ -50,21 +56,21 @@ function caller(): string {
 }
 
 /** Takes a tensor out of every scope: whoever calls this frees it. Returns it. */
-export function keep<T extends Tensor>(t: T): T {
+export function keep<T extends Owned>(t: T): T {
   own(t, undefined)
   return t
 }
 
 /** The tensors in a value, at any depth: itself, or in arrays, maps, sets and plain objects. Rings are walked once. */
-function tensorsIn(value: unknown): Set<Tensor> {
-  const tensors = new Set<Tensor>()
+function tensorsIn(value: unknown): Set<Owned> {
+  const tensors = new Set<Owned>()
   const seen = new Set<object>()
   const todo: unknown[] = [value]
   while (todo.length) {
     const next = todo.pop()
     if (typeof next !== 'object' || next === null || seen.has(next)) continue
     seen.add(next)
-    if ('handle' in next && 'dispose' in next) tensors.add(next as Tensor)
+    if ('handle' in next && 'dispose' in next) tensors.add(next as object as Owned)
     else if (Array.isArray(next) || next instanceof Set) for (const v of next) todo.push(v)
     else if (next instanceof Map) for (const [k, v] of next) todo.push(k, v)
     else if (isPlain(next)) for (const v of Object.values(next)) todo.push(v)

@@ -6,24 +6,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { invalid } from '../errors.js'
 import { native } from '../native.js'
 import { keep, scope } from './scope.js'
-import { empty, type Tensor } from './tensor.js'
-
-/**
- * Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. `residuals` holds, for
- * inputs in {@link Node.adds}, the gradient that they have so far, where there is one: it is to be contained in what is
- * returned.
- */
-export type Backward = (dys: Tensor[], needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[]
-
-export interface Node {
-  /** Position in the order of recording. */
-  readonly order: number
-  readonly inputs: Tensor[]
-  readonly outputs: Tensor[]
-  readonly backward: Backward
-  /** Inputs, by number, to whose gradient so far the backward adds its own in the same pass. */
-  readonly adds: readonly number[]
-}
+import { type Backward, empty, type Node, type Tensor } from './tensor.js'
 
 let recorded = 0
 const disabled = new AsyncLocalStorage<boolean>()

@@ -1,12 +1,8 @@
-/**
- * The tensor: a typed, strided face over native memory. This folder holds what every operator needs (tensor, scope,
- * tape, random) and imports `native` and `errors` alone.
- */
+/** The tensor: a typed, strided face over native memory. */
 import { invalid } from '../errors.js'
 import { native, type Memory, type NativeTensor } from '../native.js'
 import { deviceId, deviceOf, type Device } from './device.js'
 import { enter, leave } from './scope.js'
-import type { Node } from './tape.js'
 
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'int64' | 'int32' | 'uint8'
 export type TypedArray = Float32Array | Int32Array | Uint8Array | BigInt64Array | Uint16Array
@@ -32,6 +28,23 @@ export function contiguousStrides(shape: readonly number[]): number[] {
 
 /** Product of the dimensions. */
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
+
+/**
+ * Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. `residuals` holds, for
+ * inputs in {@link Node.adds}, the gradient that they have so far, where there is one: it is to be contained in what is
+ * returned.
+ */
+export type Backward = (dys: Tensor[], needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[]
+
+export interface Node {
+  /** Position in the order of recording. */
+  readonly order: number
+  readonly inputs: Tensor[]
+  readonly outputs: Tensor[]
+  readonly backward: Backward
+  /** Inputs, by number, to whose gradient so far the backward adds its own in the same pass. */
+  readonly adds: readonly number[]
+}
 
 /**
  * An n-dimensional array in native memory. Made by {@link tensor}, {@link empty} and the operators; freed by

@@ -2,7 +2,7 @@
  * The three texts of a sample as ids: what the Q-Former reads, the prompt of the language model, and the answer. Each
  * has its own limit and its own side that is cut, as InstructBLIP was trained.
  */
-import type { LanguageConfig } from '../models/config.js'
+import type { LanguageConfig } from '../checkpoint/config.js'
 import { invalid } from '../errors.js'
 import type { Tokenizer } from './tokenizer.js'
 

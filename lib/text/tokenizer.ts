@@ -1,14 +1,9 @@
-/**
- * lib/text: text to token ids and back, and the texts that go to either model. May import lib/errors, lib/json and
- * lib/models/config.
- *
- * This file: a thin face on @huggingface/tokenizers, which reads the tokenizer.json of a Hugging Face folder.
- */
+/** A thin face on @huggingface/tokenizers, which reads the tokenizer.json of a Hugging Face folder. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { Tokenizer as Library } from '@huggingface/tokenizers'
 import { InputError, invalid, show } from '../errors.js'
-import { readJsonObject } from '../json.js'
+import { readJsonObject } from '../files/json.js'
 
 export interface EncodeOptions {
   /** Whether the tokenizer's own frame is added, [CLS] … [SEP] or a BOS; default true. */

@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { AdapterKeys, completeAdapterConfig, type AdapterConfig } from '../adapter/config.js'
 import { invalid } from '../errors.js'
 import { readYaml } from '../files/yaml.js'
-import { checkWith } from '../schema.js'
+import { checkWith } from '../files/schema.js'
 import { TIMEOUT, type Sampling } from '../data/frames.js'
 
 const rate = z.number().positive()

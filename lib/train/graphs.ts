@@ -1,10 +1,10 @@
 /** Forward and backward of a micro-batch; on a CUDA device as a graph, captured once for each shape of the inputs. */
 import type { Adapter } from '../adapter/adapter.js'
-import type { ImageModel, PlacedText, QFormerText } from '../models/mtransllama.js'
+import type { ImageModel, PlacedText, QFormerText } from '../models/image-model.js'
 import { accumulate } from '../ops/adamw.js'
 import { fill, write, zeros } from '../ops/copy.js'
 import { deviceMemory } from '../tensor/device.js'
-import { Graph } from '../tensor/graph.js'
+import { Graph } from '../tensor/cuda-graph.js'
 import { keep } from '../tensor/scope.js'
 import { backward } from '../tensor/tape.js'
 import { empty, itemSize, type Tensor } from '../tensor/tensor.js'

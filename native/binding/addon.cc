@@ -5,7 +5,7 @@
 #include "binding/functions.h"
 #include "core/overlap.h"
 #include "core/parallel.h"
-#include "kernels/ceilings.h"
+#include "instruments/ceilings.h"
 
 namespace mt::binding {
 namespace {
@@ -269,7 +269,7 @@ Napi::Value thread_count(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), threads());
 }
 
-/// ceiling(name): a rate of this machine (kernels/ceilings.h), once the queue is empty. Blocks.
+/// ceiling(name): a rate of this machine (instruments/ceilings.h), once the queue is empty. Blocks.
 Napi::Value measured_ceiling(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) refuse(info[0], "ceiling", 0, "a name");
   Environment::of(info.Env()).stream.sync_blocking();

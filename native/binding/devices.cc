@@ -2,8 +2,8 @@
 #include "binding/functions.h"
 #include "core/arena.h"
 #include "core/storage.h"
-#include "kernels/probe.h"
-#include "kernels/product.h"
+#include "instruments/probe.h"
+#include "kernels/cuda/product.h"
 
 namespace mt::binding {
 

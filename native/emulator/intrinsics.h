@@ -1,5 +1,5 @@
-// What CUDA C++ gives a kernel without being asked, in its own spelling, for the emulator. Included by kernels/port.h
-// alone. `atomicAdd` takes integers only: a float sum in no fixed order must not compile.
+// What CUDA C++ gives a kernel without being asked, in its own spelling, for the emulator. Included by
+// kernels/cuda/port.h alone. `atomicAdd` takes integers only: a float sum in no fixed order must not compile.
 #pragma once
 #include <atomic>
 #include <bit>

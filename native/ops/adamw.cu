@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/device.h"
+#include "kernels/cuda/device.h"
 
 namespace mt::cuda {
 namespace {

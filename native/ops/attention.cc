@@ -4,11 +4,11 @@
 
 #include "core/blocks.h"
 #include "core/parallel.h"
-#include "kernels/attention_unit.h"
-#include "kernels/linear.h"
+#include "kernels/cpu/attention_unit.h"
+#include "kernels/cpu/linear.h"
 
-#define MT_EACH_ISA "kernels/attention_backward.h"
-#include "kernels/each_isa.h"
+#define MT_EACH_ISA "kernels/cpu/attention_backward.h"
+#include "kernels/cpu/each_isa.h"
 
 namespace mt {
 

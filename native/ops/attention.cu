@@ -5,10 +5,10 @@
 #include <cstdlib>
 #include <type_traits>
 
-#include "kernels/attention_general.h"
-#include "kernels/attention_mma_backward.h"
-#include "kernels/attention_mma_forward.h"
-#include "kernels/product.h"
+#include "kernels/cuda/attention_general.h"
+#include "kernels/cuda/attention_mma_backward.h"
+#include "kernels/cuda/attention_mma_forward.h"
+#include "kernels/cuda/product.h"
 
 namespace mt::cuda {
 namespace {

@@ -1,6 +1,6 @@
 #include "ops/cache_append.h"
 
-#include "kernels/device.h"
+#include "kernels/cuda/device.h"
 
 namespace mt::cuda {
 namespace {

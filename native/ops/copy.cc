@@ -8,7 +8,7 @@
 #include "core/parallel.h"
 #include "core/strides.h"
 
-#include "kernels/each_isa.h"
+#include "kernels/cpu/each_isa.h"
 
 namespace mt {
 

@@ -5,8 +5,8 @@
 
 #include "core/parallel.h"
 
-#define MT_EACH_ISA "kernels/gelu.h"
-#include "kernels/each_isa.h"
+#define MT_EACH_ISA "kernels/cpu/gelu.h"
+#include "kernels/cpu/each_isa.h"
 
 namespace mt {
 

@@ -1,7 +1,7 @@
 #include "ops/elementwise.h"
 
 #include "kernels/cuda/divider.h"
-#include "kernels/rows.h"
+#include "kernels/cuda/rows.h"
 
 namespace mt::cuda {
 namespace {

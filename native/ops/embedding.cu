@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/divider.h"
-#include "kernels/rows.h"
+#include "kernels/cuda/rows.h"
 
 namespace mt::cuda {
 namespace {

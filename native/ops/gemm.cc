@@ -1,10 +1,10 @@
 #include "ops/gemm.h"
 
 #include "core/parallel.h"
-#include "kernels/linear.h"
+#include "kernels/cpu/linear.h"
 
-#define MT_EACH_ISA "kernels/gelu.h"
-#include "kernels/each_isa.h"
+#define MT_EACH_ISA "kernels/cpu/gelu.h"
+#include "kernels/cpu/each_isa.h"
 
 namespace mt {
 

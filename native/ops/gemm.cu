@@ -1,7 +1,7 @@
 #include "ops/gemm.h"
 
-#include "kernels/device.h"
-#include "kernels/product.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/product.h"
 
 namespace mt::cuda {
 namespace {

@@ -5,8 +5,8 @@
 #include "core/parallel.h"
 #include "core/parted.h"
 
-#define MT_EACH_ISA "kernels/layernorm.h"
-#include "kernels/each_isa.h"
+#define MT_EACH_ISA "kernels/cpu/layernorm.h"
+#include "kernels/cpu/each_isa.h"
 
 namespace mt {
 

@@ -1,6 +1,6 @@
 #include "ops/layernorm.h"
 
-#include "kernels/norm.h"
+#include "kernels/cuda/norm.h"
 
 namespace mt::cuda {
 

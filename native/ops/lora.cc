@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "kernels/linear.h"
+#include "kernels/cpu/linear.h"
 
 namespace mt {
 

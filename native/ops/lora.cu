@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "kernels/product.h"
-#include "kernels/rows.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/rows.h"
 
 namespace mt::cuda {
 namespace {

@@ -1,6 +1,6 @@
 #include "ops/lora_pack.h"
 
-#include "kernels/device.h"
+#include "kernels/cuda/device.h"
 
 namespace mt::cuda {
 namespace {

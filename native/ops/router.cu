@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/rows.h"
+#include "kernels/cuda/rows.h"
 
 namespace mt::cuda {
 namespace {

@@ -4,7 +4,7 @@
 #include <initializer_list>
 
 #include "kernels/cuda/divider.h"
-#include "kernels/rows.h"
+#include "kernels/cuda/rows.h"
 
 namespace mt::cuda {
 namespace {

@@ -8,7 +8,7 @@ import {
   parseAdapterConfig,
   visualTokens,
 } from '../../lib/adapter/config.js'
-import { parseModelConfig } from '../../lib/models/config.js'
+import { parseModelConfig } from '../../lib/checkpoint/config.js'
 
 const vicuna = parseModelConfig({ model_type: 'instructblip', text_config: { model_type: 'llama' } })
 const opt = parseModelConfig({ model_type: 'blip-2' })

@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { adapterConfigFromGolden, checkAdapterConfig, parseAdapterConfig } from '../../lib/adapter/config.js'
 import { countGroups, countTrained, trainedParameters } from '../../lib/adapter/parameters.js'
-import { parseModelConfig, readModelConfig } from '../../lib/models/config.js'
-import { readHeader } from '../../lib/weights/safetensors.js'
+import { parseModelConfig, readModelConfig } from '../../lib/checkpoint/config.js'
+import { readHeader } from '../../lib/files/safetensors.js'
 
 const vicuna = parseModelConfig({
   model_type: 'instructblip',

@@ -7,7 +7,7 @@ import { parseAdapterConfig } from '../../lib/adapter/config.js'
 import { spatialWindows, temporalWindows, type MaskSet } from '../../lib/adapter/masks.js'
 import { readMasks } from '../../lib/adapter/read-masks.js'
 import { InputError } from '../../lib/errors.js'
-import { writeSafetensors, type TensorData } from '../../lib/weights/safetensors.js'
+import { writeSafetensors, type TensorData } from '../../lib/files/safetensors.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'mtransllama-masks-'))
 test.after(() => rmSync(folder, { recursive: true, force: true }))

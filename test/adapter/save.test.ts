@@ -22,11 +22,11 @@ import { temporalWindows, spatialWindows } from '../../lib/adapter/masks.js'
 import { countGroups } from '../../lib/adapter/parameters.js'
 import { loadAdapter, placeOf, readAdapterInfo, saveAdapter, type AdapterMeta } from '../../lib/adapter/save.js'
 import { InputError } from '../../lib/errors.js'
-import { parseModelConfig } from '../../lib/models/config.js'
+import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import { memory, sync } from '../../lib/tensor/tensor.js'
 import { settled } from '../support/memory.js'
-import type { FileSystem } from '../../lib/weights/atomic.js'
-import { readEntry, readHeader, writeSafetensors, type TensorData } from '../../lib/weights/safetensors.js'
+import type { FileSystem } from '../../lib/files/atomic.js'
+import { readEntry, readHeader, writeSafetensors, type TensorData } from '../../lib/files/safetensors.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'mtransllama-adapter-'))
 test.after(() => rmSync(folder, { recursive: true, force: true }))

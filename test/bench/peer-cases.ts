@@ -1,7 +1,7 @@
 // Cases for the peers, with inputs and weights by seed.
 import { join } from 'node:path'
 import type { PeerCase } from '../../bench/peers/client.js'
-import { writeSafetensors } from '../../lib/weights/safetensors.js'
+import { writeSafetensors } from '../../lib/files/safetensors.js'
 import { random } from '../oracle/random.js'
 import { temporaryFolder } from '../support/tiny.js'
 

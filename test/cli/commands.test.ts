@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { stringify } from 'yaml'
 import { loadAdapter } from '../../lib/adapter/save.js'
 import { readManifest } from '../../lib/data/manifest.js'
-import { openBundle } from '../../lib/eval/bundle.js'
+import { openBundle } from '../../lib/session/bundle.js'
 import { type Ended, cli, start } from '../support/cli.js'
 import { configOf, jsonLines, makeWorld, type World } from '../support/world.js'
 

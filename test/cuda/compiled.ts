@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { kept, tested } from '../../native/resources.mjs'
+import { kept, tested } from '../../scripts/resources.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -18,7 +18,7 @@ export function compiled(): { folder: string; status: number | null; out: string
   const folder = fits ? 'build' : 'build-cuda'
   const { status, stdout, stderr } = spawnSync(
     process.execPath,
-    ['native/build.mjs', ...(fits ? [] : ['--cuda=on', `--archs=${tested}`]), `--out=${folder}`],
+    ['scripts/build.mjs', ...(fits ? [] : ['--cuda=on', `--archs=${tested}`]), `--out=${folder}`],
     {
       cwd: root,
       encoding: 'utf8',

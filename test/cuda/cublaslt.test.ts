@@ -19,7 +19,7 @@ const test = emulated && compiler ? plain : plain.skip
 if (!compiler) console.error('test/cuda/cublaslt: skipped, since there is no g++ on Linux')
 else if (!emulated)
   console.error(
-    'test/cuda/cublaslt: the calls are skipped, since build-emulated is not built (node native/build.mjs --cuda=emulated)',
+    'test/cuda/cublaslt: the calls are skipped, since build-emulated is not built (node scripts/build.mjs --cuda=emulated)',
   )
 
 /** Compiles; what the compiler said must be nothing. */
@@ -85,7 +85,7 @@ async function products(env: Record<string, string>, names = ''): Promise<Answer
 /** What devices() says of products, and how a product of bfloat16 ends. */
 async function said(env: Record<string, string>): Promise<{ by: string; reason: string; ends: string }> {
   const code = `
-    const { devices } = await import('${root}lib/tensor/device.ts'); const { linear } = await import('${root}lib/ops/gemm.ts')
+    const { devices } = await import('${root}lib/tensor/device.ts'); const { linear } = await import('${root}lib/ops/linear.ts')
     const { cast } = await import('${root}lib/ops/copy.ts'); const { tensor } = await import('${root}lib/tensor/tensor.ts')
     const ones = (...shape) => cast(tensor(new Float32Array(shape[0] * shape[1]).fill(1), shape, undefined, 'cuda:0'), 'bfloat16')
     let ends = 'well'

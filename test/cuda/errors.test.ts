@@ -3,7 +3,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { cast, full } from '../../lib/ops/copy.js'
-import { IGNORE, crossEntropy } from '../../lib/ops/cross_entropy.js'
+import { IGNORE, crossEntropy } from '../../lib/ops/cross-entropy.js'
 import { add, scale } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
 import { router } from '../../lib/ops/router.js'

@@ -6,7 +6,7 @@ import { emulated, lines } from './emulated.js'
 
 const test = emulated ? plain : plain.skip
 if (!emulated)
-  console.error('test/cuda/faults: skipped, since build-emulated is not built (node native/build.mjs --cuda=emulated)')
+  console.error('test/cuda/faults: skipped, since build-emulated is not built (node scripts/build.mjs --cuda=emulated)')
 
 /** Prints a promise's or a call's error message. */
 const helpers = `

@@ -128,7 +128,7 @@ function piece(operator: string, dtype: Precision, at: number, of: number): Prom
 async function main(wanted: string[]): Promise<void> {
   const unknown = wanted.filter((o) => !operators.includes(o))
   if (unknown.length) throw new Error(`expected some of ${operators.join(' ')}, but got ${unknown.join(' ')}`)
-  execFileSync(process.execPath, ['native/build.mjs', '--cuda=emulated'], { cwd: root, stdio: 'inherit' })
+  execFileSync(process.execPath, ['scripts/build.mjs', '--cuda=emulated'], { cwd: root, stdio: 'inherit' })
   const commit = git('rev-parse', '--short=10', 'HEAD') + (git('status', '--porcelain', 'native') ? ', changed' : '')
   const date = new Date().toISOString().slice(0, 10)
   const dtypes = ['float32', 'bfloat16'] as const

@@ -5,15 +5,15 @@ import * as assert from 'uvu/assert'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { checkAdapterConfig } from '../../lib/adapter/config.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
-import { openBundle, type Bundle } from '../../lib/eval/bundle.js'
-import { encode } from '../../lib/eval/encode.js'
-import { Features } from '../../lib/eval/features.js'
+import { openBundle, type Bundle } from '../../lib/session/bundle.js'
+import { encode } from '../../lib/session/encode.js'
+import { Features } from '../../lib/session/features.js'
 import { native } from '../../lib/native.js'
 import { deviceMemory, devices } from '../../lib/tensor/device.js'
 import { sync, syncBlocking, type Tensor } from '../../lib/tensor/tensor.js'
 import { AdamW, type GradientOf, type Outcome } from '../../lib/train/optimizer.js'
 import { shuffled } from '../../lib/train/schedule.js'
-import { Trainer } from '../../lib/train/step.js'
+import { Trainer } from '../../lib/train/trainer.js'
 import { relativeError } from '../oracle/array.js'
 import { settled } from '../support/memory.js'
 import { makeWorld, trainConfig, type World } from '../support/world.js'
@@ -211,9 +211,9 @@ test('graphs share memory: many take hardly more than the largest, and all of it
   async () => {
     const url = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href)
     const code = (steps: string): string => `
-    const { Trainer } = await import(${url('../../lib/train/step.ts')}); const { Adapter } = await import(${url('../../lib/adapter/adapter.ts')})
-    const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openBundle } = await import(${url('../../lib/eval/bundle.ts')})
-    const { Features } = await import(${url('../../lib/eval/features.ts')}); const { readManifest } = await import(${url('../../lib/data/manifest.ts')})
+    const { Trainer } = await import(${url('../../lib/train/trainer.ts')}); const { Adapter } = await import(${url('../../lib/adapter/adapter.ts')})
+    const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openBundle } = await import(${url('../../lib/session/bundle.ts')})
+    const { Features } = await import(${url('../../lib/session/features.ts')}); const { readManifest } = await import(${url('../../lib/data/manifest.ts')})
     const { parseAdapterConfig } = await import(${url('../../lib/adapter/config.ts')})
     const bundle = await openBundle(${JSON.stringify(world.model)}, { device: 'cuda' })
     const adapter = new Adapter(bundle.model.config, parseAdapterConfig({ frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }, 'config'), { device: 'cuda:0' })

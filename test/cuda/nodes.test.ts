@@ -10,7 +10,7 @@ import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
 import { native } from '../../lib/native.js'
 import { devices } from '../../lib/tensor/device.js'
-import { Graph } from '../../lib/tensor/graph.js'
+import { Graph } from '../../lib/tensor/cuda-graph.js'
 import { keep, scope } from '../../lib/tensor/scope.js'
 import { syncBlocking } from '../../lib/tensor/tensor.js'
 import { forwardBackward } from '../../lib/train/graphs.js'
@@ -57,7 +57,7 @@ const nodes = (qformer: number, language: number): number =>
     adapter.layers(sizes.T, sizes.text) // uploads masks, once
     syncBlocking()
     const counted = (): number => {
-      const { nodes, 'kernels/product.cu': pieces = 0 } = native().devices().counts!
+      const { nodes, 'kernels/cuda/product.cu': pieces = 0 } = native().devices().counts!
       return nodes! - pieces
     }
     const before = counted()

@@ -144,7 +144,7 @@ for (const device of places)
     const [count, launches, more] = await lines(
       `
     const { Adapter } = await import(${url('../../lib/adapter/adapter.ts')}); const { AdamW } = await import(${url('../../lib/train/optimizer.ts')})
-    const { parseAdapterConfig } = await import(${url('../../lib/adapter/config.ts')}); const { parseModelConfig } = await import(${url('../../lib/models/config.ts')})
+    const { parseAdapterConfig } = await import(${url('../../lib/adapter/config.ts')}); const { parseModelConfig } = await import(${url('../../lib/checkpoint/config.ts')})
     const model = parseModelConfig({ model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', vocab_size: 32001 } })
     const adapter = new Adapter(model, parseAdapterConfig({ frames: 8 }, 'config'), { device: 'cuda:0' })
     const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name) })), { lr: 1e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 })

@@ -6,7 +6,7 @@ import { emulated, lines } from './emulated.js'
 const test = emulated ? plain : plain.skip
 if (!emulated)
   console.error(
-    'test/cuda/products: skipped, since build-emulated is not built (node native/build.mjs --cuda=emulated)',
+    'test/cuda/products: skipped, since build-emulated is not built (node scripts/build.mjs --cuda=emulated)',
   )
 
 for (const [value, answer] of [

@@ -1,11 +1,11 @@
 // Every CUDA kernel compiles for the architectures that releases are tried on and spills no registers beyond the list
-// in native/resources.mjs; docs/kernels.md is of these kernels. Reads what the build of test/cuda/build.test.ts kept,
+// in scripts/resources.mjs; docs/kernels.md is of these kernels. Reads what the build of test/cuda/build.test.ts kept,
 // or compiles where there is no cmake; skips where there is no nvcc.
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { comparable, committed, page } from '../../docs/kernels.mjs'
+import { comparable, committed, page } from '../../scripts/docs/kernels.mjs'
 import {
   allowed,
   architectures,
@@ -17,7 +17,7 @@ import {
   shortName,
   sources,
   spills,
-} from '../../native/resources.mjs'
+} from '../../scripts/resources.mjs'
 import { compiled } from './compiled.js'
 
 test('what ptxas says is read: kernels, functions that were not inlined, spills', () => {

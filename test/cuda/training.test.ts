@@ -4,9 +4,9 @@ import * as assert from 'uvu/assert'
 import { join } from 'node:path'
 import { loadAdapter } from '../../lib/adapter/save.js'
 import { readManifest } from '../../lib/data/manifest.js'
-import { openBundle } from '../../lib/eval/bundle.js'
+import { openBundle } from '../../lib/session/bundle.js'
 import { evaluate } from '../../lib/eval/evaluate.js'
-import { Features } from '../../lib/eval/features.js'
+import { Features } from '../../lib/session/features.js'
 import { deviceMemory, devices, type DeviceChoice } from '../../lib/tensor/device.js'
 import { memory, sync } from '../../lib/tensor/tensor.js'
 import { train, type TrainOptions, type TrainResult } from '../../lib/train/loop.js'
@@ -56,7 +56,7 @@ test('fifty steps: the losses of the CPU, as graphs and without, and memory retu
 })
 
 test('a graph gives the bits of its operators one by one; so does a rerun', async () => {
-  const { Trainer } = await import('../../lib/train/step.js')
+  const { Trainer } = await import('../../lib/train/trainer.js')
   const { Adapter } = await import('../../lib/adapter/adapter.js')
   const { AdamW } = await import('../../lib/train/optimizer.js')
   const bundle = await openBundle(world.model, { device: 'cuda' })
@@ -129,9 +129,9 @@ test('bfloat16: losses near those of float32 all the way', async () => {
   async () => {
     const url = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href)
     const code = `
-    const { Trainer } = await import(${url('../../lib/train/step.ts')}); const { Adapter } = await import(${url('../../lib/adapter/adapter.ts')})
-    const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openBundle } = await import(${url('../../lib/eval/bundle.ts')})
-    const { Features } = await import(${url('../../lib/eval/features.ts')}); const { readManifest } = await import(${url('../../lib/data/manifest.ts')})
+    const { Trainer } = await import(${url('../../lib/train/trainer.ts')}); const { Adapter } = await import(${url('../../lib/adapter/adapter.ts')})
+    const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openBundle } = await import(${url('../../lib/session/bundle.ts')})
+    const { Features } = await import(${url('../../lib/session/features.ts')}); const { readManifest } = await import(${url('../../lib/data/manifest.ts')})
     const { parseAdapterConfig } = await import(${url('../../lib/adapter/config.ts')})
     const bundle = await openBundle(${JSON.stringify(world.model)}, { device: 'cuda' })
     const adapter = new Adapter(bundle.model.config, parseAdapterConfig({ frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }, 'config'), { device: 'cuda:0' })

@@ -2,7 +2,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, mkdirSync, readFileSync, readdirSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
 import { contentHash, featureKey, FeatureCache, type FeatureSource } from '../../lib/data/cache.js'
-import { readHeader } from '../../lib/weights/safetensors.js'
+import { readHeader } from '../../lib/files/safetensors.js'
 import { temporaryFolder } from './videos.js'
 
 const test = suite('feature cache')

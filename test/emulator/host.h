@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/port.h"
+#include "kernels/cuda/port.h"
 
 namespace mt::cuda {
 

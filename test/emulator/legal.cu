@@ -1,8 +1,8 @@
-// What kernels may do: every operation of kernels/port.h and of the emulator against plain loops.
+// What kernels may do: every operation of kernels/cuda/port.h and of the emulator against plain loops.
 #include <cmath>
 #include <vector>
 
-#include "kernels/port.h"
+#include "kernels/cuda/port.h"
 #include "kernels.h"
 #include "host.h"
 

@@ -4,7 +4,7 @@
 
 #include "host.h"
 #include "kernels.h"
-#include "kernels/probe.h"
+#include "instruments/probe.h"
 
 namespace mt::cuda {
 namespace {

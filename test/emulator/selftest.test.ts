@@ -32,7 +32,7 @@ const files = (directory: string, ending: RegExp): string[] =>
 async function build(name: string, flags: string[]): Promise<string> {
   const program = join(folder, name)
   const sources = [
-    'native/kernels/probe.cu',
+    'native/instruments/probe.cu',
     ...files('test/emulator', /\.(cu|cc)$/),
     ...files('native/emulator', /\.cc$/),
   ]

@@ -13,7 +13,7 @@ import {
   trainedCount,
   videoCost,
 } from '../../lib/eval/cost.js'
-import { parseModelConfig, type LlamaConfig } from '../../lib/models/config.js'
+import { parseModelConfig, type LlamaConfig } from '../../lib/checkpoint/config.js'
 
 const full = parseModelConfig({
   model_type: 'instructblip',

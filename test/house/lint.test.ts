@@ -8,7 +8,7 @@ import * as assert from 'uvu/assert'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /** A message is one string on one line, so that it can be searched for; no formatter breaks it. */
-const message = /^\s*([?:=+] )?['"`]/
+const message = /^\s*(\w+: |[?:=+] )?['"`]/
 
 /** Other files with wide lines, each with its reason. */
 const wide: Record<string, string> = {

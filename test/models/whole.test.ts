@@ -2,9 +2,9 @@
 // checkpoints with awkward sizes: what the golden files prove, proven where they are absent. Limits are SPEC §10's.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { generate } from '../../lib/eval/generate.js'
-import { logits } from '../../lib/models/language.js'
-import { answerTokens } from '../../lib/models/mtransllama.js'
+import { generate } from '../../lib/session/generate.js'
+import { logits } from '../../lib/models/decoder.js'
+import { answerTokens } from '../../lib/models/image-model.js'
 import { narrow } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward, noGrad } from '../../lib/tensor/tape.js'

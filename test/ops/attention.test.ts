@@ -2,7 +2,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { attention, type AttentionOptions } from '../../lib/ops/attention.js'
-import { sourceAttention } from '../../lib/ops/source_attention.js'
+import { sourceAttention } from '../../lib/ops/source-attention.js'
 import { split } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'

@@ -2,9 +2,9 @@
 // frozen, for one instruction set: MT_CPU is read once per process, so frozen.test.ts runs this file once for each.
 // Prints the worst relative errors and what differed in any bit.
 import { fileURLToPath } from 'node:url'
-import { linear, linearGelu } from '../../lib/ops/gemm.js'
+import { linear, linearGelu } from '../../lib/ops/linear.js'
 import { lora } from '../../lib/ops/lora.js'
-import { sourceAttention } from '../../lib/ops/source_attention.js'
+import { sourceAttention } from '../../lib/ops/source-attention.js'
 import { narrow } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'

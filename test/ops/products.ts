@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { lora } from '../../lib/ops/lora.js'
-import { linear } from '../../lib/ops/gemm.js'
+import { linear } from '../../lib/ops/linear.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
 import { type DType, syncBlocking, type Tensor, tensor, threads } from '../../lib/tensor/tensor.js'

@@ -59,7 +59,7 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
     'dist/index.js',
     'dist/index.d.ts',
     'dist/cli/main.js',
-    'native/build.mjs',
+    'scripts/build.mjs',
     'native/exports.map',
     'native/binding/table.cc',
     'CMakeLists.txt',

@@ -1,6 +1,6 @@
 /** Damages one number of a safetensors file in place. */
 import { open } from 'node:fs/promises'
-import { readHeader } from '../../lib/weights/safetensors.js'
+import { readHeader } from '../../lib/files/safetensors.js'
 
 /** Overwrites the last element of a float32 tensor. */
 export async function poison(path: string, name: string, value = NaN): Promise<void> {

@@ -15,7 +15,7 @@ test('50 times load, compute, dispose: memory() is equal and RSS flat', () => {
     writeTiny(folder, tinyCheckpoint('instructblip', 11))
     const lib = (name: string): string => JSON.stringify(new URL(`../../lib/${name}.ts`, import.meta.url).href)
     const code = `
-      const { loadModel } = await import(${lib('models/load')})
+      const { loadModel } = await import(${lib('session/model')})
       const { memory, sync } = await import(${lib('tensor/tensor')})
       const { scope } = await import(${lib('tensor/scope')})
       const { noGrad } = await import(${lib('tensor/tape')})

@@ -1,6 +1,6 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { parseModelConfig } from '../../lib/models/config.js'
+import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import { answerIds, promptIds, promptRoom, qformerIds, routeText, specialIds } from '../../lib/text/prompts.js'
 import { makeTokenizer } from '../../lib/text/tokenizer.js'
 import { bert, bytes, llama } from './fixtures.js'

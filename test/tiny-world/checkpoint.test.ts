@@ -7,9 +7,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { renderStills } from '../../examples/tiny-world/render.js'
 import { readManifest } from '../../lib/data/manifest.js'
-import { openBundle } from '../../lib/eval/bundle.js'
+import { openBundle } from '../../lib/session/bundle.js'
 import { accuracy, evaluate, type Prediction } from '../../lib/eval/evaluate.js'
-import { Features } from '../../lib/eval/features.js'
+import { Features } from '../../lib/session/features.js'
 
 const checkpoint = fileURLToPath(new URL('../../examples/tiny-world/checkpoint', import.meta.url))
 

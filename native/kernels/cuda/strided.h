@@ -6,7 +6,7 @@
 
 #include "core/strides.h"
 #include "kernels/cuda/divider.h"
-#include "kernels/rows.h"
+#include "kernels/cuda/rows.h"
 
 namespace mt::cuda {
 

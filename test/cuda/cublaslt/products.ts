@@ -4,11 +4,11 @@
 // bits.
 import { fileURLToPath } from 'node:url'
 import { cast, write } from '../../../lib/ops/copy.js'
-import { linear, linearGelu } from '../../../lib/ops/gemm.js'
+import { linear, linearGelu } from '../../../lib/ops/linear.js'
 import { lora } from '../../../lib/ops/lora.js'
 import { narrow, reshape } from '../../../lib/ops/views.js'
 import { devices } from '../../../lib/tensor/device.js'
-import { Graph } from '../../../lib/tensor/graph.js'
+import { Graph } from '../../../lib/tensor/cuda-graph.js'
 import { keep, scope } from '../../../lib/tensor/scope.js'
 import { backward } from '../../../lib/tensor/tape.js'
 import { type Tensor, empty, syncBlocking, tensor } from '../../../lib/tensor/tensor.js'

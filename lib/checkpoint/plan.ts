@@ -1,0 +1,336 @@
+/**
+ * What is in a checkpoint folder, held against what the model needs, before any weight is read: every tensor of the
+ * files is used, ignored by name, or a fault, and every tensor of the model is found or named as missing.
+ */
+import { createHash } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { open, readdir, type FileHandle } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { InputError, invalid, show } from '../errors.js'
+import { readJsonObject } from '../files/json.js'
+import { readModelConfig, type ModelConfig } from './config.js'
+import { embeddingName, expectedTensors, HEAD, resolveName, type ExpectedTensor, type Part } from './names.js'
+import { readEntry, readHeader, type SafetensorsEntry, type SafetensorsHeader } from '../files/safetensors.js'
+
+/** Where bytes lie: absolute offsets in a file. */
+export interface Piece extends SafetensorsEntry {
+  header: SafetensorsHeader
+  /** The name in the file. */
+  stored: string
+}
+
+export type FloatDtype = 'F32' | 'F16' | 'BF16'
+
+/**
+ * One of the model's tensors: stored as it is, or a fused bias put together from two stored thirds with zeros between.
+ */
+export type PlannedTensor = { name: string; part: Part; dtype: FloatDtype; shape: number[] } & (
+  | { kind: 'stored'; piece: Piece }
+  | { kind: 'thirds'; q: Piece; v: Piece }
+)
+
+export interface CheckpointPlan {
+  folder: string
+  /** With the vocabularies' sizes as the files have them. */
+  config: ModelConfig
+  files: SafetensorsHeader[]
+  /** By the model's own names, in the order of the data flow. */
+  entries: Map<string, PlannedTensor>
+  loaded: string[]
+  /** Names in the files that are known and not needed. */
+  ignored: string[]
+  missing: string[]
+  /** Names in the files that mean nothing here. */
+  unexpected: string[]
+  wrong: { name: string; expected: string; actual: string }[]
+  /** What differs between config.json and the tensors without being a fault. */
+  notes: string[]
+}
+
+const FLOATS: readonly string[] = ['F32', 'F16', 'BF16']
+
+/** Reads config.json and the headers of the weight files of a Hugging Face folder. */
+export async function planCheckpoint(folder: string): Promise<CheckpointPlan> {
+  const config = await readModelConfig(folder)
+  const expected = new Map(expectedTensors(config).map((tensor) => [tensor.name, tensor]))
+  const files = await openFiles(folder, (stored) => needed(stored, expected))
+  const plan: CheckpointPlan = {
+    folder,
+    config,
+    files,
+    entries: new Map(),
+    loaded: [],
+    ignored: [],
+    missing: [],
+    unexpected: [],
+    wrong: [],
+    notes: [],
+  }
+  const found = gather(plan, expected)
+  settleTied(plan, found)
+  for (const tensor of expected.values()) place(plan, tensor, found.get(tensor.name))
+  settleVocabulary(plan)
+  plan.loaded = [...plan.entries.keys()]
+  return plan
+}
+
+/** Throws one error that names what is missing, wrong or unexpected, at most ten of each. */
+export function assertComplete(plan: CheckpointPlan): void {
+  const list = (names: string[]) =>
+    `${names.slice(0, 10).join(', ')}${names.length > 10 ? ` and ${names.length - 10} more` : ''}`
+  const faults: string[] = []
+  if (plan.missing.length) faults.push(`${plan.missing.length} missing (${list(plan.missing)})`)
+  if (plan.wrong.length) {
+    faults.push(
+      `${plan.wrong.length} wrong (${list(plan.wrong.map((w) => `${w.name}: expected ${w.expected}, but got ${w.actual}`))})`,
+    )
+  }
+  if (plan.unexpected.length) faults.push(`${plan.unexpected.length} unexpected (${list(plan.unexpected)})`)
+  if (faults.length)
+    throw new InputError(`${plan.folder}: the weights do not fit config.json; of the tensors, ${faults.join('; ')}.`)
+}
+
+/** The bytes of one planned tensor. */
+export async function readPlanned(tensor: PlannedTensor): Promise<Uint8Array<ArrayBuffer>> {
+  if (tensor.kind === 'stored') return readEntry(tensor.piece.header, tensor.piece.stored)
+  const [q, v] = await Promise.all([
+    readEntry(tensor.q.header, tensor.q.stored),
+    readEntry(tensor.v.header, tensor.v.stored),
+  ])
+  const bytes = new Uint8Array(3 * q.byteLength)
+  bytes.set(q, 0)
+  bytes.set(v, 2 * q.byteLength)
+  return bytes
+}
+
+/**
+ * Whether the model cannot do without what a file calls so: buffers of old files, other heads and tied matrices may be
+ * absent.
+ */
+function needed(stored: string, expected: Map<string, ExpectedTensor>): boolean {
+  const what = resolveName(stored, expected)
+  return what.kind !== 'ignored' && !(what.kind === 'tensor' && expected.get(what.name)!.optional)
+}
+
+// --------------------------------------------------------------------------------------------------------------- files
+
+async function openFiles(folder: string, isNeeded: (stored: string) => boolean): Promise<SafetensorsHeader[]> {
+  const single = join(folder, 'model.safetensors')
+  if (existsSync(single)) return [await readHeader(single)]
+  const index = join(folder, 'model.safetensors.index.json')
+  if (existsSync(index)) return openShards(folder, index, isNeeded)
+  const others = (await readdir(folder)).filter((name) => /\.(bin|pth|pt|ckpt|h5|msgpack)$/.test(name))
+  if (others.length === 0)
+    throw new InputError(`${folder}: there is no model.safetensors and no model.safetensors.index.json in this folder.`)
+  throw new InputError(
+    `${folder}: the weights are there as ${others.slice(0, 3).join(', ')} alone; convert them to safetensors first ` +
+      '(in Python: model.save_pretrained(folder, safe_serialization=True)).',
+  )
+}
+
+async function openShards(
+  folder: string,
+  index: string,
+  isNeeded: (stored: string) => boolean,
+): Promise<SafetensorsHeader[]> {
+  const { weight_map: map } = await readJsonObject(index)
+  if (
+    typeof map !== 'object' ||
+    map === null ||
+    Object.values(map).some((file) => typeof file !== 'string' || file !== basename(file) || file === '')
+  ) {
+    throw invalid(`${index}: weight_map`, 'an object of tensor names and names of files in the same folder', map)
+  }
+  const weightMap = map as Record<string, string>
+  const all = [...new Set(Object.values(weightMap))].sort()
+  const wanted = new Set(Object.entries(weightMap).flatMap(([tensor, file]) => (isNeeded(tensor) ? [file] : [])))
+  const absent = all.filter((name) => wanted.has(name) && !existsSync(join(folder, name)))
+  const names = all.filter((name) => existsSync(join(folder, name)))
+  if (absent.length)
+    throw new InputError(
+      `${folder}: ${absent.length} of the ${all.length} files named in the index are not there: ${absent.slice(0, 10).join(', ')}.`,
+    )
+  const headers = await Promise.all(names.map((name) => readHeader(join(folder, name))))
+
+  const home = new Map<string, string>()
+  for (const [i, header] of headers.entries()) {
+    for (const tensor of header.entries.keys()) {
+      const other = home.get(tensor)
+      if (other !== undefined)
+        throw new InputError(`${folder}: the tensor ${tensor} is in two files, ${other} and ${names[i]}.`)
+      home.set(tensor, names[i]!)
+    }
+  }
+  for (const [tensor, file] of Object.entries(weightMap)) {
+    if (home.get(tensor) === file || !isNeeded(tensor)) continue
+    const where = home.has(tensor) ? `, but it is in ${home.get(tensor)}` : ', but it is in none of the files'
+    throw new InputError(`${index}: it says that the tensor ${tensor} is in ${file}${where}.`)
+  }
+  return headers
+}
+
+// -------------------------------------------------------------------------------------------------------------
+// matching
+
+type Found = Piece | { q?: Piece; v?: Piece }
+
+function gather(plan: CheckpointPlan, expected: Map<string, ExpectedTensor>): Map<string, Found> {
+  const found = new Map<string, Found>()
+  for (const header of plan.files) {
+    for (const [stored, entry] of header.entries) {
+      const what = resolveName(stored, expected)
+      if (what.kind === 'ignored') plan.ignored.push(stored)
+      else if (what.kind === 'unexpected') plan.unexpected.push(stored)
+      else {
+        const piece: Piece = { header, stored, ...entry }
+        const before = found.get(what.name)
+        if (
+          what.kind === 'third' &&
+          (before === undefined || !('header' in before)) &&
+          before?.[what.third] === undefined
+        ) {
+          found.set(what.name, { ...before, [what.third]: piece })
+        } else if (before !== undefined) {
+          throw new InputError(
+            `${plan.folder}: the tensor ${what.name} is there twice, once under the name ${show(stored)}.`,
+          )
+        } else found.set(what.name, piece)
+      }
+    }
+  }
+  return found
+}
+
+/** Of a tied pair the files may hold either or both; the model uses the embedding. */
+function settleTied(plan: CheckpointPlan, found: Map<string, Found>): void {
+  const head = found.get(HEAD)
+  if (!plan.config.language.tied || head === undefined) return
+  const embedding = embeddingName(plan.config.language.kind)
+  found.delete(HEAD)
+  if (found.has(embedding)) plan.ignored.push((head as Piece).stored)
+  else found.set(embedding, head)
+}
+
+function place(plan: CheckpointPlan, tensor: ExpectedTensor, found: Found | undefined): void {
+  const { name, part, shape } = tensor
+  if (found === undefined) {
+    if (!tensor.optional) plan.missing.push(name)
+  } else if ('header' in found) {
+    const rows = tensor.rows && found.shape.length === 2 ? [found.shape[0]!, ...shape.slice(1)] : shape
+    if (!fits(found, rows))
+      plan.wrong.push({
+        name,
+        expected: `a float of shape [${tensor.rows ? ['rows', ...shape.slice(1)] : shape}]`,
+        actual: describe(found),
+      })
+    else
+      plan.entries.set(name, {
+        kind: 'stored',
+        name,
+        part,
+        dtype: found.dtype as FloatDtype,
+        shape: rows,
+        piece: found,
+      })
+  } else if (!found.q || !found.v) {
+    plan.missing.push(`${name} (of its thirds there is ${found.q ? 'q_bias' : 'v_bias'} alone)`)
+  } else {
+    const { q, v } = found
+    const third = [shape[0]! / 3]
+    const bad = [q, v].filter((piece) => !fits(piece, third) || piece.dtype !== q.dtype)
+    for (const piece of bad)
+      plan.wrong.push({ name: piece.stored, expected: `a float of shape [${third}]`, actual: describe(piece) })
+    if (bad.length === 0)
+      plan.entries.set(name, { kind: 'thirds', name, part, dtype: q.dtype as FloatDtype, shape, q, v })
+  }
+}
+
+const fits = (piece: Piece, shape: number[]) => FLOATS.includes(piece.dtype) && piece.shape.join() === shape.join()
+const describe = (piece: Piece) => `${piece.dtype} [${piece.shape}]`
+
+/** Row counts are the files'; config.json is often behind by the tokens that were added later. */
+function settleVocabulary(plan: CheckpointPlan): void {
+  const { language, qformer } = plan.config
+  const words = plan.entries.get('qformer.embeddings.word_embeddings.weight')?.shape[0]
+  const embedding = plan.entries.get(embeddingName(language.kind))?.shape[0]
+  const head = plan.entries.get(HEAD)
+  if (head && embedding !== undefined && head.shape[0] !== embedding) {
+    plan.wrong.push({ name: HEAD, expected: `${embedding} rows as in the embedding`, actual: `${head.shape[0]} rows` })
+  }
+  const note = (key: string, config: number, rows: number) =>
+    `${key} is ${config} in config.json, and the file has ${rows} rows; the file is right`
+  if (words !== undefined && words !== qformer.vocabSize) {
+    plan.notes.push(note('qformer_config.vocab_size', qformer.vocabSize, words))
+    qformer.vocabSize = words
+  }
+  if (embedding !== undefined && embedding !== language.vocabSize) {
+    plan.notes.push(note('text_config.vocab_size', language.vocabSize, embedding))
+    language.vocabSize = embedding
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------------
+// fingerprint
+
+/** Bytes of a sample. */
+const SAMPLE = 4096
+
+/**
+ * Names this set of weights: SHA-256 of every tensor's name, dtype, shape and first and last 4 KiB, in the order of
+ * names.
+ * Splitting the same tensors over other files does not change it; it reads at most 8 KiB a tensor.
+ */
+export const fingerprint = (plan: CheckpointPlan): Promise<string> =>
+  hashTensors(plan, [...plan.entries.values()], bothEnds, '')
+
+/**
+ * Names what the vision tower computes: its configuration, and of each of its tensors what {@link fingerprint} takes,
+ * but 64 samples of 4 KiB at equal distances. Tensors up to 256 KiB are read whole.
+ */
+export function visionFingerprint(plan: CheckpointPlan): Promise<string> {
+  const entries = [...plan.entries.values()].filter(({ part }) => part === 'vision')
+  return hashTensors(plan, entries, throughout, JSON.stringify(Object.entries(plan.config.vision).sort()))
+}
+
+/** Which bytes of [begin, end) are read: [from, to) each. */
+type Sampler = (begin: number, end: number) => [number, number][]
+
+const bothEnds: Sampler = (begin, end) => [
+  [begin, Math.min(end, begin + SAMPLE)],
+  [Math.max(begin, end - SAMPLE), end],
+]
+
+const throughout: Sampler = (begin, end) => {
+  if (end - begin <= 64 * SAMPLE) return [[begin, end]]
+  return Array.from({ length: 64 }, (_, i) => begin + Math.round(((end - begin - SAMPLE) * i) / 63)).map((from) => [
+    from,
+    from + SAMPLE,
+  ])
+}
+
+async function hashTensors(
+  plan: CheckpointPlan,
+  tensors: readonly PlannedTensor[],
+  sampler: Sampler,
+  about: string,
+): Promise<string> {
+  const hash = createHash('sha256').update(about)
+  const handles = new Map<string, FileHandle>()
+  try {
+    for (const header of plan.files) handles.set(header.path, await open(header.path, 'r'))
+    for (const tensor of [...tensors].sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      hash.update(`${tensor.name}\0${tensor.dtype}\0${tensor.shape.join()}\0`)
+      for (const { header, begin, end } of tensor.kind === 'stored' ? [tensor.piece] : [tensor.q, tensor.v]) {
+        for (const [from, to] of sampler(begin, end)) hash.update(await sample(handles.get(header.path)!, from, to))
+      }
+    }
+  } finally {
+    for (const handle of handles.values()) await handle.close()
+  }
+  return hash.digest('hex')
+}
+
+async function sample(handle: FileHandle, begin: number, end: number): Promise<Uint8Array> {
+  const { buffer, bytesRead } = await handle.read(new Uint8Array(end - begin), 0, end - begin, begin)
+  return buffer.subarray(0, bytesRead)
+}

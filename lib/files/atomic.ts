@@ -1,0 +1,92 @@
+/**
+ * Writes a file so that whoever reads it sees the old one or the new one, never half of either. The bytes go to a
+ * temporary file in the same folder, are flushed to the disk, and the name is moved at the very end.
+ */
+import { randomBytes } from 'node:crypto'
+import * as fs from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { InputError } from '../errors.js'
+
+/** What is needed of a file that is being written. */
+export interface Sink {
+  write(bytes: Uint8Array): Promise<void>
+}
+
+/** The calls into the file system; a test passes one that fails. */
+export interface FileSystem {
+  open(path: string, flags: string): Promise<Pick<fs.FileHandle, 'write' | 'sync' | 'close'>>
+  rename(from: string, to: string): Promise<void>
+  unlink(path: string): Promise<void>
+}
+
+/** At most this much is handed to one write call: the system's own limit is 2 GiB. */
+const CHUNK = 1 << 26
+
+/** Calls `body` with a place to write to, and moves the result to `path` when all of it is on the disk. */
+export async function writeAtomically(
+  path: string,
+  body: (sink: Sink) => Promise<void>,
+  on: FileSystem = fs,
+): Promise<void> {
+  const folder = dirname(path)
+  const temporary = join(folder, `.${basename(path)}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`)
+  let handle: Awaited<ReturnType<FileSystem['open']>> | undefined
+  try {
+    handle = await on.open(temporary, 'wx')
+    await body({ write: (bytes) => writeAll(handle!, bytes) })
+    await handle.sync()
+    const open = handle
+    handle = undefined
+    await open.close()
+    await on.rename(temporary, path)
+  } catch (error) {
+    await handle?.close().catch(() => {})
+    await on.unlink(temporary).catch(() => {})
+    throw explain(path, error)
+  }
+  await syncFolder(folder)
+}
+
+/** Writes text or bytes: `writeAtomically` for what is in memory anyway. */
+export function writeFileAtomic(path: string, data: string | Uint8Array, on: FileSystem = fs): Promise<void> {
+  return writeAtomically(path, (sink) => sink.write(typeof data === 'string' ? Buffer.from(data, 'utf8') : data), on)
+}
+
+/** A write call may take less than it was given. */
+async function writeAll(handle: Pick<fs.FileHandle, 'write'>, bytes: Uint8Array): Promise<void> {
+  let at = 0
+  while (at < bytes.byteLength) {
+    const { bytesWritten } = await handle.write(bytes, at, Math.min(CHUNK, bytes.byteLength - at))
+    if (bytesWritten === 0) throw Object.assign(new Error('the system wrote nothing'), { code: 'EIO' })
+    at += bytesWritten
+  }
+}
+
+/** Makes the rename itself durable. Not every system lets a folder be opened; the file is complete either way. */
+async function syncFolder(folder: string): Promise<void> {
+  try {
+    const handle = await fs.open(folder, 'r')
+    await handle.sync().finally(() => handle.close())
+  } catch {}
+}
+
+const REASONS: Record<string, string> = {
+  ENOSPC: 'the disk is full',
+  EDQUOT: 'the disk quota is used up',
+  EACCES: 'there is no permission to write there',
+  EPERM: 'there is no permission to write there',
+  EROFS: 'the file system is read-only',
+  ENOENT: 'its folder does not exist',
+  ENOTDIR: 'its folder is a file',
+  EISDIR: 'that is a folder',
+  EFBIG: 'the file would be too large for this file system',
+}
+
+function explain(path: string, error: unknown): unknown {
+  const code = (error as NodeJS.ErrnoException | undefined)?.code
+  if (code === undefined || error instanceof InputError) return error
+  const reason = REASONS[code] ?? (error as Error).message
+  return new InputError(`${path}: cannot be written: ${reason} (${code}); nothing was left half-written.`, {
+    cause: error,
+  })
+}

@@ -1,0 +1,147 @@
+/** What both language models share: a decoder over given input embeddings, with a cache for generation. */
+import { attention } from '../ops/attention.js'
+import { cacheAppend } from '../ops/cache-append.js'
+import { type Columns, columnsOf, viewOf } from '../ops/columns.js'
+import { full, write } from '../ops/copy.js'
+import { embedding } from '../ops/embedding.js'
+import { linear } from '../ops/linear.js'
+import { expand, narrow, reshape } from '../ops/views.js'
+import { keep } from '../tensor/scope.js'
+import type { Device } from '../tensor/device.js'
+import type { Precision } from '../tensor/dtype.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
+import type { LanguageConfig } from '../checkpoint/config.js'
+import type { Observe } from './finder.js'
+
+/** Where the tokens of a call stand: mask [B, all tokens so far] uint8, positions [B, tokens of this call] int32. */
+export interface Context {
+  mask: Tensor
+  positions: Tensor
+  cache?: Cached | undefined
+  observe?: Observe | undefined
+}
+
+export interface LanguageModel {
+  config: LanguageConfig
+  /** Token embeddings [V,D]. */
+  tokens: Tensor
+  /** Output matrix [V,D]. */
+  head: Tensor
+  /** x [B,n,D] to the hidden states after the last norm, [B,n,D]. */
+  forward(x: Tensor, context: Context): Tensor
+  /** Positions of tokens from the mask over all of them. */
+  positions(mask: ArrayLike<number>, rows: number): Int32Array
+}
+
+/** Rows of the token table: ids [B,n] int32 to [B,n,D]. */
+export const embedTokens = (model: LanguageModel, ids: Tensor, precision: Precision): Tensor =>
+  embedding(ids, model.tokens, precision)
+
+/** Hidden states [...,D] to logits [...,V]. */
+export const logits = (model: LanguageModel, hidden: Tensor): Tensor => linear(hidden, model.head, undefined)
+
+/** Keys and values of the tokens so far, per layer. For generation, without gradients. */
+export interface Cached {
+  /** Appends keys and values [B,n,D] of layer `i` and returns those to attend to. */
+  append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor }
+  /** Whether the last key is that of the last query, so that causality is to be kept; else the mask says it all. */
+  readonly endsWithQueries: boolean
+}
+
+export class KVCache implements Cached {
+  readonly #slots: { k: Tensor; v: Tensor }[] = []
+  readonly endsWithQueries = true
+  /** Tokens held. */
+  length = 0
+
+  /** @param limit most tokens that will ever be held */
+  constructor(readonly limit: number) {}
+
+  /** Appends behind `length` and returns all so far, [B,length+n,D]. */
+  append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
+    const slot = this.#slot(i, k)
+    const n = k.dim(1)
+    write(rowsFrom(slot.k, this.length, n), k)
+    write(rowsFrom(slot.v, this.length, n), v)
+    return { k: rowsFrom(slot.k, 0, this.length + n), v: rowsFrom(slot.v, 0, this.length + n) }
+  }
+
+  /**
+   * The same cache for work that is captured: appends at the row that `at` [1] int32 holds by then, and returns the
+   * first `keys` rows.
+   */
+  at(at: Tensor, keys: number): Cached {
+    return {
+      endsWithQueries: false,
+      append: (i, k, v) => {
+        const slot = this.#slot(i, k)
+        cacheAppend(k, v, at, slot.k, slot.v)
+        return { k: rowsFrom(slot.k, 0, keys), v: rowsFrom(slot.v, 0, keys) }
+      },
+    }
+  }
+
+  #slot(i: number, k: Tensor): { k: Tensor; v: Tensor } {
+    // Zeros: what is masked is multiplied all the same, and must be finite.
+    const room = (): Tensor => keep(full([k.dim(0), this.limit, k.dim(2)], 0, k.dtype, k.device))
+    return (this.#slots[i] ??= { k: room(), v: room() })
+  }
+
+  dispose(): void {
+    for (const { k, v } of this.#slots) {
+      k.dispose()
+      v.dispose()
+    }
+  }
+}
+
+/** Rows `start` to `start + count` of [B,M,D]. */
+function rowsFrom(t: Tensor, start: number, count: number): Tensor {
+  return t.view([t.dim(0), count, t.dim(2)], t.strides, start * t.dim(2))
+}
+
+/** Causal self-attention of one layer over what it and the cache hold. q [B,n,h·d], k and v [B,n,kv·d]. */
+export function causal(
+  q: Columns,
+  k: Columns,
+  v: Columns,
+  heads: number,
+  kvHeads: number,
+  layer: number,
+  context: Context,
+): Tensor {
+  const all = context.cache ? context.cache.append(layer, viewOf(k), viewOf(v)) : { k, v }
+  const share = (x: Tensor | Columns): Tensor | Columns => {
+    if (kvHeads === heads) return x
+    const { of, start, width } = columnsOf(x)
+    const t = narrow(of, -1, start, width)
+    const [b, n] = t.shape as [number, number, number]
+    const d = width / kvHeads
+    return reshape(expand(reshape(t, [b, n, kvHeads, 1, d]), [b, n, kvHeads, heads / kvHeads, d]), [b, n, heads * d])
+  }
+  return attention(q, share(all.k), share(all.v), {
+    heads,
+    keyMask: context.mask,
+    causal: context.cache?.endsWithQueries ?? true,
+    mode: 'off',
+  })
+}
+
+/**
+ * Positions that count attended tokens, 0, 1, 2, … (what generation does). Nothing depends on those of padding: behind
+ * the last token the count goes on, before it they are 1, as in Hugging Face's model.
+ */
+export function countedPositions(mask: ArrayLike<number>, rows: number): Int32Array {
+  const n = mask.length / rows
+  const out = new Int32Array(mask.length)
+  for (let r = 0; r < rows; r++) {
+    let last = n - 1
+    while (last >= 0 && !mask[r * n + last]) last--
+    for (let i = 0, count = 0; i < n; i++) out[r * n + i] = mask[r * n + i] || i > last ? count++ : 1
+  }
+  return out
+}
+
+/** A mask or positions, [rows,n], as a tensor. */
+export const rowsOf = (data: Uint8Array | Int32Array, rows: number, device: Device): Tensor =>
+  tensor(data, [rows, data.length / rows], data instanceof Uint8Array ? 'uint8' : 'int32', device)

@@ -1,0 +1,127 @@
+/** E_v of clips: decoded, resized, seen by the frozen vision tower once, then kept on disk and in memory. */
+import { contentHash, featureKey, FeatureCache } from '../data/cache.js'
+import { clipKey, readFrames, type Clip, type Sampling } from '../data/frames.js'
+import { forSample } from '../data/manifest.js'
+import { preprocess } from '../data/preprocess.js'
+import { cast } from '../ops/copy.js'
+import { scope } from '../tensor/scope.js'
+import { noGrad } from '../tensor/tape.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
+import type { Observe } from '../models/finder.js'
+import type { Bundle } from './bundle.js'
+import { notFinite } from './finite.js'
+
+export interface FeatureOptions {
+  /** Frames per clip, T. */
+  frames: number
+  sampling: Sampling
+  /** Seconds that reading a clip may take; default: that of {@link readFrames}. */
+  timeout?: number | undefined
+  /** Folder of the cache on disk; none: features live in memory alone. */
+  cache?: string | undefined
+  /** Most bytes kept in memory. Default 1 GiB. */
+  memory?: number
+}
+
+export class Features {
+  readonly #memory = new Map<string, Float32Array>()
+  #bytes = 0
+  readonly #disk: FeatureCache | undefined
+
+  constructor(
+    readonly bundle: Bundle,
+    readonly options: FeatureOptions,
+  ) {
+    this.#disk = options.cache === undefined ? undefined : new FeatureCache(options.cache)
+  }
+
+  /** [T,K_V,D_v] */
+  get shape(): number[] {
+    const { tokens, hiddenSize } = this.bundle.model.config.vision
+    return [this.options.frames, tokens, hiddenSize]
+  }
+
+  /**
+   * E_v of one clip, row-major of {@link shape}.
+   *
+   * @throws InputError, with the sample's name where the clip is one's, for a clip that cannot be read, and for
+   * features
+   *   that are not finite
+   */
+  of(clip: Clip & { id?: string }): Promise<Float32Array> {
+    return forSample(clip, () => this.#of(clip))
+  }
+
+  async #of(clip: Clip): Promise<Float32Array> {
+    const { frames, sampling } = this.options
+    const {
+      preprocessor,
+      visionFingerprint,
+      model: { precision },
+    } = this.bundle
+    const here = clipKey(clip)
+    const held = this.#memory.get(here)
+    if (held) {
+      this.#memory.delete(here) // the latest used stays longest
+      this.#memory.set(here, held)
+      return held
+    }
+    const key =
+      this.#disk &&
+      featureKey({
+        content: await contentHash(clip.video),
+        start: clip.start,
+        end: clip.end,
+        fps: clip.fps,
+        sampling,
+        frames,
+        preprocessor,
+        visionFingerprint: `${visionFingerprint} ${precision}`,
+      })
+    let data = key === undefined ? undefined : (await this.#disk!.get(key))?.data
+    if (!data?.every(Number.isFinite)) {
+      data = await this.#compute(clip)
+      if (key !== undefined) await this.#disk!.put(key, this.shape, data)
+    }
+    this.#keep(here, data)
+    return data
+  }
+
+  /** E_v of several clips as a tensor [B,T,K_V,D_v]. */
+  async batch(clips: readonly Clip[]): Promise<Tensor> {
+    const size = this.shape.reduce((a, b) => a * b, 1)
+    const all = new Float32Array(clips.length * size)
+    for (const [i, clip] of clips.entries()) all.set(await this.of(clip), i * size)
+    return tensor(all, [clips.length, ...this.shape])
+  }
+
+  async #compute(clip: Clip): Promise<Float32Array> {
+    const { preprocessor, model } = this.bundle
+    const { frames: count, sampling, timeout } = this.options
+    const frames = await readFrames(clip, { frames: count, sampling, timeout, resize: preprocessor })
+    const [t, s] = [frames.length, model.config.vision.imageSize]
+    const pixels = new Float32Array(t * 3 * s * s)
+    // A frame that is shown twice is prepared once.
+    const prepared = new Map<object, Float32Array>()
+    for (const [i, frame] of frames.entries()) {
+      const ready = prepared.get(frame) ?? (await preprocess(frame, preprocessor))
+      prepared.set(frame, ready)
+      pixels.set(ready, i * 3 * s * s)
+    }
+    const see = (observe?: Observe): Tensor => model.features(tensor(pixels, [1, t, 3, s, s]), observe)
+    const data = (await scope(() => noGrad(() => cast(see(), 'float32').data()))) as Float32Array
+    if (!data.every(Number.isFinite))
+      throw await notFinite(`${clip.video}: the features of its frames are`, { model, again: see })
+    return data
+  }
+
+  #keep(key: string, data: Float32Array): void {
+    this.#memory.set(key, data)
+    this.#bytes += data.byteLength
+    for (const [old, { byteLength }] of this.#memory) {
+      if (this.#bytes <= (this.options.memory ?? 2 ** 30) || old === key) break
+      this.#memory.delete(old)
+      this.#bytes -= byteLength
+    }
+  }
+}

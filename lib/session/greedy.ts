@@ -1,0 +1,213 @@
+/**
+ * Greedy decoding, a token of every row at a time. On a CUDA device a step is the same launches on the same memory each
+ * time: where the token stands, which keys count and where the cache goes on are read from device memory. So it is
+ * captured once for every so many keys, and replayed.
+ */
+import { invalid } from '../errors.js'
+import { embedTokens, KVCache, logits, rowsOf } from '../models/decoder.js'
+import type { ImageModel } from '../models/image-model.js'
+import { argmax } from '../ops/argmax.js'
+import { full, write } from '../ops/copy.js'
+import { narrow, reshape } from '../ops/views.js'
+import { Graph } from '../tensor/cuda-graph.js'
+import { keep, scope } from '../tensor/scope.js'
+import { noGrad } from '../tensor/tape.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
+
+/** A captured step reads a multiple of so many keys, those that are not there yet masked. */
+const KEYS = 64
+/** Capacity of a cache that is kept for what comes, in tokens. */
+const CAPACITY = 256
+
+const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step
+
+export interface DecoderOptions {
+  rows: number
+  /** Most tokens of a row, with what it begins with. */
+  limit: number
+  /**
+   * On a CUDA device, whether steps that come back are captured and replayed. Same results either way. Default: true.
+   */
+  graphs?: boolean | undefined
+}
+
+export class Decoder {
+  /** Whether somebody decodes with it: its cache is of one answer at a time. */
+  busy = true
+  readonly capacity: number
+  readonly #cache: KVCache
+  /** 1 = token, [rows, capacity]; and the ids of the last step, [rows]. */
+  readonly #mask: Uint8Array
+  readonly #ids: Tensor
+  #positions: number[] = []
+  /**
+   * On a CUDA device, what a step reads there: where the cache goes on and the positions, [1 + rows]; the mask; a
+   * column of ones.
+   */
+  readonly #device: { state: Tensor; mask: Tensor; ones: Tensor } | undefined
+  /** By keys; null: seen once. */
+  readonly #graphs = new Map<number, Graph | null>()
+
+  constructor(
+    readonly model: ImageModel,
+    readonly options: DecoderOptions,
+  ) {
+    const { device } = model
+    const { rows, limit } = options
+    this.capacity = device === 'cpu' ? limit : roundUp(limit, CAPACITY)
+    this.#cache = new KVCache(this.capacity)
+    this.#mask = new Uint8Array(rows * this.capacity)
+    this.#ids = keep(full([rows], 0, 'int32', device))
+    if (device !== 'cpu') {
+      const bytes = (shape: number[], value: number): Tensor => keep(full(shape, value, 'uint8', device))
+      this.#device = {
+        state: keep(full([1 + rows], 0, 'int32', device)),
+        mask: bytes([rows, this.capacity], 0),
+        ones: bytes([rows, 1], 1),
+      }
+    }
+  }
+
+  /**
+   * A decoder for the model: one that was kept, where it has room and nobody uses it. Hand it back with {@link
+   * release}.
+   */
+  static of(model: ImageModel, options: DecoderOptions): Decoder {
+    for (const kept of model.attached) {
+      if (
+        !(kept instanceof Decoder) ||
+        kept.busy ||
+        kept.options.rows !== options.rows ||
+        kept.capacity < options.limit ||
+        kept.options.graphs !== options.graphs
+      )
+        continue
+      kept.busy = true
+      return kept
+    }
+    return new Decoder(model, options)
+  }
+
+  /**
+   * Keeps it until the model goes if it holds graphs, else lets its memory go. `spoilt`: what its cache holds must not
+   * be seen again.
+   */
+  release(spoilt = false): void {
+    const { attached } = this.model
+    attached.delete(this)
+    if (spoilt || ![...this.#graphs.values()].some(Boolean)) return this.dispose()
+    for (const other of attached) if (other instanceof Decoder && !other.busy) other.dispose(), attached.delete(other)
+    this.busy = false
+    attached.add(this)
+  }
+
+  /** How many tokens each row has by now. */
+  get length(): number {
+    return this.#cache.length
+  }
+
+  /**
+   * Begins with rows of embeddings x [rows,n,D] and their mask, row-major [rows,n]: padding stands on the left. Returns
+   * the likeliest next id of each row; −1 where a score is not finite.
+   */
+  async begin(x: Tensor, mask: Uint8Array): Promise<Int32Array> {
+    const { rows } = this.options
+    const n = x.dim(1)
+    if (x.dim(0) !== rows || mask.length !== rows * n || n > this.capacity)
+      throw invalid('x', `[${rows},n,D] with n up to ${this.capacity}, and its mask`, `[${x.shape}] and ${mask.length}`)
+    this.#cache.length = 0
+    this.#mask.fill(0)
+    for (let r = 0; r < rows; r++) this.#mask.set(mask.subarray(r * n, (r + 1) * n), r * this.capacity)
+    scope(() =>
+      noGrad(() => {
+        if (this.#device)
+          write(this.#device.mask, tensor(this.#mask, [rows, this.capacity], 'uint8', this.model.device))
+        this.#forward(x)
+      }),
+    )
+    return this.#answer()
+  }
+
+  /** Feeds the ids of before and returns those that follow, as {@link begin} does. */
+  async next(): Promise<Int32Array> {
+    const { length } = this
+    if (length >= this.capacity) throw invalid('context', `at most ${this.capacity} tokens`, length + 1)
+    for (let r = 0; r < this.options.rows; r++) this.#mask[r * this.capacity + length] = 1
+    scope(() => noGrad(() => (this.#device ? this.#replay(this.#device) : this.#forward(this.#words()))))
+    return this.#answer()
+  }
+
+  async #answer(): Promise<Int32Array> {
+    return (await this.#ids.data()) as Int32Array
+  }
+  #words(): Tensor {
+    return embedTokens(this.model.language, this.#ids.view([this.options.rows, 1]), this.model.precision)
+  }
+  /** The likeliest next ids from hidden states [rows,n,D]. */
+  #choose(hidden: Tensor): void {
+    const [rows, n, width] = hidden.shape as [number, number, number]
+    write(this.#ids, argmax(logits(this.model.language, reshape(narrow(hidden, 1, n - 1, 1), [rows, width]))))
+  }
+
+  /** Feeds x [rows,n,D], of which everything is known here. */
+  #forward(x: Tensor): void {
+    const {
+      model: { language, device },
+      options: { rows },
+    } = this
+    const [n, before] = [x.dim(1), this.length]
+    const mask = new Uint8Array(rows * (before + n))
+    for (let r = 0; r < rows; r++)
+      mask.set(this.#mask.subarray(r * this.capacity, r * this.capacity + before + n), r * (before + n))
+    const all = language.positions(mask, rows)
+    const positions = Int32Array.from(
+      { length: rows * n },
+      (_, i) => all[Math.floor(i / n) * (before + n) + before + (i % n)]!,
+    )
+    this.#choose(
+      language.forward(x, {
+        mask: rowsOf(mask, rows, device),
+        positions: rowsOf(positions, rows, device),
+        cache: this.#cache,
+      }),
+    )
+    this.#cache.length += n
+    // Of the token after these: where the last one of a row is a token, its position is the next.
+    this.#positions = Array.from({ length: rows }, (_, r) => positions[r * n + n - 1]! + 1)
+  }
+
+  /** Feeds the last ids by launches that are the same each time, captured at the second sight of so many keys. */
+  #replay({ state, mask, ones }: { state: Tensor; mask: Tensor; ones: Tensor }): void {
+    const {
+      model: { device },
+      options: { rows, graphs = true },
+      length,
+    } = this
+    write(state, tensor(Int32Array.of(length, ...this.#positions), [1 + rows], 'int32', device))
+    write(mask.view([rows, 1], mask.strides, length), ones)
+    const keys = Math.min(this.capacity, roundUp(length + 1, KEYS))
+    const step = (): void => {
+      const cache = this.#cache.at(state.view([1]), keys)
+      const hidden = this.model.language.forward(this.#words(), {
+        mask: mask.view([rows, keys], mask.strides),
+        positions: state.view([rows, 1], [1, 1], 1),
+        cache,
+      })
+      this.#choose(hidden)
+    }
+    let graph = graphs ? this.#graphs.get(keys) : undefined
+    if (graph === null) this.#graphs.set(keys, (graph = Graph.capture(device, step).graph))
+    if (graph) graph.replay()
+    else step()
+    if (graph === undefined && graphs) this.#graphs.set(keys, null)
+    this.#cache.length++
+    this.#positions = this.#positions.map((p) => p + 1)
+  }
+
+  dispose(): void {
+    for (const graph of this.#graphs.values()) graph?.dispose()
+    this.#graphs.clear()
+    this.#cache.dispose()
+    for (const t of [this.#ids, ...Object.values(this.#device ?? {})]) t.dispose()
+  }
+}

@@ -1,0 +1,35 @@
+/** Visual tokens of clips, looked at before anything is decided by them. */
+import type { Adapter } from '../adapter/adapter.js'
+import type { Clip } from '../data/frames.js'
+import { forSample } from '../data/manifest.js'
+import type { Observe } from '../models/finder.js'
+import { narrow } from '../ops/views.js'
+import { scope } from '../tensor/scope.js'
+import type { Tensor } from '../tensor/tensor.js'
+import type { Bundle } from './bundle.js'
+import { type Encoded, qformerRows } from './encode.js'
+import type { Features } from './features.js'
+import { isFiniteTensor, notFinite } from './finite.js'
+
+/** Visual tokens of clips, [B,V,D_llm]. @throws InputError where they are not finite, naming the first such sample */
+export async function checkedVisual(
+  bundle: Bundle,
+  features: Features,
+  clips: readonly (Clip & { id?: string })[],
+  encoded: readonly Encoded[],
+  adapter: Adapter | undefined,
+): Promise<Tensor> {
+  const { model } = bundle
+  const seen = await features.batch(clips)
+  const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, observe)
+  const visual = see()
+  if (!(await isFiniteTensor(visual))) {
+    for (const [i, clip] of clips.entries()) {
+      if (!(await isFiniteTensor(scope(() => narrow(visual, 0, i, 1)))))
+        await forSample(clip, async () => {
+          throw await notFinite('the visual tokens are', { model, adapter, again: see })
+        })
+    }
+  }
+  return visual
+}

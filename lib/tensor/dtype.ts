@@ -1,0 +1,4 @@
+/** Element types. */
+
+/** What activations are stored in; sums are float32 in either. */
+export type Precision = 'float32' | 'bfloat16'

@@ -1,0 +1,141 @@
+/**
+ * One optimiser step: forward and backward over its micro-batches, the check for numbers that are not finite, AdamW.
+ */
+import type { Adapter } from '../adapter/adapter.js'
+import type { Sample } from '../data/manifest.js'
+import type { Bundle } from '../session/bundle.js'
+import { encode, qformerRows, textRows, type Encoded } from '../session/encode.js'
+import type { Features } from '../session/features.js'
+import { answerTokens } from '../models/image-model.js'
+import { scope } from '../tensor/scope.js'
+import { full, write } from '../ops/copy.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+import { forwardBackward, type StepInputs, StepGraphs } from './graphs.js'
+import type { AdamW } from './optimizer.js'
+
+export interface StepResult {
+  /** Cross-entropy per answer token. */
+  loss: number
+  /** Answer tokens of the step. */
+  tokens: number
+  /** Global norm of the gradient before clipping. */
+  norm: number
+  /** Set where the step was skipped: what was not finite. */
+  bad?: string
+}
+
+const powerOfTwo = (n: number): number => 2 ** Math.ceil(Math.log2(n))
+
+export class Trainer {
+  private readonly graphs: StepGraphs | undefined
+
+  /**
+   * @param options `graphs: false` launches operators one by one on a CUDA device too; `graphBytes`: of memory that
+   * graphs may
+   *   hold, see {@link StepGraphs}
+   */
+  constructor(
+    readonly bundle: Bundle,
+    readonly adapter: Adapter,
+    readonly features: Features,
+    readonly optimizer: AdamW,
+    options: { graphs?: boolean | undefined; graphBytes?: number | undefined } = {},
+  ) {
+    const { model } = bundle
+    if (model.device !== 'cpu' && options.graphs !== false)
+      this.graphs = new StepGraphs(model, adapter, optimizer, { bytes: options.graphBytes })
+  }
+
+  /** Lets go of what steps keep between them; not the model, the adapter or the optimiser. */
+  dispose(): void {
+    this.graphs?.dispose()
+  }
+
+  /**
+   * The loss of (3): cross-entropy summed over the answer tokens of all micro-batches, divided by their number; then
+   * one step. Where loss or gradient is not finite the step is skipped and the culprit named.
+   */
+  async step(microBatches: readonly (readonly Sample[])[], factor = 1): Promise<StepResult> {
+    const { bundle, adapter, optimizer } = this
+    const encoded = microBatches.map((samples) => samples.map((s) => encode(bundle, adapter.config, s)))
+    const tokens = encoded.reduce((n, batch) => n + answerTokens(textRows(batch, bundle.special.padId)), 0)
+    optimizer.prepare(factor)
+    return scope(async () => {
+      try {
+        const { norm, losses, taken } = await optimizer.finish(await this.queue(microBatches, encoded, tokens))
+        this.graphs?.settled()
+        const loss = losses.reduce((sum, l) => sum + l / tokens, 0)
+        if (taken) return { loss, tokens, norm }
+        const gradient = this.graphs?.gradient
+        const bad =
+          (await this.badParameter()) ??
+          (await optimizer.firstBad(gradient).then((name) => name && `the gradient of ${name}`)) ??
+          'the loss'
+        return { loss, tokens, norm, bad }
+      } catch (error) {
+        this.graphs?.failed()
+        throw error
+      } finally {
+        optimizer.zeroGrad()
+      }
+    })
+  }
+
+  /** Queues a whole step and returns the optimiser's report: nothing is waited for but features. */
+  private async queue(
+    microBatches: readonly (readonly Sample[])[],
+    encoded: readonly (readonly Encoded[])[],
+    tokens: number,
+  ): Promise<Tensor> {
+    const {
+      bundle: { model },
+      adapter,
+      graphs,
+      optimizer,
+    } = this
+    if (graphs && microBatches.length === 1)
+      return graphs.step(await this.inputs(microBatches[0]!, encoded[0]!, tokens))
+    graphs?.begin()
+    const losses = empty([microBatches.length], 'float32', model.device)
+    for (const [i, samples] of microBatches.entries()) {
+      await scope(async () => {
+        const inputs = await this.inputs(samples, encoded[i]!, tokens)
+        write(losses.view([], [], i), graphs ? graphs.run(inputs) : forwardBackward(model, adapter, inputs).detach())
+      })
+    }
+    return optimizer.update(losses, graphs?.gradient)
+  }
+
+  private async inputs(samples: readonly Sample[], encoded: readonly Encoded[], tokens: number): Promise<StepInputs> {
+    const {
+      bundle: { model, special },
+      adapter,
+      features,
+      graphs,
+    } = this
+    const { numQueryTokens: L, language, qformer } = model.config
+    const seen = (await features.batch(samples)).to(model.device)
+    const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L
+    // Few shapes that come back often are what graphs are for. What is padded is masked, or an answer that does not
+    // count.
+    const step = graphs ? 32 : 1
+    const words = qformerRows(encoded, { step, most: qformer.maxPositions })
+    return {
+      features: seen,
+      qformer: words && { ids: words.ids.to(model.device), mask: words.mask.to(model.device) },
+      text: model.place(
+        textRows(encoded, special.padId, { step, most: language.maxPositions - V }),
+        V,
+        graphs && powerOfTwo,
+      ),
+      factor: full([], 1 / tokens, 'float32', model.device),
+    }
+  }
+
+  /** A trained tensor that is itself not finite explains every loss after it. */
+  private async badParameter(): Promise<string | undefined> {
+    for (const [name, t] of this.adapter.parameters)
+      if (!((await t.data()) as Float32Array).every(Number.isFinite)) return name
+    return undefined
+  }
+}

@@ -1,0 +1,60 @@
+// What operators that contain a linear layer share: checks of weights [out, in] and rows [..., width], and the views
+// as factors of a matrix product.
+#pragma once
+#include "core/view.h"
+#include "kernels/cpu/matmul.h"
+
+namespace mt {
+
+// ---- checks ----
+
+inline void require_weight(const View& w, const char* what) {
+  require(w.dtype == DType::f32 || w.dtype == DType::bf16 || w.dtype == DType::f16, what,
+          ": expected dtype float32, bfloat16 or float16, but got ", name(w.dtype), ".");
+  require_rank(w, what, 2);
+  require_contiguous(w, what);
+}
+/// v [..., last]; `why` says where `last` comes from.
+inline void require_last(const View& v, const char* what, int64_t last, const char* why) {
+  require_dense(v, what);
+  require(v.rank > 0 && v.size(-1) == last, what, ": expected a last dimension of ", last, ", ", why,
+          ", but got shape ", shape_text(v), ".");
+}
+/// v [..., last], with the leading dimensions of `like`, an argument named `whose`.
+inline void require_rows(const View& v, const char* what, int64_t last, const View& like, const char* whose) {
+  require_dense(v, what);
+  bool ok = v.rank == like.rank && v.rank > 0 && v.size(-1) == last;
+  for (int i = 0; ok && i + 1 < v.rank; ++i) ok = v.shape[i] == like.shape[i];
+  require(ok, what, ": expected the shape of ", whose, ", ", shape_text(like), ", with ", last,
+          " as its last dimension, but got ", shape_text(v), ".");
+}
+inline void require_vector(const View& v, const char* what, int64_t n) {
+  require_dense(v, what);
+  require_shape(v, what, {n});
+}
+
+// ---- factors: v [..., width] as a matrix [rows, width], and its transpose ----
+
+inline const void* first_of(const View& v) {
+  return static_cast<const char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype));
+}
+
+inline Left left(const View& v) { return {first_of(v), v.dtype, v.size(-1), 1}; }
+inline Left left_transposed(const View& v) { return {first_of(v), v.dtype, 1, v.size(-1)}; }
+inline Right right(const View& v) { return {first_of(v), v.dtype, v.size(-1), 1}; }
+inline Right right_transposed(const View& v) { return {first_of(v), v.dtype, 1, v.size(-1)}; }
+inline Result result(const View& v) { return {const_cast<void*>(first_of(v)), v.dtype, v.size(-1)}; }
+inline const float* numbers(const View& v) { return v ? v.data<float>() : nullptr; }
+
+/// A weight [out, in] as the right factor of a product with its transpose (forward) or with itself (backward), packed
+/// once and for all where it is frozen: for the forward while there is memory, for the backward while there is plenty.
+inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool backward) {
+  if (w.storage->final())
+    r.packed = w.storage->derived({w.offset, n, k, backward}, size_t(packed_bytes(n, k, w.dtype)), backward ? 2 : 3,
+                                  [&](void* out) { pack_right(n, k, r, out); });
+  return r;
+}
+inline Right weight_transposed(const View& w) { return packed(w, right_transposed(w), w.size(0), w.size(1), false); }
+inline Right weight(const View& w) { return packed(w, right(w), w.size(1), w.size(0), true); }
+
+}  // namespace mt

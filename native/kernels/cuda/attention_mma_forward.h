@@ -1,0 +1,340 @@
+// Forward attention on tensor cores. A warp has 16 queries; keys and values lie in shared memory, all of them or a
+// segment at a time. Without masks, and in mode score, the softmax is formed as keys pass by; in mode attention a first
+// pass over the keys finds every mask's sum, and a second one forms Σ α_j P_j from one exponential.
+#pragma once
+#include "kernels/cuda/attention_mma.h"
+
+namespace mt::cuda {
+
+template <int D, bool masked>
+struct ForwardTile {
+  static constexpr int kSixteens = masked ? 2 : 4;  // of keys, whose scores a warp holds at a time
+  using Scores = float[2 * kSixteens][4];
+  using Sets = unsigned[masked ? 2 * kSixteens : 1];
+
+  const Attention<bf16>& a;
+  Place at;
+  Lane l;
+  int q0;
+  const bf16 *keys, *values;
+  const float *bias, *alpha;
+  uint32_t q[D / 16][4] = {};
+  float sum[D / 8][4] = {};
+  float most[2] = {kNothing, kNothing}, total[2] = {0, 0};
+
+  __device__ void load_queries() {
+    const bf16* rows = at(a.q);
+#pragma unroll
+    for (int c = 0; c < D / 16; ++c)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        int r = q0 + l.row + i % 2 * 8, column = 16 * c + l.column + i / 2 * 8;
+        q[c][i] = r < a.nq && column < a.d ? *reinterpret_cast<const uint32_t*>(rows + r * a.q.row + column) : 0u;
+      }
+  }
+  /// Logits of the keys c0.. of the segment from key k0, and the sets of masks that keep them; −∞ where a query does
+  /// not see a key.
+  __device__ void logits(Scores& s, Sets& sets, int k0, int c0, int end) {
+    int count = (end - c0 + 15) / 16;
+#pragma unroll
+    for (int n = 0; n < 2 * kSixteens; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[n][e] = 0;
+#pragma unroll
+    for (int i = 0; i < kSixteens; ++i) {
+      if (i >= count) break;
+#pragma unroll
+      for (int c = 0; c < D / 16; ++c) {
+        uint32_t b[4];
+        ldmatrix_x4(b, keys + (c0 + 16 * i + l.index / 16 * 8 + l.index % 8) * kRow<D> + 16 * c + l.index / 8 % 2 * 8);
+        mma_m16n8k16(s[2 * i], q[c], {b[0], b[1]});
+        mma_m16n8k16(s[2 * i + 1], q[c], {b[2], b[3]});
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < 2 * kSixteens; ++n) {
+      bool there = n / 2 < count;
+      int key = c0 + 8 * n + l.column;
+      float shift[2] = {there ? bias[key] : kNothing, there ? bias[key + 1] : kNothing};
+      if constexpr (masked)
+        sets[n] = there ? mask_sets(
+                              a, [&](int e) { return q0 + l.row + e / 2 * 8; }, [&](int e) { return k0 + key + e % 2; })
+                        : 0u;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[n][e] *= a.scale;
+      if constexpr (masked)
+        if (a.mode == 1) weigh(a, alpha, sets[n], s[n]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        float x = s[n][e] + shift[e % 2];
+        s[n][e] = a.causal && k0 + key + e % 2 > q0 + l.row + e / 2 * 8 + a.nk - a.nq ? kNothing : x;
+      }
+    }
+  }
+  /// The rows' maxima with these logits, and what exponentials of before shrink by.
+  __device__ void raise(const Scores& s, float (&shrink)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float m = kNothing;
+#pragma unroll
+      for (int n = 0; n < 2 * kSixteens; ++n) m = fmaxf(m, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+      m = fmaxf(quad_max(m), most[half]);
+      shrink[half] = m == kNothing ? 1.0f : __expf(most[half] - m);
+      most[half] = m;
+    }
+  }
+  __device__ float from_most(float x, int half) const { return x == kNothing ? 0.0f : __expf(x - most[half]); }
+  __device__ void add_values(const Scores& s, int c0, int end) {
+#pragma unroll
+    for (int i = 0; i < kSixteens; ++i) {
+      if (c0 + 16 * i >= end) break;
+      uint32_t p[4];
+      as_factor(p, s[2 * i], s[2 * i + 1]);
+      add_product<D>(sum, p, values + (c0 + 16 * i) * kRow<D>, l);
+    }
+  }
+
+  /// Softmax as keys pass by: one segment, its first `end` keys.
+  __device__ void pass(int k0, int end) {
+#pragma unroll 1
+    for (int c0 = 0; c0 < end; c0 += 16 * kSixteens) {
+      Scores s;
+      Sets sets;
+      float shrink[2];
+      logits(s, sets, k0, c0, end);
+      raise(s, shrink);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float z = 0;
+#pragma unroll
+        for (int n = 0; n < 2 * kSixteens; ++n)
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e) z += s[n][e] = from_most(s[n][e], half);
+        total[half] = total[half] * shrink[half] + z;
+      }
+#pragma unroll
+      for (int c = 0; c < D / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sum[c][e] *= shrink[e / 2];
+      add_values(s, c0, end);
+    }
+  }
+  /// `piece`: of the keys, where they are split.
+  __device__ void write(int piece) {
+    const int64_t row = (piece * a.units + at.unit) * a.nq;
+    float factor[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float z = quad_sum(total[half]);
+      factor[half] = z > 0 ? 1 / z : 0.0f;
+      int r = q0 + l.row + 8 * half;
+      if (l.column == 0 && r < a.nq) a.lse[row + r] = z > 0 ? most[half] + logf(z) : kNothing;
+    }
+    if (!a.parts) return store_rows<D>(sum, at(a.out), a.out.row, q0, a.nq, a.d, factor[0], factor[1], l);
+#pragma unroll
+    for (int c = 0; c < D / 8; ++c)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int r = q0 + l.row + 8 * half, column = 8 * c + l.column;
+        if (r < a.nq && column < a.d)
+          *reinterpret_cast<float2*>(a.parts + (row + r) * a.d + column) = {sum[c][2 * half] * factor[half],
+                                                                            sum[c][2 * half + 1] * factor[half]};
+      }
+  }
+
+  /// Mode attention, all keys at once.
+  __device__ void mix(int end) {
+    float z[2][kMostChoices] = {};  // sums of exponentials, then α_j over them
+    unsigned kept[2] = {};
+#pragma unroll 1
+    for (int c0 = 0; c0 < end; c0 += 16 * kSixteens) {
+      Scores s;
+      Sets sets;
+      float shrink[2];
+      logits(s, sets, 0, c0, end);
+      raise(s, shrink);
+#pragma unroll
+      for (int n = 0; n < 2 * kSixteens; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (s[n][e] != kNothing) kept[e / 2] |= sets[masked ? n : 0] >> (8 * e) & 255;
+          s[n][e] = from_most(s[n][e], e / 2);
+        }
+#pragma unroll
+      for (int j = 0; j < kMostChoices; ++j) {
+        if (j >= a.p) break;
+        z[0][j] *= shrink[0];
+        z[1][j] *= shrink[1];
+#pragma unroll
+        for (int n = 0; n < 2 * kSixteens; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) z[e / 2][j] += keeps(sets[masked ? n : 0], e, j) ? s[n][e] : 0.0f;
+      }
+    }
+    bool far = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      kept[half] |= __shfl_xor_sync(~0u, kept[half], 1);
+      kept[half] |= __shfl_xor_sync(~0u, kept[half], 2);
+#pragma unroll
+      for (int j = 0; j < kMostChoices; ++j) {
+        if (j >= a.p) break;
+        z[half][j] = quad_sum(z[half][j]);
+        bool empty = !(kept[half] >> j & 1);
+        save(half, j, empty ? kNothing : most[half] + logf(z[half][j]));
+        far |= !empty && !(z[half][j] > 1e-26f);
+      }
+    }
+    far = __any_sync(~0u, far);
+    if (far) own_sums(end);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float homeless = 0, one = far ? 1.0f : z[half][0];  // a mask without keys lends its α to M_0
+#pragma unroll
+      for (int j = 0; j < kMostChoices; ++j) {
+        if (j >= a.p) break;
+        float weight = alpha[j * a.alpha_j];
+        bool empty = !(kept[half] >> j & 1);
+        if (empty) homeless += weight;
+        z[half][j] = empty ? 0.0f : far ? weight : weight / z[half][j];
+      }
+      if (kept[half] & 1) z[half][0] += homeless / one;
+    }
+#pragma unroll 1
+    for (int c0 = 0; c0 < end; c0 += 16 * kSixteens) {
+      Scores s;
+      Sets sets;
+      logits(s, sets, 0, c0, end);
+#pragma unroll
+      for (int n = 0; n < 2 * kSixteens; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          float w = 0, x = s[n][e];
+#pragma unroll
+          for (int j = 0; j < kMostChoices; ++j) {
+            if (j >= a.p) break;
+            if (keeps(sets[masked ? n : 0], e, j) && x != kNothing)
+              w += z[e / 2][j] * (far ? __expf(x - *lse(e / 2, j)) : 1.0f);
+          }
+          s[n][e] = far ? w : w * from_most(x, e / 2);
+        }
+      add_values(s, c0, end);
+    }
+    store_rows<D>(sum, at(a.out), a.out.row, q0, a.nq, a.d, 1, 1, l);
+  }
+  __device__ float* lse(int half, int j) const { return a.lse + (at.unit * a.nq + q0 + l.row + 8 * half) * a.p + j; }
+  __device__ void save(int half, int j, float value) const {
+    if (l.column == 0 && q0 + l.row + 8 * half < a.nq) *lse(half, j) = value;
+  }
+  /// Saves each mask's log-sum-exp, found by a maximum of its own.
+  __device__ void own_sums(int end) {
+#pragma unroll 1
+    for (int j = 0; j < a.p; ++j) {
+      float top[2] = {kNothing, kNothing}, z[2] = {};
+#pragma unroll 1
+      for (int c0 = 0; c0 < end; c0 += 16 * kSixteens) {
+        Scores s;
+        Sets sets;
+        logits(s, sets, 0, c0, end);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float m = kNothing;
+#pragma unroll
+          for (int i = 0; i < 4 * kSixteens; ++i) {
+            int n = i / 2, e = 2 * half + i % 2;
+            if (!keeps(sets[masked ? n : 0], e, j)) s[n][e] = kNothing;
+            m = fmaxf(m, s[n][e]);
+          }
+          m = fmaxf(quad_max(m), top[half]);
+          if (m == kNothing) continue;
+          z[half] *= __expf(top[half] - m);
+          top[half] = m;
+#pragma unroll
+          for (int i = 0; i < 4 * kSixteens; ++i) z[half] += __expf(s[i / 2][2 * half + i % 2] - m);
+        }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float sum = quad_sum(z[half]);
+        save(half, j, sum > 0 ? top[half] + logf(sum) : kNothing);
+      }
+    }
+    __syncwarp();
+  }
+};
+
+/// Blocks: groups of units × blocks of queries × pieces of the keys. Masks are used in mode 1 and 2; in mode 2 one
+/// segment holds all keys.
+template <int D, bool masked>
+__global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<bf16> a, Cut cut) {
+  SHARED(unsigned char, shared);
+  int warp = int(threadIdx.x) / 32, slot = warp / cut.warps, own = warp % cut.warps, threads = 32 * cut.warps,
+      thread = int(threadIdx.x) - 32 * slot * cut.warps;
+  int piece = int(blockIdx.x) % cut.splits, block = int(blockIdx.x) / cut.splits;
+  int64_t unit = int64_t(block) / cut.blocks * cut.units + slot;
+  bool there = unit < a.units;
+  int first = block % cut.blocks * cut.warps * 16, q0 = first + own * 16;
+  // Stages of all units' keys and values, behind them those of a number for each key.
+  auto keys = [&](int stage) {
+    return reinterpret_cast<bf16*>(shared) + (stage * cut.units + slot) * cut.k_rows * 2 * kRow<D>;
+  };
+  auto bias = [&](int stage) {
+    return reinterpret_cast<float*>(reinterpret_cast<bf16*>(shared) +
+                                    cut.stages * cut.units * cut.k_rows * 2 * kRow<D>) +
+           (stage * cut.units + slot) * cut.k_rows;
+  };
+  Place at(a, there ? unit : 0);
+  ForwardTile<D, masked> tile{a, at, Lane(), q0, nullptr, nullptr, nullptr, at.alphas(a)};
+  bool busy = there && q0 < a.nq;
+  int from = piece * cut.span, to = min(a.nk, from + cut.span);  // keys of this block
+  int last = min(to, keys_seen(a, min(first + 16 * cut.warps, a.nq))), mine = min(to, keys_seen(a, min(q0 + 16, a.nq)));
+  if (busy) tile.load_queries();
+  auto fetch = [&](int k0, int stage) {
+    if (there) {
+      load_rows<D>(keys(stage), tile.at(a.k), a.k.row, k0, to, cut.k_rows, a.d, thread, threads);
+      load_rows<D>(keys(stage) + cut.k_rows * kRow<D>, tile.at(a.v), a.v.row, k0, to, cut.k_rows, a.d, thread, threads);
+      load_bias(bias(stage), tile.at.keys(a), a.key_row, k0, to, cut.k_rows, thread, threads);
+    }
+    cp_async_commit();
+  };
+  const bool ahead = cut.stages == 2;
+  if (ahead) fetch(from, 0);
+  for (int k0 = from, stage = 0; k0 < max(last, from + 1); k0 += cut.k_rows) {
+    const bool more = ahead && k0 + cut.k_rows < last;
+    if (k0 > from) __syncthreads();  // the segment before is no longer read
+    if (more) fetch(k0 + cut.k_rows, 1 - stage);
+    if (!ahead) fetch(k0, 0);
+    if (more) cp_async_wait<1>();
+    else cp_async_wait<0>();
+    __syncthreads();
+    if (busy) {
+      tile.keys = keys(stage);
+      tile.values = tile.keys + cut.k_rows * kRow<D>;
+      tile.bias = bias(stage);
+      if (masked && a.mode == 2) tile.mix(mine);
+      else tile.pass(k0, min(mine - k0, cut.k_rows));
+    }
+    if (ahead) stage = 1 - stage;
+  }
+  if (busy && !(masked && a.mode == 2)) tile.write(piece);
+}
+
+/// What pieces of the keys gave, put together in their order: out = Σ w_s part_s, w the softmax of the pieces' lse. A
+/// thread has one element of the result; the first of a row saves its lse.
+inline __global__ void __launch_bounds__(kThreads) merge_pieces(Attention<bf16> a, const float* lse, int splits) {
+  int64_t i = thread_index(), rows = a.units * a.nq;
+  if (i >= rows * a.d) return;
+  int64_t row = i / a.d;
+  float top = kNothing, sum = 0, x = 0;
+  for (int s = 0; s < splits; ++s) top = fmaxf(top, lse[s * rows + row]);
+  for (int s = 0; s < splits && top != kNothing; ++s) {
+    float w = __expf(lse[s * rows + row] - top);
+    sum += w;
+    x += w * a.parts[s * rows * a.d + i];
+  }
+  Place at(a, row / a.nq);
+  at(a.out)[row % a.nq * a.out.row + i % a.d] = bf16(sum > 0 ? x / sum : 0.0f);
+  if (i % a.d == 0) a.lse[row] = sum > 0 ? top + logf(sum) : kNothing;
+}
+
+}  // namespace mt::cuda

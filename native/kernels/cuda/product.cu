@@ -1,0 +1,155 @@
+// Chooses how a matrix product is computed: by which kernel, in which tiles, and in how many pieces of the inner
+// dimension.
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include "kernels/cuda/product_tile.h"
+
+namespace mt::cuda {
+namespace {
+
+/// c from Σ part, in the order of the splits: four neighbours of a row a thread.
+__global__ void __launch_bounds__(kThreads) finish_kernel(Job j, int64_t splits) {
+  const int64_t quads = (j.n + 3) / 4, i = thread_index(), all = j.m * j.n;
+  if (i >= j.m * quads) return;
+  const int64_t row = i / quads, col = i % quads * 4, at = row * j.n + col;
+  const int count = j.n - col < 4 ? int(j.n - col) : 4;
+  float v[4] = {};
+  if (j.n % 4 == 0) {
+    for (int64_t s = 0; s < splits; ++s) {
+      const float4 x = *reinterpret_cast<const float4*>(j.part + s * all + at);
+      v[0] += x.x, v[1] += x.y, v[2] += x.z, v[3] += x.w;
+    }
+  } else {
+    for (int64_t s = 0; s < splits; ++s)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        if (e < count) v[e] += j.part[s * all + at + e];
+  }
+  complete4(j, row, col, count, v);
+}
+
+/// Rows rounded to bfloat16, with zeros up to `pitch`, a multiple of 8: eight elements a thread.
+__global__ void __launch_bounds__(kThreads) pack_kernel(Operand from, bf16* to, int64_t pitch) {
+  const int64_t i = thread_index(), chunks = pitch / 8, row = i / chunks, col = i % chunks * 8;
+  if (row >= from.rows) return;
+  float v[8];
+  fetch<8>(from, row, col, v);
+  *reinterpret_cast<uint4*>(to + row * pitch + col) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
+                                                                 pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+}
+
+int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+/// What is asked of the device in use once: `ask` gives a number that is not 0.
+template <typename F>
+int known(std::array<std::atomic<int>, 64>& all, F ask) {
+  std::atomic<int>& n = all[size_t(current().device())];
+  if (!n) n = ask();
+  return n;
+}
+
+int64_t multiprocessors() {
+  static std::array<std::atomic<int>, 64> all;
+  return known(all, [] {
+    int n = 0;
+    check(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, current().device()), "cudaDeviceGetAttribute");
+    return n;
+  });
+}
+
+/// Of every tile, the blocks that a multiprocessor holds.
+std::array<int, kTileCount> blocks_held(Form form, bool cores) {
+  static std::array<std::atomic<int>, 64> all[3][kTileCount + 1];
+  std::array<int, kTileCount> held{};
+  auto& of_form = all[int(form)];
+  if (!cores) held[0] = known(of_form[kTileCount], [=] { return simt_blocks(form); });
+  else
+    for (int tile = 0; tile < kTileCount; ++tile)
+      held[size_t(tile)] = known(of_form[tile], [=] { return mma_blocks(form, tile); });
+  return held;
+}
+
+Operand operand(const Matrix& x, float factor = 1) {
+  bool wide = x.pitch() % 8 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  return {static_cast<const char*>(x.data), x.type, wide, x.rows, x.cols, x.pitch(), factor};
+}
+
+}  // namespace
+
+Packed::Packed(const Matrix& x, bool wanted)
+    : scratch_(wanted ? size_t(x.rows * up(x.cols, 8) * 8) * sizeof(bf16) : 0), matrix_(x) {
+  if (!wanted) return;
+  const int64_t pitch = up(x.cols, 8) * 8;
+  launch(pack_kernel, blocks(x.rows * (pitch / 8)), dim3(kThreads), 0, operand(x), scratch_.as<bf16>(), pitch);
+  matrix_ = {scratch_.as<void>(), DType::bf16, x.rows, x.cols, pitch - x.cols};
+}
+
+Job job(const Product& p) {
+  const int64_t m = p.m(), n = p.n();
+  Job j{};
+  j.a = operand(p.a);
+  j.b = operand(p.b);
+  j.a2 = operand(p.a2, p.factor);
+  j.b2 = operand(p.b2);
+  j.c = p.c;
+  j.type = p.type;
+  j.pairs = n % 2 == 0 && reinterpret_cast<uintptr_t>(p.c) % (2 * size_of(p.type)) == 0;
+  j.bias = p.bias;
+  j.alpha = p.alpha;
+  j.residual = p.residual;
+  j.before = p.before;
+  j.gelu = p.gelu;
+  j.quads = n % 4 == 0;
+  for (const void* like : {static_cast<const void*>(p.c), p.residual, static_cast<const void*>(p.before)})
+    j.quads &= reinterpret_cast<uintptr_t>(like) % (4 * size_of(p.type)) == 0;
+  j.m = m;
+  j.n = n;
+  return j;
+}
+
+void finish(const Job& j, int64_t splits) {
+  launch(finish_kernel, blocks(j.m * up(j.n, 4)), dim3(kThreads), 0, j, splits);
+}
+
+/// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
+void product(const Product& given) {
+  const int64_t m = given.m(), n = given.n();
+  if (m == 0 || n == 0) return;
+  require_choice();
+  const bool few = given.a.rows <= kFewRows;
+  if (few && given.form == Form::nt && given.a.cols % 8 == 0) return few_rows(job(given));
+  // So few rows of activations are limited by memory anyway, and need not be rounded further.
+  const bool cores = given.narrow && !few;
+  const int64_t step = cores ? kMmaStep : kSimtStep;
+  const int64_t tiles = up(given.inner(given.a), step), more = up(given.inner(given.a2), step), all = tiles + more;
+  const auto held = blocks_held(given.form, cores);
+  const Plan plan = choose({multiprocessors(), held}, cores, {m, n, all, step});
+  // Rows that cannot be copied 16 bytes at a time.
+  const auto packs = [&](const Matrix& x) {
+    return cores && (x.type == DType::f32 || x.pitch() % 8) &&
+           packing_pays(x.rows * x.cols, int64_t(size_of(x.type)), plan);
+  };
+  const Packed a(given.a, packs(given.a)), b(given.b, packs(given.b));
+  Product p = given;
+  p.a = a.matrix();
+  p.b = b.matrix();
+  if (cores && library_product(p, plan)) return;
+  const Tile& tile = cores ? kTiles[plan.tile] : kSimtTile;
+  Job j = job(p);
+  j.tiles = int(tiles);
+  j.more = int(more);
+  j.tiles_m = up(m, tile.rows);
+  j.tiles_n = up(n, tile.cols);
+  j.per_split = int(std::max<int64_t>(up(all, plan.splits), 1));
+  const int64_t splits = std::max<int64_t>(up(all, j.per_split), 1);
+  Scratch part(splits > 1 ? size_t(splits * m * n) * sizeof(float) : 0);
+  j.part = part.as<float>();
+  const dim3 grid = blocks(j.tiles_m * j.tiles_n * splits, 1);
+  if (cores) mma(p.form, plan.tile, j, grid);
+  else simt(p.form, j, grid);
+  if (splits > 1) finish(j, splits);
+}
+
+}  // namespace mt::cuda

@@ -1,0 +1,112 @@
+// Matrix products in float32: a block of 128 threads forms 64×64 sums, a thread 4×8 of them, from tiles in shared
+// memory that lie with rows along the inner dimension; the next tiles travel through registers meanwhile.
+#include "kernels/cuda/product_tile.h"
+
+namespace mt::cuda {
+namespace {
+
+constexpr int kSide = kSimtTile.rows, kSimtThreads = 128, kPitch = kSide + 4,
+              kQuads = kSide * kSimtStep / 4 / kSimtThreads;
+constexpr int kRun = 16;  // tiles whose sums are added up before they meet the total: long sums stay exact
+
+/// Reads this thread's part of a tile. `along`: rows of memory run along the inner dimension.
+template <bool along>
+__device__ void read_tile(const Operand& o, int64_t outer, int64_t inner, float (&v)[kQuads][4]) {
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    int q = int(threadIdx.x) + i * kSimtThreads;
+    if (along) fetch<4>(o, outer + q / (kSimtStep / 4), inner + q % (kSimtStep / 4) * 4, v[i]);
+    else fetch<4>(o, inner + q / (kSide / 4), outer + q % (kSide / 4) * 4, v[i]);
+  }
+}
+template <bool along>
+__device__ void keep_tile(const float (&v)[kQuads][4], float* to) {
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    int q = int(threadIdx.x) + i * kSimtThreads;
+    if (along) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) to[(q % (kSimtStep / 4) * 4 + e) * kPitch + q / (kSimtStep / 4)] = v[i][e];
+    } else {
+      *reinterpret_cast<float4*>(to + q / (kSide / 4) * kPitch + q % (kSide / 4) * 4) = make_float4(v[i][0], v[i][1],
+                                                                                                    v[i][2], v[i][3]);
+    }
+  }
+}
+
+template <Form form>
+__global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
+  constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
+  constexpr int kTileFloats = kSimtStep * kPitch;
+  static_assert(kSide * kPitch <= 4 * kTileFloats);
+  SHARED(float, shared);  // a and b, twice; at the end a tile of c
+  const Place at = place(j, kSide, kSide);
+  const int tm = int(threadIdx.x) / 8 * 4, tn = int(threadIdx.x) % 8 * 4;
+  float total[4][8] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];
+  auto read = [&](int t) {
+    bool first = t < j.tiles;
+    int64_t inner = int64_t(first ? t : t - j.tiles) * kSimtStep;
+    read_tile<a_along>(first ? j.a : j.a2, at.row, inner, ra);
+    read_tile<b_along>(first ? j.b : j.b2, at.col, inner, rb);
+  };
+  auto keep = [&](int which) {
+    keep_tile<a_along>(ra, shared + which * 2 * kTileFloats);
+    keep_tile<b_along>(rb, shared + which * 2 * kTileFloats + kTileFloats);
+  };
+  if (at.begin < at.end) {
+    read(at.begin);
+    keep(0);
+  }
+  __syncthreads();
+  for (int t = at.begin; t < at.end; ++t) {
+    const int now = (t - at.begin) % 2;
+    if (t + 1 < at.end) read(t + 1);
+    const float *a = shared + now * 2 * kTileFloats + tm, *b = shared + now * 2 * kTileFloats + kTileFloats + tn;
+#pragma unroll
+    for (int k = 0; k < kSimtStep; ++k) {
+      float4 x = *reinterpret_cast<const float4*>(a + k * kPitch), y = *reinterpret_cast<const float4*>(b + k * kPitch),
+             z = *reinterpret_cast<const float4*>(b + k * kPitch + 32);
+      const float xs[4] = {x.x, x.y, x.z, x.w}, ys[8] = {y.x, y.y, y.z, y.w, z.x, z.y, z.z, z.w};
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int c = 0; c < 8; ++c) sum[r][c] = fmaf(xs[r], ys[c], sum[r][c]);
+    }
+    if (t + 1 < at.end) keep(1 - now);
+    if ((t - at.begin) % kRun == kRun - 1 || t + 1 == at.end) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int c = 0; c < 8; ++c) total[r][c] += sum[r][c], sum[r][c] = 0;
+    }
+    __syncthreads();
+  }
+  if constexpr (form != Form::tn) {
+    if (!j.part && !plain(j)) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int c = 0; c < 8; c += 4)
+          *reinterpret_cast<float4*>(shared + (tm + r) * kPitch + tn + c * 8) = make_float4(
+              total[r][c], total[r][c + 1], total[r][c + 2], total[r][c + 3]);
+      __syncthreads();
+      return complete_tile<kSide, kSide, kPitch, kSimtThreads>(j, at, shared);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 4; ++r)
+#pragma unroll
+    for (int c = 0; c < 8; ++c) store(j, at, at.row + tm + r, at.col + tn + c % 4 + c / 4 * 32, total[r][c]);
+}
+
+auto kernel_of(Form form) {
+  return form == Form::nt ? simt_kernel<Form::nt> : form == Form::nn ? simt_kernel<Form::nn> : simt_kernel<Form::tn>;
+}
+constexpr size_t kShared = 4 * kSimtStep * kPitch * sizeof(float);
+
+}  // namespace
+
+void simt(Form form, const Job& j, dim3 grid) { launch(kernel_of(form), grid, dim3(kSimtThreads), kShared, j); }
+int simt_blocks(Form form) { return resident_blocks(kernel_of(form), kSimtThreads, kShared); }
+
+}  // namespace mt::cuda

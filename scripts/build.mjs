@@ -1,0 +1,141 @@
+// Builds the addon if its sources are newer than it: with CMake where cmake is found, else with node-gyp (CPU alone).
+// Nothing is downloaded.
+// --cuda=auto|on|off|emulated (or MT_CUDA)  CUDA kernels: where nvcc is found (the default), in any case, never, or run
+// on
+//                                             the CPU for tests, into build-emulated
+//   --archs=LIST  for which devices, as CMake writes them; "release": all. Default: this machine's, else PTX 8.0, which
+//                 every later device can translate
+//   --out=FOLDER  instead of build    --force  even if nothing changed    MT_BUILD=gyp|cmake  which of the two
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { cpus } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const require = createRequire(import.meta.url)
+const option = (name) => process.argv.findLast((a) => a.startsWith(`--${name}=`))?.slice(name.length + 3)
+const given = { cuda: option('cuda') ?? process.env.MT_CUDA, archs: option('archs') ?? process.env.MT_CUDA_ARCHS }
+const folder = option('out') ?? (given.cuda?.toLowerCase() === 'emulated' ? 'build-emulated' : 'build')
+/** What was asked for when the folder was built: it stays so until something else is asked for. */
+const stamp = resolve(root, folder, 'options.json')
+const before = existsSync(stamp) ? JSON.parse(readFileSync(stamp, 'utf8')) : {}
+const asked = (given.cuda ?? before.cuda ?? 'auto').toUpperCase()
+const addon = resolve(root, folder, 'Release', 'mtransllama.node')
+
+/** When the newest of the addon's sources was written. */
+function newest(path) {
+  const s = statSync(path)
+  return s.isDirectory() ? Math.max(0, ...readdirSync(path).map((f) => newest(join(path, f)))) : s.mtimeMs
+}
+
+function has(tool) {
+  return spawnSync(tool, ['--version'], { stdio: 'ignore', shell: process.platform === 'win32' }).status === 0
+}
+
+/** The script behind a package's command, if the package is installed. */
+function script(pkg, name) {
+  try {
+    const path = require.resolve(`${pkg}/package.json`, { paths: [root] })
+    const { bin } = require(path)
+    return join(dirname(path), typeof bin === 'string' ? bin : bin[name])
+  } catch {
+    return undefined
+  }
+}
+
+/** node-gyp's header folder: Node's own headers where they are installed, so that it need not fetch them. */
+function headers() {
+  const prefix = dirname(dirname(process.execPath))
+  return existsSync(join(prefix, 'include', 'node', 'node_api.h')) ? [`--nodedir=${prefix}`] : []
+}
+
+const released = '80-real;90-real;100-real;120-real;80-virtual'
+
+/**
+ * CMake's options for a build with nvcc. What ptxas says of each kernel is kept beside the object, for
+ * scripts/resources.mjs.
+ */
+const withCuda = () => [
+  `--CDCMAKE_CUDA_ARCHITECTURES=${architectures()}`,
+  `--CDCMAKE_CUDA_COMPILER_LAUNCHER=${process.execPath};${join(root, 'scripts', 'ptxas.mjs')}`,
+]
+
+/** The architectures to compile kernels for. */
+function architectures() {
+  const list = given.archs ?? before.archs
+  if (list) return list === 'release' ? released : list
+  const { status, stdout } = spawnSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], {
+    encoding: 'utf8',
+  })
+  const found = status === 0 ? [...new Set(stdout.match(/\d+\.\d/g))].map((c) => `${c.replace('.', '')}-real`) : []
+  return found.length ? found.join(';') : '80-virtual'
+}
+
+function build() {
+  const sources = ['native', 'CMakeLists.txt', 'binding.gyp'].map((f) => newest(join(root, f)))
+  const same =
+    (given.cuda === undefined || given.cuda.toUpperCase() === before.cuda) &&
+    (given.archs === undefined || given.archs === before.archs)
+  if (!process.argv.includes('--force') && same && existsSync(addon) && statSync(addon).mtimeMs > Math.max(...sources))
+    return 0
+  const cmake = process.env.MT_BUILD ? process.env.MT_BUILD === 'cmake' : has('cmake')
+  const jobs = Math.max(1, cpus().length)
+  const without = cmake
+    ? has(process.env.CUDACXX ?? 'nvcc')
+      ? ''
+      : 'nvcc was not found'
+    : 'they are built with cmake 3.25 or newer, which was not found'
+  if (!cmake && (asked === 'ON' || asked === 'EMULATED')) {
+    console.error(`mtransllama: CUDA kernels cannot be built: ${without}.`)
+    return 1
+  }
+  if (asked === 'AUTO' && without)
+    console.error(`mtransllama: the CPU backend alone is built, without CUDA kernels: ${without}`)
+  const cuda = asked === 'AUTO' ? (without ? 'OFF' : 'AUTO') : asked
+  const [file, args] = cmake
+    ? [
+        script('cmake-js', 'cmake-js'),
+        [
+          same && existsSync(addon) ? 'compile' : 'rebuild',
+          '--log-level',
+          'warn',
+          '--parallel',
+          String(jobs),
+          '-O',
+          folder,
+          `--CDMT_CUDA=${cuda}`,
+          ...(cuda === 'ON' || cuda === 'AUTO' ? withCuda() : []),
+        ],
+      ]
+    : [
+        script('node-gyp', 'node-gyp') ?? process.env.npm_config_node_gyp,
+        ['rebuild', '--silent', '--jobs', String(jobs), ...headers()],
+      ]
+  if (!file) {
+    console.error(
+      `mtransllama: ${cmake ? 'cmake-js' : 'node-gyp'} is not installed; run "npm install", or "npm install node-gyp" where there is no cmake.`,
+    )
+    return 1
+  }
+  console.error(
+    `mtransllama: building the native addon with ${cmake ? 'CMake' : 'node-gyp'} (${cuda === 'OFF' ? 'about a minute' : 'one or two minutes'})`,
+  )
+  const { status } = spawnSync(process.execPath, [file, ...args], {
+    cwd: root,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  })
+  if (status === 0)
+    writeFileSync(
+      stamp,
+      `${JSON.stringify({ cuda: asked, ...((given.archs ?? before.archs) && { archs: given.archs ?? before.archs }) })}\n`,
+    )
+  else
+    console.error(
+      'mtransllama: the addon was not built. It needs a C++20 compiler (g++ 10 or newer, clang 12 or newer), make and python3 or cmake.',
+    )
+  return status ?? 1
+}
+
+process.exitCode = build()

@@ -1,0 +1,94 @@
+// Features are handed to whom they belong: the cache on disk knows the vision tower's weights, preprocessing and
+// precision, and nothing that features do not depend on.
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { cpSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Precision } from '../../lib/tensor/dtype.js'
+import { readManifest, type Sample } from '../../lib/data/manifest.js'
+import { openBundle } from '../../lib/session/bundle.js'
+import { Features } from '../../lib/session/features.js'
+import { poison } from '../support/poison.js'
+import { makeWorld, type World } from '../support/world.js'
+
+let world: World
+let clip: Sample
+test.before(async () => {
+  world = await makeWorld()
+  clip = (await readManifest(world.train))[0]!
+})
+
+/** A copy of the checkpoint with something changed. */
+async function variant(name: string, change: (folder: string) => unknown): Promise<string> {
+  const folder = join(world.root, name)
+  cpSync(world.model, folder, { recursive: true })
+  await change(folder)
+  return folder
+}
+const cache = (): string => join(world.root, 'shared-cache')
+const entries = (): number =>
+  (readdirSync(cache(), { recursive: true }) as string[]).filter((f) => f.endsWith('.safetensors')).length
+
+/** Features through the shared cache and without one. */
+async function both(folder: string, precision: Precision = 'float32'): Promise<[Float32Array, Float32Array]> {
+  const bundle = await openBundle(folder, { precision })
+  const options = { frames: 2, sampling: { kind: 'uniform' } } as const
+  const found: [Float32Array, Float32Array] = [
+    await new Features(bundle, { ...options, cache: cache() }).of(clip),
+    await new Features(bundle, options).of(clip),
+  ]
+  bundle.model.dispose()
+  return found
+}
+const json = (folder: string, name: string, change: (value: any) => void): void => {
+  const value = JSON.parse(readFileSync(join(folder, name), 'utf8'))
+  change(value)
+  writeFileSync(join(folder, name), JSON.stringify(value))
+}
+
+test('whatever features depend on makes others, and the cache never hands out the wrong ones', async () => {
+  const seen = new Set<string>()
+  const runs: [string, string, Precision?][] = [
+    ['as it is', world.model],
+    ['bfloat16', world.model, 'bfloat16'],
+    [
+      'a weight of the tower',
+      await variant('weight', (f) =>
+        poison(join(f, 'model.safetensors'), 'vision_model.encoder.layers.1.mlp.fc2.weight', 2),
+      ),
+    ],
+    [
+      'the mean',
+      await variant('mean', (f) => json(f, 'preprocessor_config.json', (p) => void (p.image_mean = [0.4, 0.5, 0.6]))),
+    ],
+    [
+      'eps of the tower',
+      await variant('eps', (f) => json(f, 'config.json', (c) => void (c.vision_config.layer_norm_eps = 0.1))),
+    ],
+  ]
+  for (const [i, [what, folder, precision]] of runs.entries()) {
+    const [cached, fresh] = await both(folder, precision)
+    assert.equal(cached, fresh, what)
+    assert.is(entries(), i + 1, what)
+    seen.add(Buffer.from(cached.buffer).toString('hex'))
+  }
+  assert.is(seen.size, runs.length)
+})
+
+test('what features do not depend on shares them', async () => {
+  await both(world.model)
+  const before = entries()
+  for (const folder of [
+    await variant('language', (f) => poison(join(f, 'model.safetensors'), 'language_model.lm_head.weight', 2)),
+    await variant('qformer', (f) =>
+      poison(join(f, 'model.safetensors'), 'qformer.encoder.layer.0.output_query.dense.bias', 2),
+    ),
+    await variant('moved', () => {}),
+  ]) {
+    const [cached, fresh] = await both(folder)
+    assert.equal(cached, fresh)
+    assert.is(entries(), before)
+  }
+})
+
+test.run()
