@@ -1,4 +1,4 @@
-/** Elementwise arithmetic and activations. Shapes, dtypes and layout are checked natively; a violation throws a TypeError. */
+/** Elementwise arithmetic and activations. Shapes, dtypes and layout are checked natively: TypeError. */
 import { native } from '../native.js'
 import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
