@@ -13,7 +13,7 @@ import { frameImages, type Sampling } from './clip.js'
 import type { Preprocessor } from './preprocess.js'
 
 /** To be raised when decoding, sampling or resizing comes to give other pixels than before. */
-const VERSION = 2
+const VERSION = 3
 
 const known = new Map<string, { stamp: string; hash: Promise<string> }>()
 
