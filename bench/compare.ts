@@ -1,4 +1,4 @@
-/** What rows say together: the three ratios of SPEC §9, and Table VI with numbers. Reads rows, measures nothing. */
+/** What rows say together: the three ratios of docs/model.md#cost, and Table VI with numbers. Reads rows, measures nothing. */
 import { parseAdapterConfig } from '../lib/adapter/config.js'
 import { blockFlops, coreFlops, publishedModels, scoreProducts, trainedCount, videoCost } from '../lib/eval/cost.js'
 import { parseModelConfig, type LlamaConfig } from '../lib/checkpoint/config.js'

@@ -8,47 +8,84 @@ const windows = z.array(z.int().min(0)).optional()
 
 /** The keys as zod fields, so that a larger configuration can hold them beside its own. */
 export const AdapterKeys = {
-  /** Frames of each clip, T. */
-  frames: z.int().min(1).default(4),
+  frames: z.int().min(1).default(4).describe('Frames of each clip, T.'),
   text: z
     .strictObject({
-      /** Tokens of text that the Q-Former gets at most; 128, or as many as it has positions for. */
-      maxTokens: z.int().min(2).optional(),
+      maxTokens: z
+        .int()
+        .min(2)
+        .optional()
+        .describe(
+          'Most tokens of text that the Q-Former reads; longer texts are cut on the left. Default: 128, or the number of its positions where that is smaller.',
+        ),
     })
     .prefault({}),
-  /** Whether the Q-Former sees the text. */
-  fusion: z.boolean().default(true),
-  /** Without fusion: whether the text is put in front of the prompt, or dropped. */
-  lateText: z.enum(['prompt', 'drop']).default('prompt'),
-  /** What becomes of the frames' query tokens: their mean, or all of them one after another. */
-  aggregate: z.enum(['mean', 'concat']).default('mean'),
+  fusion: z.boolean().default(true).describe('Whether the Q-Former reads the text (early fusion).'),
+  lateText: z
+    .enum(['prompt', 'drop'])
+    .default('prompt')
+    .describe('Without fusion: `prompt` puts the text in front of the prompt, `drop` leaves it out.'),
+  aggregate: z
+    .enum(['mean', 'concat'])
+    .default('mean')
+    .describe(
+      "How the frames' query tokens become visual tokens: their mean, L of them, or all T·L one after another.",
+    ),
   temporal: z
     .strictObject({
-      attention: z.enum(['factorized', 'joint', 'none']).default('factorized'),
-      residual: z.enum(['reuse', 'gated']).default('reuse'),
-      gateInit: z.number().default(0),
-      /** `reuse`: the frozen weights of spatial attention; `fresh`: own weights, trained from a random start. */
-      weights: z.enum(['reuse', 'fresh']).default('reuse'),
-      /** Rows of the temporal position table; no clip may have more frames. */
-      maxFrames: z.int().min(1).default(64),
+      attention: z
+        .enum(['factorized', 'joint', 'none'])
+        .default('factorized')
+        .describe('Space and then time (s² + f²), one attention over all tokens of the video (s²f²), or space alone.'),
+      residual: z
+        .enum(['reuse', 'gated'])
+        .default('reuse')
+        .describe("The temporal block's output as it is, or behind a gate, one number per layer."),
+      gateInit: z.number().default(0).describe('With `residual: gated`: the initial value of each gate.'),
+      weights: z
+        .enum(['reuse', 'fresh'])
+        .default('reuse')
+        .describe("The layer's frozen spatial weights again, or new weights, trained from a random start."),
+      maxFrames: z
+        .int()
+        .min(1)
+        .default(64)
+        .describe('Rows of the table of frame positions; no clip may have more frames.'),
     })
     .prefault({}),
   dar: z
     .strictObject({
-      mode: z.enum(['attention', 'score', 'off']).default('attention'),
-      /** Masks of the deepest layers, P. */
-      choices: z.int().min(1).max(8).default(4),
-      routerHidden: z.int().min(1).default(64),
-      /** What the router's bias for plain attention starts at. */
-      globalBias: z.number().default(4),
-      /** A built-in set, or the name of a file. */
-      spatialMasks: z.string().min(1).default('window'),
-      temporalMasks: z.string().min(1).default('window'),
-      spatialWindows: windows,
-      temporalWindows: windows,
+      mode: z
+        .enum(['attention', 'score', 'off'])
+        .default('attention')
+        .describe('How masks route attention: a mixture of softmaxes, weighted scores, or no routing.'),
+      choices: z.int().min(1).max(8).default(4).describe('Masks of the deepest layers, P.'),
+      routerHidden: z.int().min(1).default(64).describe("Width of the router's hidden layer."),
+      globalBias: z.number().default(4).describe("Initial value of the router's bias for plain attention, M_0."),
+      spatialMasks: z
+        .string()
+        .min(1)
+        .default('window')
+        .describe('`window`, `modality`, or a safetensors file with a mask set, relative to this file.'),
+      temporalMasks: z
+        .string()
+        .min(1)
+        .default('window')
+        .describe('`window`, or a safetensors file with a mask set, relative to this file.'),
+      spatialWindows: windows.describe(
+        'One window for each mask of `window` after M_0, in query indices and text positions. Default: 16, 8, 4, as many as needed.',
+      ),
+      temporalWindows: windows.describe(
+        'One window for each mask of `window` after M_0, in frames. Default: 2, 1, 0, as many as needed.',
+      ),
     })
     .prefault({}),
-  lora: z.strictObject({ r: z.int().min(1).default(16), alpha: z.number().positive().default(16) }).prefault({}),
+  lora: z
+    .strictObject({
+      r: z.int().min(1).default(16).describe('Rank of LoRA.'),
+      alpha: z.number().positive().default(16).describe('Scale of LoRA: the update is multiplied by alpha/r.'),
+    })
+    .prefault({}),
 }
 
 const Schema = z.strictObject(AdapterKeys)

@@ -1,4 +1,4 @@
-/** The mask sets of DAR (SPEC §5), as bit sets, bit j = M_j. */
+/** The mask sets of DAR (docs/model.md#masks), as bit sets, bit j = M_j. */
 import { invalid } from '../errors.js'
 
 /** A square set of masks: byte i·n + k, bit j = whether M_j keeps the pair (query i, key k). */

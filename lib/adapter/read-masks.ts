@@ -1,4 +1,4 @@
-/** Mask sets of the caller's own (SPEC §5): `dar.spatialMasks` or `dar.temporalMasks` naming a file. */
+/** Mask sets of the caller's own (docs/model.md#masks): `dar.spatialMasks` or `dar.temporalMasks` naming a file. */
 import { resolve } from 'node:path'
 import { invalid } from '../errors.js'
 import { readEntry, readHeader } from '../files/safetensors.js'

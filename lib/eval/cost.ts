@@ -1,5 +1,5 @@
 /**
- * What attention over a video costs, by formula (SPEC §9): score products, operations of the attention block, of the
+ * What attention over a video costs, by formula (docs/model.md#cost): score products, operations of the attention block, of the
  * whole Q-Former and of the language model. Operations are those of the arithmetic as written, two for each
  * multiply-add; what an implementation saves or repeats is not in them. Imports configurations alone.
  */

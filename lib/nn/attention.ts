@@ -22,7 +22,7 @@ export interface AttentionWeights {
   heads: number
 }
 
-/** The two-layer network that weighs masks: w1 [H,D], b1 [H], w2 [p,H], b2 [p] (SPEC §5). */
+/** The two-layer network that weighs masks: w1 [H,D], b1 [H], w2 [p,H], b2 [p] (docs/model.md#router). */
 export interface Router {
   w1: Tensor
   b1: Tensor

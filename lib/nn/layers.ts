@@ -33,7 +33,7 @@ export interface Norm {
   eps: number
 }
 
-/** x [...,in] to [...,out], with the LoRA fused in where there is one (SPEC §4). */
+/** x [...,in] to [...,out], with the LoRA fused in where there is one (docs/model.md#lora). */
 export function project(layer: Linear, x: Tensor, change?: LoRA): Tensor {
   return change
     ? lora(x, layer.weight, layer.bias, change.A, change.B, change.scaling)

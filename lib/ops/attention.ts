@@ -14,7 +14,7 @@ export interface AttentionOptions {
   over?: number | undefined
   /** uint8, 1 = token, 0 = padding; broadcastable to [...batch, keys]. */
   keyMask?: Tensor | undefined
-  /** How masks route attention (SPEC §5). Default: off. */
+  /** How masks route attention (docs/model.md#modes). Default: off. */
   mode?: keyof typeof modes | undefined
   /** uint8 bit sets [queries, keys], bit j = M_j. */
   masks?: Tensor | undefined

@@ -70,7 +70,7 @@ export function relu(a: Tensor): Tensor {
   })
 }
 
-/** a + tanh(g)·(b − a), g a tensor of one number: the gated residual of SPEC §3. */
+/** a + tanh(g)·(b − a), g a tensor of one number: the gated residual of docs/model.md#temporal-residual. */
 export function gate(a: Tensor, b: Tensor, g: Tensor): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
   const y = empty(x.shape, x.dtype)

@@ -5,7 +5,7 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
 /**
- * A frozen linear layer with a low-rank update that is trained (SPEC §4): y = x Wᵀ + b + scaling·(x Aᵀ) Bᵀ.
+ * A frozen linear layer with a low-rank update that is trained (docs/model.md#lora): y = x Wᵀ + b + scaling·(x Aᵀ) Bᵀ.
  * x [...,in] float32 or bfloat16 and y like it, weight [out,in] float32, bfloat16 or float16, bias [out], A [r,in], B
  * [out,r]. Weight and bias are frozen.
  */

@@ -119,7 +119,7 @@ export class Score {
   update = 0
   readonly faults: string[] = []
 
-  /** Limits of SPEC §10; displacement of parameters after AdamW steps as the goldens' index says. */
+  /** Limits of docs/model.md#numerics; displacement of parameters after AdamW steps as the goldens' index says. */
   static readonly limits = { forward: 1e-5, gradient: 1e-4, update: 3e-2 } as const
 
   note(kind: 'forward' | 'gradient' | 'update', what: string, error: number): void {

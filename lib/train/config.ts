@@ -10,28 +10,30 @@ import { TIMEOUT, type Sampling } from '../data/frames.js'
 const rate = z.number().positive()
 
 const Schema = z.strictObject({
-  /** Folder of the image model. */
-  model: z.string().min(1),
-  /** Folder that the adapter, the metrics and the state are written to. */
-  output: z.string().min(1),
+  model: z.string().min(1).describe('Checkpoint folder of the image model.'),
+  output: z.string().min(1).describe('Folder that receives the adapter, the metrics and the state of the run.'),
   data: z.strictObject({
-    /** Manifests, JSONL. */
-    train: z.string().min(1),
-    val: z.string().min(1).optional(),
-    sampling: z.enum(['uniform', 'fps', 'first']).default('uniform'),
-    fps: rate.optional(),
-    /** Seconds that reading and decoding one clip may take, before it counts as one that cannot be read. */
-    timeout: rate.default(TIMEOUT),
-    /** Folder for E_v; beside the output by default. */
-    cache: z.string().min(1).optional(),
+    train: z.string().min(1).describe('Manifest of the training samples.'),
+    val: z.string().min(1).optional().describe('Manifest of the validation samples. Absent: no validation.'),
+    sampling: z
+      .enum(['uniform', 'fps', 'first'])
+      .default('uniform')
+      .describe('Which frames are taken: spread over the clip, at a fixed rate, or the first ones.'),
+    fps: rate.optional().describe('With `sampling: fps`, and required there: frames per second.'),
+    timeout: rate
+      .default(TIMEOUT)
+      .describe('Seconds that reading and decoding one clip may take before it counts as one that cannot be read.'),
+    cache: z
+      .string()
+      .min(1)
+      .optional()
+      .describe('Folder of the cached image features. Default: `features` in the output folder.'),
   }),
   train: z
     .strictObject({
-      batch: z.int().min(1).default(2),
-      epochs: z.int().min(1).default(25),
-      /** Micro-batches per optimiser step. */
-      accumulation: z.int().min(1).default(1),
-      /** One rate, or one per group of parameters. */
+      batch: z.int().min(1).default(2).describe('Samples of a micro-batch.'),
+      epochs: z.int().min(1).default(25).describe('Passes over the training samples.'),
+      accumulation: z.int().min(1).default(1).describe('Micro-batches per optimiser step.'),
       lr: z
         .union([
           rate,
@@ -43,18 +45,30 @@ const Schema = z.strictObject({
             temporal: rate.optional(),
           }),
         ])
-        .default(1e-4),
-      betas: z.tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)]).default([0.9, 0.95]),
-      eps: z.number().positive().default(1e-8),
-      weightDecay: z.number().min(0).default(0.05),
-      schedule: z.enum(['constant', 'cosine']).default('constant'),
-      /** Steps of linear warm-up. */
-      warmup: z.int().min(0).default(0),
-      /** Largest global norm of the gradient; 0: no clipping. */
-      clip: z.number().min(0).default(0),
-      seed: z.int().min(0).default(0),
-      /** Steps in a row whose loss or gradient is not finite before training stops. */
-      maxBadSteps: z.int().min(1).default(5),
+        .default(1e-4)
+        .describe('Learning rate: one number, or one for each group of parameters that is trained.'),
+      betas: z
+        .tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)])
+        .default([0.9, 0.95])
+        .describe("AdamW's decay of the first and of the second moment."),
+      eps: z.number().positive().default(1e-8).describe("AdamW's epsilon."),
+      weightDecay: z
+        .number()
+        .min(0)
+        .default(0.05)
+        .describe('Decoupled weight decay of matrices; biases, norms, positions and gates have none.'),
+      schedule: z
+        .enum(['constant', 'cosine'])
+        .default('constant')
+        .describe('Learning rate after warm-up: constant, or half a cosine down to 0.'),
+      warmup: z.int().min(0).default(0).describe('Steps of linear warm-up.'),
+      clip: z.number().min(0).default(0).describe('Largest global norm of the gradient; 0: no clipping.'),
+      seed: z.int().min(0).default(0).describe('Seed of initial values and of the order of samples.'),
+      maxBadSteps: z
+        .int()
+        .min(1)
+        .default(5)
+        .describe('Steps in a row whose loss or gradient is not finite before training stops.'),
     })
     .prefault({}),
   ...AdapterKeys,

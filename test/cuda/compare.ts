@@ -1,4 +1,4 @@
-// How far a device's results may be from the CPU twin's and from float64: SPEC §10.
+// How far a device's results may be from the CPU twin's and from float64: docs/model.md#numerics.
 import type { Result } from '../ops/support.js'
 import { widen } from '../ops/support.js'
 
@@ -11,7 +11,7 @@ export const limits = {
 
 /**
  * How far a bfloat16 result may be from the CPU's. A single number is a sum that may cancel, with no norm over others
- * to hold rounding against: for it SPEC's own limit.
+ * to hold rounding against: for it the limit of docs/model.md#numerics.
  */
 export const narrowLimit = ({ size, gradient }: Distance): number =>
   size > 1 ? limits.apart : gradient ? limits.bfloat16.gradient : limits.bfloat16.forward

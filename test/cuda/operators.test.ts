@@ -32,7 +32,7 @@ function check(c: OpCase): void {
     same(`inputs that lie ${layout} in memory`, bits(evaluate(c, { layout, device: device! }, given)))
 }
 
-/** bfloat16: as near to float64 as SPEC asks, and nearly what the CPU twin makes of the same bits. */
+/** bfloat16: as near to float64 as docs/model.md#numerics asks, and nearly what the CPU twin makes of the same bits. */
 function checkNarrow(c: OpCase): void {
   const given = roundedInputs(c)
   const mine = evaluate(c, { device: device!, narrow: true }, given)

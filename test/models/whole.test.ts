@@ -1,5 +1,5 @@
 // The whole native model, frames and texts to loss, gradients and answers, against the float64 oracle, on random tiny
-// checkpoints with awkward sizes: what the golden files prove, proven where they are absent. Limits are SPEC §10's.
+// checkpoints with awkward sizes: what the golden files prove, proven where they are absent. Limits: docs/model.md#numerics.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { generate } from '../../lib/session/generate.js'

@@ -14,7 +14,7 @@ test.after.each(() => {
   threads(configured)
 })
 
-/** float32 against float64, and gradients that are rounded to bfloat16 on their way (SPEC §10). */
+/** float32 against float64, and gradients that are rounded to bfloat16 on their way (docs/model.md#numerics). */
 const limits = { forward: 1e-5, gradient: 1e-4, narrow: 5e-2 }
 
 function check(c: OpCase): void {

@@ -1,4 +1,4 @@
-// The oracle: the model in plain float64, written from SPEC.md alone, forward only. Imports nothing of lib.
+// The oracle: the model in plain float64, written from docs/model.md alone, forward only. Imports nothing of lib.
 // This file: an N-dimensional array is a shape and its numbers in row-major order.
 
 export interface NdArray {

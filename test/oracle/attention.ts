@@ -1,4 +1,4 @@
-// Attention with dynamic routing (SPEC.md section 5). S = q k^T / sqrt(d), P from S by one of three modes, out = P v.
+// Attention with dynamic routing (docs/model.md#modes). S = q k^T / sqrt(d), P from S by one of three modes, out = P v.
 import { type NdArray, array } from './array.js'
 
 export type DarMode = 'off' | 'score' | 'attention'

@@ -92,7 +92,7 @@ export interface AdapterConfig {
   maxFrames: number
 }
 
-/** The `config` of a golden mtrans case: SPEC.md section 11 in snake case, defaults where a key is missing. */
+/** The `config` of a golden mtrans case: the configuration keys in snake case, defaults where a key is missing. */
 export function adapterConfig(json: Json): AdapterConfig {
   const temporal: Json = json['temporal'] ?? {}
   const dar: Json = json['dar'] ?? {}

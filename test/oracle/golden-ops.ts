@@ -161,7 +161,7 @@ function attentionCase(
   )
 }
 
-/** The case says 'default' and names no windows: they are the ones that most mtrans cases give, not SPEC.md's. */
+/** The case says 'default' and names no windows: they are the ones that most mtrans cases give, not the model's defaults. */
 function maskCase(config: Json, tensors: ReadonlyMap<string, Entry>): OpCase {
   const spatial = config['spatial_windows'] ?? [4, 8, 16]
   const temporal = config['temporal_windows'] ?? [1, 2, 4]

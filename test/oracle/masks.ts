@@ -1,4 +1,4 @@
-// The mask sets of dynamic attention routing (SPEC.md section 5), as bit sets: bit j of [query, key] says that M_j
+// The mask sets of dynamic attention routing (docs/model.md#masks), as bit sets: bit j of [query, key] says that M_j
 // keeps the pair.
 import { type NdArray, array } from './array.js'
 

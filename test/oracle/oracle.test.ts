@@ -132,7 +132,7 @@ test('attention by hand: two keys', () => {
   close(ops.attention(q, k, v, { mode: 'attention', ...routed, keyMask: array([1, 2], [0, 1]) }).data[0]!, 1, 1e-15)
 })
 
-test('attention backward as SPEC.md writes it equals central differences', () => {
+test('attention backward as docs/model.md writes it equals central differences', () => {
   const [n, d, p] = [4, 3, 3]
   const [q, k, v, dout] = [1, 2, 3, 4].map((s) => draw(s, 1, 1, n, d)) as [NdArray, NdArray, NdArray, NdArray]
   const alpha = ops.softmax(draw(5, 1, p))

@@ -1,4 +1,4 @@
-// The Q-Former with everything that is trained (SPEC.md sections 2 to 5), as one function over one batch of videos.
+// The Q-Former with everything that is trained (docs/model.md#one-layer), as one function over one batch of videos.
 import { type NdArray, array, concat, mean, repeat, reshape, slice, zip } from './array.js'
 import {
   type BlockNames,

@@ -17,7 +17,7 @@ const message = (f: () => unknown): string => {
   return 'nothing was thrown'
 }
 
-test('defaults are those of SPEC §7 and §11, and paths are relative to the file', () => {
+test('defaults are those of docs/model.md, and paths are relative to the file', () => {
   const c = parseTrainConfig(least, '/base')
   assert.is(c.model, resolve('/base/m'))
   assert.is(c.data.cache, resolve('/base/o/features'))

@@ -1,0 +1,82 @@
+// The pages of the repository: what they link to and what code cites is there, and code cites nothing else.
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import { dirname, join, normalize } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { configurationPage, dataPage } from '../../scripts/docs/pages.js'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const tracked = spawnSync('git', ['ls-files', '-co', '--exclude-standard'], { cwd: root, encoding: 'utf8' })
+  .stdout.split('\n')
+  .filter((file) => file && existsSync(join(root, file)))
+const read = (path: string): string => readFileSync(join(root, path), 'utf8')
+const pages = tracked.filter((file) => file.endsWith('.md'))
+const sources = tracked.filter((file) => /\.(ts|mts|mjs|cc|cu|h|py|sh)$|^(CMakeLists\.txt|binding\.gyp)$/.test(file))
+
+/** The anchors of a page, as GitHub makes them of its headings. */
+function anchors(page: string): Set<string> {
+  const headings = read(page)
+    .replace(/^```[\s\S]*?^```/gm, '')
+    .matchAll(/^#+ +(.*)$/gm)
+  const found = new Set<string>()
+  for (const [, heading] of headings) {
+    const words = heading!.replace(/\[([^\]]*)\]\([^)]*\)/g, '$1').toLowerCase()
+    const slug = words.replace(/[^\p{L}\p{N}\s_-]/gu, '').replace(/\s/g, '-')
+    let unique = slug
+    for (let n = 1; found.has(unique); n++) unique = `${slug}-${n}`
+    found.add(unique)
+  }
+  return found
+}
+
+/** What is wrong with a reference to `page#anchor`, if anything. */
+function broken(page: string, anchor: string | undefined): string | undefined {
+  if (!existsSync(join(root, page))) return `${page} is not there`
+  return anchor && page.endsWith('.md') && !anchors(page).has(anchor) ? `${page} has no #${anchor}` : undefined
+}
+
+test('every page and anchor that code cites is there', () => {
+  let cited = 0
+  const wrong: string[] = []
+  for (const file of sources)
+    for (const [, page, anchor] of read(file).matchAll(/\b((?:docs|bench)\/[\w/-]+\.md)(?:#([\w-]+))?/g)) {
+      if (anchor) cited++
+      const problem = broken(page!, anchor)
+      if (problem) wrong.push(`${file}: ${problem}`)
+    }
+  assert.ok(cited >= 15, `${cited} citations`)
+  assert.equal(wrong, [])
+})
+
+test('every link of a page to a file of the repository leads there', () => {
+  const wrong: string[] = []
+  let links = 0
+  for (const page of pages)
+    for (const [, target] of read(page)
+      .replace(/^```[\s\S]*?^```/gm, '')
+      .matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^[a-z]+:/.test(target!)) continue
+      links++
+      const [path, anchor] = target!.split('#')
+      const problem = broken(path ? normalize(join(dirname(page), path)) : page, anchor)
+      if (problem) wrong.push(`${page}: ${problem}`)
+    }
+  assert.ok(links > 30, `${links} links`)
+  assert.equal(wrong, [])
+})
+
+test('nothing cites a plan that is not in the repository', () => {
+  const wrong = [...sources, ...pages].filter((file) =>
+    /\b(SPEC|DESIGN|HOUSE)(\.md\b|'s\b| §)/.test(read(file).replaceAll('(SPEC|DESIGN|HOUSE)', '')),
+  )
+  assert.equal(wrong, [])
+})
+
+test('docs/configuration.md and docs/data.md are what the schemas say (npm run schemas)', () => {
+  assert.is(read('docs/configuration.md'), configurationPage())
+  assert.is(read('docs/data.md'), dataPage())
+})
+
+test.run()
