@@ -1,7 +1,8 @@
 /** What rows say together: the three ratios of docs/model.md#cost, and Table VI with numbers. Reads rows, measures nothing. */
 import { parseAdapterConfig } from '../lib/adapter/config.js'
 import { blockFlops, coreFlops, publishedModels, scoreProducts, trainedCount, videoCost } from '../lib/eval/cost.js'
-import { parseModelConfig, type LlamaConfig } from '../lib/checkpoint/config.js'
+import { parseModelConfig } from '../lib/checkpoint/config.js'
+import type { LlamaConfig } from '../lib/models/llama.js'
 import type { Row } from './record.js'
 
 export interface Ratios {

@@ -13,6 +13,7 @@ import { cast } from '../lib/ops/copy.js'
 import type { Precision } from '../lib/tensor/dtype.js'
 import type { Row } from './record.js'
 import { loadWeights } from '../lib/session/weights.js'
+import type { Wanted } from '../lib/models/finder.js'
 import type { FloatDtype, PlannedTensor } from '../lib/checkpoint/plan.js'
 import { readHeader, writeSafetensors, type TensorData } from '../lib/files/safetensors.js'
 
@@ -90,22 +91,25 @@ export class Files {
 
 /**
  * The tensors of a file, or those that are wanted, through the loader of checkpoints: read-only, mapped where the file
- * is large. The caller frees them.
+ * is large, on a device in the packs of what is expected. The caller frees them.
  */
 export async function load(
   path: string,
   device: Device,
   dtype: Row['dtype'],
-  wanted: (name: string) => boolean = () => true,
+  { wanted = () => true, expected = [] }: { wanted?: (name: string) => boolean; expected?: Iterable<Wanted> } = {},
 ): Promise<Map<string, Tensor>> {
   const header = await readHeader(path)
+  const packs = new Map([...expected].map(({ name, pack }) => [name, pack]))
   const entries = new Map<string, PlannedTensor>()
   for (const [name, entry] of header.entries) {
+    const pack = packs.get(name)
     if (wanted(name))
       entries.set(name, {
         kind: 'stored',
         name,
         part: 'language',
+        ...(pack !== undefined && { pack }),
         dtype: entry.dtype as FloatDtype,
         shape: entry.shape,
         piece: { ...entry, header, stored: name },

@@ -4,7 +4,8 @@
  */
 import { Adapter } from '../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../lib/adapter/config.js'
-import { type ModelConfig, parseModelConfig } from '../lib/checkpoint/config.js'
+import { parseModelConfig } from '../lib/checkpoint/config.js'
+import type { ModelConfig } from '../lib/models/image-model.js'
 import { ImageModel } from '../lib/models/image-model.js'
 import type { Precision } from '../lib/tensor/dtype.js'
 import { native } from '../lib/native.js'
@@ -97,9 +98,10 @@ export function randomModel(device: Device, precision: Precision, sizes: object 
   let stream = 0
   const isMatrix = (name: string, shape: readonly number[]): boolean =>
     shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
-  const expected = expectedTensors(config).map(({ name, shape }) => ({
+  const expected = expectedTensors(config).map(({ name, shape, pack }) => ({
     name,
     shape,
+    pack,
     dtype: isMatrix(name, shape) ? precision : ('float32' as const),
   }))
   const { parts, packs } = allocatePacks(expected, device) // as weights are loaded

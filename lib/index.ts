@@ -67,7 +67,9 @@ export {
 // The image model
 export { loadModel, type LoadedModel } from './session/model.js'
 export { ImageModel, trainAll, type QFormerText, type TextRows, type VideoAdapter } from './models/image-model.js'
-export { parseModelConfig, readModelConfig, type LanguageConfig, type ModelConfig } from './checkpoint/config.js'
+export { parseModelConfig, readModelConfig } from './checkpoint/config.js'
+export type { LanguageConfig } from './models/language.js'
+export type { ModelConfig } from './models/image-model.js'
 export { assertComplete, planCheckpoint, type CheckpointPlan } from './checkpoint/plan.js'
 export {
   readAsFloat32,

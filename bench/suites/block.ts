@@ -5,7 +5,7 @@
 import { blockFlops, type Form, type Pass } from '../../lib/eval/cost.js'
 import { attend, type AttentionWeights } from '../../lib/nn/attention.js'
 import type { LoRA } from '../../lib/nn/layers.js'
-import { Finder } from '../../lib/models/finder.js'
+import { finder } from '../../lib/models/finder.js'
 import { contiguous } from '../../lib/ops/copy.js'
 import { narrow } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
@@ -75,13 +75,13 @@ export async function block(bench: Bench, { form, sizes, pass, dtype, rank }: Bl
   )
   const stored = await load(file, bench.device, dtype)
   await scope(async () => {
-    const find = new Finder(stored)
+    const find = finder(stored)
     const weights: AttentionWeights = {
-      query: find.linear('query'),
-      key: find.linear('key'),
-      value: find.linear('value'),
-      dense: find.linear('dense'),
-      norm: find.norm('norm', eps),
+      query: find.linear('query', D, D),
+      key: find.linear('key', D, D),
+      value: find.linear('value', D, D),
+      dense: find.linear('dense', D, D),
+      norm: find.norm('norm', D, eps),
       heads,
     }
     const low = trained(all, bench)

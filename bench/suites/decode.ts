@@ -3,9 +3,11 @@
  * whole layer token by token.
  */
 import { languageFlops } from '../../lib/eval/cost.js'
-import { parseModelConfig, type LlamaConfig } from '../../lib/checkpoint/config.js'
+import { parseModelConfig } from '../../lib/checkpoint/config.js'
+import type { LlamaConfig } from '../../lib/models/llama.js'
 import { KVCache } from '../../lib/models/decoder.js'
-import { languageModel } from '../../lib/models/image-model.js'
+import { finder } from '../../lib/models/finder.js'
+import { languageModel } from '../../lib/models/language.js'
 import { linear } from '../../lib/ops/linear.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
@@ -90,12 +92,14 @@ async function layer(bench: Bench, dtype: Precision): Promise<void> {
   const llama = config.language as LlamaConfig
   const [draw, D, past] = [new Draw(8), llama.hiddenSize, bench.quick ? 3 : 100]
   const vectors = draw.normal([D], 0.1, 1)
-  const all = expectedTensors(config)
-    .filter(({ part }) => part === 'language')
-    .map(({ name, shape: [out, into] }): [string, Numbers] => [name, into ? matrix(out!, into) : vectors])
+  const expected = expectedTensors(config).filter(({ part }) => part === 'language')
+  const all = expected.map(({ name, shape: [out, into] }): [string, Numbers] => [
+    name,
+    into ? matrix(out!, into) : vectors,
+  ])
   const file = await bench.files.write(all, dtype)
-  const stored = await load(file, bench.device, dtype)
-  const model = languageModel(stored, llama)
+  const stored = await load(file, bench.device, dtype, { expected })
+  const model = languageModel(finder(stored), llama)
   const cache = new KVCache(past + 1)
   scope(() => {
     const start = {

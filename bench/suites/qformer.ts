@@ -3,7 +3,9 @@
  * Q-Former over the tokens of all frames.
  */
 import { qformerFlops, type Pass } from '../../lib/eval/cost.js'
-import { parseModelConfig, type QFormerConfig } from '../../lib/checkpoint/config.js'
+import { parseModelConfig } from '../../lib/checkpoint/config.js'
+import type { QFormerConfig } from '../../lib/models/qformer.js'
+import { finder } from '../../lib/models/finder.js'
 import { qformer, qformerForward, type LayerAdapter } from '../../lib/models/qformer.js'
 import type { LoRA } from '../../lib/nn/layers.js'
 import { scope } from '../../lib/tensor/scope.js'
@@ -115,23 +117,29 @@ async function one(bench: Bench, sizes: Sizes, pass: Pass, dtype: Precision): Pr
     [...all].filter(([name]) => dtype === 'float32' || isWeight(name)),
     dtype,
   )
-  const stored = await load(file, bench.device, dtype, isWeight)
+  const stored = await load(file, bench.device, dtype, {
+    wanted: isWeight,
+    expected: expectedTensors(configOf(sizes).model),
+  })
   await scope(async () => {
     const { qformer: config } = configOf(sizes)
     // The text's embeddings are the word table, so that ids 0, 1, 2, … look them up; positions add nothing.
     const text = all.get('text')
     const table = (n: Numbers): Tensor => tensor(n.data, [n.data.length / D, D], 'float32', bench.device)
     const model = qformer(
-      new Map([
-        ...stored,
-        ['query_tokens', tensor(new Float32Array(L * D), [1, L, D], 'float32', bench.device)],
-        ['qformer.embeddings.word_embeddings.weight', table(text ?? { shape: [1, D], data: new Float32Array(D) })],
-        [
-          'qformer.embeddings.position_embeddings.weight',
-          tensor(new Float32Array(Math.max(1, K) * D), [Math.max(1, K), D], 'float32', bench.device),
-        ],
-      ]),
-      config,
+      finder(
+        new Map([
+          ...stored,
+          ['query_tokens', tensor(new Float32Array(L * D), [1, L, D], 'float32', bench.device)],
+          ['qformer.embeddings.word_embeddings.weight', table(text ?? { shape: [1, D], data: new Float32Array(D) })],
+          [
+            'qformer.embeddings.position_embeddings.weight',
+            tensor(new Float32Array(Math.max(1, K) * D), [Math.max(1, K), D], 'float32', bench.device),
+          ],
+        ]),
+      ),
+      { ...config, maxPositions: Math.max(1, K) },
+      L,
     )
     const adapter = trained(all, bench)
     const pair = (at: string): { q: LoRA; v: LoRA } => ({
@@ -237,7 +245,7 @@ async function videoQformer(bench: Bench, T: number, heads: number): Promise<voi
       ['qformer.embeddings.position_embeddings.weight', nothing([1, D])],
       ['query_tokens', nothing([1, L, D])],
     ])
-    const model = qformer(weights, config)
+    const model = qformer(finder(weights), { ...config, maxPositions: 1 }, L)
     const [queries, image] = [place(all.get('queries')!, bench.device), place(all.get('image')!, bench.device)]
     const parameters =
       L * D +

@@ -6,7 +6,9 @@ import { performance } from 'node:perf_hooks'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
 import { languageFlops, qformerFlops } from '../../lib/eval/cost.js'
-import { parseModelConfig, type LlamaConfig, type ModelConfig } from '../../lib/checkpoint/config.js'
+import { parseModelConfig } from '../../lib/checkpoint/config.js'
+import type { LlamaConfig } from '../../lib/models/llama.js'
+import type { ModelConfig } from '../../lib/models/image-model.js'
 import { ImageModel } from '../../lib/models/image-model.js'
 import { full } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
@@ -66,8 +68,9 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
   const config = configOf(bench.quick, layers)
   const [draw, { vision, qformer, numQueryTokens: L }, llama] = [new Draw(9), config, config.language as LlamaConfig]
   const drawn = new Map<string, Numbers>()
+  const expected = expectedTensors(config)
   const file = await bench.files.write(
-    expectedTensors(config).map(({ name, shape }): [string, Numbers] => {
+    expected.map(({ name, shape }): [string, Numbers] => {
       const isNorm = /norm\w*\.\w+$/i.test(name)
       const key = `${shape} ${isNorm && name.endsWith('weight')}`
       if (!drawn.has(key))
@@ -76,7 +79,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
     }),
     dtype,
   )
-  const model = new ImageModel(config, await load(file, bench.device, dtype), activations(dtype))
+  const model = new ImageModel(config, await load(file, bench.device, dtype, { expected }), activations(dtype))
   const adapter = new Adapter(
     config,
     parseAdapterConfig({ frames: T, ...(bench.quick && { lora: { r: 2, alpha: 2 }, dar: { routerHidden: 4 } }) }),

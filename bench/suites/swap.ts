@@ -3,7 +3,7 @@
  * tokens already lie in order of time.
  */
 import { attend, type AttentionWeights } from '../../lib/nn/attention.js'
-import { Finder } from '../../lib/models/finder.js'
+import { finder } from '../../lib/models/finder.js'
 import { attention } from '../../lib/ops/attention.js'
 import { swap } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
@@ -25,13 +25,13 @@ async function temporal(bench: Bench, T: number, dtype: Precision): Promise<void
   const file = await bench.files.write(weightsOf, dtype)
   const stored = await load(file, bench.device, dtype)
   await scope(async () => {
-    const at = new Finder(stored)
+    const at = finder(stored)
     const weights: AttentionWeights = {
-      query: at.linear('query'),
-      key: at.linear('key'),
-      value: at.linear('value'),
-      dense: at.linear('dense'),
-      norm: at.norm('norm', 1e-12),
+      query: at.linear('query', D, D),
+      key: at.linear('key', D, D),
+      value: at.linear('value', D, D),
+      dense: at.linear('dense', D, D),
+      norm: at.norm('norm', D, 1e-12),
       heads,
     }
     const inputs = Array.from(

@@ -3,7 +3,9 @@
  * size.
  */
 
-import { parseModelConfig, type LlamaConfig, type ModelConfig } from '../../lib/checkpoint/config.js'
+import { parseModelConfig } from '../../lib/checkpoint/config.js'
+import type { LlamaConfig } from '../../lib/models/llama.js'
+import type { ModelConfig } from '../../lib/models/image-model.js'
 import { VOCABULARY_SIZE } from './vocabulary.js'
 import { SIZE } from './world.js'
 

@@ -1,6 +1,6 @@
 /** The adapter: its trained tensors, and what they do in each layer of the image model. */
 import { invalid } from '../errors.js'
-import type { ModelConfig } from '../checkpoint/config.js'
+import type { ModelConfig } from '../models/image-model.js'
 import type { VideoAdapter } from '../models/image-model.js'
 import type { LayerAdapter } from '../models/qformer.js'
 import type { AttentionWeights, Routing } from '../nn/attention.js'

@@ -1,7 +1,7 @@
 /** The configuration keys of the adapter, their defaults, and every check that needs more than one of them. */
 import { z } from 'zod'
 import { InputError, invalid } from '../errors.js'
-import type { ModelConfig } from '../checkpoint/config.js'
+import type { ModelConfig } from '../models/image-model.js'
 import { checkWith } from '../files/schema.js'
 
 const windows = z.array(z.int().min(0)).optional()

@@ -2,7 +2,7 @@
  * The list of everything that is trained, for a model and a configuration: names, shapes, groups, and how each starts.
  * Counting needs nothing else. Imports configurations alone.
  */
-import type { ModelConfig } from '../checkpoint/config.js'
+import type { ModelConfig } from '../models/image-model.js'
 import { masksPerLayer, type AdapterConfig } from './config.js'
 
 export const GROUPS = ['lora', 'router', 'position', 'gate', 'temporal'] as const

@@ -1,43 +1,29 @@
 /**
- * The tensors that a checkpoint of each family must hold, in the names of the Hugging Face releases, and how the names
- * found in older, newer and otherwise saved files map to these.
+ * The tensors that a checkpoint must hold, by part, and how the names found in older, newer and otherwise saved files
+ * map to theirs, which are those of the Hugging Face releases.
  */
-import type { LanguageConfig, ModelConfig, QFormerConfig, VisionConfig } from './config.js'
+import { sizeOf } from '../shape.js'
+import type { Wanted } from '../models/finder.js'
+import { wantedTensors, type ModelConfig } from '../models/image-model.js'
 
-export type Part = 'vision' | 'qformer' | 'query' | 'projection' | 'language'
-export const PARTS: readonly Part[] = ['vision', 'qformer', 'query', 'projection', 'language']
+/** The parts of a model, by the first word of a tensor's name. */
+const PART = {
+  vision_model: 'vision',
+  qformer: 'qformer',
+  query_tokens: 'query',
+  language_projection: 'projection',
+  language_model: 'language',
+} as const
+export type Part = (typeof PART)[keyof typeof PART]
+const PARTS: readonly Part[] = Object.values(PART)
 
-export interface ExpectedTensor {
-  name: string
-  shape: number[]
+export interface ExpectedTensor extends Wanted {
   part: Part
-  /** May be absent: the output matrix where it is tied to the embedding. */
-  optional?: true
-  /** Its number of rows is a vocabulary's and is taken from the file, whatever the config says. */
-  rows?: true
 }
 
-/** What a file's tensor name stands for. */
-export type Resolved =
-  | { kind: 'tensor'; name: string }
-  /** One third of a fused bias: [q_bias, zeros, v_bias]. */
-  | { kind: 'third'; name: string; third: 'q' | 'v' }
-  | { kind: 'ignored' }
-  | { kind: 'unexpected' }
-
-// --------------------------------------------------------------------------------------------------------------- table
-
-/** Every tensor of the model, in the order of the data flow. */
-export function expectedTensors(config: ModelConfig): ExpectedTensor[] {
-  const { vision, qformer, language } = config
-  return [
-    ...of('vision', visionTensors(vision)),
-    ...of('query', [t('query_tokens', 1, config.numQueryTokens, qformer.hiddenSize)]),
-    ...of('qformer', qformerTensors(qformer)),
-    ...of('projection', dense('language_projection', language.hiddenSize, qformer.hiddenSize)),
-    ...of('language', language.kind === 'llama' ? llamaTensors(language) : optTensors(language)),
-  ]
-}
+/** Every tensor of the model, in the order of the data flow: what its builders ask for. */
+export const expectedTensors = (config: ModelConfig): ExpectedTensor[] =>
+  wantedTensors(config).map((t) => ({ ...t, part: PART[t.name.split('.')[0] as keyof typeof PART] }))
 
 export interface PartCount {
   part: Part
@@ -52,134 +38,18 @@ export function countParts(tensors: Iterable<{ part: Part; shape: readonly numbe
     if (optional) continue
     const count = counts.get(part)!
     count.tensors++
-    count.parameters += shape.reduce((a, b) => a * b, 1)
+    count.parameters += sizeOf(shape)
   }
   return [...counts.values()]
 }
 
-type Row = Omit<ExpectedTensor, 'part'>
-
-const of = (part: Part, rows: Row[]): ExpectedTensor[] => rows.map((row) => ({ ...row, part }))
-const t = (name: string, ...shape: number[]): Row => ({ name, shape })
-const dense = (name: string, out: number, into: number): Row[] => [
-  t(`${name}.weight`, out, into),
-  t(`${name}.bias`, out),
-]
-const norm = (name: string, width: number): Row[] => [t(`${name}.weight`, width), t(`${name}.bias`, width)]
-const layers = (n: number, make: (i: number) => Row[]): Row[] => Array.from({ length: n }, (_, i) => make(i)).flat()
-
-function visionTensors(v: VisionConfig): Row[] {
-  const d = v.hiddenSize
-  return [
-    t('vision_model.embeddings.class_embedding', 1, 1, d),
-    t('vision_model.embeddings.position_embedding', 1, v.tokens, d),
-    t('vision_model.embeddings.patch_embedding.weight', d, v.channels, v.patchSize, v.patchSize),
-    t('vision_model.embeddings.patch_embedding.bias', d),
-    ...layers(v.layers, (i) => {
-      const at = `vision_model.encoder.layers.${i}`
-      return [
-        ...norm(`${at}.layer_norm1`, d),
-        t(`${at}.self_attn.qkv.weight`, 3 * d, d),
-        ...(v.qkvBias ? [t(`${at}.self_attn.qkv.bias`, 3 * d)] : []),
-        ...dense(`${at}.self_attn.projection`, d, d),
-        ...norm(`${at}.layer_norm2`, d),
-        ...dense(`${at}.mlp.fc1`, v.mlpSize, d),
-        ...dense(`${at}.mlp.fc2`, d, v.mlpSize),
-      ]
-    }),
-    ...norm('vision_model.post_layernorm', d),
-  ]
-}
-
-function qformerTensors(q: QFormerConfig): Row[] {
-  const d = q.hiddenSize
-  const attention = (at: string, into: number): Row[] => [
-    ...dense(`${at}.attention.query`, d, d),
-    ...dense(`${at}.attention.key`, d, into),
-    ...dense(`${at}.attention.value`, d, into),
-    ...dense(`${at}.output.dense`, d, d),
-    ...norm(`${at}.output.LayerNorm`, d),
-  ]
-  const feedForward = (at: string, suffix: string): Row[] => [
-    ...dense(`${at}.intermediate${suffix}.dense`, q.mlpSize, d),
-    ...dense(`${at}.output${suffix}.dense`, d, q.mlpSize),
-    ...norm(`${at}.output${suffix}.LayerNorm`, d),
-  ]
-  return [
-    ...(q.hasText
-      ? [
-          { ...t('qformer.embeddings.word_embeddings.weight', q.vocabSize, d), rows: true as const },
-          t('qformer.embeddings.position_embeddings.weight', q.maxPositions, d),
-          ...norm('qformer.embeddings.layernorm', d),
-        ]
-      : norm('qformer.layernorm', d)),
-    ...layers(q.layers, (i) => {
-      const at = `qformer.encoder.layer.${i}`
-      return [
-        ...attention(`${at}.attention`, d),
-        ...(i % q.crossFrequency === 0 ? attention(`${at}.crossattention`, q.encoderHiddenSize) : []),
-        ...(q.hasText ? feedForward(at, '') : []),
-        ...feedForward(at, '_query'),
-      ]
-    }),
-  ]
-}
-
-function llamaTensors(l: LanguageConfig & { kind: 'llama' }): Row[] {
-  const d = l.hiddenSize
-  const kv = (d / l.heads) * l.kvHeads
-  return [
-    { ...t('language_model.model.embed_tokens.weight', l.vocabSize, d), rows: true },
-    ...layers(l.layers, (i) => {
-      const at = `language_model.model.layers.${i}`
-      return [
-        t(`${at}.input_layernorm.weight`, d),
-        t(`${at}.self_attn.q_proj.weight`, d, d),
-        t(`${at}.self_attn.k_proj.weight`, kv, d),
-        t(`${at}.self_attn.v_proj.weight`, kv, d),
-        t(`${at}.self_attn.o_proj.weight`, d, d),
-        t(`${at}.post_attention_layernorm.weight`, d),
-        t(`${at}.mlp.gate_proj.weight`, l.mlpSize, d),
-        t(`${at}.mlp.up_proj.weight`, l.mlpSize, d),
-        t(`${at}.mlp.down_proj.weight`, d, l.mlpSize),
-      ]
-    }),
-    t('language_model.model.norm.weight', d),
-    { ...t(HEAD, l.vocabSize, d), rows: true, ...(l.tied ? { optional: true } : {}) },
-  ]
-}
-
-function optTensors(o: LanguageConfig & { kind: 'opt' }): Row[] {
-  const d = o.hiddenSize
-  return [
-    { ...t('language_model.model.decoder.embed_tokens.weight', o.vocabSize, d), rows: true },
-    t('language_model.model.decoder.embed_positions.weight', o.maxPositions + o.positionOffset, d),
-    ...layers(o.layers, (i) => {
-      const at = `language_model.model.decoder.layers.${i}`
-      return [
-        ...norm(`${at}.self_attn_layer_norm`, d),
-        ...['q_proj', 'k_proj', 'v_proj', 'out_proj'].flatMap((name) => dense(`${at}.self_attn.${name}`, d, d)),
-        ...norm(`${at}.final_layer_norm`, d),
-        ...dense(`${at}.fc1`, o.mlpSize, d),
-        ...dense(`${at}.fc2`, d, o.mlpSize),
-      ]
-    }),
-    ...norm('language_model.model.decoder.final_layer_norm', d),
-    { ...t(HEAD, o.vocabSize, d), rows: true, optional: true },
-  ]
-}
-
-/** The language model's output matrix. */
-export const HEAD = 'language_model.lm_head.weight'
-
-/** The language model's embedding, by the kind of the model. */
-export function embeddingName(kind: LanguageConfig['kind']): string {
-  return kind === 'llama'
-    ? 'language_model.model.embed_tokens.weight'
-    : 'language_model.model.decoder.embed_tokens.weight'
-}
-
-// ------------------------------------------------------------------------------------------------------------- aliases
+/** What a file's tensor name stands for. */
+export type Resolved =
+  | { kind: 'tensor'; name: string }
+  /** One third of a fused bias: [q_bias, zeros, v_bias]. */
+  | { kind: 'third'; name: string; third: 'q' | 'v' }
+  | { kind: 'ignored' }
+  | { kind: 'unexpected' }
 
 /** Buffers that old files carry, and heads that serve other tasks than generation. */
 const IGNORED = [

@@ -8,8 +8,11 @@ import { open, readdir, type FileHandle } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { InputError, invalid, show } from '../errors.js'
 import { readJsonObject } from '../files/json.js'
-import { readModelConfig, type ModelConfig } from './config.js'
-import { embeddingName, expectedTensors, HEAD, resolveName, type ExpectedTensor, type Part } from './names.js'
+import { HEAD } from '../models/decoder.js'
+import type { ModelConfig } from '../models/image-model.js'
+import { familyOf } from '../models/language.js'
+import { readModelConfig } from './config.js'
+import { expectedTensors, resolveName, type ExpectedTensor } from './names.js'
 import { readEntry, readHeader, type SafetensorsEntry, type SafetensorsHeader } from '../files/safetensors.js'
 
 /** Where bytes lie: absolute offsets in a file. */
@@ -24,10 +27,10 @@ export type FloatDtype = 'F32' | 'F16' | 'BF16'
 /**
  * One of the model's tensors: stored as it is, or a fused bias put together from two stored thirds with zeros between.
  */
-export type PlannedTensor = { name: string; part: Part; dtype: FloatDtype; shape: number[] } & (
-  | { kind: 'stored'; piece: Piece }
-  | { kind: 'thirds'; q: Piece; v: Piece }
-)
+export type PlannedTensor = Pick<ExpectedTensor, 'name' | 'part' | 'pack'> & { dtype: FloatDtype; shape: number[] } & (
+    | { kind: 'stored'; piece: Piece }
+    | { kind: 'thirds'; q: Piece; v: Piece }
+  )
 
 export interface CheckpointPlan {
   folder: string
@@ -205,14 +208,15 @@ function gather(plan: CheckpointPlan, expected: Map<string, ExpectedTensor>): Ma
 function settleTied(plan: CheckpointPlan, found: Map<string, Found>): void {
   const head = found.get(HEAD)
   if (!plan.config.language.tied || head === undefined) return
-  const embedding = embeddingName(plan.config.language.kind)
+  const { embedding } = familyOf(plan.config.language)
   found.delete(HEAD)
   if (found.has(embedding)) plan.ignored.push((head as Piece).stored)
   else found.set(embedding, head)
 }
 
 function place(plan: CheckpointPlan, tensor: ExpectedTensor, found: Found | undefined): void {
-  const { name, part, shape } = tensor
+  const { name, part, pack, shape } = tensor
+  const known = { name, part, ...(pack !== undefined && { pack }) }
   if (found === undefined) {
     if (!tensor.optional) plan.missing.push(name)
   } else if ('header' in found) {
@@ -226,8 +230,7 @@ function place(plan: CheckpointPlan, tensor: ExpectedTensor, found: Found | unde
     else
       plan.entries.set(name, {
         kind: 'stored',
-        name,
-        part,
+        ...known,
         dtype: found.dtype as FloatDtype,
         shape: rows,
         piece: found,
@@ -241,7 +244,7 @@ function place(plan: CheckpointPlan, tensor: ExpectedTensor, found: Found | unde
     for (const piece of bad)
       plan.wrong.push({ name: piece.stored, expected: `a float of shape [${third}]`, actual: describe(piece) })
     if (bad.length === 0)
-      plan.entries.set(name, { kind: 'thirds', name, part, dtype: q.dtype as FloatDtype, shape, q, v })
+      plan.entries.set(name, { kind: 'thirds', ...known, dtype: q.dtype as FloatDtype, shape, q, v })
   }
 }
 
@@ -252,7 +255,7 @@ const describe = (piece: Piece) => `${piece.dtype} [${piece.shape}]`
 function settleVocabulary(plan: CheckpointPlan): void {
   const { language, qformer } = plan.config
   const words = plan.entries.get('qformer.embeddings.word_embeddings.weight')?.shape[0]
-  const embedding = plan.entries.get(embeddingName(language.kind))?.shape[0]
+  const embedding = plan.entries.get(familyOf(language).embedding)?.shape[0]
   const head = plan.entries.get(HEAD)
   if (head && embedding !== undefined && head.shape[0] !== embedding) {
     plan.wrong.push({ name: HEAD, expected: `${embedding} rows as in the embedding`, actual: `${head.shape[0]} rows` })

@@ -16,7 +16,9 @@ import { countGroups, trainedParameters } from '../adapter/parameters.js'
 import { findPreprocessor, type PreprocessorSource } from '../data/preprocess.js'
 import { InputError, invalid, nearest } from '../errors.js'
 import { readYaml } from '../files/yaml.js'
-import { readModelConfig, type ModelConfig } from '../checkpoint/config.js'
+import { readModelConfig } from '../checkpoint/config.js'
+import type { ModelConfig } from '../models/image-model.js'
+import { familyOf } from '../models/language.js'
 import { assertComplete, planCheckpoint, type CheckpointPlan } from '../checkpoint/plan.js'
 import { countParts, expectedTensors, type Part } from '../checkpoint/names.js'
 import { DTYPE_BYTES } from '../files/safetensors.js'
@@ -100,10 +102,7 @@ function describeParts(
   pictures: PreprocessorSource | InputError | undefined,
 ): string[] {
   const { kind, padId, bosId, eosId } = language
-  const attention =
-    language.kind === 'llama'
-      ? `${language.heads} heads${language.kvHeads === language.heads ? '' : ` (${language.kvHeads} for keys and values)`}, RoPE theta ${language.ropeTheta}`
-      : `${language.heads} heads, learned positions`
+  const decoder = familyOf(language)
   const crossing = Math.ceil(qformer.layers / qformer.crossFrequency)
   return table([
     [
@@ -125,7 +124,7 @@ function describeParts(
     ],
     [
       'language',
-      `${NAMES[kind]}: ${language.layers} layers, width ${language.hiddenSize}, ${attention}, mlp ${language.mlpSize}, eps ${language.eps.toExponential()}`,
+      `${decoder.title}: ${language.layers} layers, width ${language.hiddenSize}, ${decoder.describe(language)}, mlp ${language.mlpSize}, eps ${language.eps.toExponential()}`,
     ],
     [
       '',
@@ -195,8 +194,6 @@ function ranges(layers: number[]): string {
       ? `{${first},${last}}`
       : `{${first},${second}..${last}}`
 }
-
-const NAMES = { llama: 'LLaMA', opt: 'OPT' }
 
 const TITLES: Record<Part, string> = {
   vision: 'vision',

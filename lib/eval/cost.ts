@@ -5,7 +5,9 @@
  */
 import { trainedParameters, countTrained } from '../adapter/parameters.js'
 import type { AdapterConfig } from '../adapter/config.js'
-import type { LlamaConfig, ModelConfig, QFormerConfig } from '../checkpoint/config.js'
+import type { LlamaConfig } from '../models/llama.js'
+import type { ModelConfig } from '../models/image-model.js'
+import type { QFormerConfig } from '../models/qformer.js'
 
 /** How query tokens see each other: in space and then in time, or all tokens of a video at once. */
 export type Form = 'factorized' | 'joint'

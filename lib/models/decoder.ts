@@ -1,4 +1,4 @@
-/** What both language models share: a decoder over given input embeddings, with a cache for generation. */
+/** What the language families share: a decoder over given input embeddings, with a cache for generation. */
 import { attention } from '../ops/attention.js'
 import { cacheAppend } from '../ops/cache-append.js'
 import { type Columns, columnsOf, viewOf } from '../ops/columns.js'
@@ -10,8 +10,48 @@ import { keep } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import type { Precision } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import type { LanguageConfig } from '../checkpoint/config.js'
-import type { Observe } from './finder.js'
+import type { Finder, Observe } from './finder.js'
+
+/** What is asked of every language model's configuration; a family adds its own. */
+export interface DecoderConfig {
+  /** The family: `model_type` in config.json. */
+  kind: string
+  hiddenSize: number
+  mlpSize: number
+  layers: number
+  heads: number
+  maxPositions: number
+  vocabSize: number
+  eps: number
+  /** Whether the output matrix is the embedding. */
+  tied: boolean
+  padId: number | null
+  bosId: number | null
+  eosId: number | null
+}
+
+/** A family of language models: all that the rest of the project asks of it. */
+export interface Family<C extends DecoderConfig> {
+  title: string
+  /** Reads the text_config of a config.json. Complaints begin with `where`. */
+  config(text: unknown, where: string): C
+  /** The canonical name of its token embedding. */
+  embedding: string
+  build(root: Finder, config: C): LanguageModel
+  /** Whose end-of-sequence token ends an answer, where both name one: the tokenizer's or config.json's. */
+  endsAnswers: 'tokenizer' | 'config'
+  /** Heads and positions in a few words. */
+  describe(config: C): string
+}
+
+/** The canonical name of every family's output matrix. */
+export const HEAD = 'language_model.lm_head.weight'
+
+/** The output matrix [V,D]: `tokens` where the two are tied, unless the weights hold one all the same. */
+export function outputMatrix(root: Finder, { vocabSize, hiddenSize, tied }: DecoderConfig, tokens: Tensor): Tensor {
+  const shape = [vocabSize, hiddenSize]
+  return tied ? (root.find(HEAD, shape, { rows: true }) ?? tokens) : root.get(HEAD, shape, { rows: true })
+}
 
 /** Where the tokens of a call stand: mask [B, all tokens so far] uint8, positions [B, tokens of this call] int32. */
 export interface Context {
@@ -22,7 +62,7 @@ export interface Context {
 }
 
 export interface LanguageModel {
-  config: LanguageConfig
+  config: DecoderConfig
   /** Token embeddings [V,D]. */
   tokens: Tensor
   /** Output matrix [V,D]. */

@@ -14,13 +14,24 @@ import { keep } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import type { Precision } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import type { LanguageConfig, ModelConfig } from '../checkpoint/config.js'
 import { embedTokens, logits, rowsOf, type Cached, type LanguageModel } from './decoder.js'
-import { llama } from './llama.js'
-import { opt } from './opt.js'
-import { qformer, qformerForward, type LayerAdapter, type QFormer } from './qformer.js'
-import { vit, vitForward, type Vit } from './vit.js'
-import { Finder, type Observe, type Weights } from './finder.js'
+import { finder, recorded, type Finder, type Observe, type Wanted, type Weights } from './finder.js'
+import { languageModel, type LanguageConfig } from './language.js'
+import { qformer, qformerForward, type LayerAdapter, type QFormer, type QFormerConfig } from './qformer.js'
+import { vit, vitForward, type Vit, type VisionConfig } from './vit.js'
+
+export interface ModelConfig {
+  family: 'instructblip' | 'blip-2'
+  numQueryTokens: number
+  /** The tokens that stand for pictures and videos in the texts of newer checkpoints. */
+  imageTokenId?: number
+  videoTokenId?: number
+  /** What config.json says the weights are stored in; the files know better. */
+  dtype?: string
+  vision: VisionConfig
+  qformer: QFormerConfig
+  language: LanguageConfig
+}
 
 /** What makes a video model of the image model; see `adapter`. */
 export interface VideoAdapter {
@@ -62,12 +73,25 @@ export interface PlacedText {
 }
 const isPlaced = (text: TextRows | PlacedText): text is PlacedText => !(text.ids instanceof Int32Array)
 
-/** The decoder of a checkpoint's family. */
-export function languageModel(weights: Weights, config: LanguageConfig): LanguageModel {
-  return config.kind === 'llama' ? llama(weights, config) : opt(weights, config)
+interface Parts {
+  vision: Vit
+  qformer: QFormer
+  projection: Linear
+  language: LanguageModel
 }
 
-export class ImageModel {
+/** The parts in the order of the data flow. */
+const parts = (root: Finder, config: ModelConfig): Parts => ({
+  vision: vit(root, config.vision),
+  qformer: qformer(root, config.qformer, config.numQueryTokens),
+  projection: root.linear('language_projection', config.language.hiddenSize, config.qformer.hiddenSize),
+  language: languageModel(root, config.language),
+})
+
+/** Every tensor that the weights of a model must hold, in the order of the data flow. */
+export const wantedTensors = (config: ModelConfig): Wanted[] => recorded((root) => parts(root, config))
+
+export class ImageModel implements Parts {
   /** Where the weights lie and everything is computed; inputs are moved there. */
   readonly device: Device
   readonly vision: Vit
@@ -82,10 +106,12 @@ export class ImageModel {
     readonly precision: Precision = 'float32',
   ) {
     this.device = weights.values().next().value?.device ?? 'cpu'
-    this.vision = vit(weights, config.vision)
-    this.qformer = qformer(weights, config.qformer)
-    this.projection = new Finder(weights).linear('language_projection')
-    this.language = languageModel(weights, config.language)
+    ;({
+      vision: this.vision,
+      qformer: this.qformer,
+      projection: this.projection,
+      language: this.language,
+    } = parts(finder(weights), config))
   }
 
   /** Pixels [B,T,3,S,S] to E_v [B,T,K_V,D_v] (5). */

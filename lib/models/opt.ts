@@ -1,15 +1,85 @@
 /**
  * OPT: pre-norm with LayerNorm and biases, learned positions with two extra rows, ReLU, output tied to the embedding.
  */
+import { z } from 'zod'
 import { normalise, project, projectAll, projectOnto, type Linear, type Norm, type Pack } from '../nn/layers.js'
 import type { Columns } from '../ops/columns.js'
 import { add, relu } from '../ops/elementwise.js'
 import { embedding } from '../ops/embedding.js'
 import type { Precision } from '../tensor/dtype.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { OptConfig } from '../checkpoint/config.js'
-import { causal, type Context, type LanguageModel } from './decoder.js'
-import { Finder, type Weights } from './finder.js'
+import { causal, outputMatrix, type Context, type DecoderConfig, type Family, type LanguageModel } from './decoder.js'
+import { divides, firstTokenId, flag, section, size, supported, tokenId, word } from './fields.js'
+import type { Finder } from './finder.js'
+
+export interface OptConfig extends DecoderConfig {
+  kind: 'opt'
+  /** Row of the position table that position 0 uses. */
+  positionOffset: 2
+  eps: 1e-5
+  tied: true
+  activation: 'relu'
+}
+
+const Fields = z.looseObject({
+  hidden_size: size(768),
+  ffn_dim: size(3072),
+  num_hidden_layers: size(12),
+  num_attention_heads: size(12),
+  max_position_embeddings: size(2048),
+  vocab_size: size(50272),
+  activation_function: word('relu'),
+  word_embed_proj_dim: z.int().min(1).nullish(),
+  do_layer_norm_before: flag(true),
+  _remove_final_layer_norm: flag(false),
+  enable_bias: flag(true),
+  layer_norm_elementwise_affine: flag(true),
+  tie_word_embeddings: flag(true),
+  pad_token_id: tokenId(1),
+  bos_token_id: tokenId(2),
+  eos_token_id: firstTokenId(2),
+})
+
+const EMBEDDING = 'language_model.model.decoder.embed_tokens.weight'
+
+export const OPT: Family<OptConfig> = {
+  title: 'OPT',
+  config,
+  embedding: EMBEDDING,
+  build,
+  // A newline, as checkpoints say, and not the tokenizer's EOS.
+  endsAnswers: 'config',
+  describe: ({ heads }) => `${heads} heads, learned positions`,
+}
+
+function config(text: unknown, where: string): OptConfig {
+  const o = section(Fields, text, where, 'text_config')
+  const at = `${where}: text_config`
+  supported(`${at}.activation_function`, o.activation_function, 'relu')
+  supported(`${at}.do_layer_norm_before`, o.do_layer_norm_before, true)
+  supported(`${at}.word_embed_proj_dim`, o.word_embed_proj_dim ?? o.hidden_size, o.hidden_size)
+  supported(`${at}._remove_final_layer_norm`, o._remove_final_layer_norm, false)
+  supported(`${at}.enable_bias`, o.enable_bias, true)
+  supported(`${at}.layer_norm_elementwise_affine`, o.layer_norm_elementwise_affine, true)
+  supported(`${at}.tie_word_embeddings`, o.tie_word_embeddings, true)
+  divides(at, 'hidden_size', o.hidden_size, 'num_attention_heads', o.num_attention_heads)
+  return {
+    kind: 'opt',
+    hiddenSize: o.hidden_size,
+    mlpSize: o.ffn_dim,
+    layers: o.num_hidden_layers,
+    heads: o.num_attention_heads,
+    maxPositions: o.max_position_embeddings,
+    positionOffset: 2,
+    vocabSize: o.vocab_size,
+    eps: 1e-5,
+    tied: true,
+    padId: o.pad_token_id,
+    bosId: o.bos_token_id,
+    eosId: o.eos_token_id,
+    activation: 'relu',
+  }
+}
 
 interface Block {
   norm1: Norm
@@ -20,27 +90,28 @@ interface Block {
   fc2: Linear
 }
 
-export function opt(weights: Weights, config: OptConfig): LanguageModel {
-  const at = new Finder(weights, 'language_model.model.decoder.')
+function build(root: Finder, config: OptConfig): LanguageModel {
+  const { hiddenSize: d, mlpSize, heads, eps } = config
+  const at = root.at('language_model.model.decoder')
+  const tokens = root.get(EMBEDDING, [config.vocabSize, d], { rows: true })
+  const positions = at.get('embed_positions.weight', [config.maxPositions + config.positionOffset, d])
   const blocks: Block[] = Array.from({ length: config.layers }, (_, i) => {
     const layer = at.at(`layers.${i}`)
     return {
-      norm1: layer.norm('self_attn_layer_norm', config.eps),
-      qkv: layer.pack('self_attn.qkv_proj'),
-      o: layer.linear('self_attn.out_proj'),
-      norm2: layer.norm('final_layer_norm', config.eps),
-      fc1: layer.linear('fc1'),
-      fc2: layer.linear('fc2'),
+      norm1: layer.norm('self_attn_layer_norm', d, eps),
+      qkv: layer.pack('self_attn.qkv_proj', { 'self_attn.q_proj': d, 'self_attn.k_proj': d, 'self_attn.v_proj': d }, d),
+      o: layer.linear('self_attn.out_proj', d, d),
+      norm2: layer.norm('final_layer_norm', d, eps),
+      fc1: layer.linear('fc1', mlpSize, d),
+      fc2: layer.linear('fc2', d, mlpSize),
     }
   })
-  const tokens = at.get('embed_tokens.weight')
-  const places = at.get('embed_positions.weight')
-  const last = at.norm('final_layer_norm', config.eps)
-  const head = new Finder(weights, 'language_model.')
+  const last = at.norm('final_layer_norm', d, eps)
+  const head = outputMatrix(root, config, tokens)
   return {
     config,
     tokens,
-    head: head.has('lm_head.weight') ? head.get('lm_head.weight') : tokens,
+    head,
     /** Rows of the position table: attended tokens read 2, 3, 4, …, padding row 1. */
     positions(mask, rows) {
       const n = mask.length / rows
@@ -52,12 +123,12 @@ export function opt(weights: Weights, config: OptConfig): LanguageModel {
       return out
     },
     forward(inputs: Tensor, context: Context): Tensor {
-      let x = add(inputs, embedding(context.positions, places, inputs.dtype as Precision))
+      let x = add(inputs, embedding(context.positions, positions, inputs.dtype as Precision))
       context.observe?.('lm.hidden.0', x)
       for (const [i, block] of blocks.entries()) {
         const h = normalise(block.norm1, x)
         const [q, k, v] = projectAll(block.qkv, h) as [Columns, Columns, Columns]
-        x = projectOnto(x, block.o, causal(q, k, v, config.heads, config.heads, i, context))
+        x = projectOnto(x, block.o, causal(q, k, v, heads, heads, i, context))
         x = projectOnto(x, block.fc2, relu(project(block.fc1, normalise(block.norm2, x))))
         if (i + 1 < blocks.length) context.observe?.(`lm.hidden.${i + 1}`, x)
       }

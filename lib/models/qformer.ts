@@ -2,6 +2,7 @@
  * The Q-Former: BERT layers in which learned queries attend to each other, to a text and to an image. It is the *image*
  * model; what a video model adds to a layer is declared here and made in `adapter`.
  */
+import { z } from 'zod'
 import { invalid } from '../errors.js'
 import { attend, attendSum, type AttentionWeights, type Routing } from '../nn/attention.js'
 import {
@@ -11,6 +12,7 @@ import {
   normaliseJoin,
   normaliseSplit,
   type FeedForward,
+  type Linear,
   type LoRA,
   type Norm,
 } from '../nn/layers.js'
@@ -20,8 +22,69 @@ import { embedding } from '../ops/embedding.js'
 import { concat, expand, narrow, reshape, split } from '../ops/views.js'
 import type { Precision } from '../tensor/dtype.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { QFormerConfig } from '../checkpoint/config.js'
-import { Finder, type Observe, type Weights } from './finder.js'
+import { divides, flag, positive, size, supported, word } from './fields.js'
+import type { Finder, Observe } from './finder.js'
+import type { VisionConfig } from './vit.js'
+
+export interface QFormerConfig {
+  hiddenSize: number
+  layers: number
+  heads: number
+  mlpSize: number
+  eps: number
+  maxPositions: number
+  /** Layers m with m mod crossFrequency = 0 have cross-attention. */
+  crossFrequency: number
+  encoderHiddenSize: number
+  vocabSize: number
+  /** Whether text can be given to it; InstructBLIP's can, that of BLIP-2's generative checkpoints cannot. */
+  hasText: boolean
+}
+
+/** The qformer_config of a config.json. */
+export const QFormerFields = z.looseObject({
+  hidden_size: size(768),
+  num_hidden_layers: size(12),
+  num_attention_heads: size(12),
+  intermediate_size: size(3072),
+  layer_norm_eps: positive(1e-12),
+  max_position_embeddings: size(512),
+  cross_attention_frequency: size(2),
+  encoder_hidden_size: z.int().min(1).nullish(),
+  vocab_size: size(30522),
+  hidden_act: word('gelu'),
+  position_embedding_type: word('absolute'),
+  use_qformer_text_input: flag(false),
+})
+
+/** Complaints begin with `where`. */
+export function qformerConfig(
+  q: z.output<typeof QFormerFields>,
+  hasText: boolean,
+  vision: VisionConfig,
+  where: string,
+): QFormerConfig {
+  const at = `${where}: qformer_config`
+  supported(`${at}.hidden_act`, q.hidden_act, 'gelu')
+  supported(`${at}.position_embedding_type`, q.position_embedding_type, 'absolute')
+  if (!hasText) supported(`${at}.use_qformer_text_input`, q.use_qformer_text_input, false)
+  divides(at, 'hidden_size', q.hidden_size, 'num_attention_heads', q.num_attention_heads)
+  if (q.encoder_hidden_size != null && q.encoder_hidden_size !== vision.hiddenSize) {
+    throw invalid(`${at}.encoder_hidden_size`, `the vision width ${vision.hiddenSize}`, q.encoder_hidden_size)
+  }
+  return {
+    hiddenSize: q.hidden_size,
+    layers: q.num_hidden_layers,
+    heads: q.num_attention_heads,
+    mlpSize: q.intermediate_size,
+    eps: q.layer_norm_eps,
+    maxPositions: q.max_position_embeddings,
+    crossFrequency: q.cross_attention_frequency,
+    encoderHiddenSize: vision.hiddenSize,
+    vocabSize: q.vocab_size,
+    hasText,
+  }
+}
 
 interface Layer {
   self: AttentionWeights
@@ -54,41 +117,46 @@ export interface LayerAdapter {
   cross?: { lora?: QV }
 }
 
-export function qformer(weights: Weights, config: QFormerConfig): QFormer {
-  const at = new Finder(weights, 'qformer.')
-  const attention = (layer: Finder, name: string, pack: string): AttentionWeights => {
-    const a = layer.at(name)
+/** @param queries L, how many query tokens there are */
+export function qformer(root: Finder, config: QFormerConfig, queries: number): QFormer {
+  const at = root.at('qformer')
+  const { hiddenSize: d, mlpSize, encoderHiddenSize, eps, heads, hasText } = config
+  /** Over its own input, or with keys and values from an input of another width. */
+  const attention = (a: Finder, source?: number): AttentionWeights => {
+    const [query, key, value] = ['attention.query', 'attention.key', 'attention.value'] as const
+    const own = source === undefined ? undefined : a.linear(query, d, d)
+    const { parts, whole } = own
+      ? a.pack('attention.key_value', { [key]: d, [value]: d }, source!)
+      : a.pack('attention.query_key_value', { [query]: d, [key]: d, [value]: d }, d)
+    const [q, k, v] = (own ? [own, ...parts] : parts) as [Linear, Linear, Linear]
     return {
-      packed: layer.pack(pack).whole,
-      query: a.linear('attention.query'),
-      key: a.linear('attention.key'),
-      value: a.linear('attention.value'),
-      dense: a.linear('output.dense'),
-      norm: a.norm('output.LayerNorm', config.eps),
-      heads: config.heads,
+      packed: whole,
+      query: q,
+      key: k,
+      value: v,
+      dense: a.linear('output.dense', d, d),
+      norm: a.norm('output.LayerNorm', d, eps),
+      heads,
     }
   }
   const feed = (layer: Finder, suffix: string): FeedForward => ({
-    inner: layer.linear(`intermediate${suffix}.dense`),
-    outer: layer.linear(`output${suffix}.dense`),
-    norm: layer.norm(`output${suffix}.LayerNorm`, config.eps),
+    inner: layer.linear(`intermediate${suffix}.dense`, mlpSize, d),
+    outer: layer.linear(`output${suffix}.dense`, d, mlpSize),
+    norm: layer.norm(`output${suffix}.LayerNorm`, d, eps),
   })
   return {
     config,
-    queries: new Finder(weights).get('query_tokens'),
-    words: config.hasText ? at.get('embeddings.word_embeddings.weight') : undefined,
-    wordPositions: config.hasText ? at.get('embeddings.position_embeddings.weight') : undefined,
-    norm: at.norm(config.hasText ? 'embeddings.layernorm' : 'layernorm', config.eps),
+    queries: root.get('query_tokens', [1, queries, d]),
+    words: hasText ? at.get('embeddings.word_embeddings.weight', [config.vocabSize, d], { rows: true }) : undefined,
+    wordPositions: hasText ? at.get('embeddings.position_embeddings.weight', [config.maxPositions, d]) : undefined,
+    norm: at.norm(hasText ? 'embeddings.layernorm' : 'layernorm', d, eps),
     layers: Array.from({ length: config.layers }, (_, i) => {
       const layer = at.at(`encoder.layer.${i}`)
       return {
-        self: attention(layer, 'attention', 'attention.attention.query_key_value'),
-        cross:
-          i % config.crossFrequency === 0
-            ? attention(layer, 'crossattention', 'crossattention.attention.key_value')
-            : undefined,
+        self: attention(layer.at('attention')),
+        cross: i % config.crossFrequency === 0 ? attention(layer.at('crossattention'), encoderHiddenSize) : undefined,
+        textFeed: hasText ? feed(layer, '') : undefined,
         queryFeed: feed(layer, '_query'),
-        textFeed: config.hasText ? feed(layer, '') : undefined,
       }
     }),
   }

@@ -1,4 +1,5 @@
 /** ViT-g/14 as EVA-CLIP and BLIP-2 have it: pre-norm, class token, learned positions, exact GELU. */
+import { z } from 'zod'
 import { normalise, project, projectGelu, projectOnto, type Linear, type Norm } from '../nn/layers.js'
 import { attention } from '../ops/attention.js'
 import { cast } from '../ops/copy.js'
@@ -7,8 +8,55 @@ import { linear } from '../ops/linear.js'
 import { patchify } from '../ops/patchify.js'
 import { concat, expand, reshape, split } from '../ops/views.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { VisionConfig } from '../checkpoint/config.js'
-import { Finder, type Observe, type Weights } from './finder.js'
+import { divides, flag, positive, size, supported, word } from './fields.js'
+import type { Finder, Observe } from './finder.js'
+
+export interface VisionConfig {
+  hiddenSize: number
+  layers: number
+  heads: number
+  mlpSize: number
+  patchSize: number
+  imageSize: number
+  eps: number
+  qkvBias: boolean
+  channels: 3
+  /** Patches and the class token. */
+  tokens: number
+}
+
+/** The vision_config of a config.json. */
+export const VisionFields = z.looseObject({
+  hidden_size: size(1408),
+  num_hidden_layers: size(39),
+  num_attention_heads: size(16),
+  intermediate_size: size(6144),
+  patch_size: size(14),
+  image_size: size(224),
+  layer_norm_eps: positive(1e-6),
+  qkv_bias: flag(true),
+  hidden_act: word('gelu'),
+})
+
+/** Complaints begin with `where`. */
+export function visionConfig(v: z.output<typeof VisionFields>, where: string): VisionConfig {
+  const at = `${where}: vision_config`
+  supported(`${at}.hidden_act`, v.hidden_act, 'gelu')
+  divides(at, 'hidden_size', v.hidden_size, 'num_attention_heads', v.num_attention_heads)
+  divides(at, 'image_size', v.image_size, 'patch_size', v.patch_size)
+  return {
+    hiddenSize: v.hidden_size,
+    layers: v.num_hidden_layers,
+    heads: v.num_attention_heads,
+    mlpSize: v.intermediate_size,
+    patchSize: v.patch_size,
+    imageSize: v.image_size,
+    eps: v.layer_norm_eps,
+    qkvBias: v.qkv_bias,
+    channels: 3,
+    tokens: (v.image_size / v.patch_size) ** 2 + 1,
+  }
+}
 
 interface Block {
   norm1: Norm
@@ -28,25 +76,29 @@ export interface Vit {
   norm: Norm
 }
 
-export function vit(weights: Weights, config: VisionConfig): Vit {
-  const at = new Finder(weights, 'vision_model.')
+export function vit(root: Finder, config: VisionConfig): Vit {
+  const at = root.at('vision_model')
+  const { hiddenSize: d, mlpSize, channels, patchSize, tokens, eps } = config
   return {
     config,
-    classToken: at.get('embeddings.class_embedding'),
-    positions: at.get('embeddings.position_embedding'),
-    patches: at.linear('embeddings.patch_embedding'),
+    classToken: at.get('embeddings.class_embedding', [1, 1, d]),
+    positions: at.get('embeddings.position_embedding', [1, tokens, d]),
+    patches: {
+      weight: at.get('embeddings.patch_embedding.weight', [d, channels, patchSize, patchSize]),
+      bias: at.get('embeddings.patch_embedding.bias', [d]),
+    },
     blocks: Array.from({ length: config.layers }, (_, i) => {
       const layer = at.at(`encoder.layers.${i}`)
       return {
-        norm1: layer.norm('layer_norm1', config.eps),
-        qkv: layer.linear('self_attn.qkv'),
-        projection: layer.linear('self_attn.projection'),
-        norm2: layer.norm('layer_norm2', config.eps),
-        fc1: layer.linear('mlp.fc1'),
-        fc2: layer.linear('mlp.fc2'),
+        norm1: layer.norm('layer_norm1', d, eps),
+        qkv: layer.linear('self_attn.qkv', 3 * d, d, { bias: config.qkvBias }),
+        projection: layer.linear('self_attn.projection', d, d),
+        norm2: layer.norm('layer_norm2', d, eps),
+        fc1: layer.linear('mlp.fc1', mlpSize, d),
+        fc2: layer.linear('mlp.fc2', d, mlpSize),
       }
     }),
-    norm: at.norm('post_layernorm', config.eps),
+    norm: at.norm('post_layernorm', d, eps),
   }
 }
 

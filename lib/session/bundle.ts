@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import { findPreprocessor, type Preprocessor } from '../data/preprocess.js'
 import { readGenerationConfig } from '../checkpoint/config.js'
 import { loadModel, type LoadedModel, type LoadOptions } from './model.js'
-import { specialIds, type SpecialIds } from '../text/prompts.js'
+import type { SpecialIds } from '../text/prompts.js'
+import { specialIds } from './special-ids.js'
 import { checkTokenizer, loadTokenizer, type Tokenizer } from '../text/tokenizer.js'
 
 export interface Bundle extends LoadedModel {

@@ -55,7 +55,7 @@ export async function loadWeights(
   // anyway; on a device they are copies, so that where these go costs nothing.
   const packed = device === 'cpu' || trained ? [] : [...plan.entries.values()]
   const { parts, packs } = allocatePacks(
-    packed.map((p) => ({ name: p.name, shape: p.shape, dtype: dtypeOf(p) })),
+    packed.map((p) => ({ ...p, dtype: dtypeOf(p) })),
     device,
   )
   try {

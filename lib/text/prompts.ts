@@ -2,7 +2,6 @@
  * The three texts of a sample as ids: what the Q-Former reads, the prompt of the language model, and the answer. Each
  * has its own limit and its own side that is cut, as InstructBLIP was trained.
  */
-import type { LanguageConfig } from '../checkpoint/config.js'
 import { invalid } from '../errors.js'
 import type { Tokenizer } from './tokenizer.js'
 
@@ -79,23 +78,6 @@ export function answerIds(
 }
 
 /** Tokens that a prompt may have beside the visual ones and the answer. */
-export function promptRoom(
-  language: Pick<LanguageConfig, 'maxPositions'>,
-  visualTokens: number,
-  answerTokens: number,
-): number {
+export function promptRoom(language: { maxPositions: number }, visualTokens: number, answerTokens: number): number {
   return language.maxPositions - visualTokens - answerTokens
-}
-
-/**
- * Which ids count. LLaMA's tokenizer overrules config.json, which has been wrong on the hub (pad 0, bos 1); OPT ends an
- * answer with what its config says, a newline, and not with its tokenizer's EOS. Padding is masked, so that where no id
- * is named for it, or a negative one as in old configs, EOS will do.
- */
-export function specialIds(tokenizer: Tokenizer, language: LanguageConfig): SpecialIds {
-  const eosId = language.kind === 'opt' ? (language.eosId ?? tokenizer.eosId) : (tokenizer.eosId ?? language.eosId)
-  if (eosId === null)
-    throw invalid(`${tokenizer.folder}: eos_token`, 'a token that ends an answer, there or in config.json', null)
-  const padId = tokenizer.padId ?? language.padId ?? -1
-  return { bosId: tokenizer.bosId ?? language.bosId, eosId, padId: padId < 0 ? eosId : padId }
 }

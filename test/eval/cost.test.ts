@@ -13,7 +13,8 @@ import {
   trainedCount,
   videoCost,
 } from '../../lib/eval/cost.js'
-import { parseModelConfig, type LlamaConfig } from '../../lib/checkpoint/config.js'
+import { parseModelConfig } from '../../lib/checkpoint/config.js'
+import type { LlamaConfig } from '../../lib/models/llama.js'
 
 const full = parseModelConfig({
   model_type: 'instructblip',

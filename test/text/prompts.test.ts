@@ -1,7 +1,8 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
-import { answerIds, promptIds, promptRoom, qformerIds, routeText, specialIds } from '../../lib/text/prompts.js'
+import { answerIds, promptIds, promptRoom, qformerIds, routeText } from '../../lib/text/prompts.js'
+import { specialIds } from '../../lib/session/special-ids.js'
 import { makeTokenizer } from '../../lib/text/tokenizer.js'
 import { bert, bytes, llama } from './fixtures.js'
 
