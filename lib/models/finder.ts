@@ -80,7 +80,7 @@ export function finder(weights: Weights): Finder {
     const t = weights.get(name)
     const skip = Number(rows ?? false)
     if (t && `${t.shape.slice(skip)}` !== `${shape.slice(skip)}`)
-      throw invalid(name, `shape [${rows ? ['rows', ...shape.slice(1)] : shape}]`, `[${t.shape}]`)
+      throw invalid(name, `shape [${rows ? ['rows', ...shape.slice(1)] : shape}]`, t.shape)
     return t
   })
 }
