@@ -23,6 +23,10 @@ export interface GivenMasks {
   temporal?: MaskSet | undefined
 }
 
+/**
+ * Everything that is trained around a frozen image model: LoRA, routers, positions and gates (docs/model.md#trained-parameters).
+ * Freed by {@link dispose}.
+ */
 export class Adapter implements VideoAdapter {
   readonly config: CheckedAdapterConfig
   /** What is trained, by name, in the order of {@link trainedParameters}. */
@@ -31,8 +35,8 @@ export class Adapter implements VideoAdapter {
   readonly #choices: number[]
 
   /**
-   * @param values initial values by name, taken over; what is missing is drawn from `seed`, the same on every device
-   * @param device where the model computes
+   * @param options `values`: initial values by name, taken over; what is missing is drawn from `seed`, the same on every
+   * device. `device`: where the model computes
    * @throws InputError where the configuration does not fit the model
    */
   constructor(
@@ -67,19 +71,24 @@ export class Adapter implements VideoAdapter {
   table(): TrainedParameter[] {
     return trainedParameters(this.model, this.config)
   }
+  /** Whether the text goes into the Q-Former (early fusion). */
   get fusion(): boolean {
     return this.config.fusion
   }
+  /** How the frames' query tokens become visual tokens. */
   get aggregate(): 'mean' | 'concat' {
     return this.config.aggregate
   }
+  /** Whether all frames of a video share one spatial attention: the s²f² baseline. */
   get joint(): boolean {
     return this.config.temporal.attention === 'joint'
   }
+  /** Added to the queries: e_t [maxFrames,D] per frame, e_s [L,D] per query (6). */
   get positions(): { frame: Tensor; query: Tensor } {
     return { frame: this.#get('temporal_position'), query: this.#get('spatial_position') }
   }
 
+  /** What the adapter adds to each layer of the Q-Former, for T frames and K text tokens: LoRA, routing, gates. */
   layers(frames: number, textTokens: number): LayerAdapter[] {
     const { temporal, dar, lora } = this.config
     const L = this.model.numQueryTokens
@@ -122,6 +131,7 @@ export class Adapter implements VideoAdapter {
     })
   }
 
+  /** Frees the trained tensors, their gradients and the mask sets. */
   dispose(): void {
     for (const t of [...this.parameters.values(), ...this.#masks.values()]) {
       t.grad?.dispose()

@@ -91,6 +91,7 @@ export const AdapterKeys = {
 const Schema = z.strictObject(AdapterKeys)
 type Parsed = z.output<typeof Schema>
 
+/** The configuration of an adapter, defaults filled in; docs/configuration.md has the keys. */
 export type AdapterConfig = Omit<Parsed, 'dar'> & {
   dar: Omit<Parsed['dar'], 'spatialWindows' | 'temporalWindows'> & {
     spatialWindows: number[]

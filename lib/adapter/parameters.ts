@@ -16,6 +16,7 @@ export type Init =
   | { kind: 'xavier' }
   | { kind: 'first'; value: number }
 
+/** A trained tensor: its name, shape, group, and initial value. float32 always. */
 export interface TrainedParameter {
   name: string
   shape: number[]
@@ -102,6 +103,7 @@ function fresh(at: string, width: number): TrainedParameter[] {
 
 // ------------------------------------------------------------------------------------------------------------ counting
 
+/** How many tensors and numbers a group has. */
 export interface GroupCount {
   group: ParameterGroup
   tensors: number

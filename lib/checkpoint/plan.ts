@@ -32,6 +32,7 @@ export type PlannedTensor = Pick<ExpectedTensor, 'name' | 'part' | 'pack'> & { d
     | { kind: 'thirds'; q: Piece; v: Piece }
   )
 
+/** What a checkpoint holds beside what the model needs: nothing is read but config.json and headers. */
 export interface CheckpointPlan {
   folder: string
   /** With the vocabularies' sizes as the files have them. */

@@ -11,6 +11,7 @@ import type { QFormerConfig } from '../models/qformer.js'
 
 /** How query tokens see each other: in space and then in time, or all tokens of a video at once. */
 export type Form = 'factorized' | 'joint'
+/** Which passes are counted. */
 export type Pass = 'forward' | 'forward+backward'
 
 /** What the Q-Former is given: videos B, frames T, queries per frame L, text tokens K. */

@@ -17,6 +17,7 @@ import { notFinite, NotFiniteError } from '../session/finite.js'
 import { generate } from '../session/generate.js'
 import { checkedVisual } from '../session/visual.js'
 
+/** What the model answered to a sample, and whether that is right. */
 export interface Prediction {
   id: string
   task?: string | undefined
@@ -37,6 +38,7 @@ export interface Unpredicted {
   error: string
 }
 
+/** How samples are evaluated. */
 export interface EvaluateOptions {
   /** Absent: the image model, its visual tokens averaged over frames. */
   adapter?: Adapter | undefined
@@ -242,6 +244,7 @@ async function openAnswer(
   return bundle.tokenizer.decode(ids).trim()
 }
 
+/** How many answers were right, of how many. */
 export interface Accuracy {
   correct: number
   total: number

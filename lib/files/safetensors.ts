@@ -27,8 +27,10 @@ export const DTYPE_BYTES = {
   F8_E4M3: 1,
   F8_E5M2: 1,
 } as const
+/** An element type, as the format names it. */
 export type Dtype = keyof typeof DTYPE_BYTES
 
+/** Where a tensor lies in a file. */
 export interface SafetensorsEntry {
   dtype: Dtype
   shape: number[]
@@ -37,6 +39,7 @@ export interface SafetensorsEntry {
   end: number
 }
 
+/** The checked header of a file. */
 export interface SafetensorsHeader {
   path: string
   /** Bytes of the whole file. */
@@ -46,6 +49,7 @@ export interface SafetensorsHeader {
   metadata: Record<string, string>
 }
 
+/** A tensor to be written: elements in row-major order. */
 export interface TensorData {
   name: string
   dtype: Dtype

@@ -46,6 +46,7 @@ export interface VideoAdapter {
   layers(frames: number, textTokens: number): readonly LayerAdapter[]
 }
 
+/** The texts that the Q-Former reads, padded on the right. */
 export interface QFormerText {
   /** [B,K] int32 */
   ids: Tensor
@@ -91,6 +92,7 @@ const parts = (root: Finder, config: ModelConfig): Parts => ({
 /** Every tensor that the weights of a model must hold, in the order of the data flow. */
 export const wantedTensors = (config: ModelConfig): Wanted[] => recorded((root) => parts(root, config))
 
+/** A BLIP-2 or InstructBLIP model over given weights. With an adapter it is a video model. */
 export class ImageModel implements Parts {
   /** Where the weights lie and everything is computed; inputs are moved there. */
   readonly device: Device

@@ -9,6 +9,7 @@ import { OPT } from './opt.js'
 const FAMILIES = { llama: LLAMA, opt: OPT }
 
 type Kind = keyof typeof FAMILIES
+/** Sizes and special ids of the language model. */
 export type LanguageConfig = ReturnType<(typeof FAMILIES)[Kind]['config']>
 
 export const familyOf = ({ kind }: { kind: Kind }): Family<DecoderConfig> => FAMILIES[kind] as Family<DecoderConfig>

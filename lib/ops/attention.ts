@@ -8,7 +8,9 @@ import { expand } from './views.js'
 
 const modes = { off: 0, score: 1, attention: 2 } as const
 
+/** What {@link attention} computes beside q, k and v. */
 export interface AttentionOptions {
+  /** Number of heads; divides the width. */
   heads: number
   /** The dimension that is attended over; the one before the last by default. The channel swap is this number. */
   over?: number | undefined

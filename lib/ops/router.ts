@@ -4,6 +4,7 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
+/** The two layers of a router: w1 [H,D], b1 [H], w2 [p,H], b2 [p], all float32. */
 export interface RouterWeights {
   w1: Tensor
   b1: Tensor

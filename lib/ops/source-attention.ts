@@ -4,7 +4,9 @@ import { recording } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
+/** What {@link sourceAttention} computes beside queries, source and weights. */
 export interface SourceAttentionOptions {
+  /** Number of heads; divides the width. */
   heads: number
   /** Added to the values; a bias of the keys would change nothing. [h·d]. */
   bias?: Tensor | undefined

@@ -11,6 +11,7 @@ import type { Observe } from '../models/finder.js'
 import type { Bundle } from './bundle.js'
 import { notFinite } from './finite.js'
 
+/** Which frames features are of, and where they are kept. */
 export interface FeatureOptions {
   /** Frames per clip, T. */
   frames: number
@@ -23,6 +24,7 @@ export interface FeatureOptions {
   memory?: number
 }
 
+/** Image features E_v of clips, float32, each computed once: kept in memory, and on disk where a folder is given. */
 export class Features {
   readonly #memory = new Map<string, Float32Array>()
   #bytes = 0

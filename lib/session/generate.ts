@@ -9,6 +9,7 @@ import type { Tensor } from '../tensor/tensor.js'
 import { Decoder } from './greedy.js'
 import { notFinite } from './finite.js'
 
+/** How an answer is generated. */
 export interface GenerateOptions {
   /** Most tokens of the answer. Default 64. */
   maxTokens?: number | undefined

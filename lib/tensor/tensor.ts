@@ -4,7 +4,9 @@ import { native, type Memory, type NativeTensor } from '../native.js'
 import { deviceId, deviceOf, type Device } from './device.js'
 import { enter, leave } from './scope.js'
 
+/** Element types. float32 and bfloat16 hold activations; float16 is read from weights; integers hold ids, masks and places. */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'int64' | 'int32' | 'uint8'
+/** What elements are read and written as. 16-bit floats are `Uint16Array`s of their bits. */
 export type TypedArray = Float32Array | Int32Array | Uint8Array | BigInt64Array | Uint16Array
 
 const arrays = {
@@ -51,8 +53,11 @@ export interface Node {
  * {@link dispose}, by `using`, or with the {@link scope} it was made in.
  */
 export class Tensor {
+  /** Sizes of the dimensions, outermost first; [] for a single number. */
   readonly shape: readonly number[]
+  /** Elements from one index of a dimension to the next. */
   readonly strides: readonly number[]
+  /** Type of the elements. */
   readonly dtype: DType
   /** Whether gradients flow to it: set on parameters, inherited by what is computed from them. */
   requiresGrad = false
@@ -90,6 +95,7 @@ export class Tensor {
       )
     return this.#handle
   }
+  /** Whether it was disposed. Any use of a disposed tensor but `dispose` is an error. */
   get disposed(): boolean {
     return !this.#handle
   }
@@ -97,6 +103,7 @@ export class Tensor {
   get device(): Device | undefined {
     return deviceOf(native().device(this.handle))
   }
+  /** Number of dimensions. */
   get rank(): number {
     return this.shape.length
   }
@@ -110,6 +117,7 @@ export class Tensor {
     if (n === undefined) throw invalid('dim', `a dimension of shape [${this.shape}]`, i)
     return n
   }
+  /** Whether its elements lie in row-major order without gaps. */
   get isContiguous(): boolean {
     const expected = contiguousStrides(this.shape)
     return this.shape.every((n, i) => n === 1 || this.strides[i] === expected[i])

@@ -5,6 +5,7 @@ import { Tokenizer as Library } from '@huggingface/tokenizers'
 import { InputError, invalid, show } from '../errors.js'
 import { readJsonObject } from '../files/json.js'
 
+/** How a text becomes ids. */
 export interface EncodeOptions {
   /** Whether the tokenizer's own frame is added, [CLS] … [SEP] or a BOS; default true. */
   addSpecialTokens?: boolean
@@ -22,6 +23,7 @@ export interface TextStream {
   end(): string
 }
 
+/** A tokenizer of a Hugging Face folder. */
 export interface Tokenizer {
   readonly folder: string
   /** One more than the largest id, added tokens included. */
@@ -37,12 +39,15 @@ export interface Tokenizer {
    * way).
    */
   readonly wordsCarrySpaces: boolean
+  /** The ids of a text. */
   encode(text: string, options?: EncodeOptions): number[]
   /** Special tokens, and ids that mean nothing, are left out. */
   decode(ids: readonly number[]): string
+  /** A decoder that takes ids one by one and gives whole characters. */
   stream(): TextStream
   /** The token as it is written in the vocabulary, for showing. */
   token(id: number): string | undefined
+  /** The id of a token as it is written in the vocabulary; undefined where there is none. */
   idOf(token: string): number | undefined
 }
 

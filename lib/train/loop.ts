@@ -25,6 +25,7 @@ import { Trainer, type StepResult } from './trainer.js'
 import type { TrainConfig } from './config.js'
 import { Watch } from './watch.js'
 
+/** An optimiser step: what it came to, and where the run is. */
 export interface StepEvent extends StepResult {
   epoch: number
   /** Optimiser steps so far, and of the whole run. */
@@ -34,6 +35,7 @@ export interface StepEvent extends StepResult {
   factor: number
 }
 
+/** The end of an epoch. */
 export interface EpochEvent {
   epoch: number
   /** Mean training loss per answer token, over the steps that were finite; NaN where none was. */
@@ -49,10 +51,13 @@ export interface EpochEvent {
 
 /** Listeners; all are optional, and what they throw ends the run. */
 export interface TrainEvents {
+  /** Called once, before the first step: trained parameters by group, samples, and optimiser steps of the whole run. */
   onStart?(start: { counts: GroupCount[]; samples: number; steps: number; bundle: Bundle; adapter: Adapter }): void
   /** While E_v of all clips is made sure of. */
   onFeatures?(done: number, total: number): void
+  /** Called after each optimiser step. */
   onStep?(event: StepEvent): void
+  /** Called after each epoch, its validation included. */
   onEpoch?(event: EpochEvent): void
   /**
    * What the operators of steps 3 to 12 cost, or of all steps where the first epoch has fewer; recorded only for this
@@ -62,6 +67,7 @@ export interface TrainEvents {
   onProfile?(profile: Profile): void | Promise<void>
 }
 
+/** How a run is carried out; what it learns is in {@link TrainConfig}. */
 export interface TrainOptions extends TrainEvents {
   /** Stops after the step that is running; the adapter is saved, and the run rejects with the signal's reason. */
   signal?: AbortSignal | undefined
@@ -76,6 +82,7 @@ export interface TrainOptions extends TrainEvents {
   bundle?: Bundle
 }
 
+/** What a finished run leaves behind. */
 export interface TrainResult {
   epochs: EpochEvent[]
   /** Folders of the adapters. */

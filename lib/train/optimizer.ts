@@ -5,6 +5,7 @@ import { zeros } from '../ops/copy.js'
 import { keep, scope } from '../tensor/scope.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 
+/** A trained tensor, and what the optimiser has to know of it. */
 export interface Parameter {
   name: string
   tensor: Tensor
@@ -14,6 +15,7 @@ export interface Parameter {
   decay: boolean
 }
 
+/** Settings of AdamW (docs/model.md#objective). */
 export interface AdamWOptions {
   /** One rate, or one per group. */
   lr: number | Readonly<Record<string, number>>
@@ -158,6 +160,7 @@ export class AdamW {
     }
   }
 
+  /** Frees the moments and all gradients; not the parameters. */
   dispose(): void {
     this.zeroGrad()
     this.#schedule.dispose()

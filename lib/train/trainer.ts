@@ -13,6 +13,7 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { forwardBackward, type StepInputs, StepGraphs } from './graphs.js'
 import type { AdamW } from './optimizer.js'
 
+/** What one optimiser step came to. */
 export interface StepResult {
   /** Cross-entropy per answer token. */
   loss: number
@@ -26,6 +27,7 @@ export interface StepResult {
 
 const powerOfTwo = (n: number): number => 2 ** Math.ceil(Math.log2(n))
 
+/** Takes optimiser steps on an adapter. The caller owns the model, the adapter, the features and the optimiser. */
 export class Trainer {
   private readonly graphs: StepGraphs | undefined
 
@@ -106,6 +108,7 @@ export class Trainer {
     return optimizer.update(losses, graphs?.gradient)
   }
 
+  /** A micro-batch's texts and features as tensors where the model computes. */
   private async inputs(samples: readonly Sample[], encoded: readonly Encoded[], tokens: number): Promise<StepInputs> {
     const {
       bundle: { model, special },

@@ -1,0 +1,59 @@
+// npm run docs:api: writes the API reference to docs/api, in Markdown, from the docstrings. TypeDoc and the TypeScript
+// that it needs are in scripts/docs/api, installed at the first call. The output is not committed.
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { exit } from 'node:process'
+import { fileURLToPath } from 'node:url'
+import { entries } from './entries.js'
+
+const tools = join(dirname(fileURLToPath(import.meta.url)), 'api')
+const root = join(tools, '..', '..', '..')
+
+function run(command: string, args: string[], cwd: string): void {
+  const { status } = spawnSync(command, args, { cwd, stdio: 'inherit', shell: process.platform === 'win32' })
+  if (status !== 0) exit(status ?? 1)
+}
+
+if (!existsSync(join(tools, 'node_modules', 'typedoc'))) run('npm', ['ci'], tools)
+run(
+  process.execPath,
+  [
+    join(tools, 'node_modules', 'typedoc', 'bin', 'typedoc'),
+    '--plugin',
+    join(tools, 'node_modules', 'typedoc-plugin-markdown', 'dist', 'index.js'),
+    '--tsconfig',
+    'tsconfig.json',
+    '--out',
+    'docs/api',
+    '--readme',
+    'none',
+    '--excludeInternal',
+    '--excludePrivate',
+    '--skipErrorChecking',
+    '--disableSources',
+    '--githubPages',
+    'false',
+    '--outputFileStrategy',
+    'modules',
+    '--hidePageHeader',
+    '--hideBreadcrumbs',
+    '--sort',
+    'source-order',
+    '--expandObjects',
+    '--parametersFormat',
+    'table',
+    '--interfacePropertiesFormat',
+    'table',
+    '--classPropertiesFormat',
+    'table',
+    '--typeDeclarationFormat',
+    'table',
+    '--propertyMembersFormat',
+    'table',
+    '--validation.notExported',
+    'false',
+    ...entries.values(),
+  ],
+  root,
+)
