@@ -15,6 +15,10 @@ export interface NativeTensor {
 type tensor = NativeTensor
 type out = NativeTensor
 type inout = NativeTensor
+// Activations: float32, or bfloat16 all of an operator's.
+type act = NativeTensor
+type actOut = NativeTensor
+type actInOut = NativeTensor
 type tensors = readonly NativeTensor[]
 type inouts = readonly NativeTensor[]
 type floats = readonly number[]
@@ -27,41 +31,41 @@ type bool = boolean
  * the addon.
  */
 export interface Ops {
-  add(a: tensor, b: tensor, scale: float, y: out): void
-  scale(x: tensor, factor: float, y: out): void
-  multiply(a: tensor, b: tensor, y: out): void
-  gelu_forward(x: tensor, y: out): void
-  gelu_backward(dy: tensor, x: tensor, dx: out): void
-  relu_forward(x: tensor, y: out): void
-  relu_backward(dy: tensor, x: tensor, dx: out): void
-  silu_mul_forward(gate: tensor, up: tensor, y: out): void
-  silu_mul_backward(dy: tensor, gate: tensor, up: tensor, dgate: out, dup: out): void
-  gate_forward(a: tensor, b: tensor, g: tensor, y: out): void
-  gate_backward(dy: tensor, a: tensor, b: tensor, g: tensor, da: out, db: out, dg: out | null): void
-  gemm_forward(x: tensor, w: tensor, bias: tensor | null, residual: tensor | null, y: out): void
-  gemm_gelu_forward(x: tensor, w: tensor, bias: tensor | null, z: out | null, y: out): void
-  gemm_backward_input(dy: tensor, w: tensor, residual: tensor | null, dx: out): void
-  gemm_backward_weight(dy: tensor, x: tensor, dw: out | null, dbias: out | null): void
+  add(a: act, b: act, scale: float, y: actOut): void
+  scale(x: act, factor: float, y: actOut): void
+  multiply(a: act, b: act, y: actOut): void
+  gelu_forward(x: act, y: actOut): void
+  gelu_backward(dy: act, x: act, dx: actOut): void
+  relu_forward(x: act, y: actOut): void
+  relu_backward(dy: act, x: act, dx: actOut): void
+  silu_mul_forward(gate: act, up: act, y: actOut): void
+  silu_mul_backward(dy: act, gate: act, up: act, dgate: actOut, dup: actOut): void
+  gate_forward(a: act, b: act, g: tensor, y: actOut): void
+  gate_backward(dy: act, a: act, b: act, g: tensor, da: actOut, db: actOut, dg: out | null): void
+  gemm_forward(x: act, w: tensor, bias: tensor | null, residual: act | null, y: actOut): void
+  gemm_gelu_forward(x: act, w: tensor, bias: tensor | null, z: actOut | null, y: actOut): void
+  gemm_backward_input(dy: act, w: tensor, residual: act | null, dx: actOut): void
+  gemm_backward_weight(dy: act, x: act, dw: out | null, dbias: out | null): void
   lora_forward(
-    x: tensor,
+    x: act,
     w: tensor,
     bias: tensor | null,
     a: tensor,
     b: tensor,
     scaling: float,
-    y: out,
+    y: actOut,
     shrunk: out,
   ): void
   lora_backward(
-    dy: tensor,
-    x: tensor,
+    dy: act,
+    x: act,
     shrunk: tensor,
     w: tensor,
     a: tensor,
     b: tensor,
     scaling: float,
-    residual: tensor | null,
-    dx: out | null,
+    residual: act | null,
+    dx: actOut | null,
     da: out,
     db: out,
   ): void
@@ -77,90 +81,90 @@ export interface Ops {
   ): void
   lora_unpack(db: tensor, first1: int, first2: int, db1: out, db2: out | null): void
   copy(x: tensor, y: out): void
-  fill(value: float, y: out): void
+  fill(value: float, y: actOut): void
   random_uniform(seed: int, stream: int, low: float, high: float, y: out): void
   random_normal(seed: int, stream: int, mean: float, std: float, y: out): void
-  swap(x: tensor, y: out): void
+  swap(x: act, y: actOut): void
   layernorm_forward(
-    x: tensor,
+    x: act,
     weight: tensor,
     bias: tensor,
     eps: float,
-    y: out,
-    rest: out | null,
+    y: actOut,
+    rest: actOut | null,
     mean: out,
     rstd: out,
   ): void
   layernorm_backward(
-    dy: tensor,
-    drest: tensor | null,
-    x: tensor,
+    dy: act,
+    drest: act | null,
+    x: act,
     weight: tensor,
     mean: tensor,
     rstd: tensor,
-    residual: tensor | null,
-    dx: out | null,
+    residual: act | null,
+    dx: actOut | null,
     dweight: out | null,
     dbias: out | null,
   ): void
-  rmsnorm_forward(x: tensor, weight: tensor, eps: float, y: out, rstd: out): void
+  rmsnorm_forward(x: act, weight: tensor, eps: float, y: actOut, rstd: out): void
   rmsnorm_backward(
-    dy: tensor,
-    x: tensor,
+    dy: act,
+    x: act,
     weight: tensor,
     rstd: tensor,
-    residual: tensor | null,
-    dx: out | null,
+    residual: act | null,
+    dx: actOut | null,
     dweight: out | null,
   ): void
-  embedding_forward(ids: tensor, table: tensor, y: out): void
-  embedding_backward(dy: tensor, ids: tensor, dtable: out): void
-  rope_forward(x: tensor, positions: tensor, theta: float, turned: int, inverse: bool, y: out): void
-  patchify_forward(pixels: tensor, patch: int, y: out): void
-  patchify_backward(dy: tensor, patch: int, dpixels: out): void
-  reduce_forward(x: tensor, dim: int, factor: float, y: out): void
-  reduce_backward(dy: tensor, dim: int, factor: float, dx: out): void
-  cross_entropy_forward(logits: tensor, labels: tensor, ignore: int, factor: float, loss: out, lse: out): void
+  embedding_forward(ids: tensor, table: tensor, y: actOut): void
+  embedding_backward(dy: act, ids: tensor, dtable: out): void
+  rope_forward(x: act, positions: tensor, theta: float, turned: int, inverse: bool, y: actOut): void
+  patchify_forward(pixels: act, patch: int, y: actOut): void
+  patchify_backward(dy: act, patch: int, dpixels: actOut): void
+  reduce_forward(x: act, dim: int, factor: float, y: actOut): void
+  reduce_backward(dy: act, dim: int, factor: float, dx: actOut): void
+  cross_entropy_forward(logits: act, labels: tensor, ignore: int, factor: float, loss: out, lse: out): void
   cross_entropy_backward(
     dloss: tensor,
-    logits: tensor,
+    logits: act,
     labels: tensor,
     lse: tensor,
     ignore: int,
     factor: float,
-    dlogits: out,
+    dlogits: actOut,
   ): void
   attention_forward(
-    q: tensor,
-    k: tensor,
-    v: tensor,
+    q: act,
+    k: act,
+    v: act,
     keyMask: tensor | null,
     masks: tensor | null,
     alpha: tensor | null,
     mode: int,
     causal: bool,
-    y: out,
+    y: actOut,
     lse: out,
   ): void
   attention_backward(
-    dy: tensor,
-    q: tensor,
-    k: tensor,
-    v: tensor,
+    dy: act,
+    q: act,
+    k: act,
+    v: act,
     keyMask: tensor | null,
     masks: tensor | null,
     alpha: tensor | null,
     mode: int,
     causal: bool,
     lse: tensor,
-    dq: out | null,
-    dk: out | null,
-    dv: out | null,
+    dq: actOut | null,
+    dk: actOut | null,
+    dv: actOut | null,
     dalpha: out | null,
   ): void
   source_attention(
-    q: tensor,
-    source: tensor,
+    q: act,
+    source: act,
     wk: tensor,
     wv: tensor,
     bias: tensor | null,
@@ -168,11 +172,11 @@ export interface Ops {
     b: tensor | null,
     scaling: float,
     heads: int,
-    y: out,
+    y: actOut,
   ): void
-  cache_append(k: tensor, v: tensor, at: tensor, keys: inout, values: inout): void
-  argmax(x: tensor, y: out): void
-  router_forward(x: tensor, w1: tensor, b1: tensor, w2: tensor, b2: tensor, alpha: out, pooled: out, hidden: out): void
+  cache_append(k: act, v: act, at: tensor, keys: actInOut, values: actInOut): void
+  argmax(x: act, y: out): void
+  router_forward(x: act, w1: tensor, b1: tensor, w2: tensor, b2: tensor, alpha: out, pooled: out, hidden: out): void
   router_backward(
     dalpha: tensor,
     alpha: tensor,
@@ -181,8 +185,8 @@ export interface Ops {
     w1: tensor,
     w2: tensor,
     count: int,
-    residual: tensor | null,
-    dx: out | null,
+    residual: act | null,
+    dx: actOut | null,
     dw1: out,
     db1: out,
     dw2: out,

@@ -61,6 +61,21 @@ template <> struct Decoder<MaybeOut> : TensorDecoder<MaybeOut, true> {
 template <> struct Decoder<InOut> : TensorDecoder<InOut, false> {
   static constexpr const char* name = "inout";
 };
+template <> struct Decoder<Act> : TensorDecoder<Act, false> {
+  static constexpr const char* name = "act";
+};
+template <> struct Decoder<MaybeAct> : TensorDecoder<MaybeAct, true> {
+  static constexpr const char* name = "act?";
+};
+template <> struct Decoder<ActOut> : TensorDecoder<ActOut, false> {
+  static constexpr const char* name = "actOut";
+};
+template <> struct Decoder<MaybeActOut> : TensorDecoder<MaybeActOut, true> {
+  static constexpr const char* name = "actOut?";
+};
+template <> struct Decoder<ActInOut> : TensorDecoder<ActInOut, false> {
+  static constexpr const char* name = "actInOut";
+};
 
 template <> struct Decoder<double> {
   static constexpr const char* name = "float";
@@ -247,68 +262,82 @@ profile::Bytes traffic(const std::tuple<Args...>& args) {
 /// Whether MT_CUDA_SYNC=1 asks to wait for every operator, so that one that fails is named.
 bool waits_for_each();
 
-/// The arguments of an operator that may be bfloat16 instead of float32, all of them or none: its activations.
-template <size_t... I>
-struct Activations {
-  template <typename Tuple, typename F>
-  static void each([[maybe_unused]] Tuple& args, [[maybe_unused]] F f) {
-    (f(I, static_cast<View&>(std::get<I>(args))), ...);
-  }
-  /// Whether they are bfloat16. Throws where some are and some are not.
-  template <typename Tuple>
-  static bool narrow(Tuple& args) {
-    size_t given = 0, narrow = 0, which = 0;
-    each(args, [&](size_t, View& v) { given += bool(v), narrow += v && v.dtype == DType::bf16; });
-    each(args, [&](size_t i, View& v) {
-      if (v && v.dtype != DType::bf16) which = i;
-    });
-    require(narrow == 0 || narrow == given, "argument ", which + 1,
-            ": expected dtype bfloat16 like the other activations, but got another; cast() it first.");
-    return narrow != 0;
-  }
-  /// Calls them float32, which is what checks look at, or what they are.
-  template <typename Tuple>
-  static void label(Tuple& args, DType t) {
-    each(args, [t](size_t, View& v) {
-      if (v) v.dtype = t;
-    });
-  }
+// ---- activations ----
+
+/// Calls `f` with the number and the view of every activation.
+template <typename... Args, typename F>
+void each_activation(std::tuple<Args...>& args, F f) {
+  [&]<size_t... I>(std::index_sequence<I...>) {
+    [[maybe_unused]] const auto one = [&]<size_t i, typename T>(T& v) {
+      if constexpr (Parameter<T>::activation) f(i, static_cast<View&>(v));
+    };
+    (one.template operator()<I>(std::get<I>(args)), ...);
+  }(std::index_sequence_for<Args...>{});
+}
+/// Whether they are bfloat16. Throws where some are and some are not.
+template <typename Tuple>
+bool bfloat16_activations(Tuple& args) {
+  size_t given = 0, narrow = 0, which = 0;
+  each_activation(args, [&](size_t i, View& v) {
+    if (!v) return;
+    ++given;
+    if (v.dtype == DType::bf16) ++narrow;
+    else which = i;
+  });
+  require(narrow == 0 || narrow == given, "argument ", which + 1,
+          ": expected dtype bfloat16 like the other activations, but got another; cast() it first.");
+  return narrow != 0;
+}
+/// Calls them float32, which is what checks look at, or what they are.
+template <typename Tuple>
+void label_activations(Tuple& args, DType t) {
+  each_activation(args, [t](size_t, View& v) {
+    if (v) v.dtype = t;
+  });
+}
+
+/// The type of a twin that knows float32 alone: View where the check has Act, and so on.
+template <typename Function>
+struct Float32Twin;
+template <typename... Args>
+struct Float32Twin<void (*)(Args...)> {
+  using type = void (*)(typename Parameter<Args>::Float32...);
 };
 
-/// Whether a CPU twin takes bfloat16 activations as they are. The others get float32 copies.
-template <auto Cpu>
-inline constexpr bool takes_bf16 = false;
-
 /// Runs a CPU twin on float32 copies of bfloat16 activations. Sums and everything between are float32 either way.
-template <auto Cpu, typename Narrow, typename Tuple>
+template <auto Cpu, typename Tuple>
 void widened(const Tuple& args) {
   Tuple wide = args;
   [[maybe_unused]] const auto roles = std::apply([](const auto&... a) { return roles_of(a...); }, args);
-  Narrow::each(wide, [&](size_t i, View& v) {
+  each_activation(wide, [&](size_t i, View& v) {
     if (v) widen(v, roles[i].read);
   });
   std::apply(Cpu, wide);
-  Narrow::each(wide, [&](size_t i, View& v) {
+  each_activation(wide, [&](size_t i, View& v) {
     if (v && roles[i].written) narrow(v, *roles[i].view);
   });
 }
 
 /// The registry's line for an operator: its check runs at once, one of its twins in the queue. `Cuda` is null in a
-/// build without CUDA; behind it stand the numbers of the arguments that are activations.
-template <auto Check, auto Cpu, auto Cuda, size_t... Narrow>
+/// build without CUDA. A CPU twin that has the check's parameters takes bfloat16 activations as they are; one that has
+/// View where the check has Act gets float32 copies.
+template <auto Check, auto Cpu, auto Cuda>
 Operator op(const char* name) {
-  static_assert(std::is_same_v<decltype(Check), decltype(Cpu)>, "check and twin have one signature");
+  using Contract = decltype(Check);
   constexpr bool has_cuda = !std::is_same_v<decltype(Cuda), std::nullptr_t>;
+  constexpr bool takes_bf16 = std::is_same_v<decltype(Cpu), Contract>;
+  static_assert(takes_bf16 || std::is_same_v<decltype(Cpu), typename Float32Twin<Contract>::type>,
+                "the CPU twin has the check's parameters, or View for Act in all of them");
+  static_assert(!has_cuda || std::is_same_v<decltype(Cuda), Contract>, "the CUDA twin has the check's parameters");
   static const char* const id = name;
-  using S = Signature<decltype(Cpu)>;
-  using A = Activations<Narrow...>;
+  using S = Signature<Contract>;
   return {name, std::string(name) + S::text(), [](const Napi::CallbackInfo& info) {
             return guarded(info, id, [&]() -> Napi::Value {
               auto args = S::decode(info, id);
-              const bool narrow = A::narrow(args);
-              if (narrow) A::label(args, DType::f32);
+              const bool narrow = bfloat16_activations(args);
+              if (narrow) label_activations(args, DType::f32);
               std::apply(Check, args);
-              if (narrow) A::label(args, DType::bf16);
+              if (narrow) label_activations(args, DType::bf16);
               const auto roles = std::apply([](const auto&... a) { return roles_of(a...); }, args);
               check_outputs(roles.data(), roles.size());
               const Device device = common_device(roles.data(), roles.size());
@@ -323,7 +352,7 @@ Operator op(const char* name) {
                 environment.stream.enqueue(id, [args = std::move(args), narrow] {
                   const profile::Span span(id, nullptr, [&] { return traffic(args); });
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);
-                  if (narrow && !takes_bf16<Cpu>) widened<Cpu, A>(args);
+                  if (narrow && !takes_bf16) widened<Cpu>(args);
                   else std::apply(Cpu, args);
                 });
               } else if constexpr (has_cuda) {

@@ -1,5 +1,4 @@
-// The registry: one line per operator. The check, the twins, the numbers of the arguments that may be bfloat16,
-// JavaScript's name.
+// The registry: one line per operator. The check, the twins, JavaScript's name.
 #include <cstdlib>
 
 #include "binding/bind.h"
@@ -31,25 +30,6 @@
 #endif
 
 namespace mt::binding {
-
-template <> inline constexpr bool takes_bf16<cpu::scale> = true;
-template <> inline constexpr bool takes_bf16<cpu::multiply> = true;
-template <> inline constexpr bool takes_bf16<cpu::gelu_forward> = true;
-template <> inline constexpr bool takes_bf16<cpu::gelu_backward> = true;
-template <> inline constexpr bool takes_bf16<cpu::relu_forward> = true;
-template <> inline constexpr bool takes_bf16<cpu::relu_backward> = true;
-template <> inline constexpr bool takes_bf16<cpu::silu_mul_forward> = true;
-template <> inline constexpr bool takes_bf16<cpu::silu_mul_backward> = true;
-template <> inline constexpr bool takes_bf16<cpu::gate_forward> = true;
-template <> inline constexpr bool takes_bf16<cpu::gemm_forward> = true;
-template <> inline constexpr bool takes_bf16<cpu::gemm_gelu_forward> = true;
-template <> inline constexpr bool takes_bf16<cpu::gemm_backward_input> = true;
-template <> inline constexpr bool takes_bf16<cpu::lora_forward> = true;
-template <> inline constexpr bool takes_bf16<cpu::lora_backward> = true;
-template <> inline constexpr bool takes_bf16<cpu::attention_forward> = true;
-template <> inline constexpr bool takes_bf16<cpu::attention_backward> = true;
-template <> inline constexpr bool takes_bf16<cpu::argmax> = true;
-template <> inline constexpr bool takes_bf16<cpu::cache_append> = true;
 
 bool waits_for_each() {
   static const bool asked = [] {
@@ -118,56 +98,51 @@ void check_outputs(const Role* roles, size_t count) {
 
 const std::vector<Operator>& table() {
   static const std::vector<Operator> operators = {
-      op<check_add, cpu::add, CUDA(add), 0, 1, 3>("add"),
-      op<check_scale, cpu::scale, CUDA(scale), 0, 2>("scale"),
-      op<check_multiply, cpu::multiply, CUDA(multiply), 0, 1, 2>("multiply"),
-      op<check_gelu_forward, cpu::gelu_forward, CUDA(gelu_forward), 0, 1>("gelu_forward"),
-      op<check_gelu_backward, cpu::gelu_backward, CUDA(gelu_backward), 0, 1, 2>("gelu_backward"),
-      op<check_relu_forward, cpu::relu_forward, CUDA(relu_forward), 0, 1>("relu_forward"),
-      op<check_relu_backward, cpu::relu_backward, CUDA(relu_backward), 0, 1, 2>("relu_backward"),
-      op<check_silu_mul_forward, cpu::silu_mul_forward, CUDA(silu_mul_forward), 0, 1, 2>("silu_mul_forward"),
-      op<check_silu_mul_backward, cpu::silu_mul_backward, CUDA(silu_mul_backward), 0, 1, 2, 3, 4>("silu_mul_backward"),
-      op<check_gate_forward, cpu::gate_forward, CUDA(gate_forward), 0, 1, 3>("gate_forward"),
-      op<check_gate_backward, cpu::gate_backward, CUDA(gate_backward), 0, 1, 2, 4, 5>("gate_backward"),
-      op<check_gemm_forward, cpu::gemm_forward, CUDA(gemm_forward), 0, 3, 4>("gemm_forward"),
-      op<check_gemm_gelu_forward, cpu::gemm_gelu_forward, CUDA(gemm_gelu_forward), 0, 3, 4>("gemm_gelu_forward"),
-      op<check_gemm_backward_input, cpu::gemm_backward_input, CUDA(gemm_backward_input), 0, 2, 3>(
-          "gemm_backward_input"),
-      op<check_gemm_backward_weight, cpu::gemm_backward_weight, CUDA(gemm_backward_weight), 0, 1>(
-          "gemm_backward_weight"),
-      op<check_lora_forward, cpu::lora_forward, CUDA(lora_forward), 0, 6>("lora_forward"),
-      op<check_lora_backward, cpu::lora_backward, CUDA(lora_backward), 0, 1, 7, 8>("lora_backward"),
+      op<check_add, cpu::add, CUDA(add)>("add"),
+      op<check_scale, cpu::scale, CUDA(scale)>("scale"),
+      op<check_multiply, cpu::multiply, CUDA(multiply)>("multiply"),
+      op<check_gelu_forward, cpu::gelu_forward, CUDA(gelu_forward)>("gelu_forward"),
+      op<check_gelu_backward, cpu::gelu_backward, CUDA(gelu_backward)>("gelu_backward"),
+      op<check_relu_forward, cpu::relu_forward, CUDA(relu_forward)>("relu_forward"),
+      op<check_relu_backward, cpu::relu_backward, CUDA(relu_backward)>("relu_backward"),
+      op<check_silu_mul_forward, cpu::silu_mul_forward, CUDA(silu_mul_forward)>("silu_mul_forward"),
+      op<check_silu_mul_backward, cpu::silu_mul_backward, CUDA(silu_mul_backward)>("silu_mul_backward"),
+      op<check_gate_forward, cpu::gate_forward, CUDA(gate_forward)>("gate_forward"),
+      op<check_gate_backward, cpu::gate_backward, CUDA(gate_backward)>("gate_backward"),
+      op<check_gemm_forward, cpu::gemm_forward, CUDA(gemm_forward)>("gemm_forward"),
+      op<check_gemm_gelu_forward, cpu::gemm_gelu_forward, CUDA(gemm_gelu_forward)>("gemm_gelu_forward"),
+      op<check_gemm_backward_input, cpu::gemm_backward_input, CUDA(gemm_backward_input)>("gemm_backward_input"),
+      op<check_gemm_backward_weight, cpu::gemm_backward_weight, CUDA(gemm_backward_weight)>("gemm_backward_weight"),
+      op<check_lora_forward, cpu::lora_forward, CUDA(lora_forward)>("lora_forward"),
+      op<check_lora_backward, cpu::lora_backward, CUDA(lora_backward)>("lora_backward"),
       op<check_lora_pack, cpu::lora_pack, CUDA(lora_pack)>("lora_pack"),
       op<check_lora_unpack, cpu::lora_unpack, CUDA(lora_unpack)>("lora_unpack"),
       op<check_copy, cpu::copy, CUDA(copy)>("copy"),
-      op<check_fill, cpu::fill, CUDA(fill), 1>("fill"),
+      op<check_fill, cpu::fill, CUDA(fill)>("fill"),
       op<check_random_uniform, cpu::random_uniform, CUDA(random_uniform)>("random_uniform"),
       op<check_random_normal, cpu::random_normal, CUDA(random_normal)>("random_normal"),
-      op<check_swap, cpu::swap, CUDA(swap), 0, 1>("swap"),
-      op<check_layernorm_forward, cpu::layernorm_forward, CUDA(layernorm_forward), 0, 4, 5>("layernorm_forward"),
-      op<check_layernorm_backward, cpu::layernorm_backward, CUDA(layernorm_backward), 0, 1, 2, 6, 7>(
-          "layernorm_backward"),
-      op<check_rmsnorm_forward, cpu::rmsnorm_forward, CUDA(rmsnorm_forward), 0, 3>("rmsnorm_forward"),
-      op<check_rmsnorm_backward, cpu::rmsnorm_backward, CUDA(rmsnorm_backward), 0, 1, 4, 5>("rmsnorm_backward"),
-      op<check_embedding_forward, cpu::embedding_forward, CUDA(embedding_forward), 2>("embedding_forward"),
-      op<check_embedding_backward, cpu::embedding_backward, CUDA(embedding_backward), 0>("embedding_backward"),
-      op<check_rope_forward, cpu::rope_forward, CUDA(rope_forward), 0, 5>("rope_forward"),
-      op<check_patchify_forward, cpu::patchify_forward, CUDA(patchify_forward), 0, 2>("patchify_forward"),
-      op<check_patchify_backward, cpu::patchify_backward, CUDA(patchify_backward), 0, 2>("patchify_backward"),
-      op<check_reduce_forward, cpu::reduce_forward, CUDA(reduce_forward), 0, 3>("reduce_forward"),
-      op<check_reduce_backward, cpu::reduce_backward, CUDA(reduce_backward), 0, 3>("reduce_backward"),
-      op<check_cross_entropy_forward, cpu::cross_entropy_forward, CUDA(cross_entropy_forward), 0>(
-          "cross_entropy_forward"),
-      op<check_cross_entropy_backward, cpu::cross_entropy_backward, CUDA(cross_entropy_backward), 1, 6>(
+      op<check_swap, cpu::swap, CUDA(swap)>("swap"),
+      op<check_layernorm_forward, cpu::layernorm_forward, CUDA(layernorm_forward)>("layernorm_forward"),
+      op<check_layernorm_backward, cpu::layernorm_backward, CUDA(layernorm_backward)>("layernorm_backward"),
+      op<check_rmsnorm_forward, cpu::rmsnorm_forward, CUDA(rmsnorm_forward)>("rmsnorm_forward"),
+      op<check_rmsnorm_backward, cpu::rmsnorm_backward, CUDA(rmsnorm_backward)>("rmsnorm_backward"),
+      op<check_embedding_forward, cpu::embedding_forward, CUDA(embedding_forward)>("embedding_forward"),
+      op<check_embedding_backward, cpu::embedding_backward, CUDA(embedding_backward)>("embedding_backward"),
+      op<check_rope_forward, cpu::rope_forward, CUDA(rope_forward)>("rope_forward"),
+      op<check_patchify_forward, cpu::patchify_forward, CUDA(patchify_forward)>("patchify_forward"),
+      op<check_patchify_backward, cpu::patchify_backward, CUDA(patchify_backward)>("patchify_backward"),
+      op<check_reduce_forward, cpu::reduce_forward, CUDA(reduce_forward)>("reduce_forward"),
+      op<check_reduce_backward, cpu::reduce_backward, CUDA(reduce_backward)>("reduce_backward"),
+      op<check_cross_entropy_forward, cpu::cross_entropy_forward, CUDA(cross_entropy_forward)>("cross_entropy_forward"),
+      op<check_cross_entropy_backward, cpu::cross_entropy_backward, CUDA(cross_entropy_backward)>(
           "cross_entropy_backward"),
-      op<check_attention_forward, cpu::attention_forward, CUDA(attention_forward), 0, 1, 2, 8>("attention_forward"),
-      op<check_attention_backward, cpu::attention_backward, CUDA(attention_backward), 0, 1, 2, 3, 10, 11, 12>(
-          "attention_backward"),
-      op<check_source_attention, cpu::source_attention, CUDA(source_attention), 0, 1, 9>("source_attention"),
-      op<check_cache_append, cpu::cache_append, CUDA(cache_append), 0, 1, 3, 4>("cache_append"),
-      op<check_argmax, cpu::argmax, CUDA(argmax), 0>("argmax"),
-      op<check_router_forward, cpu::router_forward, CUDA(router_forward), 0>("router_forward"),
-      op<check_router_backward, cpu::router_backward, CUDA(router_backward), 7, 8>("router_backward"),
+      op<check_attention_forward, cpu::attention_forward, CUDA(attention_forward)>("attention_forward"),
+      op<check_attention_backward, cpu::attention_backward, CUDA(attention_backward)>("attention_backward"),
+      op<check_source_attention, cpu::source_attention, CUDA(source_attention)>("source_attention"),
+      op<check_cache_append, cpu::cache_append, CUDA(cache_append)>("cache_append"),
+      op<check_argmax, cpu::argmax, CUDA(argmax)>("argmax"),
+      op<check_router_forward, cpu::router_forward, CUDA(router_forward)>("router_forward"),
+      op<check_router_backward, cpu::router_backward, CUDA(router_backward)>("router_backward"),
       op<check_square_sum, cpu::square_sum, CUDA(square_sum)>("square_sum"),
       op<check_adamw, cpu::adamw, CUDA(adamw)>("adamw"),
       op<check_accumulate, cpu::accumulate, CUDA(accumulate)>("accumulate"),

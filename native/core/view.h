@@ -81,6 +81,35 @@ struct MaybeOut : View {};
 /// Read and written in place.
 struct InOut : View {};
 
+// The same for activations, which are float32, or bfloat16 all of an operator's. Checks see them as float32. Where an
+// operator's header names no dtype, an activation is one of these two and every other tensor float32.
+struct Act : View {};
+struct MaybeAct : Maybe {};
+struct ActOut : Out {};
+struct MaybeActOut : MaybeOut {};
+struct ActInOut : InOut {};
+
+/// A parameter's type, and whether it is an activation's. `Float32` is what it is to a twin that knows float32 alone.
+template <typename T>
+struct Parameter {
+  using Float32 = T;
+  static constexpr bool activation = false;
+};
+template <typename Plain>
+struct Activation {
+  using Float32 = Plain;
+  static constexpr bool activation = true;
+};
+template <> struct Parameter<Act> : Activation<View> {};
+template <> struct Parameter<MaybeAct> : Activation<Maybe> {};
+template <> struct Parameter<ActOut> : Activation<Out> {};
+template <> struct Parameter<MaybeActOut> : Activation<MaybeOut> {};
+template <> struct Parameter<ActInOut> : Activation<InOut> {};
+template <typename T>
+struct Parameter<const T&> : Parameter<T> {
+  using Float32 = const typename Parameter<T>::Float32&;
+};
+
 inline std::string shape_text(const int64_t* shape, int rank) {
   std::ostringstream s;
   for (int i = 0; i < rank; ++i) s << (i ? "," : "[") << shape[i];

@@ -8,7 +8,7 @@ namespace mt {
 
 // ---- checks ----
 
-void check_argmax(const View& x, Out y) {
+void check_argmax(const Act& x, Out y) {
   require_dense(x, "x");
   require_rank(x, "x", 2);
   require_dtype(y, "y", DType::i32);
@@ -43,7 +43,7 @@ void rows_of(const View& x, const View& y) {
 
 }  // namespace
 
-void argmax(const View& x, Out y) { x.dtype == DType::bf16 ? rows_of<bf16>(x, y) : rows_of<float>(x, y); }
+void argmax(const Act& x, Out y) { x.dtype == DType::bf16 ? rows_of<bf16>(x, y) : rows_of<float>(x, y); }
 
 }  // namespace cpu
 }  // namespace mt

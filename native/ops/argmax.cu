@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kBlock) argmax_kernel(const T* x, int32_t* y, 
 
 // ---- operators ----
 
-void argmax(const View& x, Out y) {
+void argmax(const Act& x, Out y) {
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
     launch(argmax_kernel<T>, dim3(unsigned(x.shape[0])), dim3(kBlock), 0, (const T*)x.data<T>(), y.data<int32_t>(),

@@ -72,16 +72,16 @@ void check_like(const View& v, const char* what, const View& x, const char* whos
 
 }  // namespace
 
-void check_attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                             int64_t mode, bool, Out out, Out lse) {
+void check_attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha,
+                             int64_t mode, bool, ActOut out, Out lse) {
   check_inputs(q, k, v, key_mask, masks, alpha, mode, lse);
   check_like(out, "out", q, "q");
   written(out, "out");
 }
 
-void check_attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask,
-                              Maybe masks, Maybe alpha, int64_t mode, bool, const View& lse, MaybeOut dq, MaybeOut dk,
-                              MaybeOut dv, MaybeOut dalpha) {
+void check_attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
+                              Maybe alpha, int64_t mode, bool, const View& lse, MaybeActOut dq, MaybeActOut dk,
+                              MaybeActOut dv, MaybeOut dalpha) {
   check_inputs(q, k, v, key_mask, masks, alpha, mode, lse);
   check_like(dout, "dout", q, "q");
   if (dq) {
@@ -102,8 +102,8 @@ void check_attention_backward(const View& dout, const View& q, const View& k, co
   require_same_shape(dalpha, "dalpha", alpha, "alpha");
 }
 
-void check_source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a,
-                            Maybe b, double, int64_t heads, Out out) {
+void check_source_attention(const Act& q, const Act& source, const View& wk, const View& wv, Maybe bias, Maybe a,
+                            Maybe b, double, int64_t heads, ActOut out) {
   require_dense(q, "q");
   require(q.rank >= 2, "q: expected at least 2 dimensions, but got shape ", shape_text(q), ".");
   const int64_t width = q.size(-1);
@@ -278,8 +278,8 @@ Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Ke
 
 }  // namespace
 
-void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                       int64_t mode, bool causal, Out out, Out lse) {
+void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
+                       bool causal, ActOut out, Out lse) {
   if (!out.numel()) return;
   Call call(q, k, v, key_mask, masks, alpha, lse, mode, causal);
   const bool across = !mode && !causal && q.shape[2] >= kLeastAcross;
@@ -299,9 +299,9 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
   });
 }
 
-void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks,
-                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv,
-                        MaybeOut dalpha) {
+void attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
+                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
+                        MaybeActOut dv, MaybeOut dalpha) {
   Call call(q, k, v, key_mask, masks, alpha, lse, mode, causal);
   Kernel run = choose(MT_KERNELS(backward), k.shape[2]);
   int64_t h = call.heads(), b1 = q.shape[1], p = mode ? alpha.shape[2] : 0;

@@ -215,8 +215,8 @@ void backward_any(const Attention<T>& a, const View& dalpha) {
 
 }  // namespace
 
-void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                       int64_t mode, bool causal, Out out, Out lse) {
+void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
+                       bool causal, ActOut out, Out lse) {
   if (!out.numel()) return;
   each_activation(q.dtype, [&](auto t) {
     using T = decltype(t);
@@ -226,9 +226,9 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
   });
 }
 
-void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks,
-                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv,
-                        MaybeOut dalpha) {
+void attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
+                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
+                        MaybeActOut dv, MaybeOut dalpha) {
   each_activation(q.dtype, [&](auto t) {
     using T = decltype(t);
     auto a = arguments<T>(q, k, v, key_mask, masks, alpha, mode, causal, lse);
@@ -240,8 +240,8 @@ void attention_backward(const View& dout, const View& q, const View& k, const Vi
   });
 }
 
-void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
-                      double scaling, int64_t heads, Out out) {
+void source_attention(const Act& q, const Act& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
+                      double scaling, int64_t heads, ActOut out) {
   const int64_t n = q.size(-2), width = q.size(-1), keys = source.size(-2), rank = a ? a.size(0) : 0;
   if (!out.numel()) return;
   const int64_t groups = q.numel() / (n * width), d = width / heads;

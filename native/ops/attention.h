@@ -25,36 +25,36 @@
 
 namespace mt {
 
-/// q, out [b0,b1,nq,h,d]; k, v [b0,b1,nk,h,d]: float32, or bfloat16 all of them, any strides but 1 for d. key_mask
+/// q, out [b0,b1,nq,h,d]; k, v [b0,b1,nk,h,d]: any strides but 1 for d. key_mask
 /// uint8 [b0,b1,nk], 0 = padding. mode: 0 off, 1 score, 2 attention. masks uint8 [nq,nk], bit j = M_j, and alpha
 /// [b0,b1,p], p <= 8, belong to modes 1 and 2. lse [b0,b1,h,nq,m], m = p in mode 2, else 1.
-void check_attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                             int64_t mode, bool causal, Out out, Out lse);
+void check_attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha,
+                             int64_t mode, bool causal, ActOut out, Out lse);
 /// Gradients that are not asked for are not computed. dq, dk, dv have any strides that do not repeat; dalpha [b0,b1,p].
-void check_attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask,
-                              Maybe masks, Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeOut dq,
-                              MaybeOut dk, MaybeOut dv, MaybeOut dalpha);
+void check_attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
+                              Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
+                              MaybeActOut dv, MaybeOut dalpha);
 /// q, out [...,n,h·d]; source E [...,K,in] with the same leading dimensions; wk, wv [h·d,in] of any float type; bias
-/// b_v [h·d]; a [r,in] and b [h·d,r] together or not at all. All contiguous; float32 but for the weights.
-void check_source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a,
-                            Maybe b, double scaling, int64_t heads, Out out);
+/// b_v [h·d]; a [r,in] and b [h·d,r] together or not at all. All contiguous.
+void check_source_attention(const Act& q, const Act& source, const View& wk, const View& wv, Maybe bias, Maybe a,
+                            Maybe b, double scaling, int64_t heads, ActOut out);
 
 namespace cpu {
-void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                       int64_t mode, bool causal, Out out, Out lse);
-void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks,
-                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv,
-                        MaybeOut dalpha);
+void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
+                       bool causal, ActOut out, Out lse);
+void attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
+                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
+                        MaybeActOut dv, MaybeOut dalpha);
 void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
                       double scaling, int64_t heads, Out out);
 }  // namespace cpu
 namespace cuda {
-void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                       int64_t mode, bool causal, Out out, Out lse);
-void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks,
-                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv,
-                        MaybeOut dalpha);
-void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
-                      double scaling, int64_t heads, Out out);
+void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
+                       bool causal, ActOut out, Out lse);
+void attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
+                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
+                        MaybeActOut dv, MaybeOut dalpha);
+void source_attention(const Act& q, const Act& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
+                      double scaling, int64_t heads, ActOut out);
 }  // namespace cuda
 }  // namespace mt

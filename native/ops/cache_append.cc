@@ -7,7 +7,7 @@ namespace mt {
 
 // ---- checks ----
 
-void check_cache_append(const View& k, const View& v, const View& at, InOut keys, InOut values) {
+void check_cache_append(const Act& k, const Act& v, const View& at, ActInOut keys, ActInOut values) {
   require_rank(k, "k", 3);
   require_rank(keys, "keys", 3);
   require_dense(keys, "keys");
@@ -29,7 +29,7 @@ void check_cache_append(const View& k, const View& v, const View& at, InOut keys
 
 namespace cpu {
 
-void cache_append(const View& k, const View& v, const View& at, InOut keys, InOut values) {
+void cache_append(const Act& k, const Act& v, const View& at, ActInOut keys, ActInOut values) {
   const int64_t first = *at.data<int32_t>(), n = k.shape[1], rows = keys.shape[1], width = k.shape[2];
   if (first < 0 || first + n > rows)
     throw std::runtime_error(

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- operators ----
 
-void cache_append(const View& k, const View& v, const View& at, InOut keys, InOut values) {
+void cache_append(const Act& k, const Act& v, const View& at, ActInOut keys, ActInOut values) {
   unsigned what;
   Fault* fault = current().fault("cache_append: row %lld is outside the cache's %lld rows", &what);
   each_activation(k.dtype, [&](auto t) {

@@ -5,15 +5,15 @@
 
 namespace mt {
 
-/// keys[b, at+i, :] = k[b, i, :] and values[b, at+i, :] = v[b, i, :]. k and v [B,n,D] float32 or bfloat16, the last
+/// keys[b, at+i, :] = k[b, i, :] and values[b, at+i, :] = v[b, i, :]. k and v [B,n,D], the last
 /// dimension contiguous (strided otherwise); at [1] int32; keys and values [B,M,D] of their dtype, contiguous. Rows
 /// outside the M of the cache fail in the queue, with the place and M.
-void check_cache_append(const View& k, const View& v, const View& at, InOut keys, InOut values);
+void check_cache_append(const Act& k, const Act& v, const View& at, ActInOut keys, ActInOut values);
 
 namespace cpu {
-void cache_append(const View& k, const View& v, const View& at, InOut keys, InOut values);
+void cache_append(const Act& k, const Act& v, const View& at, ActInOut keys, ActInOut values);
 }  // namespace cpu
 namespace cuda {
-void cache_append(const View& k, const View& v, const View& at, InOut keys, InOut values);
+void cache_append(const Act& k, const Act& v, const View& at, ActInOut keys, ActInOut values);
 }  // namespace cuda
 }  // namespace mt

@@ -24,7 +24,7 @@ void check_copy(const View& x, Out y) {
   bool known = x.dtype == y.dtype || (is_float(x.dtype) ? is_float(y.dtype) : to_integer || y.dtype == DType::f32);
   require(known, "y: expected a dtype that ", name(x.dtype), " can be copied to, but got ", name(y.dtype), ".");
 }
-void check_fill(double value, Out y) {
+void check_fill(double value, ActOut y) {
   require(y.dtype == DType::f32 || y.dtype == DType::i32 || y.dtype == DType::u8,
           "y: expected float32, int32 or uint8, but got ", name(y.dtype), ".");
   double least = y.dtype == DType::u8 ? 0 : -0x1p31, most = y.dtype == DType::u8 ? 255 : 0x1p31 - 1;

@@ -85,7 +85,7 @@ void copy(const View& x, Out y) {
   }
 }
 
-void fill(double value, Out y) {
+void fill(double value, ActOut y) {
   if (y.dtype == DType::f32) fill_with(float(value), y);
   else if (y.dtype == DType::bf16) fill_with(bf16(float(value)), y);
   else if (y.dtype == DType::i32) fill_with(int32_t(value), y);

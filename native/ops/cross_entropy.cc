@@ -8,7 +8,7 @@ namespace mt {
 
 // ---- checks ----
 
-void check_cross_entropy_forward(const View& logits, const View& labels, int64_t, double, Out loss, Out lse) {
+void check_cross_entropy_forward(const Act& logits, const View& labels, int64_t, double, Out loss, Out lse) {
   require_dense(logits, "logits");
   require(logits.rank >= 1 && logits.size(-1) >= 1, "logits: expected at least one class, but got shape ",
           shape_text(logits), ".");
@@ -22,8 +22,8 @@ void check_cross_entropy_forward(const View& logits, const View& labels, int64_t
   require_dense(lse, "lse");
   require_shape(lse, "lse", {logits.rows()});
 }
-void check_cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse,
-                                  int64_t ignore, double factor, Out dlogits) {
+void check_cross_entropy_backward(const View& dloss, const Act& logits, const View& labels, const View& lse,
+                                  int64_t ignore, double factor, ActOut dlogits) {
   Out loss, saved;
   static_cast<View&>(loss) = dloss, static_cast<View&>(saved) = lse;
   check_cross_entropy_forward(logits, labels, ignore, factor, loss, saved);

@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 
 }  // namespace
 
-void cross_entropy_forward(const View& logits, const View& labels, int64_t ignore, double factor, Out loss, Out lse) {
+void cross_entropy_forward(const Act& logits, const View& labels, int64_t ignore, double factor, Out loss, Out lse) {
   int64_t classes = logits.size(-1), rows = logits.rows();
   unsigned what;
   Fault* fault = current().fault("cross_entropy_forward: label %lld is outside the %lld classes", &what);
@@ -97,8 +97,8 @@ void cross_entropy_forward(const View& logits, const View& labels, int64_t ignor
   launch(add_losses, dim3(1), dim3(kThreads), 0, (const float*)losses.as<float>(), rows, factor, loss.data<float>());
 }
 
-void cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore,
-                            double factor, Out dlogits) {
+void cross_entropy_backward(const View& dloss, const Act& logits, const View& labels, const View& lse, int64_t ignore,
+                            double factor, ActOut dlogits) {
   const int64_t classes = logits.size(-1), n = logits.rows() * classes;
   if (!n) return;
   unsigned what;

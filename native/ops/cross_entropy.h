@@ -5,13 +5,13 @@
 
 namespace mt {
 
-/// logits [...,V] float32, labels [...] int32; loss one number; saves lse [rows]. A label outside [0,V) fails in the
+/// logits [...,V], labels [...] int32; loss one number; saves lse [rows]. A label outside [0,V) fails in the
 /// queue.
-void check_cross_entropy_forward(const View& logits, const View& labels, int64_t ignore, double factor, Out loss,
+void check_cross_entropy_forward(const Act& logits, const View& labels, int64_t ignore, double factor, Out loss,
                                  Out lse);
 /// dlogits = dloss·factor (softmax − one-hot), 0 on ignored rows.
-void check_cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse,
-                                  int64_t ignore, double factor, Out dlogits);
+void check_cross_entropy_backward(const View& dloss, const Act& logits, const View& labels, const View& lse,
+                                  int64_t ignore, double factor, ActOut dlogits);
 
 namespace cpu {
 void cross_entropy_forward(const View& logits, const View& labels, int64_t ignore, double factor, Out loss, Out lse);
@@ -19,8 +19,8 @@ void cross_entropy_backward(const View& dloss, const View& logits, const View& l
                             double factor, Out dlogits);
 }  // namespace cpu
 namespace cuda {
-void cross_entropy_forward(const View& logits, const View& labels, int64_t ignore, double factor, Out loss, Out lse);
-void cross_entropy_backward(const View& dloss, const View& logits, const View& labels, const View& lse, int64_t ignore,
-                            double factor, Out dlogits);
+void cross_entropy_forward(const Act& logits, const View& labels, int64_t ignore, double factor, Out loss, Out lse);
+void cross_entropy_backward(const View& dloss, const Act& logits, const View& labels, const View& lse, int64_t ignore,
+                            double factor, ActOut dlogits);
 }  // namespace cuda
 }  // namespace mt

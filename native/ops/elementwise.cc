@@ -19,7 +19,7 @@ void same(const View& v, const char* what, const View& x, const char* whose) {
 }
 }  // namespace
 
-void check_add(const View& a, const View& b, double, Out out) {
+void check_add(const Act& a, const Act& b, double, ActOut out) {
   require_dense(a, "a");
   require_dense(b, "b");
   bool tail = b.rank <= a.rank;
@@ -28,34 +28,34 @@ void check_add(const View& a, const View& b, double, Out out) {
           ".");
   same(out, "out", a, "a");
 }
-void check_scale(const View& x, double, Out out) {
+void check_scale(const Act& x, double, ActOut out) {
   require_dense(x, "x");
   same(out, "out", x, "x");
 }
-void check_multiply(const View& a, const View& b, Out out) {
+void check_multiply(const Act& a, const Act& b, ActOut out) {
   require_dense(a, "a");
   same(b, "b", a, "a");
   same(out, "out", a, "a");
 }
-void check_gelu_forward(const View& x, Out y) {
+void check_gelu_forward(const Act& x, ActOut y) {
   require_dense(x, "x");
   same(y, "y", x, "x");
 }
-void check_gelu_backward(const View& dy, const View& x, Out dx) {
+void check_gelu_backward(const Act& dy, const Act& x, ActOut dx) {
   require_dense(x, "x");
   same(dy, "dy", x, "x");
   same(dx, "dx", x, "x");
 }
-void check_relu_forward(const View& x, Out y) { check_gelu_forward(x, y); }
-void check_relu_backward(const View& dy, const View& x, Out dx) { check_gelu_backward(dy, x, dx); }
-void check_gate_forward(const View& a, const View& b, const View& g, Out y) {
+void check_relu_forward(const Act& x, ActOut y) { check_gelu_forward(x, y); }
+void check_relu_backward(const Act& dy, const Act& x, ActOut dx) { check_gelu_backward(dy, x, dx); }
+void check_gate_forward(const Act& a, const Act& b, const View& g, ActOut y) {
   require_dense(a, "a");
   same(b, "b", a, "a");
   require_dense(g, "g");
   require_shape(g, "g", {1});
   same(y, "y", a, "a");
 }
-void check_gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg) {
+void check_gate_backward(const Act& dy, const Act& a, const Act& b, const View& g, ActOut da, ActOut db, MaybeOut dg) {
   check_gate_forward(a, b, g, da);
   same(dy, "dy", a, "a");
   same(db, "db", a, "a");
@@ -116,30 +116,30 @@ void add(const View& a, const View& b, double scale, Out out) {
   });
 }
 
-void scale(const View& x, double factor, Out out) {
+void scale(const Act& x, double factor, ActOut out) {
   each({&x}, out, [s = float(factor)](float a) { return s * a; });
 }
 
-void multiply(const View& a, const View& b, Out out) {
+void multiply(const Act& a, const Act& b, ActOut out) {
   each({&a, &b}, out, [](float x, float y) { return x * y; });
 }
 
-void gelu_forward(const View& x, Out y) {
+void gelu_forward(const Act& x, ActOut y) {
   stretches({&x}, {&y}, 4, [run = MT_FOR_ISA(gelu)](auto in, auto out, int64_t n) { run(in[0], out[0], n); });
 }
-void gelu_backward(const View& dy, const View& x, Out dx) {
+void gelu_backward(const Act& dy, const Act& x, ActOut dx) {
   stretches({&dy, &x}, {&dx}, 5,
             [run = MT_FOR_ISA(gelu_backward)](auto in, auto out, int64_t n) { run(in[0], in[1], out[0], n); });
 }
 
-void relu_forward(const View& x, Out y) {
+void relu_forward(const Act& x, ActOut y) {
   each({&x}, y, [](float a) { return a <= 0 ? 0 : a; });
 }
-void relu_backward(const View& dy, const View& x, Out dx) {
+void relu_backward(const Act& dy, const Act& x, ActOut dx) {
   each({&dy, &x}, dx, [](float d, float a) { return a <= 0 ? 0 : d; });
 }
 
-void gate_forward(const View& a, const View& b, const View& g, Out y) {
+void gate_forward(const Act& a, const Act& b, const View& g, ActOut y) {
   each({&a, &b}, y, [t = std::tanh(*g.data<float>())](float x, float z) { return x + t * (z - x); });
 }
 void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg) {

@@ -175,7 +175,7 @@ void apply(const View& a, const View& b, const View& y, F f) {
 
 // ---- operators ----
 
-void add(const View& a, const View& b, double scale, Out out) {
+void add(const Act& a, const Act& b, double scale, ActOut out) {
   const int64_t n = a.numel(), period = b.numel();
   if (!n) return;
   each_activation(a.dtype, [&](auto t) {
@@ -190,13 +190,13 @@ void add(const View& a, const View& b, double scale, Out out) {
                    : go(add_kernel<T, int64_t>, Divider<int64_t>(period));
   });
 }
-void scale(const View& x, double factor, Out out) { apply(x, out, Scale{float(factor)}); }
-void multiply(const View& a, const View& b, Out out) { apply(a, b, out, Product{}); }
-void gelu_forward(const View& x, Out y) { apply(x, y, Gelu{}); }
-void gelu_backward(const View& dy, const View& x, Out dx) { apply(dy, x, dx, GeluBackward{}); }
-void relu_forward(const View& x, Out y) { apply(x, y, Relu{}); }
-void relu_backward(const View& dy, const View& x, Out dx) { apply(dy, x, dx, ReluBackward{}); }
-void gate_forward(const View& a, const View& b, const View& g, Out y) {
+void scale(const Act& x, double factor, ActOut out) { apply(x, out, Scale{float(factor)}); }
+void multiply(const Act& a, const Act& b, ActOut out) { apply(a, b, out, Product{}); }
+void gelu_forward(const Act& x, ActOut y) { apply(x, y, Gelu{}); }
+void gelu_backward(const Act& dy, const Act& x, ActOut dx) { apply(dy, x, dx, GeluBackward{}); }
+void relu_forward(const Act& x, ActOut y) { apply(x, y, Relu{}); }
+void relu_backward(const Act& dy, const Act& x, ActOut dx) { apply(dy, x, dx, ReluBackward{}); }
+void gate_forward(const Act& a, const Act& b, const View& g, ActOut y) {
   const int64_t n = a.numel();
   each_activation(a.dtype, [&](auto t) {
     using T = decltype(t);
@@ -206,7 +206,7 @@ void gate_forward(const View& a, const View& b, const View& g, Out y) {
            n, all_aligned(first, second, to));
   });
 }
-void gate_backward(const View& dy, const View& a, const View& b, const View& g, Out da, Out db, MaybeOut dg) {
+void gate_backward(const Act& dy, const Act& a, const Act& b, const View& g, ActOut da, ActOut db, MaybeOut dg) {
   int64_t n = dy.numel(), count = (n + kThreads * kPerThread - 1) / (kThreads * kPerThread);
   Scratch part(dg ? size_t(count) * sizeof(double) : 0);
   each_activation(dy.dtype, [&](auto t) {

@@ -20,14 +20,14 @@ void check_rows(const View& ids, const View& rows, const char* what, int64_t wid
 }
 }  // namespace
 
-void check_embedding_forward(const View& ids, const View& table, Out y) {
+void check_embedding_forward(const View& ids, const View& table, ActOut y) {
   require_rank(table, "table", 2);
   require_contiguous(table, "table");
   require(table.dtype == DType::f32 || table.dtype == DType::bf16 || table.dtype == DType::f16,
           "table: expected float32, bfloat16 or float16, but got ", name(table.dtype), ".");
   check_rows(ids, y, "y", table.shape[1]);
 }
-void check_embedding_backward(const View& dy, const View& ids, Out dtable) {
+void check_embedding_backward(const Act& dy, const View& ids, Out dtable) {
   require_dense(dtable, "dtable");
   require_rank(dtable, "dtable", 2);
   check_rows(ids, dy, "dy", dtable.shape[1]);

@@ -71,7 +71,7 @@ constexpr int64_t tiles_of(int64_t width) { return std::max<int64_t>(1, (width +
 
 // ---- operators ----
 
-void embedding_forward(const View& ids, const View& table, Out y) {
+void embedding_forward(const View& ids, const View& table, ActOut y) {
   int64_t rows = table.shape[0], width = table.shape[1], tiles = tiles_of(width);
   unsigned what;
   Fault* fault = current().fault(
@@ -90,7 +90,7 @@ void embedding_forward(const View& ids, const View& table, Out y) {
   });
 }
 
-void embedding_backward(const View& dy, const View& ids, Out dtable) {
+void embedding_backward(const Act& dy, const View& ids, Out dtable) {
   int64_t rows = dtable.shape[0], width = dtable.shape[1], tiles = tiles_of(width), n = ids.numel();
   unsigned what;
   Fault* fault = current().fault(

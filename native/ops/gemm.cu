@@ -40,7 +40,7 @@ bool narrow(const View& x) { return x.dtype == DType::bf16; }
 
 }  // namespace
 
-void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y) {
+void gemm_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y) {
   product({.form = Form::nt,
            .a = matrix(x),
            .b = matrix(w),
@@ -51,7 +51,7 @@ void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& 
            .residual = residual ? address(residual) : nullptr});
 }
 
-void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y) {
+void gemm_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y) {
   product({.form = Form::nt,
            .a = matrix(x),
            .b = matrix(w),
@@ -63,7 +63,7 @@ void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut
            .before = z ? address(z) : nullptr});
 }
 
-void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx) {
+void gemm_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx) {
   product({.form = Form::nn,
            .a = matrix(dy),
            .b = matrix(w),
@@ -73,7 +73,7 @@ void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, O
            .residual = residual ? address(residual) : nullptr});
 }
 
-void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {
+void gemm_backward_weight(const Act& dy, const Act& x, MaybeOut dw, MaybeOut dbias) {
   if (dw)
     product({.form = Form::tn,
              .a = matrix(dy),

@@ -1,5 +1,5 @@
 // Linear layers: y = x Wᵀ + b with W [N,K], as checkpoints store it. W may be float32, bfloat16 or float16; sums are
-// float32. x, y and the gradients are float32, or bfloat16 together; all are contiguous. Forward saves x where W is
+// float32. All are contiguous. Forward saves x where W is
 // trained, else nothing; before a GELU also z.
 #pragma once
 #include "core/view.h"
@@ -7,25 +7,25 @@
 namespace mt {
 
 /// y [...,N] = x [...,K] Wᵀ + bias [N] + residual, which is like y and added last.
-void check_gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
+void check_gemm_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y);
 /// z [...,N] = x Wᵀ + bias, wanted where a gradient will be: dz by gelu_backward, then as below. y = gelu(z), the exact
 /// one.
-void check_gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
+void check_gemm_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y);
 /// dx [...,K] = dy [...,N] W + residual, the gradient that x has from elsewhere.
-void check_gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx);
+void check_gemm_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx);
 /// dw [N,K] = dyᵀ x; dbias [N] = Σ dy over the rows.
-void check_gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
+void check_gemm_backward_weight(const Act& dy, const Act& x, MaybeOut dw, MaybeOut dbias);
 
 namespace cpu {
-void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
-void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
-void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx);
+void gemm_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y);
+void gemm_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y);
+void gemm_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx);
 void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
 }  // namespace cpu
 namespace cuda {
-void gemm_forward(const View& x, const View& w, const Maybe& bias, const Maybe& residual, Out y);
-void gemm_gelu_forward(const View& x, const View& w, const Maybe& bias, MaybeOut z, Out y);
-void gemm_backward_input(const View& dy, const View& w, const Maybe& residual, Out dx);
-void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias);
+void gemm_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y);
+void gemm_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y);
+void gemm_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx);
+void gemm_backward_weight(const Act& dy, const Act& x, MaybeOut dw, MaybeOut dbias);
 }  // namespace cuda
 }  // namespace mt

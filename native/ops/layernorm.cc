@@ -12,7 +12,7 @@ namespace mt {
 
 // ---- checks ----
 
-void check_layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, MaybeOut rest,
+void check_layernorm_forward(const Act& x, const View& weight, const View& bias, double eps, ActOut y, MaybeActOut rest,
                              Out mean, Out rstd) {
   require_dense(x, "x");
   require(x.rank >= 1, "x: expected at least one dimension, but got a single number.");
@@ -27,9 +27,11 @@ void check_layernorm_forward(const View& x, const View& weight, const View& bias
   require_dense(rstd, "rstd");
   require_shape(rstd, "rstd", {x.rows()});
 }
-void check_layernorm_backward(const View& dy, const Maybe& drest, const View& x, const View& weight, const View& mean,
-                              const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias) {
-  Out y, m, r;
+void check_layernorm_backward(const Act& dy, const MaybeAct& drest, const Act& x, const View& weight, const View& mean,
+                              const View& rstd, const MaybeAct& residual, MaybeActOut dx, MaybeOut dweight,
+                              MaybeOut dbias) {
+  ActOut y;
+  Out m, r;
   static_cast<View&>(y) = x, static_cast<View&>(m) = mean, static_cast<View&>(r) = rstd;
   check_layernorm_forward(x, weight, weight, 0, y, {}, m, r);
   require_parted(dy, drest, "dy", "drest", x, "x");

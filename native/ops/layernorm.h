@@ -4,15 +4,16 @@
 
 namespace mt {
 
-/// x [...,D] float32; weight, bias [D]; saves mean and rstd = 1/√(var + eps), [rows] each. y is like x, or a slice of a
+/// x [...,D]; weight, bias [D]; saves mean and rstd = 1/√(var + eps), [rows] each. y is like x, or a slice of a
 /// larger tensor whose groups [m,D] are contiguous and evenly apart. Where `rest` is given, the rows [...,m,D] of a
 /// group are cut in two: the first are y's, the others its.
-void check_layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, MaybeOut rest,
+void check_layernorm_forward(const Act& x, const View& weight, const View& bias, double eps, ActOut y, MaybeActOut rest,
                              Out mean, Out rstd);
 /// With n = (x − mean)·rstd and g = dy∘weight: dx = rstd (g − mean(g) − n mean(g∘n)) + residual, dweight = Σ dy∘n,
 /// dbias = Σ dy. residual, like x, is the gradient that x has from elsewhere. dy and drest lie as y and rest do.
-void check_layernorm_backward(const View& dy, const Maybe& drest, const View& x, const View& weight, const View& mean,
-                              const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias);
+void check_layernorm_backward(const Act& dy, const MaybeAct& drest, const Act& x, const View& weight, const View& mean,
+                              const View& rstd, const MaybeAct& residual, MaybeActOut dx, MaybeOut dweight,
+                              MaybeOut dbias);
 
 namespace cpu {
 void layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, MaybeOut rest, Out mean,
@@ -21,9 +22,9 @@ void layernorm_backward(const View& dy, const Maybe& drest, const View& x, const
                         const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias);
 }  // namespace cpu
 namespace cuda {
-void layernorm_forward(const View& x, const View& weight, const View& bias, double eps, Out y, MaybeOut rest, Out mean,
-                       Out rstd);
-void layernorm_backward(const View& dy, const Maybe& drest, const View& x, const View& weight, const View& mean,
-                        const View& rstd, const Maybe& residual, MaybeOut dx, MaybeOut dweight, MaybeOut dbias);
+void layernorm_forward(const Act& x, const View& weight, const View& bias, double eps, ActOut y, MaybeActOut rest,
+                       Out mean, Out rstd);
+void layernorm_backward(const Act& dy, const MaybeAct& drest, const Act& x, const View& weight, const View& mean,
+                        const View& rstd, const MaybeAct& residual, MaybeActOut dx, MaybeOut dweight, MaybeOut dbias);
 }  // namespace cuda
 }  // namespace mt

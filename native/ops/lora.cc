@@ -19,7 +19,7 @@ void check_factors(const View& w, const View& a, const View& b) {
 }
 }  // namespace
 
-void check_lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double, Out y,
+void check_lora_forward(const Act& x, const View& w, const Maybe& bias, const View& a, const View& b, double, ActOut y,
                         Out shrunk) {
   check_factors(w, a, b);
   require_last(x, "x", w.size(1), "the weight's second");
@@ -27,8 +27,8 @@ void check_lora_forward(const View& x, const View& w, const Maybe& bias, const V
   require_rows(y, "y", w.size(0), x, "x");
   require_rows(shrunk, "shrunk", a.size(0), x, "x");
 }
-void check_lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b,
-                         double, const Maybe& residual, MaybeOut dx, Out da, Out db) {
+void check_lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& w, const View& a, const View& b,
+                         double, const MaybeAct& residual, MaybeActOut dx, Out da, Out db) {
   check_factors(w, a, b);
   require_last(x, "x", w.size(1), "the weight's second");
   require_rows(dy, "dy", w.size(0), x, "x");
@@ -48,16 +48,16 @@ void check_lora_backward(const View& dy, const View& x, const View& shrunk, cons
 
 namespace cpu {
 
-void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y,
-                  Out shrunk) {
+void lora_forward(const Act& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling,
+                  ActOut y, Out shrunk) {
   const int64_t m = x.rows(), n = w.size(0), k = w.size(1), r = a.size(0);
   matmul(m, r, k, left(x), right_transposed(a), result(shrunk));
   const LowRank update{shrunk.data<float>(), r, right_transposed(b), float(scaling)};
   matmul(m, n, k, left(x), weight_transposed(w), result(y), {.bias = numbers(bias), .low_rank = &update});
 }
 
-void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b,
-                   double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db) {
+void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& w, const View& a, const View& b,
+                   double scaling, const MaybeAct& residual, MaybeActOut dx, Out da, Out db) {
   const int64_t m = x.rows(), n = w.size(0), k = w.size(1), r = a.size(0);
   const float s = float(scaling);
   std::vector<float> g(size_t(m * r));

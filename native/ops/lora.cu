@@ -191,8 +191,8 @@ int64_t pieces_of(int64_t m, int64_t places) {
 
 }  // namespace
 
-void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling, Out y,
-                  Out shrunk) {
+void lora_forward(const Act& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling,
+                  ActOut y, Out shrunk) {
   product({.form = Form::nt,
            .a = matrix(x),
            .b = matrix(a),
@@ -211,8 +211,8 @@ void lora_forward(const View& x, const View& w, const Maybe& bias, const View& a
            .factor = float(scaling)});
 }
 
-void lora_backward(const View& dy, const View& x, const View& shrunk, const View& w, const View& a, const View& b,
-                   double scaling, const Maybe& residual, MaybeOut dx, Out da, Out db) {
+void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& w, const View& a, const View& b,
+                   double scaling, const MaybeAct& residual, MaybeActOut dx, Out da, Out db) {
   const int64_t m = x.rows(), r = a.size(0), in = a.size(1), out = b.size(0);
   const bool cores = narrow(x) && m > kFewRows;
   const int64_t ranks = up(r, kRank), tiles_a = up(in, kColumns), places = ranks * (tiles_a + up(out, kColumns));

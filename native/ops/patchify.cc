@@ -22,8 +22,10 @@ void check(const View& pixels, const char* what, int64_t patch, const View& rows
 }
 }  // namespace
 
-void check_patchify_forward(const View& pixels, int64_t patch, Out y) { check(pixels, "pixels", patch, y, "y"); }
-void check_patchify_backward(const View& dy, int64_t patch, Out dpixels) { check(dpixels, "dpixels", patch, dy, "dy"); }
+void check_patchify_forward(const Act& pixels, int64_t patch, ActOut y) { check(pixels, "pixels", patch, y, "y"); }
+void check_patchify_backward(const Act& dy, int64_t patch, ActOut dpixels) {
+  check(dpixels, "dpixels", patch, dy, "dy");
+}
 
 namespace cpu {
 namespace {

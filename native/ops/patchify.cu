@@ -24,11 +24,11 @@ struct Sides {
 
 }  // namespace
 
-void patchify_forward(const View& pixels, int64_t patch, Out y) {
+void patchify_forward(const Act& pixels, int64_t patch, ActOut y) {
   const Sides s(pixels, y, patch);
   move(s.pixels, s.rows);
 }
-void patchify_backward(const View& dy, int64_t patch, Out dpixels) {
+void patchify_backward(const Act& dy, int64_t patch, ActOut dpixels) {
   const Sides s(dpixels, dy, patch);
   move(s.rows, s.pixels);
 }

@@ -16,8 +16,8 @@ void check(const View& whole, const char* what, int64_t dim, const View& part, c
 }
 }  // namespace
 
-void check_reduce_forward(const View& x, int64_t dim, double, Out y) { check(x, "x", dim, y, "y"); }
-void check_reduce_backward(const View& dy, int64_t dim, double, Out dx) { check(dx, "dx", dim, dy, "dy"); }
+void check_reduce_forward(const Act& x, int64_t dim, double, ActOut y) { check(x, "x", dim, y, "y"); }
+void check_reduce_backward(const Act& dy, int64_t dim, double, ActOut dx) { check(dx, "dx", dim, dy, "dy"); }
 
 namespace cpu {
 

@@ -81,14 +81,14 @@ void sum(const A* x, B* y, Split s, float factor) {
 
 }  // namespace
 
-void reduce_forward(const View& x, int64_t dim, double factor, Out y) {
+void reduce_forward(const Act& x, int64_t dim, double factor, ActOut y) {
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
     sum((const T*)x.data<T>(), y.data<T>(), Split(x, dim), float(factor));
   });
 }
 
-void reduce_backward(const View& dy, int64_t dim, double factor, Out dx) {
+void reduce_backward(const Act& dy, int64_t dim, double factor, ActOut dx) {
   const Split s(dx, dim);
   View from = dy, to = dx;  // [outer, n, inner]
   from.rank = to.rank = 3;

@@ -12,18 +12,18 @@ struct Split {
   }
 };
 
-/// y = factor·Σ over dimension `dim` of x; x float32, contiguous; y has x's shape without that dimension. Summed in
+/// y = factor·Σ over dimension `dim` of x; x contiguous; y has x's shape without that dimension. Summed in
 /// order.
-void check_reduce_forward(const View& x, int64_t dim, double factor, Out y);
+void check_reduce_forward(const Act& x, int64_t dim, double factor, ActOut y);
 /// dx = factor·dy, repeated along `dim`.
-void check_reduce_backward(const View& dy, int64_t dim, double factor, Out dx);
+void check_reduce_backward(const Act& dy, int64_t dim, double factor, ActOut dx);
 
 namespace cpu {
 void reduce_forward(const View& x, int64_t dim, double factor, Out y);
 void reduce_backward(const View& dy, int64_t dim, double factor, Out dx);
 }  // namespace cpu
 namespace cuda {
-void reduce_forward(const View& x, int64_t dim, double factor, Out y);
-void reduce_backward(const View& dy, int64_t dim, double factor, Out dx);
+void reduce_forward(const Act& x, int64_t dim, double factor, ActOut y);
+void reduce_backward(const Act& dy, int64_t dim, double factor, ActOut dx);
 }  // namespace cuda
 }  // namespace mt

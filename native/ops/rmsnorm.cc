@@ -8,7 +8,7 @@ namespace mt {
 
 // ---- checks ----
 
-void check_rmsnorm_forward(const View& x, const View& weight, double eps, Out y, Out rstd) {
+void check_rmsnorm_forward(const Act& x, const View& weight, double eps, ActOut y, Out rstd) {
   require_dense(x, "x");
   require(x.rank >= 1, "x: expected at least one dimension, but got a single number.");
   require_dense(weight, "weight");
@@ -19,9 +19,10 @@ void check_rmsnorm_forward(const View& x, const View& weight, double eps, Out y,
   require_dense(rstd, "rstd");
   require_shape(rstd, "rstd", {x.rows()});
 }
-void check_rmsnorm_backward(const View& dy, const View& x, const View& weight, const View& rstd, const Maybe& residual,
-                            MaybeOut dx, MaybeOut dweight) {
-  Out y, r;
+void check_rmsnorm_backward(const Act& dy, const Act& x, const View& weight, const View& rstd, const MaybeAct& residual,
+                            MaybeActOut dx, MaybeOut dweight) {
+  ActOut y;
+  Out r;
   static_cast<View&>(y) = dy, static_cast<View&>(r) = rstd;
   check_rmsnorm_forward(x, weight, 0, y, r);
   if (residual) require_dense(residual, "residual"), require_same_shape(residual, "residual", x, "x");

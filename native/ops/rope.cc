@@ -7,7 +7,7 @@
 
 namespace mt {
 
-void check_rope_forward(const View& x, const View& positions, double theta, int64_t turned, bool, Out y) {
+void check_rope_forward(const Act& x, const View& positions, double theta, int64_t turned, bool, ActOut y) {
   require_rank(x, "x", 4);
   require_dtype(x, "x", DType::f32);
   require(x.shape[3] % 2 == 0, "x: expected an even head width, but got ", x.shape[3], ".");

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void rope_forward(const View& x, const View& positions, double theta, int64_t turned, bool inverse, Out y) {
+void rope_forward(const Act& x, const View& positions, double theta, int64_t turned, bool inverse, ActOut y) {
   constexpr int kPairs = 2;
   const int64_t n = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2, groups = (heads + kHeads - 1) / kHeads,
                 places = x.shape[0] * n;

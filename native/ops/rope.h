@@ -5,15 +5,15 @@
 
 namespace mt {
 
-/// x, y [B,n,h,d] float32 with contiguous last dimension (strided otherwise), d even; positions [B,n] int32. The first
+/// x, y [B,n,h,d] with contiguous last dimension (strided otherwise), d even; positions [B,n] int32. The first
 /// `turned` heads are turned, the others copied: of queries, keys and values side by side, all but the values.
 /// `inverse` turns back: the backward of the rotation.
-void check_rope_forward(const View& x, const View& positions, double theta, int64_t turned, bool inverse, Out y);
+void check_rope_forward(const Act& x, const View& positions, double theta, int64_t turned, bool inverse, ActOut y);
 
 namespace cpu {
 void rope_forward(const View& x, const View& positions, double theta, int64_t turned, bool inverse, Out y);
 }  // namespace cpu
 namespace cuda {
-void rope_forward(const View& x, const View& positions, double theta, int64_t turned, bool inverse, Out y);
+void rope_forward(const Act& x, const View& positions, double theta, int64_t turned, bool inverse, ActOut y);
 }  // namespace cuda
 }  // namespace mt

@@ -18,7 +18,7 @@ void dense(const View& v, const char* what, std::initializer_list<int64_t> shape
 
 }  // namespace
 
-void check_router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
+void check_router_forward(const Act& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
                           Out pooled, Out hidden) {
   require_dtype(x, "x", DType::f32);
   require_rank(x, "x", 4);
@@ -39,8 +39,8 @@ void check_router_forward(const View& x, const View& w1, const View& b1, const V
 }
 
 void check_router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden,
-                           const View& w1, const View& w2, int64_t count, const Maybe& residual, MaybeOut dx, Out dw1,
-                           Out db1, Out dw2, Out db2) {
+                           const View& w1, const View& w2, int64_t count, const MaybeAct& residual, MaybeActOut dx,
+                           Out dw1, Out db1, Out dw2, Out db2) {
   require_rank(pooled, "pooled", 3);
   require_rank(w1, "w1", 2);
   require_rank(w2, "w2", 2);

@@ -224,8 +224,8 @@ __global__ void __launch_bounds__(kThreads, 4) backward_kernel(Gradients g, cons
 
 // ---- operators ----
 
-void router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
-                    Out pooled, Out hidden) {
+void router_forward(const Act& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha, Out pooled,
+                    Out hidden) {
   const Sizes z{x.shape[0] * x.shape[1], x.shape[3], w1.shape[0], w2.shape[0]};
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
@@ -237,7 +237,7 @@ void router_forward(const View& x, const View& w1, const View& b1, const View& w
 }
 
 void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1,
-                     const View& w2, int64_t count, const Maybe& residual, MaybeOut dx, Out dw1, Out db1, Out dw2,
+                     const View& w2, int64_t count, const MaybeAct& residual, MaybeActOut dx, Out dw1, Out db1, Out dw2,
                      Out db2) {
   const Sizes z{pooled.shape[0] * pooled.shape[1], pooled.shape[2], w1.shape[0], w2.shape[0]};
   const float* first = w1.data<float>();

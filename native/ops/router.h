@@ -5,18 +5,18 @@
 namespace mt {
 
 /// x [b0,b1,n,D], any strides but 1 for D: the order of dimensions says what is pooled over. w1 [H,D], b1 [H], w2
-/// [p,H], b2 [p]. All float32; what has no batch dimensions is contiguous, and so are the outputs.
+/// [p,H], b2 [p]. What has no batch dimensions is contiguous, and so are the outputs.
 ///   pooled = mean_n x        [b0,b1,D]
 ///   hidden = relu(w1·pooled + b1)   [b0,b1,H]
 ///   alpha  = softmax(w2·hidden + b2)   [b0,b1,p]
-void check_router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
+void check_router_forward(const Act& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
                           Out pooled, Out hidden);
 /// With dz = alpha∘(dalpha − Σ alpha∘dalpha) and dh = (w2ᵀ·dz) where hidden > 0: dw2 = Σ dz hiddenᵀ, db2 = Σ dz,
 /// dw1 = Σ dh pooledᵀ, db1 = Σ dh, and dx [b0,b1,m,D] is w1ᵀ·dh / count in its first `count` rows, which are the n that
 /// were pooled, and 0 in the others. residual, like dx, is the gradient that x has from elsewhere: it is added.
 void check_router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden,
-                           const View& w1, const View& w2, int64_t count, const Maybe& residual, MaybeOut dx, Out dw1,
-                           Out db1, Out dw2, Out db2);
+                           const View& w1, const View& w2, int64_t count, const MaybeAct& residual, MaybeActOut dx,
+                           Out dw1, Out db1, Out dw2, Out db2);
 
 namespace cpu {
 void router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
@@ -26,10 +26,10 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
                      Out db2);
 }  // namespace cpu
 namespace cuda {
-void router_forward(const View& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha,
-                    Out pooled, Out hidden);
+void router_forward(const Act& x, const View& w1, const View& b1, const View& w2, const View& b2, Out alpha, Out pooled,
+                    Out hidden);
 void router_backward(const View& dalpha, const View& alpha, const View& pooled, const View& hidden, const View& w1,
-                     const View& w2, int64_t count, const Maybe& residual, MaybeOut dx, Out dw1, Out db1, Out dw2,
+                     const View& w2, int64_t count, const MaybeAct& residual, MaybeActOut dx, Out dw1, Out db1, Out dw2,
                      Out db2);
 }  // namespace cuda
 }  // namespace mt

@@ -19,12 +19,12 @@ void same(const View& v, const char* what, const View& x, const char* whose) {
 }
 }  // namespace
 
-void check_silu_mul_forward(const View& gate, const View& up, Out y) {
+void check_silu_mul_forward(const Act& gate, const Act& up, ActOut y) {
   require_pitched(gate, "gate");
   same(up, "up", gate, "gate");
   same(y, "y", gate, "gate");
 }
-void check_silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup) {
+void check_silu_mul_backward(const Act& dy, const Act& gate, const Act& up, ActOut dgate, ActOut dup) {
   check_silu_mul_forward(gate, up, dgate);
   same(dy, "dy", gate, "gate");
   same(dup, "dup", gate, "gate");
@@ -78,12 +78,12 @@ void pieces(const View* const (&in)[In], const View* const (&out)[Out], F run) {
 
 // Of exp() of the library: the vectors' one, twice as far off, moves a gate's gradient past its limit where that
 // cancels.
-void silu_mul_forward(const View& gate, const View& up, Out y) {
+void silu_mul_forward(const Act& gate, const Act& up, ActOut y) {
   pieces({&gate, &up}, {&y}, [](auto in, auto out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[0][i] = in[0][i] * sigmoid(in[0][i]) * in[1][i];
   });
 }
-void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup) {
+void silu_mul_backward(const Act& dy, const Act& gate, const Act& up, ActOut dgate, ActOut dup) {
   pieces({&dy, &gate, &up}, {&dgate, &dup}, [](auto in, auto out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
       float s = sigmoid(in[1][i]);

@@ -100,7 +100,7 @@ Columns<const T> frozen(Columns<T> c) {
 
 }  // namespace
 
-void silu_mul_forward(const View& gate, const View& up, Out y) {
+void silu_mul_forward(const Act& gate, const Act& up, ActOut y) {
   each_activation(gate.dtype, [&](auto t) {
     using T = decltype(t);
     each_piece<T>({&gate, &up, &y}, [&]<typename I>(Pieces<I> pieces, auto columns) {
@@ -109,7 +109,7 @@ void silu_mul_forward(const View& gate, const View& up, Out y) {
     });
   });
 }
-void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup) {
+void silu_mul_backward(const Act& dy, const Act& gate, const Act& up, ActOut dgate, ActOut dup) {
   each_activation(dy.dtype, [&](auto t) {
     using T = decltype(t);
     each_piece<T>({&dy, &gate, &up, &dgate, &dup}, [&]<typename I>(Pieces<I> pieces, auto columns) {

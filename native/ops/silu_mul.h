@@ -4,18 +4,18 @@
 
 namespace mt {
 
-/// gate, up and y of one shape, float32, or bfloat16 all of them. Rows are contiguous and evenly apart, so that gate
+/// gate, up and y of one shape. Rows are contiguous and evenly apart, so that gate
 /// and up may be columns of one matrix.
-void check_silu_mul_forward(const View& gate, const View& up, Out y);
+void check_silu_mul_forward(const Act& gate, const Act& up, ActOut y);
 /// With s = sigmoid(gate): dgate = dy∘up·s·(1 + gate·(1 − s)), dup = dy∘gate·s. Rows as above.
-void check_silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);
+void check_silu_mul_backward(const Act& dy, const Act& gate, const Act& up, ActOut dgate, ActOut dup);
 
 namespace cpu {
-void silu_mul_forward(const View& gate, const View& up, Out y);
-void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);
+void silu_mul_forward(const Act& gate, const Act& up, ActOut y);
+void silu_mul_backward(const Act& dy, const Act& gate, const Act& up, ActOut dgate, ActOut dup);
 }  // namespace cpu
 namespace cuda {
-void silu_mul_forward(const View& gate, const View& up, Out y);
-void silu_mul_backward(const View& dy, const View& gate, const View& up, Out dgate, Out dup);
+void silu_mul_forward(const Act& gate, const Act& up, ActOut y);
+void silu_mul_backward(const Act& dy, const Act& gate, const Act& up, ActOut dgate, ActOut dup);
 }  // namespace cuda
 }  // namespace mt

@@ -6,7 +6,7 @@
 
 namespace mt {
 
-void check_swap(const View& x, Out y) {
+void check_swap(const Act& x, ActOut y) {
   require_dense(x, "x");
   require_rank(x, "x", 4);
   require_dense(y, "y");

@@ -7,7 +7,7 @@
 namespace mt::cuda {
 
 /// y[b,l,t,:] = x[b,t,l,:]: x seen with its two middle dimensions exchanged, moved in the order of y.
-void swap(const View& x, Out y) {
+void swap(const Act& x, ActOut y) {
   View seen = x;
   std::swap(seen.shape[1], seen.shape[2]);
   std::swap(seen.stride[1], seen.stride[2]);

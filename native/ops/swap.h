@@ -5,13 +5,13 @@
 
 namespace mt {
 
-/// y[b,l,t,:] = x[b,t,l,:]. float32, contiguous.
-void check_swap(const View& x, Out y);
+/// y[b,l,t,:] = x[b,t,l,:]. Both contiguous.
+void check_swap(const Act& x, ActOut y);
 
 namespace cpu {
 void swap(const View& x, Out y);
 }  // namespace cpu
 namespace cuda {
-void swap(const View& x, Out y);
+void swap(const Act& x, ActOut y);
 }  // namespace cuda
 }  // namespace mt
