@@ -1,9 +1,8 @@
 /**
- * Errors are part of the interface: whoever passes something unusable reads one sentence that names the thing,
- * says what was expected, what came instead, and what to do.
+ * Errors are part of the interface. A message is one sentence: the name, what was expected, the value, and what to do.
  */
 
-/** Bad input from a caller or a file; everything that users can mend is thrown as this. */
+/** Bad input from a caller or a file: everything that a user can correct. */
 export class InputError extends Error {
   override name = 'InputError'
 }
@@ -29,7 +28,7 @@ export function show(value: unknown): string {
 }
 
 /**
- * The one way to complain about an argument: `name: expected EXPECTED, but got ACTUAL; HINT.`
+ * The error for a wrong argument: `name: expected EXPECTED, but got ACTUAL; HINT.`
  *
  * @param name the argument, key, file or tensor that is wrong
  * @param expected what would have been right
@@ -40,7 +39,7 @@ export function invalid(name: string, expected: string, actual: unknown, hint?: 
   return new InputError(`${name}: expected ${expected}, but got ${show(actual)}${hint ? `; ${hint}` : ''}.`)
 }
 
-/** The candidate nearest to `word` by edit distance, if it is near enough to be a slip of the keyboard. */
+/** The candidate nearest to `word` by edit distance, if it is near enough to be a typing mistake. */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined
   let least = Math.max(2, Math.floor(word.length / 3)) + 1

@@ -1,6 +1,6 @@
 /**
- * The border to the native addon: finds and loads it on first use, and gives its functions types.
- * Keep this file at the top of `lib`, one below the package root.
+ * The interface to the native addon: finds and loads it at first use, and types its functions. This file must stay
+ * directly in `lib`, one level below the package root.
  */
 import { createRequire } from 'node:module'
 import { resolve } from 'node:path'
@@ -27,8 +27,8 @@ type int = number
 type bool = boolean
 
 /**
- * The operators: every call checks its arguments, takes its place in the queue and returns. A test compares this with
- * the addon.
+ * The operators. A call checks its arguments, enters the queue and returns. A test compares these signatures with the
+ * addon's.
  */
 export interface Ops {
   add(a: act, b: act, scale: float, y: actOut): void
@@ -231,10 +231,7 @@ export interface Memory {
   tensors: number
   /** Frozen weights in the layout of the CPU's kernels, kept beside the weights themselves. */
   packed: number
-  /**
-   * Bytes of tensors on the CPU that the garbage collector was told of, and how often it was told of one since the
-   * start.
-   */
+  /** Bytes of CPU tensors that are reported to the garbage collector, and the number of reports so far. */
   external: number
   reports: number
   limit: number
@@ -262,10 +259,9 @@ export interface NativeDevices {
   reason: string
   devices: NativeDevice[]
   /**
-   * Of the emulated addon alone: what the runtime was asked for since the process began. `launches` of kernels,
-   * `copies` and `fills`, one by one or into a graph; `mallocs`, `frees`; `graphs` made, `nodes` in all of them,
-   * `replays`; and launches by the source file that they stand in, as in `ops/attention.cu`. Of what the queue has come
-   * to: wait before.
+   * Of the emulated addon alone: calls into the runtime since the process began. `launches` of kernels, `copies` and
+   * `fills`, eager or captured; `mallocs`, `frees`; `graphs` made, `nodes` in all of them, `replays`; and launches by
+   * source file, as in `ops/attention.cu`. Counts what the queue has executed: wait for it first.
    */
   counts?: Record<string, number>
   products: { by: 'own' | 'cublaslt'; reason: string }
@@ -276,25 +272,25 @@ export interface NativeGraph {
   readonly graph: unique symbol
 }
 
-/** A record of operators that has an end in the queue. */
+/** A recording of operators, with a start and an end in the queue. */
 export interface NativeRecord {
   readonly record: unique symbol
 }
 
-/** The events of a record, in the order of the queue: one number of each array belongs to one event. */
+/** The events of a recording, in queue order; each array has one number per event. */
 export interface NativeEvents {
-  /** Names, and of each event the number of its own. */
+  /** Operator names, and for each event the index of its name. */
   operators: string[]
   operator: Int32Array
   /** Device's number, -1 for the CPU. */
   device: Int32Array
-  /** Nanoseconds since the record began; and how many the operator took. */
+  /** Nanoseconds from the start of the recording, and nanoseconds that the operator took. */
   start: Float64Array
   duration: Float64Array
   /** Bytes. */
   read: Float64Array
   written: Float64Array
-  /** Events that are not here, and nanoseconds from the beginning of the record to its end. */
+  /** Events that were dropped, and nanoseconds from the start of the recording to its end. */
   dropped: number
   elapsed: number
 }

@@ -24,8 +24,8 @@ export interface GivenMasks {
 }
 
 /**
- * Everything that is trained around a frozen image model: LoRA, routers, positions and gates (docs/model.md#trained-parameters).
- * Freed by {@link dispose}.
+ * Everything that is trained around a frozen image model: LoRA, routers, positions and gates
+ * (docs/model.md#trained-parameters). Freed by {@link dispose}.
  */
 export class Adapter implements VideoAdapter {
   readonly config: CheckedAdapterConfig
@@ -35,8 +35,8 @@ export class Adapter implements VideoAdapter {
   readonly #choices: number[]
 
   /**
-   * @param options `values`: initial values by name, taken over; what is missing is drawn from `seed`, the same on every
-   * device. `device`: where the model computes
+   * @param options `values`: initial values by name, which the adapter then owns; missing ones are drawn from `seed`,
+   *   the same on every device. `device`: the device of the model
    * @throws InputError where the configuration does not fit the model
    */
   constructor(
@@ -62,9 +62,9 @@ export class Adapter implements VideoAdapter {
       }),
     )
   }
-  /** Where it lies: where the model does. */
+  /** The device of its tensors: that of the model. */
   readonly device: Device
-  /** Mask sets that came from outside. */
+  /** Mask sets of the caller's own. */
   readonly given: GivenMasks
 
   /** Names, shapes, groups and decay of the trained tensors. */
@@ -160,7 +160,7 @@ export class Adapter implements VideoAdapter {
     }
   }
 
-  /** The mask set for so many tokens: made once, then kept. */
+  /** The mask set for a number of tokens, cached. */
   #mask(kind: 'spatial' | 'temporal', first: number, text: number): Tensor {
     const key = `${kind} ${first} ${text}`
     let t = this.#masks.get(key)

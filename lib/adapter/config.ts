@@ -99,16 +99,14 @@ export type AdapterConfig = Omit<Parsed, 'dar'> & {
   }
 }
 
-/** An AdapterConfig that has been checked against a model: nothing is left open. */
+/** An AdapterConfig that was checked against a model: every value is set. */
 export type CheckedAdapterConfig = AdapterConfig & { text: { maxTokens: number } }
 
 const SPATIAL_WINDOWS = [16, 8, 4]
 const TEMPORAL_WINDOWS = [2, 1, 0]
 const MAX_TOKENS = 128
 
-/**
- * Fills in defaults; an unknown key is an error that suggests the nearest known one. `where` begins every complaint.
- */
+/** Fills in defaults; an unknown key is an error that suggests the nearest known one. Messages begin with `where`. */
 export function parseAdapterConfig(value: unknown = {}, where = 'adapter configuration'): AdapterConfig {
   return completeAdapterConfig(checkWith(Schema, value, where), where)
 }
@@ -133,7 +131,8 @@ export function completeAdapterConfig(parsed: Parsed, where = 'adapter configura
 }
 
 /**
- * One window for every mask but M_0. With fewer choices the first of the standard ones serve; more have to be given.
+ * One window for every mask but M_0. With fewer choices the first of the standard windows are used; for more choices
+ * they must be given.
  */
 function windowsFor(
   axis: 'spatial' | 'temporal',
@@ -156,7 +155,7 @@ function windowsFor(
 
 // -------------------------------------------------------------------------------------------------------------- checks
 
-/** Everything that can only be known with the model at hand. Returns the configuration with nothing left open. */
+/** The checks that need the model. Returns the configuration with every value set. */
 export function checkAdapterConfig(
   adapter: AdapterConfig,
   model: ModelConfig,

@@ -1,6 +1,6 @@
 /**
- * The list of everything that is trained, for a model and a configuration: names, shapes, groups, and how each starts.
- * Counting needs nothing else. Imports configurations alone.
+ * The trained parameters of a model and a configuration: names, shapes, groups, initial values. Counting needs
+ * configurations alone.
  */
 import type { ModelConfig } from '../models/image-model.js'
 import { masksPerLayer, type AdapterConfig } from './config.js'
@@ -9,7 +9,10 @@ export const GROUPS = ['lora', 'router', 'position', 'gate', 'temporal'] as cons
 /** `temporal`: the weights of a temporal block of its own (temporal.weights: fresh). */
 export type ParameterGroup = (typeof GROUPS)[number]
 
-/** How a parameter starts. `first`: its first element, the others 0. `xavier`: uniform within sqrt(6 / (in + out)). */
+/**
+ * The initial value of a parameter. `first`: its first element, the others 0. `xavier`: uniform within sqrt(6 / (in +
+ * out)).
+ */
 export type Init =
   | { kind: 'fill'; value: number }
   | { kind: 'normal'; std: number }
@@ -28,7 +31,7 @@ export interface TrainedParameter {
 
 const ZERO: Init = { kind: 'fill', value: 0 }
 
-/** Every trained parameter, always in the same order. */
+/** Every trained parameter, in a fixed order. */
 export function trainedParameters(model: ModelConfig, adapter: AdapterConfig): TrainedParameter[] {
   const { layers, hiddenSize: d, encoderHiddenSize: dv, crossFrequency } = model.qformer
   const { temporal } = adapter
@@ -65,7 +68,7 @@ function lora(at: string, width: number, valueWidth: number, { lora: { r } }: Ad
   ])
 }
 
-/** A layer with one mask has nothing to choose. */
+/** A layer with one mask has no router. */
 function router(at: string, width: number, masks: number, { dar }: AdapterConfig): TrainedParameter[] {
   if (dar.mode === 'off' || masks === 1) return []
   const { routerHidden: hidden, globalBias } = dar
@@ -83,7 +86,7 @@ function router(at: string, width: number, masks: number, { dar }: AdapterConfig
   ]
 }
 
-/** A temporal block of its own, begun as BERT begins its layers. */
+/** A temporal block with its own weights, initialised as BERT initialises its layers. */
 function fresh(at: string, width: number): TrainedParameter[] {
   return [
     ...['query', 'key', 'value', 'dense'].flatMap((name): TrainedParameter[] => [

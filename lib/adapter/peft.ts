@@ -1,11 +1,10 @@
 /**
- * PEFT's adapter_config.json, read strictly: a key changes nothing about plain LoRA, as it is saved here, or it is
- * refused.
- * Keys that PEFT writes (0.5 to 0.21) are listed with the values under which that is so.
+ * A strict reader of PEFT's adapter_config.json: a key that would change plain LoRA, as it is saved here, is refused.
+ * Keys that PEFT writes (0.5 to 0.21) are listed with the values that change nothing.
  */
 import { invalid, show } from '../errors.js'
 
-/** Whether a value is fine, and what would be. */
+/** Whether a value is accepted, and which ones are. */
 interface Rule {
   fits(value: unknown): boolean
   expected: string
@@ -16,14 +15,14 @@ const only = (...values: unknown[]): Rule => ({
   fits: (v) => v === undefined || v === null || values.includes(v),
   expected: [...values, null].map(show).join(' or '),
 })
-/** Nothing, or a list or object without anything in it. */
+/** Absent, null, or an empty list or object. */
 const empty: Rule = {
   fits: (v) => v == null || (typeof v === 'object' && Object.keys(v).length === 0),
   expected: 'nothing',
 }
 
 const RULES: Readonly<Record<string, Rule>> = {
-  // Where it comes from, and how it began: the tensors are what they are.
+  // Origin and initialisation: the tensors are given.
   base_model_name_or_path: anything,
   revision: anything,
   task_type: anything,
@@ -64,7 +63,7 @@ const RULES: Readonly<Record<string, Rule>> = {
 }
 
 /**
- * Refuses a file under which PEFT would compute something else than this project does.
+ * Refuses a file with which PEFT would compute something else than this project does.
  *
  * @param lora rank and scale that the adapter has; PEFT scales by alpha / r of this file
  * @param keys of the tensors beside it

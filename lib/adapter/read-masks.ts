@@ -75,8 +75,7 @@ async function readSet(name: string, path: string): Promise<MaskSet> {
 }
 
 /**
- * Row i is still there when the set is cut to the larger of `fewest` and i + 1 tokens, and then needs a key among
- * those.
+ * Row i exists when the set is cut to max(`fewest`, i + 1) tokens or more, and needs a key among those.
  *
  * @param fewest, most the smallest and the largest number of tokens that there will be
  */

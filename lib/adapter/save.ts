@@ -1,10 +1,10 @@
 /**
- * An adapter as a folder. LoRA lies as PEFT lays it out, one adapter by role: spatial and cross in the folder itself,
- * where PEFT finds an image adapter, temporal in `temporal/`, under the same module names. What PEFT does not know
- * (positions, routers, gates, temporal weights of their own) is in `mtransllama.safetensors`; `mtransllama.json` says
- * what all of it is.
+ * An adapter as a folder. LoRA is stored in PEFT's layout, one PEFT adapter per role: spatial and cross in the folder
+ * itself, where PEFT finds an image adapter, temporal in `temporal/`, under the same module names. What PEFT does not
+ * know (positions, routers, gates, temporal weights) is in `mtransllama.safetensors`; `mtransllama.json` describes
+ * everything.
  *
- *     FOLDER/  adapter_config.json  adapter_model.safetensors  mtransllama.json  mtransllama.safetensors  README.md
+ * FOLDER/  adapter_config.json  adapter_model.safetensors  mtransllama.json  mtransllama.safetensors  README.md
  *              temporal/ (the first two)  and, of mask sets that came from files, {spatial,temporal}_masks.safetensors
  */
 import { existsSync } from 'node:fs'
@@ -39,26 +39,26 @@ const [FORMAT, VERSION] = ['mtransllama-adapter', 1] as const
 const [ABOUT, OWN] = ['mtransllama.json', 'mtransllama.safetensors'] as const
 const [PEFT, PEFT_CONFIG] = ['adapter_model.safetensors', 'adapter_config.json'] as const
 
-/** An adapter's folder; that of a training run has the run's state in it as well. */
+/** An adapter's folder; that of a training run holds the run's state as well. */
 export const ADAPTER_FOLDER: FolderKind = {
   name: 'a saved adapter',
   mark: ABOUT,
   ours: /^(temporal|README\.md|adapter_(config\.json|model\.safetensors)|(mtransllama|training)\.(json|safetensors)|(spatial|temporal)_masks\.safetensors)$/,
 }
 
-/** What an adapter remembers about where it comes from. */
+/** The origin of an adapter. */
 export interface AdapterMeta {
   /** {@link LoadedModel.fingerprint} of the base model. */
   fingerprint: string
   /** Name of the base model for people and for PEFT: a hub name, or that of its folder. */
   base: string
-  /** Anything worth keeping as JSON: step, metrics, seed. */
+  /** Further values to keep, as JSON: step, metrics, seed. */
   info?: Record<string, unknown> | undefined
 }
 
 /**
- * What a saved adapter says of itself: its trained tensors by group, and the program and version that wrote it, beside
- * its origin.
+ * The description of a saved adapter: its origin, its trained tensors by group, and the program and version that wrote
+ * it.
  */
 export type AdapterInfo = AdapterMeta & { config: AdapterConfig; counts: GroupCount[]; createdBy: string }
 
@@ -118,9 +118,8 @@ function peftConfig(file: string, base: string, { lora }: AdapterConfig): Record
 // ---------------------------------------------------------------------------------------------------------------- save
 
 /**
- * Saves an adapter over what is in `folder`: afterwards that is the new adapter or, if anything fails, still the old
- * one.
- * Throws an InputError where the folder cannot be written, or holds something that is not an adapter.
+ * Saves an adapter to `folder`, replacing it as a whole: if anything fails, the old content stays. Throws an InputError
+ * where the folder cannot be written, or holds something that is not an adapter.
  */
 export async function saveAdapter(
   folder: string,
@@ -131,10 +130,7 @@ export async function saveAdapter(
   await replaceFolder(folder, await adapterFiles(adapter, meta), ADAPTER_FOLDER, on)
 }
 
-/**
- * The content of all files. The tensors are read as they are at the moment of the call, whatever is computed
- * afterwards.
- */
+/** The content of all files. Tensors are read as they are at the time of the call. */
 export async function adapterFiles(adapter: Adapter, meta: AdapterMeta): Promise<FolderFile[]> {
   const names = [...adapter.parameters.keys()]
   const [values, createdBy] = await Promise.all([
@@ -165,7 +161,7 @@ export async function adapterFiles(adapter: Adapter, meta: AdapterMeta): Promise
   return files
 }
 
-/** Mask sets that came from outside travel with the adapter; its configuration then names the copies. */
+/** Mask sets of the caller's own are saved with the adapter; its configuration then names the copies. */
 function withMasks(adapter: Adapter): { config: CheckedAdapterConfig; files: FolderFile[] } {
   const dar = { ...adapter.config.dar }
   const files: FolderFile[] = []
@@ -259,7 +255,7 @@ export async function loadAdapter(folder: string, base: AdapterBase): Promise<Ad
   return adapter
 }
 
-/** The same of a run that goes on, whose tensors may not be finite: its next step says so. */
+/** The same for a run that is resumed, whose tensors may not be finite: its next step reports that. */
 export async function loadSaved(folder: string, base: AdapterBase): Promise<Adapter> {
   const at = await findFolder(folder)
   const before = await identity(at)

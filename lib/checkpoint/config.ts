@@ -1,6 +1,6 @@
 /**
- * Reads the config.json of a Hugging Face InstructBLIP or BLIP-2 folder into one normalised form. Each part of the model
- * declares the fields of its section.
+ * Reads the config.json of a Hugging Face InstructBLIP or BLIP-2 folder into one normalised form. Each part of the
+ * model declares the fields of its section.
  */
 import { dirname, join } from 'node:path'
 import { existsSync } from 'node:fs'

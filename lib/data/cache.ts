@@ -12,14 +12,14 @@ import { readEntry, readHeader, writeSafetensors } from '../files/safetensors.js
 import { frameImages, type Sampling } from './clip.js'
 import type { Preprocessor } from './preprocess.js'
 
-/** To be raised when decoding, sampling or resizing comes to give other pixels than before. */
+/** Raise this when a change of decoding, sampling or resizing changes pixels. */
 const VERSION = 3
 
 const known = new Map<string, { stamp: string; hash: Promise<string> }>()
 
 /**
- * SHA-256 (hex) of a video file's bytes, or of all names and bytes of a folder's frame images. Remembered for the life
- * of the process while size and modification time stay the same.
+ * SHA-256 (hex) of a video file's bytes, or of all names and bytes of a folder's frame images. Cached in the process
+ * while size and modification time stay the same.
  * @throws InputError if it cannot be read
  */
 export async function contentHash(path: string): Promise<string> {
@@ -38,7 +38,7 @@ export async function contentHash(path: string): Promise<string> {
 async function fileHash(path: string): Promise<string> {
   const s = await stat(path)
   if (!s.isFile())
-    // a pipe may never yield
+    // reading a pipe may block forever
     throw invalid(path, 'a readable video file or folder of frame images', new Error('neither a file nor a folder'))
   const { size, mtimeMs } = s
   const stamp = `${size} ${mtimeMs}`
@@ -101,10 +101,7 @@ export function featureKey({
 export class FeatureCache {
   constructor(readonly folder: string) {}
 
-  /**
-   * The features under `key`; undefined where there are none. A file that is not whole and unchanged counts as none and
-   * is deleted.
-   */
+  /** The features under `key`; undefined where there are none. A damaged file counts as absent and is deleted. */
   async get(key: string): Promise<{ data: Float32Array; shape: number[] } | undefined> {
     const path = this.path(key)
     try {

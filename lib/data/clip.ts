@@ -70,10 +70,9 @@ export interface ClipOptions {
 }
 
 /**
- * The T frames of a clip, read in this very process: see `readFrames`, which gives up where this would wait forever.
+ * The T frames of a clip, read in this process and without a time limit; see `readFrames`.
  * @throws InputError if the file cannot be read (missing, empty, no video, damaged where a frame is wanted), if start
- * or
- *   end do not lie within the video, or if it is too short for the sampling; nothing stays open
+ *   or end lie outside the video, or if the clip is too short for the sampling
  */
 export async function readClip(clip: Clip, options: ClipOptions): Promise<RgbFrame[]> {
   const stored = await readStored(clip, options)
@@ -221,7 +220,7 @@ async function openFolder({ video, fps }: Clip): Promise<Source> {
 /** One image file as sRGB, turned as its EXIF orientation says, transparency on black. */
 async function readImage(path: string, time: number): Promise<RgbFrame> {
   const { default: sharp } = await import('sharp')
-  // a pipe may never yield
+  // reading a pipe may block forever
   if (!(await stat(path)).isFile()) throw invalid(path, 'an image that can be decoded', new Error('not a file'))
   try {
     const image = sharp(path, { failOn: 'error' }).rotate().toColourspace('srgb')

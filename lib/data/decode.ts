@@ -1,6 +1,6 @@
 /**
- * A video file as a stream of decoded frames in the order of presentation, with seeking. All of FFmpeg is behind this
- * file and picture.ts; the calls that may take long are asynchronous and leave the event loop free.
+ * A video file as a stream of decoded frames in the order of presentation, with seeking. Only this file and picture.ts
+ * call FFmpeg. Calls that may take long are asynchronous and leave the event loop free.
  */
 
 import type { CodecContext, FormatContext, Frame, Packet, Stream } from 'node-av/lib'
@@ -24,9 +24,9 @@ export interface Decoded {
 interface Measured {
   /** Where the last picture ends: seconds on the file's own clock, or from the first picture where it has none. */
   end: number
-  /** The clock falls back or leaps somewhere: files joined end to end. */
+  /** Whether the clock falls back or leaps somewhere: files joined end to end. */
   joined: boolean
-  /** No packet says when it is shown. */
+  /** Whether no packet has a presentation time. */
   counted: boolean
 }
 
@@ -38,7 +38,7 @@ const INDEXED = /^(mov|matroska|avi)\b/
 const VARYING_DELAY = new Set(['h264', 'hevc', 'vvc'])
 /** Packets that a decoder keeps at most. */
 const MOST_DELAY = 16
-/** The clock may fall back by this (seconds) from one picture to the next, and still be a clock with a tremor. */
+/** A fall of the clock below this (seconds) from one picture to the next is jitter. */
 const TREMOR = 0.1
 /**
  * A clock that may begin anew (transport streams) and leaps further than this (seconds) did so. FFmpeg's own limits,
@@ -55,11 +55,11 @@ export class FrameStream {
   duration: number | undefined
   /** The same as the container states it for the pictures, which may be more than it holds. */
   declaredEnd: number | undefined
-  /** The file ends before the end of what it began. */
+  /** Whether the file ends inside an element that it began. */
   cut = false
   /** Average frame rate, 0 where unknown. */
   fps = 0
-  /** Reading began at the beginning of the file, so nothing lies before the first frame given. */
+  /** Whether reading began at the beginning of the file, so that no frame precedes the first one. */
   fromStart = true
   /** Times of packets that could not be decoded since the last jump. */
   lost: number[] = []
@@ -215,7 +215,7 @@ export class FrameStream {
     this.forget()
     this.fromStart = true
     const format = (this.format = new lib.FormatContext())
-    // a playlist must not reach for the network
+    // a playlist must not open network addresses
     const options = lib.Dictionary.fromObject({ protocol_whitelist: 'file' })
     const code = await format.openInput(`file:${path}`, null, options)
     options.free()
@@ -405,12 +405,12 @@ export class FrameStream {
         if (this.sent.length > (Number.isNaN(this.delay) ? MOST_DELAY : this.delay) + 1) this.sent.shift()
         const time =
           pts === AV.AV_NOPTS_VALUE || this.counted ? this.lastTime : Number(pts) * tick - this.zero + this.shift
-        // In a transport stream the mark is a suspicion (packets do not count on); elsewhere the packet is a part of
-        // itself.
+        // In a transport stream the mark only says that the continuity counter jumped; elsewhere the packet is
+        // truncated.
         const cut = packet.hasFlags(AV.AV_PKT_FLAG_CORRUPT) && !this.restarts
         if (cut || (await this.decoder!.sendPacket(packet)) < 0) {
           this.lose(time)
-          if (dts !== AV.AV_NOPTS_VALUE) this.sent.pop() // no frame will come of it
+          if (dts !== AV.AV_NOPTS_VALUE) this.sent.pop() // it gives no frame
         }
         return true
       } finally {
@@ -419,7 +419,7 @@ export class FrameStream {
     }
   }
 
-  /** By which time stamp a packet is known again. */
+  /** The time stamp by which a packet is recognised. */
   private identity(packet: Packet): bigint {
     return this.counted ? packet.dts : packet.pts
   }
@@ -430,7 +430,7 @@ export class FrameStream {
   private passed(at: bigint, isKeyframe: boolean): boolean {
     if (at === this.lastPacket) this.skipping = false
     else if (isKeyframe && at > this.lastKey) {
-      this.skipping = false // it did not turn up: what comes before this keyframe cannot be had this way
+      this.skipping = false // it was not found: frames before this keyframe cannot be reached this way
       this.lose(this.lastTime)
       return true
     }
@@ -468,8 +468,8 @@ export class FrameStream {
   }
 
   /**
-   * Where a frame with this stamp stands among the ones before it. Without a stamp it follows the last one. Where the
-   * clock falls back, or leaps, another file begins, and follows the one before.
+   * The time of a frame with this stamp. Without a stamp it follows the last one. Where the clock falls back, or leaps,
+   * another file begins, and follows the one before.
    */
   private onward(stamp: number | undefined, key: boolean): number | undefined {
     const { last } = this
@@ -489,7 +489,7 @@ export class FrameStream {
   }
 }
 
-/** FFmpeg's own decoders of VP8 and VP9 pass over the alpha channel, which WebM keeps beside the pictures. */
+/** FFmpeg's own VP8 and VP9 decoders ignore the alpha channel, which WebM stores beside the pictures. */
 function decoderOf(stream: Stream): ReturnType<typeof lib.Codec.findDecoder> {
   const { codecId } = stream.codecpar
   const withAlpha =

@@ -11,14 +11,14 @@ import { loadFfmpeg } from './ffmpeg.js'
 
 const out = new Socket({ fd: 3 })
 out.on('error', stop)
-process.on('SIGINT', () => {}) // the one who started this decides what an interruption means
+process.on('SIGINT', () => {}) // the parent process decides what an interruption means
 
-/** At once, whatever native code is busy with. */
+/** Ends the process at once, even during a native call. */
 function stop(): void {
   process.kill(process.pid, 'SIGKILL')
 }
 
-/** The reply, and then the pictures' bytes; done when they are out of this process. */
+/** Sends the reply and then the pictures' bytes; resolves once they are written. */
 async function send(reply: object, pictures: Uint8Array[] = []): Promise<void> {
   const rss = process.memoryUsage.rss()
   out.write(`${JSON.stringify({ ...reply, rss } as Reply)}\n`)

@@ -1,9 +1,9 @@
 /**
- * Processes that decode (decoder.ts), reused over clips: a call into a decoder that never returns, or a file system
- * that never answers, can be given up in another process alone.
+ * Decoding processes (decoder.ts), reused over clips. A decoder that never returns, or a file system that never
+ * answers, can only be abandoned in another process.
  *
- * A clip goes there as a line of JSON on the standard input. What comes back on the fourth pipe is a line of JSON, a
- * {@link Reply}, and then the bytes of its pictures, which are put where they stay.
+ * A clip is sent as a line of JSON on the standard input. The fourth pipe returns a line of JSON, a {@link Reply}, and
+ * then the bytes of its pictures.
  */
 
 import { spawn, type ChildProcess } from 'node:child_process'
@@ -15,7 +15,7 @@ import { InputError, invalid } from '../errors.js'
 import type { Clip, ClipOptions } from './clip.js'
 import { seconds, type RgbFrame } from './video.js'
 
-/** What a decoding process says of a clip, or that it has started. */
+/** The answer of a decoding process to a clip; or that it has started. */
 export type Reply = { rss: number } & (
   | { ready: true }
   /** `order`: which of the pictures each of the T frames is. */
@@ -28,7 +28,7 @@ export type Reply = { rss: number } & (
 const MOST_MEMORY = 2 ** 30
 /** Seconds in which a process must start. */
 const START = 60
-/** `setTimeout` counts no further, in seconds. */
+/** The longest `setTimeout`, in seconds. */
 const FOREVER = 2 ** 31 / 1000 - 1
 
 interface Job {
@@ -53,7 +53,7 @@ export class Decoders {
   private readonly program: URL
   /** Largest resident set that a process has reported, in bytes. */
   rss = 0
-  /** Processes that ended, or were ended, with a clip in hand. */
+  /** Processes that ended, or were ended, while they had a clip. */
   lost = 0
 
   constructor({ size, program }: DecodersOptions = {}) {
@@ -71,7 +71,7 @@ export class Decoders {
     })
   }
 
-  /** Ends all processes; clips in hand are rejected. */
+  /** Ends all processes; pending clips are rejected. */
   close(): void {
     for (const decoder of this.all) decoder.kill()
   }
@@ -104,7 +104,7 @@ interface Listener {
   gone(decoder: Decoder, busy: boolean): void
 }
 
-/** One process, with at most one clip in hand. */
+/** One process, with at most one clip at a time. */
 class Decoder {
   private readonly child: ChildProcess
   private readonly pipe: Socket
@@ -123,7 +123,7 @@ class Decoder {
     private readonly listener: Listener,
   ) {
     const path = fileURLToPath(program)
-    // From the sources, TypeScript is read the way it was read here.
+    // When run from source, the child loads TypeScript as this process does.
     const loader = path.endsWith('.ts')
       ? ['--import', pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href]
       : []
@@ -134,7 +134,7 @@ class Decoder {
     this.pipe = this.child.stdio[3] as Socket
     this.pipe.on('data', (chunk: Buffer) => this.receive(chunk))
     this.child.stderr!.on('data', (chunk: Buffer) => (this.complaint = (this.complaint + chunk).slice(-500)))
-    // its end says more
+    // the exit handler reports more
     for (const stream of [this.child.stdin!, this.child.stderr!, this.pipe]) stream.on('error', () => {})
     this.child.on('error', (error) => this.end(error.message))
     this.child.on('close', (code, signal) => this.end(signal ?? `code ${code}`))
@@ -180,7 +180,7 @@ class Decoder {
     }, 1000 * Math.min(time, FOREVER))
   }
 
-  /** An idle process keeps nobody waiting for it. */
+  /** An idle process does not keep this one alive. */
   private hold(busy: boolean): void {
     const way = busy ? 'ref' : 'unref'
     for (const stream of [this.child.stdin, this.child.stderr, this.pipe] as Socket[]) stream[way]()

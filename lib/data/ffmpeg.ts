@@ -1,7 +1,4 @@
-/**
- * FFmpeg through node-av, loaded when the first video is opened and not before: importing this project must cost
- * nothing.
- */
+/** FFmpeg through node-av, loaded when the first video is opened, so that importing this project stays cheap. */
 
 type Lib = typeof import('node-av/lib')
 type Constants = typeof import('node-av/constants')
@@ -13,7 +10,7 @@ export let AV: Constants
 
 let loading: Promise<void> | undefined
 
-/** Loads FFmpeg once and silences what it would print: whatever goes wrong arrives as an error. */
+/** Loads FFmpeg once and silences its log: failures arrive as errors. */
 export function loadFfmpeg(): Promise<void> {
   return (loading ??= (async () => {
     ;[lib, AV] = await Promise.all([import('node-av/lib'), import('node-av/constants')])

@@ -20,14 +20,11 @@ export interface ReadOptions extends ClipOptions {
 let decoders: Decoders | undefined
 
 /**
- * The T frames of a clip, in order of time: `RgbFrame` with its own size and time stamp. A frame may appear more than
- * once where the video has fewer; the same object then. Files are read and decoded in other processes, a few of which
- * stay for the clips to come and end with this one: what hangs or crashes in native code is given up, and this process
- * goes on.
+ * The T frames of a clip, in order of time: `RgbFrame` with its own size and time stamp. Where the video has fewer
+ * frames, one object appears several times. Files are read and decoded in other processes, which are reused and end
+ * with this one: native code that hangs or crashes costs that clip alone.
  * @throws InputError if the file cannot be read (missing, empty, no video, damaged where a frame is wanted), if start
- * or
- *   end do not lie within the video, if it is too short for the sampling, or if it takes more than `timeout` seconds;
- *   nothing stays open
+ *   or end lie outside the video, if the clip is too short for the sampling, or if it takes more than `timeout` seconds
  */
 export async function readFrames(clip: Clip, { timeout = TIMEOUT, ...options }: ReadOptions): Promise<RgbFrame[]> {
   return (decoders ??= new Decoders()).read(clip, options, timeout)

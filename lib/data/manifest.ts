@@ -1,6 +1,6 @@
 /**
- * The manifest: JSONL, one sample a line, the only form in which data reaches training and evaluation. A converter for
- * a dataset writes such a file; nothing downstream knows the dataset.
+ * The manifest: JSONL, one sample per line, the only input of training and evaluation. A dataset's converter writes
+ * such a file; nothing downstream knows the dataset.
  */
 
 import { stat } from 'node:fs/promises'
@@ -10,7 +10,7 @@ import { InputError, invalid, nearest, show } from '../errors.js'
 import { readText } from '../files/text.js'
 import { duplicateKey } from '../files/json.js'
 
-/** At least one character that can be seen: neither space nor control nor format character. */
+/** A text with at least one visible character: neither space nor control nor format character. */
 const text = () =>
   z
     .string()
@@ -83,10 +83,8 @@ export function manifestJsonSchema(): Record<string, unknown> {
  * absolute path, and has to exist.
  *
  * @throws InputError naming the file and the line: not UTF-8, not JSON, an unknown, missing, mistyped or blank field, a
- * key
- * or an id twice, `choices` without the answer or with a double, `end` not after `start`, no such video, a folder
- * without
- *   `fps` or a file with it; and where the file is missing or holds no sample
+ *   duplicate key or id, `choices` without the answer or with a duplicate, `end` not after `start`, a missing video, a
+ *   folder without `fps` or a file with it; or where the file is missing or holds no sample
  */
 export async function readManifest(path: string): Promise<Sample[]> {
   const text = await readText(path, (error) => invalid(path, 'a readable manifest (JSONL)', error))
@@ -110,7 +108,7 @@ export async function readManifest(path: string): Promise<Sample[]> {
   return samples
 }
 
-/** One line as a sample, everything checked that the line alone can tell. */
+/** One line as a sample; checks everything that needs no other line. */
 function parseLine(line: string, where: string): Sample {
   let value: unknown
   try {
@@ -140,9 +138,7 @@ function parseLine(line: string, where: string): Sample {
   return sample
 }
 
-/**
- * Zod's first complaint in this project's words; an unknown key goes first, since it is often a required one mistyped.
- */
+/** Zod's first issue as one sentence. An unknown key goes first, since it is often a required one mistyped. */
 function explain(issues: z.core.$ZodIssue[], value: unknown, where: string): InputError {
   const issue = issues.find((i) => i.code === 'unrecognized_keys') ?? issues[0]!
   if (issue.code === 'unrecognized_keys') {

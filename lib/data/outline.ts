@@ -1,11 +1,11 @@
 /**
- * Does a file end before what its container began has ended? Read from the sizes of the outermost elements alone, in
- * MP4, Matroska (WebM), ASF (WMV) and FLV; other containers do not tell.
+ * Detects truncated files from the sizes of the outermost elements, in MP4, Matroska (WebM), ASF (WMV) and FLV; other
+ * containers do not record them.
  */
 
 import { open, type FileHandle } from 'node:fs/promises'
 
-/** Bytes of a file from any place, read a window at a time; zeros after its end. */
+/** Random access to a file's bytes, read a window at a time; zeros after its end. */
 class Window {
   private at = 0
   private bytes = Buffer.alloc(0)
@@ -63,7 +63,7 @@ async function mp4(window: Window): Promise<Outline> {
   while (at < window.size) {
     const box = await window.read(at, 16)
     const name = box.toString('latin1', 4, 8)
-    if (!/^[\x20-\x7e\xa9]{4}$/.test(name)) break // no box: whatever was appended
+    if (!/^[\x20-\x7e\xa9]{4}$/.test(name)) break // not a box: appended data
     fragmented ||= name === 'moof'
     let length = box.readUInt32BE(0)
     if (length === 1) length = Number(box.readBigUInt64BE(8))

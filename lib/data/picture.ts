@@ -1,6 +1,4 @@
-/**
- * A decoded frame as RGB: colours by the stream's own matrix and range, turned the way a player would show it.
- */
+/** A decoded frame as RGB: colours by the stream's own matrix and range, oriented as a player shows it. */
 
 import type { Frame, SoftwareScaleContext, Stream } from 'node-av/lib'
 import { invalid } from '../errors.js'
@@ -67,7 +65,7 @@ export class Painter {
 /**
  * An interlaced frame is two moments, line by line. This keeps the lines of the first one and interpolates the others
  * along edges (FFmpeg's estdif, which looks at no other frame: the picture does not depend on how the file was read).
- * Undefined where the filter does not take the pixel format; the fields stay woven then.
+ * Undefined where the filter does not accept the pixel format; the fields then stay interlaced.
  */
 async function firstField(frame: Frame): Promise<Frame | undefined> {
   const graph = new lib.FilterGraph()
@@ -101,7 +99,7 @@ async function firstField(frame: Frame): Promise<Frame | undefined> {
 }
 
 /**
- * Pixels with alpha as they look on black: `data` is RGBA, 8 bits.
+ * Blends pixels with alpha onto black: `data` is RGBA, 8 bits.
  * @param straight false where the colours are multiplied by alpha already
  */
 export async function onBlack(data: Uint8Array, width: number, height: number, straight = true): Promise<Rgb> {

@@ -1,6 +1,6 @@
 /**
- * What stands between a decoded frame and the vision tower: one resize straight to the model's square, division by 255,
- * normalisation. Nothing is cropped and nothing is ever mirrored.
+ * From a decoded frame to the vision tower's input: one resize to the model's square, division by 255, normalisation.
+ * Nothing is cropped or mirrored.
  */
 
 import { existsSync } from 'node:fs'
@@ -11,7 +11,7 @@ import { readJsonObject } from '../files/json.js'
 import { AV, lib, loadFfmpeg } from './ffmpeg.js'
 import type { Rgb } from './picture.js'
 
-/** Where no preprocessor file says otherwise: CLIP's. */
+/** Defaults where no preprocessor file says otherwise: CLIP's. */
 const CLIP_MEAN: Triple = [0.48145466, 0.4578275, 0.40821073]
 const CLIP_STD: Triple = [0.26862954, 0.26130258, 0.27577711]
 /** PIL's numbers for filters, by their usual names. */
@@ -33,7 +33,7 @@ export interface Preprocessor {
 
 const pixels = z.number().int().positive()
 const triple = z.tuple([z.number(), z.number(), z.number()])
-/** The fields of Hugging Face's BlipImageProcessor that matter here; others are for other models and pass. */
+/** The fields of Hugging Face's BlipImageProcessor that are used; others are accepted and ignored. */
 const schema = z.looseObject({
   size: z
     .union([pixels, z.looseObject({ height: pixels, width: pixels }), z.looseObject({ shortest_edge: pixels })])
@@ -53,7 +53,7 @@ export interface PreprocessorSource {
   preprocessor: Preprocessor
   /** File and section; undefined where the folder has none. */
   from: string | undefined
-  /** What was assumed or passed over, for the user: one sentence each. */
+  /** What was assumed or ignored: one sentence each. */
   notes: string[]
 }
 
@@ -64,9 +64,8 @@ export async function readPreprocessor(folder: string, imageSize: number): Promi
 
 /**
  * Reads how a model folder prepares pictures: `preprocessor_config.json`, else `image_processor` or `video_processor`
- * of `processor_config.json` (where transformers 5 writes them), else `video_preprocessor_config.json`. What the first
- * of them omits, and everything where there is none, is assumed and said: CLIP's mean and std, 1/255, bicubic, and
- * `imageSize`.
+ * of `processor_config.json` (where transformers 5 writes them), else `video_preprocessor_config.json`. Missing values
+ * default to CLIP's mean and std, 1/255, bicubic, and `imageSize`; each assumption is noted.
  *
  * @param imageSize pixels of a side, as the vision tower's configuration says
  * @throws InputError if the file is not understood, asks for a crop, or its size is not `imageSize`
@@ -185,8 +184,7 @@ function sizeOf(size: Size): Preprocessor['size'] | undefined {
 }
 
 /**
- * One picture for the vision tower. The aspect ratio is not kept. No resize, and so no change of any pixel, where the
- * picture has the size already.
+ * One picture for the vision tower. The aspect ratio is not kept. A picture that has the size already is not resampled.
  * @param rgb 8-bit RGB, row by row
  * @returns float32 [3, height, width]: channel, row, column
  * @throws InputError if `data` has not 3·width·height bytes

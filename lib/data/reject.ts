@@ -1,4 +1,4 @@
-/** Files that are no video or image, said in one sentence each. */
+/** Errors for files that are no video or image, one sentence each. */
 
 import { open, stat } from 'node:fs/promises'
 import { invalid, type InputError } from '../errors.js'
@@ -6,7 +6,7 @@ import { pointerIn, POINTER_BYTES } from '../files/text.js'
 import { outline, type Outline } from './outline.js'
 
 /**
- * Is there a file, with something in it, that may be read? What its outline says.
+ * Checks that a file exists, is not empty and can be read. Returns its outline.
  * @throws InputError if not, or if it is an AVI file that is cut off
  */
 export async function checkFile(path: string): Promise<Outline> {
@@ -46,7 +46,7 @@ async function readHead(path: string): Promise<Buffer> {
   return head
 }
 
-/** FFmpeg does not open it: an MP4 whose index is cut off deserves a word of its own. */
+/** The error for a file that FFmpeg cannot open; names an MP4 whose index is cut off. */
 export async function unopened(path: string, reason: string): Promise<InputError> {
   if ((await readHead(path)).toString('latin1', 4, 8) === 'ftyp')
     return notAVideo(path, 'an MP4 file without its index (moov)', 'it is truncated, or was never finished')

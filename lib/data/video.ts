@@ -1,7 +1,6 @@
 /**
  * One video file, read at chosen times: the frame at time t is the one shown then, the last whose time stamp is not
- * after t.
- * Time stamps count, never frame numbers, so a variable frame rate needs no care; time zero is where a player starts.
+ * after t. Time stamps count, never frame numbers, so variable frame rates work; time zero is where a player starts.
  */
 
 import { invalid } from '../errors.js'
@@ -15,7 +14,7 @@ export interface RgbFrame extends Rgb {
   time: number
 }
 
-/** Nearer than this ahead (seconds), decoding simply goes on; beyond, a later keyframe is looked for. */
+/** Up to this far ahead (seconds) decoding continues; beyond, a later keyframe is sought. */
 const NEAR = 0.5
 /** Two times nearer than this (seconds) are one: float seconds against rational time stamps. */
 const SLACK = 1e-6
@@ -51,7 +50,7 @@ export class Video {
     this.start = this.ahead.time
   }
 
-  /** The file is cut off, and does not say how long it was. */
+  /** Whether the file is cut off and does not say how long it was. */
   get endless(): boolean {
     return this.stream.cut && this.stream.declaredEnd === undefined
   }
@@ -183,7 +182,7 @@ export class Video {
     )
   }
 
-  /** After the last frame, its picture stands still; but not where a file that is cut off promises more frames. */
+  /** After the last frame its picture is held; but not where a file that is cut off declares more frames. */
   private checkEnd(time: number): void {
     const { current, stream } = this
     if (!this.ended || !current || !stream.cut || stream.declaredEnd === undefined) return

@@ -1,7 +1,7 @@
 /**
- * What attention over a video costs, by formula (docs/model.md#cost): score products, operations of the attention block, of the
- * whole Q-Former and of the language model. Operations are those of the arithmetic as written, two for each
- * multiply-add; what an implementation saves or repeats is not in them. Imports configurations alone.
+ * The cost of attention over a video, by formula (docs/model.md#cost): score products, and operations of the attention
+ * block, the Q-Former and the language model. A multiply-add is two operations; what an implementation saves or repeats
+ * is not counted.
  */
 import { trainedParameters, countTrained } from '../adapter/parameters.js'
 import type { AdapterConfig } from '../adapter/config.js'
@@ -68,7 +68,7 @@ export function crossover(sizes: Omit<VideoSizes, 'frames'>, width: number): num
 
 /**
  * Operations of the Q-Former over a batch of videos. Image tokens are frozen: backward, nothing flows to them. The text
- * path of the last layer is left out, as nobody reads it.
+ * path of the last layer is left out: its output is unused.
  */
 export function qformerFlops(
   config: QFormerConfig,

@@ -1,28 +1,28 @@
 /**
- * Writes a file so that whoever reads it sees the old one or the new one, never half of either. The bytes go to a
- * temporary file in the same folder, are flushed to the disk, and the name is moved at the very end.
+ * Atomic writes: a reader sees the old file or the new one, never a part. The bytes go to a temporary file in the same
+ * folder and are flushed to disk; the rename comes last.
  */
 import { randomBytes } from 'node:crypto'
 import * as fs from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { InputError } from '../errors.js'
 
-/** What is needed of a file that is being written. */
+/** The calls on a file that is being written. */
 export interface Sink {
   write(bytes: Uint8Array): Promise<void>
 }
 
-/** The calls into the file system; a test passes one that fails. */
+/** The file system's calls; a test passes ones that fail. */
 export interface FileSystem {
   open(path: string, flags: string): Promise<Pick<fs.FileHandle, 'write' | 'sync' | 'close'>>
   rename(from: string, to: string): Promise<void>
   unlink(path: string): Promise<void>
 }
 
-/** At most this much is handed to one write call: the system's own limit is 2 GiB. */
+/** Most bytes of one write call; the system's own limit is 2 GiB. */
 const CHUNK = 1 << 26
 
-/** Calls `body` with a place to write to, and moves the result to `path` when all of it is on the disk. */
+/** Calls `body` with a file to write to, and renames it to `path` once all of it is on disk. */
 export async function writeAtomically(
   path: string,
   body: (sink: Sink) => Promise<void>,
@@ -47,7 +47,7 @@ export async function writeAtomically(
   await syncFolder(folder)
 }
 
-/** Writes text or bytes: `writeAtomically` for what is in memory anyway. */
+/** `writeAtomically` for text or bytes that are in memory. */
 export function writeFileAtomic(path: string, data: string | Uint8Array, on: FileSystem = fs): Promise<void> {
   return writeAtomically(path, (sink) => sink.write(typeof data === 'string' ? Buffer.from(data, 'utf8') : data), on)
 }

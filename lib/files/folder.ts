@@ -1,7 +1,4 @@
-/**
- * Folders that are written as a whole: afterwards they hold what was to be written or, if anything failed, what they
- * held before.
- */
+/** Folders that are replaced as a whole: afterwards a folder holds the new content or, if anything failed, the old. */
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import * as fs from 'node:fs/promises'
@@ -15,11 +12,11 @@ export type FolderFile = { path: string } & ({ text: string } | { tensors: reado
 
 /** What sort of folder it is. */
 export interface FolderKind {
-  /** In words, with an article. */
+  /** Its name in messages, with an article. */
   name: string
   /** A file by which such a folder is known; without it, a folder is not replaced. */
   mark: string
-  /** Names that this project writes; what else lies there is the user's, and is carried over. */
+  /** File names that this project writes. Other files in the folder are the user's and are carried over. */
   ours: RegExp
 }
 
@@ -81,7 +78,7 @@ export async function replaceFolder(
   await fs.rm(previous, { recursive: true, force: true }).catch(() => {})
 }
 
-/** Throws what {@link replaceFolder} will throw where `folder` holds something that is not of its kind. */
+/** Throws the error of {@link replaceFolder} for a folder that is not of this kind. */
 export async function checkReplaceable(folder: string, kind: FolderKind): Promise<void> {
   await foreign(await targetOf(folder), kind)
 }
@@ -128,7 +125,7 @@ function alive(pid: number): boolean {
   }
 }
 
-/** What else is in the folder. A folder without the mark is nobody's to replace. */
+/** The user's files in the folder. A folder without the mark is not replaced. */
 async function foreign(target: string, { name: what, mark, ours }: FolderKind): Promise<string[]> {
   if (!existsSync(target)) return []
   const names = await fs.readdir(target)

@@ -1,4 +1,4 @@
-/** What JSON.parse does not do: notice a key that occurs twice, and say which file and line is wrong. */
+/** JSON with two checks that JSON.parse lacks: duplicate keys, and the file and line of an error. */
 import { InputError, show } from '../errors.js'
 import { readText, unreadable } from './text.js'
 

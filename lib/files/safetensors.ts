@@ -1,7 +1,7 @@
 /**
  * Reads and writes safetensors files: u64 header length, JSON header, raw little-endian data. Reading is strict: a file
- * that breaks the format in any way is refused with one sentence that says how. Tensor bytes stay on the disk until
- * somebody asks for them; native code gets the absolute offsets and maps the file itself.
+ * that breaks the format in any way is refused with one sentence that says how. Tensor bytes stay on disk until they
+ * are read; native code gets absolute offsets and maps the file itself.
  */
 import { open, type FileHandle } from 'node:fs/promises'
 import { InputError, invalid, show } from '../errors.js'
@@ -250,7 +250,7 @@ function parseEntry(path: string, name: string, value: unknown, dataBegin: numbe
   return { dtype: dtype as Dtype, shape, begin: dataBegin + begin, end: dataBegin + end }
 }
 
-/** The format wants the data section covered exactly once. */
+/** The format requires that tensors cover the data section exactly once. */
 function checkLayout(path: string, entries: Map<string, SafetensorsEntry>, dataBegin: number, size: number): void {
   const order = [...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)
   let at = dataBegin

@@ -1,7 +1,6 @@
 /**
- * zod at the edges of the project: checks what came from a file or a caller against a schema, and turns the first
- * problem into this project's one sentence. An unknown key is a problem too, with the nearest known one. Imports
- * lib/errors.
+ * Checks a value from a file or a caller against a zod schema, and turns the first problem into one sentence. An
+ * unknown key is a problem too; the message names the nearest known one.
  */
 import { z } from 'zod'
 import { InputError, invalid, nearest } from '../errors.js'
@@ -53,7 +52,7 @@ function problem(issue: z.core.$ZodIssue, value: unknown, where: string): InputE
   return invalid(path === '' ? where : `${where}: ${path}`, expected(issue), actual)
 }
 
-/** What would have been right, in words. A message given to refine() or a check is taken as it is. */
+/** The expected value, in words. A message given to refine() or a check is used as it is. */
 function expected(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
     case 'invalid_type':

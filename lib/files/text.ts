@@ -1,9 +1,12 @@
-/** Text files of users, decoded without loss, and files that only stand for others. */
+/**
+ * Users' text files, decoded without loss; and pointer files (Git LFS, git-annex), which stand for files that were not
+ * fetched.
+ */
 import { isUtf8 } from 'node:buffer'
 import { readFile } from 'node:fs/promises'
 import { InputError, show } from '../errors.js'
 
-/** What {@link readText} makes of a file that cannot be read, unless it is told otherwise. */
+/** The default error of {@link readText} for a file that cannot be read. */
 export function unreadable(path: string, error: unknown, missing = ''): InputError {
   const code = (error as NodeJS.ErrnoException).code
   if (code === 'ENOENT' || code === 'ENOTDIR')
@@ -71,7 +74,7 @@ function firstBad(bytes: Uint8Array): number {
   return good
 }
 
-/** A file that stands for another which was not fetched: what it is, and how to fetch it. */
+/** The error for a pointer file: what it is, and how to fetch the file that it stands for. */
 export interface Pointer {
   what: string
   remedy: string

@@ -98,8 +98,8 @@ export function attendSum(weights: AttentionWeights, input: Tensor, o: Attend): 
 }
 
 /**
- * Whether the weights of keys and values are better multiplied into the queries and the result: nothing is recorded,
- * since with gradients that costs more, and there are so few queries to so wide a source that it is less to multiply.
+ * Whether the weights of keys and values should be absorbed into queries and output: nothing is recorded (with
+ * gradients that costs more), and with few queries and a wide source it takes fewer operations.
  */
 function absorbs(
   { key, value, heads }: AttentionWeights,

@@ -1,7 +1,7 @@
 import { native } from '../native.js'
 import type { Tensor } from '../tensor/tensor.js'
 
-/** What AdamW needs to know of one parameter at one step. */
+/** The settings of one AdamW step of one parameter. */
 export interface AdamWStep {
   lr: number
   betas: readonly [number, number]
@@ -9,11 +9,14 @@ export interface AdamWStep {
   weightDecay: number
   /** Counted from 1. */
   step: number
-  /** One float32 number that the gradient is multiplied by, as clipping does. */
+  /** One float32 number that the gradient is multiplied by: clipping. */
   scale?: Tensor
 }
 
-/** One step of AdamW with decoupled weight decay, in place on `param` and the moments `m` and `v`. */
+/**
+ * One step of AdamW with decoupled weight decay, in place: with g the scaled gradient, m = β₁m + (1 − β₁)g, v = β₂v +
+ * (1 − β₂)g², θ = θ(1 − lr·decay) − lr·m̂/(√v̂ + ε). `param`, `grad`, `m` and `v` are float32 of one shape.
+ */
 export function adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, s: AdamWStep): void {
   native().ops.adamw(
     param.handle,
@@ -30,7 +33,7 @@ export function adamw(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, s: Adam
   )
 }
 
-/** Adds the sum of the squares of `x` to `sum`, one float32 number. */
+/** sum += Σ x², `sum` one float32 number. */
 export function addSquareSum(sum: Tensor, x: Tensor): void {
   native().ops.square_sum(x.handle, sum.handle)
 }

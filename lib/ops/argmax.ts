@@ -3,8 +3,8 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
 /**
- * Where the largest number of each row stands, of equals the first: x [R,V] float32 or bfloat16 to [R] int32; −1 where
- * a number of the row is not finite.
+ * The index of the largest element of each row, the first of equals: x [R,V] float32 or bfloat16, result [R] int32; −1
+ * where an element of the row is not finite. No gradient flows.
  */
 export function argmax(x: Tensor): Tensor {
   const y = empty([x.dim(0)], 'int32')

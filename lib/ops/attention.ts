@@ -12,9 +12,12 @@ const modes = { off: 0, score: 1, attention: 2 } as const
 export interface AttentionOptions {
   /** Number of heads; divides the width. */
   heads: number
-  /** The dimension that is attended over; the one before the last by default. The channel swap is this number. */
+  /**
+   * The dimension that is attended over. Default: the one before the last. The channel swap is this number
+   * (docs/model.md#channel-swap).
+   */
   over?: number | undefined
-  /** uint8, 1 = token, 0 = padding; broadcastable to [...batch, keys]. */
+  /** uint8, 1 = token, 0 = padding; broadcast to [...batch, keys]. */
   keyMask?: Tensor | undefined
   /** How masks route attention (docs/model.md#modes). Default: off. */
   mode?: keyof typeof modes | undefined
@@ -27,10 +30,11 @@ export interface AttentionOptions {
 }
 
 /**
- * softmax(q·kᵀ/√d)·v per head. The last dimension of q, k and v holds the heads side by side, `over` is attended, what
- * is left is batch, one or two dimensions of equal sizes in all three: q [B,T,L,h·d] with over 2 is attention in space,
- * with over 1 in time. Columns of a packed tensor are read where they are, and their gradients written side by side.
- * Returns a contiguous tensor in the layout of q.
+ * softmax(q·kᵀ/√d)·v per head, with masks and routing (docs/model.md#modes). q, k and v have three or four dimensions
+ * and are float32 or bfloat16. The last dimension holds the heads side by side; `over` is attended; the others are
+ * batch, of equal sizes in all three. q [B,T,L,h·d] with `over` 2 is attention in space, with `over` 1 in time. Columns
+ * of a packed tensor are read in place, and their gradients are written side by side. Returns a contiguous tensor of
+ * q's shape and dtype.
  */
 export function attention(
   query: Tensor | Columns,
@@ -54,7 +58,7 @@ export function attention(
     throw invalid('attention', `masks and alpha in mode ${o.mode}`, { masks: o.masks?.shape, alpha: o.alpha?.shape })
   const batch = shape.filter((_, i) => i !== over && i !== rank - 1)
   const keys = keyShape[over]!
-  // Repeated by an operator, so that its gradient is summed where it was repeated.
+  // `expand` is an operator: its backward sums the gradient over the repeated dimensions.
   const alpha = mode ? repeated(o.alpha!, [...batch, o.alpha!.dim(-1)]) : undefined
   const read = columnsIn(given, (t) => (t.strides.at(-1) === 1 || t.dim(-1) === 1 ? t : contiguous(t)))
   const sources = new ColumnArguments(read)

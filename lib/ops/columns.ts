@@ -1,4 +1,6 @@
-/** Columns of a packed tensor: what one product made for several readers, read and given gradients where it lies. */
+/**
+ * Columns of a packed tensor: results of one product for several readers, which read them and write gradients in place.
+ */
 import { empty, type Tensor } from '../tensor/tensor.js'
 
 /** Elements `start` to `start + width` of the last dimension of `of`. Those of one packed tensor do not overlap. */
@@ -13,7 +15,7 @@ const isWhole = ({ of, width }: Columns): boolean => width === of.dim(-1)
 /** All columns of a tensor, or those that are given. */
 export const columnsOf = (x: Tensor | Columns): Columns => ('of' in x ? x : { of: x, start: 0, width: x.dim(-1) })
 
-/** The same columns of what `arranged` makes of each tensor, once. */
+/** The same columns after `arranged` was applied to each tensor once. */
 export function columnsIn(given: readonly Columns[], arranged: (t: Tensor) => Tensor): Columns[] {
   const made = new Map<Tensor, Tensor>()
   return given.map(({ of, start, width }) => {
@@ -31,7 +33,7 @@ export function viewOf({ of, start, width }: Columns, t: Tensor = of): Tensor {
 /** The shape of the columns alone. */
 export const shapeOf = ({ of, width }: Columns): number[] => [...of.shape.slice(0, -1), width]
 
-/** An operator's arguments that are columns: the tensors that its record names, and their gradients. */
+/** An operator's arguments that are columns: the tensors that the tape records, and their gradients. */
 export class ColumnArguments {
   /** Whole tensors one for each argument, packed ones once. */
   readonly inputs: Tensor[] = []

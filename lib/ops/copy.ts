@@ -10,19 +10,19 @@ function copied(x: Tensor, dtype: DType = x.dtype): Tensor {
   return y
 }
 
-/** The same elements in row-major order: `x` itself if it is so already, else a copy. */
+/** The same elements in row-major order: `x` itself where it is contiguous, else a copy. */
 export function contiguous(x: Tensor): Tensor {
   return x.isContiguous ? x : record(copied(x), [x], (dy) => [dy])
 }
 
-/** A copy of its own memory, contiguous. */
+/** A contiguous copy. */
 export function copy(x: Tensor): Tensor {
   return record(copied(x), [x], (dy) => [dy])
 }
 
 /**
- * The elements as another dtype: between the float types, and from integers to int32, int64 or float32. The gradient
- * has the dtype of what it belongs to, float32 for a float16 input.
+ * The elements converted to `dtype`: between float types, and from integers to int32, int64 or float32. The gradient
+ * has the dtype of `x`, float32 where `x` is float16.
  */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (dtype === x.dtype) return x
@@ -31,17 +31,17 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   ])
 }
 
-/** Writes `x` over `target`, a tensor or a view of one, of the same shape. No gradient flows. */
+/** Copies `x` to `target`, a tensor or view of the same shape. No gradient flows. */
 export function write(target: Tensor, x: Tensor): void {
   native().ops.copy(x.handle, target.handle)
 }
 
-/** Writes one value over all of `target`, a tensor or a view of one. No gradient flows. */
+/** Fills `target`, a tensor or view, with one value. No gradient flows. */
 export function fill(target: Tensor, value: number): void {
   native().ops.fill(value, target.handle)
 }
 
-/** A tensor of one value. */
+/** A tensor filled with one value. */
 export function full(
   shape: readonly number[],
   value: number,

@@ -3,7 +3,7 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
-/** The label of rows that do not count. */
+/** The label of rows that are ignored. */
 export const IGNORE = -100
 
 /**

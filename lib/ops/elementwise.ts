@@ -5,7 +5,10 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { sumLeading } from './reduce.js'
 import { contiguous } from './copy.js'
 
-/** a + scale·b. `b` has the shape of `a` or of its last dimensions, over which it then repeats. */
+/**
+ * a + scale·b, float32 or bfloat16. `b` has the shape of `a`, or that of its last dimensions and is broadcast over the
+ * others.
+ */
 export function add(a: Tensor, b: Tensor, scale = 1): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
   const y = empty(x.shape, x.dtype)
@@ -26,13 +29,13 @@ function times(x: Tensor, factor: number): Tensor {
   return y
 }
 
-/** factor·x. */
+/** factor·x, float32 or bfloat16. */
 export function scale(a: Tensor, factor: number): Tensor {
   const x = contiguous(a)
   return record(times(x, factor), [x], (dy) => [times(dy, factor)])
 }
 
-/** a∘b, of one shape. */
+/** a∘b, elementwise, of one shape; float32 or bfloat16. */
 export function multiply(a: Tensor, b: Tensor): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
   const product = (p: Tensor, q: Tensor): Tensor => {
@@ -46,7 +49,7 @@ export function multiply(a: Tensor, b: Tensor): Tensor {
   ])
 }
 
-/** Exact GELU, x/2 (1 + erf(x/√2)). */
+/** The exact GELU, x/2·(1 + erf(x/√2)), float32 or bfloat16. */
 export function gelu(a: Tensor): Tensor {
   const x = contiguous(a)
   const y = empty(x.shape, x.dtype)
@@ -58,7 +61,7 @@ export function gelu(a: Tensor): Tensor {
   })
 }
 
-/** max(x, 0). */
+/** max(x, 0), float32 or bfloat16; NaN in, NaN out. */
 export function relu(a: Tensor): Tensor {
   const x = contiguous(a)
   const y = empty(x.shape, x.dtype)

@@ -5,8 +5,8 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
 /**
- * LayerNorm over the last dimension D with the biased variance: x [...,D] float32 or bfloat16, weight and bias [D]
- * float32.
+ * LayerNorm over the last dimension, (x − mean)/√(var + eps)∘weight + bias with the biased variance: x [...,D] float32
+ * or bfloat16, weight and bias [D] float32. Returns x's shape and dtype.
  */
 export function layerNorm(a: Tensor, weight: Tensor, bias: Tensor, eps: number): Tensor {
   const x = contiguous(a)
@@ -38,9 +38,7 @@ export function layerNorm(a: Tensor, weight: Tensor, bias: Tensor, eps: number):
   )
 }
 
-/**
- * {@link layerNorm} of x [...,n,D], cut in two: the first rows [...,first,D] and the others, each in memory of its own.
- */
+/** {@link layerNorm} of x [...,n,D], split in two: the first rows [...,first,D] and the others, each contiguous. */
 export function layerNormSplit(a: Tensor, weight: Tensor, bias: Tensor, eps: number, first: number): [Tensor, Tensor] {
   const x = contiguous(a)
   weight = contiguous(weight)
@@ -87,7 +85,7 @@ export function layerNormSplit(a: Tensor, weight: Tensor, bias: Tensor, eps: num
   return [head, tail]
 }
 
-/** What one part of {@link layerNormJoin} is made of. */
+/** One part of {@link layerNormJoin}: its input, weight and bias. */
 export interface NormOf {
   x: Tensor
   weight: Tensor
@@ -95,7 +93,7 @@ export interface NormOf {
   eps: number
 }
 
-/** {@link layerNorm} of several x [...,n_i,D], behind each other in one tensor [...,Σn_i,D]. */
+/** {@link layerNorm} of several x [...,n_i,D], concatenated to one tensor [...,Σn_i,D]. */
 export function layerNormJoin(given: readonly NormOf[]): Tensor {
   const parts = given.map(({ x, weight, bias, eps }) => ({
     x: contiguous(x),

@@ -3,7 +3,7 @@ import { record, recording } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
-/** The gradients of x, w and the bias in x Wᵀ + b, of those that are needed; to that of x `residual` is added. */
+/** The needed gradients of x, W and the bias in x Wᵀ + b; `residual` is added to that of x. */
 function gradients(
   dy: Tensor,
   x: Tensor,
@@ -22,7 +22,7 @@ function gradients(
 
 /**
  * y = x Wᵀ + b + residual: x [...,in] float32 or bfloat16 and y like it, weight [out,in] float32, bfloat16 or float16,
- * bias [out], residual like y. Frozen arguments cost no gradient.
+ * bias [out], residual like y. Frozen arguments get no gradient and cost nothing.
  */
 export function linear(
   a: Tensor,
@@ -49,12 +49,12 @@ export function linear(
   )
 }
 
-/** gelu(x Wᵀ + b), of the same arguments: the exact GELU, as gelu() has it. */
+/** gelu(x Wᵀ + b), the exact GELU, of the same arguments as {@link linear}. */
 export function linearGelu(a: Tensor, weight: Tensor, offset?: Tensor): Tensor {
   const [x, w, bias] = [contiguous(a), contiguous(weight), offset && contiguous(offset)]
   const inputs = bias ? [x, w, bias] : [x, w]
   const y = empty([...x.shape.slice(0, -1), w.dim(0)], x.dtype)
-  const z = recording(inputs) ? empty(y.shape, y.dtype) : undefined // what GELU saw: its slope depends on nothing else
+  const z = recording(inputs) ? empty(y.shape, y.dtype) : undefined // GELU's input, which its backward reads
   native().ops.gemm_gelu_forward(x.handle, w.handle, bias?.handle ?? null, z?.handle ?? null, y.handle)
   return record(
     y,

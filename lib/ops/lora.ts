@@ -76,8 +76,8 @@ export interface Update {
 }
 
 /**
- * One or two updates of a weight [rows,in] as one update of all of it, for {@link lora}: A [Σr,in], B [rows,Σr], 0
- * where neither is.
+ * One or two low-rank updates of row ranges of a weight [rows,in] as one update of the whole, for {@link lora}: A
+ * [Σr,in], B [rows,Σr], 0 in all other rows.
  */
 export function loraPack(given: readonly Update[], rows: number): { A: Tensor; B: Tensor } {
   const [one, two] = given.map(({ A, B, first }) => ({ A: contiguous(A), B: contiguous(B), first }))

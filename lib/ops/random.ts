@@ -3,8 +3,8 @@ import type { Device } from '../tensor/device.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 
 /**
- * Random numbers that depend on (seed, stream, position) alone, by a counter-based generator (Philox): the same on
- * every machine, for any number of threads and in any order of calls.
+ * A counter-based random generator (Philox). Numbers depend on seed, stream and position alone: they are the same on
+ * every machine and for any number of threads.
  */
 export class Random {
   #streams = 0

@@ -20,22 +20,19 @@ function reduced(a: Tensor, dim: number, factor: number): Tensor {
   })
 }
 
-/** Sum over dimension `dim`, which disappears. */
+/** Sum over dimension `dim`, which is removed; float32 or bfloat16. */
 export function sumDim(x: Tensor, dim: number): Tensor {
   return reduced(x, dim, 1)
 }
 
-/** Mean over dimension `dim`, which disappears. */
+/** Mean over dimension `dim`, which is removed; float32 or bfloat16. */
 export function mean(x: Tensor, dim: number): Tensor {
   const n = x.dim(dim)
   if (n === 0) throw invalid('mean', 'at least one element to average', `shape [${x.shape}]`)
   return reduced(x, dim, 1 / n)
 }
 
-/**
- * Sum over the leading dimensions that `shape` does not have: the gradient of what was repeated. No gradient flows
- * through it.
- */
+/** Sum over the leading dimensions that `shape` lacks: the backward of a broadcast. No gradient flows through it. */
 export function sumLeading(x: Tensor, shape: readonly number[]): Tensor {
   const flat = contiguous(x).view([x.size / Math.max(1, sizeOf(shape)), sizeOf(shape)])
   return sumDim(flat, 0).view(shape)

@@ -5,7 +5,7 @@ import { contiguous } from './copy.js'
 
 /**
  * Rotary position embedding in LLaMA's half-split form: x [B,n,h,d] float32 or bfloat16, d even, positions [B,n] int32.
- * The first `turned` heads are turned, by default all; the others are copied.
+ * The first `turned` heads are rotated (default: all); the others are copied.
  */
 export function rope(a: Tensor, positions: Tensor, theta: number, turned = a.dim(2)): Tensor {
   // Strides before the last are read as they are.

@@ -13,8 +13,9 @@ export interface RouterWeights {
 }
 
 /**
- * How much each mask counts, α = softmax(w2·relu(w1·mean(x) + b1) + b2): the mean over dimension `over` of x [a,b,n,D]
- * or [a,n,D], or over its `first` elements alone, w1 [H,D], b1 [H], w2 [p,H], b2 [p]. Returns [...batch, p].
+ * The weight of each mask, α = softmax(w2·relu(w1·mean(x) + b1) + b2) (docs/model.md#router). The mean is over
+ * dimension `over` of x [a,b,n,D] or [a,n,D], or over its `first` elements alone; w1 [H,D], b1 [H], w2 [p,H], b2 [p].
+ * Returns [...batch,p] float32.
  */
 export function router(input: Tensor, weights: RouterWeights, over: number, first?: number): Tensor {
   if (input.rank !== 3 && input.rank !== 4)

@@ -5,8 +5,8 @@ import { type Columns, ColumnArguments, columnsIn, columnsOf, shapeOf, viewOf } 
 import { contiguous, zeros } from './copy.js'
 
 /**
- * SwiGLU's product, gate·sigmoid(gate)·up, of one shape, float32 or bfloat16. Columns of a packed tensor are read where
- * they are.
+ * SwiGLU's product, gate·sigmoid(gate)·up, of one shape, float32 or bfloat16. Columns of a packed tensor are read in
+ * place.
  */
 export function siluMul(gate: Tensor | Columns, up: Tensor | Columns): Tensor {
   const read = columnsIn([gate, up].map(columnsOf), contiguous)

@@ -1,4 +1,4 @@
-/** Other shapes of the same elements. Reshape, narrow, split, permute and expand move nothing; their gradients do. */
+/** Views and joins of tensors. Reshape, narrow, split, permute and expand copy nothing; their backward passes do. */
 import { invalid } from '../errors.js'
 import { native } from '../native.js'
 import { record, recordAll } from '../tensor/tape.js'
@@ -13,7 +13,10 @@ const axis = (x: Tensor, dim: number): number => {
 }
 const replaced = (shape: readonly number[], d: number, n: number): number[] => shape.map((s, i) => (i === d ? n : s))
 
-/** The elements in order, in another shape of as many; one size may be −1. Copies only what is not contiguous. */
+/**
+ * The elements in row-major order, in another shape of the same size; one dimension may be −1. Copies only where `x` is
+ * not contiguous.
+ */
 export function reshape(a: Tensor, shape: readonly number[]): Tensor {
   const x = contiguous(a)
   const known = sizeOf(shape.filter((n) => n !== -1))
@@ -37,7 +40,7 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
 }
 
 /**
- * Dimension `dim` cut into pieces of the given sizes, which add up to it. The gradient is put together without zeros.
+ * Splits dimension `dim` into pieces of the given sizes, which add up to it. The backward joins the pieces' gradients.
  */
 export function split(x: Tensor, sizes: readonly number[], dim: number): Tensor[] {
   const d = axis(x, dim)
@@ -66,7 +69,7 @@ function joined(parts: readonly Tensor[], d: number): Tensor {
   return y
 }
 
-/** Tensors behind each other along `dim`; all other dimensions are equal. Always a copy. */
+/** Joins tensors along `dim`; all other dimensions are equal. Always a copy. */
 export function concat(parts: readonly Tensor[], dim: number): Tensor {
   const first = parts[0]
   if (!first) throw invalid('concat', 'at least one tensor', parts)
@@ -85,7 +88,7 @@ export function concat(parts: readonly Tensor[], dim: number): Tensor {
   })
 }
 
-/** The dimensions in another order: a change of strides. */
+/** The dimensions in another order, by strides. */
 export function permute(x: Tensor, order: readonly number[]): Tensor {
   if (order.length !== x.rank || new Set(order).size !== x.rank || order.some((d) => !(d >= 0 && d < x.rank)))
     throw invalid('permute', `each dimension of [${x.shape}] once`, order)

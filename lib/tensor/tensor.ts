@@ -4,7 +4,9 @@ import { native, type Memory, type NativeTensor } from '../native.js'
 import { deviceId, deviceOf, type Device } from './device.js'
 import { enter, leave } from './scope.js'
 
-/** Element types. float32 and bfloat16 hold activations; float16 is read from weights; integers hold ids, masks and places. */
+/**
+ * Element types. float32 and bfloat16 hold activations; float16 holds weights; integers hold ids, masks and positions.
+ */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'int64' | 'int32' | 'uint8'
 /** What elements are read and written as. 16-bit floats are `Uint16Array`s of their bits. */
 export type TypedArray = Float32Array | Int32Array | Uint8Array | BigInt64Array | Uint16Array

@@ -1,6 +1,6 @@
 /**
  * The three texts of a sample as ids: what the Q-Former reads, the prompt of the language model, and the answer. Each
- * has its own limit and its own side that is cut, as InstructBLIP was trained.
+ * has its own limit and its own side of truncation, as in InstructBLIP's training.
  */
 import { invalid } from '../errors.js'
 import type { Tokenizer } from './tokenizer.js'
@@ -18,14 +18,14 @@ export interface TextRoute {
   lateText: 'prompt' | 'drop'
 }
 
-/** The ids that begin a prompt, end an answer and fill up a batch. */
+/** The ids that begin a prompt, end an answer and pad a batch. */
 export interface SpecialIds {
   bosId: number | null
   eosId: number
   padId: number
 }
 
-/** Tokens of an answer at most, its EOS included. */
+/** Most tokens of an answer, its EOS included. */
 export const MAX_ANSWER = 256
 
 /** The two texts as each model gets them; `qformer` is null where it gets none. */
@@ -77,7 +77,7 @@ export function answerIds(
   return [...tokenizer.encode(text, { addSpecialTokens: false, maxTokens: maxTokens - 1 }), special.eosId]
 }
 
-/** Tokens that a prompt may have beside the visual ones and the answer. */
+/** Most tokens of a prompt, beside the visual tokens and the answer. */
 export function promptRoom(language: { maxPositions: number }, visualTokens: number, answerTokens: number): number {
   return language.maxPositions - visualTokens - answerTokens
 }

@@ -1,4 +1,4 @@
-/** A thin face on @huggingface/tokenizers, which reads the tokenizer.json of a Hugging Face folder. */
+/** A wrapper of @huggingface/tokenizers, which reads the tokenizer.json of a Hugging Face folder. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { Tokenizer as Library } from '@huggingface/tokenizers'
@@ -7,11 +7,11 @@ import { readJsonObject } from '../files/json.js'
 
 /** How a text becomes ids. */
 export interface EncodeOptions {
-  /** Whether the tokenizer's own frame is added, [CLS] … [SEP] or a BOS; default true. */
+  /** Whether the tokenizer's own special tokens are added, [CLS] … [SEP] or a BOS. Default: true. */
   addSpecialTokens?: boolean
-  /** At most this many ids, the frame included. */
+  /** Most ids, special tokens included. */
   maxTokens?: number
-  /** Which end of a text that is too long is cut off; default right. The frame stays. */
+  /** Which end of a text that is too long is cut off. Default: right. Special tokens stay. */
   truncation?: 'left' | 'right'
 }
 
@@ -19,7 +19,7 @@ export interface EncodeOptions {
 export interface TextStream {
   /** The text that this id completes; empty while a character is not whole. */
   push(id: number): string
-  /** Whatever was still held back. */
+  /** The text that was still held back. */
   end(): string
 }
 
@@ -41,7 +41,7 @@ export interface Tokenizer {
   readonly wordsCarrySpaces: boolean
   /** The ids of a text. */
   encode(text: string, options?: EncodeOptions): number[]
-  /** Special tokens, and ids that mean nothing, are left out. */
+  /** The text of ids, without special tokens and unknown ids. */
   decode(ids: readonly number[]): string
   /** A decoder that takes ids one by one and gives whole characters. */
   stream(): TextStream
@@ -69,7 +69,7 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   return makeTokenizer(await readJsonObject(file), config, folder)
 }
 
-/** The same from what the files hold. */
+/** The same from the files' contents. */
 export function makeTokenizer(
   json: Record<string, unknown>,
   config: Record<string, unknown> = {},
@@ -166,8 +166,7 @@ function carriesSpaces(pre: unknown): boolean {
 }
 
 /**
- * Decodes all ids anew at each step, since a token can change how the one before it is written, and gives what was
- * added.
+ * Decodes all ids again at each step, since a token can change the text of the one before, and returns what was added.
  */
 function streamOf(tokenizer: Tokenizer): TextStream {
   const ids: number[] = []

@@ -117,7 +117,7 @@ export function parseTrainConfig(value: unknown, base = process.cwd(), where = '
   }
 }
 
-/** Mask sets that are files are found relative to the configuration, wherever the process was started. */
+/** Names of mask files are relative to the configuration, not to the working directory. */
 function withPaths(adapter: AdapterConfig, at: (path: string) => string): AdapterConfig {
   const file = (masks: string): string => (masks === 'window' || masks === 'modality' ? masks : at(masks))
   return {

@@ -10,7 +10,7 @@ import { backward } from '../tensor/tape.js'
 import { empty, itemSize, type Tensor } from '../tensor/tensor.js'
 import type { AdamW, GradientOf } from './optimizer.js'
 
-/** What a micro-batch is to the model, where the model computes. */
+/** A micro-batch as tensors on the device of the model. */
 export interface StepInputs {
   /** E_v [B,T,K_V,D_v] */
   features: Tensor
@@ -52,12 +52,12 @@ interface Captured {
   graph: Graph
   /** The buffers that replays read. */
   inputs: ReadonlySet<string>
-  /** What replays write; gradients by parameter. Lost when another graph is replayed. */
+  /** What replays write; gradients by parameter. Overwritten when another graph is replayed. */
   loss: Tensor
   gradients: Map<string, Tensor>
 }
 
-/** The sight of a shape at which it is captured. Capturing costs about a step, so a shape has to come back first. */
+/** A shape is captured when it occurs for this time. Capturing costs about a step, so the shape has to recur first. */
 const CAPTURED_AT = 3
 
 /**
