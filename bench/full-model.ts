@@ -19,6 +19,7 @@ import { AdamW } from '../lib/train/optimizer.js'
 import { expectedTensors } from '../lib/checkpoint/names.js'
 import { allocatePacks } from '../lib/session/pack.js'
 import { drawn } from './gpu/inputs.js'
+import { IGNORE } from '../lib/ops/cross-entropy.js'
 
 export interface Sizes {
   B: number
@@ -48,7 +49,7 @@ export function inputsOf(model: ImageModel, { B, T, text, prompt, answers }: Siz
         rows: B,
         ids: words,
         mask: new Uint8Array(words.length).fill(1),
-        labels: words.map((id, i) => (i % prompt >= prompt - answers ? id : -100)),
+        labels: words.map((id, i) => (i % prompt >= prompt - answers ? id : IGNORE)),
       },
       numQueryTokens,
     ),

@@ -12,6 +12,7 @@ import { createRequire } from 'node:module'
 import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { released } from './architectures.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const require = createRequire(import.meta.url)
@@ -50,8 +51,6 @@ function headers() {
   const prefix = dirname(dirname(process.execPath))
   return existsSync(join(prefix, 'include', 'node', 'node_api.h')) ? [`--nodedir=${prefix}`] : []
 }
-
-const released = '80-real;90-real;100-real;120-real;80-virtual'
 
 /**
  * CMake's options for a build with nvcc. What ptxas says of each kernel is kept beside the object, for

@@ -7,16 +7,12 @@ import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSy
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { architectures } from './architectures.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 
 /** Kernels that may spill, up to `bytes` each way: { kernel, arch, bytes (at most 16), reason }. */
 export const allowed = []
-
-export const architectures = ['sm_80', 'sm_90']
-
-/** The same for scripts/build.mjs --archs, and PTX for what comes after: what tests build. */
-export const tested = '80-real;90-real;80-virtual'
 
 /** Every .cu file of the addon, as paths from the root. */
 export const sources = () =>

@@ -16,6 +16,7 @@ import { expectedTensors } from '../../lib/checkpoint/names.js'
 import { writeSafetensors, type TensorData } from '../../lib/files/safetensors.js'
 import { cpuName, type Bench } from '../bench.js'
 import { spread } from '../harness.js'
+import { sizeOf } from '../../lib/shape.js'
 
 /** config.json of so many layers at full width, or of tiny ones. */
 function config(quick: boolean): object {
@@ -61,7 +62,7 @@ async function write(folder: string, quick: boolean): Promise<{ bytes: number; t
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'config.json'), JSON.stringify(config(quick)))
   const expected = expectedTensors(parseModelConfig(config(quick)))
-  const largest = Math.max(...expected.map(({ shape }) => shape.reduce((a, b) => a * b, 1)))
+  const largest = Math.max(...expected.map(({ shape }) => sizeOf(shape)))
   // 0.0078 in bfloat16, everywhere: what they are does not matter to loading.
   const values = new Uint16Array(largest).fill(0x3c00)
   const data = expected.map(
@@ -69,10 +70,7 @@ async function write(folder: string, quick: boolean): Promise<{ bytes: number; t
       name,
       shape,
       dtype: 'BF16',
-      data: values.subarray(
-        0,
-        shape.reduce((a, b) => a * b, 1),
-      ),
+      data: values.subarray(0, sizeOf(shape)),
     }),
   )
   await writeSafetensors(join(folder, 'model.safetensors'), data)

@@ -15,6 +15,7 @@ import { expectedTensors } from '../../lib/checkpoint/names.js'
 import type { Bench, Outputs, Precision } from '../bench.js'
 import { Draw, load, numbers, place, type Numbers } from '../files.js'
 import { taken, trained } from './block.js'
+import { sizeOf } from '../../lib/shape.js'
 
 interface Sizes {
   B: number
@@ -237,8 +238,7 @@ async function videoQformer(bench: Bench, T: number, heads: number): Promise<voi
   const stored = await load(file, bench.device, 'float32')
   await scope(async () => {
     const { qformer: config } = configOf(sizes)
-    const nothing = (shape: number[]): Tensor =>
-      tensor(new Float32Array(shape.reduce((a, b) => a * b, 1)), shape, 'float32', bench.device)
+    const nothing = (shape: number[]): Tensor => tensor(new Float32Array(sizeOf(shape)), shape, 'float32', bench.device)
     const weights = new Map([
       ...stored,
       ['qformer.embeddings.word_embeddings.weight', nothing([1, D])],

@@ -19,6 +19,7 @@ import { expectedTensors } from '../../lib/checkpoint/names.js'
 import { cpuName, type Bench, type Precision } from '../bench.js'
 import { activations, Draw, load, place, type Numbers } from '../files.js'
 import { median, ratio, spread } from '../harness.js'
+import { IGNORE } from '../../lib/ops/cross-entropy.js'
 
 interface Sizes {
   B: number
@@ -126,7 +127,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
         rows: B,
         ids: words,
         mask: new Uint8Array(words.length).fill(1),
-        labels: words.map((id, i) => (i % prompt >= prompt - answers ? id : -100)),
+        labels: words.map((id, i) => (i % prompt >= prompt - answers ? id : IGNORE)),
       },
       L,
     )

@@ -12,6 +12,7 @@ import { tinyConfig } from './sizes.js'
 import { MEAN, STD } from './tokenizer-files.js'
 import { LLM_SPECIAL, QFORMER_SPECIAL, WORDS } from './vocabulary.js'
 import { COLORS, Random, SHAPES, SIZE } from './world.js'
+import { IGNORE } from '../../lib/ops/cross-entropy.js'
 
 /** Of one kind: every question of a batch is about the same number of pictures. */
 export interface Batch {
@@ -103,7 +104,7 @@ export function patches(list: readonly Still[]): Patches {
   const side = SIZE / patchSize
   const n = list.length * side * side
   const color = new Int32Array(n).fill(COLORS.length)
-  const shape = new Int32Array(n).fill(-100)
+  const shape = new Int32Array(n).fill(IGNORE)
   const centre = new Float32Array(2 * n)
   const there = new Float32Array(2 * n)
   let objects = 0

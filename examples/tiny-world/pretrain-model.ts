@@ -18,6 +18,7 @@ import { CONFIG, GENERATION, tinyConfig } from './sizes.js'
 import { writeTokenizerFiles } from './tokenizer-files.js'
 import { VOCABULARY_SIZE } from './vocabulary.js'
 import { COLORS, SHAPES } from './world.js'
+import { sizeOf } from '../../lib/shape.js'
 
 // --- before ---------------------------------------------------------------------------------------------------------
 
@@ -40,7 +41,7 @@ export function freshModel(seed: number): ImageModel {
     if (/norm/i.test(name)) return full(shape, 1)
     // position as large a part of a token's embedding as it should be: the table is added and then normalised
     if (/embed|query_tokens/.test(name) && !name.includes('patch_embedding')) return random.normal(shape, 0, 0.5)
-    const into = shape.slice(1).reduce((a, b) => a * b, 1)
+    const into = sizeOf(shape.slice(1))
     return random.normal(shape, 0, (ADDS.test(name) ? 0.5 : 1) / Math.sqrt(into))
   }
 }

@@ -5,7 +5,7 @@ import { logits } from '../../lib/models/decoder.js'
 import { answerTokens, type ImageModel, type VideoAdapter } from '../../lib/models/image-model.js'
 import { vitForward } from '../../lib/models/vit.js'
 import { project } from '../../lib/nn/layers.js'
-import { crossEntropy } from '../../lib/ops/cross-entropy.js'
+import { crossEntropy, IGNORE } from '../../lib/ops/cross-entropy.js'
 import { add, multiply, scale } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
 import { zeros } from '../../lib/ops/copy.js'
@@ -108,7 +108,7 @@ export async function answered(model: ImageModel, batch: Batch): Promise<boolean
         label,
         row: Math.floor(i / length),
         at: i % length,
-      })).filter((w) => w.label !== -100)
+      })).filter((w) => w.label !== IGNORE)
       const places = wanted.map(({ row, at }) => row * n + n - length + at - 1)
       const scores = logits(model.language, embedding(tensor(Int32Array.from(places)), reshape(hidden, [rows * n, d])))
       const data = (await scores.data()) as Float32Array

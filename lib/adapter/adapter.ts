@@ -12,7 +12,7 @@ import { keep, scope } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import { checkAdapterConfig, masksPerLayer, type AdapterConfig, type CheckedAdapterConfig } from './config.js'
-import { customMasks, modalityMasks, spatialWindows, temporalWindows, type MaskSet } from './masks.js'
+import { customMasks, modalityMasks, spatialWindows, temporalWindows, type MaskSet, isBuiltIn } from './masks.js'
 import { trainedParameters, type Init, type TrainedParameter } from './parameters.js'
 
 /**
@@ -177,7 +177,7 @@ export class Adapter implements VideoAdapter {
     const given = this.given[kind]
     const most = Math.max(...this.#choices)
     if (given) return customMasks(`dar.${kind}Masks`, cut(kind, given, first + text), first + text, most)
-    if (dar[`${kind}Masks`] !== 'window' && dar[`${kind}Masks`] !== 'modality')
+    if (!isBuiltIn(dar[`${kind}Masks`]))
       throw invalid(`dar.${kind}Masks`, 'a mask set read from that file', dar[`${kind}Masks`], 'readMasks() reads it')
     if (kind === 'temporal') return temporalWindows(first, dar.temporalWindows, dar.choices)
     return dar.spatialMasks === 'modality'

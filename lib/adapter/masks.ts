@@ -1,6 +1,9 @@
 /** The mask sets of DAR (docs/model.md#masks), as bit sets, bit j = M_j. */
 import { invalid } from '../errors.js'
 
+/** Whether `dar.spatialMasks` or `dar.temporalMasks` names a mask set of this file; else it names one of the user's. */
+export const isBuiltIn = (masks: string): boolean => masks === 'window' || masks === 'modality'
+
 /** A square set of masks: byte i·n + k, bit j = whether M_j keeps the pair (query i, key k). */
 export interface MaskSet {
   size: number

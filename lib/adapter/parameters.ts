@@ -4,6 +4,7 @@
  */
 import type { ModelConfig } from '../models/image-model.js'
 import { masksPerLayer, type AdapterConfig } from './config.js'
+import { sizeOf } from '../shape.js'
 
 export const GROUPS = ['lora', 'router', 'position', 'gate', 'temporal'] as const
 /** `temporal`: the weights of a temporal block of its own (temporal.weights: fresh). */
@@ -119,7 +120,7 @@ export function countGroups(parameters: Iterable<Pick<TrainedParameter, 'group' 
   for (const { group, shape } of parameters) {
     const count = counts.find((c) => c.group === group)!
     count.tensors++
-    count.parameters += shape.reduce((a, b) => a * b, 1)
+    count.parameters += sizeOf(shape)
   }
   return counts.filter((c) => c.tensors > 0)
 }

@@ -4,15 +4,13 @@ import { invalid } from '../errors.js'
 import { readEntry, readHeader } from '../files/safetensors.js'
 import type { GivenMasks } from './adapter.js'
 import type { AdapterConfig } from './config.js'
-import { customMasks, type MaskSet } from './masks.js'
+import { customMasks, isBuiltIn, type MaskSet } from './masks.js'
 
 /**
  * Name of the one tensor in such a file: [n,n] uint8, bit j of element (i,k) = whether M_j keeps the pair (query i, key
  * k).
  */
 export const MASKS = 'masks'
-
-const BUILT_IN: readonly string[] = ['window', 'modality']
 
 export interface ReadMasksOptions {
   /** L of the model, where known: the spatial set is then checked for every length of text up to `text.maxTokens`. */
@@ -47,7 +45,7 @@ export async function readMasks(
     if (!accepted) check(name, set, dar.choices, fewest, most, remedy)
     return set
   }
-  if (!BUILT_IN.includes(dar.spatialMasks)) {
+  if (!isBuiltIn(dar.spatialMasks)) {
     const most = queries === undefined ? 1 : queries + (fusion ? (text.maxTokens ?? 0) : 0)
     masks.spatial = await read(
       'spatial',
@@ -56,7 +54,7 @@ export async function readMasks(
       fusion ? 'or lower text.maxTokens' : 'one row for each query token',
     )
   }
-  if (!BUILT_IN.includes(dar.temporalMasks) && temporal.attention === 'factorized') {
+  if (!isBuiltIn(dar.temporalMasks) && temporal.attention === 'factorized') {
     masks.temporal = await read('temporal', frames, frames, 'or lower frames')
   }
   return masks

@@ -22,6 +22,8 @@ import { familyOf } from '../models/language.js'
 import { assertComplete, planCheckpoint, type CheckpointPlan } from '../checkpoint/plan.js'
 import { countParts, expectedTensors, type Part } from '../checkpoint/names.js'
 import { DTYPE_BYTES } from '../files/safetensors.js'
+import { sizeOf } from '../shape.js'
+import { table } from './common.js'
 
 export interface InspectOptions {
   /** A YAML or JSON file with adapter keys; other sections of a training file are passed over. */
@@ -77,9 +79,9 @@ async function report(target: string, options: InspectOptions): Promise<{ text: 
   const lines = [
     `${target}: ${FAMILIES[config.family]}`,
     '',
-    ...describeParts(config, pictures),
+    describeParts(config, pictures),
     '',
-    ...(options.brief ? [] : [...describeShapes(config, plan), '']),
+    ...(options.brief ? [] : [describeShapes(config, plan), '']),
     ...describeCounts(config, plan),
     '',
     ...describeTrained(config, adapter, assumed),
@@ -100,41 +102,44 @@ const FAMILIES = { instructblip: 'InstructBLIP', 'blip-2': 'BLIP-2' }
 function describeParts(
   { vision, qformer, language, numQueryTokens, imageTokenId, videoTokenId, family }: ModelConfig,
   pictures: PreprocessorSource | InputError | undefined,
-): string[] {
+): string {
   const { kind, padId, bosId, eosId } = language
   const decoder = familyOf(language)
   const crossing = Math.ceil(qformer.layers / qformer.crossFrequency)
-  return table([
+  return table(
     [
-      'vision',
-      `${vision.layers} layers, width ${vision.hiddenSize}, ${vision.heads} heads of ${vision.hiddenSize / vision.heads}, mlp ${vision.mlpSize}`,
+      [
+        'vision',
+        `${vision.layers} layers, width ${vision.hiddenSize}, ${vision.heads} heads of ${vision.hiddenSize / vision.heads}, mlp ${vision.mlpSize}`,
+      ],
+      [
+        '',
+        `images ${vision.imageSize} x ${vision.imageSize}, patches of ${vision.patchSize}: ${vision.tokens} tokens, eps ${vision.eps.toExponential()}`,
+      ],
+      ...describePictures(pictures),
+      [
+        'Q-Former',
+        `${qformer.layers} layers (${crossing} with cross-attention), width ${qformer.hiddenSize}, ${qformer.heads} heads, mlp ${qformer.mlpSize}, eps ${qformer.eps.toExponential()}`,
+      ],
+      [
+        '',
+        `${numQueryTokens} queries; ${qformer.hasText ? `text path of ${qformer.vocabSize} ids, at most ${qformer.maxPositions} tokens` : 'no text path, so fusion must be off'}`,
+      ],
+      [
+        'language',
+        `${decoder.title}: ${language.layers} layers, width ${language.hiddenSize}, ${decoder.describe(language)}, mlp ${language.mlpSize}, eps ${language.eps.toExponential()}`,
+      ],
+      [
+        '',
+        `${language.vocabSize} ids, ${language.maxPositions} positions; output ${language.tied ? 'tied to the embedding' : 'of its own'}`,
+      ],
+      [
+        'ids',
+        `pad ${padId ?? 'none'}, bos ${bosId ?? 'none'}, eos ${eosId ?? 'none'}${imageTokenId === undefined ? '' : `, image ${imageTokenId}`}${videoTokenId === undefined ? '' : `, video ${videoTokenId}`}${family === 'blip-2' && kind === 'llama' ? ' (unusual: BLIP-2 with LLaMA)' : ''}`,
+      ],
     ],
-    [
-      '',
-      `images ${vision.imageSize} x ${vision.imageSize}, patches of ${vision.patchSize}: ${vision.tokens} tokens, eps ${vision.eps.toExponential()}`,
-    ],
-    ...describePictures(pictures),
-    [
-      'Q-Former',
-      `${qformer.layers} layers (${crossing} with cross-attention), width ${qformer.hiddenSize}, ${qformer.heads} heads, mlp ${qformer.mlpSize}, eps ${qformer.eps.toExponential()}`,
-    ],
-    [
-      '',
-      `${numQueryTokens} queries; ${qformer.hasText ? `text path of ${qformer.vocabSize} ids, at most ${qformer.maxPositions} tokens` : 'no text path, so fusion must be off'}`,
-    ],
-    [
-      'language',
-      `${decoder.title}: ${language.layers} layers, width ${language.hiddenSize}, ${decoder.describe(language)}, mlp ${language.mlpSize}, eps ${language.eps.toExponential()}`,
-    ],
-    [
-      '',
-      `${language.vocabSize} ids, ${language.maxPositions} positions; output ${language.tied ? 'tied to the embedding' : 'of its own'}`,
-    ],
-    [
-      'ids',
-      `pad ${padId ?? 'none'}, bos ${bosId ?? 'none'}, eos ${eosId ?? 'none'}${imageTokenId === undefined ? '' : `, image ${imageTokenId}`}${videoTokenId === undefined ? '' : `, video ${videoTokenId}`}${family === 'blip-2' && kind === 'llama' ? ' (unusual: BLIP-2 with LLaMA)' : ''}`,
-    ],
-  ])
+    none,
+  )
 }
 
 /** How a frame becomes the vision tower's input, and who says so. */
@@ -159,7 +164,7 @@ function describePictures(pictures: PreprocessorSource | InputError | undefined)
 }
 
 /** One line for all layers that have the same tensor: their numbers become a range. */
-function describeShapes(config: ModelConfig, plan: CheckpointPlan | undefined): string[] {
+function describeShapes(config: ModelConfig, plan: CheckpointPlan | undefined): string {
   const rows = new Map<string, { pattern: string; shape: string; dtype: string; layers: number[] }>()
   for (const tensor of plan ? plan.entries.values() : expectedTensors(config).filter((t) => !t.optional)) {
     const layer = /\.(\d+)\./.exec(tensor.name)?.[1]
@@ -171,14 +176,17 @@ function describeShapes(config: ModelConfig, plan: CheckpointPlan | undefined): 
     if (layer !== undefined) row.layers.push(Number(layer))
     rows.set(key, row)
   }
-  return table([
-    ['tensor', 'shape', ...(plan ? ['dtype'] : [])],
-    ...[...rows.values()].map(({ pattern, shape, dtype, layers }) => [
-      pattern.replace('*', ranges(layers)),
-      shape,
-      dtype,
-    ]),
-  ])
+  return table(
+    [
+      ['tensor', 'shape', ...(plan ? ['dtype'] : [])],
+      ...[...rows.values()].map(({ pattern, shape, dtype, layers }) => [
+        pattern.replace('*', ranges(layers)),
+        shape,
+        dtype,
+      ]),
+    ],
+    none,
+  )
 }
 
 /** Consecutive layers as `{0-38}`, evenly spaced ones as `{0,2..10}`. */
@@ -215,28 +223,25 @@ function describeCounts(config: ModelConfig, plan: CheckpointPlan | undefined): 
     (sum, c) => ({ tensors: sum.tensors + c.tensors, parameters: sum.parameters + c.parameters }),
     { tensors: 0, parameters: 0 },
   )
-  const lines = table(
+  const parts = table(
     [
       ['part', 'tensors', 'parameters', ...(plan ? ['dtype'] : [])],
       ...counts.map((c) => [TITLES[c.part], number(c.tensors), number(c.parameters), ...(plan ? dtypes(c.part) : [])]),
       ['total', number(total.tensors), number(total.parameters)],
     ],
-    [1, 2],
+    counted,
   )
   if (!plan) {
     const stored = config.dtype === undefined ? '' : `; config.json says ${config.dtype}`
     return [
-      ...lines,
+      parts,
       `${gigabytes(total.parameters * 4)} in 32 bits, ${gigabytes(total.parameters * 2)} in 16 bits (from config.json alone; no weights were looked at${stored})`,
     ]
   }
-  const bytes = [...plan.entries.values()].reduce(
-    (sum, t) => sum + t.shape.reduce((a, b) => a * b, 1) * DTYPE_BYTES[t.dtype],
-    0,
-  )
+  const bytes = [...plan.entries.values()].reduce((sum, t) => sum + sizeOf(t.shape) * DTYPE_BYTES[t.dtype], 0)
   const { loaded, ignored, missing, wrong, unexpected } = plan
   return [
-    ...lines,
+    parts,
     `${gigabytes(bytes)} in ${plan.files.length} file${plan.files.length === 1 ? '' : 's'}; tensors: ${loaded.length} used, ${ignored.length} ignored, ${missing.length} missing, ${wrong.length} wrong, ${unexpected.length} unexpected`,
     ...plan.notes.map((note) => `note: ${note}`),
   ]
@@ -252,13 +257,13 @@ function describeTrained(config: ModelConfig, adapter: AdapterConfig, assumed: s
   const frozen = countParts(expectedTensors(config)).reduce((n, c) => n + c.parameters, 0)
   const share = (100 * sum('parameters')) / (frozen + sum('parameters'))
   return [
-    ...table(
+    table(
       [
         ['trained', 'tensors', 'parameters'],
         ...groups.map((g) => [g.group, number(g.tensors), number(g.parameters)]),
         ['total', number(sum('tensors')), number(sum('parameters'))],
       ],
-      [1, 2],
+      counted,
     ),
     `${share.toPrecision(2)} % of the whole; temporal attention ${temporal.attention} (${temporal.residual}), routing ${dar.mode}, LoRA rank ${lora.r}, ` +
       `fusion ${checked.fusion ? `on (at most ${checked.text.maxTokens} tokens)` : 'off'}`,
@@ -299,20 +304,10 @@ async function adapterKeys(file: string): Promise<Record<string, unknown>> {
 
 // -------------------------------------------------------------------------------------------------------------- layout
 
+/** Which columns are set on the right. */
+const counted = (column: number) => column === 1 || column === 2
+const none = () => false
+
 const number = (n: number) => n.toLocaleString('en-US')
 const gigabytes = (bytes: number) =>
   bytes >= 1e8 ? `${(bytes / 1e9).toFixed(1)} GB` : `${(bytes / 1e6).toFixed(1)} MB`
-
-/** Columns of equal width; those in `right` are set to the right. */
-function table(rows: string[][], right: number[] = []): string[] {
-  const widths = rows.reduce<number[]>(
-    (w, row) => row.map((cell, i) => Math.max(w[i] ?? 0, cell.length)).concat(w.slice(row.length)),
-    [],
-  )
-  return rows.map((row) =>
-    row
-      .map((cell, i) => (right.includes(i) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
-      .join('  ')
-      .trimEnd(),
-  )
-}

@@ -11,6 +11,7 @@ import { invalid } from '../errors.js'
 import { readEntry, readHeader, writeSafetensors } from '../files/safetensors.js'
 import { frameImages, type Sampling } from './clip.js'
 import type { Preprocessor } from './preprocess.js'
+import { sizeOf } from '../shape.js'
 
 /** Raise this when a change of decoding, sampling or resizing changes pixels. */
 const VERSION = 3
@@ -126,7 +127,7 @@ export class FeatureCache {
    * @throws InputError if shape and data disagree or the folder cannot be written
    */
   async put(key: string, shape: readonly number[], data: Float32Array): Promise<void> {
-    const size = shape.reduce((n, d) => n * d, 1)
+    const size = sizeOf(shape)
     if (size !== data.length)
       throw invalid('features', `${size} values for the shape [${shape.join(', ')}]`, data.length)
     const path = this.path(key)

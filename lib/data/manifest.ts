@@ -8,7 +8,8 @@ import { dirname, resolve } from 'node:path'
 import { z } from 'zod'
 import { InputError, invalid, nearest, show } from '../errors.js'
 import { readText } from '../files/text.js'
-import { duplicateKey } from '../files/json.js'
+import { parseJson } from '../files/json.js'
+import { valueAt } from '../files/schema.js'
 
 /** A text with at least one visible character: neither space nor control nor format character. */
 const text = () =>
@@ -110,14 +111,11 @@ export async function readManifest(path: string): Promise<Sample[]> {
 
 /** One line as a sample; checks everything that needs no other line. */
 function parseLine(line: string, where: string): Sample {
-  let value: unknown
-  try {
-    value = JSON.parse(line)
-  } catch (error) {
-    throw invalid(where, 'a JSON object', line.trim(), (error as Error).message)
-  }
-  const double = duplicateKey(line)
-  if (double !== undefined) throw invalid(where, 'every key once', double, 'it is there twice; keep one of them')
+  const value = parseJson(
+    line,
+    (error) => invalid(where, 'a JSON object', line.trim(), error.message),
+    (key) => invalid(where, 'every key once', key, 'it is there twice; keep one of them'),
+  )
   const broken = Object.entries((value ?? {}) as object).find(([, v]) =>
     [v].flat().some((s) => typeof s === 'string' && /\p{Cs}/u.test(s)),
   )
@@ -151,7 +149,7 @@ function explain(issues: z.core.$ZodIssue[], value: unknown, where: string): Inp
       near ? `did you mean ${show(near)}?` : `known are ${Object.keys(schema.shape).join(', ')}`,
     )
   }
-  const got = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown> | undefined)?.[key], value)
+  const got = valueAt(issue, value)
   const name = issue.path.length ? `${where}, ${issue.path.join('.')}` : where
   if (got === undefined && issue.path.length) return invalid(name, 'this field', new Error('nothing'), 'it is required')
   if (issue.code === 'invalid_format') return invalid(name, 'a text that is not blank', got)

@@ -10,6 +10,7 @@ import { invalid, show } from '../errors.js'
 import { readJsonObject } from '../files/json.js'
 import { AV, lib, loadFfmpeg } from './ffmpeg.js'
 import type { Rgb } from './picture.js'
+import { valueAt } from '../files/schema.js'
 
 /** Defaults where no preprocessor file says otherwise: CLIP's. */
 const CLIP_MEAN: Triple = [0.48145466, 0.4578275, 0.40821073]
@@ -138,7 +139,7 @@ function parse(value: Record<string, unknown>, path: string, imageSize: number):
   const parsed = schema.safeParse(value)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
-    const got = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown>)?.[key], value)
+    const got = valueAt(issue, value)
     throw invalid(
       issue.path.length ? `${path}, ${issue.path.join('.')}` : path,
       EXPECTED[String(issue.path[0])] ?? issue.message,

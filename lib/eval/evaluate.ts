@@ -3,7 +3,7 @@ import type { Adapter } from '../adapter/adapter.js'
 import { forSample, type Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
 import { logits } from '../models/decoder.js'
-import type { ImageModel, TextRows } from '../models/image-model.js'
+import { answerRows, type ImageModel, type TextRows } from '../models/image-model.js'
 import { crossEntropy } from '../ops/cross-entropy.js'
 import { embedding } from '../ops/embedding.js'
 import { concat, narrow, reshape } from '../ops/views.js'
@@ -60,20 +60,9 @@ const normal = (s: string): string => s.trim().toLowerCase().replace(/\s+/g, ' '
 
 /** Mean loss per answer token of every row, [rows]. Frozen: no gradient. */
 export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRows): Promise<number[]> {
-  const { rows, labels } = text
-  const S = text.ids.length / rows
+  const { rows } = text
   const [, N, D] = hidden.shape as [number, number, number]
-  const places: number[] = []
-  const targets: number[] = []
-  const counts = new Array<number>(rows).fill(0)
-  for (let r = 0; r < rows; r++) {
-    for (let i = 1; i < S; i++) {
-      if (labels![r * S + i] === -100) continue
-      places.push(r * N + (N - S) + i - 1)
-      targets.push(labels![r * S + i]!)
-      counts[r]!++
-    }
-  }
+  const { places, targets, counts } = answerRows(text, N - text.ids.length / rows)
   const scores = logits(
     model.language,
     embedding(

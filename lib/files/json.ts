@@ -6,7 +6,7 @@ import { readText, unreadable } from './text.js'
  * The first key that occurs twice in the same object of a *valid* JSON text. JSON.parse would silently keep the last
  * one.
  */
-export function duplicateKey(text: string): string | undefined {
+function duplicateKey(text: string): string | undefined {
   const open: (Set<string> | undefined)[] = [] // one for each bracket that is open; undefined for an array
   const token = /"(?:[^"\\]|\\.)*"|[{}[\]]/g
   for (let match = token.exec(text); match; match = token.exec(text)) {
@@ -30,21 +30,31 @@ function followedByColon(text: string, at: number): boolean {
   return text[at] === ':'
 }
 
-/** Reads a JSON file that holds an object, each key once. `missing` is the advice for a file that is not there. */
-export async function readJsonObject(path: string, missing = ''): Promise<Record<string, unknown>> {
-  const text = await readText(path, (error) => unreadable(path, error, missing))
+/** The value of a JSON text; what to throw where it is none, or where a key stands twice in one object. */
+export function parseJson(text: string, broken: (error: Error) => Error, twice: (key: string) => Error): unknown {
   let value: unknown
   try {
     value = JSON.parse(text)
   } catch (error) {
-    throw new InputError(
-      `${path}: not JSON${lineOf(text, error as Error)}: expected a readable JSON file, but got ${show(error)}.`,
-      { cause: error },
-    )
+    throw broken(error as Error)
   }
-  const twice = duplicateKey(text)
-  if (twice !== undefined)
-    throw new InputError(`${path}: the key ${show(twice)} is there twice in one object; keep one of them.`)
+  const key = duplicateKey(text)
+  if (key !== undefined) throw twice(key)
+  return value
+}
+
+/** Reads a JSON file that holds an object, each key once. `missing` is the advice for a file that is not there. */
+export async function readJsonObject(path: string, missing = ''): Promise<Record<string, unknown>> {
+  const text = await readText(path, (error) => unreadable(path, error, missing))
+  const value = parseJson(
+    text,
+    (error) =>
+      new InputError(
+        `${path}: not JSON${lineOf(text, error)}: expected a readable JSON file, but got ${show(error)}.`,
+        { cause: error },
+      ),
+    (key) => new InputError(`${path}: the key ${show(key)} is there twice in one object; keep one of them.`),
+  )
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new InputError(
       `${path}: expected a JSON object, but it holds ${Array.isArray(value) ? 'a list' : String(value)}.`,

@@ -7,7 +7,8 @@ import { open, type FileHandle } from 'node:fs/promises'
 import { InputError, invalid, show } from '../errors.js'
 import { writeAtomically, type FileSystem } from './atomic.js'
 import { pointerIn, POINTER_BYTES } from './text.js'
-import { duplicateKey } from './json.js'
+import { parseJson } from './json.js'
+import { sizeOf } from '../shape.js'
 
 /** Bytes per element of every dtype that the format knows. */
 export const DTYPE_BYTES = {
@@ -202,15 +203,12 @@ function parseHeader(
   dataBegin: number,
   size: number,
 ): Pick<SafetensorsHeader, 'entries' | 'metadata'> {
-  let json: unknown
-  try {
-    json = JSON.parse(text)
-  } catch {
-    throw fault(path, `its header is not JSON (it begins with ${show(text.slice(0, 24))})`)
-  }
+  const json = parseJson(
+    text,
+    () => fault(path, `its header is not JSON (it begins with ${show(text.slice(0, 24))})`),
+    (key) => fault(path, `the key ${show(key)} occurs twice in its header`),
+  )
   if (!isRecord(json)) throw fault(path, `its header is not a JSON object (it begins with ${show(text.slice(0, 24))})`)
-  const twice = duplicateKey(text)
-  if (twice !== undefined) throw fault(path, `the key ${show(twice)} occurs twice in its header`)
 
   const metadata: Record<string, string> = {}
   const entries = new Map<string, SafetensorsEntry>()
@@ -245,7 +243,7 @@ function parseEntry(path: string, name: string, value: unknown, dataBegin: numbe
   if (end < begin) throw bad(`ends (${end}) before it begins (${begin})`)
   if (dataBegin + end > size)
     throw bad(`reaches to byte ${dataBegin + end}, but the file has ${size} bytes; it is truncated`)
-  const wanted = shape.reduce((a: number, b: number) => a * b, 1) * DTYPE_BYTES[dtype as Dtype]
+  const wanted = sizeOf(shape) * DTYPE_BYTES[dtype as Dtype]
   if (end - begin !== wanted) throw bad(`takes ${end - begin} bytes, but ${dtype} of shape [${shape}] takes ${wanted}`)
   return { dtype: dtype as Dtype, shape, begin: dataBegin + begin, end: dataBegin + end }
 }
@@ -293,7 +291,7 @@ export async function writeSafetensors(
     if (!Object.hasOwn(DTYPE_BYTES, dtype))
       throw invalid(`tensor ${name}`, `a dtype of ${Object.keys(DTYPE_BYTES).join(', ')}`, dtype)
     if (name === '__metadata__' || Object.hasOwn(header, name)) throw invalid('tensors', 'every name once', name)
-    const wanted = shape.reduce((a, b) => a * b, 1) * DTYPE_BYTES[dtype]
+    const wanted = sizeOf(shape) * DTYPE_BYTES[dtype]
     if (data.byteLength !== wanted)
       throw invalid(`tensor ${name}`, `${wanted} bytes for ${dtype} of shape [${shape}]`, data.byteLength)
     header[name] = { dtype, shape, data_offsets: [at, (at += wanted)] }

@@ -47,10 +47,13 @@ function byLastPart(key: string, known: string[]): string | undefined {
 }
 
 function problem(issue: z.core.$ZodIssue, value: unknown, where: string): InputError {
-  const actual = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown> | undefined)?.[key], value)
   const path = dotted(issue.path)
-  return invalid(path === '' ? where : `${where}: ${path}`, expected(issue), actual)
+  return invalid(path === '' ? where : `${where}: ${path}`, expected(issue), valueAt(issue, value))
 }
+
+/** The part of a value that a problem is about. */
+export const valueAt = ({ path }: z.core.$ZodIssue, value: unknown): unknown =>
+  path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown> | undefined)?.[key], value)
 
 /** The expected value, in words. A message given to refine() or a check is used as it is. */
 function expected(issue: z.core.$ZodIssue): string {

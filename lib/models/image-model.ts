@@ -54,7 +54,7 @@ export interface QFormerText {
   mask: Tensor
 }
 
-/** The text rows that the language model reads, row-major [B,S]. Labels: the id on answer tokens, −100 elsewhere. */
+/** The text rows that the language model reads, row-major [B,S]. Labels: the id on answer tokens, {@link IGNORE} elsewhere. */
 export interface TextRows {
   rows: number
   ids: Int32Array
@@ -184,15 +184,7 @@ export class ImageModel implements Parts {
       mask.fill(1, r * (V + S), r * (V + S) + V)
       mask.set(text.mask.subarray(r * S, (r + 1) * S), r * (V + S) + V)
     }
-    const [places, targets]: [number[], number[]] = [[], []]
-    for (let r = 0; labels && r < rows; r++) {
-      for (let i = 1; i < S; i++) {
-        const label = labels[r * S + i]!
-        if (label === IGNORE) continue
-        places.push(r * (V + S) + V + i - 1)
-        targets.push(label)
-      }
-    }
+    const { places, targets } = answerRows(text, V)
     for (let more = places.length && padded(places.length) - places.length; more > 0; more--) {
       places.push(0)
       targets.push(IGNORE)
@@ -243,13 +235,29 @@ export class ImageModel implements Parts {
   }
 }
 
-/** How many answer tokens a batch has: labels that count. */
-export function answerTokens(text: TextRows): number {
-  const S = text.ids.length / text.rows
-  let n = 0
-  text.labels?.forEach((label, i) => (n += Number(label !== -100 && i % S !== 0)))
-  return n
+/**
+ * The answer tokens of a batch behind V visual tokens: for each the row of hidden states, of B·(V+S), that predicts it,
+ * which is the one before its own, and its id; and how many each text has.
+ */
+export function answerRows(text: TextRows, V: number): { places: number[]; targets: number[]; counts: number[] } {
+  const { rows, labels } = text
+  const S = text.ids.length / rows
+  const [places, targets]: [number[], number[]] = [[], []]
+  const counts = new Array<number>(rows).fill(0)
+  for (let r = 0; labels && r < rows; r++) {
+    for (let i = 1; i < S; i++) {
+      const label = labels[r * S + i]!
+      if (label === IGNORE) continue
+      places.push(r * (V + S) + V + i - 1)
+      targets.push(label)
+      counts[r]!++
+    }
+  }
+  return { places, targets, counts }
 }
+
+/** How many answer tokens a batch has: labels that count. */
+export const answerTokens = (text: TextRows): number => answerRows(text, 0).targets.length
 
 /** Marks every weight as trained: for pre-training, not for adapters. They must be float32. */
 export function trainAll(model: ImageModel): Map<string, Tensor> {

@@ -12,6 +12,7 @@ import { backward, noGrad } from '../tensor/tape.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import { AdamW } from '../train/optimizer.js'
 import { GoldenCase, relativeError, type Score } from './golden.js'
+import { IGNORE } from '../ops/cross-entropy.js'
 
 function textRows(c: GoldenCase): TextRows {
   const { shape, data } = c.get('in.input_ids')
@@ -47,7 +48,7 @@ async function greedy(model: ImageModel, visual: Tensor, text: TextRows, c: Gold
   const S = text.ids.length / rows
   for (let r = 0; r < rows; r++) {
     const prompt: number[] = []
-    for (let i = r * S; i < (r + 1) * S; i++) if (text.mask[i] && text.labels![i] === -100) prompt.push(text.ids[i]!)
+    for (let i = r * S; i < (r + 1) * S; i++) if (text.mask[i] && text.labels![i] === IGNORE) prompt.push(text.ids[i]!)
     const ids: number[] = []
     for await (const id of generate(model, narrow(visual, 0, r, 1).detach(), prompt, { maxTokens: steps })) ids.push(id)
     const expected = [...data.subarray(r * steps, (r + 1) * steps)]

@@ -4,7 +4,7 @@ import { spatialWindows, temporalWindows } from '../adapter/masks.js'
 import { adamw, addSquareSum } from '../ops/adamw.js'
 import { attention } from '../ops/attention.js'
 import { full, zeros } from '../ops/copy.js'
-import { crossEntropy } from '../ops/cross-entropy.js'
+import { crossEntropy, IGNORE } from '../ops/cross-entropy.js'
 import { gelu } from '../ops/elementwise.js'
 import { layerNorm } from '../ops/layernorm.js'
 import { lora } from '../ops/lora.js'
@@ -81,7 +81,7 @@ export async function operatorCase(c: GoldenCase, score: Score): Promise<void> {
       c,
       score,
       'loss',
-      crossEntropy(i.logits!, c.tensor('in.labels'), 1 / labels.filter((l) => l !== -100).length),
+      crossEntropy(i.logits!, c.tensor('in.labels'), 1 / labels.filter((l) => l !== IGNORE).length),
       undefined,
       i,
       d,

@@ -3,6 +3,7 @@ import { InputError, invalid } from '../errors.js'
 import type { CheckedAdapterConfig } from '../adapter/config.js'
 import { forSample } from '../data/manifest.js'
 import type { QFormerText, TextRows } from '../models/image-model.js'
+import { IGNORE } from '../ops/cross-entropy.js'
 import { tensor } from '../tensor/tensor.js'
 import { answerIds, promptIds, promptRoom, qformerIds, routeText, type SampleText } from '../text/prompts.js'
 import { checkIds } from '../text/tokenizer.js'
@@ -131,7 +132,7 @@ export function textRows(
     padId,
     widths,
   )
-  const labels = new Int32Array(ids.length).fill(-100)
+  const labels = new Int32Array(ids.length).fill(IGNORE)
   encoded.forEach((e, r) => labels.set(e.answer, r * width + e.prompt.length))
   return { rows: encoded.length, ids, mask, labels }
 }

@@ -10,6 +10,7 @@ import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { Observe } from '../models/finder.js'
 import type { Bundle } from './bundle.js'
 import { notFinite } from './finite.js'
+import { sizeOf } from '../shape.js'
 
 /** Which frames features are of, and where they are kept. */
 export interface FeatureOptions {
@@ -91,7 +92,7 @@ export class Features {
 
   /** E_v of several clips as a tensor [B,T,K_V,D_v]. */
   async batch(clips: readonly Clip[]): Promise<Tensor> {
-    const size = this.shape.reduce((a, b) => a * b, 1)
+    const size = sizeOf(this.shape)
     const all = new Float32Array(clips.length * size)
     for (const [i, clip] of clips.entries()) all.set(await this.of(clip), i * size)
     return tensor(all, [clips.length, ...this.shape])

@@ -6,6 +6,8 @@ import { invalid } from '../errors.js'
 import { readYaml } from '../files/yaml.js'
 import { checkWith } from '../files/schema.js'
 import { TIMEOUT, type Sampling } from '../data/frames.js'
+import { GROUPS, type ParameterGroup } from '../adapter/parameters.js'
+import { isBuiltIn } from '../adapter/masks.js'
 
 const rate = z.number().positive()
 
@@ -37,13 +39,12 @@ const Schema = z.strictObject({
       lr: z
         .union([
           rate,
-          z.strictObject({
-            lora: rate.optional(),
-            router: rate.optional(),
-            position: rate.optional(),
-            gate: rate.optional(),
-            temporal: rate.optional(),
-          }),
+          z.strictObject(
+            Object.fromEntries(GROUPS.map((group) => [group, rate.optional()])) as Record<
+              ParameterGroup,
+              z.ZodOptional<typeof rate>
+            >,
+          ),
         ])
         .default(1e-4)
         .describe('Learning rate: one number, or one for each group of parameters that is trained.'),
@@ -119,7 +120,7 @@ export function parseTrainConfig(value: unknown, base = process.cwd(), where = '
 
 /** Names of mask files are relative to the configuration, not to the working directory. */
 function withPaths(adapter: AdapterConfig, at: (path: string) => string): AdapterConfig {
-  const file = (masks: string): string => (masks === 'window' || masks === 'modality' ? masks : at(masks))
+  const file = (masks: string): string => (isBuiltIn(masks) ? masks : at(masks))
   return {
     ...adapter,
     dar: {

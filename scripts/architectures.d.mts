@@ -1,0 +1,3 @@
+export const tested: string
+export const released: string
+export const architectures: readonly string[]
