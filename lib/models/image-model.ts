@@ -54,7 +54,10 @@ export interface QFormerText {
   mask: Tensor
 }
 
-/** The text rows that the language model reads, row-major [B,S]. Labels: the id on answer tokens, {@link IGNORE} elsewhere. */
+/**
+ * The text rows that the language model reads, row-major [B,S]. Labels: the id on answer tokens, {@link IGNORE}
+ * elsewhere.
+ */
 export interface TextRows {
   rows: number
   ids: Int32Array
