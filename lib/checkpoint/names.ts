@@ -43,7 +43,7 @@ export function countParts(tensors: Iterable<{ part: Part; shape: readonly numbe
   return [...counts.values()]
 }
 
-/** What a file's tensor name stands for. */
+/** The meaning of a tensor name in a file. */
 export type Resolved =
   | { kind: 'tensor'; name: string }
   /** One third of a fused bias: [q_bias, zeros, v_bias]. */
@@ -51,7 +51,7 @@ export type Resolved =
   | { kind: 'ignored' }
   | { kind: 'unexpected' }
 
-/** Buffers that old files carry, and heads that serve other tasks than generation. */
+/** Buffers in old files, and heads for other tasks than generation. */
 const IGNORED = [
   /(^|\.)position_ids$/,
   /\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$/,

@@ -1,6 +1,6 @@
 /**
- * What is in a checkpoint folder, held against what the model needs, before any weight is read: every tensor of the
- * files is used, ignored by name, or a fault, and every tensor of the model is found or named as missing.
+ * Compares the tensors of a checkpoint folder with those that the model needs, before any weight is read: every tensor
+ * of the files is used, ignored by name, or an error, and every tensor of the model is found or named as missing.
  */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
@@ -32,7 +32,7 @@ export type PlannedTensor = Pick<ExpectedTensor, 'name' | 'part' | 'pack'> & { d
     | { kind: 'thirds'; q: Piece; v: Piece }
   )
 
-/** What a checkpoint holds beside what the model needs: nothing is read but config.json and headers. */
+/** The tensors of a checkpoint compared with those of the model. Only config.json and headers are read. */
 export interface CheckpointPlan {
   folder: string
   /** With the vocabularies' sizes as the files have them. */
@@ -44,10 +44,10 @@ export interface CheckpointPlan {
   /** Names in the files that are known and not needed. */
   ignored: string[]
   missing: string[]
-  /** Names in the files that mean nothing here. */
+  /** Names in the files that are unknown. */
   unexpected: string[]
   wrong: { name: string; expected: string; actual: string }[]
-  /** What differs between config.json and the tensors without being a fault. */
+  /** Harmless differences between config.json and the tensors. */
   notes: string[]
 }
 
@@ -108,8 +108,7 @@ export async function readPlanned(tensor: PlannedTensor): Promise<Uint8Array<Arr
 }
 
 /**
- * Whether the model cannot do without what a file calls so: buffers of old files, other heads and tied matrices may be
- * absent.
+ * Whether the model needs the tensor of this name: buffers of old files, other heads and tied matrices may be absent.
  */
 function needed(stored: string, expected: Map<string, ExpectedTensor>): boolean {
   const what = resolveName(stored, expected)
@@ -280,16 +279,15 @@ function settleVocabulary(plan: CheckpointPlan): void {
 const SAMPLE = 4096
 
 /**
- * Names this set of weights: SHA-256 of every tensor's name, dtype, shape and first and last 4 KiB, in the order of
- * names.
- * Splitting the same tensors over other files does not change it; it reads at most 8 KiB a tensor.
+ * Identifies this set of weights: SHA-256 of every tensor's name, dtype, shape and first and last 4 KiB, in the order
+ * of names. Splitting the same tensors over other files does not change it; it reads at most 8 KiB a tensor.
  */
 export const fingerprint = (plan: CheckpointPlan): Promise<string> =>
   hashTensors(plan, [...plan.entries.values()], bothEnds, '')
 
 /**
- * Names what the vision tower computes: its configuration, and of each of its tensors what {@link fingerprint} takes,
- * but 64 samples of 4 KiB at equal distances. Tensors up to 256 KiB are read whole.
+ * Identifies what the vision tower computes: its configuration, and of each of its tensors what {@link fingerprint}
+ * takes, but 64 samples of 4 KiB at equal distances. Tensors up to 256 KiB are read whole.
  */
 export function visionFingerprint(plan: CheckpointPlan): Promise<string> {
   const entries = [...plan.entries.values()].filter(({ part }) => part === 'vision')

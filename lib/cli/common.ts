@@ -1,4 +1,4 @@
-/** What several commands share. */
+/** Functions that several commands share. */
 import { performance } from 'node:perf_hooks'
 import cliProgress from 'cli-progress'
 import type { Command } from 'commander'
@@ -20,8 +20,8 @@ export const computes = (command: Command): Command =>
     .option('--precision <dtype>', 'what activations and matrices are stored in: float32 or bfloat16', 'float32')
 
 /**
- * What they mean; `say` tells on the error stream which device it is and why, and what was assumed of the model, once
- * all else is known to be right.
+ * Resolves them. `say` prints the device with the reason, and what was assumed of the model, to the error stream; call
+ * it once everything else was checked.
  */
 export function chosen({ device, precision }: Where): {
   device: Device
@@ -42,10 +42,9 @@ export function chosen({ device, precision }: Where): {
 }
 
 /**
- * A signal that Ctrl-C (or a polite kill) aborts; a second Ctrl-C ends the process at once. Call `done` when it is
- * over.
+ * A signal that Ctrl-C or SIGTERM aborts; a second Ctrl-C ends the process at once. Call `done` at the end.
  *
- * @param what what the command then does, for the user
+ * @param what what the command then does, for the message
  */
 export function interruptible(what = 'stopping'): { signal: AbortSignal; done(): void } {
   const controller = new AbortController()
@@ -65,7 +64,7 @@ export function interruptible(what = 'stopping'): { signal: AbortSignal; done():
   }
 }
 
-/** What an aborted command ends with; the exit code is 130. */
+/** The error of an aborted command; the exit code is 130. */
 export class Interrupted extends Error {
   override name = 'AbortError'
   constructor() {
@@ -104,7 +103,7 @@ export class Bar {
 /** `0.640` as `64.0 %`. */
 export const percent = (x: number): string => `${(100 * x).toFixed(1)} %`
 
-/** Native memory in use, for people. */
+/** Native memory in use, as text. */
 export const memoryText = (): string => `${(memory().bytes / 2 ** 20).toFixed(0)} MiB`
 
 /** Rows with aligned columns: those for which `right` holds on the right, by default all but the first. */

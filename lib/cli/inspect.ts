@@ -1,6 +1,6 @@
 /**
- * `mtransllama inspect`: what a model consists of and what would be trained, from config.json and the headers of the
- * weight files. No weight is read.
+ * `mtransllama inspect`: the parts of a model and the parameters that would be trained, from config.json and the
+ * headers of the weight files. No weight is read.
  */
 import { existsSync, statSync } from 'node:fs'
 import { basename, join } from 'node:path'
@@ -26,7 +26,7 @@ import { sizeOf } from '../shape.js'
 import { table } from './common.js'
 
 export interface InspectOptions {
-  /** A YAML or JSON file with adapter keys; other sections of a training file are passed over. */
+  /** A YAML or JSON file with adapter keys; other sections of a training file are ignored. */
   adapter?: string | undefined
   /** Adapter keys given directly. */
   config?: unknown
@@ -142,7 +142,7 @@ function describeParts(
   )
 }
 
-/** How a frame becomes the vision tower's input, and who says so. */
+/** The preprocessing, and the file that it was read from. */
 function describePictures(pictures: PreprocessorSource | InputError | undefined): string[][] {
   if (pictures === undefined) return []
   if (pictures instanceof InputError)
@@ -272,7 +272,7 @@ function describeTrained(config: ModelConfig, adapter: AdapterConfig, assumed: s
   ]
 }
 
-/** The adapter asked for, else the defaults; fusion is turned off by itself only where nothing was asked for. */
+/** The given adapter configuration, else the defaults; fusion is turned off automatically only with the defaults. */
 async function adapterFor(
   options: InspectOptions,
   model: ModelConfig,

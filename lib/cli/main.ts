@@ -20,7 +20,7 @@ async function main(): Promise<void> {
 
 main().catch((error: unknown) => {
   if (error instanceof Interrupted) return void (process.exitCode = 130)
-  // What users can mend is one sentence; anything else is a fault of ours and shows where.
+  // An InputError prints one sentence; any other error is a bug and prints its stack.
   console.error(error instanceof InputError ? `mtransllama: ${error.message}` : error)
   process.exitCode = 1
 })

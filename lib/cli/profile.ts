@@ -1,4 +1,4 @@
-/** The option `--profile FILE`, wherever it is: where the trace goes, and the table. */
+/** The option `--profile FILE` of several commands: writes the trace and prints the table. */
 import { access, constants, stat } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { invalid } from '../errors.js'
@@ -6,9 +6,7 @@ import type { Profile } from '../tensor/profile.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import { table } from './common.js'
 
-/**
- * The file's whole path. Throws an InputError where it cannot be written, so that nobody learns that after the work.
- */
+/** The file's absolute path. Throws an InputError where it cannot be written, before the work begins. */
 export async function profilePath(file: string): Promise<string> {
   const path = resolve(file)
   const complain = (why: string): never => {
@@ -23,7 +21,7 @@ export async function profilePath(file: string): Promise<string> {
   return path
 }
 
-/** Writes the trace, and returns what there is to say: the table, what it leaves open, and where the trace is. */
+/** Writes the trace; returns the text to print: the table, what it does not cover, and the trace's path. */
 export async function writeProfile(path: string, profile: Profile): Promise<string> {
   await writeFileAtomic(path, JSON.stringify(profile.chromeTrace()))
   const busy = profile.rows().reduce((n, r) => n + r.seconds, 0)

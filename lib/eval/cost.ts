@@ -9,12 +9,12 @@ import type { LlamaConfig } from '../models/llama.js'
 import type { ModelConfig } from '../models/image-model.js'
 import type { QFormerConfig } from '../models/qformer.js'
 
-/** How query tokens see each other: in space and then in time, or all tokens of a video at once. */
+/** The form of self-attention: space and then time, or all tokens of a video at once. */
 export type Form = 'factorized' | 'joint'
 /** Which passes are counted. */
 export type Pass = 'forward' | 'forward+backward'
 
-/** What the Q-Former is given: videos B, frames T, queries per frame L, text tokens K. */
+/** Sizes of the Q-Former's input: videos B, frames T, queries per frame L, text tokens K. */
 export interface VideoSizes {
   videos?: number
   frames: number
@@ -107,7 +107,7 @@ export function languageFlops(
   return batch * (layers * (both * dense + scores) + both * 2 * rows * D * vocabSize)
 }
 
-/** A line of the paper's Table VI: what it says of a model, in its own words. `this` is the model of this project. */
+/** A row of the paper's Table VI. `this` is the model of this project. */
 export interface PublishedModel {
   name: string
   videoPretraining: boolean
@@ -152,7 +152,7 @@ export const publishedModels: readonly PublishedModel[] = [
   },
 ]
 
-/** What a model's form costs for so many frames, of L tokens each. */
+/** The cost of a model's form of attention at T frames of L tokens. */
 export interface VideoCost {
   /** Pairs of a query and a key, of one layer and head. */
   scores: number

@@ -17,7 +17,7 @@ import { notFinite, NotFiniteError } from '../session/finite.js'
 import { generate } from '../session/generate.js'
 import { checkedVisual } from '../session/visual.js'
 
-/** What the model answered to a sample, and whether that is right. */
+/** The model's answer to a sample, and whether it is right. */
 export interface Prediction {
   id: string
   task?: string | undefined
@@ -48,8 +48,8 @@ export interface EvaluateOptions {
   maxTokens?: number
   signal?: AbortSignal | undefined
   /**
-   * Hears of each sample whose clip or texts cannot be used, and evaluation goes on without it. Absent: the first one
-   * ends it.
+   * Called for each sample whose clip or texts cannot be used; evaluation continues without it. Absent: the first such
+   * sample ends the evaluation.
    */
   onUnpredicted?: ((sample: Unpredicted) => void | Promise<void>) | undefined
 }
@@ -82,11 +82,10 @@ export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRow
 }
 
 /**
- * Predicts every sample, in order. What was predicted is yielded before an error or the signal ends it.
+ * Predicts every sample, in order. Finished predictions are yielded before an error or the signal ends it.
  *
  * @throws InputError naming the sample: for one that cannot be used, unless {@link EvaluateOptions.onUnpredicted} hears
- * of it,
- *   and for visual tokens, losses or scores that are not finite
+ *   of it, and for visual tokens, losses or scores that are not finite
  */
 export async function* evaluate(
   bundle: Bundle,
@@ -136,7 +135,7 @@ async function usable(
   return ready
 }
 
-/** Adds a prediction of each sample to `predicted`, as soon as it is there. */
+/** Adds the prediction of each sample to `predicted` as soon as it is known. */
 async function predict(
   bundle: Bundle,
   features: Features,
@@ -241,7 +240,7 @@ export interface Accuracy {
   accuracy: number
 }
 
-/** Right answers over all of them, and by task where samples name one. */
+/** Right answers in all, and by task where samples name one. */
 export function accuracy(predictions: Iterable<Prediction>): { overall: Accuracy; tasks: Record<string, Accuracy> } {
   const count = (of: Prediction[]): Accuracy => {
     const correct = of.filter((p) => p.correct).length

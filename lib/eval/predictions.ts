@@ -1,4 +1,4 @@
-/** The file of an evaluation: JSON lines, appended as they come, so that no end of the process loses a prediction. */
+/** The file of an evaluation: JSON lines, appended at once, so that no prediction is lost when the process ends. */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { appendFile, open, unlink, writeFile } from 'node:fs/promises'
@@ -11,9 +11,7 @@ import type { Bundle } from '../session/bundle.js'
 import type { Prediction, Unpredicted } from './evaluate.js'
 import type { FeatureOptions } from '../session/features.js'
 
-/**
- * Names everything but the samples that predictions depend on: weights, adapter, precision, and how frames are chosen.
- */
+/** A name of everything but the samples that predictions depend on: weights, adapter, precision, sampling of frames. */
 export async function runName(
   bundle: Bundle,
   adapter: Adapter | undefined,
@@ -48,8 +46,7 @@ export class PredictionFile {
    * Opens the file for the samples of a manifest. An old one of that name is overwritten with the first line that is
    * added.
    *
-   * @param options `resume` takes its predictions over; lines that say why there is none, and half a line at its end,
-   * go
+   * @param options `resume` keeps its predictions; lines without a prediction, and a truncated last line, are removed
    * @throws InputError where it cannot be written, or its lines are of another run or other samples
    */
   static async open(
@@ -74,7 +71,7 @@ export class PredictionFile {
     return file
   }
 
-  /** Predictions that there are. */
+  /** The number of predictions. */
   get predictions(): Prediction[] {
     return this.#ordered().filter((line): line is Prediction => !('error' in line))
   }
@@ -96,7 +93,7 @@ export class PredictionFile {
     this.#fresh = false
   }
 
-  /** Puts the lines into the order of the samples, whatever order they came in. */
+  /** Sorts the lines into the order of the samples. */
   async finish(): Promise<void> {
     await writeFileAtomic(
       this.path,
@@ -114,7 +111,7 @@ export class PredictionFile {
     return `${JSON.stringify({ ...line, run: this.run })}\n`
   }
 
-  /** Takes over what an earlier process wrote. */
+  /** Reads what an earlier process wrote. */
   async #take(): Promise<void> {
     const lines = (await readText(this.path)).split('\n')
     const byId = new Map(this.samples.map((s) => [s.id, s]))

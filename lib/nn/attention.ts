@@ -1,4 +1,4 @@
-/** BERT's attention block, over any dimension of its input: what the Q-Former is made of, in space and in time. */
+/** BERT's attention block over any dimension of its input: the Q-Former's attention in space and in time. */
 import { attention } from '../ops/attention.js'
 import { type Columns, columnsOf } from '../ops/columns.js'
 import { contiguous } from '../ops/copy.js'
@@ -13,8 +13,8 @@ export interface AttentionWeights {
   key: Linear
   value: Linear
   /**
-   * Those of one input as one layer, where their weights lie behind each other: all three, or key and value of what
-   * another input attends to.
+   * The layers of one input as one, where their weights are adjacent in memory: query, key and value, or key and value
+   * of a cross-attention.
    */
   packed?: Linear | undefined
   dense: Linear
@@ -22,7 +22,7 @@ export interface AttentionWeights {
   heads: number
 }
 
-/** The two-layer network that weighs masks: w1 [H,D], b1 [H], w2 [p,H], b2 [p] (docs/model.md#router). */
+/** The two-layer network that weights masks: w1 [H,D], b1 [H], w2 [p,H], b2 [p] (docs/model.md#router). */
 export interface Router {
   w1: Tensor
   b1: Tensor
@@ -50,7 +50,7 @@ export interface Attend {
   routing?: Routing | undefined
   /** How many of the first elements of `over` the router pools: the query tokens. Default: all. */
   pooled?: number | undefined
-  /** Sees the router's choice, α [...batch, p]. */
+  /** Called with the router's output, α [...batch, p]. */
   observeAlpha?: ((alpha: Tensor) => void) | undefined
 }
 
@@ -62,7 +62,7 @@ export function attend(weights: AttentionWeights, input: Tensor, o: Attend): Ten
   return normalise(weights.norm, attendSum(weights, input, o))
 }
 
-/** What {@link attend} normalises: x + Dense(attention(x)). */
+/** The input of {@link attend}'s LayerNorm: x + Dense(attention(x)). */
 export function attendSum(weights: AttentionWeights, input: Tensor, o: Attend): Tensor {
   const { query, key, value, packed: whole, dense, heads } = weights
   const x = contiguous(input)

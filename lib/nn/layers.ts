@@ -11,16 +11,14 @@ export interface Linear {
   bias: Tensor | undefined
 }
 
-/** A low-rank change of a linear layer: W + scaling·B A, A [r,in], B [out,r]. */
+/** A low-rank update of a linear layer: W + scaling·B A, A [r,in], B [out,r]. */
 export interface LoRA {
   A: Tensor
   B: Tensor
   scaling: number
 }
 
-/**
- * Linear layers of one input. `whole` is there where their weights lie behind each other in memory: all of them as one.
- */
+/** Linear layers of one input. `whole` is all of them as one layer, where their weights are adjacent in memory. */
 export interface Pack {
   parts: readonly Linear[]
   whole?: Linear | undefined
@@ -41,8 +39,8 @@ export function project(layer: Linear, x: Tensor, change?: LoRA): Tensor {
 }
 
 /**
- * x [...,in] to what each layer makes of it: columns of one tensor where the layers are one, which then has the LoRA of
- * some fused in.
+ * x [...,in] to the output of each layer. Where the layers are one, these are columns of one tensor, with LoRA fused
+ * in.
  */
 export function projectAll({ parts, whole }: Pack, x: Tensor, changes: readonly (LoRA | undefined)[] = []): Columns[] {
   const given = changes.filter((c) => c !== undefined)
@@ -58,7 +56,7 @@ export function projectAll({ parts, whole }: Pack, x: Tensor, changes: readonly 
   return widths.map((width, i) => ({ of, start: starts[i]!, width }))
 }
 
-/** onto + x Wᵀ + b: what a block adds to what it was given. */
+/** onto + x Wᵀ + b: a projection with its residual. */
 export function projectOnto(onto: Tensor, layer: Linear, x: Tensor): Tensor {
   return linear(x, layer.weight, layer.bias, { residual: onto })
 }
@@ -72,12 +70,12 @@ export function normalise(norm: Norm, x: Tensor): Tensor {
   return layerNorm(x, norm.weight, norm.bias, norm.eps)
 }
 
-/** {@link normalise} of x [...,n,D], cut into its first rows and the others. */
+/** {@link normalise} of x [...,n,D], split into its first rows and the others. */
 export function normaliseSplit(norm: Norm, x: Tensor, first: number): [Tensor, Tensor] {
   return layerNormSplit(x, norm.weight, norm.bias, norm.eps, first)
 }
 
-/** {@link normalise} of several x [...,n_i,D], behind each other in one tensor. */
+/** {@link normalise} of several x [...,n_i,D], concatenated. */
 export function normaliseJoin(parts: readonly { norm: Norm; x: Tensor }[]): Tensor {
   return layerNormJoin(parts.map(({ norm, x }) => ({ x, ...norm })))
 }
@@ -93,7 +91,7 @@ export function feedForward(weights: FeedForward, x: Tensor): Tensor {
   return normalise(weights.norm, feedForwardSum(weights, x))
 }
 
-/** What {@link feedForward} normalises: x + W₂ gelu(W₁ x). */
+/** The input of {@link feedForward}'s LayerNorm: x + W₂ gelu(W₁ x). */
 export function feedForwardSum(weights: FeedForward, x: Tensor): Tensor {
   return projectOnto(x, weights.outer, projectGelu(weights.inner, x))
 }

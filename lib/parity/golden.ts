@@ -20,7 +20,7 @@ export class GoldenCase {
     readonly config: Record<string, any>,
     private readonly header: SafetensorsHeader,
     private readonly arrays: Map<string, Reference>,
-    /** Where its tensors are put. */
+    /** The device of its tensors. */
     readonly device: Device,
   ) {}
 
@@ -112,7 +112,7 @@ export function relativeError(actual: ArrayLike<number>, reference: ArrayLike<nu
   return Number.isNaN(error) ? Infinity : error
 }
 
-/** What a case came to: its worst errors, and everything past a limit. */
+/** The result of a case: its largest errors, and everything past a limit. */
 export class Score {
   forward = 0
   gradient = 0

@@ -173,7 +173,7 @@ async function compareGradients(c: GoldenCase, adapter: Adapter, score: Score): 
   }
 }
 
-/** AdamW on the same batch: the losses on the way, and where the parameters went. */
+/** AdamW steps on the same batch: the losses, and the displacement of the parameters. */
 async function trainSteps(
   c: GoldenCase,
   adapter: Adapter,
@@ -185,7 +185,7 @@ async function trainSteps(
   const before = new Map<string, Float32Array>()
   for (const [name, t] of start) before.set(name, (await t.data()) as Float32Array)
   const losses: number[] = []
-  // The gradients of the first step are there already.
+  // The gradients of the first step are computed already.
   for (let step = 0; step <= c.config.config.train.steps; step++) {
     await scope(async () => {
       const l = loss()

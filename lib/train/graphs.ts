@@ -16,7 +16,7 @@ export interface StepInputs {
   features: Tensor
   qformer: QFormerText | undefined
   text: PlacedText
-  /** What the summed loss is multiplied by: one float32 number, shape []. */
+  /** Factor of the summed loss: one float32 number, shape []. */
   factor: Tensor
 }
 
@@ -61,26 +61,27 @@ interface Captured {
 const CAPTURED_AT = 3
 
 /**
- * Graphs of the shapes that come back. A shape that is new runs operator by operator; at its third sight it is
- * captured, and from then on replayed. Same kernels, same order: the same bits either way. A step of one micro-batch is
- * one graph, optimiser and all; of several, gradients of all graphs add up in one buffer. Only one graph runs at a
- * time, so all of them compute in one memory and read from one set of buffers. Beyond `bytes` of those, the graphs that
- * were used least recently go.
+ * Graphs of recurring shapes. A new shape runs operator by operator; when it occurs for the third time it is captured,
+ * and then replayed. Both run the same kernels in the same order and give the same bits. A step of one micro-batch is
+ * one graph, optimiser included; with several, the gradients of all graphs are summed in one buffer. One graph runs at
+ * a time, so all share one memory pool and one set of input buffers. Beyond `bytes`, the least recently used graphs are
+ * dropped.
  */
 export class StepGraphs {
   readonly #sights = new Map<string, number>()
-  readonly #graphs = new Map<string, Captured>() // the one used last stands last
-  /** What graphs read, by role, dtype and shape. */
+  readonly #graphs = new Map<string, Captured>() // in order of use, the latest last
+  /** Input buffers, by role, dtype and shape. */
   readonly #inputs = new Map<string, Tensor>()
-  /** Captured in this step: not known to be whole. */
+  /** Captured in this step, which may still fail. */
   readonly #fresh = new Set<string>()
   readonly #report: Tensor
   /**
-   * What `run` adds gradients to: one buffer, as tensors by parameter; and which of them the step has given a gradient.
+   * The gradients that `run` adds to: one buffer, as tensors by parameter; and the parameters that have one in this
+   * step.
    */
   #sums: { buffer: Tensor; of: Map<string, Tensor> } | undefined
   readonly #given = new Set<string>()
-  /** Where the gradients of the last call are. */
+  /** The gradients of the last call. */
   #gradients: ReadonlyMap<string, Tensor> | undefined
   readonly #limit: number
 
@@ -92,7 +93,7 @@ export class StepGraphs {
     { bytes }: { bytes?: number | undefined } = {},
   ) {
     this.#limit = bytes ?? deviceMemory(model.device).limit / 4
-    // written here, or the first graph would write it into what all share
+    // written here: written in a graph, it would lie in the shared pool
     this.#report = keep(zeros([4], 'float32', model.device))
   }
 
@@ -100,8 +101,8 @@ export class StepGraphs {
   readonly gradient: GradientOf = (p) => (this.#gradients ? this.#gradients.get(p.name) : p.tensor.grad)
 
   /**
-   * A step of one micro-batch, prepared before: {@link forwardBackward} and {@link AdamW.update}, whose report it
-   * returns.
+   * A step of one micro-batch, after {@link AdamW.prepare}: {@link forwardBackward} and {@link AdamW.update}, whose
+   * report it returns.
    */
   step(inputs: StepInputs): Tensor {
     const captured = this.#replay('step', inputs)
@@ -116,7 +117,7 @@ export class StepGraphs {
       let size = 0
       for (const [name, p] of this.adapter.parameters) {
         places.set(name, size)
-        size += Math.ceil(p.size / 64) * 64 // aligned as tensors of their own are
+        size += Math.ceil(p.size / 64) * 64 // aligned as separate tensors are
       }
       const buffer = keep(zeros([size], 'float32', this.model.device))
       this.#sums = {
@@ -151,11 +152,11 @@ export class StepGraphs {
     return loss
   }
 
-  /** The step is over, and nothing failed. */
+  /** The step ended without a failure. */
   settled(): void {
     this.#fresh.clear()
   }
-  /** Something in the step failed: a graph that was captured with it is none, and its shape is new again. */
+  /** The step failed: graphs captured in it are dropped, and their shapes count as new. */
   failed(): void {
     for (const key of this.#fresh) {
       this.#evict(key)
@@ -165,7 +166,7 @@ export class StepGraphs {
     this.#gradients = undefined
   }
 
-  /** Replays the graph of such inputs; undefined where they are to be run operator by operator. */
+  /** Replays the graph of these inputs' shape; undefined where it has none. */
   #replay(what: 'step' | 'run', inputs: StepInputs): Captured | undefined {
     const roles: string[] = [what]
     mapped(inputs, (t, role) => (roles.push(`${role} ${t.dtype}[${t.shape}]`), t))
@@ -185,7 +186,7 @@ export class StepGraphs {
     return captured
   }
 
-  /** The buffer of such an input, with its values. */
+  /** The buffer of an input, filled with its values. */
   #input(t: Tensor, role: string): Tensor {
     const key = `${role} ${t.dtype}[${t.shape}]`
     const buffer = this.#inputs.get(key) ?? keep(empty(t.shape, t.dtype, this.model.device))
@@ -215,12 +216,12 @@ export class StepGraphs {
     }
   }
 
-  /** Bytes of the memory that graphs share, and of what they read. */
+  /** Bytes of the graphs' memory pool and of their input buffers. */
   get bytes(): number {
     const memory = Math.max(0, ...[...this.#graphs.values()].map(({ graph }) => graph.memory))
     return [...this.#inputs.values()].reduce((sum, t) => sum + t.size * itemSize(t.dtype), memory)
   }
-  /** How many shapes have a graph. */
+  /** The number of shapes that have a graph. */
   get size(): number {
     return this.#graphs.size
   }
@@ -236,7 +237,7 @@ export class StepGraphs {
     const captured = this.#graphs.get(key)
     if (!captured) return
     this.#graphs.delete(key)
-    this.#sights.set(key, 1) // it was seen, but what is evicted at once is not captured at once
+    this.#sights.set(key, 1) // counted as seen once, so that an evicted shape is not captured again at once
     for (const t of [captured.loss, ...captured.gradients.values()]) t.dispose()
     captured.graph.dispose()
     const used = new Set([...this.#graphs.values()].flatMap(({ inputs }) => [...inputs]))

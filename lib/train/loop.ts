@@ -1,4 +1,4 @@
-/** A whole training run: epochs, validation, what is written when, and how it ends early without losing anything. */
+/** A training run: epochs, validation, saving, and early ends that lose nothing. */
 import { existsSync } from 'node:fs'
 import { appendFile, mkdir, writeFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
@@ -25,7 +25,7 @@ import { Trainer, type StepResult } from './trainer.js'
 import type { TrainConfig } from './config.js'
 import { Watch } from './watch.js'
 
-/** An optimiser step: what it came to, and where the run is. */
+/** An optimiser step: its results and its place in the run. */
 export interface StepEvent extends StepResult {
   epoch: number
   /** Optimiser steps so far, and of the whole run. */
@@ -45,7 +45,7 @@ export interface EpochEvent {
   tasks?: Record<string, number>
   /** Whether this is the best epoch so far; never one without a step that was finite. */
   best: boolean
-  /** A trained tensor that was not finite at the end of the epoch: it replaced nothing that was saved before. */
+  /** A trained tensor that was not finite at the end of the epoch; earlier saved states are kept. */
   notFinite?: string
 }
 
@@ -53,25 +53,24 @@ export interface EpochEvent {
 export interface TrainEvents {
   /** Called once, before the first step: trained parameters by group, samples, and optimiser steps of the whole run. */
   onStart?(start: { counts: GroupCount[]; samples: number; steps: number; bundle: Bundle; adapter: Adapter }): void
-  /** While E_v of all clips is made sure of. */
+  /** Called while the features of all clips are computed or read. */
   onFeatures?(done: number, total: number): void
   /** Called after each optimiser step. */
   onStep?(event: StepEvent): void
   /** Called after each epoch, its validation included. */
   onEpoch?(event: EpochEvent): void
   /**
-   * What the operators of steps 3 to 12 cost, or of all steps where the first epoch has fewer; recorded only for this
-   * listener.
-   * On a CUDA device, graphs hide operators: see {@link TrainOptions.graphs}. The run waits for the promise.
+   * Called with the profile of steps 3 to 12, or of the first epoch where it has fewer steps. Recorded only for this
+   * listener. On a CUDA device, graphs hide operators: see {@link TrainOptions.graphs}. The run waits for the promise.
    */
   onProfile?(profile: Profile): void | Promise<void>
 }
 
-/** How a run is carried out; what it learns is in {@link TrainConfig}. */
+/** Options of a run that do not change its result, beside {@link TrainConfig}. */
 export interface TrainOptions extends TrainEvents {
-  /** Stops after the step that is running; the adapter is saved, and the run rejects with the signal's reason. */
+  /** Stops the run after the current step; the adapter is saved, and `train` rejects with the signal's reason. */
   signal?: AbortSignal | undefined
-  /** Goes on with the run whose state lies in `config.output`. */
+  /** Resumes the run whose state is in `config.output`. */
   resume?: boolean
   /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link loadModel}. */
   device?: DeviceChoice | undefined
@@ -82,7 +81,7 @@ export interface TrainOptions extends TrainEvents {
   bundle?: Bundle
 }
 
-/** What a finished run leaves behind. */
+/** The result of a finished run. */
 export interface TrainResult {
   epochs: EpochEvent[]
   /** Folders of the adapters. */
@@ -91,12 +90,11 @@ export interface TrainResult {
 }
 
 /**
- * Trains an adapter as `config` says and writes to `config.output`: `last/` and `best/` (adapters), `metrics.jsonl`.
- * Whatever ends a run early, what was learned until then is saved in `last/`.
+ * Trains an adapter as `config` says and writes to `config.output`: `last/` and `best/` (adapters), `metrics.jsonl`. A
+ * run that ends early saves its state in `last/`.
  *
  * @throws InputError for anything wrong with configuration, model or data, before the first step; when
- * `train.maxBadSteps`
- *   steps in a row were not finite; and when not one step of the run was
+ *   `train.maxBadSteps` steps in a row were not finite; and when not one step of the run was
  */
 export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
   const samples = await readManifest(config.data.train)
@@ -120,7 +118,7 @@ export async function train(config: TrainConfig, options: TrainOptions = {}): Pr
   }
 }
 
-/** So many bad clips are enough to mend. */
+/** After this many bad clips the run ends. */
 const MANY = 10
 
 class Run {
@@ -130,18 +128,18 @@ class Run {
   private readonly profile: StepProfile | undefined
   private readonly epochs: EpochEvent[] = []
   private watch: Watch | undefined
-  /** What is being waited for. */
+  /** What the run waits for, for the watchdog's message. */
   private at = 'the start'
   private step = 0
   /** Bad steps in a row. */
   private bad = 0
-  /** Optimiser steps that `last/` has. */
+  /** Optimiser steps that are saved in `last/`. */
   private saved = 0
   /** Of the frozen weights: the first that is not finite, or none; unknown until a step was bad. */
   private badWeight: Promise<string | undefined> | undefined
-  /** Why the last bad step was one, and what to do. */
+  /** The reason of the last bad step, and what to do. */
   private blame = { bad: 'a step before it was stopped', remedy: 'lower train.lr or set train.clip' }
-  /** Where in the data the run is: complete epochs, steps of the next one, and what those have come to. */
+  /** The run's place in the data: complete epochs, steps of the current one, and their sums. */
   private progress = { epoch: 0, position: 0, loss: 0, tokens: 0 }
 
   constructor(
@@ -213,7 +211,7 @@ class Run {
     }
   }
 
-  /** Success is said of what was learned and is there. */
+  /** Fails where no step was finite, or nothing was saved. */
   private async result(): Promise<TrainResult> {
     const { best, last } = this.out
     if (this.optimizer.steps === 0) {
@@ -249,7 +247,7 @@ class Run {
     return new InputError(`${error.message.replace(/\.$/, '')}; ${outcome}.`, { cause: error })
   }
 
-  /** Every text that training and validation will use: one that does not fit is found before the first step. */
+  /** Encodes every text of training and validation, so that one that does not fit is found before the first step. */
   private checkTexts(): void {
     const {
       bundle,
@@ -260,7 +258,7 @@ class Run {
       for (const answer of sample.choices ?? [undefined]) encode(bundle, config, sample, answer)
   }
 
-  /** E_v of every clip, once. Bad ones do not end it at once, so that all of them are known; many do. */
+  /** Computes the features of every clip. Bad clips are collected and reported together; too many end it. */
   private async prepare(): Promise<void> {
     const all = [...this.samples, ...(this.validation ?? [])]
     const clips = new Map(all.map((s) => [clipKey(s), s]))
@@ -324,7 +322,7 @@ class Run {
     await this.finish(epoch, tokens ? loss / tokens : NaN)
   }
 
-  /** A bad step whose culprit is a frozen weight, or the samples, says so. */
+  /** Finds whether a bad step is due to a frozen weight or to the samples. */
   private async explained(result: StepResult, microBatches: readonly (readonly Sample[])[]): Promise<StepResult> {
     if (result.bad === undefined) return result
     let { bad } = result
@@ -342,7 +340,7 @@ class Run {
     return { ...result, bad }
   }
 
-  /** Validates, unless nothing that could be validated came of the epoch. */
+  /** Validates, unless no step of the epoch was finite. */
   private async finish(epoch: number, loss: number): Promise<void> {
     const notFinite = await firstNotFinite(this.adapter.parameters)
     const scored =
@@ -361,7 +359,7 @@ class Run {
       }),
     }
     const event: EpochEvent = { ...about, best: score(about) > Math.max(-Infinity, ...this.epochs.map(score)) }
-    // Complete only now: a run that is stopped while it validates validates again when it goes on.
+    // Complete only now: a run that is stopped during validation repeats it when it resumes.
     this.progress = { epoch, position: 0, loss: 0, tokens: 0 }
     this.epochs.push(event)
     await this.log({ kind: 'epoch', ...event })
@@ -391,13 +389,13 @@ class Run {
     }
   }
 
-  /** What must be the same when a run goes on. Folders may move. */
+  /** The part of the configuration that must not change between stop and resume. Folders may move. */
   private get unchanging(): object {
     const { train, adapter, data } = this.config
     return { train, adapter, sampling: data.sampling, samples: this.samples.map((s) => s.id) }
   }
 
-  /** Saves the run. A state that is not finite replaces none: then the trained tensor that is not is returned. */
+  /** Saves the run. A state that is not finite is not saved; the name of the trained tensor is returned. */
   private async save(): Promise<string | undefined> {
     const { adapter, optimizer, progress, step, bad, epochs } = this
     const culprit = (await hasState(this.config.output)) ? await firstNotFinite(adapter.parameters) : undefined

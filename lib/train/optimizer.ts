@@ -5,7 +5,7 @@ import { zeros } from '../ops/copy.js'
 import { keep, scope } from '../tensor/scope.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 
-/** A trained tensor, and what the optimiser has to know of it. */
+/** A trained tensor with its group and decay. */
 export interface Parameter {
   name: string
   tensor: Tensor
@@ -26,32 +26,32 @@ export interface AdamWOptions {
   clip?: number
 }
 
-/** What a step came to. */
+/** The result of a step. */
 export interface Outcome {
-  /** Global norm of the gradients that there are, before clipping. */
+  /** Global norm of all gradients before clipping. */
   norm: number
   losses: number[]
-  /** Whether it was taken: norm and losses are finite. Else parameters and moments are as they were. */
+  /** Whether the step was taken: norm and losses are finite. Otherwise parameters and moments are unchanged. */
   taken: boolean
 }
 
-/** Where a parameter's gradient lies; undefined where it has none. */
+/** The gradient of a parameter; undefined where it has none. */
 export type GradientOf = (p: Parameter) => Tensor | undefined
 const own: GradientOf = (p) => p.tensor.grad
 
-/** What all gradients are multiplied by so that their norm is at most `max`. */
+/** The factor that limits the gradients' norm to `max`. */
 export const clipScale = (norm: number, max: number): number => Math.min(1, max / (norm + 1e-6))
 
 /**
- * A step is {@link prepare}, {@link update} and {@link finish}: what changes from step to step is written to where the
- * parameters lie; norm, clipping, the check for finite numbers and the update are queued, or recorded into a graph; one
- * wait tells what became of it. {@link step} is all three.
+ * AdamW with decoupled weight decay. A step has three parts: {@link prepare} writes learning rates and bias corrections
+ * to the device; {@link update} queues norm, clipping, the check for finite numbers and the update, or records them
+ * into a graph; {@link finish} waits for the result. {@link step} is all three.
  */
 export class AdamW {
   /** Steps taken. */
   steps = 0
   readonly moments: ReadonlyMap<string, { m: Tensor; v: Tensor }>
-  /** Of each kind of parameter its group, and weight decay. */
+  /** The distinct pairs of group and weight decay. */
   readonly #kinds: { group: string; weightDecay: number }[] = []
   readonly #kindOf = new Map<Parameter, number>()
   readonly #schedule: Tensor
@@ -85,15 +85,15 @@ export class AdamW {
     this.#schedule = keep(empty([2 + 2 * this.#kinds.length], 'int64', this.device))
   }
 
-  /** Where the parameters lie. */
+  /** The device of the parameters. */
   get device() {
     return this.parameters[0]?.tensor.device
   }
 
   /**
-   * Writes what the next step depends on beside gradients.
+   * Writes the learning rates and bias corrections of the next step.
    *
-   * @param factor what the learning rates are multiplied by: the schedule
+   * @param factor factor of the learning rates, from the schedule
    */
   prepare(factor = 1): void {
     const { lr, betas } = this.options
@@ -105,11 +105,11 @@ export class AdamW {
   }
 
   /**
-   * Queues the step that was prepared; parameters without a gradient stay as they are. Returns what {@link finish}
+   * Queues the prepared step; parameters without a gradient are not changed. Returns the report that {@link finish}
    * reads.
    *
-   * @param losses [k], float32: numbers without which the step is not taken either, unless they are finite
-   * @param report where to put what it came to, [3+k]
+   * @param losses [k], float32: the step is skipped unless these are finite too
+   * @param report receives the report, [3+k]
    */
   update(losses?: Tensor, gradient = own, report = empty([3 + (losses?.size ?? 0)], 'float32', this.device)): Tensor {
     const trained = this.parameters.flatMap((p) => {
@@ -133,7 +133,7 @@ export class AdamW {
     return { norm: Math.sqrt(sum!), losses, taken: taken === 1 }
   }
 
-  /** One step on the gradients that there are, which are freed. `factor`: see {@link prepare}. */
+  /** One step on the current gradients, which are freed. `factor`: see {@link prepare}. */
   async step(factor = 1): Promise<Outcome> {
     return scope(async () => {
       this.prepare(factor)

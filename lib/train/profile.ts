@@ -1,12 +1,12 @@
 /** Which steps of a run are profiled. */
 import { startProfile, stopProfile, type Profile } from '../tensor/profile.js'
 
-/** Steps of an epoch, counted from 0: those before the first warm up. */
+/** Steps of an epoch, counted from 0; earlier ones warm up. */
 const [FIRST, LAST] = [2, 11]
 
 /**
- * Profiles steps 3 to 12 of the first epoch that a run trains; all of it, where it has fewer than 12. What is between
- * steps and outside epochs (features, validation) is left out.
+ * Profiles steps 3 to 12 of the first epoch that a run trains, or the whole epoch where it has fewer than 12. Work
+ * outside of steps (features, validation) is left out.
  */
 export class StepProfile {
   private state: 'before' | 'recording' | 'over' = 'before'
@@ -25,7 +25,7 @@ export class StepProfile {
     if (i === LAST) await this.stop()
   }
 
-  /** At the end of an epoch, however it ends: hands over what was recorded. */
+  /** At the end of an epoch, also a failed one: hands over the profile. */
   async stop(): Promise<void> {
     if (this.state !== 'recording') return
     this.state = 'over'

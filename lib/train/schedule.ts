@@ -1,16 +1,13 @@
-/** In which order samples come, and how the learning rate moves. */
+/** The order of samples and the schedule of the learning rate. */
 
-/**
- * What the learning rate is multiplied by at a step, counted from 0: linear warm-up, then constant or half a cosine to
- * 0.
- */
+/** The factor of the learning rate at a step, counted from 0: linear warm-up, then constant or half a cosine to 0. */
 export function rateFactor(step: number, total: number, warmup: number, schedule: 'constant' | 'cosine'): number {
   if (step < warmup) return (step + 1) / (warmup + 1)
   if (schedule === 'constant') return 1
   return 0.5 * (1 + Math.cos((Math.PI * (step - warmup)) / Math.max(1, total - warmup)))
 }
 
-/** The numbers 0 … n−1 in an order that depends on seed and epoch alone. */
+/** A permutation of 0 … n−1 that depends on seed and epoch alone. */
 export function shuffled(n: number, seed: number, epoch: number): number[] {
   const order = Array.from({ length: n }, (_, i) => i)
   let state = (Math.imul(seed + 1, 0x9e3779b1) ^ Math.imul(epoch + 1, 0x85ebca6b)) >>> 0

@@ -1,8 +1,8 @@
 /**
- * Everything that a training run needs to go on as if it had never stopped: `OUTPUT/last/` is the adapter, and in the
- * same folder AdamW's moments (`training.safetensors`: `m.NAME`, `v.NAME`, float32) and steps, the place in the data,
- * the random state and the configuration (`training.json`). The folder is replaced as a whole, so adapter and moments
- * are always of the same step. `OUTPUT/best/` is an adapter alone.
+ * The state of a run, from which it resumes to the bit. `OUTPUT/last/` holds the adapter, AdamW's moments
+ * (`training.safetensors`: `m.NAME`, `v.NAME`, float32), and its steps, the place in the data, the random state and the
+ * configuration (`training.json`). The folder is replaced as a whole, so adapter and moments always belong to the same
+ * step. `OUTPUT/best/` is an adapter alone.
  */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
@@ -33,7 +33,7 @@ const [FORMAT, VERSION] = ['mtransllama-training', 1] as const
 const [STATE, MOMENTS] = ['training.json', 'training.safetensors'] as const
 
 /**
- * Where a run is. Further values that are JSON, or numbers that are not finite, may be added; they come back as they
+ * The progress of a run. Further JSON values, and numbers that are not finite, may be added and are restored as they
  * were.
  */
 export interface Progress {
@@ -44,7 +44,7 @@ export interface Progress {
   [more: string]: unknown
 }
 
-/** What the run's random numbers depend on: the seed, and whatever else the caller's generators need. */
+/** The state of the run's random numbers: the seed, and what the caller's generators need. */
 export interface RandomState {
   seed: number
   [more: string]: unknown
@@ -55,16 +55,15 @@ export interface TrainingState {
   optimizer: AdamW
   progress: Progress
   random: RandomState
-  /** What must be the same when the run goes on: the configuration without output paths and the like. Plain JSON. */
+  /** The values that must be the same when the run resumes: the configuration without output paths. Plain JSON. */
   config: object
 }
 
 // ---------------------------------------------------------------------------------------------------------------- save
 
 /**
- * Saves a run into `dir/last`. Everything is as it is at the moment of the call: training may go on before this
- * settles.
- * If saving fails, the state that was saved before is intact.
+ * Saves a run into `dir/last`. The state is read at the time of the call: training may continue before the promise
+ * resolves. If saving fails, the earlier state is intact.
  */
 export async function saveState(
   dir: string,
@@ -121,24 +120,23 @@ const State = z.strictObject({
   random: z.looseObject({ seed: z.number() }),
 })
 
-/** Throws where saving into `dir` would be refused: what is there under the names of a run is something else. */
+/** Throws where saving into `dir` would be refused: the names of a run are taken by something else. */
 export async function checkOutput(dir: string): Promise<void> {
   for (const name of ['last', 'best']) await checkReplaceable(join(dir, name), ADAPTER_FOLDER)
 }
 
-/** Whether `dir` has a state to go on from. */
+/** Whether `dir` has a state to resume. */
 export async function hasState(dir: string): Promise<boolean> {
   return existsSync(join(await findFolder(join(dir, 'last')), STATE))
 }
 
 /**
- * Puts a saved run back: writes the trained tensors into `adapter`, moments and steps into `optimizer`, and returns
- * where the run was. All of it is checked before anything is written.
+ * Restores a saved run: writes the trained tensors into `adapter`, moments and steps into `optimizer`, and returns the
+ * progress. Everything is checked before anything is written.
  *
  * @param state a fresh adapter and optimiser of the same configuration, and the configuration itself
  * @throws InputError where there is no state, it is damaged, another base model is loaded, or the configuration
- * differs:
- *   then it names the keys
+ *   differs: then it names the keys
  */
 export async function loadState(
   dir: string,
@@ -172,7 +170,7 @@ export async function loadState(
   return { progress: unpack(state.progress) as Progress, random: unpack(state.random) as RandomState }
 }
 
-/** The saved moments, beside the tensors they belong into. */
+/** The saved moments with their destination tensors. */
 async function readMoments(path: string, { moments }: AdamW): Promise<Map<Tensor, Tensor>> {
   const header = await readHeader(path)
   const expected = new Map(named(moments))
@@ -204,14 +202,14 @@ function checkSameTable(folder: string, saved: Adapter, adapter: Adapter): void 
 
 // ------------------------------------------------------------------------------------------------------- configuration
 
-/** SHA-256 of a configuration: the same for the same keys and values in whatever order. */
+/** SHA-256 of a configuration, independent of the order of keys. */
 export function configHash(config: object): string {
   return createHash('sha256')
     .update(JSON.stringify(flat(config)))
     .digest('hex')
 }
 
-/** Dotted keys and values as JSON, sorted; `undefined` is as if it were not there. */
+/** Dotted keys and values as JSON, sorted; `undefined` counts as absent. */
 function flat(value: unknown, key = ''): [string, string][] {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     return value === undefined ? [] : [[key, JSON.stringify(pack(value))]]

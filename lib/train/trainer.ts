@@ -13,7 +13,7 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { forwardBackward, type StepInputs, StepGraphs } from './graphs.js'
 import type { AdamW } from './optimizer.js'
 
-/** What one optimiser step came to. */
+/** The result of one optimiser step. */
 export interface StepResult {
   /** Cross-entropy per answer token. */
   loss: number
@@ -21,7 +21,7 @@ export interface StepResult {
   tokens: number
   /** Global norm of the gradient before clipping. */
   norm: number
-  /** Set where the step was skipped: what was not finite. */
+  /** Set where the step was skipped: the name of what was not finite. */
   bad?: string
 }
 
@@ -32,9 +32,8 @@ export class Trainer {
   private readonly graphs: StepGraphs | undefined
 
   /**
-   * @param options `graphs: false` launches operators one by one on a CUDA device too; `graphBytes`: of memory that
-   * graphs may
-   *   hold, see {@link StepGraphs}
+   * @param options `graphs: false` launches operators one by one on a CUDA device too; `graphBytes`: most bytes of
+   *   memory for graphs
    */
   constructor(
     readonly bundle: Bundle,
@@ -48,14 +47,14 @@ export class Trainer {
       this.graphs = new StepGraphs(model, adapter, optimizer, { bytes: options.graphBytes })
   }
 
-  /** Lets go of what steps keep between them; not the model, the adapter or the optimiser. */
+  /** Frees graphs and buffers; not the model, the adapter or the optimiser. */
   dispose(): void {
     this.graphs?.dispose()
   }
 
   /**
    * The loss of (3): cross-entropy summed over the answer tokens of all micro-batches, divided by their number; then
-   * one step. Where loss or gradient is not finite the step is skipped and the culprit named.
+   * one step. Where loss or gradient is not finite the step is skipped and the cause named.
    */
   async step(microBatches: readonly (readonly Sample[])[], factor = 1): Promise<StepResult> {
     const { bundle, adapter, optimizer } = this
@@ -83,7 +82,7 @@ export class Trainer {
     })
   }
 
-  /** Queues a whole step and returns the optimiser's report: nothing is waited for but features. */
+  /** Queues a step and returns the optimiser's report; waits for features alone. */
   private async queue(
     microBatches: readonly (readonly Sample[])[],
     encoded: readonly (readonly Encoded[])[],
@@ -119,8 +118,7 @@ export class Trainer {
     const { numQueryTokens: L, language, qformer } = model.config
     const seen = (await features.batch(samples)).to(model.device)
     const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L
-    // Few shapes that come back often are what graphs are for. What is padded is masked, or an answer that does not
-    // count.
+    // Widths are rounded up so that few shapes recur often. Padding is masked, or is an answer that does not count.
     const step = graphs ? 32 : 1
     const words = qformerRows(encoded, { step, most: qformer.maxPositions })
     return {
@@ -135,7 +133,7 @@ export class Trainer {
     }
   }
 
-  /** A trained tensor that is itself not finite explains every loss after it. */
+  /** The name of a trained tensor that is not finite. */
   private async badParameter(): Promise<string | undefined> {
     for (const [name, t] of this.adapter.parameters)
       if (!((await t.data()) as Float32Array).every(Number.isFinite)) return name

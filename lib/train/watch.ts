@@ -1,6 +1,6 @@
-/** Says on the error stream that a run stands still, which otherwise nobody would know. */
+/** The watchdog: reports on the error stream that a run makes no progress. */
 
-/** Minutes without an end of anything after which, and after every such time, a line is printed. */
+/** Minutes without progress after which a line is printed, each time. */
 const PATIENCE = 5
 
 export class Watch {
@@ -8,8 +8,8 @@ export class Watch {
   private readonly timer: NodeJS.Timeout
 
   /**
-   * @param where what the run is at, for the line
-   * @param minutes of patience
+   * @param where what the run is doing, for the message
+   * @param minutes minutes without progress
    */
   constructor(
     private readonly where: () => string,
@@ -22,7 +22,7 @@ export class Watch {
     }, minutes * 60_000).unref()
   }
 
-  /** A step, a clip or an answer has ended. */
+  /** Reports progress: a step, a clip or an answer has ended. */
   ended(): void {
     this.since = Date.now()
     this.timer.refresh()
