@@ -1,11 +1,12 @@
 // Builds the addon if its sources are newer than it: with CMake where cmake is found, else with node-gyp (CPU alone).
 // Nothing is downloaded.
-// --cuda=auto|on|off|emulated (or MT_CUDA)  CUDA kernels: where nvcc is found (the default), in any case, never, or run
-// on
-//                                             the CPU for tests, into build-emulated
-//   --archs=LIST  for which devices, as CMake writes them; "release": all. Default: this machine's, else PTX 8.0, which
-//                 every later device can translate
-//   --out=FOLDER  instead of build    --force  even if nothing changed    MT_BUILD=gyp|cmake  which of the two
+//   --cuda=auto|on|off|emulated (or MT_CUDA)  CUDA kernels: where nvcc is found (the default); always; never; compiled
+//                 for the CPU, for tests, into build-emulated
+//   --archs=LIST  architectures, as CMake writes them; "release": all. Default: this machine's, else PTX 8.0, which
+//                 later devices can translate
+//   --out=FOLDER  instead of build
+//   --force       even if nothing changed
+//   MT_BUILD=gyp|cmake  which of the two
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'

@@ -1,5 +1,5 @@
-// node scripts/ptxas.mjs nvcc …: compiles, and keeps what ptxas says of the kernels beside the object, as OBJECT.ptxas.
-// CMake starts nvcc so; scripts/resources.mjs reads it.
+// node scripts/ptxas.mjs nvcc …: compiles, and writes ptxas's report beside the object, as OBJECT.ptxas. CMake uses it
+// as nvcc's launcher; scripts/resources.mjs reads the reports.
 import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 

@@ -1,5 +1,4 @@
-// What every CUDA kernel takes of a multiprocessor, as ptxas says: registers, static shared memory, stack, spilled
-// bytes.
+// The resources of every CUDA kernel, as ptxas reports them: registers, static shared memory, stack, spilled bytes.
 // node scripts/resources.mjs [--archs=sm_80,sm_90] [--json]: compiles every .cu file with nvcc, nothing is kept of it;
 // ends with 1 where a kernel spills that is not on the list below. --write makes docs/kernels.md of it. Needs no GPU.
 import { spawn, spawnSync } from 'node:child_process'
@@ -160,7 +159,7 @@ export function kept(folder, files = sources()) {
   )
 }
 
-/** What spills beyond the list, in words. */
+/** Messages about kernels that spill beyond the list. */
 export const spills = (kernels, list = allowed) =>
   kernels
     .filter(({ kernel, arch, stores, loads }) => {

@@ -1,4 +1,4 @@
-// Memory that captured graphs have in common, since only one of them runs at a time.
+// A memory pool that captured graphs share, since only one of them runs at a time.
 #pragma once
 #include <cstddef>
 
@@ -6,8 +6,8 @@
 
 namespace mt::cuda {
 
-/// For as long as it lives, captures that this thread begins compute in one memory with all others of their queue that
-/// began so. What such a graph makes is lost when another of them runs.
+/// While it lives, captures that this thread begins allocate from the pool that their queue's other shared captures
+/// use. What such a graph computes is overwritten when another of them runs.
 class Shared {
  public:
   explicit Shared(bool shared);
@@ -18,7 +18,7 @@ class Shared {
   bool before_;
 };
 
-/// Bytes of the memory that a graph computes in.
+/// Bytes of a graph's memory pool.
 size_t graph_bytes(const Graph& graph);
 
 }  // namespace mt::cuda

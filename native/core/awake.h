@@ -1,4 +1,4 @@
-// A thread that waits for what comes within microseconds does not sleep: being woken takes longer.
+// Spinning waits: waking a sleeping thread takes longer than the microseconds that it waits.
 #pragma once
 #include <chrono>
 #include <thread>
@@ -17,7 +17,7 @@ inline void pause() {
 #endif
 }
 
-/// Waits for `ready`, which must be cheap, without sleeping; no longer than `most`.
+/// Spins until `ready` (which must be cheap) is true, for at most `most`.
 template <typename Ready>
 void stay_awake(std::chrono::microseconds most, Ready ready) {
   const auto until = std::chrono::steady_clock::now() + most;

@@ -18,11 +18,11 @@ constexpr size_t kAlign = 64;
 constexpr size_t kPage = size_t(2) << 20;
 constexpr size_t kChunk = 8 * kPage;
 #if defined(__SANITIZE_ADDRESS__) || defined(_WIN32)
-constexpr size_t kSmallest = SIZE_MAX;  // each block alone, so that what lies beside it is watched
+constexpr size_t kSmallest = SIZE_MAX;  // every block separate, so that the sanitizer watches its ends
 #else
-constexpr size_t kSmallest = size_t(32) << 10;  // up to which small pages do
+constexpr size_t kSmallest = size_t(32) << 10;  // below it, small pages suffice
 #endif
-constexpr size_t kLargest = 2 * kPage;  // from which a block has pages of its own
+constexpr size_t kLargest = 2 * kPage;  // from it on, a block has its own pages
 
 size_t up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
 
@@ -45,8 +45,8 @@ void system_give(void* p) {
 #endif
 }
 
-/// Blocks of less than two large pages, handed out one after the other from chunks of several. A block that is given
-/// back is handed out for the same size again; a chunk without blocks goes back to the system.
+/// Blocks of less than two large pages, cut from chunks of several pages. A freed block is reused for the same size; a
+/// chunk without blocks is returned to the system.
 class Chunks {
  public:
   void* take(size_t bytes) {
@@ -78,7 +78,7 @@ class Chunks {
 
  private:
   static uintptr_t chunk(void* p) { return uintptr_t(p) / kChunk * kChunk; }
-  /// The chunk that blocks were cut from is full: from now on it goes once nothing lies in it.
+  /// The current chunk is full: it is returned once it is empty.
   void retire() {
     if (uintptr_t c = end_ - kChunk; end_ && blocks_[c] == 0) drop(c);
   }
@@ -91,7 +91,7 @@ class Chunks {
 
   std::mutex mutex_;
   std::unordered_map<size_t, std::vector<void*>> free_;
-  std::unordered_map<uintptr_t, size_t> blocks_;  // of each chunk: how many are in use
+  std::unordered_map<uintptr_t, size_t> blocks_;  // blocks in use, by chunk
   uintptr_t next_ = 0, end_ = 0;                  // what is left of the newest chunk
 };
 

@@ -29,7 +29,7 @@ constexpr int kMostDevices = 64;
 constexpr size_t kChunk = size_t(8) << 20;  // of pinned staging memory
 constexpr unsigned kMessages = 64;
 
-/// What is known of a device, for the whole process.
+/// The state of a device, for the whole process.
 struct Known {
   std::atomic<bool> lost{false};
   std::string why;  // written once, before `lost`
@@ -42,7 +42,7 @@ Known& known(int device) {
 
 std::string name(int device) { return Device{device}.name(); }
 
-/// Errors after which the device's context answers nothing else.
+/// Sticky errors: the device's context is unusable afterwards.
 bool sticky(cudaError_t e) {
   switch (int(e)) {
     case 214:
@@ -96,7 +96,7 @@ thread_local bool in_common = false;  // of Shared
 /// Throws unless `e` is success. Called by launches too.
 void check(cudaError_t e, const char* what) {
   if (e == cudaSuccess) return;
-  cudaGetLastError();  // an error that is not sticky is forgotten here
+  cudaGetLastError();  // clears an error that is not sticky
   int device = in_use ? in_use->device() : 0;
   std::string why = text(what, ": ", cudaGetErrorString(e), " (", cudaGetErrorName(e), ")");
   if (sticky(e)) lose(device, why);
@@ -170,7 +170,7 @@ void reset_peak(int device) { known(device).peak = known(device).bytes.load(); }
 
 // ---- graphs ----
 
-/// Device memory that graphs compute in. It only grows; every capture cuts it anew.
+/// A pool of device memory for graphs. It only grows; every capture divides it anew.
 class Arena {
  public:
   explicit Arena(int device) : device_(device) {}
@@ -183,7 +183,7 @@ class Arena {
   }
   /// A new segment of at least `size` bytes; false where the device has no such memory.
   bool grow(size_t size) {
-    // About as much again, so that a large graph takes few segments.
+    // As much again as there is, so that a large graph needs few segments.
     for (size_t wanted : {std::max(size, std::clamp(bytes.load(), kLeast, kMost)), size}) {
       void* p = nullptr;
       cudaError_t e = cudaMalloc(&p, wanted);
@@ -207,8 +207,8 @@ class Arena {
   int device_;
 };
 
-/// What is released during the capture serves what comes after in it, as the graph always runs in this order. Graphs of
-/// one arena use the same memory, one after the other.
+/// Memory that is released during a capture is reused later in it, since the graph always runs in this order. Graphs of
+/// one arena use the same memory, one after another.
 class Graph {
  public:
   Graph(int device, std::shared_ptr<Arena> arena) : device_(device), arena_(std::move(arena)) {
@@ -274,7 +274,7 @@ class Graph {
   std::shared_ptr<Arena> arena_;
   std::mutex mutex_;
   std::map<char*, size_t> free_, used_;  // by address
-  std::set<char*> starts_;               // of segments, which pieces do not reach across
+  std::set<char*> starts_;               // starts of segments; pieces do not cross them
 };
 
 size_t graph_bytes(const Graph& graph) { return graph.bytes(); }
@@ -286,7 +286,7 @@ Shared::~Shared() { in_common = before_; }
 
 namespace {
 
-/// Gives what the pool keeps for later allocations back to the device. Only what the stream is past of is free.
+/// Returns the pool's cached memory to the device. Memory that the stream may still use is not free.
 void trim_pool(int device) {
   cudaMemPool_t pool;
   check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
@@ -304,11 +304,11 @@ struct Queue::State {
   } chunks[2];
   size_t next = 0;
   Fault* fault = nullptr;                // on the device
-  std::vector<std::string> messages;     // of Queue::fault; none is ever dropped, since a graph may report it
+  std::vector<std::string> messages;     // of Queue::fault; kept for ever, since a graph may report them
   std::mutex mutex;                      // release() comes from any thread; also held where a capture begins and ends
   std::weak_ptr<Arena> arena;            // of the graphs that share one
-  cudaEvent_t before_capture = nullptr;  // behind all that was queued before it
-  std::vector<Block> deferred;           // released during a capture that they are no part of
+  cudaEvent_t before_capture = nullptr;  // after everything that was queued before the capture
+  std::vector<Block> deferred;           // released during a capture, but not part of it
 
   Chunk& chunk() {
     Chunk& c = chunks[next++ % 2];
@@ -362,7 +362,7 @@ Block Queue::allocate(size_t bytes) {
   void* p = nullptr;
   if (capture_) {
     if (!(p = capture_->allocate(bytes))) {
-      // The pool may hold what the device lacks, since steps that ran one by one needed the same memory.
+      // The pool may cache the memory that is missing: eager steps needed the same.
       check(cudaEventSynchronize(state_->before_capture), "cudaEventSynchronize");
       trim_pool(device_);
       p = capture_->allocate(bytes);
@@ -375,7 +375,7 @@ Block Queue::allocate(size_t bytes) {
   }
   cudaError_t e = cudaMallocAsync(&p, bytes, state_->stream);
   if (e == cudaErrorMemoryAllocation) {
-    // Memory whose release is still queued comes back with a wait; what lies in the pool in pieces, with a trim.
+    // A wait frees memory whose release is still queued; a trim frees what the pool caches in pieces.
     cudaGetLastError();
     check(cudaStreamSynchronize(state_->stream), "cudaStreamSynchronize");
     trim_pool(device_);
@@ -475,7 +475,7 @@ void Queue::begin_capture() {
   if (!arena) arena = std::make_shared<Arena>(device_);
   if (in_common) s.arena = arena;
   auto graph = std::make_shared<Graph>(device_, std::move(arena));
-  // A release() in between would become part of the capture, or spoil it.
+  // A release() in between would become part of the capture, or invalidate it.
   std::lock_guard lock(s.mutex);
   check(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
   capture_ = std::move(graph);
@@ -501,7 +501,7 @@ std::shared_ptr<Graph> Queue::end_capture(bool whole) {
   if (whole) e = cudaGraphInstantiate(&graph->exec, recorded, 0);
   if (recorded) cudaGraphDestroy(recorded);
   if (!whole) {
-    cudaGetLastError();  // what failed has been told
+    cudaGetLastError();  // the failure was reported already
     return nullptr;
   }
   check(e, "cudaGraphInstantiate");

@@ -1,6 +1,5 @@
-// CUDA as the rest of the core sees it: devices, one queue of work for each JavaScript thread and device, captured
-// graphs. core/cuda.cc does it with the CUDA runtime (or the emulator's), core/cuda_absent.cc says that this build has
-// none.
+// The core's interface to CUDA: devices, one queue of work for each JavaScript thread and device, captured graphs.
+// core/cuda.cc implements it with the CUDA runtime (or the emulator's), core/cuda_absent.cc in builds without CUDA.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +17,7 @@ struct Availability {
   std::string architectures;  // that kernels were compiled for
 };
 Availability availability();
-/// What an emulated runtime was asked for since the process began, by name (emulator/counts.h). Empty on a real one.
+/// Calls into an emulated runtime since the process began, by name (emulator/counts.h). Empty on a real one.
 std::map<std::string, uint64_t> counts();
 
 struct DeviceInfo {
@@ -40,25 +39,25 @@ struct Memory {
 Memory memory(int device);
 void reset_peak(int device);
 
-/// What a kernel found wrong in its data; the first of them is reported by the next wait. Lies in device memory.
+/// A fault that a kernel found in its data, in device memory. The next wait reports the first one.
 struct Fault {
   unsigned set, what;
   long long value, bound;
 };
 
-/// Captured work, the memory it computes in, and the tensors it uses from outside.
+/// Captured work, its memory pool, and the outside tensors that it uses.
 class Graph;
 
-/// Memory of a device: of a queue, or of the graph that it was allocated in the capture of.
+/// Device memory: of a queue, or of the graph during whose capture it was allocated.
 struct Block {
   void* data = nullptr;
   size_t bytes = 0;
   std::shared_ptr<Graph> graph;
 };
 
-/// A stream: runs what is called on it in order, beside the host. Calls are of one thread at a time, but release().
-/// Every function throws std::runtime_error where CUDA fails. An error that leaves a device unusable marks it lost:
-/// later calls for it say so at once.
+/// A stream: runs its calls in order, asynchronously to the host. Except for release(), calls come from one thread at a
+/// time. Every function throws std::runtime_error where CUDA fails. An error that leaves a device unusable marks it
+/// lost: later calls fail at once.
 class Queue {
  public:
   explicit Queue(int device);
@@ -72,22 +71,22 @@ class Queue {
   /// throws and may be called from any thread.
   Block allocate(size_t bytes);
   void release(Block block) noexcept;
-  /// Pageable host memory to the device, through pinned staging: `from` is free again on return.
+  /// Copies pageable host memory to the device through pinned staging: `from` may be reused on return.
   void upload(void* to, const void* from, size_t bytes);
-  /// To pageable host memory. Waits.
+  /// Copies to pageable host memory. Waits.
   void download(void* to, const void* from, size_t bytes);
-  /// Blocks until all is done. Throws what went wrong since the last wait: CUDA errors, and faults in data.
+  /// Waits until everything is done. Throws the failures since the last wait: CUDA errors, and faults in data.
   void wait();
   /// Where kernels report faults in data. `message` has the form "id %lld is outside %lld rows"; Fault::what is set to
   /// `what`.
   Fault* fault(const char* message, unsigned* what);
 
-  /// Between begin and end nothing runs: work, and memory it needs, is recorded into a graph. What was recorded is
-  /// dropped unless it is `whole`: then the graph is null.
+  /// Between begin and end nothing runs: work, and its memory, is recorded into a graph. Unless `whole`, the recording
+  /// is dropped and the graph is null.
   void begin_capture();
   std::shared_ptr<Graph> end_capture(bool whole);
   bool capturing() const { return capture_ != nullptr; }
-  /// While capturing: the graph needs this as long as it lives, unless it is the graph's own.
+  /// While capturing: the graph keeps this alive, unless it is the graph's own.
   void keep(const Block& block, std::shared_ptr<void> owner);
   void replay(const Graph& graph);
 
@@ -100,7 +99,7 @@ class Queue {
   std::unique_ptr<State> state_;
 };
 
-/// Makes a queue the one that operators on this thread launch into, for as long as it lives.
+/// While it lives, operators on this thread launch into its queue.
 class Use {
  public:
   explicit Use(Queue& queue);
@@ -113,7 +112,7 @@ class Use {
 /// The queue in use on this thread. Only inside Use.
 Queue& current();
 
-/// Memory of the current queue for as long as an operator needs it.
+/// Scratch memory of the current queue, for one operator.
 class Scratch {
  public:
   explicit Scratch(size_t bytes) : queue_(current()), block_(bytes ? queue_.allocate(bytes) : Block{}) {}

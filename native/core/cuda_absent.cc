@@ -1,4 +1,4 @@
-// What core/cuda.h promises, in a build without CUDA kernels.
+// core/cuda.h in a build without CUDA kernels.
 #include <stdexcept>
 
 #include "core/arena.h"

@@ -6,7 +6,7 @@ namespace mt {
 
 struct Device {
   int id = kUndecided;
-  static constexpr int kCpu = -1, kUndecided = -2;  // undecided: a result that nothing was written to yet
+  static constexpr int kCpu = -1, kUndecided = -2;  // undecided: a result that was not yet written
 
   bool is_cuda() const { return id >= 0; }
   bool decided() const { return id != kUndecided; }

@@ -1,4 +1,4 @@
-// Errors of the native side. Everything thrown here becomes one JavaScript Error at the border.
+// Errors of the native side. The binding turns each into one JavaScript Error.
 #pragma once
 #include <sstream>
 #include <stdexcept>
@@ -11,7 +11,7 @@ struct shape_error : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-/// Joins anything printable into one string.
+/// Joins printable values into one string.
 template <typename... Parts>
 std::string text(const Parts&... parts) {
   std::ostringstream out;

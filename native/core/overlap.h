@@ -1,4 +1,5 @@
-// Whether views share elements. An exact answer would take integer programming; where these cannot tell, they say yes.
+// Whether views share elements. An exact answer needs integer programming; these tests are conservative and answer yes
+// where they cannot tell.
 #pragma once
 #include <numeric>
 
@@ -13,12 +14,12 @@ inline int64_t reach(const View& v) {
   return n;
 }
 
-/// False where every element has a place of its own: each stride reaches past all smaller ones together.
+/// False where all elements are distinct: each stride exceeds the extent of all smaller ones together.
 inline bool repeats(const View& v) {
   if (!v.numel()) return false;
   for (int i = 0; i < v.rank; ++i) {
     if (v.shape[i] == 1) continue;
-    int64_t inner = 0;  // how far the dimensions with smaller strides reach; of equal ones, the later
+    int64_t inner = 0;  // extent of the dimensions with smaller strides; of equal ones, the later
     for (int j = 0; j < v.rank; ++j)
       if (v.stride[j] < v.stride[i] || (v.stride[j] == v.stride[i] && j > i)) inner += (v.shape[j] - 1) * v.stride[j];
     if (v.stride[i] <= inner) return true;
@@ -26,7 +27,7 @@ inline bool repeats(const View& v) {
   return false;
 }
 
-/// False where no element of one is an element of the other. Slices of a packed tensor that interleave are told apart.
+/// False where the views have no common element. Interleaved slices of a packed tensor are recognised as disjoint.
 inline bool overlap(const View& a, const View& b) {
   if (a.storage != b.storage || !a.numel() || !b.numel()) return false;
   if (a.offset + reach(a) < b.offset || b.offset + reach(b) < a.offset) return false;

@@ -15,10 +15,10 @@
 namespace mt {
 namespace {
 
-constexpr int64_t kPieceCost = 40'000;  // about 10 microseconds: below it, waking a thread costs more than it brings
+constexpr int64_t kPieceCost = 40'000;  // about 10 microseconds: below it, waking a thread costs more than it saves
 constexpr int kPiecesPerThread = 8;
 constexpr std::chrono::microseconds kAwake{200};  // longer than waking takes, and than what lies between two operators
-thread_local bool inside = false;                 // a piece that calls parallel_for itself goes on alone
+thread_local bool inside = false;                 // a nested parallel_for runs on the calling thread
 
 class Pool {
  public:
@@ -38,7 +38,7 @@ class Pool {
     workers_.clear();
     stopping_ = false;
     size_ = 1;
-    // Where the system has no more threads to give, those that came do the work and the caller learns of it.
+    // Where the system refuses more threads, the existing ones do the work.
     for (int i = 1; i < std::clamp(n, 1, 256); ++i, ++size_) workers_.emplace_back([this] { work(); });
   }
 
@@ -46,7 +46,7 @@ class Pool {
     if (n <= 0) return;
     double worth = double(n) * double(std::max<int64_t>(cost, 1)) / double(kPieceCost);  // in integers it may overflow
     int64_t pieces = std::min(n, int64_t(std::min(double(size_ * kPiecesPerThread), worth)));
-    // Another queue (a worker thread of Node) may own the pool: then this one works alone rather than waits.
+    // Another queue (of a Node worker thread) may own the pool: then this one works alone and does not wait.
     std::unique_lock own(owner_, std::defer_lock);
     if (inside || size_ == 1 || pieces < 2 || !own.try_lock()) return body(0, n);
     {
@@ -120,7 +120,7 @@ class Pool {
   const std::function<void(int64_t, int64_t)>* body_ = nullptr;
   int64_t n_ = 0, pieces_ = 0;
   std::atomic<int64_t> next_{0};
-  // Written under the mutex, and looked at without it before sleeping.
+  // Written under the mutex; read without it while spinning.
   std::atomic<int64_t> left_{0};
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> busy_{0};

@@ -1,4 +1,5 @@
-// The thread pool. Sleeps when idle; work is cut into fixed pieces, so results do not depend on the number of threads.
+// The thread pool. It sleeps when idle. Work is cut into fixed pieces, so results do not depend on the number of
+// threads.
 #pragma once
 #include <cstdint>
 #include <functional>

@@ -1,12 +1,12 @@
-// Rows [..., m, n] whose first part lies in one tensor and whose rest in another, group by group: what a norm writes
-// where its result is cut in two, or is a slice of a larger tensor.
+// Rows [..., m, n] that are split, group by group, over two tensors: the output of a norm whose result is split in two,
+// or is a slice of a larger tensor.
 #pragma once
 #include "core/view.h"
 
 namespace mt {
 
 /// Elements from one group [m, n] of v [..., m, n] to the next, where each group is contiguous and all are evenly
-/// apart; else −1.
+/// spaced; else −1.
 inline int64_t group_pitch(const View& v) {
   if (v.rank < 2) return v.contiguous() ? v.numel() : -1;
   View flat = v;
@@ -37,7 +37,7 @@ inline void require_parted(const View& head, const View& tail, const char* what,
           shape_text(head), " and ", shape_text(tail), ".");
 }
 
-/// Where row r lies. Plain numbers: kernels take it as an argument.
+/// Maps row r to its address. Plain numbers, so that kernels can take it as an argument.
 struct Parted {
   int64_t per = 0, first = 0;  // rows of a group, and how many of them are in the head; per 0: rows behind each other
   int64_t head = 0, tail = 0;  // elements from one group to the next

@@ -7,7 +7,7 @@
 namespace mt::profile {
 
 namespace {
-constexpr int64_t kUnknown = -1;  // a duration that no clock has given
+constexpr int64_t kUnknown = -1;  // a duration that was not measured
 }
 
 void Recorder::begin() {

@@ -1,5 +1,5 @@
-// What operators cost: while a record is taken, each that the queue runs leaves its name, time and bytes in it. While
-// none is, an operator pays for one look at a pointer.
+// Profiles: during a recording, each operator that the queue runs adds its name, time and bytes. Without one, an
+// operator costs one pointer check.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -16,8 +16,8 @@ struct Bytes {
   int64_t read = 0, written = 0;
 };
 
-/// One operator. Times are nanoseconds since the record began: of the CPU, what its task took on the queue's thread; of
-/// a CUDA device, what the stream took between the end of what came before and the end of it.
+/// One operator. Times are nanoseconds since the recording began: on the CPU, the time of its task on the queue's
+/// thread; on a CUDA device, the stream's time from the end of the previous work to its end.
 struct Event {
   const char* name;  // lives as long as the program
   int device;        // as in core/device.h
@@ -25,14 +25,15 @@ struct Event {
   Bytes bytes;
 };
 
-/// A record of one queue, in the order of its operators. Begins and ends on the queue's thread, and is read after that.
+/// A recording of one queue, in the order of its operators. It begins and ends on the queue's thread, and is read
+/// afterwards.
 class Recorder {
  public:
   /// Keeps the first `most` events, and counts the others.
   explicit Recorder(size_t most) : most_(most) {}
 
   void begin();
-  /// Waits for the operators that a GPU still runs. Those that failed, or that it was lost before, count as dropped.
+  /// Waits for the operators that a GPU still runs. Failed ones, and those on a lost device, count as dropped.
   void end() noexcept;
 
   /// Whether the rest may be read, by any thread.
@@ -60,11 +61,11 @@ class Recorder {
 /// The record that this thread's queue writes to; null: none.
 inline thread_local Recorder* recording = nullptr;
 
-/// An operator, as long as it lives. What is only being captured into a graph does not run, and is left out.
+/// The scope of one operator. Work that is captured into a graph does not run and is not recorded.
 class Span {
  public:
   /// @param queue the device's, null for the CPU
-  /// @param bytes a function that says what the operator moves; called only where it is recorded
+  /// @param bytes returns the bytes that the operator moves; called only during a recording
   template <typename F>
   Span(const char* name, const std::shared_ptr<cuda::Queue>& queue, F bytes) {
     if (!recording) [[likely]]

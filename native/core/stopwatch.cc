@@ -87,10 +87,10 @@ void Stopwatch::start(size_t id, const char* name) {
 void Stopwatch::stop() noexcept {
   range(nullptr);
   cudaEventRecord(state_->laps.back().to, static_cast<cudaStream_t>(queue_->stream()));
-  cudaGetLastError();  // where it failed, so does every question for its time
+  cudaGetLastError();  // if it failed, so does every query of its time
 }
 
-/// Errors are left to whoever waits for the work itself.
+/// Errors are reported by the wait for the work itself.
 void Stopwatch::read(size_t count) noexcept {
   State& s = *state_;
   auto between = [](cudaEvent_t a, cudaEvent_t b, double& ns) {
@@ -106,7 +106,7 @@ void Stopwatch::read(size_t count) noexcept {
     if (between(s.anchor, lap.from, before) && between(lap.from, lap.to, duration))
       s.told(lap.id, int64_t(s.anchored + before), int64_t(duration));
     s.free.push_back(lap.from);
-    // The last one becomes the anchor: once for many, so that what CUDA rounds does not add up.
+    // The last event becomes the anchor, once for many events, so that CUDA's rounding does not accumulate.
     if (count == 1 && between(s.anchor, lap.to, until)) {
       s.anchored += until;
       s.free.push_back(std::exchange(s.anchor, lap.to));

@@ -1,4 +1,4 @@
-// Time on a CUDA stream: an event before and one behind each piece of work, read once both have passed.
+// Time on a CUDA stream: an event before and one after each piece of work, read once both have completed.
 #pragma once
 #include <chrono>
 #include <functional>
@@ -10,10 +10,10 @@ namespace mt::cuda {
 
 class Stopwatch {
  public:
-  /// Told of each piece of work, in order: nanoseconds since `zero`, and how many it took.
+  /// Called for each piece of work, in order, with its start in nanoseconds since `zero` and its duration.
   using Told = std::function<void(size_t id, int64_t start, int64_t duration)>;
 
-  /// Waits for the queue, so that its clock and the host's are read at one moment.
+  /// Waits for the queue, so that its clock and the host's are read at the same time.
   Stopwatch(std::shared_ptr<Queue> queue, std::chrono::steady_clock::time_point zero, Told told);
   ~Stopwatch();
   Stopwatch(const Stopwatch&) = delete;
@@ -23,12 +23,12 @@ class Stopwatch {
   /// waits for work of long ago, so that there is never more than some thousand events.
   void start(size_t id, const char* name);
   void stop() noexcept;
-  /// Waits for all of it. Work whose times CUDA does not give is not told of.
+  /// Waits for all work. Work whose times CUDA does not give is left out.
   void finish() noexcept;
 
  private:
   struct State;
-  /// Tells of the first `count`.
+  /// Reports the first `count`.
   void read(size_t count) noexcept;
   std::shared_ptr<Queue> queue_;
   std::unique_ptr<State> state_;

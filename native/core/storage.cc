@@ -28,7 +28,7 @@ namespace {
 
 constexpr size_t kAlign = 64;
 constexpr size_t kLargestCached = size_t(256) << 20;
-constexpr size_t kMostCached = size_t(2) << 30;  // a training step's activations come back every step
+constexpr size_t kMostCached = size_t(2) << 30;  // a training step allocates the same activations every time
 [[maybe_unused]] constexpr size_t kSmallestMapped = size_t(64) << 20;
 
 size_t physical_memory() {
@@ -83,7 +83,7 @@ class Allocator {
     free_[size].push_back(p);
     cached_ += size;
   }
-  /// A block for something that can also be done without: null where there is not plenty left.
+  /// A block for an optional use: null where memory is short.
   void* allocate_packed(size_t bytes, int quarters) {
     {
       std::lock_guard lock(mutex_);
@@ -150,12 +150,12 @@ void reset_peak() { allocator().reset_peak(); }
 size_t memory_limit() { return allocator().limit(); }
 
 namespace {
-/// A path as messages have it: in quotes, on one line, and of a very long one the end.
+/// A path for messages: quoted, on one line; of a long one the end.
 std::string shown(std::string path) {
   for (char& c : path)
     if (c == '\n' || c == '\r') c = ' ';
   size_t from = path.size() > 256 ? path.size() - 256 : 0;
-  while ((path[from] & 0xc0) == 0x80) ++from;  // begins with a whole character
+  while ((path[from] & 0xc0) == 0x80) ++from;  // starts at a whole character
   return (from ? "\"…" : "\"") + path.substr(from) + "\"";
 }
 }  // namespace

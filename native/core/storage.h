@@ -1,5 +1,5 @@
-// Memory that tensors are made of, on the CPU or a CUDA device. Allocated when the queue first writes to it, given back
-// when the last view or queued operator lets go: both stream-ordered, so JavaScript may run ahead without costing
+// The memory of tensors, on the CPU or a CUDA device. It is allocated when the queue first writes to it and freed after
+// the last view or queued operator releases it. Both are stream-ordered, so JavaScript may run ahead without using
 // memory.
 #pragma once
 #include <array>
@@ -29,7 +29,7 @@ void reset_peak();
 size_t memory_limit();
 
 /// A file's bytes, read-only, shared by the tensors that lie in it. Files of 64 MiB and more are mapped, so that only
-/// what is used is read; smaller ones are read at once, and what happens to the file later does not matter.
+/// the used parts are read; smaller ones are read at once, and later changes of the file do not matter.
 class Mapping {
  public:
   explicit Mapping(const std::string& path);
@@ -45,7 +45,7 @@ class Mapping {
 
 class Storage {
  public:
-  /// Lies where the first operator that writes it runs, if that is not said with settle().
+  /// Lies on the device of the first operator that writes it, unless settle() decides.
   explicit Storage(size_t bytes);
   Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes);
   ~Storage();
@@ -53,30 +53,29 @@ class Storage {
 
   size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
-  /// Decides where it lies, once, on the thread that it was made by; `queue` is the device's, null for the CPU.
+  /// Sets its device, once, on the thread that made it; `queue` is the device's, null for the CPU.
   void settle(const std::shared_ptr<cuda::Queue>& queue);
   /// Null until something has been written.
   void* data() const { return data_.load(std::memory_order_acquire); }
   /// Allocates if nothing was allocated yet. Throws std::runtime_error with the bytes asked for.
   void ensure();
-  /// Whether nothing that is called from now on may write to it: a file's bytes, or after freeze().
+  /// Whether no later call may write to it: a file's bytes, or after freeze().
   bool read_only() const { return read_only_; }
   void freeze() { read_only_ = true; }
   /// Whether it lies in a file.
   bool mapped() const { return mapping_ != nullptr; }
-  /// Whether the queue is past everything that was called before: then its contents are final. For the queue's thread
-  /// alone.
+  /// Whether the queue has passed everything that was called before freeze(): then its contents are final. Called on
+  /// the queue's thread alone.
   bool final() const { return final_; }
   void finalise() { final_ = true; }
-  /// What a kernel makes once of contents that are final and lie on the CPU: `bytes` that `make` fills, kept as long as
-  /// this. `key` tells one such thing from another. Null where more than so many quarters of all memory would be in
-  /// use.
+  /// Data that a kernel derives once from final contents on the CPU: `bytes` that `make` fills, kept as long as this.
+  /// `key` identifies the data. Null where more than so many quarters of all memory would be in use.
   const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters,
                       const std::function<void(void*)>& make);
   /// Its memory on a CUDA device.
   const cuda::Block& block() const { return block_; }
 
-  /// What the binding knows of it (binding/handle.h): its handles in JavaScript, and how many bytes V8 was told of.
+  /// The binding's data (binding/handle.h): JavaScript handles, and the bytes that were reported to V8.
   struct {
     int64_t handles = 0, reported = 0;
   } external;

@@ -1,5 +1,5 @@
-// The queue: one native thread that runs operators in the order of their calls. CPU operators are done when their task
-// is; those of a GPU are then launched, in the same order.
+// The call queue: one native thread that runs operators in the order of their calls. The task of a CPU operator
+// computes it; the task of a GPU operator launches it.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -14,13 +14,13 @@ namespace mt {
 
 class Stream {
  public:
-  /// `settle` waits for what tasks started elsewhere, as on a GPU; it runs before every sync, which reports what it
-  /// throws.
+  /// `settle` waits for work that tasks started elsewhere, as on a GPU. It runs before every sync, which reports its
+  /// exceptions.
   explicit Stream(std::function<void()> settle);
-  /// Finishes the task that is running, drops the rest.
+  /// Finishes the running task and drops the rest.
   ~Stream();
 
-  /// Runs `task` after all before it. If it throws, what follows is skipped up to the next sync, which reports it.
+  /// Runs `task` after all earlier ones. If it throws, later tasks are skipped up to the next sync, which reports it.
   void enqueue(const char* name, std::function<void()> task);
   /// The same, but never skipped.
   void enqueue_always(const char* name, std::function<void()> task);
@@ -31,7 +31,7 @@ class Stream {
   void sync(std::function<void(const std::string& failure)> done);
   /// Waits on the calling thread. Throws std::runtime_error with the failure, if there was one.
   void sync_blocking();
-  /// Finishes the task that is running and drops those that wait; later ones run.
+  /// Finishes the running task and drops the waiting ones; later ones run.
   void drop();
   void stop();
 

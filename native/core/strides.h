@@ -1,11 +1,11 @@
-// A pair of strided views of one shape as the fewest nested loops.
+// Two strided views of one shape as the fewest nested loops.
 #pragma once
 #include "core/view.h"
 
 namespace mt {
 
-/// Dimensions of a copy after those of size 1 are dropped and those that lie behind each other are joined. Plain
-/// numbers: kernels take it as an argument.
+/// The dimensions of a copy after those of size 1 are dropped and adjacent contiguous ones are joined. Plain numbers,
+/// so that kernels can take it as an argument.
 struct Loop {
   int rank = 0;
   int64_t shape[kMaxRank] = {}, from[kMaxRank] = {}, to[kMaxRank] = {};

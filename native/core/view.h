@@ -1,5 +1,5 @@
-// What an operator sees of a tensor: memory, element type, shape and strides. Cheap to copy; holding one keeps the
-// memory alive.
+// An operator's view of a tensor: memory, element type, shape and strides. Cheap to copy; holding one keeps the memory
+// alive.
 #pragma once
 #include <algorithm>
 #include <memory>
@@ -34,13 +34,13 @@ struct View {
     for (int i = 0; i < rank; ++i) n *= shape[i];
     return n;
   }
-  /// Product of all dimensions but the last: how many rows a matrix or normalisation sees.
+  /// Product of all dimensions but the last: the rows of a matrix or normalisation.
   int64_t rows() const {
     int64_t n = 1;
     for (int i = 0; i + 1 < rank; ++i) n *= shape[i];
     return n;
   }
-  /// Whether the elements lie behind each other in row-major order; where there are none, they do.
+  /// Whether the elements are contiguous in row-major order; true for an empty view.
   bool contiguous() const {
     if (!numel()) return true;
     int64_t expected = 1;
@@ -50,12 +50,13 @@ struct View {
     }
     return true;
   }
-  /// Elements from one row to the next where each row is contiguous and all are evenly apart, as in columns of a
-  /// matrix; else −1. Rows of a contiguous tensor are their own length apart.
+  /// The pitch: elements from one row to the next where each row is contiguous and all are evenly spaced, as in columns
+  /// of a matrix; else −1. For a contiguous tensor it is the length of a row.
   int64_t pitch() const {
     if (contiguous() || rank == 0) return rank ? shape[rank - 1] : 1;
     if (shape[rank - 1] != 1 && stride[rank - 1] != 1) return -1;
-    int64_t apart = 0, next = 0;  // of the dimensions so far: between rows, and where the dimension before goes on
+    int64_t apart = 0,
+            next = 0;  // of the dimensions so far: the pitch, and the stride that the next outer dimension must have
     for (int i = rank - 2; i >= 0; --i) {
       if (shape[i] == 1) continue;
       if (!apart) apart = stride[i];
@@ -72,11 +73,11 @@ struct View {
   }
 };
 
-/// An argument that may be missing.
+/// An optional argument.
 struct Maybe : View {};
-/// A result: allocated by the queue before the operator runs; its old content does not matter.
+/// A result: allocated by the queue before the operator runs; its old content is ignored.
 struct Out : View {};
-/// A result that may be unwanted.
+/// An optional result.
 struct MaybeOut : View {};
 /// Read and written in place.
 struct InOut : View {};
@@ -139,13 +140,13 @@ inline void require_same_shape(const View& v, const char* what, const View& othe
   require(v.same_shape(other), what, ": expected the shape of ", whose, ", ", shape_text(other), ", but got ",
           shape_text(v), ".");
 }
-/// float32, rows contiguous and evenly apart.
+/// float32, rows contiguous and evenly spaced.
 inline void require_pitched(const View& v, const char* what) {
   require_dtype(v, what, DType::f32);
   require(v.pitch() >= 0, what, ": expected contiguous rows that are evenly apart, but got strides for shape ",
           shape_text(v), "; call contiguous() first.");
 }
-/// float32 and contiguous: what most operators ask of most arguments.
+/// float32 and contiguous: the requirement of most operators.
 inline void require_dense(const View& v, const char* what) {
   require_dtype(v, what, DType::f32);
   require_contiguous(v, what);

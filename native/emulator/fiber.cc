@@ -76,11 +76,11 @@ struct Home {
   Fiber* starting = nullptr;
   const void* stack = nullptr;
   size_t size = 0;
-  bool left = false;  // since when no fiber has arrived: the stack that it came from is home
+  bool left = false;  // no fiber has run since; the stack to return to is the OS thread's
 };
 thread_local Home home;
 
-/// What the address sanitizer has to be told before and after a change of stacks.
+/// Notifies the address sanitizer before and after a change of stacks.
 void leave([[maybe_unused]] void** fake, [[maybe_unused]] const void* stack, [[maybe_unused]] size_t size) {
 #if SIMT_ASAN
   __sanitizer_start_switch_fiber(fake, stack, size);
@@ -124,7 +124,7 @@ Fiber::Fiber(void (*entry)(void*), void* argument) : entry_(entry), argument_(ar
 #if SIMT_OWN_SWITCH
   void** sp = reinterpret_cast<void**>(stack_ + kGuard + kStack);
 #if defined(__x86_64__)
-  --sp;  // at its entry a function finds rsp 8 off a multiple of 16
+  --sp;  // at a function's entry rsp is 8 off a multiple of 16
   *--sp = reinterpret_cast<void*>(&Fiber::start);
   for (int i = 0; i < 6; ++i) *--sp = nullptr;
 #else
@@ -143,7 +143,7 @@ Fiber::Fiber(void (*entry)(void*), void* argument) : entry_(entry), argument_(ar
 }
 
 Fiber::~Fiber() {
-  unpoison(stack_ + kGuard, kStack);  // else whoever maps these pages next inherits the marks of our frames
+  unpoison(stack_ + kGuard, kStack);  // else the next user of these pages inherits the marks of these frames
   munmap(stack_, kGuard + kStack);
 }
 

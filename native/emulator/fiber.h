@@ -1,5 +1,4 @@
-// A stack to run on besides the OS thread's own. A fiber stays on the OS thread that made it, so thread_local is safe
-// in it.
+// A fiber: a second stack on an OS thread. It stays on the thread that made it, so thread_local is safe in it.
 #pragma once
 #include <cstddef>
 
@@ -25,7 +24,7 @@ using Context = ucontext_t;
 
 class Fiber {
  public:
-  /// Runs entry(argument) at the first resume. The entry never returns: it ends in a suspend that nobody resumes.
+  /// Runs entry(argument) at the first resume. The entry never returns: it ends in a suspend that is never resumed.
   Fiber(void (*entry)(void*), void* argument);
   ~Fiber();
   Fiber(const Fiber&) = delete;
@@ -41,7 +40,7 @@ class Fiber {
   void* argument_;
   char* stack_;
   Context here_{};
-  void* fake_ = nullptr;  // what the address sanitizer keeps for a stack that is left
+  void* fake_ = nullptr;  // the address sanitizer's state of a suspended stack
 };
 
 void poison(const void* p, size_t bytes);

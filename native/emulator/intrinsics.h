@@ -1,5 +1,5 @@
-// What CUDA C++ gives a kernel without being asked, in its own spelling, for the emulator. Included by
-// kernels/cuda/port.h alone. `atomicAdd` takes integers only: a float sum in no fixed order must not compile.
+// CUDA C++'s built-in functions and variables, with their own names, for the emulator. Included by kernels/cuda/port.h
+// alone. `atomicAdd` takes integers only: a float sum in no fixed order must not compile.
 #pragma once
 #include <atomic>
 #include <bit>
@@ -106,8 +106,7 @@ template <typename T>
 void shuffle_all(Shuffle<T>** lanes, const Site&) {
   for (int i = 0; i < 32; ++i) {
     if (!lanes[i]) continue;
-    // What an absent lane gives is undefined: NaN (or −1), which shows where it is used and harms nobody where it is
-    // not.
+    // The value of an absent lane is undefined: here NaN (or −1), which shows wherever it is used.
     if (const Shuffle<T>* from = lanes[lanes[i]->from]) lanes[i]->out = from->value;
     else std::memset(&lanes[i]->out, 0xff, sizeof(T));
   }
@@ -151,7 +150,7 @@ T __shfl_sync(unsigned mask, T v, int from, int width = 32, mt::simt::At at = mt
   unsigned lane = mt::simt::cur->lane, w = unsigned(width);
   return mt::simt::shuffle({"__shfl_sync", at}, mask, v, (lane & ~(w - 1)) | (unsigned(from) & (w - 1)));
 }
-/// The next three give the caller's own value where the segment ends.
+/// The next three return the caller's own value where the segment ends.
 template <mt::simt::Shuffled T>
 T __shfl_up_sync(unsigned mask, T v, unsigned delta, int width = 32, mt::simt::At at = mt::simt::At::current()) {
   unsigned lane = mt::simt::cur->lane, in_segment = lane & (unsigned(width) - 1);
@@ -188,9 +187,9 @@ inline float bf16_half(uint32_t pair, int high) {
   return std::bit_cast<float>((high ? pair >> 16 : pair & 0xffff) << 16);
 }
 
-// Who owns which element, by the PTX manual: with g = lane / 4 and t = 2·(lane % 4), register i, half h of
+// The owner of each element, by the PTX manual: with g = lane / 4 and t = 2·(lane % 4), register i, half h of
 //   A (16×16): row g + 8·(i % 2), column t + 8·(i / 2) + h      B (16×8): row t + 8·i + h, column g
-//   C, D (16×8), element e: row g + 8·(e / 2), column t + e % 2
+// C, D (16×8), element e: row g + 8·(e / 2), column t + e % 2
 struct Mma {
   float* d;
   const uint32_t *a, *b;
@@ -245,7 +244,7 @@ void ldmatrix(uint32_t* r, const void* row, At at) {
   warp_op<ldmatrix_all<matrices, transposed>>({transposed ? "ldmatrix_trans" : "ldmatrix", at}, ~0u, mine);
 }
 
-/// The destination is NaN until the wait that covers the copy: whoever reads it before sees that.
+/// The destination is NaN until the wait that covers the copy, so that an early read shows.
 inline void cp_async(void* to, const void* from, bool valid, At at) {
   Thread& t = *cur;
   if (reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16)

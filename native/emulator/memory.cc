@@ -1,6 +1,6 @@
-// Emulated memory. Every allocation stands alone between guard bytes: the address sanitizer sees each access beside it;
-// without it, the release sees what was overwritten. A stream-ordered release happens when its stream gets there, and
-// then for good.
+// Emulated memory. Every allocation lies between guard bytes: the address sanitizer reports each access outside of it;
+// without the sanitizer, the release detects overwritten guards. A stream-ordered release takes effect when its stream
+// reaches it.
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -23,7 +23,7 @@ struct Allocation {
   int device;             // -1: pinned host memory
   bool released = false;  // its stream-ordered release is queued
 };
-/// Memory of the null device: addresses that no memory lies behind, so that any access ends the process.
+/// Memory of the null device: unmapped addresses, so that any access ends the process.
 class Addresses {
  public:
   char* take(size_t bytes) {
@@ -43,7 +43,7 @@ class Addresses {
   void give(char* p, size_t bytes) { free_[bytes].push_back(p); }
 
  private:
-  static constexpr size_t kSpace = size_t(1) << 44;  // more than blocks of odd sizes can ever leave unused
+  static constexpr size_t kSpace = size_t(1) << 44;  // more than fragmentation can ever use up
   char *next_ = nullptr, *end_ = nullptr;
   std::unordered_map<size_t, std::vector<char*>> free_;
 };
@@ -157,8 +157,7 @@ cudaError_t make(void** p, size_t bytes, Stream* stream) {
   count(&Counts::mallocs);
   int device = stream ? stream->device : current_device();
   *p = allocate(bytes, device, stream);
-  if (!*p)
-    drain_device(device, false), *p = allocate(bytes, device, stream);  // what is queued for release may be enough
+  if (!*p) drain_device(device, false), *p = allocate(bytes, device, stream);  // queued releases may free enough
   return *p ? cudaSuccess : note(cudaErrorMemoryAllocation);
 }
 
@@ -217,7 +216,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 
-// Pools keep nothing here unless mode pool asks for it, and then all of it: a threshold has nothing to do.
+// Pools cache nothing here, or everything in mode pool: the threshold has no effect.
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
   if (cudaError_t e = standing()) return note(e);
   if (device < 0 || device >= state().modes.devices) return note(cudaErrorInvalidDevice);
@@ -267,7 +266,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     if (!s->capture && from_device && !to_device) std::memset(to, 0, bytes);
     return push(*s, {}), note(standing());
   }
-  // Memory that is not pinned is read before the call returns, or written before it returns, as the real thing does.
+  // Pageable memory is read or written before the call returns, as with the real runtime.
   std::shared_ptr<std::vector<char>> staged;
   if (!s->capture && !from_device && find(from, bytes).where == Where::pageable) {
     auto* c = static_cast<const char*>(from);

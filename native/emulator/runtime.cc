@@ -59,7 +59,7 @@ void apply(State& s, const Modes& m) {
   set_order(m.order);
 }
 
-/// The real runtime is unloaded with the process's static objects; whoever calls it then, crashes.
+/// The real runtime is unloaded with the process's static objects; a later call crashes.
 struct Loaded {
   std::atomic<bool> gone{false};
   ~Loaded() {
@@ -154,7 +154,7 @@ std::map<std::string, uint64_t> counts() {
   return all;
 }
 
-// ---- shared memory, and what a multiprocessor holds ----
+// ---- shared memory and occupancy ----
 
 constexpr int kMultiprocessorThreads = 2048, kMultiprocessorBlocks = 32, kMultiprocessorShared = 228 << 10,
               kOptIn = 227 << 10, kPlain = 48 << 10, kReserved = 1 << 10;
@@ -240,7 +240,7 @@ cudaError_t cudaPeekAtLastError() {
 }
 cudaError_t cudaGetLastError() {
   cudaError_t e = cudaPeekAtLastError();
-  last_error = cudaSuccess;  // a sticky one comes back
+  last_error = cudaSuccess;  // a sticky error stays
   return e;
 }
 

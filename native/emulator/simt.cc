@@ -27,8 +27,8 @@ struct Released {
   void operator()(char* p) const { std::free(p); }
 };
 
-/// Dynamic shared memory, exactly as large as asked: the address sanitizer sees one byte more, the guard a write near
-/// the end.
+/// Dynamic shared memory of exactly the requested size: the address sanitizer reports one byte more, the guard a write
+/// near the end.
 class Shared {
  public:
   explicit Shared(size_t bytes)
@@ -93,14 +93,14 @@ class Engine {
   void finish(Thread& t) {
     t.done = true;
     ++work.threads;
-    // A thread that is gone counts nowhere: it may have been the last one that others waited for.
+    // A finished thread no longer counts: others may have waited for it alone.
     if (Meeting& b = block_.barrier; --block_.live == b.arrived && b.arrived) b.complete();
     t.warp->live &= ~(1u << t.lane);
     for (Meeting& m : t.warp->meetings)
       if (m.arrived && int(m.arrived) == std::popcount(m.mask & t.warp->live)) m.complete();
   }
 
-  /// `from` waits: straight on to the next thread, or back to the scheduler at the end of a pass.
+  /// `from` waits: switches to the next thread, or to the scheduler at the end of a pass.
   void pass_on(Fiber* from) {
     if (Fiber* next = pick()) from->hand_over(*next);
     else from->suspend();
@@ -145,7 +145,7 @@ class Engine {
     if (error_) abandon();
   }
 
-  /// The fiber that goes on next: of the next thread of this pass that need not wait, or a free one where that thread
+  /// The fiber to run next: that of the next thread of this pass that need not wait, or a free one where that thread
   /// has not started. Null at the end of the pass.
   Fiber* pick() {
     while (position_ < sequence_.size() && !error_) {
@@ -209,7 +209,7 @@ class Engine {
     return s;
   }
 
-  /// The fibers of a failed block stand in the middle of its kernel: none of them can be used again.
+  /// The fibers of a failed block are suspended inside its kernel and cannot be reused.
   [[noreturn]] void abandon() {
     auto error = std::exchange(error_, nullptr);
     idle_.clear();
@@ -224,7 +224,7 @@ class Engine {
   std::vector<Warp> warps_;
   std::vector<unsigned> sequence_;
   size_t position_ = 0;  // in the sequence, within a pass
-  bool moved_ = false;   // a thread went on in this pass
+  bool moved_ = false;   // a thread made progress in this pass
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;
   Fiber* running_ = nullptr;

@@ -2,8 +2,8 @@
 //
 // Threads run in a chosen order, each up to a barrier or a warp operation. As long as none waits, one fiber runs them
 // all, so a kernel without barriers costs little more than a loop. A pass over the threads without progress is a
-// deadlock and says who waits where. Shared memory starts as NaN in every block. Not modelled: weak memory order, bank
-// conflicts, registers, time.
+// deadlock; the report says which threads wait where. Shared memory starts as NaN in every block. Not modelled: weak
+// memory order, bank conflicts, registers, time.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -19,7 +19,7 @@
 
 namespace mt::simt {
 
-/// An operation and where it stands. Columns tell two operations on one line apart.
+/// An operation and its source location. The column distinguishes two operations on one line.
 struct Site {
   const char* op = nullptr;
   std::source_location at{};
@@ -28,12 +28,12 @@ struct Site {
 };
 std::string text(const std::source_location& at);
 
-/// What a kernel did wrong.
+/// An error of a kernel.
 struct fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Where threads wait for each other: the block's barrier, or the lanes of one mask of a warp.
+/// A rendezvous of threads: the block's barrier, or the lanes of one mask of a warp.
 struct Meeting {
   unsigned mask = 0, arrived = 0;
   uint64_t generation = 0;
@@ -83,16 +83,16 @@ struct Launch {
   std::source_location at;
   const void* kernel = nullptr;  // whose limit of shared memory holds; null: none does
 };
-/// Empty, or what a device would refuse about the launch's sizes.
+/// Empty, or why a device would refuse the launch's sizes.
 std::string refused(const Launch& l);
 /// Runs the grid to its end. Throws `fault`.
 void run(const Launch& l);
 
 void sync_block(Site site);
-/// The calling lane joins the meeting of `mask` and waits until all have come; the last one computes for everyone.
+/// The calling lane joins the rendezvous of `mask` and waits for all lanes; the last one computes for all.
 void meet(Site site, unsigned mask, void* mine, void (*all)(void**, const Site&));
 
-/// Every lane brings a Slot on its own stack; `compute` sees all of them (null: absent) and writes the results into
+/// Every lane passes a Slot on its own stack; `compute` gets all of them (null: absent) and writes the results into
 /// them.
 template <auto compute, typename Slot>
 void warp_op(Site site, unsigned mask, Slot& mine) {
@@ -107,15 +107,15 @@ void warp_op(Site site, unsigned mask, Slot& mine) {
 /// memory is address space alone, what is read from it is 0), order=forward|reversed|random:SEED, late, devices=N,
 /// nodriver, driver=VERSION, nodevice, fail=malloc:N, fail=launch:N, fail=memcpy:N, sticky=N, memory=BYTES, pool, slow.
 /// The N-th such call from here on fails; `sticky` is the N-th kernel that runs, after which every call fails. `pool`:
-/// what is released in stream order serves cudaMallocAsync alone, a block of its size or less, until the pool is
-/// trimmed. `slow`: captures begin and end, and the runtime is unloaded, with a pause, so that races are lost. Also
+/// memory released in stream order is reused by cudaMallocAsync alone, for a block of its size or less, until the pool
+/// is trimmed. `slow`: captures begin and end, and the runtime is unloaded, with a pause, so that races show. Also
 /// clears errors.
 void configure(const std::string& modes);
-/// As a new process would, in the same modes.
+/// Resets errors as a new process would, in the same modes.
 void clear_errors();
 /// How often a kernel's limit of shared memory was set since configure().
 uint64_t shared_limits_set();
-/// What the last failed launch of this process said; empty if none failed.
+/// The message of the last failed launch of this process; empty if none failed.
 std::string last_report();
 
 struct Order {

@@ -1,4 +1,4 @@
-// What the emulated runtime's files share: modes, errors, streams. Private to native/emulator.
+// State that the emulated runtime's files share: modes, errors, streams. Private to native/emulator.
 #pragma once
 #include <chrono>
 #include <deque>
@@ -13,21 +13,21 @@ namespace mt::simt {
 
 constexpr int kVersion = 13000;  // of CUDA: 1000·major + 10·minor
 
-// The null device has the size of an H100, so that kernels are chosen and cut as there.
+// The null device has the size of an H100, so that kernels and tiles are chosen as there.
 constexpr size_t kNullMemory = size_t(80) << 30;
 constexpr int kNullMultiprocessors = 132;
 
 struct Modes {
   Order order;
   bool late = false, nodriver = false, nodevice = false, pool = false, slow = false;
-  bool null = false;  // checks and counts everything, and runs nothing
+  bool null = false;  // checks and counts every call, runs nothing
   int devices = 1;
-  int driver = kVersion;  // what the driver knows
+  int driver = kVersion;  // the driver's version
   size_t memory = size_t(4) << 30;
   uint64_t fail_malloc = 0, fail_launch = 0, fail_memcpy = 0, sticky = 0;  // 0: never
 };
 
-/// A step of a stream, with what it does in a device that has failed: frees still free.
+/// A step of a stream, and what it does on a failed device: memory is still freed.
 struct Step {
   std::function<void()> run;
   bool always = false;
@@ -59,7 +59,7 @@ struct Event {
 struct State {
   std::mutex mutex;
   Modes modes;
-  uint64_t mallocs = 0, launches = 0, memcpys = 0, kernels = 0;  // up to the one that shall fail
+  uint64_t mallocs = 0, launches = 0, memcpys = 0, kernels = 0;  // calls so far, to find the one that shall fail
   Counts counts;
   std::map<const char*, uint64_t> launches_at;  // by the file's name, as it lies in the source location
   cudaError_t sticky = cudaSuccess;
@@ -70,25 +70,24 @@ struct State {
 State& state();
 int current_device();
 
-/// The error that every call gives now: none, or a sticky one, or that there is no device.
+/// The error that every call returns now: none, a sticky one, or no device.
 cudaError_t standing();
-/// Notes an error as this thread's last and gives it back.
+/// Records an error as this thread's last and returns it.
 cudaError_t note(cudaError_t e);
 /// From now on every call fails with `e`.
 void stick(cudaError_t e, const std::string& report);
-/// Counts what the runtime was asked for.
+/// Counts calls into the runtime.
 void count(uint64_t Counts::* what, uint64_t by = 1);
 /// Empty, or that the launch takes more shared memory than its kernel is allowed now.
 std::string beyond_limit(int device, const Launch& l);
-/// Counts a call; true where it is the one that shall fail.
+/// Counts a call; true if it shall fail.
 bool strikes(uint64_t State::* counter, uint64_t Modes::* target);
 
-/// In mode slow: takes its time, so that what races with the caller wins.
+/// In mode slow: pauses, so that racing code runs first.
 void dawdle();
 
 std::shared_ptr<Stream> find_stream(cudaStream_t s);  // null: no such stream
-/// Every stream of a device runs dry; or none does, and captures break, where that is asked for and one is being
-/// captured.
+/// Drains every stream of a device; where asked, an active capture is broken instead.
 bool drain_device(int device, bool breaks_captures);
 /// Records the step, or queues it and, unless late, runs it.
 void push(Stream& s, Step step);

@@ -1,5 +1,5 @@
 // Emulated streams, events and graphs. A stream runs its steps on the thread that pushes them or, in mode `late`, on
-// the thread that first waits for them: nothing has happened yet wherever the host has not asked.
+// the thread that first waits for them: nothing runs before the host waits.
 #include <map>
 #include <utility>
 
@@ -15,7 +15,7 @@ struct CUgraphExec_st {
 namespace mt::simt {
 namespace {
 
-/// Handles that are alive: an unknown one is refused where the real thing would crash.
+/// Live handles: an unknown one is refused where the real runtime would crash.
 struct Handles {
   std::mutex mutex;
   std::map<cudaStream_t, std::shared_ptr<Stream>> streams;
@@ -23,7 +23,7 @@ struct Handles {
   std::map<cudaEvent_t, std::shared_ptr<Event>> events;
 };
 Handles& handles() {
-  static Handles* h = new Handles;  // outlives whatever is destroyed at the end of the process
+  static Handles* h = new Handles;  // never destroyed, so that it outlives static objects
   return *h;
 }
 std::shared_ptr<Event> find_event(cudaEvent_t e) {
@@ -38,7 +38,7 @@ cudaError_t broken(Stream& s) {
   return note(cudaErrorStreamCaptureUnsupported);
 }
 
-/// Nothing is done at the first question in mode late; the second finds it done, so that a loop of questions ends.
+/// In mode late the first query finds the work pending; the second runs it, so that a polling loop ends.
 cudaError_t poll(Stream& s, uint64_t ticket, bool& polled) {
   if (s.done >= ticket) return standing();
   if (std::exchange(polled, true)) {
@@ -124,7 +124,7 @@ cudaError_t enqueue(cudaStream_t stream, Launch launch) {
     if (strikes(&State::kernels, &Modes::sticky))
       return stick(cudaErrorIllegalAddress,
                    "kernel launched at " + text(l.at) + ": illegal address, as MT_EMULATOR asked");
-    // A graph's node meets the limit that holds when it is replayed.
+    // A graph's node is checked against the limit at replay.
     if (std::string why = beyond_limit(device, l); !why.empty())
       return stick(cudaErrorLaunchFailure, "kernel launched at " + text(l.at) + ": " + why);
     try {
@@ -153,7 +153,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   auto s = stream ? find_stream(stream) : nullptr;
   if (!s) return note(cudaErrorInvalidResourceHandle);
-  s->drain();  // what is queued is still done
+  s->drain();  // queued work still runs
   std::lock_guard hold(handles().mutex);
   handles().streams.erase(stream);
   return note(standing());

@@ -26,7 +26,7 @@ constexpr int kPasses = 8;
 constexpr int64_t kMultiplyAdds = 1 << 22;     // steps of a pass: a few milliseconds
 constexpr size_t kMemory = size_t(192) << 20;  // far more than a core's share of any cache
 constexpr size_t kHugePage = size_t(2) << 20;
-std::atomic<double> sink;  // what loops return goes here, so that no compiler leaves them out
+std::atomic<double> sink;  // receives the loops' results, so that no compiler removes them
 
 /// Runs body(piece) once on every thread, kPasses times; the shortest pass in seconds.
 template <typename Body>
@@ -42,19 +42,19 @@ double fastest(Body body) {
   return best;
 }
 
-/// Memory that was written to, so that every page is there.
+/// Memory whose pages were all written once.
 class Memory {
  public:
   explicit Memory([[maybe_unused]] bool huge)
       : data_(static_cast<char*>(::operator new(kMemory, std::align_val_t(kHugePage)))) {
 #if defined(__linux__) && defined(MADV_NOHUGEPAGE)
-    madvise(data_, kMemory, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);  // where it is refused, pages are what they are
+    madvise(data_, kMemory, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);  // a hint; the system may refuse it
 #endif
     std::memset(data_, 1, kMemory);
   }
   ~Memory() { ::operator delete(data_, std::align_val_t(kHugePage)); }
   Memory(const Memory&) = delete;
-  /// Where the i-th thread's part begins; parts are whole numbers of 4 KiB.
+  /// The start of the i-th thread's part; parts are multiples of 4 KiB.
   char* part(int64_t i) const { return data_ + i * bytes(); }
   static int64_t bytes() { return int64_t(kMemory / size_t(threads())) / 4096 * 4096; }
 

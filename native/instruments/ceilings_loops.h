@@ -2,7 +2,7 @@
 
 constexpr int kChains = 12;  // more than a multiply-add's latency times those begun per cycle; fits 16 registers
 
-/// `steps` multiply-adds of whole vectors on each of kChains sums. What it returns depends on all of them.
+/// `steps` multiply-adds of whole vectors on each of kChains sums. The result depends on all of them.
 MT_NOINLINE float multiply_adds(int64_t steps, float factor) {
   vec sums[kChains];
   for (int i = 0; i < kChains; ++i) sums[i] = splat(float(i));
@@ -21,7 +21,7 @@ MT_NOINLINE float multiply_adds(int64_t steps, float factor) {
 }
 MT_NOINLINE double operations(int64_t steps) { return 2.0 * kChains * kLanes * double(steps); }
 
-/// Reads n int32 (a multiple of eight vectors) once. What it returns depends on all of them.
+/// Reads n int32 (a multiple of eight vectors) once. The result depends on all of them.
 MT_NOINLINE int32_t read_all(const int32_t* from, int64_t n) {
   ivec a[8];
   for (int i = 0; i < 8; ++i) a[i] = isplat(0);

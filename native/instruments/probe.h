@@ -1,5 +1,5 @@
-// Who owns which element of a tensor core's fragments: asked of the device, and by the PTX manual. The kernels (and the
-// emulator) are written by the manual; a device that answers otherwise would make them all wrong in the same way.
+// The layout of tensor-core fragments: as measured on the device, and as the PTX manual states it. Kernels and emulator
+// follow the manual; on a device with another layout all of them would be wrong.
 #pragma once
 #include <vector>
 

@@ -1,6 +1,6 @@
-// The text of docs/kernels.md: what ptxas says of every kernel (scripts/resources.mjs) and what every size gave on the
-// emulator (docs/kernels-full.json, written by npm run test:full), and what the host needs beside the kernels
-// (docs/kernels-host.json, by npm run bench:host). npm run docs:kernels writes it.
+// The text of docs/kernels.md: ptxas's report of every kernel (scripts/resources.mjs), the results of every size on the
+// emulator (docs/kernels-full.json, by npm run test:full), and the host's times (docs/kernels-host.json, by npm run
+// bench:host). npm run docs:kernels writes it.
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -15,8 +15,7 @@ const list = (dir, pattern) =>
     : []
 
 /**
- * What is committed beside the page: results of every size, times of the host, and results of GPU machines by file
- * name.
+ * The committed data of the page: results of every size, times of the host, and results of GPU machines by file name.
  */
 export const committed = () => ({
   full: JSON.parse(read('docs/kernels-full.json')),
@@ -28,7 +27,7 @@ const operators = list('native/ops', /\.cu$/)
   .map((f) => f.slice(0, -3))
   .filter((name) => existsSync(join(root, 'native', 'ops', `${name}.h`)))
 
-/** Whose kernels a file has: an operator, or what its name begins with for files that operators share. */
+/** The owner of a file's kernels: an operator, or the first part of the name for files that operators share. */
 function ownerOf(file) {
   const stem = basename(file, '.cu')
   return file.startsWith('native/ops/')
@@ -82,7 +81,7 @@ function kernelTable(kernels, archs) {
   )
 }
 
-/** Operators that lie in another's files. */
+/** Operators in another operator's files. */
 const guests = { source_attention: 'attention' }
 const resultTable = (results) =>
   table(
