@@ -1,7 +1,4 @@
-/**
- * What every suite is given: the machine's side of a benchmark. Times a case against everybody, checks results first,
- * keeps the rows.
- */
+/** The interface of the suites: times a case beside its peers, checks results first, keeps the rows. */
 import { performance } from 'node:perf_hooks'
 import { native } from '../lib/native.js'
 import { deviceMemory, type Device } from '../lib/tensor/device.js'
@@ -18,20 +15,20 @@ export type Precision = Row['dtype']
 
 /** One line of the result, and how to get it. */
 export interface Case extends Pick<Row, 'id' | 'sizes' | 'dtype' | 'pass'> {
-  /** The same work on different inputs; each queues it and returns. */
+  /** The same work on different inputs; each call queues it and returns. */
   calls: readonly (() => void)[]
   flops?: number
-  /** That must come from memory, however good the caches. */
+  /** Bytes that must come from memory, whatever the caches hold. */
   bytes?: number
   /** Results of the first call's inputs, by name. */
   outputs?: () => Outputs
   /** Other ways through this project to the same results. */
   ways?: readonly { name: string; calls: readonly (() => void)[]; outputs?: () => Outputs; threads?: number }[]
-  /** What peers are asked to do with these numbers, or with a file that has them in float32 already. */
+  /** The peers' task, with these numbers or with a file of them in float32. */
   peer?: Omit<PeerCase, 'id' | 'dtype' | 'tensors'>
   numbers?: () => Iterable<[string, Numbers]>
   tensors?: string | undefined
-  /** What peers compute in; more than one asks them twice. Default: the case's; float32 where that is mixed. */
+  /** The peers' dtypes, timed one after another. Default: the case's; float32 where that is mixed. */
   peerDtypes?: readonly PeerCase['dtype'][]
   plan?: Partial<Plan>
 }
@@ -66,7 +63,7 @@ export class Bench {
   get quick(): boolean {
     return this.options.selection === 'quick'
   }
-  /** One of four lists, by what was asked for; without a list of its own a selection takes the next larger one. */
+  /** One of four lists, by the selected sizes; a selection without a list takes the next larger one. */
   pick<T>(lists: { quick: readonly T[]; goals?: readonly T[]; some: readonly T[]; all?: readonly T[] }): readonly T[] {
     const { quick, goals, some, all } = lists
     return { quick, goals: goals ?? [], some, all: all ?? some }[this.options.selection]
@@ -79,9 +76,7 @@ export class Bench {
     return this.options.dtypes.includes(dtype)
   }
 
-  /**
-   * A rate of this moment, and one more sample of that ceiling. On a CUDA device there is none: bench/gpu has those.
-   */
+  /** The current rate, and one more sample of that ceiling. On a CUDA device there is none: bench/gpu has those. */
   ceiling(name: CeilingName): number | undefined {
     if (this.device !== 'cpu') return undefined
     const n = setThreads()
@@ -161,7 +156,7 @@ export class Bench {
     return row
   }
 
-  /** A row that was timed otherwise. */
+  /** Adds a row that was timed elsewhere. */
   add(row: Row): void {
     this.rows.push(row)
     this.options.say?.(row)
@@ -183,12 +178,12 @@ export class Bench {
     return (this.device === 'cpu' ? memory() : deviceMemory(this.device)).peak
   }
 
-  /** How many times as long as ours each peer last took, by kind of case. */
+  /** The last ratio of each peer's time to ours, by kind of case. */
   readonly #slowest = new Map<string, number>()
 
   /**
-   * @param once milliseconds of one of our calls: a peer that would take many seconds, as it did before, is not waited
-   * for
+   * @param once milliseconds of one of our calls: a peer that would take many seconds, by its earlier ratio, is left
+   *   out
    */
   async #peers(c: Case, mine: Outputs, once: number) {
     const { peers } = this.options.opponents
@@ -222,7 +217,7 @@ export class Bench {
   }
 }
 
-/** Prepares a peer for a case; its contender only where its results are ours. */
+/** Prepares a peer for a case; returns its contender only where its results equal ours. */
 async function ask(
   peer: Peer,
   c: PeerCase,
@@ -250,7 +245,7 @@ async function ask(
 
 /**
  * The output that is furthest from ours for its limit; one that is missing is infinitely far. Where bfloat16 is
- * involved all gradients are one output: of a tensor whose gradient is next to nothing, rounding leaves little.
+ * involved all gradients are one output: the gradient of a single tensor may be so small that rounding dominates it.
  */
 export function compared(
   theirs: Outputs,

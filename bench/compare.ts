@@ -1,4 +1,4 @@
-/** What rows say together: the three ratios of docs/model.md#cost, and Table VI with numbers. Reads rows, measures nothing. */
+/** Results over several rows: the three ratios of docs/model.md#cost, and Table VI with numbers. */
 import { parseAdapterConfig } from '../lib/adapter/config.js'
 import { blockFlops, coreFlops, publishedModels, scoreProducts, trainedCount, videoCost } from '../lib/eval/cost.js'
 import { parseModelConfig } from '../lib/checkpoint/config.js'

@@ -1,6 +1,6 @@
 /**
- * Numbers for the benchmarks: drawn by seed, written to a safetensors file that the peers read too, and from there
- * loaded as a checkpoint's weights are, so that what is measured is what users get.
+ * Inputs and weights of the benchmarks: drawn by seed, written to a safetensors file that the peers read too, and
+ * loaded as a checkpoint's weights are, so that users get what is measured.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -23,7 +23,7 @@ export interface Numbers {
   data: Float32Array
 }
 
-/** What matrices are stored in, and what activations are. */
+/** The dtypes of matrices and of activations. */
 export const matrices = (dtype: Row['dtype']): Precision => (dtype === 'float32' ? 'float32' : 'bfloat16')
 export const activations = (dtype: Row['dtype']): Precision => (dtype === 'bfloat16' ? 'bfloat16' : 'float32')
 
@@ -61,7 +61,7 @@ const isMatrix = (name: string, shape: readonly number[]): boolean =>
 const narrowed = ({ shape, data }: Numbers): Uint16Array =>
   scope(() => cast(tensor(data, shape), 'bfloat16').dataBlocking() as Uint16Array)
 
-/** A folder of files that goes with the process. */
+/** A folder of files that is removed when the process ends. */
 export class Files {
   readonly folder = mkdtempSync(join(tmpdir(), 'mtransllama-bench-'))
   #count = 0

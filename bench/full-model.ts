@@ -1,6 +1,6 @@
 /**
- * A model of full size for measuring: InstructBLIP over LLaMA-7B with random weights and without the image tower's
- * blocks, since features are given; micro-batches for it, and training steps on one.
+ * A full-size model for measurements: InstructBLIP over LLaMA-7B with random weights and without the blocks of the
+ * image tower, since features are given; micro-batches for it, and training steps on one.
  */
 import { Adapter } from '../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../lib/adapter/config.js'
@@ -116,7 +116,7 @@ export function randomModel(device: Device, precision: Precision, sizes: object 
         return part
       }
       if (!isMatrix(name, shape)) return into(full(shape, /norm.*weight$/i.test(name) ? 1 : 0, 'float32', device))
-      // Drawn once for each shape, then copied: their values do not matter, their places in memory do.
+      // Drawn once for each shape, then copied: their values do not matter, separate memory does.
       const known = first.get(`${shape}`)
       if (known) return part ? into(known) : keep(copy(known))
       const t = into(

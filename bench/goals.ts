@@ -1,14 +1,11 @@
-/**
- * What this project set itself to reach on a CPU, in one thread, as ratios within one run; and whether a run's rows
- * reach it.
- */
+/** The goals of this project on a CPU, in one thread, as ratios within one run; and whether a run's rows reach them. */
 import type { Goal, Row } from './record.js'
 
 interface Target {
   goal: string
   target: number
   unit: Goal['unit']
-  /** Which row of a list, and what it says; undefined where it was not measured. */
+  /** The measured value in a list of rows; undefined where it was not measured. */
   from: string
   measured(rows: Rows): number | undefined
   /** The same with float32 activations on those matrices: the better one counts. */
@@ -17,7 +14,7 @@ interface Target {
   avx2?: true
 }
 
-/** What bounds a case, for those whose target is missed; by how goals begin, the first that fits. */
+/** The bound of a case whose target is missed, by the beginning of the goal's name; the first match counts. */
 const bounds: readonly (readonly [begins: string, why: string])[] = [
   [
     'factorized block',
@@ -63,7 +60,7 @@ export const bound = ({ goal, cpu }: Goal): string =>
     : (bounds.find(([begins]) => goal.startsWith(begins))?.[1] ?? 'not looked into')
 
 const idOf = ({ from }: Goal): string => from.replace(/, activations in .*/, '')
-/** Which share of its floor a case reached whose target is a peer's time, and which share the target asks for. */
+/** For a case whose target is a peer's time: its share of the floor, and the share that the target needs. */
 export function asked(goal: Goal, rows: readonly Row[]): { share: number; asked: number } | undefined {
   if (goal.unit !== '×' || !goal.measured || goal.goal.includes('two threads')) return undefined
   const dtype = goal.from.endsWith('in bfloat16') ? 'bfloat16' : goal.from.endsWith('in float32') ? 'mixed' : 'float32'

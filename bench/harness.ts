@@ -1,12 +1,12 @@
 /**
- * Times contenders in turn: ours, peer A, peer B, ours, … so that whatever else the machine does meets them all. A
- * ratio is the median over the rounds of what each round gave. Knows no model and no peer.
+ * Times contenders in turn: ours, peer A, peer B, ours, …, so that other load on the machine affects all of them. A
+ * ratio is the median over the rounds of the ratio within a round.
  */
 import { performance } from 'node:perf_hooks'
 import { syncBlocking, threads } from '../lib/tensor/tensor.js'
 import type { Spread } from './record.js'
 
-/** Somebody who can be timed for about so many milliseconds: microseconds of each call. */
+/** A contender: runs for about so many milliseconds and returns the microseconds of each call. */
 export interface Contender {
   name: string
   sample(ms: number): number[] | Promise<number[]>
@@ -16,7 +16,7 @@ export interface Plan {
   rounds: number
   /** Milliseconds of each contender in each round. */
   ms: number
-  /** After which no other round is begun. */
+  /** Seconds after which no further round begins. */
   seconds?: number
 }
 
@@ -50,8 +50,8 @@ export function spread(values: readonly number[]): Spread {
 }
 
 /**
- * Milliseconds of the wall's clock, or of CPU time of all threads of this process: what else runs on the machine then
- * counts less, but threads do not show.
+ * Milliseconds by the wall clock, or of CPU time of all threads of this process: the latter is less affected by other
+ * load, but does not show the benefit of threads.
  */
 export type Clock = 'wall' | 'cpu'
 const clocks: Record<Clock, () => number> = {
@@ -62,14 +62,14 @@ const clocks: Record<Clock, () => number> = {
   },
 }
 
-/** A time below this is one of the wait at its end rather than of the work. */
+/** Below this, the wait at the end dominates the time. */
 const enough = 2
 
 /**
  * Our own side: `calls` are the same work on different inputs, taken in turn. Each sample ends by waiting for the
  * queue; short calls are timed several at a time.
  *
- * @param count threads, where they are not those of everything else
+ * @param count threads, where they differ from the run's
  */
 export function own(
   name: string,
@@ -84,7 +84,7 @@ export function own(
     return Math.max(clocks[clock]() - start, 1e-3)
   }
   const sample = (ms: number): number[] => {
-    // Warm-up: every input once; later, what others threw out of the caches, where that is more than nothing.
+    // Warm-up: every input once; in later rounds, to refill the caches after other contenders.
     if (!group) {
       const first = elapsed(calls.length) / calls.length
       group = ms <= 0 ? 1 : Math.min(1000, Math.max(1, Math.ceil(enough / Math.max(first, 1e-3))))
@@ -112,14 +112,14 @@ export function own(
 }
 
 /**
- * From how many milliseconds of a sample on, and how many times the first contender's, one sample of it has to be
- * enough.
+ * A contender whose sample takes more than this many milliseconds, and this many times the first contender's, is
+ * sampled once.
  */
 const tooLong = { ms: 2000, times: 8 }
 
 /**
- * Every contender in every round, but for those that take too long to be asked twice. `between` runs once a round,
- * after them: where a ceiling is measured beside the times. Ends early, after two rounds, once `seconds` are spent.
+ * Runs every contender in every round; slow ones once. `between` runs at the end of each round and measures a ceiling.
+ * Ends early, after two rounds, once `seconds` are spent.
  */
 export async function inTurn(
   contenders: readonly Contender[],

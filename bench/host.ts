@@ -1,8 +1,8 @@
 /**
- * `npm run bench:host [-- --before]`: what the host needs for an eager training step, a replayed one and a decoded
- * token of a model of full size. The device is the emulator's null one: it computes nothing, so that what is left is
- * JavaScript, the border and the queue. Writes docs/kernels-host.json, of which `npm run docs:kernels` makes a table;
- * `--before` writes its first column.
+ * `npm run bench:host [-- --before]`: the host's time for an eager training step, a replayed one and a decoded token of
+ * a full-size model. The emulator's null device computes nothing, so that only JavaScript, the binding and the queue
+ * are measured. Writes docs/kernels-host.json, which `npm run docs:kernels` shows as a table; `--before` writes its
+ * first column.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
@@ -20,10 +20,7 @@ import { spread } from './harness.js'
 import { commit, machine } from './machine.js'
 import type { Spread } from './record.js'
 
-/**
- * Milliseconds by the wall's clock, and of them on a processor: of the JavaScript thread, whatever else the machine
- * did.
- */
+/** Milliseconds by the wall clock, and CPU time of the JavaScript thread, which other load does not affect. */
 interface Measured {
   name: string
   goalMs: number
@@ -48,7 +45,7 @@ function threadMs(): number | null {
 }
 const counts = (): Record<string, number> => native().devices().counts!
 
-/** `work` does `each` of what is measured, `warm` times unseen. */
+/** `work` does `each` units of the measured work; the first `warm` runs are not counted. */
 async function measure(
   name: string,
   goalMs: number,

@@ -44,7 +44,7 @@ export const slug = (name: string): string =>
 
 export const commit = (): Pick<Result, 'commit' | 'changed'> => {
   const head = git('rev-parse', 'HEAD')
-  // Results and pages of earlier runs are no sources.
+  // Results and generated pages do not count as changed sources.
   return {
     commit: head,
     changed: head === null ? null : git('status', '--porcelain', '--', '.', ':!bench/results', ':!docs') !== '',

@@ -1,7 +1,7 @@
 /**
  * `npm run bench -- [suites] [options]`: times this project's operators and models on the CPU (or, through the same
  * operators, on a CUDA device) in turn with its peers, prints a table, and writes bench/results/<machine>-<date>.json.
- * What a GPU does at best is asked by bench/gpu.
+ * bench/gpu measures the peak of a GPU.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
@@ -38,7 +38,7 @@ interface Options {
   profile?: string
 }
 
-/** What asks libraries for AVX2, as far as they listen. ONNX Runtime does not. */
+/** Environment that limits libraries to AVX2. ONNX Runtime ignores it. */
 const avx2 = {
   MT_CPU: 'avx2',
   DNNL_MAX_CPU_ISA: 'AVX2',
@@ -91,7 +91,7 @@ async function main(names: string[], options: Options): Promise<void> {
       'results',
       `${slug(device === 'cpu' ? about.machine.cpu : place)}-${about.date.slice(0, 10)}.json`,
     )
-  /** Written whole after every suite: a run that is cut short leaves what it has. */
+  /** Written after every suite, so that an interrupted run leaves its results. */
   const write = (done: Suite[]): Result => {
     const rows = [...bench.rows, ...(narrow?.rows ?? [])]
     const result = Result.parse({

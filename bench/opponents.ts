@@ -1,6 +1,6 @@
 /**
- * The peers, as bench/peers offers them: other libraries, each in a process of its own. Where that folder's packages
- * are not installed, peers are named as missing and everything else runs.
+ * The peers of bench/peers: other libraries, each in its own process. Where that folder's packages are not installed,
+ * peers are reported as missing and everything else runs.
  */
 import type { Clock, Contender } from './harness.js'
 import { type Missing, openPeers, type Peer, type PeerCase } from './peers/client.js'
@@ -25,5 +25,5 @@ export const contender = (peer: Peer, c: PeerCase, clock: Clock): Contender => (
 /** By their names: dq, dx, d.lora… */
 export const isGradient = (output: string): boolean => output.startsWith('d')
 
-/** What a difference may be, where all is float32 and where bfloat16 is involved. */
+/** The largest accepted difference, in float32 and where bfloat16 is involved. */
 export const limitOf = (output: string, exact: boolean): number => (exact ? 1e-4 : isGradient(output) ? 5e-2 : 2e-2)

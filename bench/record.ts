@@ -1,6 +1,6 @@
 /**
- * What a run of the benchmarks writes: the shape of bench/results/<machine>-<date>.json, and nothing else. `npm run
- * schemas` makes bench/schema.json of it.
+ * The schema of a benchmark result, bench/results/<machine>-<date>.json. `npm run schemas` writes it to
+ * bench/schema.json.
  */
 import { z } from 'zod'
 
@@ -9,7 +9,7 @@ const positive = z.number().positive()
 /** Microseconds per call, or a rate per second, over all samples. */
 export const Spread = z.strictObject({ median: positive, p10: positive, p90: positive, samples: z.int().min(1) })
 
-/** Somebody else on the same numbers, timed in turn with ours in the same rounds. */
+/** A peer on the same numbers, timed in turn with ours in the same rounds. */
 const Other = z.strictObject({
   name: z.string(),
   kind: z.enum(['peer', 'own']).describe('another library, or another way through this one'),

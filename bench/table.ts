@@ -1,8 +1,8 @@
-/** Rows and goals for a terminal. */
+/** Rows and goals as text for a terminal. */
 import { table } from '../lib/cli/common.js'
 import type { Goal, Row } from './record.js'
 
-/** Microseconds for people: three figures and a unit. */
+/** Microseconds as text: three figures and a unit. */
 export function time(us: number): string {
   const [value, unit] = us >= 1e6 ? [us / 1e6, 's'] : us >= 1e3 ? [us / 1e3, 'ms'] : [us, 'µs']
   return `${figures(value)} ${unit}`
@@ -13,7 +13,7 @@ export const percent = (x: number): string => `${(100 * x).toFixed(0)} %`
 export const bytes = (n: number): string =>
   n >= 1e9 ? `${figures(n / 1e9)} GB` : n >= 1e6 ? `${figures(n / 1e6)} MB` : `${figures(n / 1e3)} kB`
 
-/** Reasons that a line has no room for: it gets a number, and the reason stands below the lines, once. */
+/** Footnotes: a line gets a number, and the reason is printed once below the lines. */
 export class Footnotes {
   #reasons: string[] = []
 
@@ -34,7 +34,7 @@ export const against = (name: string, ratio: number): string => `${name} ×${fig
 
 const short = { forward: 'fwd', 'forward+backward': 'fwd+bwd', backward: 'bwd', other: '' }
 
-/** One line as soon as a row is there; why somebody has no ratio goes to the notes. */
+/** One line for each row; the reason of a missing ratio goes to the footnotes. */
 export function line(row: Row, notes: Footnotes): string {
   const what =
     `${row.id} ${row.dtype === 'float32' ? '' : `${row.dtype.replace('bfloat16', 'bf16')} `}${short[row.pass]}`.trimEnd()

@@ -1,5 +1,5 @@
-// Stage `build`: the addon for this machine's GPU, what ptxas said of its kernels, and the devices it then finds. With
-// MT_ADDON in the environment that addon is taken as it is. --archs LIST builds where nvidia-smi names no device.
+// Stage `build`: the addon for this machine's GPU, ptxas's report of its kernels, and the devices that it finds.
+// MT_ADDON in the environment names an addon to use as it is. --archs LIST builds where nvidia-smi names no device.
 import { spawnSync } from 'node:child_process'
 import { existsSync, renameSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -47,7 +47,7 @@ if (!process.env.MT_ADDON) {
   }
 }
 
-// Registers and spills, as ptxas said of each kernel when the addon was compiled, here or where it was carried from.
+// Registers and spills, as ptxas reported them when the addon was compiled, here or elsewhere.
 const kernels = kept(dirname(dirname(result.addon)))
 const spilled = kernels && spills(kernels)
 result.ptxas = !kernels

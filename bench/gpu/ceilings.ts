@@ -1,6 +1,4 @@
-/**
- * Stage `ceilings`: what this device reaches at best, measured in this run: copies, a large product, nodes of a graph.
- */
+/** Stage `ceilings`: the peak rates of this device, measured in this run: copies, a large product, nodes of a graph. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { native } from '../../lib/native.js'
@@ -91,7 +89,7 @@ function open(): Worker<Ceiling> {
 }
 
 /**
- * What PyTorch reaches counts as well: the ceiling is the device's, not ours. It is imported meanwhile, and waits for a
+ * PyTorch's rates count as well: the ceiling is the device's. PyTorch is imported in the background and waits for a
  * line.
  */
 function torch(): () => Promise<Row[]> {

@@ -24,7 +24,7 @@ export function start(command, args, options = {}) {
   const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], ...options, detached: true })
   alive.add(child)
   child.on('exit', () => {
-    kill(child) // what it left behind
+    kill(child) // its remaining processes
     alive.delete(child)
   })
   return { child, kill: () => kill(child) }

@@ -15,7 +15,7 @@ export function seedOf(id: string): number {
   return h >>> 0
 }
 
-/** Numbers that are drawn at most; a larger tensor repeats them. bench/peers/common.py does the same. */
+/** Most numbers that are drawn; a larger tensor repeats them. bench/peers/common.py does the same. */
 const most = 2 ** 22
 
 /** Random numbers in a tensor of `shape`, by seed and stream. `draw` fills a tensor of a row of them. */
@@ -69,7 +69,7 @@ export class Inputs {
     readonly device: Device,
   ) {}
 
-  /** From here on, another set. */
+  /** Begins another set. */
   next(): void {
     this.#set++
   }
@@ -104,7 +104,7 @@ export class Inputs {
   given(name: string, data: TypedArray, shape: readonly number[], dtype: DType): Tensor {
     return this.#once(name, () => tensor(data, shape, dtype, this.device))
   }
-  /** Room for a result; its name is for the reader alone. */
+  /** Memory for a result; the name is documentation. */
   output(_name: string, shape: readonly number[], dtype: DType = 'bfloat16'): Tensor {
     const t = keep(empty(shape, dtype, this.device))
     this.#made.push(t)

@@ -43,7 +43,10 @@ function floor({ flops, bytes }: Pass): { floorUs?: number; bound?: string } {
   return { floorUs, bound: floorUs === compute ? 'compute' : floorUs === memory ? 'memory' : 'launch' }
 }
 
-/** 32 numbers, evenly spread, and the root mean square of the first 65,536: what is held against the peers' results. */
+/**
+ * 32 numbers, evenly spread, and the root mean square of the first 65,536: the values that are compared with the peers'
+ * results.
+ */
 function digest(outputs: readonly Tensor[]): { at: number[]; rms: number }[] {
   const read = (t: Tensor, n: number, step: number): Float64Array =>
     scope(() => widen(t.view([n], [step]).dataBlocking(), t.dtype))
@@ -88,7 +91,7 @@ function open(): Worker<Timed> {
           inputs.next()
           passes.push(build(item, inputs))
         }
-        for (const { forward } of passes) forward.call() // forward leaves what backward reads
+        for (const { forward } of passes) forward.call() // backward reads what forward saved
         const calls = passes.map((p) => p[pass]!)
         const first = calls[0]!
         for (const c of calls) c.call()

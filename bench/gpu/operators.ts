@@ -1,6 +1,5 @@
 /**
- * Every kind of item of shapes.json as calls of operators into room made before: one set of inputs, forward and
- * backward.
+ * Each kind of item of shapes.json as operator calls into preallocated memory: one set of inputs, forward and backward.
  */
 import { IGNORE } from '../../lib/ops/cross-entropy.js'
 import { native } from '../../lib/native.js'
@@ -11,9 +10,9 @@ import type { Item } from './record.js'
 
 export interface Pass {
   call: () => void
-  /** What is compared with the peers' results. */
+  /** The outputs that are compared with the peers' results. */
   outputs: Tensor[]
-  /** What has to be computed, and moved between the chip and its memory, at least. */
+  /** The least operations, and the least bytes between the chip and its memory. */
   flops: number
   bytes: number
 }
@@ -170,8 +169,8 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
 }
 
 /**
- * One block of the image tower, forward: norms, packed QKV, attention, projection, MLP; GELU and residuals ride on
- * products.
+ * One block of the image tower, forward: norms, packed QKV, attention, projection, MLP; GELU and residuals are fused
+ * into products.
  */
 function vitSet(item: Item, inputs: Inputs): Passes {
   const { frames, tokens, heads, d, mlp } = item as Item & {
@@ -373,7 +372,7 @@ function adamwSet(item: Item, inputs: Inputs): Passes {
   }
 }
 
-/** The copy that attention over strides does without. */
+/** The copy that strided attention avoids. */
 function swapSet(item: Item, inputs: Inputs): Passes {
   const shape = item.shape as [number, number, number, number]
   const [x, y] = [inputs.normal('x', shape), inputs.output('y', [shape[0], shape[2], shape[1], shape[3]])]

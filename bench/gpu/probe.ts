@@ -1,6 +1,6 @@
 /**
  * Stage `probe`: which lane owns which element of the operands of mma and ldmatrix, and one small product in bfloat16.
- * Every kernel with tensor cores is built on that; where it fails, no other row can be believed.
+ * Every kernel with tensor cores is built on that; if it fails, no other row is valid.
  */
 import { native } from '../../lib/native.js'
 import { cast } from '../../lib/ops/copy.js'

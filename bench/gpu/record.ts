@@ -1,6 +1,6 @@
 /**
- * What the stages of bench/gpu share: arguments, the device, results that are written whole after every row. A stage
- * ends with 0, with 3 where it cannot run here (its last line says why), or with anything else where it failed.
+ * The shared part of the stages of bench/gpu: arguments, the device, results that are written after every row. The exit
+ * code of a stage is 0, 3 where it cannot run here (its last line gives the reason), or another where it failed.
  */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -31,7 +31,7 @@ export interface Item {
 }
 
 export const quick = process.argv.includes('--quick')
-/** When the stage should have ended: rows after that say so instead of running. A worker has that of its stage. */
+/** The deadline of the stage: later rows are reported as not run. A worker has its stage's. */
 export const deadline = Number(option('deadline') ?? Date.now() + 1000 * Number(option('seconds') ?? 1e6))
 export const late = (): boolean => Date.now() > deadline
 export const noTime = 'no time was left'
@@ -75,10 +75,10 @@ export function save(result: object): void {
   renameSync(`${to}.part`, to)
 }
 
-/** What a library or a machine lacks, rather than what is wrong. */
+/** Something that a library or a machine lacks, not a failure. */
 const lacking = /has no CUDA twin|out of memory|^needs |MT_GEMM=cublaslt/
 
-/** Runs `f` for one row; what it throws becomes the row's reason. */
+/** Runs `f` for one row; its error becomes the row's reason. */
 export async function attempt(id: string, f: () => object | Promise<object>): Promise<Row> {
   try {
     return { id, status: 'ok', ...(await f()) }

@@ -1,7 +1,7 @@
 // Stage `sanitizer`: compute-sanitizer over tiny.ts: memcheck first with all the time it needs, then racecheck,
-// initcheck and synccheck at once with what is left. What could not be checked is "unavailable", never "ok": a tool
-// passes only if it says that it found no error and every case ran under it. Warnings of racecheck are recorded, and
-// are no errors.
+// initcheck and synccheck at once with what is left. A check that did not run is "unavailable", never "ok": a tool
+// passes only if it reports no error and every case ran under it. Warnings of racecheck are recorded and are not
+// errors.
 import { existsSync, renameSync, writeFileSync } from 'node:fs'
 import { spawnSync } from 'node:child_process'
 import { option, run } from './child.mjs'
@@ -24,7 +24,7 @@ function save() {
   renameSync(`${to}.part`, to)
 }
 
-/** Errors and warnings as the tool counts them at its end; undefined where it did not come to its end. */
+/** Errors and warnings as the tool counts them at its end; undefined where it did not finish. */
 function summary(out) {
   const race = /RACECHECK SUMMARY: \d+ hazards? displayed \((\d+) errors?, (\d+) warnings?\)/.exec(out)
   const errors = race?.[1] ?? /(?:ERROR|RACECHECK) SUMMARY: (\d+)/.exec(out)?.[1]

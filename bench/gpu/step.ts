@@ -1,7 +1,6 @@
 /**
- * Stage `node`: whole models from JavaScript. A few steps of a tiny model must be those of the CPU; then a model of
- * full size with random weights and cached features is timed: Q-Former, language model, training step, decoding,
- * memory.
+ * Stage `node`: whole models from JavaScript. A few steps of a tiny model must equal the CPU's; then a model of full
+ * size with random weights and cached features is timed: Q-Former, language model, training step, decoding, memory.
  */
 import { performance } from 'node:perf_hooks'
 import { Adapter } from '../../lib/adapter/adapter.js'
@@ -100,7 +99,7 @@ interface Timed extends Job {
   gemm: Gemm
 }
 
-/** What has no substitute comes first: a process has one library for its products, and loads the model anew. */
+/** The most important rows come first: a process has one library for its products, and each loads the model again. */
 const jobs = (['own', 'cublaslt'] as const).flatMap((gemm): Timed[] => [
   ...(gemm === 'own' ? [{ id: "training steps equal the CPU's", what: 'equal' as const, sizes: tinySizes, gemm }] : []),
   ...sizes.flatMap((s, i): Timed[] => {

@@ -123,7 +123,7 @@ function few(folder) {
 
 if (!golden) rows.push({ id: 'golden cases', status: 'unavailable', reason: 'no folder was given; --golden DIR' })
 save()
-// The oracle of the tests needs the processors more than the kernels need the GPU.
+// The tests' oracle is bound by the CPU, not by the GPU.
 await Promise.all(
   Array.from({ length: Math.max(1, Math.min(8, Math.floor(availableParallelism() / 2))) }, async () => {
     for (let job; (job = jobs.shift()); ) await work(job)

@@ -14,7 +14,7 @@ export interface Times {
 }
 
 const samples = quick ? 3 : 20
-/** How long a sample should be at least, so that the wait at its end does not count. */
+/** The shortest sample, so that the wait at its end is negligible. */
 const enough = quick ? 0 : 2
 
 function elapsed(work: () => void): number {
@@ -26,7 +26,7 @@ function elapsed(work: () => void): number {
 
 /** `work` is `calls` calls. */
 export function time(work: () => void, calls: number): Times {
-  // Until clocks are up and everything is loaded.
+  // Warm-up: until clocks are up and everything is loaded.
   let once = elapsed(work)
   for (let spent = 0; spent < 10 * enough; spent += once) once = elapsed(work)
   const repeat = Math.min(2000, Math.max(1, Math.ceil(enough / once)))
@@ -45,7 +45,7 @@ export function time(work: () => void, calls: number): Times {
 
 /** One graph of all calls, replayed. Nothing may allocate in it but operators for themselves. */
 export function timeGraph(device: Device, calls: readonly (() => void)[]): Times {
-  calls[0]?.() // what fails, and what is chosen or loaded at first use, does so before a capture
+  calls[0]?.() // failures, and choices and loading at first use, happen before a capture
   syncBlocking()
   const { graph } = Graph.capture(device, () => calls.forEach((call) => call()))
   try {

@@ -1,6 +1,6 @@
 /**
- * The smallest operator cases on the device, forward and backward, float32 and bfloat16: what compute-sanitizer
- * watches.
+ * The smallest operator cases on the device, forward and backward, float32 and bfloat16: the input of
+ * compute-sanitizer.
  */
 import { scope } from '../../lib/tensor/scope.js'
 import { syncBlocking } from '../../lib/tensor/tensor.js'

@@ -16,11 +16,11 @@ export type Gemm = 'own' | 'cublaslt'
 
 export interface Job {
   id: string
-  /** Who computes its products; undefined where it has none. */
+  /** The library of its products; undefined where it has none. */
   gemm?: Gemm | undefined
 }
 
-/** What a worker needs: to run a job, to let its memory go, facts of the whole stage. */
+/** A worker's functions: run a job, free its memory, facts of the whole stage. */
 export interface Worker<J extends Job> {
   device: Device
   facts?: object
@@ -76,7 +76,8 @@ export async function measure<J extends Job>(program: Program<J>): Promise<Row[]
 }
 
 /**
- * One worker for jobs [next, until): at least one of them has a row afterwards, or there is a reason why none can run.
+ * Runs one worker for jobs [next, until): afterwards at least one of them has a row, or there is a reason why none can
+ * run.
  */
 async function worker<J extends Job>(
   { url, jobs, limit = 90 }: Program<J>,
@@ -133,7 +134,7 @@ async function worker<J extends Job>(
   clearTimeout(timer)
   clearTimeout(last)
   if (reason !== undefined) return reason
-  // Where it ended between two jobs, the next process goes on; not where it never came to one.
+  // If it ended between two jobs, the next process continues; not if it never started one.
   const fatal = current ?? (rows[next] ? undefined : next)
   if (fatal !== undefined)
     rows[fatal] = rowOf(jobs[fatal]!, {
@@ -143,7 +144,7 @@ async function worker<J extends Job>(
   return undefined
 }
 
-/** What the clocks were at, and what held them down, in the middle of what a worker times. */
+/** The clocks and their limits, in the middle of a worker's measurements. */
 async function clocks(during: string, about: Record<string, unknown>): Promise<void> {
   for (const why of ['clocks_event_reasons', 'clocks_throttle_reasons']) {
     const { code, out } = await run(
@@ -171,13 +172,13 @@ async function work<J extends Job>({ jobs, open }: Program<J>): Promise<never> {
       ? { id: job.id, status: 'unavailable' as const, reason: noTime }
       : await attempt(job.id, () => run(job))
     await say({ index, row: rowOf(job, row) })
-    if (row.status !== 'ok' && unusable(device)) process.exit(4) // the next process goes on with the next job
+    if (row.status !== 'ok' && unusable(device)) process.exit(4) // the next process continues with the next job
   }
   close?.()
   process.exit(0)
 }
 
-/** Whether the device is lost. The first wait tells of what is already over. */
+/** Whether the device is lost. The first wait only reports earlier failures. */
 function unusable(device: Device): boolean {
   const works = (): boolean => {
     try {
@@ -191,7 +192,7 @@ function unusable(device: Device): boolean {
   return !works() && !works()
 }
 
-/** Ends the stage with what its rows say. */
+/** Ends the stage with the status of its rows. */
 export function finish(rows: readonly Row[], summary: string): never {
   const failed = rows.filter((r) => r.status === 'failed')
   console.log(

@@ -14,14 +14,14 @@ export class Child {
   private waiting: ((reply: Reply) => void) | undefined
   private readonly closed: Promise<void>
   private lastError = ''
-  /** Why it answers no more. */
+  /** Why it no longer answers. */
   private dead: string | undefined
-  /** What it says unasked, when it has started. */
+  /** Its first line, when it has started. */
   readonly greeting: Promise<Reply>
 
   constructor(command: string, args: readonly string[], env: NodeJS.ProcessEnv, startMs: number) {
     this.process = spawn(command, args, { env, stdio: ['pipe', 'pipe', 'pipe'] })
-    this.process.stdin.on('error', () => {}) // it has ended: `close` says so
+    this.process.stdin.on('error', () => {}) // it has ended: handled by `close`
     createInterface(this.process.stdout).on('line', (line) => this.answer(line))
     createInterface(this.process.stderr).on('line', (line) => {
       if (/error|killed|fatal/i.test(line) || !this.lastError) this.lastError = line.trim()
@@ -37,8 +37,8 @@ export class Child {
   }
 
   /**
-   * Its answer; {unavailable} with the reason where it has ended, says what is no JSON object, or is silent for too
-   * long.
+   * Its answer; {unavailable} with the reason where it has ended, answers something else than a JSON object, or exceeds
+   * the time limit.
    */
   ask(request: object, timeoutMs: number): Promise<Reply> {
     return this.turn(() => {

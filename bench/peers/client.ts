@@ -25,7 +25,7 @@ export interface PeerCase {
   kind: 'core' | 'block' | 'qformer' | 'linear'
   pass: 'forward' | 'forward+backward'
   /**
-   * How tokens of [B,T,L,D] attend: per frame, then over time with the same weights; or all T·L at once. Not for
+   * The attention of tokens [B,T,L,D]: per frame, then over time with the same weights; or all T·L at once. Not for
    * 'linear'.
    */
   form: 'factorized' | 'joint'
@@ -63,8 +63,8 @@ export interface Peer {
    */
   sample(c: PeerCase, ms: number, clock?: 'wall' | 'cpu'): Promise<number[]>
   /**
-   * Most resident bytes during a call, beyond what the process had before `prepare`: weights count. What a forgotten
-   * case has left behind may be used again, so ask a peer that was just opened. Undefined where it cannot tell.
+   * Most resident bytes during a call, beyond what the process had before `prepare`: weights count. Memory of a
+   * forgotten case may be reused, so ask a peer that was just opened. Undefined where it cannot be measured.
    */
   peak(c: PeerCase): Promise<number | undefined>
   forget(c: PeerCase): Promise<void>
@@ -80,7 +80,7 @@ const here = (file: string): string => fileURLToPath(new URL(file, import.meta.u
 
 interface Candidate {
   name: string
-  /** Commands that may start it; the first that finds what it needs does. */
+  /** Commands that may start it; the first that works is used. */
   commands: [string, ...string[]][]
   env?: NodeJS.ProcessEnv
   advice: string
@@ -116,15 +116,12 @@ function candidates(threads: number): Candidate[] {
 }
 
 /**
- * glibc keeps the memory that it has freed: to give large tensors back and to take them anew costs a fault a page,
- * which has been seen to make PyTorch's calls three to ten times slower. Other libraries of C do not read this.
+ * Makes glibc keep freed memory: returning large tensors to the system and allocating them again costs a page fault per
+ * page, which was measured to slow PyTorch's calls three to ten times. Other C libraries ignore it.
  */
 const KEPT_MEMORY = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: `${2 ** 40}`, MALLOC_TOP_PAD_: `${2 ** 28}` }
 
-/**
- * OpenBLAS chooses its kernels by the CPU, whatever a profile of this machine says, unless MT_PEERS_CORETYPE does.
- * OpenMP's threads sleep.
- */
+/** OpenBLAS chooses its kernels by the CPU, unless MT_PEERS_CORETYPE names a core type. OpenMP's idle threads sleep. */
 function torchEnvironment(threads: number): NodeJS.ProcessEnv {
   const { OPENBLAS_CORETYPE: _, ...env } = process.env
   const { MT_PEERS_CORETYPE: core } = env

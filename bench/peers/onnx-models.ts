@@ -10,7 +10,7 @@ export type Attention = 'plain' | 'MHA'
 /** The names of a block's weights. */
 type Names = Record<'query' | 'key' | 'value' | 'dense' | 'norm', string>
 
-/** Layers over a graph. Values are [rows,n,D], and every function is told which. */
+/** Layers over a graph. Values are [rows,n,D]; each function takes rows and n. */
 class Layers {
   private readonly heads: number
   private readonly eps: number
@@ -112,7 +112,7 @@ function qformer(
 ): void {
   const { graph: g } = layers
   const joint = form === 'joint'
-  const [rows, n] = joint ? [B, T * L] : [B * T, L] // what attends together: the query tokens of a video, or of a frame
+  const [rows, n] = joint ? [B, T * L] : [B * T, L] // the tokens of one attention: the queries of a video, or of a frame
   const names = (at: string): Names => ({
     query: `${at}.attention.query`,
     key: `${at}.attention.key`,
@@ -138,7 +138,7 @@ function qformer(
     if (m % 2 === 0)
       q = layers.block(g.reshape(q, [B * T, L, D]), names(`${at}.crossattention`), [B * T, L, D], image, KV)
     q = layers.feed(g.reshape(q, [rows, n, D]), `${at}.intermediate_query`, `${at}.output_query`)
-    // What the last layer makes of the text is read by nobody.
+    // The last layer's text output is unused.
     x =
       K && m + 1 < count
         ? g.add('Concat', [q, layers.feed(part(x, n, n + K), `${at}.intermediate`, `${at}.output`)], { axis: 1 })

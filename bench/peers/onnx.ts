@@ -26,7 +26,7 @@ export class Graph {
 
   constructor(private readonly tensors: SafetensorsHeader) {}
 
-  /** A tensor of the file that comes anew with each call. */
+  /** A tensor of the file that is an input of each call. */
   feed(name: string): string {
     return this.once(name, () => this.input.push(value(name, this.shapeOf(name))))
   }

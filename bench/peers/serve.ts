@@ -1,4 +1,4 @@
-/** What the peers in Node.js share: they answer the requests of client.ts from a function per case. */
+/** The shared part of the peers in Node.js: answers the requests of client.ts by a function per case. */
 import { createInterface } from 'node:readline'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { writeSafetensors } from '../../lib/files/safetensors.js'
@@ -23,10 +23,10 @@ export interface Opponent {
   prepare(c: PeerCase, scratch: string): Promise<Prepared>
 }
 
-/** Answers until stdin closes. What cannot be imported makes the peer missing. */
+/** Answers until stdin closes. A failed import makes the peer missing. */
 export async function serve(open: (threads: number, ...more: string[]) => Promise<Opponent>): Promise<void> {
   const say = (reply: object): void => void process.stdout.write(`${JSON.stringify(reply)}\n`)
-  console.log = console.info = console.error // what a library prints is no reply
+  console.log = console.info = console.error // a library's output must not look like a reply
   const [threads, ...more] = process.argv.slice(2)
   let opponent: Opponent
   try {
@@ -92,7 +92,7 @@ async function sample(prepared: Prepared, ms: number): Promise<{ wall: number[];
 /** Most resident bytes during a call beyond `before`; null where /proc does not tell. */
 async function peak(prepared: Prepared, before: number | undefined): Promise<number | null> {
   try {
-    writeFileSync('/proc/self/clear_refs', '5') // the high-water mark starts again
+    writeFileSync('/proc/self/clear_refs', '5') // resets the high-water mark
   } catch {
     return null
   }

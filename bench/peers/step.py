@@ -97,7 +97,7 @@ class Layer(nn.Module):
         if self.cross is not None:
             q = attend(layer.crossattention, q, self.heads, self.cross, source=image)
         q = layer.output_query(layer.intermediate_query(q), q)
-        # What the last layer makes of the text is used by nobody.
+        # The last layer's text output is unused.
         return q.view(B, T, L, D), text if self.last else layer.output(layer.intermediate(text), text)
 
 

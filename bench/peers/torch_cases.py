@@ -118,7 +118,7 @@ def qformer(case, tensors):
             if m % 2 == 0:
                 q = layers.block(q.reshape(B * T, L, D), names(m, "crossattention"), f"{lora}.cross", image.view(B * T, KV, -1))
             q = layers.feed(q.reshape(rows, n, D), f"{at}.intermediate_query", f"{at}.output_query")
-            # What the last layer makes of the text is read by nobody.
+            # The last layer's text output is unused.
             x = torch.cat([q, layers.feed(text, f"{at}.intermediate", f"{at}.output")], 1) if K and m + 1 < count else q
         return {"y": x.view(B, T, L, D)}
 

@@ -1,4 +1,4 @@
-/** What a call costs from JavaScript, whatever is computed: by benchmark.js, as these are synchronous and short. */
+/** The cost of a call from JavaScript: by benchmark.js, since calls are synchronous and short. */
 import Benchmark from 'benchmark'
 import { attention } from '../../lib/ops/attention.js'
 import { add } from '../../lib/ops/elementwise.js'
@@ -11,7 +11,7 @@ import { spread } from '../harness.js'
 
 export function run(bench: Bench): void {
   const [x, q] = [keep(full([1], 1, 'float32', bench.device)), keep(full([1, 4, 4, 64], 1, 'float32', bench.device))]
-  // What runs ahead is waited for now and then, so that the queue stays short.
+  // Waits now and then, so that the queue stays short.
   let queued = 0
   const now = (): void => {
     if (++queued % 256 === 0) syncBlocking()

@@ -63,7 +63,7 @@ async function write(folder: string, quick: boolean): Promise<{ bytes: number; t
   writeFileSync(join(folder, 'config.json'), JSON.stringify(config(quick)))
   const expected = expectedTensors(parseModelConfig(config(quick)))
   const largest = Math.max(...expected.map(({ shape }) => sizeOf(shape)))
-  // 0.0078 in bfloat16, everywhere: what they are does not matter to loading.
+  // 0.0078 in bfloat16, everywhere: the values do not matter to loading.
   const values = new Uint16Array(largest).fill(0x3c00)
   const data = expected.map(
     ({ name, shape }): TensorData => ({
@@ -96,7 +96,7 @@ export async function run(bench: Bench): Promise<void> {
   const folder = join(bench.files.folder, 'checkpoint')
   const { bytes, tensors } = await write(folder, bench.quick)
   for (const dtype of bench.options.dtypes) {
-    if (dtype === 'mixed') continue // which is what float32 makes of 16-bit matrices
+    if (dtype === 'mixed') continue // the same as float32 with 16-bit matrices
     const times: Record<string, { us: number[]; peakBytes: number }> = {}
     for (let i = 0; i < (bench.quick ? 1 : 5); i++) {
       const before = bench.peak(true)

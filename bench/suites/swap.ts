@@ -1,6 +1,6 @@
 /**
- * What the channel swap costs: a stride in the attention operator, or copies around it. And attention alone where the
- * tokens already lie in order of time.
+ * The cost of the channel swap: strides in the attention operator, or copies around it; and attention alone over tokens
+ * that are contiguous in time.
  */
 import { attend, type AttentionWeights } from '../../lib/nn/attention.js'
 import { finder } from '../../lib/models/finder.js'

@@ -93,7 +93,7 @@ async function predict(
   return predictions
 }
 
-/** What always giving a task's most frequent training answer comes to. */
+/** Accuracy of always giving a task's most frequent training answer. */
 function majority(training: readonly Sample[], test: readonly Sample[]): Prediction[] {
   const favourite = (task: string | undefined): string => {
     const counts = new Map<string, number>()

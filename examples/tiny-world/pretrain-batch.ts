@@ -1,6 +1,6 @@
 /**
- * What one step of pre-training sees: pictures, what is in each of their patches, and questions about one or several of
- * them as ids. Every step draws new scenes. Imports the world, its questions and the library's batching.
+ * The batch of one pre-training step: pictures, the content of each of their patches, and questions about one or
+ * several of them as ids. Every step draws new scenes. Imports the world, its questions and the library's batching.
  */
 
 import { qformerRows, textRows } from '../../lib/session/encode.js'

@@ -1,4 +1,4 @@
-/** What a pre-trained folder scores, read from disk as anybody would, and the card that says so. */
+/** The scores of a pre-trained folder, read from disk as a user reads it, and its card. */
 
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
