@@ -304,6 +304,7 @@ struct Queue::State {
   } chunks[2];
   size_t next = 0;
   Fault* fault = nullptr;                // on the device
+  unsigned* counters = nullptr;          // on the device too
   std::vector<std::string> messages;     // of Queue::fault; kept for ever, since a graph may report them
   std::mutex mutex;                      // release() comes from any thread; also held where a capture begins and ends
   std::weak_ptr<Arena> arena;            // of the graphs that share one
@@ -333,6 +334,8 @@ Queue::Queue(int device) : device_(device), state_(std::make_unique<State>()) {
   check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
   check(cudaMalloc(reinterpret_cast<void**>(&s.fault), sizeof(Fault)), "cudaMalloc");
   check(cudaMemsetAsync(s.fault, 0, sizeof(Fault), s.stream), "cudaMemsetAsync");
+  check(cudaMalloc(reinterpret_cast<void**>(&s.counters), kCounters * sizeof(unsigned)), "cudaMalloc");
+  check(cudaMemsetAsync(s.counters, 0, kCounters * sizeof(unsigned), s.stream), "cudaMemsetAsync");
 }
 
 Queue::~Queue() {
@@ -345,6 +348,7 @@ Queue::~Queue() {
   }
   if (s.before_capture) cudaEventDestroy(s.before_capture);
   if (s.fault) cudaFree(s.fault);
+  if (s.counters) cudaFree(s.counters);
   if (s.stream) cudaStreamDestroy(s.stream);
   cudaGetLastError();
 }
@@ -464,6 +468,8 @@ Fault* Queue::fault(const char* message, unsigned* what) {
   *what = unsigned(it - all.begin());
   return state_->fault;
 }
+
+unsigned* Queue::counters() const { return state_->counters; }
 
 void Queue::begin_capture() {
   require_running("a capture");

@@ -84,6 +84,13 @@ SIMT_ATOMICS(int)
 SIMT_ATOMICS(unsigned)
 SIMT_ATOMICS(unsigned long long)
 #undef SIMT_ATOMICS
+/// Counts up to `last` and begins again at 0.
+inline unsigned atomicInc(unsigned* p, unsigned last) {
+  std::atomic_ref<unsigned> a(*p);
+  unsigned old = a.load();
+  while (!a.compare_exchange_weak(old, old >= last ? 0 : old + 1)) {}
+  return old;
+}
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 inline void __threadfence_block() { __threadfence(); }
 
@@ -139,6 +146,10 @@ inline void nothing(int**, const Site&) {}
 }  // namespace mt::simt
 
 inline void __syncthreads(mt::simt::At at = mt::simt::At::current()) { mt::simt::sync_block({"__syncthreads", at}); }
+/// Whether it is so for some thread of the block.
+inline int __syncthreads_or(int yes, mt::simt::At at = mt::simt::At::current()) {
+  return mt::simt::sync_block_or({"__syncthreads_or", at}, yes != 0);
+}
 inline void __syncwarp(unsigned mask = ~0u, mt::simt::At at = mt::simt::At::current()) {
   int none = 0;
   mt::simt::warp_op<mt::simt::nothing>({"__syncwarp", at}, mask, none);

@@ -279,6 +279,14 @@ void sync_block(Site site) {
   join(b, site, cur->block->live);
 }
 
+bool sync_block_or(Site site, bool yes) {
+  Block& b = *cur->block;
+  bool& some = b.some[b.barrier.generation % 2];  // read by all before the next barrier but one
+  some = (b.barrier.arrived && some) || yes;
+  sync_block(site);
+  return some;
+}
+
 void meet(Site site, unsigned mask, void* mine, void (*all)(void**, const Site&)) {
   Thread& t = *cur;
   if (!(mask >> t.lane & 1)) throw fault(site.text() + ": lane " + std::to_string(t.lane) + " is not in its own mask");

@@ -57,6 +57,7 @@ struct Block {
   char* shared = nullptr;
   unsigned live = 0;
   Meeting barrier;
+  bool some[2] = {};  // what threads brought to the barrier of an even or odd generation
 };
 struct Thread {
   uint3 tid{};
@@ -89,6 +90,8 @@ std::string refused(const Launch& l);
 void run(const Launch& l);
 
 void sync_block(Site site);
+/// A barrier that also tells every thread whether some thread of the block passed `yes`.
+bool sync_block_or(Site site, bool yes);
 /// The calling lane joins the rendezvous of `mask` and waits for all lanes; the last one computes for all.
 void meet(Site site, unsigned mask, void* mine, void (*all)(void**, const Site&));
 

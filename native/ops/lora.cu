@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/pieces.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rows.h"
 
@@ -26,8 +27,8 @@ struct Side {
   DType type;
   bool whole;  // packs of left may be read
   const T* right;
-  bool wide;         // packs of right may be read
-  int64_t cols, at;  // at: where its sums begin among those of a piece
+  bool wide;  // packs of right may be read
+  int64_t cols;
   float* out;
   bool turned;
   float factor;
@@ -37,16 +38,16 @@ struct Gradients {
   Side<T> a, b;
   int64_t m, r, ranks, tiles_a, places;  // tiles of r, of a's columns, of both gradients
   int64_t rows;                          // of a piece
-  float* part;  // [pieces, r·(cols of a + cols of b)], or null: one piece, which writes the gradients
+  Pieces pieces;                         // of a place
 };
 
 /// What a block computes.
 template <typename T>
 struct Spot {
   Side<T> side;
-  int64_t rank, col, begin, end, piece;
-  __device__ explicit Spot(const Gradients<T>& g) : piece(blockIdx.x / g.places) {
-    const int64_t place = blockIdx.x % g.places, tile = place / g.ranks;
+  int64_t rank, col, begin, end, place, piece;
+  __device__ explicit Spot(const Gradients<T>& g) : place(blockIdx.x % g.places), piece(blockIdx.x / g.places) {
+    const int64_t tile = place / g.ranks;
     const bool second = tile >= g.tiles_a;
     side = second ? g.b : g.a;
     rank = place % g.ranks * kRank;
@@ -62,10 +63,7 @@ struct Spot {
     else load(static_cast<const float*>(side.left) + i, left, whole, v);
   }
   __device__ void write(const Gradients<T>& g, int64_t r, int64_t c, float sum) const {
-    if (r >= g.r || c >= side.cols) return;
-    const int64_t i = side.turned ? c * g.r + r : r * side.cols + c;
-    if (g.part) g.part[piece * g.r * (g.a.cols + g.b.cols) + side.at + i] = sum;
-    else side.out[i] = side.factor * sum;
+    if (r < g.r && c < side.cols) side.out[side.turned ? c * g.r + r : r * side.cols + c] = side.factor * sum;
   }
 };
 
@@ -125,6 +123,7 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_mma(Gradients<bf16> g)
     }
     end(t + kStages - 1);
   }
+  if (!collect<kLoraThreads>(g.pieces, at.place, at.piece, sum)) return;
 #pragma unroll
   for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -139,6 +138,14 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_plain(Gradients<T> g) 
   const Spot<T> at(g);
   const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int64_t col = at.col + 2 * lane, there = at.side.cols - col;
+  constexpr int kMine = kRank * kColumns / kLoraThreads;
+  struct Sum {
+    int r, c;
+  };
+  auto mine = [&](int k) {  // neighbours write neighbours
+    const int i = thread + k * kLoraThreads;
+    return at.side.turned ? Sum{i % kRank, i / kRank} : Sum{i / kColumns, i % kColumns};
+  };
   float sum[kRank][2] = {};
   for (int64_t first = at.begin; first < at.end; first += kStep) {
     float v[8];
@@ -163,29 +170,24 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_plain(Gradients<T> g) 
 #pragma unroll
     for (int e = 0; e < 2; ++e) sums[warp][r][2 * lane + e] = sum[r][e];
   __syncthreads();
-  for (int i = thread; i < kRank * kColumns; i += kLoraThreads) {
-    const int r = at.side.turned ? i % kRank : i / kColumns, c = at.side.turned ? i / kRank : i % kColumns;
-    float total = 0;
-    for (int w = 0; w < kLoraWarps; ++w) total += sums[w][r][c];
-    at.write(g, at.rank + r, at.col + c, total);
+  float total[kMine / 4][4] = {};
+#pragma unroll
+  for (int k = 0; k < kMine; ++k) {
+    const auto [r, c] = mine(k);
+    for (int w = 0; w < kLoraWarps; ++w) total[k / 4][k % 4] += sums[w][r][c];
   }
-}
-
-/// The gradients from the sums of all pieces.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) add_pieces(Gradients<T> g, int64_t pieces) {
-  const int64_t i = thread_index(), all = g.r * (g.a.cols + g.b.cols);
-  if (i >= all) return;
-  float sum = 0;
-#pragma unroll 8
-  for (int64_t p = 0; p < pieces; ++p) sum += g.part[p * all + i];
-  if (i < g.b.at) g.a.out[i] = g.a.factor * sum;
-  else g.b.out[i - g.b.at] = g.b.factor * sum;
+  if (!collect<kLoraThreads>(g.pieces, at.place, at.piece, total)) return;
+#pragma unroll
+  for (int k = 0; k < kMine; ++k) {
+    const auto [r, c] = mine(k);
+    at.write(g, at.rank + r, at.col + c, total[k / 4][k % 4]);
+  }
 }
 
 /// Pieces of the rows: blocks enough for a large GPU, of 128 rows at least.
 int64_t pieces_of(int64_t m, int64_t places) {
   constexpr int64_t kBlocks = 384;
+  static_assert(kBlocks <= kCounters);
   return std::clamp<int64_t>(kBlocks / places, 1, std::max<int64_t>(1, m / (2 * kStep)));
 }
 
@@ -220,8 +222,8 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
                 pieces = std::max<int64_t>(1, rows ? up(m, rows) : 1);
   // u = scaling·dy B is rounded where it is stored if it would be where it is used.
   const DType type = cores ? DType::bf16 : DType::f32;
-  const size_t bytes = size_t(up(m * r, 64)) * 64 * size_of(type);  // what follows is aligned too
-  Scratch scratch(bytes + (pieces > 1 ? size_t(pieces * r * (in + out)) * sizeof(float) : 0));
+  const Scratch scratch(size_t(m * r) * size_of(type));
+  const PieceMemory memory(places, pieces, kRank * kColumns);
   const Matrix u{scratch.as<void>(), type, m, r};
   product({.form = Form::nn,
            .a = matrix(dy),
@@ -232,26 +234,26 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
            .alpha = float(scaling)});
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
-    auto side = [&](const Matrix& left, const View& right, int64_t at, float* to, bool turned, double factor) {
+    auto side = [&](const Matrix& left, const View& right, float* to, bool turned, double factor) {
       const T* from = right.data<T>();
       const bool whole = r % 8 == 0 && reinterpret_cast<uintptr_t>(left.data) % 16 == 0;
-      return Side<T>{left.data,      left.type, whole, from,   right.size(-1) % 8 == 0 && aligned<kWidth<T>>(from),
-                     right.size(-1), at,        to,    turned, float(factor)};
+      return Side<T>{
+          left.data,      left.type, whole,  from,         right.size(-1) % 8 == 0 && aligned<kWidth<T>>(from),
+          right.size(-1), to,        turned, float(factor)};
     };
-    const Gradients<T> g{side(u, x, 0, da.data<float>(), false, 1),
-                         side(matrix(shrunk), dy, r * in, db.data<float>(), true, scaling),
+    const Gradients<T> g{side(u, x, da.data<float>(), false, 1),
+                         side(matrix(shrunk), dy, db.data<float>(), true, scaling),
                          m,
                          r,
                          ranks,
                          tiles_a,
                          places,
                          rows,
-                         pieces > 1 ? reinterpret_cast<float*>(scratch.as<char>() + bytes) : nullptr};
+                         memory.pieces()};
     const dim3 grid = blocks(places * pieces, 1);
     if constexpr (std::is_same_v<T, bf16>)
       if (cores) launch(gradients_mma, grid, dim3(kLoraThreads), 3 * kStep * (kRank + kColumns + 16) * sizeof(bf16), g);
     if (!cores) launch(gradients_plain<T>, grid, dim3(kLoraThreads), 0, g);
-    if (pieces > 1) launch(add_pieces<T>, blocks(r * (in + out)), dim3(kThreads), 0, g, pieces);
   });
   if (dx)
     product({.form = Form::nn,

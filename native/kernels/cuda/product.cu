@@ -9,23 +9,22 @@
 namespace mt::cuda {
 namespace {
 
-/// c from Σ part, in the order of the splits: four neighbours of a row a thread.
-__global__ void __launch_bounds__(kThreads) finish_kernel(Job j, int64_t splits) {
-  const int64_t quads = (j.n + 3) / 4, i = thread_index(), all = j.m * j.n;
+static_assert(kMostCounted <= kCounters);
+
+/// c from a·b: four neighbours of a row a thread.
+__global__ void __launch_bounds__(kThreads) finish_kernel(Job j, const float* sums) {
+  const int64_t quads = (j.n + 3) / 4, i = thread_index();
   if (i >= j.m * quads) return;
   const int64_t row = i / quads, col = i % quads * 4, at = row * j.n + col;
   const int count = j.n - col < 4 ? int(j.n - col) : 4;
   float v[4] = {};
   if (j.n % 4 == 0) {
-    for (int64_t s = 0; s < splits; ++s) {
-      const float4 x = *reinterpret_cast<const float4*>(j.part + s * all + at);
-      v[0] += x.x, v[1] += x.y, v[2] += x.z, v[3] += x.w;
-    }
+    const float4 x = *reinterpret_cast<const float4*>(sums + at);
+    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
   } else {
-    for (int64_t s = 0; s < splits; ++s)
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        if (e < count) v[e] += j.part[s * all + at + e];
+    for (int e = 0; e < 4; ++e)
+      if (e < count) v[e] = sums[at + e];
   }
   complete4(j, row, col, count, v);
 }
@@ -109,8 +108,8 @@ Job job(const Product& p) {
   return j;
 }
 
-void finish(const Job& j, int64_t splits) {
-  launch(finish_kernel, blocks(j.m * up(j.n, 4)), dim3(kThreads), 0, j, splits);
+void finish(const Job& j, const float* sums) {
+  launch(finish_kernel, blocks(j.m * up(j.n, 4)), dim3(kThreads), 0, j, sums);
 }
 
 /// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
@@ -126,17 +125,17 @@ void product(const Product& given) {
   const int64_t tiles = up(given.inner(given.a), step), more = up(given.inner(given.a2), step), all = tiles + more;
   const auto held = blocks_held(given.form, cores);
   const Plan plan = choose({multiprocessors(), held}, cores, {m, n, all, step});
-  // Rows that cannot be copied 16 bytes at a time.
-  const auto packs = [&](const Matrix& x) {
-    return cores && (x.type == DType::f32 || x.pitch() % 8) &&
+  const Tile& tile = cores ? kTiles[plan.tile] : kSimtTile;
+  // Rows that the kernel of the tile cannot copy 16 bytes at a time.
+  const auto packs = [&](const Matrix& x, bool float32) {
+    return cores && (x.pitch() % 8 || (x.type == DType::f32 && !float32)) &&
            packing_pays(x.rows * x.cols, int64_t(size_of(x.type)), plan);
   };
-  const Packed a(given.a, packs(given.a)), b(given.b, packs(given.b));
+  const Packed a(given.a, packs(given.a, false)), b(given.b, packs(given.b, tile.cols == kNarrow && n <= kNarrow));
   Product p = given;
   p.a = a.matrix();
   p.b = b.matrix();
   if (cores && library_product(p, plan)) return;
-  const Tile& tile = cores ? kTiles[plan.tile] : kSimtTile;
   Job j = job(p);
   j.tiles = int(tiles);
   j.more = int(more);
@@ -144,12 +143,11 @@ void product(const Product& given) {
   j.tiles_n = up(n, tile.cols);
   j.per_split = int(std::max<int64_t>(up(all, plan.splits), 1));
   const int64_t splits = std::max<int64_t>(up(all, j.per_split), 1);
-  Scratch part(splits > 1 ? size_t(splits * m * n) * sizeof(float) : 0);
-  j.part = part.as<float>();
+  const PieceMemory memory(j.tiles_m * j.tiles_n, splits, tile.rows * tile.cols);
+  j.splits = memory.pieces();
   const dim3 grid = blocks(j.tiles_m * j.tiles_n * splits, 1);
   if (cores) mma(p.form, plan.tile, j, grid);
   else simt(p.form, j, grid);
-  if (splits > 1) finish(j, splits);
 }
 
 }  // namespace mt::cuda

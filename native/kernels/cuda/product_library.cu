@@ -275,9 +275,7 @@ bool library_product(const Product& p, const Plan& own) {
       sums.type = DType::f32;
       sums.alpha = 1;
       if (!compute(lib, sums)) return false;
-      Job j = job(p);
-      j.part = part.as<float>();
-      finish(j, 1);
+      finish(job(p), part.as<float>());
       return true;
     }
   }

@@ -16,8 +16,8 @@ struct Stage {
   static constexpr int kRowChunks = (along ? kMmaStep : outer) / 8, kChunks = outer * kMmaStep / 8,
                        kMine = (kChunks + threads - 1) / threads;
   static constexpr int kApart = threads / kRowChunks;  // rows between the chunks of a thread, which lie in one column
-  static constexpr bool kNarrow = outer == 32;
-  uint4 ahead[kMine * (kNarrow ? 2 : 1)] = {};
+  static constexpr bool narrow = outer == kNarrow;
+  uint4 ahead[kMine * (narrow ? 2 : 1)] = {};
 
   static __device__ bool idle() { return kChunks < threads && int(threadIdx.x) >= kChunks; }
 
@@ -41,7 +41,7 @@ struct Stage {
       }
       return;
     }
-    if constexpr (kNarrow) {
+    if constexpr (narrow) {
       if (o.wide && o.type == DType::f32) {
         const uint4* from = reinterpret_cast<const uint4*>(o.data + (row * o.pitch + col) * 4);
 #pragma unroll
@@ -75,7 +75,7 @@ struct Stage {
   __device__ void end(const Operand& o, bf16* to) {
     if (!o.wide || o.type == DType::bf16 || idle()) return;
     to += int(threadIdx.x) / kRowChunks * kPitch + int(threadIdx.x) % kRowChunks * 8;
-    if constexpr (kNarrow) {
+    if constexpr (narrow) {
       if (o.type == DType::f32) {
 #pragma unroll
         for (int i = 0; i < kMine; ++i) {
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
   const Place at = place(j, rows, cols);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, row = warp / warps_n * wm,
             col = warp % warps_n * wn;
-  float sum[fm][fn][4] = {};
+  float sum[fm * fn][4] = {};
   A a;
   B b;
   auto begin = [&](int t) {
@@ -166,12 +166,14 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
 #pragma unroll
       for (int i = 0; i < fm; ++i)
 #pragma unroll
-        for (int c = 0; c < fn; ++c) mma_m16n8k16(sum[i][c], x[i], {y[c / 2][c % 2 * 2], y[c / 2][c % 2 * 2 + 1]});
+        for (int c = 0; c < fn; ++c)
+          mma_m16n8k16(sum[i * fn + c], x[i], {y[c / 2][c % 2 * 2], y[c / 2][c % 2 * 2 + 1]});
     }
     end(t + kStages - 1);
   }
+  if (!collect<threads>(j.splits, at.tile, at.split, sum)) return;
   if constexpr (form != Form::tn) {
-    if (!j.part && !plain(j)) {
+    if (!plain(j)) {
       constexpr int pitch = cols + 8;
       static_assert(rows * pitch * sizeof(float) <= kStages * (A::kElements + B::kElements) * sizeof(bf16));
       float* const sums = reinterpret_cast<float*>(shared);
@@ -183,7 +185,7 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
 #pragma unroll
           for (int h = 0; h < 2; ++h)
             *reinterpret_cast<float2*>(sums + (row + 16 * i + 8 * h + lane / 4) * pitch + col + 8 * c +
-                                       lane % 4 * 2) = make_float2(sum[i][c][2 * h], sum[i][c][2 * h + 1]);
+                                       lane % 4 * 2) = make_float2(sum[i * fn + c][2 * h], sum[i * fn + c][2 * h + 1]);
       __syncthreads();
       return complete_tile<rows, cols, pitch, threads>(j, at, sums);
     }
@@ -194,8 +196,8 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
     for (int c = 0; c < fn; ++c)
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        store2(j, at, at.row + row + 16 * i + 8 * h + lane / 4, at.col + col + 8 * c + lane % 4 * 2, sum[i][c][2 * h],
-               sum[i][c][2 * h + 1]);
+        store2(j, at.row + row + 16 * i + 8 * h + lane / 4, at.col + col + 8 * c + lane % 4 * 2, sum[i * fn + c][2 * h],
+               sum[i * fn + c][2 * h + 1]);
 }
 
 /// A tile's kernel, as it is launched.

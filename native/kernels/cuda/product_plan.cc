@@ -16,8 +16,12 @@ constexpr double kLaunch = 2;     // microseconds from a kernel's end to the end
 /// and nothing to run while that waits for shared memory or at a barrier.
 constexpr double kAlone = 0.65;
 constexpr int64_t kMostSplits = 32;
-constexpr double kWorth =
-    0.9;  // of the time without splits: less gain than that is not worth a kernel more in every graph
+/// What a block spends on being counted, and the last of a tile on finding out that it is: two passes to the L2 and
+/// back.
+constexpr double kCount = 1.5;
+/// Bytes a microsecond of the sums that one multiprocessor reads back, of which it has 32 KiB on their way.
+constexpr double kReadBack = 4e4;
+constexpr double kWorth = 0.9;  // of the time without splits: less gain than that is within the model's error
 
 int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
@@ -26,6 +30,13 @@ int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 double rounds(int64_t blocks, int64_t processors, int64_t resident) {
   const int64_t mine = up(blocks, processors), alone = resident <= 1 ? mine : mine % resident == 1 ? 1 : 0;
   return double(mine - alone) + double(alone) / kAlone;
+}
+
+/// Microseconds to write the sums of the pieces, of `bytes` a tile, and to read them back: as fast as memory is, and
+/// not faster than the multiprocessors on which the last blocks of tiles run.
+double add_up(int64_t tiles, int64_t bytes, int64_t processors) {
+  const double pass = double(tiles * bytes) / kBytes;
+  return pass + std::max(pass, double(up(tiles, processors) * bytes) / kReadBack);
 }
 
 }  // namespace
@@ -38,13 +49,14 @@ Plan choose(const Machine& machine, bool cores, const Extent& e) {
   for (int i = 0; i < int(tiles.size()); ++i) {
     const Tile& t = tiles[size_t(i)];
     const int64_t places = up(e.m, t.rows) * up(e.n, t.cols), resident = std::max(machine.blocks[size_t(i)], 1);
-    const int64_t most = std::clamp(
-        std::min(e.steps / least, std::max<int64_t>(resident, 2) * machine.processors / places), int64_t(1),
-        kMostSplits);
+    const int64_t company = std::max<int64_t>(resident, 2) * machine.processors / places;
+    const int64_t most = places > kMostCounted
+                             ? 1
+                             : std::clamp(std::min(e.steps / least, company), int64_t(1), kMostSplits);
     for (int64_t s = 1; s <= most; ++s) {
       const double block = double(up(e.steps, s) * e.step) * (t.rows * t.cols / t.speed) / rate;
       double time = rounds(places * s, machine.processors, resident) * block;
-      if (s > 1) time += kLaunch + double(s * e.m * e.n) * 8 / kBytes;  // sums are written and read once more
+      if (s > 1) time += kCount + add_up(places, s * t.rows * t.cols * 4, machine.processors);
       if (Plan& shortest = s > 1 ? split : best; time < shortest.time) shortest = {i, s, time};
     }
   }

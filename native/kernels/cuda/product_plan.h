@@ -18,8 +18,10 @@ inline constexpr int kSimtStep = 16;
 inline constexpr Tile kSimtTile = {64, 64, 1.0f};
 /// product_mma.cu: tensor cores; steps of 32.
 inline constexpr int kMmaStep = 32;
-inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 0.4f}, {64, 32, 0.45f}};
+inline constexpr int kNarrow = 32;  // columns of a tile for low-rank factors, which it reads as they are, float32
+inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 0.4f}, {64, kNarrow, 0.45f}};
 inline constexpr int kTileCount = int(std::size(kTiles));
+inline constexpr int64_t kMostCounted = 4096;  // tiles of c whose pieces can be counted
 
 /// c [m,n] of an inner size that is `steps` steps of `step` numbers.
 struct Extent {
@@ -33,7 +35,7 @@ struct Machine {
 
 struct Plan {
   int tile = 0;
-  int64_t splits = 1;  // of the inner dimension, whose sums are added in a second kernel
+  int64_t splits = 1;  // of the inner dimension, whose sums the last block of a tile adds up
   double time = 0;     // microseconds, as the model has it
 };
 /// `cores`: on tensor cores (kTiles), else in float32 (kSimtTile).

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
   SHARED(float, shared);  // a and b, twice; at the end a tile of c
   const Place at = place(j, kSide, kSide);
   const int tm = int(threadIdx.x) / 8 * 4, tn = int(threadIdx.x) % 8 * 4;
-  float total[4][8] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];
+  float total[8][4] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];
   auto read = [&](int t) {
     bool first = t < j.tiles;
     int64_t inner = int64_t(first ? t : t - j.tiles) * kSimtStep;
@@ -77,18 +77,19 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
 #pragma unroll
       for (int r = 0; r < 4; ++r)
 #pragma unroll
-        for (int c = 0; c < 8; ++c) total[r][c] += sum[r][c], sum[r][c] = 0;
+        for (int c = 0; c < 8; ++c) total[2 * r + c / 4][c % 4] += sum[r][c], sum[r][c] = 0;
     }
     __syncthreads();
   }
+  if (!collect<kSimtThreads>(j.splits, at.tile, at.split, total)) return;
   if constexpr (form != Form::tn) {
-    if (!j.part && !plain(j)) {
+    if (!plain(j)) {
 #pragma unroll
       for (int r = 0; r < 4; ++r)
 #pragma unroll
-        for (int c = 0; c < 8; c += 4)
-          *reinterpret_cast<float4*>(shared + (tm + r) * kPitch + tn + c * 8) = make_float4(
-              total[r][c], total[r][c + 1], total[r][c + 2], total[r][c + 3]);
+        for (int c = 0; c < 2; ++c)
+          *reinterpret_cast<float4*>(shared + (tm + r) * kPitch + tn + c * 32) = make_float4(
+              total[2 * r + c][0], total[2 * r + c][1], total[2 * r + c][2], total[2 * r + c][3]);
       __syncthreads();
       return complete_tile<kSide, kSide, kPitch, kSimtThreads>(j, at, shared);
     }
@@ -96,7 +97,8 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
 #pragma unroll
   for (int r = 0; r < 4; ++r)
 #pragma unroll
-    for (int c = 0; c < 8; ++c) store(j, at, at.row + tm + r, at.col + tn + c % 4 + c / 4 * 32, total[r][c]);
+    for (int c = 0; c < 8; ++c)
+      store(j, at.row + tm + r, at.col + tn + c % 4 + c / 4 * 32, total[2 * r + c / 4][c % 4]);
 }
 
 auto kernel_of(Form form) {

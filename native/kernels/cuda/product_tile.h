@@ -1,9 +1,9 @@
 // What the kernels of a matrix product share: matrices as they are read, tiles of c and of the inner dimension, and how
 // results are stored.
 #pragma once
-#include "kernels/cuda/product_plan.h"
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/pieces.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/product_plan.h"
 
 namespace mt::cuda {
 
@@ -63,7 +63,7 @@ __device__ inline void fetch(const Operand& o, int64_t row, int64_t col, float (
 // ---- a product, cut up ----
 
 /// Tiles of the inner dimension count through the first pair and then the second. A split is a run of `per_split` of
-/// them; where there are several, each writes its sums into `part`, and they are added in order.
+/// them; where there are several, they are the pieces of a tile of c.
 struct Job {
   Operand a, b, a2, b2;
   void* c;
@@ -74,8 +74,8 @@ struct Job {
   const void* residual;
   void* before;
   bool gelu;
-  bool quads;   // four neighbours of c, of residual and of before, the first in a column of a multiple of 4, likewise
-  float* part;  // [splits, m, n], or null: one split, which writes c
+  bool quads;  // four neighbours of c, of residual and of before, the first in a column of a multiple of 4, likewise
+  Pieces splits;
   int64_t m, n;
   int tiles, more;  // of the first pair, of the second
   int per_split;
@@ -84,13 +84,17 @@ struct Job {
 
 /// What a block computes. Blocks side by side share columns of b, which is the weight.
 struct Place {
-  int64_t row, col;
+  int64_t row, col, tile;
   int split, begin, end;
 };
 __device__ inline Place place(const Job& j, int rows, int cols) {
-  const int64_t i = blockIdx.x;
-  const int split = int(i / (j.tiles_m * j.tiles_n)), begin = split * j.per_split, all = j.tiles + j.more;
-  return {i % j.tiles_m * rows, i / j.tiles_m % j.tiles_n * cols, split, begin,
+  const int64_t tiles = j.tiles_m * j.tiles_n, tile = blockIdx.x % tiles;
+  const int split = int(blockIdx.x / tiles), begin = split * j.per_split, all = j.tiles + j.more;
+  return {tile % j.tiles_m * rows,
+          tile / j.tiles_m * cols,
+          tile,
+          split,
+          begin,
           all - begin > j.per_split ? begin + j.per_split : all};
 }
 
@@ -105,20 +109,14 @@ __device__ inline void write(const Job& j, void* to, int64_t i, float y) {
 __device__ inline float value(const Job& j, int64_t col, float sum) {
   return j.alpha * sum + (j.bias ? j.bias[col] : 0.0f);
 }
-__device__ inline void store(const Job& j, const Place& at, int64_t row, int64_t col, float sum) {
-  if (row >= j.m || col >= j.n) return;
-  if (j.part) j.part[(at.split * j.m + row) * j.n + col] = sum;
-  else write(j, j.c, row * j.n + col, value(j, col, sum));
+__device__ inline void store(const Job& j, int64_t row, int64_t col, float sum) {
+  if (row < j.m && col < j.n) write(j, j.c, row * j.n + col, value(j, col, sum));
 }
 /// Two neighbours in a row, the first in an even column.
-__device__ inline void store2(const Job& j, const Place& at, int64_t row, int64_t col, float x, float y) {
+__device__ inline void store2(const Job& j, int64_t row, int64_t col, float x, float y) {
   if (!j.pairs || row >= j.m || col >= j.n) {
-    store(j, at, row, col, x);
-    return store(j, at, row, col + 1, y);
-  }
-  if (j.part) {
-    *reinterpret_cast<float2*>(j.part + (at.split * j.m + row) * j.n + col) = make_float2(x, y);
-    return;
+    store(j, row, col, x);
+    return store(j, row, col + 1, y);
   }
   x = value(j, col, x);
   y = value(j, col + 1, y);
@@ -205,8 +203,8 @@ int simt_blocks(Form form);
 int mma_blocks(Form form, int tile);
 /// product_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
 void few_rows(const Job& j);
-/// product.cu: c from the sums of `splits` pieces in j.part.
-void finish(const Job& j, int64_t splits);
+/// product.cu: c from a·b [m,n], which another kernel has formed.
+void finish(const Job& j, const float* sums);
 Job job(const Product& p);
 /// A matrix, or where that is wanted its rows rounded to bfloat16 and padded to a multiple of 8 elements.
 class Packed {
