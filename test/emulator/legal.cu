@@ -5,6 +5,7 @@
 #include "kernels/cuda/port.h"
 #include "kernels.h"
 #include "host.h"
+#include "kernels/cuda/pieces.h"
 
 namespace mt::cuda {
 namespace {
@@ -225,6 +226,63 @@ std::string numbers() {
   return "";
 }
 
+/// Thread 0 asks twice in a row; threads from n on are gone.
+__global__ void asked(int* out, int yes, int n) {
+  if (int(threadIdx.x) >= n) return;
+  const bool some = __syncthreads_or(int(threadIdx.x) == yes), none = __syncthreads_or(0);
+  atomicAdd(out, some && !none ? 1 : 0);
+}
+std::string questions() {
+  for (int n : {1, 33, 96})
+    for (int yes : {0, n - 1, n}) {
+      Device<int> out(std::vector<int>{0});
+      launch(asked, 1, 96, 0, out.p, yes, n);
+      if (std::string e = failure(); !e.empty()) return e;
+      if (int got = out.read()[0]; got != (yes < n ? n : 0)) return text(got, " of ", n, " threads heard ", yes);
+    }
+  return "";
+}
+
+/// A summand whose sums depend on their order.
+__device__ float summand(int64_t piece, int64_t at) {
+  return float((piece * 7919 + at * 104729) % 2003 - 1000) * (piece % 3 ? 1.0f : 1e-5f);
+}
+template <int n>
+__global__ void pieced(Pieces p, int places, float* y) {
+  const int place = int(blockIdx.x) % places, piece = int(blockIdx.x) / places;
+  const auto at = [&](int i, int e) { return ((int64_t(place) * n + i) * 64 + threadIdx.x) * 4 + e; };
+  float sum[n][4];
+  for (int i = 0; i < n; ++i)
+    for (int e = 0; e < 4; ++e) sum[i][e] = summand(piece, at(i, e));
+  if (!collect<64>(p, place, piece, sum)) return;
+  for (int i = 0; i < n; ++i)
+    for (int e = 0; e < 4; ++e) y[at(i, e)] += sum[i][e];
+}
+/// The pieces of every place are added once, in their order, and the counters are 0 for whoever comes next.
+template <int n>
+std::string pieces_of() {
+  constexpr int places = 5;
+  Device<unsigned> counters(std::vector<unsigned>(places + 1, 0));
+  for (int count : {1, 2, 7, 32}) {
+    const int64_t each = int64_t(n) * 64 * 4;
+    Device<float> sums(size_t(places * count * each)), y(std::vector<float>(size_t(places * each), 0.0f));
+    launch(pieced<n>, dim3(unsigned(places * count)), 64, 0, Pieces{count, sums.p, counters.p}, places, y.p);
+    if (std::string e = failure(); !e.empty()) return e;
+    const auto got = y.read();
+    for (size_t i = 0; i < got.size(); ++i) {
+      float want = 0;
+      for (int piece = 0; piece < count; ++piece) want += summand(piece, int64_t(i));
+      if (got[i] != want) return text("sum ", i, " of ", count, " pieces: ", got[i], " for ", want);
+    }
+    if (counters.read() != std::vector<unsigned>(places + 1, 0)) return text("counters after ", count, " pieces");
+  }
+  return "";
+}
+std::string pieces() {
+  std::string e = pieces_of<1>();
+  return e.empty() ? pieces_of<32>() : e;
+}
+
 }  // namespace
 }  // namespace mt::cuda
 
@@ -235,4 +293,6 @@ const std::vector<Case> legal_cases = {
     {"early exit, atomics", mt::cuda::exits},
     {"every place once", mt::cuda::visits},
     {"numbers", mt::cuda::numbers},
+    {"__syncthreads_or", mt::cuda::questions},
+    {"pieces of a sum", mt::cuda::pieces},
 };
