@@ -12,7 +12,7 @@ const modules = [
   'native',
   'tensor/tensor',
   'tensor/device',
-  'tensor/graph',
+  'tensor/cuda-graph',
   'tensor/profile',
   'tensor/scope',
   'tensor/tape',
