@@ -18,7 +18,7 @@ const modules = [
   'tensor/tape',
   'ops/copy',
   'ops/elementwise',
-  'ops/gemm',
+  'ops/linear',
   'ops/random',
   'ops/embedding',
   'ops/lora',
