@@ -4,8 +4,8 @@
  */
 
 // Open, ask, train, evaluate
-export { openVideoModel, ask, type AskOptions, type Question, type VideoModel } from './session/ask.js'
-export { openBundle, type Bundle } from './session/bundle.js'
+export { openModel, type AskOptions, type Model, type OpenOptions, type Question } from './session/model.js'
+export type { Checkpoint } from './session/checkpoint.js'
 export {
   accuracy,
   evaluate,
@@ -56,16 +56,13 @@ export {
   type TrainedParameter,
 } from './adapter/parameters.js'
 export {
-  loadAdapter,
   readAdapterInfo,
   saveAdapter,
-  type AdapterBase,
   type AdapterInfo,
   type AdapterMeta,
 } from './adapter/save.js'
 
 // The image model
-export { loadModel, type LoadedModel } from './session/model.js'
 export { ImageModel, trainAll, type QFormerText, type TextRows, type VideoAdapter } from './models/image-model.js'
 export { parseModelConfig, readModelConfig } from './checkpoint/config.js'
 export type { LanguageConfig } from './models/language.js'

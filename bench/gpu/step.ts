@@ -6,7 +6,7 @@ import { performance } from 'node:perf_hooks'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
 import { generate } from '../../lib/session/generate.js'
-import { loadModel } from '../../lib/session/model.js'
+import { loadImageModel } from '../../lib/session/checkpoint.js'
 import type { ImageModel } from '../../lib/models/image-model.js'
 import { cast } from '../../lib/ops/copy.js'
 import { Random } from '../../lib/ops/random.js'
@@ -33,7 +33,7 @@ async function steps(
   graphs: boolean,
   count: number,
 ): Promise<{ losses: number[]; parameters: number[] }> {
-  const { model } = await loadModel(folder, { device: on })
+  const model = await loadImageModel(folder, { device: on })
   return scope(async () => {
     const t = trainerOf(model, tinyAdapter, inputsOf(model, tinySizes), graphs)
     const losses: number[] = []
@@ -130,7 +130,7 @@ async function open(): Promise<Worker<Timed>> {
     const { free } = devices().cuda.devices[0]!
     if (!quick && !model && free < 24e9)
       throw new Error(`needs 24 GB of free device memory, there are ${(free / 1e9).toFixed(1)}`)
-    return (model ??= quick ? (await loadModel(folder, { device })).model : randomModel(device, 'bfloat16'))
+    return (model ??= quick ? await loadImageModel(folder, { device }) : randomModel(device, 'bfloat16'))
   }
   const configOf = (s: Sizes): object => (quick ? { ...tinyAdapter, frames: s.T } : { frames: s.T })
 

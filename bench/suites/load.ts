@@ -6,7 +6,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
-import { loadModel } from '../../lib/session/model.js'
+import { loadImageModel } from '../../lib/session/checkpoint.js'
 import type { ImageModel } from '../../lib/models/image-model.js'
 import { full } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
@@ -106,7 +106,7 @@ export async function run(bench: Bench): Promise<void> {
         row.us.push(1000 * (performance.now() - start))
         row.peakBytes = Math.max(row.peakBytes, bench.peak() - before)
       }
-      const { model } = await loadModel(folder, { device: bench.device, precision: dtype })
+      const model = await loadImageModel(folder, { device: bench.device, precision: dtype })
       syncBlocking()
       note('open a checkpoint')
       use(model)

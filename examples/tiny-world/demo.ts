@@ -8,15 +8,12 @@ import { dirname, join, relative } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
-import { loadAdapter } from '../../lib/adapter/save.js'
 import { countTrained } from '../../lib/adapter/parameters.js'
 import { Bar, interruptible, Interrupted, percent, table } from '../../lib/cli/common.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
 import { InputError, invalid } from '../../lib/errors.js'
-import { ask } from '../../lib/session/ask.js'
-import { openBundle, type Bundle } from '../../lib/session/bundle.js'
+import { openModel } from '../../lib/session/model.js'
 import { accuracy, evaluate, type Prediction } from '../../lib/eval/evaluate.js'
-import { Features } from '../../lib/session/features.js'
 import { readTrainConfig } from '../../lib/train/config.js'
 import { train } from '../../lib/train/loop.js'
 import { VIDEO_TASKS } from './questions.js'
@@ -25,6 +22,7 @@ import { renderClips, renderStills, type Order } from './render.js'
 const here = dirname(fileURLToPath(import.meta.url))
 const root = join(here, '..', '..')
 const out = join(root, 'demo-out')
+const checkpoint = join(here, 'checkpoint')
 
 /** Clips of each split, and the seed that all of them follow from. */
 const SEED = 7
@@ -79,17 +77,10 @@ async function learn(name: string): Promise<string> {
   }
 }
 
-async function predict(
-  bundle: Bundle,
-  samples: readonly Sample[],
-  frames: number,
-  adapter?: string,
-): Promise<Prediction[]> {
-  const loaded = adapter === undefined ? undefined : await loadAdapter(adapter, bundle)
-  const features = new Features(bundle, { frames, sampling: { kind: 'uniform' }, cache: join(out, 'features') })
+async function predict(samples: readonly Sample[], frames: number, adapter?: string): Promise<Prediction[]> {
+  using model = await openModel(checkpoint, { adapter })
   const predictions: Prediction[] = []
-  for await (const p of evaluate(bundle, features, samples, { adapter: loaded, signal })) predictions.push(p)
-  loaded?.dispose()
+  for await (const p of evaluate(model, samples, { frames, cache: join(out, 'features'), signal })) predictions.push(p)
   return predictions
 }
 
@@ -144,63 +135,54 @@ async function main(json: string | undefined): Promise<void> {
   const withoutMqt = await learn('without-mqt')
 
   console.log('\nevaluating on held-out clips')
-  const bundle = await openBundle(join(here, 'checkpoint'))
-  try {
-    const {
-      adapter: { frames },
-    } = await readTrainConfig(join(here, 'full.yaml'))
-    const rows: Record<string, Prediction[]> = {
-      majority: majority(training, test),
-      untrained: await predict(bundle, test, frames),
-      withoutMqt: await predict(bundle, test, frames, withoutMqt),
-      full: await predict(bundle, test, frames, full),
-      shuffled: await predict(bundle, shuffled, frames, full),
-      oneFrame: await predict(bundle, oneFrame, frames, full),
-    }
-    const still = accuracy(await predict(bundle, stills, 1)).overall.accuracy
-    const result: Result = {
-      overall: { chance: chance(test) },
-      tasks: Object.fromEntries(VIDEO_TASKS.map((t) => [t, { chance: chance(test.filter((s) => s.task === t)) }])),
-    }
-    for (const [name, predictions] of Object.entries(rows)) {
-      const a = accuracy(predictions)
-      result.overall[name] = a.overall.accuracy
-      for (const t of VIDEO_TASKS) result.tasks[t]![name] = a.tasks[t]!.accuracy
-    }
-    result.overall.still = still
-    console.log(
-      `\n${table([['accuracy in %', ...VIDEO_TASKS, 'overall'], ...Object.keys(TITLES).map((k) => [TITLES[k]!, ...[...VIDEO_TASKS.map((t) => result.tasks[t]![k]!), result.overall[k]!].map((x) => (100 * x).toFixed(1))])])}`,
-    )
-    console.log(
-      `The untrained image model answers ${percent(still)} of ${stills.length} held-out questions about still images.`,
-    )
-    await show(bundle, full, test)
-    console.log(
-      `\n${((performance.now() - start) / 60_000).toFixed(1)} minutes in all. The clips are in ${relative(process.cwd(), out) || '.'}, the adapters in its folders full and without-mqt.`,
-    )
-    if (json !== undefined)
-      await writeFile(json, `${JSON.stringify(result, null, 2)}\n`).catch((error: unknown) =>
-        Promise.reject(invalid('--json', 'a file that can be written', error)),
-      )
-  } finally {
-    bundle.model.dispose()
+  const {
+    adapter: { frames },
+  } = await readTrainConfig(join(here, 'full.yaml'))
+  const rows: Record<string, Prediction[]> = {
+    majority: majority(training, test),
+    untrained: await predict(test, frames),
+    withoutMqt: await predict(test, frames, withoutMqt),
+    full: await predict(test, frames, full),
+    shuffled: await predict(shuffled, frames, full),
+    oneFrame: await predict(oneFrame, frames, full),
   }
+  const still = accuracy(await predict(stills, 1)).overall.accuracy
+  const result: Result = {
+    overall: { chance: chance(test) },
+    tasks: Object.fromEntries(VIDEO_TASKS.map((t) => [t, { chance: chance(test.filter((s) => s.task === t)) }])),
+  }
+  for (const [name, predictions] of Object.entries(rows)) {
+    const a = accuracy(predictions)
+    result.overall[name] = a.overall.accuracy
+    for (const t of VIDEO_TASKS) result.tasks[t]![name] = a.tasks[t]!.accuracy
+  }
+  result.overall.still = still
+  console.log(
+    `\n${table([['accuracy in %', ...VIDEO_TASKS, 'overall'], ...Object.keys(TITLES).map((k) => [TITLES[k]!, ...[...VIDEO_TASKS.map((t) => result.tasks[t]![k]!), result.overall[k]!].map((x) => (100 * x).toFixed(1))])])}`,
+  )
+  console.log(
+    `The untrained image model answers ${percent(still)} of ${stills.length} held-out questions about still images.`,
+  )
+  await show(full, test)
+  console.log(
+    `\n${((performance.now() - start) / 60_000).toFixed(1)} minutes in all. The clips are in ${relative(process.cwd(), out) || '.'}, the adapters in its folders full and without-mqt.`,
+  )
+  if (json !== undefined)
+    await writeFile(json, `${JSON.stringify(result, null, 2)}\n`).catch((error: unknown) =>
+      Promise.reject(invalid('--json', 'a file that can be written', error)),
+    )
 }
 
 /** One question, as a user would ask it. */
-async function show(bundle: Bundle, folder: string, test: readonly Sample[]): Promise<void> {
+async function show(folder: string, test: readonly Sample[]): Promise<void> {
   const sample = test.find((s) => s.task === 'direction')!
-  const adapter = await loadAdapter(folder, bundle)
+  using model = await openModel(checkpoint, { adapter: folder })
   const at = (path: string): string => relative(process.cwd(), path)
   console.log(
-    `\n$ npx mtransllama ask --model ${at(join(here, 'checkpoint'))} --adapter ${at(folder)} --video ${at(sample.video)} --prompt "${sample.prompt}"`,
+    `\n$ npx mtransllama ask --model ${at(checkpoint)} --adapter ${at(folder)} --video ${at(sample.video)} --prompt "${sample.prompt}"`,
   )
-  try {
-    for await (const piece of ask({ bundle, adapter, dispose() {} }, sample, { signal })) process.stdout.write(piece)
-    console.log(`   (the answer is: ${sample.answer})`)
-  } finally {
-    adapter.dispose()
-  }
+  for await (const piece of model.ask(sample, { signal })) process.stdout.write(piece)
+  console.log(`   (the answer is: ${sample.answer})`)
 }
 
 const program = new Command('demo')

@@ -4,8 +4,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { readManifest } from '../../lib/data/manifest.js'
-import { openBundle } from '../../lib/session/bundle.js'
-import { accuracy, evaluate, type Accuracy, type Prediction } from '../../lib/eval/evaluate.js'
+import { openCheckpoint } from '../../lib/session/checkpoint.js'
+import { accuracy, predictSamples, type Accuracy, type Prediction } from '../../lib/eval/evaluate.js'
 import { Features } from '../../lib/session/features.js'
 import { groups } from './pretrain-batch.js'
 import { answered } from './pretrain-steps.js'
@@ -23,18 +23,19 @@ export interface Scores {
 /** Held-out questions: 4 of each of `images` stills, and as many about four of them. */
 export async function scores(folder: string, seed: number, images: number): Promise<Scores> {
   const temporary = await mkdtemp(join(tmpdir(), 'tiny-world-'))
-  const bundle = await openBundle(folder)
+  const checkpoint = await openCheckpoint(folder)
   try {
     const samples = await readManifest(await renderStills({ dir: temporary, seed, split: 'held-out', stills: images }))
     const predictions: Prediction[] = []
-    const seen = new Features(bundle, { frames: 1, sampling: { kind: 'first' } })
-    for await (const prediction of evaluate(bundle, seen, samples, { batch: 64 })) predictions.push(prediction)
+    const seen = new Features(checkpoint, { frames: 1, sampling: { kind: 'first' } })
+    for await (const prediction of predictSamples(checkpoint, seen, samples, { batch: 64 }))
+      predictions.push(prediction)
     const one = accuracy(predictions)
 
     const right: { task: string; correct: boolean }[] = []
     for (let i = 0; i < images / 16; i++) {
       const batch = groups(seed, `held-out groups ${i}`, { images: 16, each: 0, several: 64 }, 4, 0)
-      const correct = await answered(bundle.model, batch)
+      const correct = await answered(checkpoint.model, batch)
       right.push(...correct.map((c, k) => ({ task: batch.questions[k]!.task, correct: c })))
     }
     const count = (list: typeof right): Accuracy => {
@@ -48,10 +49,10 @@ export async function scores(folder: string, seed: number, images: number): Prom
         ...count(right),
         tasks: Object.fromEntries(tasks.map((t) => [t, count(right.filter((r) => r.task === t))])),
       },
-      parameters: [...bundle.model.weights.values()].reduce((n, t) => n + t.size, 0),
+      parameters: [...checkpoint.model.weights.values()].reduce((n, t) => n + t.size, 0),
     }
   } finally {
-    bundle.model.dispose()
+    checkpoint.model.dispose()
     await rm(temporary, { recursive: true })
   }
 }

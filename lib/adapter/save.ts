@@ -48,7 +48,7 @@ export const ADAPTER_FOLDER: FolderKind = {
 
 /** The origin of an adapter. */
 export interface AdapterMeta {
-  /** {@link LoadedModel.fingerprint} of the base model. */
+  /** Fingerprint of the base model's weights. */
   fingerprint: string
   /** Name of the base model for people and for PEFT: a hub name, or that of its folder. */
   base: string
@@ -62,8 +62,8 @@ export interface AdapterMeta {
  */
 export type AdapterInfo = AdapterMeta & { config: AdapterConfig; counts: GroupCount[]; createdBy: string }
 
-/** What has to be known of the loaded base model; a LoadedModel has it. */
-export type AdapterBase = {
+/** What has to be known of the open base model. */
+export interface Base {
   model: { config: ModelConfig; device?: Device }
   plan: { folder: string }
   fingerprint: string
@@ -243,7 +243,7 @@ export async function readAdapterInfo(folder: string): Promise<AdapterInfo> {
  * and
  *   for a tensor that is not finite
  */
-export async function loadAdapter(folder: string, base: AdapterBase): Promise<Adapter> {
+export async function loadAdapter(folder: string, base: Base): Promise<Adapter> {
   const adapter = await loadSaved(folder, base)
   for (const [name, t] of adapter.parameters) {
     if (((await t.data()) as Float32Array).every(Number.isFinite)) continue
@@ -256,7 +256,7 @@ export async function loadAdapter(folder: string, base: AdapterBase): Promise<Ad
 }
 
 /** The same for a run that is resumed, whose tensors may not be finite: its next step reports that. */
-export async function loadSaved(folder: string, base: AdapterBase): Promise<Adapter> {
+export async function loadSaved(folder: string, base: Base): Promise<Adapter> {
   const at = await findFolder(folder)
   const before = await identity(at)
   const { config: model } = base.model

@@ -1,7 +1,7 @@
 /** `mtransllama ask --model DIR --adapter DIR --video FILE --prompt "…"`: streams the answer. */
 import type { Command } from 'commander'
 import { invalid } from '../errors.js'
-import { ask, openVideoModel } from '../session/ask.js'
+import { openModel } from '../session/model.js'
 import { count } from './eval.js'
 import { chosen, computes, interruptible, type Where } from './common.js'
 
@@ -56,14 +56,10 @@ export function register(program: Command): void {
       }
       const maxTokens = count('--max-tokens', o.maxTokens)
       const where = chosen(o)
-      const model = await openVideoModel(o.model, o.adapter, where)
-      where.say(model.bundle)
+      const model = await openModel(o.model, { ...where, adapter: o.adapter })
+      where.say(model.checkpoint)
       try {
-        for await (const piece of ask(
-          model,
-          { ...clip, prompt: o.prompt, dialogue: o.dialogue },
-          { maxTokens, signal },
-        ))
+        for await (const piece of model.ask({ ...clip, prompt: o.prompt, dialogue: o.dialogue }, { maxTokens, signal }))
           process.stdout.write(piece)
         process.stdout.write('\n')
       } finally {

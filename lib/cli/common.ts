@@ -26,7 +26,7 @@ export const computes = (command: Command): Command =>
 export function chosen({ device, precision }: Where): {
   device: Device
   precision: Precision
-  say(bundle: { notes: readonly string[] }): void
+  say(assumed: { notes: readonly string[] }): void
 } {
   if (precision !== 'float32' && precision !== 'bfloat16')
     throw invalid('--precision', 'float32 or bfloat16', precision)

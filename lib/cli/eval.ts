@@ -1,11 +1,10 @@
 /** `mtransllama eval --model DIR [--adapter DIR] --data MANIFEST` */
 import type { Command } from 'commander'
-import { loadAdapter } from '../adapter/save.js'
 import type { Sampling } from '../data/frames.js'
 import { readManifest } from '../data/manifest.js'
 import { InputError, invalid } from '../errors.js'
-import { openBundle } from '../session/bundle.js'
-import { accuracy, evaluate, type Prediction, type Unpredicted } from '../eval/evaluate.js'
+import { openModel } from '../session/model.js'
+import { accuracy, predictSamples, type Prediction, type Unpredicted } from '../eval/evaluate.js'
 import { Features } from '../session/features.js'
 import { PredictionFile, runName } from '../eval/predictions.js'
 import { Bar, chosen, computes, interruptible, percent, table, type Where } from './common.js'
@@ -58,14 +57,14 @@ export function register(program: Command): void {
       if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to go on with', new Error('none'))
       const samples = await readManifest(o.data)
       const where = chosen(o)
-      const bundle = await openBundle(o.model, where)
-      where.say(bundle)
+      const model = await openModel(o.model, { ...where, adapter: o.adapter })
+      const { checkpoint, adapter } = model
+      where.say(checkpoint)
       const { signal, done } = interruptible(
         o.output === undefined ? 'stopping' : `stopping; what is predicted is in ${o.output}, and --resume goes on`,
       )
       try {
-        const adapter = o.adapter === undefined ? undefined : await loadAdapter(o.adapter, bundle)
-        const features = new Features(bundle, {
+        const features = new Features(checkpoint, {
           frames: asked ?? adapter?.config.frames ?? 4,
           sampling: choice,
           cache: o.cache,
@@ -73,7 +72,7 @@ export function register(program: Command): void {
         const file =
           o.output === undefined
             ? undefined
-            : await PredictionFile.open(o.output, await runName(bundle, adapter, features.options), samples, {
+            : await PredictionFile.open(o.output, await runName(checkpoint, adapter, features.options), samples, {
                 resume: o.resume ?? false,
               })
         const [predictions, unpredicted]: [Prediction[], Unpredicted[]] = [file?.predictions ?? [], []]
@@ -85,7 +84,7 @@ export function register(program: Command): void {
             await file?.add(line)
             progress()
           }
-          for await (const p of evaluate(bundle, features, file?.left ?? samples, {
+          for await (const p of predictSamples(checkpoint, features, file?.left ?? samples, {
             adapter,
             batch,
             signal,
@@ -99,7 +98,6 @@ export function register(program: Command): void {
           bar.stop()
         }
         await file?.finish()
-        adapter?.dispose()
         if (predictions.length) {
           const { overall, tasks } = accuracy(predictions)
           const row = (name: string, a: typeof overall): string[] => [
@@ -117,7 +115,7 @@ export function register(program: Command): void {
         }
       } finally {
         done()
-        bundle.model.dispose()
+        model.dispose()
       }
     })
 }

@@ -48,8 +48,8 @@ export function register(program: Command): void {
             device: where.device,
             precision: where.precision,
             graphs,
-            onStart({ counts, samples, steps, adapter, bundle }) {
-              where.say(bundle)
+            onStart({ counts, samples, steps, adapter, model }) {
+              where.say(model.checkpoint)
               const rows = [
                 ['trained', 'tensors', 'parameters'],
                 ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')]),

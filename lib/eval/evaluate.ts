@@ -10,11 +10,12 @@ import { concat, narrow, reshape } from '../ops/views.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import type { Bundle } from '../session/bundle.js'
+import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, imageTextConfig, textRows, type Encoded, type TextConfig } from '../session/encode.js'
-import type { Features } from '../session/features.js'
+import { Features, type FeatureOptions } from '../session/features.js'
 import { notFinite, NotFiniteError } from '../session/finite.js'
 import { generate } from '../session/generate.js'
+import type { Model } from '../session/model.js'
 import { checkedVisual } from '../session/visual.js'
 
 /** The model's answer to a sample, and whether it is right. */
@@ -38,10 +39,8 @@ export interface Unpredicted {
   error: string
 }
 
-/** How samples are evaluated. */
-export interface EvaluateOptions {
-  /** Absent: the image model, its visual tokens averaged over frames. */
-  adapter?: Adapter | undefined
+/** How samples are predicted. */
+export interface PredictOptions {
   /** Samples at a time. Default 16. */
   batch?: number
   /** Most tokens of an open answer. Default 64. */
@@ -53,6 +52,9 @@ export interface EvaluateOptions {
    */
   onUnpredicted?: ((sample: Unpredicted) => void | Promise<void>) | undefined
 }
+
+/** How samples are evaluated: predictions, and the frames of their clips. */
+export interface EvaluateOptions extends PredictOptions, Partial<FeatureOptions> {}
 
 /** Which answers count as equal: letter case, surrounding space and a final full stop do not matter. */
 export const sameAnswer = (a: string, b: string): boolean => normal(a) === normal(b)
@@ -82,26 +84,41 @@ export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRow
 }
 
 /**
- * Predicts every sample, in order. Finished predictions are yielded before an error or the signal ends it.
+ * Predicts every sample, in order, with the model's adapter where it has one, else as the image model, its visual
+ * tokens averaged over frames. Finished predictions are yielded before an error or the signal ends it.
  *
- * @throws InputError naming the sample: for one that cannot be used, unless {@link EvaluateOptions.onUnpredicted} hears
+ * @param options `frames` of a clip: by default those the adapter was trained with, else 4; `sampling`: by default
+ *   uniform
+ * @throws InputError naming the sample: for one that cannot be used, unless {@link PredictOptions.onUnpredicted} hears
  *   of it, and for visual tokens, losses or scores that are not finite
  */
-export async function* evaluate(
-  bundle: Bundle,
+export function evaluate(
+  { checkpoint, adapter }: Model,
+  samples: readonly Sample[],
+  { frames = adapter?.config.frames ?? 4, sampling = { kind: 'uniform' }, ...options }: EvaluateOptions = {},
+): AsyncGenerator<Prediction, void> {
+  return predictSamples(checkpoint, new Features(checkpoint, { ...options, frames, sampling }), samples, {
+    ...options,
+    adapter,
+  })
+}
+
+/** {@link evaluate} for an adapter that need not be the model's, such as one in training. */
+export async function* predictSamples(
+  checkpoint: Checkpoint,
   features: Features,
   samples: readonly Sample[],
-  options: EvaluateOptions = {},
+  options: PredictOptions & { adapter?: Adapter | undefined } = {},
 ): AsyncGenerator<Prediction, void> {
   const { adapter, batch = 16, signal } = options
-  const config: TextConfig = adapter?.config ?? imageTextConfig(bundle, features.options.frames)
+  const config: TextConfig = adapter?.config ?? imageTextConfig(checkpoint, features.options.frames)
   for (let at = 0; at < samples.length; at += batch) {
     signal?.throwIfAborted()
-    const ready = await usable(bundle, features, samples.slice(at, at + batch), config, options)
+    const ready = await usable(checkpoint, features, samples.slice(at, at + batch), config, options)
     if (!ready.length) continue
     const predicted: Prediction[] = []
     const failure = await scope(() =>
-      noGrad(() => predict(bundle, features, ready, config, options, adapter, predicted)),
+      noGrad(() => predictBatch(checkpoint, features, ready, config, options, adapter, predicted)),
     ).then(
       () => undefined,
       (error: unknown) => ({ error }),
@@ -113,17 +130,17 @@ export async function* evaluate(
 
 /** The samples whose texts fit and whose clips can be read. */
 async function usable(
-  bundle: Bundle,
+  checkpoint: Checkpoint,
   features: Features,
   samples: readonly Sample[],
   config: TextConfig,
-  { onUnpredicted, signal }: EvaluateOptions,
+  { onUnpredicted, signal }: PredictOptions,
 ): Promise<Sample[]> {
   const ready: Sample[] = []
   for (const sample of samples) {
     signal?.throwIfAborted()
     try {
-      for (const answer of sample.choices ?? [undefined]) encode(bundle, config, sample, answer)
+      for (const answer of sample.choices ?? [undefined]) encode(checkpoint, config, sample, answer)
       await features.of(sample)
       ready.push(sample)
     } catch (error) {
@@ -136,32 +153,32 @@ async function usable(
 }
 
 /** Adds the prediction of each sample to `predicted` as soon as it is known. */
-async function predict(
-  bundle: Bundle,
+async function predictBatch(
+  checkpoint: Checkpoint,
   features: Features,
   samples: readonly Sample[],
   config: TextConfig,
-  options: EvaluateOptions,
+  options: PredictOptions,
   adapter: Adapter | undefined,
   predicted: Prediction[],
 ): Promise<void> {
-  const { model } = bundle
-  const encoded = samples.map((s) => encode(bundle, config, s, undefined))
-  const visual = await checkedVisual(bundle, features, samples, encoded, adapter)
-  const answers = await closedAnswers(bundle, samples, encoded, visual, config)
+  const { model } = checkpoint
+  const encoded = samples.map((s) => encode(checkpoint, config, s, undefined))
+  const visual = await checkedVisual(checkpoint, features, samples, encoded, adapter)
+  const answers = await closedAnswers(checkpoint, samples, encoded, visual, config)
   for (const [i, sample] of samples.entries()) {
     const losses = answers.get(i)
     const prediction = await forSample(sample, async () => {
       const odd = losses && Object.entries(losses).find(([, loss]) => !Number.isFinite(loss))
       if (odd) {
-        const text = textRows([encode(bundle, config, sample, odd[0])], bundle.special.padId)
+        const text = textRows([encode(checkpoint, config, sample, odd[0])], checkpoint.special.padId)
         throw await notFinite(`the loss of ${JSON.stringify(odd[0])} is`, {
           model,
           adapter,
           again: (observe) => model.hidden(narrow(visual, 0, i, 1), text, { observe }),
         })
       }
-      return losses ? best(losses) : openAnswer(bundle, narrow(visual, 0, i, 1), encoded[i]!, options)
+      return losses ? best(losses) : openAnswer(checkpoint, narrow(visual, 0, i, 1), encoded[i]!, options)
     })
     predicted.push({
       id: sample.id,
@@ -177,18 +194,18 @@ async function predict(
 
 /** The losses of every choice of the closed questions among the samples, all in one pass of the language model. */
 async function closedAnswers(
-  bundle: Bundle,
+  checkpoint: Checkpoint,
   samples: readonly Sample[],
   encoded: readonly Encoded[],
   visual: Tensor,
   config: TextConfig,
 ): Promise<Map<number, Record<string, number>>> {
-  const { model, special } = bundle
+  const { model, special } = checkpoint
   const rows = samples.flatMap((s, i) =>
     (s.choices ?? []).map((choice) => ({
       i,
       choice,
-      encoded: { ...encode(bundle, config, s, choice), qformer: encoded[i]!.qformer },
+      encoded: { ...encode(checkpoint, config, s, choice), qformer: encoded[i]!.qformer },
     })),
   )
   const result = new Map<number, Record<string, number>>()
@@ -221,15 +238,15 @@ function best(losses: Record<string, number>): string {
 }
 
 async function openAnswer(
-  bundle: Bundle,
+  checkpoint: Checkpoint,
   visual: Tensor,
   { prompt }: Encoded,
-  { maxTokens, signal }: EvaluateOptions,
+  { maxTokens, signal }: PredictOptions,
 ): Promise<string> {
   const ids: number[] = []
-  for await (const id of generate(bundle.model, visual, prompt, { maxTokens, eosIds: bundle.eosIds, signal }))
+  for await (const id of generate(checkpoint.model, visual, prompt, { maxTokens, eosIds: checkpoint.eosIds, signal }))
     ids.push(id)
-  return bundle.tokenizer.decode(ids).trim()
+  return checkpoint.tokenizer.decode(ids).trim()
 }
 
 /** How many answers were right, of how many. */

@@ -7,21 +7,21 @@ import type { Sample } from '../data/manifest.js'
 import { InputError, invalid, show } from '../errors.js'
 import { readText } from '../files/text.js'
 import { writeFileAtomic } from '../files/atomic.js'
-import type { Bundle } from '../session/bundle.js'
+import type { Checkpoint } from '../session/checkpoint.js'
 import type { Prediction, Unpredicted } from './evaluate.js'
 import type { FeatureOptions } from '../session/features.js'
 
 /** A name of everything but the samples that predictions depend on: weights, adapter, precision, sampling of frames. */
 export async function runName(
-  bundle: Bundle,
+  checkpoint: Checkpoint,
   adapter: Adapter | undefined,
   { frames, sampling }: FeatureOptions,
 ): Promise<string> {
   const hash = createHash('sha256').update(
     JSON.stringify([
-      bundle.fingerprint,
-      bundle.preprocessor,
-      bundle.model.precision,
+      checkpoint.fingerprint,
+      checkpoint.preprocessor,
+      checkpoint.model.precision,
       frames,
       sampling,
       adapter?.config ?? null,

@@ -4,7 +4,7 @@ import { Adapter } from '../adapter/adapter.js'
 import { adapterConfigFromGolden } from '../adapter/config.js'
 import { generate } from '../session/generate.js'
 import { logits } from '../models/decoder.js'
-import { loadModel } from '../session/model.js'
+import { loadImageModel } from '../session/checkpoint.js'
 import { answerTokens, type ImageModel, type QFormerText, type TextRows } from '../models/image-model.js'
 import { narrow } from '../ops/views.js'
 import { keep, scope } from '../tensor/scope.js'
@@ -57,7 +57,7 @@ async function greedy(model: ImageModel, visual: Tensor, text: TextRows, c: Gold
 }
 
 export async function imageCase(c: GoldenCase, score: Score): Promise<void> {
-  const { model } = await loadModel(join(c.folder, c.config.base), { device: c.device })
+  const model = await loadImageModel(join(c.folder, c.config.base), { device: c.device })
   try {
     await scope(() =>
       noGrad(async () => {
@@ -99,7 +99,7 @@ export async function videoCase(c: GoldenCase, score: Score): Promise<void> {
   const [inputs, params] = await Promise.all(
     [c.config.inputs, c.config.params].map((file: string) => GoldenCase.read(c.folder, file, c.device)),
   )
-  const { model } = await loadModel(join(c.folder, c.config.base), { device: c.device })
+  const model = await loadImageModel(join(c.folder, c.config.base), { device: c.device })
   const config = adapterConfigFromGolden(c.config.config, c.config.T)
   const masks = (name: string) =>
     c.has(name) ? { size: c.get(name).shape[0]!, bits: Uint8Array.from(c.get(name).data) } : undefined

@@ -8,7 +8,7 @@ import { tensor } from '../tensor/tensor.js'
 import { answerIds, promptIds, promptRoom, qformerIds, routeText, type SampleText } from '../text/prompts.js'
 import { checkIds } from '../text/tokenizer.js'
 import { visualTokens } from '../adapter/config.js'
-import type { Bundle } from './bundle.js'
+import type { Checkpoint } from './checkpoint.js'
 
 /** What decides where a text goes and how long it may be. */
 export type TextConfig = Pick<CheckedAdapterConfig, 'fusion' | 'lateText' | 'text' | 'aggregate' | 'frames'>
@@ -22,8 +22,8 @@ export interface Encoded {
 }
 
 /** How the untrained image model reads a sample: the text in the Q-Former where that has a text path. */
-export function imageTextConfig(bundle: Bundle, frames: number): TextConfig {
-  const { hasText, maxPositions } = bundle.model.config.qformer
+export function imageTextConfig(checkpoint: Checkpoint, frames: number): TextConfig {
+  const { hasText, maxPositions } = checkpoint.model.config.qformer
   return {
     fusion: hasText,
     lateText: 'prompt',
@@ -41,7 +41,7 @@ export function imageTextConfig(bundle: Bundle, frames: number): TextConfig {
  *   model, for a text that holds the mark of a picture, and for an id without a row in the embedding
  */
 export function encode(
-  bundle: Bundle,
+  checkpoint: Checkpoint,
   config: TextConfig,
   sample: SampleText & { id?: string },
   answer = sample.answer,
@@ -54,7 +54,7 @@ export function encode(
       tokenizer,
       qformerTokenizer,
       special,
-    } = bundle
+    } = checkpoint
     const routed = routeText(sample, config)
     const ids = answer === undefined ? [] : answerIds(tokenizer, answer, special)
     if (ids.length === 1)

@@ -8,7 +8,7 @@ import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { Observe } from '../models/finder.js'
-import type { Bundle } from './bundle.js'
+import type { Checkpoint } from './checkpoint.js'
 import { notFinite } from './finite.js'
 import { sizeOf } from '../shape.js'
 
@@ -32,7 +32,7 @@ export class Features {
   readonly #disk: FeatureCache | undefined
 
   constructor(
-    readonly bundle: Bundle,
+    readonly checkpoint: Checkpoint,
     readonly options: FeatureOptions,
   ) {
     this.#disk = options.cache === undefined ? undefined : new FeatureCache(options.cache)
@@ -40,7 +40,7 @@ export class Features {
 
   /** [T,K_V,D_v] */
   get shape(): number[] {
-    const { tokens, hiddenSize } = this.bundle.model.config.vision
+    const { tokens, hiddenSize } = this.checkpoint.model.config.vision
     return [this.options.frames, tokens, hiddenSize]
   }
 
@@ -61,7 +61,7 @@ export class Features {
       preprocessor,
       visionFingerprint,
       model: { precision },
-    } = this.bundle
+    } = this.checkpoint
     const here = clipKey(clip)
     const held = this.#memory.get(here)
     if (held) {
@@ -99,7 +99,7 @@ export class Features {
   }
 
   async #compute(clip: Clip): Promise<Float32Array> {
-    const { preprocessor, model } = this.bundle
+    const { preprocessor, model } = this.checkpoint
     const { frames: count, sampling, timeout } = this.options
     const frames = await readFrames(clip, { frames: count, sampling, timeout, resize: preprocessor })
     const [t, s] = [frames.length, model.config.vision.imageSize]

@@ -1,53 +1,153 @@
-/** Opens a Hugging Face folder as an image model. */
-import { invalid } from '../errors.js'
-import {
-  assertComplete,
-  fingerprint,
-  planCheckpoint,
-  visionFingerprint,
-  type CheckpointPlan,
-} from '../checkpoint/plan.js'
-import { loadWeights } from './weights.js'
-import { ImageModel } from '../models/image-model.js'
-import type { Precision } from '../tensor/dtype.js'
-import { chooseDevice, type DeviceChoice } from '../tensor/device.js'
+/** A model that answers questions about videos: opened once, asked often. */
+import type { Adapter } from '../adapter/adapter.js'
+import { loadAdapter } from '../adapter/save.js'
+import type { Clip, Sampling } from '../data/frames.js'
+import { InputError } from '../errors.js'
+import { keep, scope } from '../tensor/scope.js'
+import { noGrad } from '../tensor/tape.js'
+import type { Tensor } from '../tensor/tensor.js'
+import { openCheckpoint, type Checkpoint, type LoadOptions } from './checkpoint.js'
+import { encode, imageTextConfig, type Encoded } from './encode.js'
+import { Features } from './features.js'
+import { generate, type GenerateOptions } from './generate.js'
+import { checkedVisual } from './visual.js'
 
-export interface LoadedModel {
-  model: ImageModel
-  plan: CheckpointPlan
-  /** Names this set of weights; adapters remember it. */
-  fingerprint: string
-  /** Names what its vision tower computes; features remember it. */
-  visionFingerprint: string
+/** What a model is opened with. */
+export interface OpenOptions extends LoadOptions {
+  /** Folder of an adapter that was trained on this checkpoint. Absent: the image model answers. */
+  adapter?: string | undefined
 }
 
-export interface LoadOptions {
-  /** float32 copies of all weights, which can be trained. */
-  trained?: boolean
-  /** Where the model computes. Default: the CPU. `cuda` throws where there is none; `auto` takes the CPU then. */
-  device?: DeviceChoice | undefined
-  /** What activations are stored in, default float32. With bfloat16, matrices are too: the fast path of a GPU. */
-  precision?: Precision | undefined
+/** A question about a clip. */
+export interface Question extends Clip {
+  prompt: string
+  /** What is said in the clip: goes to the Q-Former. */
+  dialogue?: string | undefined
+}
+
+/** How a question is answered. */
+export interface AskOptions extends Omit<GenerateOptions, 'eosIds'> {
+  /** Frames of the clip. Default: those the adapter was trained with, else 4. */
+  frames?: number
+  sampling?: Sampling
 }
 
 /**
- * Loads an InstructBLIP or BLIP-2 checkpoint: config.json with model.safetensors, or its shards with their index.
- * Throws an InputError that lists what is missing, wrong or unexpected.
+ * Opens a checkpoint folder (InstructBLIP or BLIP-2 in the Hugging Face layout) and, where `options` name one, an
+ * adapter; on the CPU in float32 unless they say otherwise.
+ *
+ * @throws InputError, with nothing left open, that lists what is missing, wrong or unexpected; and for an adapter of
+ *   another checkpoint
  */
-export async function loadModel(
-  folder: string,
-  { trained = false, device = 'cpu', precision = 'float32' }: LoadOptions = {},
-): Promise<LoadedModel> {
-  if (precision !== 'float32' && precision !== 'bfloat16') throw invalid('precision', 'float32 or bfloat16', precision)
-  if (trained && precision !== 'float32') throw invalid('precision', 'float32, as all weights are trained', precision)
-  const place = chooseDevice(device).device
-  const plan = await planCheckpoint(folder)
-  assertComplete(plan)
-  const weights = await loadWeights(plan, { trained, device: place, precision })
-  return {
-    model: new ImageModel(plan.config, weights, precision),
-    plan,
-    fingerprint: await fingerprint(plan),
-    visionFingerprint: await visionFingerprint(plan),
+export async function openModel(folder: string, { adapter, ...options }: OpenOptions = {}): Promise<Model> {
+  const model = new Model(await openCheckpoint(folder, options))
+  try {
+    if (adapter !== undefined) await model.loadAdapter(adapter)
+    return model
+  } catch (error) {
+    model.dispose()
+    throw error
+  }
+}
+
+const disposed = (): InputError => new InputError('model: this one was disposed; open it again with openModel().')
+
+/** An open checkpoint, and the adapter that makes a video model of it. Made by {@link openModel}. */
+export class Model {
+  #checkpoint: Checkpoint | undefined
+  #adapter: Adapter | undefined
+  /** Questions whose visual tokens are being computed: they need the adapter that they began with. */
+  readonly #seeing = new Set<Promise<unknown>>()
+
+  /** Takes the checkpoint over. */
+  constructor(checkpoint: Checkpoint) {
+    this.#checkpoint = checkpoint
+  }
+
+  /** The open checkpoint: image model, tokenizers, preprocessing. Throws once the model was disposed. */
+  get checkpoint(): Checkpoint {
+    if (!this.#checkpoint) throw disposed()
+    return this.#checkpoint
+  }
+  /** Absent: the image model answers, its visual tokens averaged over frames. */
+  get adapter(): Adapter | undefined {
+    return this.#adapter
+  }
+
+  /**
+   * Takes an adapter in place of the one that there is. Questions that are being answered go on with the old one.
+   *
+   * @param folder an adapter that was trained on this checkpoint
+   * @throws InputError where it cannot be used; the one before stays
+   */
+  async loadAdapter(folder: string): Promise<void> {
+    const loaded = await loadAdapter(folder, this.checkpoint)
+    if (!this.#checkpoint) {
+      loaded.dispose()
+      throw disposed()
+    }
+    const before = this.#adapter
+    this.#adapter = loaded
+    await Promise.allSettled(this.#seeing)
+    before?.dispose()
+  }
+
+  /**
+   * Answers one question about one clip, piece by piece as words are generated (greedily).
+   *
+   * @throws InputError for a clip that cannot be read, texts that do not fit, and numbers that are not finite; the
+   *   signal's reason once that aborts
+   */
+  async *ask(question: Question, options: AskOptions = {}): AsyncGenerator<string, void> {
+    const { checkpoint } = this
+    const { model, tokenizer, eosIds } = checkpoint
+    const adapter = this.#adapter
+    const frames = options.frames ?? adapter?.config.frames ?? 4
+    const features = new Features(checkpoint, { frames, sampling: options.sampling ?? { kind: 'uniform' } })
+    const encoded = encode(checkpoint, adapter?.config ?? imageTextConfig(checkpoint, frames), {
+      prompt: question.prompt,
+      qformerText: question.dialogue,
+    })
+    const visual = await this.#see(features, question, encoded, adapter)
+    try {
+      const text = tokenizer.stream()
+      let first = true
+      const shown = (piece: string): string => {
+        const out = first ? piece.trimStart() : piece
+        if (out) first = false
+        return out
+      }
+      for await (const id of generate(model, visual, encoded.prompt, { ...options, eosIds })) {
+        const piece = shown(text.push(id))
+        if (piece) yield piece
+      }
+      const rest = shown(text.end())
+      if (rest) yield rest
+    } finally {
+      visual.dispose()
+    }
+  }
+
+  async #see(features: Features, clip: Clip, encoded: Encoded, adapter: Adapter | undefined): Promise<Tensor> {
+    const visual = scope(() =>
+      noGrad(async () => keep(await checkedVisual(this.checkpoint, features, [clip], [encoded], adapter))),
+    )
+    this.#seeing.add(visual)
+    try {
+      return await visual
+    } finally {
+      this.#seeing.delete(visual)
+    }
+  }
+
+  /** Frees weights and adapter. Does nothing the second time. */
+  dispose(): void {
+    this.#adapter?.dispose()
+    this.#checkpoint?.model.dispose()
+    this.#adapter = undefined
+    this.#checkpoint = undefined
+  }
+  [Symbol.dispose](): void {
+    this.dispose()
   }
 }

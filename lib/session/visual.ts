@@ -6,20 +6,20 @@ import type { Observe } from '../models/finder.js'
 import { narrow } from '../ops/views.js'
 import { scope } from '../tensor/scope.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { Bundle } from './bundle.js'
+import type { Checkpoint } from './checkpoint.js'
 import { type Encoded, qformerRows } from './encode.js'
 import type { Features } from './features.js'
 import { isFiniteTensor, notFinite } from './finite.js'
 
 /** Visual tokens of clips, [B,V,D_llm]. @throws InputError where they are not finite, naming the first such sample */
 export async function checkedVisual(
-  bundle: Bundle,
+  checkpoint: Checkpoint,
   features: Features,
   clips: readonly (Clip & { id?: string })[],
   encoded: readonly Encoded[],
   adapter: Adapter | undefined,
 ): Promise<Tensor> {
-  const { model } = bundle
+  const { model } = checkpoint
   const seen = await features.batch(clips)
   const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, observe)
   const visual = see()

@@ -9,8 +9,8 @@ import { countGroups, type GroupCount } from '../adapter/parameters.js'
 import { clipKey } from '../data/frames.js'
 import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError, invalid } from '../errors.js'
-import { openBundle, type Bundle } from '../session/bundle.js'
-import { accuracy, evaluate, type Prediction } from '../eval/evaluate.js'
+import { openModel, type Model } from '../session/model.js'
+import { accuracy, predictSamples, type Prediction } from '../eval/evaluate.js'
 import { Features } from '../session/features.js'
 import { encode } from '../session/encode.js'
 import { firstNotFinite, NotFiniteError } from '../session/finite.js'
@@ -52,7 +52,7 @@ export interface EpochEvent {
 /** Listeners; all are optional, and what they throw ends the run. */
 export interface TrainEvents {
   /** Called once, before the first step: trained parameters by group, samples, and optimiser steps of the whole run. */
-  onStart?(start: { counts: GroupCount[]; samples: number; steps: number; bundle: Bundle; adapter: Adapter }): void
+  onStart?(start: { counts: GroupCount[]; samples: number; steps: number; model: Model; adapter: Adapter }): void
   /** Called while the features of all clips are computed or read. */
   onFeatures?(done: number, total: number): void
   /** Called after each optimiser step. */
@@ -72,13 +72,13 @@ export interface TrainOptions extends TrainEvents {
   signal?: AbortSignal | undefined
   /** Resumes the run whose state is in `config.output`. */
   resume?: boolean
-  /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link loadModel}. */
+  /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link openModel}. */
   device?: DeviceChoice | undefined
   precision?: Precision | undefined
   /** On a CUDA device, whether steps are launched as graphs. Default: true. */
   graphs?: boolean | undefined
-  /** An open bundle to use instead of opening `config.model`; the caller frees it. */
-  bundle?: Bundle
+  /** An open model to use instead of opening `config.model`; its own adapter plays no part, and the caller frees it. */
+  model?: Model | undefined
 }
 
 /** The result of a finished run. */
@@ -99,22 +99,23 @@ export interface TrainResult {
 export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
   const samples = await readManifest(config.data.train)
   const validation = config.data.val === undefined ? undefined : await readManifest(config.data.val)
-  const bundle =
-    options.bundle ?? (await openBundle(config.model, { device: options.device, precision: options.precision }))
+  const model =
+    options.model ?? (await openModel(config.model, { device: options.device, precision: options.precision }))
   try {
     const { seed } = config.train
-    const adapter = new Adapter(bundle.model.config, config.adapter, {
+    const { model: image } = model.checkpoint
+    const adapter = new Adapter(image.config, config.adapter, {
       seed,
-      device: bundle.model.device,
-      masks: await readMasks(config.adapter, '.', { queries: bundle.model.config.numQueryTokens }),
+      device: image.device,
+      masks: await readMasks(config.adapter, '.', { queries: image.config.numQueryTokens }),
     })
     try {
-      return await new Run(config, options, bundle, adapter, samples, validation).run()
+      return await new Run(config, options, model, adapter, samples, validation).run()
     } finally {
       adapter.dispose()
     }
   } finally {
-    if (!options.bundle) bundle.model.dispose()
+    if (!options.model) model.dispose()
   }
 }
 
@@ -145,13 +146,14 @@ class Run {
   constructor(
     private readonly config: TrainConfig,
     private readonly options: TrainOptions,
-    private readonly bundle: Bundle,
+    private readonly model: Model,
     private readonly adapter: Adapter,
     private readonly samples: Sample[],
     private readonly validation: Sample[] | undefined,
   ) {
     const { data, train: t } = config
-    this.features = new Features(bundle, {
+    const { checkpoint } = model
+    this.features = new Features(checkpoint, {
       frames: adapter.config.frames,
       sampling: data.sampling,
       timeout: data.timeout,
@@ -166,7 +168,7 @@ class Run {
       table.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
       { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip },
     )
-    this.trainer = new Trainer(bundle, adapter, this.features, this.optimizer, { graphs: options.graphs })
+    this.trainer = new Trainer(checkpoint, adapter, this.features, this.optimizer, { graphs: options.graphs })
     if (options.onProfile) this.profile = new StepProfile((p) => options.onProfile!(p))
   }
 
@@ -194,7 +196,7 @@ class Run {
       counts: countGroups(this.adapter.table()),
       samples: this.samples.length,
       steps,
-      bundle: this.bundle,
+      model: this.model,
       adapter: this.adapter,
     })
     this.watch = new Watch(() => this.at)
@@ -250,12 +252,12 @@ class Run {
   /** Encodes every text of training and validation, so that one that does not fit is found before the first step. */
   private checkTexts(): void {
     const {
-      bundle,
+      model: { checkpoint },
       adapter: { config },
     } = this
-    for (const sample of this.samples) encode(bundle, config, sample)
+    for (const sample of this.samples) encode(checkpoint, config, sample)
     for (const sample of this.validation ?? [])
-      for (const answer of sample.choices ?? [undefined]) encode(bundle, config, sample, answer)
+      for (const answer of sample.choices ?? [undefined]) encode(checkpoint, config, sample, answer)
   }
 
   /** Computes the features of every clip. Bad clips are collected and reported together; too many end it. */
@@ -327,7 +329,7 @@ class Run {
     if (result.bad === undefined) return result
     let { bad } = result
     if (!this.adapter.parameters.has(bad)) {
-      const weight = await (this.badWeight ??= firstNotFinite(this.bundle.model.weights))
+      const weight = await (this.badWeight ??= firstNotFinite(this.model.checkpoint.model.weights))
       const ids = microBatches.flat().map((s) => JSON.stringify(s.id))
       if (weight === undefined) bad = `${bad} (samples ${ids.slice(0, 4).join(', ')}${ids.length > 4 ? ', …' : ''})`
       else
@@ -371,7 +373,7 @@ class Run {
   private async predictions(samples: readonly Sample[]): Promise<Prediction[]> {
     const all: Prediction[] = []
     this.at = `the validation after step ${this.step}`
-    for await (const p of evaluate(this.bundle, this.features, samples, {
+    for await (const p of predictSamples(this.model.checkpoint, this.features, samples, {
       adapter: this.adapter,
       signal: this.options.signal,
     })) {
@@ -383,8 +385,8 @@ class Run {
 
   private meta(info: object = {}): AdapterMeta {
     return {
-      fingerprint: this.bundle.fingerprint,
-      base: basename(resolve(this.bundle.folder)),
+      fingerprint: this.model.checkpoint.fingerprint,
+      base: basename(resolve(this.model.checkpoint.folder)),
       info: { step: this.step, seed: this.config.train.seed, ...info },
     }
   }
@@ -422,7 +424,7 @@ class Run {
       adapter,
       optimizer,
       config: this.unchanging,
-      base: this.bundle,
+      base: this.model.checkpoint,
     })
     const {
       epoch,

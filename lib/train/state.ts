@@ -10,14 +10,7 @@ import * as fs from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Adapter } from '../adapter/adapter.js'
-import {
-  ADAPTER_FOLDER,
-  adapterFiles,
-  loadSaved,
-  saveAdapter,
-  type AdapterBase,
-  type AdapterMeta,
-} from '../adapter/save.js'
+import { ADAPTER_FOLDER, adapterFiles, loadSaved, saveAdapter, type Base, type AdapterMeta } from '../adapter/save.js'
 import { InputError, invalid, show } from '../errors.js'
 import { readJsonObject } from '../files/json.js'
 import { write } from '../ops/copy.js'
@@ -140,7 +133,7 @@ export async function hasState(dir: string): Promise<boolean> {
  */
 export async function loadState(
   dir: string,
-  { adapter, optimizer, config, base }: Pick<TrainingState, 'adapter' | 'optimizer' | 'config'> & { base: AdapterBase },
+  { adapter, optimizer, config, base }: Pick<TrainingState, 'adapter' | 'optimizer' | 'config'> & { base: Base },
 ): Promise<{ progress: Progress; random: RandomState }> {
   const folder = await findFolder(join(dir, 'last'))
   const path = join(folder, STATE)

@@ -3,7 +3,7 @@
  */
 import type { Adapter } from '../adapter/adapter.js'
 import type { Sample } from '../data/manifest.js'
-import type { Bundle } from '../session/bundle.js'
+import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, qformerRows, textRows, type Encoded } from '../session/encode.js'
 import type { Features } from '../session/features.js'
 import { answerTokens } from '../models/image-model.js'
@@ -36,13 +36,13 @@ export class Trainer {
    *   memory for graphs
    */
   constructor(
-    readonly bundle: Bundle,
+    readonly checkpoint: Checkpoint,
     readonly adapter: Adapter,
     readonly features: Features,
     readonly optimizer: AdamW,
     options: { graphs?: boolean | undefined; graphBytes?: number | undefined } = {},
   ) {
-    const { model } = bundle
+    const { model } = checkpoint
     if (model.device !== 'cpu' && options.graphs !== false)
       this.graphs = new StepGraphs(model, adapter, optimizer, { bytes: options.graphBytes })
   }
@@ -57,9 +57,9 @@ export class Trainer {
    * one step. Where loss or gradient is not finite the step is skipped and the cause named.
    */
   async step(microBatches: readonly (readonly Sample[])[], factor = 1): Promise<StepResult> {
-    const { bundle, adapter, optimizer } = this
-    const encoded = microBatches.map((samples) => samples.map((s) => encode(bundle, adapter.config, s)))
-    const tokens = encoded.reduce((n, batch) => n + answerTokens(textRows(batch, bundle.special.padId)), 0)
+    const { checkpoint, adapter, optimizer } = this
+    const encoded = microBatches.map((samples) => samples.map((s) => encode(checkpoint, adapter.config, s)))
+    const tokens = encoded.reduce((n, batch) => n + answerTokens(textRows(batch, checkpoint.special.padId)), 0)
     optimizer.prepare(factor)
     return scope(async () => {
       try {
@@ -89,7 +89,7 @@ export class Trainer {
     tokens: number,
   ): Promise<Tensor> {
     const {
-      bundle: { model },
+      checkpoint: { model },
       adapter,
       graphs,
       optimizer,
@@ -110,7 +110,7 @@ export class Trainer {
   /** A micro-batch's texts and features as tensors where the model computes. */
   private async inputs(samples: readonly Sample[], encoded: readonly Encoded[], tokens: number): Promise<StepInputs> {
     const {
-      bundle: { model, special },
+      checkpoint: { model, special },
       adapter,
       features,
       graphs,

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { stringify } from 'yaml'
 import { loadAdapter } from '../../lib/adapter/save.js'
 import { readManifest } from '../../lib/data/manifest.js'
-import { openBundle } from '../../lib/session/bundle.js'
+import { openCheckpoint } from '../../lib/session/checkpoint.js'
 import { type Ended, cli, start } from '../support/cli.js'
 import { configOf, jsonLines, makeWorld, type World } from '../support/world.js'
 
@@ -142,11 +142,11 @@ test('Ctrl-C during training: exit 130, the step is finished, and what was learn
     [],
     'nothing half-written is left',
   )
-  const bundle = await openBundle(world.model)
-  const adapter = await loadAdapter(at(name, 'last'), bundle)
+  const checkpoint = await openCheckpoint(world.model)
+  const adapter = await loadAdapter(at(name, 'last'), checkpoint)
   for (const t of adapter.parameters.values()) assert.ok(((await t.data()) as Float32Array).every(Number.isFinite))
   adapter.dispose()
-  bundle.model.dispose()
+  checkpoint.model.dispose()
   assert.is(JSON.parse(readFileSync(at(name, 'last', 'training.json'), 'utf8')).steps, steps, 'it is of the last step')
 })
 

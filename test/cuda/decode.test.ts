@@ -4,7 +4,7 @@ import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Decoder } from '../../lib/session/greedy.js'
 import { generate } from '../../lib/session/generate.js'
-import { loadModel } from '../../lib/session/model.js'
+import { loadImageModel } from '../../lib/session/checkpoint.js'
 import type { ImageModel } from '../../lib/models/image-model.js'
 import { embedTokens, rowsOf } from '../../lib/models/decoder.js'
 import { native } from '../../lib/native.js'
@@ -60,7 +60,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
 
   test(`${kind}: answers are the CPU's, as graphs and without; graphs are made once and used again`, async () => {
     const before = [await settled(), deviceMemory('cuda:0').bytes]
-    const [there, here] = [(await loadModel(folder, { device: 'cuda' })).model, (await loadModel(folder)).model]
+    const [there, here] = [await loadImageModel(folder, { device: 'cuda' }), await loadImageModel(folder)]
     const made = (): number => native().devices().counts?.['graphs'] ?? 0
     const start = made()
     // Lengths on both sides of 64 keys: two graphs serve all of them.
@@ -85,7 +85,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   })
 
   test(`${kind}: two answers at a time, and rows side by side with padding on their left`, async () => {
-    const { model } = await loadModel(folder, { device: 'cuda' })
+    const model = await loadImageModel(folder, { device: 'cuda' })
     const prompts = [
       [1, 17, 23, 5, 9, 30],
       [1, 8],
@@ -132,7 +132,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
   })
 
   test(`${kind} in bfloat16: a graph gives what its launches give one by one, and so does a rerun`, async () => {
-    const { model } = await loadModel(folder, { device: 'cuda', precision: 'bfloat16' })
+    const model = await loadImageModel(folder, { device: 'cuda', precision: 'bfloat16' })
     const [a, b, c] = [
       await answer(model, 7, [1, 9, 4], 70),
       await answer(model, 7, [1, 9, 4], 70),

@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { checkAdapterConfig } from '../../lib/adapter/config.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
-import { openBundle, type Bundle } from '../../lib/session/bundle.js'
+import { openCheckpoint, type Checkpoint } from '../../lib/session/checkpoint.js'
 import { encode } from '../../lib/session/encode.js'
 import { Features } from '../../lib/session/features.js'
 import { native } from '../../lib/native.js'
@@ -24,17 +24,17 @@ const test = cuda.devices.length ? plain : plain.skip
 if (!cuda.devices.length) console.error(`test/cuda/graphs: skipped, since ${cuda.reason}`)
 
 let world: World
-let bundle: Bundle
+let checkpoint: Checkpoint
 let samples: Sample[]
 let features: Features
 plain.before(async () => {
   if (!cuda.devices.length) return
   world = await makeWorld()
-  bundle = await openBundle(world.model, { device: 'cuda' })
+  checkpoint = await openCheckpoint(world.model, { device: 'cuda' })
   samples = await readManifest(world.train)
-  features = new Features(bundle, { frames: 3, sampling: { kind: 'uniform' } })
+  features = new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
 })
-plain.after(() => bundle?.model.dispose())
+plain.after(() => checkpoint?.model.dispose())
 
 /** Keeps the gradients of its last step. */
 class Recorder extends AdamW {
@@ -54,12 +54,12 @@ class Recorder extends AdamW {
 }
 function made(options: { graphs?: boolean; graphBytes?: number } = {}) {
   const { adapter: config } = trainConfig(world, 'none')
-  const adapter = new Adapter(bundle.model.config, config, { seed: 3, device: bundle.model.device })
+  const adapter = new Adapter(checkpoint.model.config, config, { seed: 3, device: checkpoint.model.device })
   const optimizer = new Recorder(
     adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
     { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 5 },
   )
-  const trainer = new Trainer(bundle, adapter, features, optimizer, options)
+  const trainer = new Trainer(checkpoint, adapter, features, optimizer, options)
   const values = async (): Promise<number[]> => {
     const all: number[] = []
     for (const t of adapter.parameters.values()) all.push(...((await t.data()) as Float32Array))
@@ -97,8 +97,8 @@ const batches = (n: number): Sample[][] =>
   )
 /** What an unpadded batch would have as its shape. */
 function shape(batch: Sample[]): string {
-  const config = checkAdapterConfig(trainConfig(world, 'none').adapter, bundle.model.config)
-  const rows = batch.map((s) => encode(bundle, config, s))
+  const config = checkAdapterConfig(trainConfig(world, 'none').adapter, checkpoint.model.config)
+  const rows = batch.map((s) => encode(checkpoint, config, s))
   const longest = (of: (r: (typeof rows)[number]) => number): number => Math.max(...rows.map(of))
   return [
     longest((r) => r.prompt.length + r.answer.length),
@@ -121,7 +121,7 @@ const graphsSoFar = (): number => (syncBlocking(), native().devices().counts!['g
       for (let epoch = 1; epoch <= 2; epoch++) {
         for (const i of shuffled(data.length, 7, epoch)) {
           // A trainer that is new has seen no shape yet.
-          const one = graphs ? trainer : new Trainer(bundle, adapter, features, optimizer)
+          const one = graphs ? trainer : new Trainer(checkpoint, adapter, features, optimizer)
           losses.push((await one.step([data[i]!])).loss)
           if (!graphs) one.dispose()
         }
@@ -212,13 +212,13 @@ test('graphs share memory: many take hardly more than the largest, and all of it
     const url = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href)
     const code = (steps: string): string => `
     const { Trainer } = await import(${url('../../lib/train/trainer.ts')}); const { Adapter } = await import(${url('../../lib/adapter/adapter.ts')})
-    const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openBundle } = await import(${url('../../lib/session/bundle.ts')})
+    const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openCheckpoint } = await import(${url('../../lib/session/checkpoint.ts')})
     const { Features } = await import(${url('../../lib/session/features.ts')}); const { readManifest } = await import(${url('../../lib/data/manifest.ts')})
     const { parseAdapterConfig } = await import(${url('../../lib/adapter/config.ts')})
-    const bundle = await openBundle(${JSON.stringify(world.model)}, { device: 'cuda' })
-    const adapter = new Adapter(bundle.model.config, parseAdapterConfig({ frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }, 'config'), { device: 'cuda:0' })
+    const checkpoint = await openCheckpoint(${JSON.stringify(world.model)}, { device: 'cuda' })
+    const adapter = new Adapter(checkpoint.model.config, parseAdapterConfig({ frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }, 'config'), { device: 'cuda:0' })
     const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name) })), { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0 })
-    const trainer = new Trainer(bundle, adapter, new Features(bundle, { frames: 3, sampling: { kind: 'uniform' } }), optimizer)
+    const trainer = new Trainer(checkpoint, adapter, new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } }), optimizer)
     const batch = (await readManifest(${JSON.stringify(world.train)})).slice(0, 2)
     const counts = () => { m.syncBlocking(); return m.native().devices().counts }
     const step = () => trainer.step([batch]).then((r) => r.loss, (e) => e.message)

@@ -4,8 +4,8 @@ import * as assert from 'uvu/assert'
 import { join } from 'node:path'
 import { loadAdapter } from '../../lib/adapter/save.js'
 import { readManifest } from '../../lib/data/manifest.js'
-import { openBundle } from '../../lib/session/bundle.js'
-import { evaluate } from '../../lib/eval/evaluate.js'
+import { openCheckpoint } from '../../lib/session/checkpoint.js'
+import { predictSamples } from '../../lib/eval/evaluate.js'
 import { Features } from '../../lib/session/features.js'
 import { deviceMemory, devices, type DeviceChoice } from '../../lib/tensor/device.js'
 import { memory, sync } from '../../lib/tensor/tensor.js'
@@ -59,17 +59,17 @@ test('a graph gives the bits of its operators one by one; so does a rerun', asyn
   const { Trainer } = await import('../../lib/train/trainer.js')
   const { Adapter } = await import('../../lib/adapter/adapter.js')
   const { AdamW } = await import('../../lib/train/optimizer.js')
-  const bundle = await openBundle(world.model, { device: 'cuda' })
+  const checkpoint = await openCheckpoint(world.model, { device: 'cuda' })
   const config = trainConfig(world, 'none')
   const samples = await readManifest(world.train)
-  const features = new Features(bundle, { frames: 3, sampling: { kind: 'uniform' } })
+  const features = new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
   const run = async (graphs: boolean): Promise<number[]> => {
-    const adapter = new Adapter(bundle.model.config, config.adapter, { seed: 3, device: bundle.model.device })
+    const adapter = new Adapter(checkpoint.model.config, config.adapter, { seed: 3, device: checkpoint.model.device })
     const optimizer = new AdamW(
       adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
       { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05 },
     )
-    const trainer = new Trainer(bundle, adapter, features, optimizer, { graphs })
+    const trainer = new Trainer(checkpoint, adapter, features, optimizer, { graphs })
     const out: number[] = []
     // Widths are the same with and without graphs only if they are multiples already, so the texts are compared by one
     // batch.
@@ -88,24 +88,24 @@ test('a graph gives the bits of its operators one by one; so does a rerun', asyn
   assert.equal(a, b)
   const error = relativeError(a, c)
   assert.ok(error <= 1e-5, `with and without graphs differ by ${error}`)
-  bundle.model.dispose()
+  checkpoint.model.dispose()
 })
 
 test('an adapter trained on the GPU answers the same on the CPU', async () => {
   const { result } = await losses('there', { device: 'cuda' }, { train: { epochs: 2 } })
   const answers = async (device: DeviceChoice): Promise<number[]> => {
-    const bundle = await openBundle(world.model, { device })
-    const adapter = await loadAdapter(result.last, bundle)
+    const checkpoint = await openCheckpoint(world.model, { device })
+    const adapter = await loadAdapter(result.last, checkpoint)
     const out: number[] = []
-    for await (const p of evaluate(
-      bundle,
-      new Features(bundle, { frames: 3, sampling: { kind: 'uniform' } }),
+    for await (const p of predictSamples(
+      checkpoint,
+      new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } }),
       await readManifest(world.val),
       { adapter },
     ))
       out.push(...Object.values(p.losses!))
     adapter.dispose()
-    bundle.model.dispose()
+    checkpoint.model.dispose()
     return out
   }
   const error = relativeError(await answers('cuda'), await answers('cpu'))
@@ -130,13 +130,13 @@ test('bfloat16: losses near those of float32 all the way', async () => {
     const url = (path: string): string => JSON.stringify(new URL(path, import.meta.url).href)
     const code = `
     const { Trainer } = await import(${url('../../lib/train/trainer.ts')}); const { Adapter } = await import(${url('../../lib/adapter/adapter.ts')})
-    const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openBundle } = await import(${url('../../lib/session/bundle.ts')})
+    const { AdamW } = await import(${url('../../lib/train/optimizer.ts')}); const { openCheckpoint } = await import(${url('../../lib/session/checkpoint.ts')})
     const { Features } = await import(${url('../../lib/session/features.ts')}); const { readManifest } = await import(${url('../../lib/data/manifest.ts')})
     const { parseAdapterConfig } = await import(${url('../../lib/adapter/config.ts')})
-    const bundle = await openBundle(${JSON.stringify(world.model)}, { device: 'cuda' })
-    const adapter = new Adapter(bundle.model.config, parseAdapterConfig({ frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }, 'config'), { device: 'cuda:0' })
+    const checkpoint = await openCheckpoint(${JSON.stringify(world.model)}, { device: 'cuda' })
+    const adapter = new Adapter(checkpoint.model.config, parseAdapterConfig({ frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }, 'config'), { device: 'cuda:0' })
     const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name) })), { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0 })
-    const trainer = new Trainer(bundle, adapter, new Features(bundle, { frames: 3, sampling: { kind: 'uniform' } }), optimizer)
+    const trainer = new Trainer(checkpoint, adapter, new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } }), optimizer)
     const samples = await readManifest(${JSON.stringify(join(world.train))})
     const small = samples.slice(0, 2), big = Array.from({ length: 12 }, () => samples).flat()
     await trainer.step([small]); await m.sync()

@@ -10,10 +10,10 @@ import { parseAdapterConfig } from '../../lib/adapter/config.js'
 import { loadAdapter, saveAdapter } from '../../lib/adapter/save.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
 import { InputError } from '../../lib/errors.js'
-import { ask, openVideoModel } from '../../lib/session/ask.js'
-import { openBundle, type Bundle } from '../../lib/session/bundle.js'
+import { openCheckpoint, type Checkpoint } from '../../lib/session/checkpoint.js'
+import { openModel } from '../../lib/session/model.js'
 import { encode, imageTextConfig } from '../../lib/session/encode.js'
-import { evaluate, type EvaluateOptions, type Prediction, type Unpredicted } from '../../lib/eval/evaluate.js'
+import { predictSamples, type Prediction, type Unpredicted } from '../../lib/eval/evaluate.js'
 import { Features } from '../../lib/session/features.js'
 import { PredictionFile } from '../../lib/eval/predictions.js'
 import { full, write } from '../../lib/ops/copy.js'
@@ -23,14 +23,14 @@ import { poison } from '../support/poison.js'
 import { jsonLines, makeWorld, writeCheckpoint, type World } from '../support/world.js'
 
 let world: World
-let bundle: Bundle
+let checkpoint: Checkpoint
 let samples: Sample[]
 test.before(async () => {
   world = await makeWorld()
-  bundle = await openBundle(world.model)
+  checkpoint = await openCheckpoint(world.model)
   samples = await readManifest(world.val)
 })
-test.after(() => bundle.model.dispose())
+test.after(() => checkpoint.model.dispose())
 
 const at = (...parts: string[]): string => join(world.root, ...parts)
 async function failure(act: () => Promise<unknown>): Promise<string> {
@@ -43,9 +43,13 @@ async function failure(act: () => Promise<unknown>): Promise<string> {
   }
   return assert.unreachable('nothing was thrown') as never
 }
-async function predict(of: Sample[], options: EvaluateOptions = {}, on = bundle): Promise<Prediction[]> {
+async function predict(
+  of: Sample[],
+  options: Parameters<typeof predictSamples>[3] = {},
+  on = checkpoint,
+): Promise<Prediction[]> {
   const all: Prediction[] = []
-  for await (const p of evaluate(on, new Features(on, { frames: 2, sampling: { kind: 'uniform' } }), of, options))
+  for await (const p of predictSamples(on, new Features(on, { frames: 2, sampling: { kind: 'uniform' } }), of, options))
     all.push(p)
   return all
 }
@@ -66,7 +70,7 @@ function manifest(name: string, changes: Record<number, object>): string {
 // clips
 
 test('texts that cannot be used are known before anything is computed, with line and sample', async () => {
-  const config = imageTextConfig(bundle, 2)
+  const config = imageTextConfig(checkpoint, 2)
   const long = Array(200).fill('circle').join(' ')
   const of = async (name: string, changes: object): Promise<Sample> =>
     (await readManifest(manifest(name, { 1: { choices: undefined, ...changes } })))[1]!
@@ -84,29 +88,29 @@ test('texts that cannot be used are known before anything is computed, with line
   ] as const) {
     // The tiny world's tokenizer has no mark of a picture; newer checkpoints do.
     const tokenizer = {
-      ...bundle.tokenizer,
-      idOf: (t: string) => (t === '<image>' ? 3 : bundle.tokenizer.idOf(t)),
+      ...checkpoint.tokenizer,
+      idOf: (t: string) => (t === '<image>' ? 3 : checkpoint.tokenizer.idOf(t)),
       encode: (text: string, o?: object) =>
-        (text.includes('<image>') ? [3] : []).concat(bundle.tokenizer.encode(text.replace('<image>', ''), o)),
+        (text.includes('<image>') ? [3] : []).concat(checkpoint.tokenizer.encode(text.replace('<image>', ''), o)),
     }
     const sample = await of(`${name}.jsonl`, changes)
     assert.match(
-      await failure(async () => encode({ ...bundle, tokenizer }, config, sample)),
+      await failure(async () => encode({ ...checkpoint, tokenizer }, config, sample)),
       new RegExp(`^\\S+${name}\\.jsonl, line 2, sample "[^"]+": ${sentence.source}`),
     )
   }
-  const empty = { ...bundle.tokenizer, encode: () => [] }
+  const empty = { ...checkpoint.tokenizer, encode: () => [] }
   assert.match(
-    await failure(async () => encode({ ...bundle, tokenizer: empty }, config, samples[0]!)),
+    await failure(async () => encode({ ...checkpoint, tokenizer: empty }, config, samples[0]!)),
     /^\S+, line 1, sample "[^"]+": answer: expected a text of at least one token/,
   )
 })
 
 test('an id without a row in the embedding is found with its text and token, in every text', async () => {
-  const { config } = bundle.model
-  const small = (language: number, qformer: number): Bundle => ({
-    ...bundle,
-    model: Object.create(bundle.model, {
+  const { config } = checkpoint.model
+  const small = (language: number, qformer: number): Checkpoint => ({
+    ...checkpoint,
+    model: Object.create(checkpoint.model, {
       config: {
         value: {
           ...config,
@@ -116,10 +120,10 @@ test('an id without a row in the embedding is found with its text and token, in 
       },
     }),
   })
-  const text = imageTextConfig(bundle, 2)
+  const text = imageTextConfig(checkpoint, 2)
   const sample = samples[0]!
   const most = (ids: number[]): number => Math.max(...ids)
-  const whole = encode(bundle, text, sample)
+  const whole = encode(checkpoint, text, sample)
   for (const [ids, field, on] of [
     [whole.prompt, 'prompt', small(most(whole.prompt), 999)],
     [whole.qformer!, '(prompt|qformerText) for the Q-Former', small(999, most(whole.qformer!))],
@@ -150,7 +154,7 @@ test('ids that every batch uses are checked when the model is opened', async () 
     config.text_config[`${key}_id`] = id
     writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
     assert.match(
-      await failure(() => openBundle(folder)),
+      await failure(() => openCheckpoint(folder)),
       new RegExp(`the ${key} of the language model tokenizer has the id ${id}, but the embedding has 97 rows`),
     )
   }
@@ -197,21 +201,21 @@ for (const weight of [
     mkdirSync(folder)
     await writeCheckpoint(folder)
     await poison(join(folder, 'model.safetensors'), weight)
-    const model = await openVideoModel(folder)
+    const model = await openModel(folder)
     const sentence = new RegExp(
       `(is|are) not finite: the weight ${weight.replaceAll('.', '\\.')} holds a NaN or an infinity; the checkpoint is damaged`,
     )
     const first = `${samples[0]!.id}`
     for (const of of [samples, open(samples)]) {
       const message = await failure(() =>
-        predict(of, { onUnpredicted: () => assert.unreachable('no sample is to blame') }, model.bundle),
+        predict(of, { onUnpredicted: () => assert.unreachable('no sample is to blame') }, model.checkpoint),
       )
       assert.match(message, sentence)
       assert.match(message, new RegExp(`sample "${first}": `))
     }
     assert.match(
       await failure(async () => {
-        for await (const _ of ask(model, samples[0]!));
+        for await (const _ of model.ask(samples[0]!));
       }),
       sentence,
     )
@@ -221,7 +225,7 @@ for (const weight of [
 
 test('an adapter that is not finite is not loaded, and one in memory decides nothing', async () => {
   for (const [i, name] of ['layer.1.spatial.q.lora_A', 'temporal_position'].entries()) {
-    const adapter = new Adapter(bundle.model.config, parseAdapterConfig({ frames: 2, lora: { r: 2 } }))
+    const adapter = new Adapter(checkpoint.model.config, parseAdapterConfig({ frames: 2, lora: { r: 2 } }))
     scope(() => write(adapter.parameters.get(name)!, full(adapter.parameters.get(name)!.shape, i ? NaN : -Infinity)))
     assert.match(
       await failure(() => predict(samples, { adapter })),
@@ -229,9 +233,9 @@ test('an adapter that is not finite is not loaded, and one in memory decides not
         `sample "[^"]+": the visual tokens are not finite: the trained tensor ${name.replaceAll('.', '\\.')} holds a NaN`,
       ),
     )
-    await saveAdapter(at(`odd${i}`), adapter, { fingerprint: bundle.fingerprint, base: 'tiny' })
+    await saveAdapter(at(`odd${i}`), adapter, { fingerprint: checkpoint.fingerprint, base: 'tiny' })
     assert.match(
-      await failure(() => loadAdapter(at(`odd${i}`), bundle)),
+      await failure(() => loadAdapter(at(`odd${i}`), checkpoint)),
       new RegExp(`odd${i}: the trained tensor ${name.replaceAll('.', '\\.')} holds a NaN or an infinity`),
     )
     adapter.dispose()

@@ -92,12 +92,12 @@ test('npm install of the tarball builds the addon with node-gyp where there is n
   })
   assert.ok(existsSync(join(installed, 'build', 'Release', 'mtransllama.node')))
   assert.not(existsSync(join(installed, 'build', 'CMakeCache.txt')), 'by node-gyp')
-  run(app, process.execPath, [join(installed, 'native', 'build.mjs')])
+  run(app, process.execPath, [join(installed, 'scripts', 'build.mjs')])
 })
 
 const program = `
-import { ask, backward, InputError, linear, loadModel, memory, openVideoModel, parseTrainConfig, Random, scope, sumDim, sync, tensor, train } from 'mtransllama'
-import type { Adapter, AdapterConfig, Sample, Tensor, TrainConfig } from 'mtransllama'
+import { backward, InputError, linear, memory, openModel, parseTrainConfig, Random, scope, sumDim, sync, tensor, train } from 'mtransllama'
+import type { Adapter, AdapterConfig, Model, Sample, Tensor, TrainConfig } from 'mtransllama'
 
 const loss: number = await scope(async () => {
   const w: Tensor = new Random(1).normal([3, 2]).requireGrad('w')
@@ -113,9 +113,9 @@ const loss: number = await scope(async () => {
   console.log(one.shape)
 }
 await sync()
-const refused: unknown = await loadModel('/nowhere').catch((e: unknown) => e)
+const refused: unknown = await openModel('/nowhere').catch((e: unknown) => e)
 console.log(Number.isFinite(loss), memory().tensors, refused instanceof InputError)
-export type Public = [Adapter, AdapterConfig, Sample, TrainConfig, typeof ask, typeof openVideoModel, typeof parseTrainConfig, typeof train]
+export type Public = [Adapter, AdapterConfig, Sample, TrainConfig, Model, typeof parseTrainConfig, typeof train]
 `
 const strict = {
   target: 'es2022',

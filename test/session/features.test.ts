@@ -6,7 +6,7 @@ import { cpSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Precision } from '../../lib/tensor/dtype.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
-import { openBundle } from '../../lib/session/bundle.js'
+import { openCheckpoint } from '../../lib/session/checkpoint.js'
 import { Features } from '../../lib/session/features.js'
 import { poison } from '../support/poison.js'
 import { makeWorld, type World } from '../support/world.js'
@@ -31,13 +31,13 @@ const entries = (): number =>
 
 /** Features through the shared cache and without one. */
 async function both(folder: string, precision: Precision = 'float32'): Promise<[Float32Array, Float32Array]> {
-  const bundle = await openBundle(folder, { precision })
+  const checkpoint = await openCheckpoint(folder, { precision })
   const options = { frames: 2, sampling: { kind: 'uniform' } } as const
   const found: [Float32Array, Float32Array] = [
-    await new Features(bundle, { ...options, cache: cache() }).of(clip),
-    await new Features(bundle, options).of(clip),
+    await new Features(checkpoint, { ...options, cache: cache() }).of(clip),
+    await new Features(checkpoint, options).of(clip),
   ]
-  bundle.model.dispose()
+  checkpoint.model.dispose()
   return found
 }
 const json = (folder: string, name: string, change: (value: any) => void): void => {

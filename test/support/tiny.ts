@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Adapter, type GivenMasks } from '../../lib/adapter/adapter.js'
 import { adapterConfigFromGolden } from '../../lib/adapter/config.js'
-import { loadModel } from '../../lib/session/model.js'
+import { loadImageModel } from '../../lib/session/checkpoint.js'
 import type { ImageModel, QFormerText, TextRows } from '../../lib/models/image-model.js'
 import type { DeviceChoice } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
@@ -48,7 +48,7 @@ export async function openTiny(kind: TinyKind, seed: number, change: (tiny: Tiny
   const tiny = change(tinyCheckpoint(kind, seed))
   const folder = temporaryFolder('tiny')
   writeTiny(folder, tiny)
-  const { model } = await loadModel(folder, { device: (process.env.MT_TEST_DEVICE ?? 'cpu') as DeviceChoice })
+  const model = await loadImageModel(folder, { device: (process.env.MT_TEST_DEVICE ?? 'cpu') as DeviceChoice })
   return { kind, config: tiny.config, folder, oracle: oracleModel(tiny.tensors, tiny.config), native: model }
 }
 

@@ -15,7 +15,7 @@ test('50 times load, compute, dispose: memory() is equal and RSS flat', () => {
     writeTiny(folder, tinyCheckpoint('instructblip', 11))
     const lib = (name: string): string => JSON.stringify(new URL(`../../lib/${name}.ts`, import.meta.url).href)
     const code = `
-      const { loadModel } = await import(${lib('session/model')})
+      const { loadImageModel } = await import(${lib('session/checkpoint')})
       const { memory, sync } = await import(${lib('tensor/tensor')})
       const { scope } = await import(${lib('tensor/scope')})
       const { noGrad } = await import(${lib('tensor/tape')})
@@ -23,7 +23,7 @@ test('50 times load, compute, dispose: memory() is equal and RSS flat', () => {
       const { vitForward } = await import(${lib('models/vit')})
       const rss = [], bytes = []
       for (let i = 0; i < 60; i++) {
-        const { model } = await loadModel(${JSON.stringify(folder)}, { trained: i % 2 === 1 })
+        const model = await loadImageModel(${JSON.stringify(folder)}, { trained: i % 2 === 1 })
         const size = model.config.vision.imageSize
         await scope(() => noGrad(async () => (await vitForward(model.vision, new Random(i).normal([2, 3, size, size])).data()).length))
         model.dispose()

@@ -7,32 +7,36 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { renderStills } from '../../examples/tiny-world/render.js'
 import { readManifest } from '../../lib/data/manifest.js'
-import { openBundle } from '../../lib/session/bundle.js'
-import { accuracy, evaluate, type Prediction } from '../../lib/eval/evaluate.js'
+import { openCheckpoint } from '../../lib/session/checkpoint.js'
+import { accuracy, predictSamples, type Prediction } from '../../lib/eval/evaluate.js'
 import { Features } from '../../lib/session/features.js'
 
-const checkpoint = fileURLToPath(new URL('../../examples/tiny-world/checkpoint', import.meta.url))
+const folder = fileURLToPath(new URL('../../examples/tiny-world/checkpoint', import.meta.url))
 
 test('at least 80 % of held-out still questions, through files, tokenizers and the loader', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'mt-stills-'))
-  const bundle = await openBundle(checkpoint)
+  const checkpoint = await openCheckpoint(folder)
   try {
     const samples = await readManifest(await renderStills({ dir: folder, split: 'test-stills', seed: 11, stills: 60 }))
     const closed = samples.filter((s) => s.choices)
     assert.ok(closed.length > 150)
     const predictions: Prediction[] = []
-    for await (const p of evaluate(bundle, new Features(bundle, { frames: 1, sampling: { kind: 'uniform' } }), closed))
+    for await (const p of predictSamples(
+      checkpoint,
+      new Features(checkpoint, { frames: 1, sampling: { kind: 'uniform' } }),
+      closed,
+    ))
       predictions.push(p)
     const { overall } = accuracy(predictions)
     assert.ok(overall.accuracy >= 0.8, `${overall.correct} of ${overall.total}`)
   } finally {
-    bundle.model.dispose()
+    checkpoint.model.dispose()
     await rm(folder, { recursive: true, force: true })
   }
 })
 
 test('it fits in a repository', async () => {
-  assert.ok((await stat(join(checkpoint, 'model.safetensors'))).size < 4_000_000)
+  assert.ok((await stat(join(folder, 'model.safetensors'))).size < 4_000_000)
 })
 
 test.run()

@@ -8,7 +8,7 @@ import { freshHeads, freshModel, headTensors } from '../../examples/tiny-world/p
 import { losses, rate } from '../../examples/tiny-world/pretrain-steps.js'
 import { STANDARD, pretrain, pretrainTo, type Pretraining } from '../../examples/tiny-world/pretrain.js'
 import { stills } from '../../examples/tiny-world/render.js'
-import { openBundle } from '../../lib/session/bundle.js'
+import { openCheckpoint } from '../../lib/session/checkpoint.js'
 import { encode, imageTextConfig } from '../../lib/session/encode.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
@@ -69,11 +69,13 @@ test('the folder loads, and the same seed writes the same bytes', async () => {
   )
   assert.equal((await readdir(dir)).sort(), ['a', 'b'], 'and nothing half-written beside it')
 
-  const bundle = await openBundle(folders[0]!)
+  const checkpoint = await openCheckpoint(folders[0]!)
   const { questions } = singles(3, 'test', { images: 2, each: 2, several: 0 })
   const own = words(questions)
-  const config = imageTextConfig(bundle, 1)
-  const rows = questions.map((q) => encode(bundle, config, { prompt: q.prompt.join(' '), answer: q.answer.join(' ') }))
+  const config = imageTextConfig(checkpoint, 1)
+  const rows = questions.map((q) =>
+    encode(checkpoint, config, { prompt: q.prompt.join(' '), answer: q.answer.join(' ') }),
+  )
   const width = own.text.ids.length / questions.length
   for (const [i, { prompt, answer }] of rows.entries()) {
     assert.equal(
@@ -84,7 +86,7 @@ test('the folder loads, and the same seed writes the same bytes', async () => {
   }
   const qformer = [...own.qformer.ids.dataBlocking()].map(Number)
   assert.equal(qformer.slice(0, rows[0]!.qformer!.length), rows[0]!.qformer)
-  bundle.model.dispose()
+  checkpoint.model.dispose()
 })
 
 test('when it is stopped, nothing is written', async () => {

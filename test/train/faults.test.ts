@@ -6,7 +6,8 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { loadAdapter } from '../../lib/adapter/save.js'
 import { InputError } from '../../lib/errors.js'
-import { openBundle, type Bundle } from '../../lib/session/bundle.js'
+import type { Checkpoint } from '../../lib/session/checkpoint.js'
+import { openModel, type Model } from '../../lib/session/model.js'
 import { full, write } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'
@@ -16,12 +17,14 @@ import { configOf, jsonLines, makeWorld, trainConfig, writeCheckpoint, type Worl
 import { poison } from '../support/poison.js'
 
 let world: World
-let bundle: Bundle
+let model: Model
+let checkpoint: Checkpoint
 test.before(async () => {
   world = await makeWorld()
-  bundle = await openBundle(world.model)
+  model = await openModel(world.model)
+  checkpoint = model.checkpoint
 })
-test.after(() => bundle.model.dispose())
+test.after(() => model.dispose())
 
 const at = (...parts: string[]): string => join(world.root, ...parts)
 const set = (t: Tensor, value: number): void => scope(() => write(t, full(t.shape, value)))
@@ -101,7 +104,7 @@ test('an epoch that is not finite takes nothing from those after it', async () =
   const result = await train(
     trainConfig(world, 'second', { train: { epochs: 3, maxBadSteps: 9 }, data: { val: undefined } }),
     {
-      bundle,
+      model,
       onStart: ({ adapter }) => set((t = adapter.parameters.get('temporal_position')!), NaN),
       onStep: (e) => e.step === 3 && set(t, 0),
       onEpoch: (e) => void epochs.push(e),
@@ -122,7 +125,7 @@ test('an adapter that is not finite at the end of an epoch is not the best, and 
   let t: Tensor
   const epochs: EpochEvent[] = []
   const { best, last } = await train(trainConfig(world, 'late', { train: { epochs: 2, maxBadSteps: 9 } }), {
-    bundle,
+    model,
     onStart: ({ adapter }) => void (t = adapter.parameters.get('layer.2.cross.q.lora_B')!),
     onStep: (e) => e.step === 6 && set(t, Infinity),
     onEpoch: (e) => void epochs.push(e),
@@ -134,7 +137,7 @@ test('an adapter that is not finite at the end of an epoch is not the best, and 
       [false, 'layer.2.cross.q.lora_B'],
     ],
   )
-  for (const folder of [best, last]) (await loadAdapter(folder, bundle)).dispose()
+  for (const folder of [best, last]) (await loadAdapter(folder, checkpoint)).dispose()
 })
 
 test('bad steps are counted on when a run goes on', async () => {
@@ -149,7 +152,7 @@ test('bad steps are counted on when a run goes on', async () => {
         if (e.step === stopAt) set(t, 0), stop.abort(new Error('enough'))
       },
     }
-    return train(config, { bundle, resume, signal: stop.signal, ...events })
+    return train(config, { model, resume, signal: stop.signal, ...events })
   }
   const seen: StepEvent[] = []
   assert.is((await failure(run(3, false, seen))).message, 'enough')
@@ -167,7 +170,7 @@ test('a bad step that no tensor explains names its samples', async () => {
   const seen: StepEvent[] = []
   let t: Tensor
   await train(trainConfig(world, 'large', { train: { epochs: 1, maxBadSteps: 9 }, data: { val: undefined } }), {
-    bundle,
+    model,
     onStart: ({ adapter }) => void (t = adapter.parameters.get('layer.0.spatial.v.lora_B')!),
     onStep: (e) => (seen.push(e), set(t, e.step === 1 ? 3e38 : 0)),
   })
@@ -189,7 +192,7 @@ for (const [what, error] of [
     const config = trainConfig(world, `thrown-${error.name}`, { train: { epochs: 3 } })
     const thrown = await failure(
       train(config, {
-        bundle,
+        model,
         onStep: (e) => {
           if (e.step === 5) throw error
         },
@@ -199,8 +202,8 @@ for (const [what, error] of [
     if (error instanceof InputError)
       assert.match(thrown.message, /; what was learned in 5 steps is in \S+last, and --resume goes on from there\.$/)
     assert.is(JSON.parse(readFileSync(join(config.output, 'last', 'training.json'), 'utf8')).steps, 5)
-    const resumed = await train(config, { bundle, resume: true })
-    const through = await train(trainConfig(world, `through-${error.name}`, { train: { epochs: 3 } }), { bundle })
+    const resumed = await train(config, { model, resume: true })
+    const through = await train(trainConfig(world, `through-${error.name}`, { train: { epochs: 3 } }), { model })
     assert.equal(
       resumed.epochs.slice(1).map((e) => e.loss),
       through.epochs.slice(1).map((e) => e.loss),
@@ -221,7 +224,7 @@ test('what is known of the data is said before the first step, of every clip at 
   lines[5]!.start = 900
   writeFileSync(at('two-bad.jsonl'), lines.map((l) => `${JSON.stringify(l)}\n`).join(''))
   const config = trainConfig(world, 'two-bad', { data: { train: at('two-bad.jsonl') } })
-  const { message } = await failure(train(config, { bundle, onStep: () => assert.unreachable('a step was made') }))
+  const { message } = await failure(train(config, { model, onStep: () => assert.unreachable('a step was made') }))
   assert.match(
     message,
     /^data: 2 of \d+ clips cannot be used: .*noise\.mp4: expected a video file.*; .*start: expected a time before the end/,
@@ -238,7 +241,7 @@ test('many bad clips are enough; nobody waits for thousands', async () => {
     ).join(''),
   )
   const { message } = await failure(
-    train(trainConfig(world, 'many-bad', { data: { train: at('many-bad.jsonl'), val: undefined } }), { bundle }),
+    train(trainConfig(world, 'many-bad', { data: { train: at('many-bad.jsonl'), val: undefined } }), { model }),
   )
   assert.match(message, /^data: 10 of the first 10 of 40 clips cannot be used: /)
   for (const i of [0, 9]) assert.ok(message.includes(`many-bad.jsonl, line ${i + 1}, sample "${i}": `), message)
@@ -249,7 +252,7 @@ test('an output that will not take a saved run is refused before the first step'
     mkdirSync(at(`taken-${name}`, name), { recursive: true })
     writeFileSync(at(`taken-${name}`, name, 'thesis.txt'), 'mine')
     const { message } = await failure(
-      train(trainConfig(world, `taken-${name}`), { bundle, onStep: () => assert.unreachable('a step was made') }),
+      train(trainConfig(world, `taken-${name}`), { model, onStep: () => assert.unreachable('a step was made') }),
     )
     assert.match(
       message,
@@ -282,7 +285,7 @@ test('one folder of images at two rates is two clips', async () => {
   let total = 0
   await train(
     trainConfig(world, 'rates', { train: { epochs: 1 }, data: { train: at('rates.jsonl'), val: undefined } }),
-    { bundle, onFeatures: (_, n) => void (total = n) },
+    { model, onFeatures: (_, n) => void (total = n) },
   )
   assert.is(total, 3)
 })

@@ -10,8 +10,9 @@ import { Adapter } from '../../lib/adapter/adapter.js'
 import { loadAdapter } from '../../lib/adapter/save.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
 import { InputError } from '../../lib/errors.js'
-import { openBundle, type Bundle } from '../../lib/session/bundle.js'
-import { evaluate, type Prediction } from '../../lib/eval/evaluate.js'
+import type { Checkpoint } from '../../lib/session/checkpoint.js'
+import { openModel, type Model } from '../../lib/session/model.js'
+import { predictSamples, type Prediction } from '../../lib/eval/evaluate.js'
 import { Features } from '../../lib/session/features.js'
 import { full, write } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
@@ -24,14 +25,16 @@ import { bytes, settled } from '../support/memory.js'
 import { jsonLines, makeWorld, trainConfig, type World } from '../support/world.js'
 
 let world: World
-let bundle: Bundle
+let model: Model
+let checkpoint: Checkpoint
 let samples: Sample[]
 /** Bytes of memory before anything, and with the model open. */
 let [start, held] = [0, 0]
 test.before(async () => {
   start = await settled()
   world = await makeWorld()
-  bundle = await openBundle(world.model)
+  model = await openModel(world.model)
+  checkpoint = model.checkpoint
   samples = await readManifest(world.train)
   held = await bytes()
 })
@@ -45,10 +48,10 @@ async function failure(promise: Promise<unknown>): Promise<Error> {
   return assert.unreachable('nothing was thrown') as never
 }
 
-const featuresOf = (frames = 3): Features => new Features(bundle, { frames, sampling: { kind: 'uniform' } })
+const featuresOf = (frames = 3): Features => new Features(checkpoint, { frames, sampling: { kind: 'uniform' } })
 const predict = async (adapter: Adapter | undefined, of: Sample[], batch?: number): Promise<Prediction[]> => {
   const all: Prediction[] = []
-  for await (const p of evaluate(bundle, featuresOf(), of, { adapter, ...(batch && { batch }) })) all.push(p)
+  for await (const p of predictSamples(checkpoint, featuresOf(), of, { adapter, ...(batch && { batch }) })) all.push(p)
   return all
 }
 /** All weights that a folder holds, by file. */
@@ -71,7 +74,7 @@ test('a run learns, and writes its metrics and two adapters that answer as the t
   let trained: Prediction[] | undefined
   let adapter: Adapter | undefined
   first = await train(config, {
-    bundle,
+    model,
     onStart: (s) => void (adapter = s.adapter),
     onFeatures: (done, total) => void (ready = done / total),
     onStep: (e) => void steps.push(e),
@@ -105,7 +108,7 @@ test('a run learns, and writes its metrics and two adapters that answer as the t
     [first.last, first.epochs.at(-1)!],
     [first.best, first.epochs.findLast((e) => e.best)!],
   ] as const) {
-    const loaded = await loadAdapter(folder, bundle)
+    const loaded = await loadAdapter(folder, checkpoint)
     const again = await predict(loaded, validation)
     assert.is(again.filter((p) => p.correct).length / again.length, epoch.accuracy, folder)
     if (folder === first.last) trained = again
@@ -122,7 +125,7 @@ test('a run learns, and writes its metrics and two adapters that answer as the t
 test('the same seed gives the same bits, on one thread or two; another seed gives others', async () => {
   const short = { train: { epochs: 1 }, data: { val: undefined } }
   const run = (output: string, seed = 5) =>
-    train(trainConfig(world, output, { ...short, train: { epochs: 1, seed } }), { bundle }).then((r) =>
+    train(trainConfig(world, output, { ...short, train: { epochs: 1, seed } }), { model }).then((r) =>
       weightsIn(r.last),
     )
   const before = threads()
@@ -146,7 +149,7 @@ test('a run that was stopped ends as one that was not, and the one that was not 
   const seen: number[] = []
   const stopped = await failure(
     train(config, {
-      bundle,
+      model,
       signal: controller.signal,
       onStep: (e) => {
         seen.push(e.step)
@@ -157,13 +160,13 @@ test('a run that was stopped ends as one that was not, and the one that was not 
   assert.is(stopped.message, 'enough')
   assert.equal(seen, [1, 2, 3, 4, 5, 6, 7, 8])
   assert.is(jsonLines(join(config.output, 'metrics.jsonl')).filter((l) => l.kind === 'step').length, 8)
-  const half = await loadAdapter(join(config.output, 'last'), bundle)
+  const half = await loadAdapter(join(config.output, 'last'), checkpoint)
   assert.ok((await predict(half, samples.slice(0, 2))).every((p) => Object.values(p.losses!).every(Number.isFinite)))
   half.dispose()
   assert.is(await bytes(), held)
-  assert.match((await failure(train(config, { bundle }))).message, /holds a run already/)
+  assert.match((await failure(train(config, { model }))).message, /holds a run already/)
 
-  const result = await train(config, { bundle, resume: true })
+  const result = await train(config, { model, resume: true })
   assert.equal(weightsIn(result.last), weightsIn(first.last))
   assert.equal(
     result.epochs.map((e) => e.loss),
@@ -174,7 +177,7 @@ test('a run that was stopped ends as one that was not, and the one that was not 
 
 test('a signal that is aborted from the start ends the run before anything is trained', async () => {
   const config = trainConfig(world, 'never')
-  assert.is((await failure(train(config, { bundle, signal: AbortSignal.abort(new Error('no')) }))).message, 'no')
+  assert.is((await failure(train(config, { model, signal: AbortSignal.abort(new Error('no')) }))).message, 'no')
   assert.not.ok(existsSync(join(config.output, 'last')))
   assert.is(await bytes(), held)
 })
@@ -196,7 +199,7 @@ function makeTrainer(
   features = featuresOf(),
 ): { trainer: Trainer; optimizer: Recorder; adapter: Adapter; dispose(): void } {
   const { adapter: config, train: t } = trainConfig(world, 'nowhere', more)
-  const adapter = new Adapter(bundle.model.config, config, { seed: 3 })
+  const adapter = new Adapter(checkpoint.model.config, config, { seed: 3 })
   // Not at the start, where half of the LoRA has no gradient.
   for (const [name, p] of adapter.parameters)
     if (/lora_B|position/.test(name))
@@ -214,7 +217,7 @@ function makeTrainer(
     { lr: t.lr as number, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay },
   )
   return {
-    trainer: new Trainer(bundle, adapter, features, optimizer),
+    trainer: new Trainer(checkpoint, adapter, features, optimizer),
     optimizer,
     adapter,
     dispose: () => (optimizer.dispose(), adapter.dispose()),
@@ -251,7 +254,7 @@ test('two micro-batches of two are a batch of four: the same loss and gradients'
 })
 
 test('what a sample is predicted as does not depend on the batch it is in', async () => {
-  const adapter = await loadAdapter(first.last, bundle)
+  const adapter = await loadAdapter(first.last, checkpoint)
   for (const a of [adapter, undefined]) {
     const [alone, together, reversed] = [
       await predict(a, samples, 1),
@@ -317,7 +320,7 @@ test('a run of them ends training with one sentence, in time', async () => {
   const seen: StepEvent[] = []
   const error = await failure(
     train(config, {
-      bundle,
+      model,
       onStart: ({ adapter }) => {
         const p = adapter.parameters.get('layer.1.spatial.v.lora_B')!
         scope(() => write(p, full(p.shape, NaN)))
@@ -343,7 +346,7 @@ test('bad steps that are not in a row do not end it', async () => {
   let bad = 0
   const poison = (value: number): void => scope(() => write(p, full(p.shape, value)))
   await train(trainConfig(world, 'mixed', { train: { maxBadSteps: 2, epochs: 3 }, data: { val: undefined } }), {
-    bundle,
+    model,
     onStart: ({ adapter }) => void (p = adapter.parameters.get('spatial_position')!),
     onStep: (e) => {
       bad += Number(e.bad !== undefined)
@@ -385,7 +388,7 @@ test('memory after fifty steps is what it was after the first, and at the end wh
   assert.is(await bytes(), after)
   dispose()
   assert.is(await bytes(), held)
-  bundle.model.dispose()
+  model.dispose()
   assert.is(await bytes(), start)
 })
 

@@ -1,0 +1,114 @@
+/** A checkpoint folder, opened: the image model, and what a video and a question need on their way to it. */
+import { join } from 'node:path'
+import { readGenerationConfig } from '../checkpoint/config.js'
+import {
+  assertComplete,
+  fingerprint,
+  planCheckpoint,
+  visionFingerprint,
+  type CheckpointPlan,
+} from '../checkpoint/plan.js'
+import { findPreprocessor, type Preprocessor } from '../data/preprocess.js'
+import { invalid } from '../errors.js'
+import { ImageModel } from '../models/image-model.js'
+import { chooseDevice, type DeviceChoice } from '../tensor/device.js'
+import type { Precision } from '../tensor/dtype.js'
+import type { SpecialIds } from '../text/prompts.js'
+import { checkTokenizer, loadTokenizer, type Tokenizer } from '../text/tokenizer.js'
+import { specialIds } from './special-ids.js'
+import { loadWeights } from './weights.js'
+
+/** An open checkpoint folder. */
+export interface Checkpoint {
+  folder: string
+  plan: CheckpointPlan
+  model: ImageModel
+  /** Names this set of weights; adapters remember it. */
+  fingerprint: string
+  /** Names what its vision tower computes; features remember it. */
+  visionFingerprint: string
+  preprocessor: Preprocessor
+  /** What was assumed since the folder does not say it: one sentence each. */
+  notes: string[]
+  /** Of the language model. */
+  tokenizer: Tokenizer
+  /** Of the Q-Former; absent where it has no text path. */
+  qformerTokenizer: Tokenizer | undefined
+  special: SpecialIds
+  /** Any of these ends an answer. */
+  eosIds: number[]
+}
+
+/** Where a model computes, and in which precision. */
+export interface LoadOptions {
+  /** Where the model computes. Default: the CPU. `cuda` throws where there is none; `auto` takes the CPU then. */
+  device?: DeviceChoice | undefined
+  /** What activations are stored in, default float32. With bfloat16, matrices are too: the fast path of a GPU. */
+  precision?: Precision | undefined
+}
+
+/**
+ * Opens an InstructBLIP or BLIP-2 folder in the Hugging Face layout. Tokenizers are checked against the embeddings. The
+ * caller frees `model`.
+ *
+ * @throws InputError that lists what is missing, wrong or unexpected
+ */
+export async function openCheckpoint(folder: string, options: LoadOptions = {}): Promise<Checkpoint> {
+  const tokenizer = await loadTokenizer(folder)
+  const { plan, model } = await load(folder, options)
+  try {
+    const { config } = model
+    const { preprocessor, notes } = await findPreprocessor(folder, config.vision.imageSize)
+    const qformerTokenizer = config.qformer.hasText ? await loadTokenizer(join(folder, 'qformer_tokenizer')) : undefined
+    const special = specialIds(tokenizer, config.language)
+    checkTokenizer(tokenizer, config.language.vocabSize, 'language model', {
+      eos_token: special.eosId,
+      bos_token: special.bosId,
+      pad_token: special.padId,
+    })
+    if (qformerTokenizer) checkTokenizer(qformerTokenizer, config.qformer.vocabSize, 'Q-Former')
+    const { eosIds = [] } = await readGenerationConfig(folder)
+    return {
+      folder,
+      plan,
+      model,
+      fingerprint: await fingerprint(plan),
+      visionFingerprint: await visionFingerprint(plan),
+      preprocessor,
+      notes,
+      tokenizer,
+      qformerTokenizer,
+      special,
+      eosIds: [...new Set([special.eosId, ...eosIds])],
+    }
+  } catch (error) {
+    model.dispose()
+    throw error
+  }
+}
+
+/**
+ * The image model alone of a folder: config.json with model.safetensors, or its shards with their index. It needs no
+ * tokenizer.
+ *
+ * @param options `trained` makes float32 copies of all weights, which can be trained
+ */
+export async function loadImageModel(
+  folder: string,
+  options: LoadOptions & { trained?: boolean } = {},
+): Promise<ImageModel> {
+  return (await load(folder, options)).model
+}
+
+async function load(
+  folder: string,
+  { trained = false, device = 'cpu', precision = 'float32' }: LoadOptions & { trained?: boolean },
+): Promise<{ plan: CheckpointPlan; model: ImageModel }> {
+  if (precision !== 'float32' && precision !== 'bfloat16') throw invalid('precision', 'float32 or bfloat16', precision)
+  if (trained && precision !== 'float32') throw invalid('precision', 'float32, as all weights are trained', precision)
+  const place = chooseDevice(device).device
+  const plan = await planCheckpoint(folder)
+  assertComplete(plan)
+  const weights = await loadWeights(plan, { trained, device: place, precision })
+  return { plan, model: new ImageModel(plan.config, weights, precision) }
+}

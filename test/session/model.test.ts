@@ -1,0 +1,141 @@
+// The way in: a model opens with or without an adapter, answers, changes its adapter, and gives all memory back.
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { Adapter } from '../../lib/adapter/adapter.js'
+import { parseAdapterConfig } from '../../lib/adapter/config.js'
+import { saveAdapter } from '../../lib/adapter/save.js'
+import { readManifest, type Sample } from '../../lib/data/manifest.js'
+import { InputError } from '../../lib/errors.js'
+import { evaluate, predictSamples, type Prediction } from '../../lib/eval/evaluate.js'
+import { write } from '../../lib/ops/copy.js'
+import { Random } from '../../lib/ops/random.js'
+import { Features } from '../../lib/session/features.js'
+import { openModel, type Model, type OpenOptions } from '../../lib/session/model.js'
+import { scope } from '../../lib/tensor/scope.js'
+import { train } from '../../lib/train/loop.js'
+import { bytes, settled } from '../support/memory.js'
+import { makeWorld, trainConfig, writeCheckpoint, type World } from '../support/world.js'
+
+let world: World
+let other: string
+let samples: Sample[]
+const at = (name: string): string => join(world.root, name)
+
+/** Saves an adapter whose LoRA does something. */
+async function writeAdapter(model: Model, folder: string, seed: number): Promise<void> {
+  const { model: image, fingerprint } = model.checkpoint
+  const adapter = new Adapter(image.config, parseAdapterConfig({ frames: 3, lora: { r: 2 } }), { seed })
+  scope(() => {
+    const random = new Random(seed)
+    for (const t of adapter.parameters.values()) write(t, random.normal(t.shape, 0, 0.5))
+  })
+  await saveAdapter(folder, adapter, { fingerprint, base: 'tiny' })
+  adapter.dispose()
+}
+
+test.before(async () => {
+  world = await makeWorld()
+  samples = await readManifest(world.val)
+  mkdirSync(at('other'))
+  other = await writeCheckpoint(at('other'), 'instructblip', 8)
+  const model = await openModel(world.model)
+  for (const seed of [1, 2]) await writeAdapter(model, at(`adapter-${seed}`), seed)
+  model.dispose()
+})
+
+async function answer(model: Model, sample = samples[0]!): Promise<string> {
+  let text = ''
+  for await (const piece of model.ask(sample, { maxTokens: 8 })) text += piece
+  return text
+}
+/** The answer of a model that is opened for it. */
+async function once(options: OpenOptions, sample?: Sample): Promise<string> {
+  using model = await openModel(world.model, options)
+  return await answer(model, sample)
+}
+async function failure(act: () => Promise<unknown>): Promise<string> {
+  try {
+    await act()
+  } catch (error) {
+    assert.instance(error, InputError)
+    assert.not.match((error as Error).message, /\n/)
+    return (error as Error).message
+  }
+  return assert.unreachable('nothing was thrown') as never
+}
+
+test('an adapter can be opened with the model, loaded later, and replaced', async () => {
+  const [plain, first, second] = [
+    await once({}),
+    await once({ adapter: at('adapter-1') }),
+    await once({ adapter: at('adapter-2') }),
+  ]
+  assert.is(new Set([plain, first, second]).size, 3, 'adapters matter')
+  const before = await settled()
+  {
+    using model = await openModel(world.model)
+    assert.is(model.adapter, undefined)
+    assert.is(await answer(model), plain)
+    await model.loadAdapter(at('adapter-1'))
+    assert.is(model.adapter!.config.frames, 3)
+    assert.is(await answer(model), first)
+    await model.loadAdapter(at('adapter-2'))
+    assert.is(await answer(model), second)
+  }
+  assert.is(await bytes(), before)
+})
+
+test('an adapter that is refused leaves nothing open, and the one before stays', async () => {
+  const before = await settled()
+  const wrong =
+    /adapter-1: this adapter belongs to the base model tiny .* load it onto the model that it was trained on/
+  assert.match(await failure(() => openModel(other, { adapter: at('adapter-1') })), wrong)
+  assert.is(await bytes(), before)
+  const model = await openModel(world.model, { adapter: at('adapter-1') })
+  const { adapter } = model
+  const first = await answer(model)
+  assert.match(await failure(() => model.loadAdapter(at('nowhere'))), /nowhere\/mtransllama\.json: no such file/)
+  assert.is(model.adapter, adapter)
+  assert.is(await answer(model), first)
+  model.dispose()
+  assert.is(await bytes(), before)
+})
+
+test('questions are answered side by side, and one that has begun keeps its adapter', async () => {
+  using model = await openModel(world.model, { adapter: at('adapter-1') })
+  const [a, b] = [await answer(model, samples[0]), await answer(model, samples.at(-1))]
+  assert.equal(await Promise.all([answer(model, samples[0]), answer(model, samples.at(-1))]), [a, b])
+  const [begun] = await Promise.all([answer(model), model.loadAdapter(at('adapter-2'))])
+  assert.is(begun, a)
+  assert.is(await answer(model), await once({ adapter: at('adapter-2') }))
+})
+
+test('a model that was disposed says so', async () => {
+  const model = await openModel(world.model, { adapter: at('adapter-1') })
+  model.dispose()
+  model.dispose()
+  const sentence = 'model: this one was disposed; open it again with openModel().'
+  assert.is(await failure(() => answer(model)), sentence)
+  assert.is(await failure(() => model.loadAdapter(at('adapter-1'))), sentence)
+  assert.is(await failure(() => evaluate(model, samples).next()), sentence)
+  assert.is(await failure(() => train(trainConfig(world, 'gone'), { model })), sentence)
+  assert.is(model.adapter, undefined)
+})
+
+test('evaluate predicts with the model and its adapter', async () => {
+  using model = await openModel(world.model, { adapter: at('adapter-1') })
+  const all = async (from: AsyncIterable<Prediction>): Promise<Prediction[]> => {
+    const list: Prediction[] = []
+    for await (const p of from) list.push(p)
+    return list
+  }
+  const { checkpoint, adapter } = model
+  const features = new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
+  const expected = await all(predictSamples(checkpoint, features, samples, { adapter }))
+  assert.equal(await all(evaluate(model, samples, { batch: 1 })), expected)
+  assert.not.equal(await all(evaluate(model, samples, { frames: 2 })), expected)
+})
+
+test.run()
