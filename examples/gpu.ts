@@ -12,7 +12,7 @@ import {
   sync,
   write,
   type DeviceChoice,
-} from '../lib/index.js' // in your project: from 'mtransllama'
+} from '../lib/public/tensor.js' // in your project: from 'mtransllama/tensor'
 
 const { device, reason } = chooseDevice((process.argv[2] ?? 'auto') as DeviceChoice)
 console.log(`computing on ${device}: ${reason}`)

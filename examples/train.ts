@@ -1,5 +1,5 @@
 // Train an adapter from TypeScript: npx tsx examples/train.ts MODEL_DIR TRAIN.jsonl VAL.jsonl OUTPUT_DIR
-import { parseTrainConfig, train } from '../lib/index.js' // in your project: from 'mtransllama'
+import { parseTrainConfig, train } from '../lib/public/index.js' // in your project: from 'mtransllama'
 
 const [model = '', trainData = '', val = '', output = ''] = process.argv.slice(2)
 const config = parseTrainConfig({

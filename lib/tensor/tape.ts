@@ -157,7 +157,7 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
  * Computes `f(...inputs)` without keeping what happens inside, and computes it again when gradients are wanted:
  * memory for time. Parameters that `f` uses without being `inputs` get their gradients too.
  */
-export function checkpoint(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]): Tensor {
+export function recompute(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]): Tensor {
   if (disabled.getStore()) return f(...inputs)
   const result = noGrad(() => scope(() => f(...inputs)))
   // what returns its input is a step of its own all the same

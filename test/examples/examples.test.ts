@@ -43,8 +43,8 @@ test('each has fewer than 30 lines beside its imports', async () => {
   }
 })
 
-test('low-level.ts leaves no memory behind', async () => {
-  const { status, out, err } = await run('low-level.ts')
+test('gpu/factorized-attention.ts leaves no memory behind', async () => {
+  const { status, out, err } = await run('gpu/factorized-attention.ts', 'cpu')
   assert.is(status, 0, err)
   assert.match(out, /output \[ 2, 8, 32, 768 \]/)
   assert.match(out, /bytes left: 0/)

@@ -56,8 +56,7 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
     'package.json',
     'README.md',
     'bin/mtransllama.mjs',
-    'dist/index.js',
-    'dist/index.d.ts',
+    ...['index', 'tensor', 'checkpoint'].flatMap((name) => [`dist/public/${name}.js`, `dist/public/${name}.d.ts`]),
     'dist/cli/main.js',
     'scripts/build.mjs',
     'native/exports.map',
@@ -96,8 +95,10 @@ test('npm install of the tarball builds the addon with node-gyp where there is n
 })
 
 const program = `
-import { backward, InputError, linear, memory, openModel, parseTrainConfig, Random, scope, sumDim, sync, tensor, train } from 'mtransllama'
-import type { Adapter, AdapterConfig, Model, Sample, Tensor, TrainConfig } from 'mtransllama'
+import { evaluate, InputError, openModel, parseTrainConfig, train } from 'mtransllama'
+import type { Adapter, AdapterConfig, Model, Sample, TrainConfig } from 'mtransllama'
+import { planCheckpoint, type ModelConfig } from 'mtransllama/checkpoint'
+import { backward, linear, memory, Random, scope, sumDim, sync, tensor, type Tensor } from 'mtransllama/tensor'
 
 const loss: number = await scope(async () => {
   const w: Tensor = new Random(1).normal([3, 2]).requireGrad('w')
@@ -114,8 +115,18 @@ const loss: number = await scope(async () => {
 }
 await sync()
 const refused: unknown = await openModel('/nowhere').catch((e: unknown) => e)
-console.log(Number.isFinite(loss), memory().tensors, refused instanceof InputError)
-export type Public = [Adapter, AdapterConfig, Sample, TrainConfig, Model, typeof parseTrainConfig, typeof train]
+const unread: unknown = await planCheckpoint('/nowhere').catch((e: unknown) => e)
+console.log(Number.isFinite(loss), memory().tensors, refused instanceof InputError, unread instanceof InputError)
+export async function answer(folder: string, adapter: string, samples: Sample[]): Promise<string> {
+  using model: Model = await openModel(folder, { adapter, device: 'auto', precision: 'bfloat16' })
+  let text = ''
+  for await (const piece of model.ask({ video: 'clip.mp4', prompt: 'what moves?' }, { maxTokens: 8 })) text += piece
+  for await (const { prediction, correct } of evaluate(model, samples, { batch: 4 })) text += \`\${prediction} \${correct}\`
+  await model.loadAdapter(adapter)
+  const config: AdapterConfig | undefined = model.adapter?.config
+  return text + String(config?.frames)
+}
+export type Public = [Adapter, ModelConfig, TrainConfig, typeof parseTrainConfig, typeof train]
 `
 const strict = {
   target: 'es2022',
@@ -137,7 +148,11 @@ test('a program over the public names passes strict nodenext, libraries checked 
   cpSync(join(root, 'node_modules', '@types', 'node'), join(app, 'node_modules', '@types', 'node'), { recursive: true })
   cpSync(join(root, 'node_modules', 'undici-types'), join(app, 'node_modules', 'undici-types'), { recursive: true })
   run(app, process.execPath, [join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', '.'])
-  assert.equal(run(app, process.execPath, [join('out', 'use.js')]).split('\n'), ['1,2,1,2,1,2', '[ 1 ]', 'true 0 true'])
+  assert.equal(run(app, process.execPath, [join('out', 'use.js')]).split('\n'), [
+    '1,2,1,2,1,2',
+    '[ 1 ]',
+    'true 0 true true',
+  ])
 })
 
 test('importing it loads no addon and starts no thread', () => {
@@ -147,12 +162,49 @@ test('importing it loads no addon and starts no thread', () => {
      const threads = () => (existsSync('/proc/self/task') ? readdirSync('/proc/self/task').length : 0)
      const addons = () => process.report.getReport().sharedObjects.filter((f) => f.endsWith('.node'))
      const before = threads()
-     const { memory } = await import('mtransllama')
+     await import('mtransllama')
+     await import('mtransllama/checkpoint')
+     const { memory } = await import('mtransllama/tensor')
      console.log(threads() - before, addons().length)
      memory()
      console.log(addons().length)`,
   )
   assert.equal(run(app, process.execPath, ['alone.mjs']).split('\n'), ['0 0', '1'])
+})
+
+test('beside the three sub-paths nothing can be imported, and each has names of its own', () => {
+  const paths = ['', '/tensor', '/checkpoint', '/dist/native.js', '/dist/session/model.js', '/lib/native.ts', '/public']
+  writeFileSync(
+    join(app, 'paths.mjs'),
+    `const all = []
+     for (const path of ${JSON.stringify(paths)})
+       all.push(await import('mtransllama' + path).then((names) => Object.keys(names), (error) => error.code))
+     console.log(JSON.stringify(all))`,
+  )
+  const [main, tensors, checkpoint, ...others] = JSON.parse(run(app, process.execPath, ['paths.mjs'])) as string[][]
+  assert.equal(others, new Array(4).fill('ERR_PACKAGE_PATH_NOT_EXPORTED'))
+  for (const [names, own] of [
+    [main, 'openModel'],
+    [tensors, 'attention'],
+    [checkpoint, 'planCheckpoint'],
+  ] as const)
+    assert.equal(
+      [main, tensors, checkpoint].map((all) => all!.includes(own)),
+      [main, tensors, checkpoint].map((all) => all === names),
+      own,
+    )
+  assert.ok(main!.length <= 25, `${main}`)
+  for (const gone of [
+    'loadModel',
+    'openBundle',
+    'openVideoModel',
+    'loadAdapter',
+    'ask',
+    'videoCost',
+    'ceiling',
+    'fragments',
+  ])
+    assert.not([...main!, ...tensors!, ...checkpoint!].includes(gone), gone)
 })
 
 test('the command works where it is installed', () => {

@@ -1,4 +1,4 @@
-// The tape: who needs a gradient, in which order contributions are summed, and what a checkpoint may not change.
+// The tape: who needs a gradient, in which order contributions are summed, and what computing a part again may not change.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { full } from '../../lib/ops/copy.js'
@@ -9,7 +9,7 @@ import { Random } from '../../lib/ops/random.js'
 import { sumDim } from '../../lib/ops/reduce.js'
 import { concat, expand, narrow, permute, reshape, split } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
-import { backward, checkpoint, noGrad, record, recordAll } from '../../lib/tensor/tape.js'
+import { backward, noGrad, recompute, record, recordAll } from '../../lib/tensor/tape.js'
 import { empty, memory, resetPeak, sync, tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { settled } from '../support/memory.js'
 
@@ -140,7 +140,7 @@ const block =
   (x: Tensor): Tensor =>
     gelu(linear(layerNorm(x, g, b, 1e-5), w))
 
-test('a checkpoint gives the same result and the same gradients to the bit, of inputs and of what it uses besides, for less memory', async () => {
+test('a part that is computed again gives the same result and the same gradients to the bit, of inputs and of what it uses besides, for less memory', async () => {
   const leaves = [random.normal([64, 128]), random.normal([128, 128], 0, 0.1), full([128], 1), full([128], 0)].map(
     (t) => t.requireGrad(),
   )
@@ -167,15 +167,15 @@ test('a checkpoint gives the same result and the same gradients to the bit, of i
     return [bits, peak]
   }
   const [plain, more] = await run((f, h) => f(h))
-  const [again, less] = await run((f, h) => checkpoint(f, [h]))
+  const [again, less] = await run((f, h) => recompute(f, [h]))
   assert.equal(again, plain)
   assert.ok(less < 0.7 * more, `${less} of ${more} bytes`)
   for (const t of leaves) t.dispose()
 })
 
-tested('checkpoint: frozen inputs, several inputs, one that returns its input, none under noGrad', async (leaf) => {
+tested('recompute: frozen inputs, several inputs, one that returns its input, none under noGrad', async (leaf) => {
   const [x, y, frozen] = [leaf([1, 2]), leaf([3, 4]), tensor([5, 6])]
-  backward(total(checkpoint((a, b, c) => multiply(multiply(a!, b!), c!), [x, frozen, y])))
+  backward(total(recompute((a, b, c) => multiply(multiply(a!, b!), c!), [x, frozen, y])))
   assert.equal(await values(x.grad), [15, 24])
   assert.equal(await values(y.grad), [5, 12])
   assert.is(frozen.grad, undefined)
@@ -183,15 +183,15 @@ tested('checkpoint: frozen inputs, several inputs, one that returns its input, n
   backward(
     total(
       scale(
-        checkpoint((a) => a, [z]),
+        recompute((a) => a, [z]),
         2,
       ),
     ),
   )
   assert.equal(await values(z.grad), [2, 2])
   assert.is(z.node, undefined)
-  assert.not(noGrad(() => checkpoint((a) => scale(a!, 2), [z])).requiresGrad)
-  backward(total(checkpoint((a) => checkpoint((c) => scale(c, 3), [scale(a, 2)]), [z])))
+  assert.not(noGrad(() => recompute((a) => scale(a!, 2), [z])).requiresGrad)
+  backward(total(recompute((a) => recompute((c) => scale(c, 3), [scale(a, 2)]), [z])))
   assert.equal(await values(z.grad), [8, 8])
 })
 

@@ -1,0 +1,14 @@
+/** `mtransllama/checkpoint`: what a checkpoint folder holds, before a weight is read; and safetensors files. */
+export { parseModelConfig, readModelConfig } from '../checkpoint/config.js'
+export type { ModelConfig } from '../models/image-model.js'
+export type { LanguageConfig } from '../models/language.js'
+export { assertComplete, planCheckpoint, type CheckpointPlan } from '../checkpoint/plan.js'
+export {
+  readAsFloat32,
+  readEntry,
+  readHeader,
+  writeSafetensors,
+  type SafetensorsEntry,
+  type SafetensorsHeader,
+  type TensorData,
+} from '../files/safetensors.js'
