@@ -10,12 +10,12 @@ function copied(x: Tensor, dtype: DType = x.dtype): Tensor {
   return y
 }
 
-/** The same elements in row-major order: `x` itself where it is contiguous, else a copy. */
+/** The same elements in row-major order: `x` itself where it is contiguous, else a copy. Backward: dx = dy. */
 export function contiguous(x: Tensor): Tensor {
   return x.isContiguous ? x : record(copied(x), [x], (dy) => [dy])
 }
 
-/** A contiguous copy. */
+/** A contiguous copy. Backward: dx = dy. */
 export function copy(x: Tensor): Tensor {
   return record(copied(x), [x], (dy) => [dy])
 }

@@ -15,7 +15,7 @@ const replaced = (shape: readonly number[], d: number, n: number): number[] => s
 
 /**
  * The elements in row-major order, in another shape of the same size; one dimension may be −1. Copies only where `x` is
- * not contiguous.
+ * not contiguous. Backward: dx is dy in the shape of x.
  */
 export function reshape(a: Tensor, shape: readonly number[]): Tensor {
   const x = contiguous(a)
@@ -26,7 +26,7 @@ export function reshape(a: Tensor, shape: readonly number[]): Tensor {
   return record(x.view(dims), [x], (dy) => [contiguous(dy).view(x.shape)])
 }
 
-/** Elements `start` to `start + length` of dimension `dim`. */
+/** Elements `start` to `start + length` of dimension `dim`, no copy. Backward: dx is dy in its place, 0 elsewhere. */
 export function narrow(x: Tensor, dim: number, start: number, length: number): Tensor {
   const d = axis(x, dim)
   if (!(start >= 0 && length >= 0 && start + length <= x.shape[d]!))
@@ -69,7 +69,10 @@ function joined(parts: readonly Tensor[], d: number): Tensor {
   return y
 }
 
-/** Joins tensors along `dim`; all other dimensions are equal. Always a copy. */
+/**
+ * Joins tensors along `dim`; all other dimensions are equal. Always a copy. Backward: the gradient of a part is its
+ * slice of dy.
+ */
 export function concat(parts: readonly Tensor[], dim: number): Tensor {
   const first = parts[0]
   if (!first) throw invalid('concat', 'at least one tensor', parts)
@@ -88,7 +91,7 @@ export function concat(parts: readonly Tensor[], dim: number): Tensor {
   })
 }
 
-/** The dimensions in another order, by strides. */
+/** The dimensions in another order, by strides. Backward: dx is dy in the former order. */
 export function permute(x: Tensor, order: readonly number[]): Tensor {
   if (order.length !== x.rank || new Set(order).size !== x.rank || order.some((d) => !(d >= 0 && d < x.rank)))
     throw invalid('permute', `each dimension of [${x.shape}] once`, order)
@@ -109,7 +112,10 @@ export function permute(x: Tensor, order: readonly number[]): Tensor {
   })
 }
 
-/** Repeats dimensions of size 1, and leading ones that `x` does not have, to `shape` by strides of 0. */
+/**
+ * Repeats dimensions of size 1, and leading ones that `x` does not have, to `shape` by strides of 0. Backward: dx is dy
+ * summed over what was repeated.
+ */
 export function expand(x: Tensor, shape: readonly number[]): Tensor {
   const lead = shape.length - x.rank
   if (lead < 0 || x.shape.some((n, i) => n !== shape[lead + i] && n !== 1))
@@ -130,7 +136,10 @@ export function expand(x: Tensor, shape: readonly number[]): Tensor {
   })
 }
 
-/** The channel swap as a copy, [B,T,L,D] to [B,L,T,D]. The model swaps by strides instead; this is for comparison. */
+/**
+ * The channel swap as a copy, [B,T,L,D] to [B,L,T,D]. The model swaps by strides instead; this stands here so that the
+ * difference can be measured. Backward: dx is dy swapped back.
+ */
 export function swap(a: Tensor): Tensor {
   const x = contiguous(a)
   const turn = (t: Tensor): Tensor => {
