@@ -196,7 +196,7 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
   const T = input.image.dim(1)
   const K = input.text?.ids.dim(1) ?? 0
   let x = contiguous(input.queries)
-  let padding: Tensor | undefined
+  let keyMask: Tensor | undefined
   if (input.text) {
     const words = reshape(textEmbeddings(model, input.text.ids, x.dtype === 'bfloat16' ? 'bfloat16' : 'float32'), [
       B,
@@ -205,7 +205,7 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
       D,
     ])
     x = concat([x, expand(words, [B, G, K, D])], 2)
-    padding = expand(
+    keyMask = expand(
       reshape(concat([full([B, n], 1, 'uint8', input.text.mask.device), input.text.mask], 1), [B, 1, n + K]),
       [B, G, n + K],
     )
@@ -218,7 +218,7 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
     const seen = (name: string) => (value: Tensor) => observe?.(`layer.${m}.${name}`, value)
     const sum = attendSum(layer.self, x, {
       over: 2,
-      padding,
+      keyMask,
       pooled: n,
       lora: spatial?.lora,
       routing: spatial?.routing,

@@ -45,7 +45,7 @@ export interface Attend {
   /** Keys and values from here instead of from x: [...batch, K, in]. */
   kv?: Tensor | undefined
   /** uint8, 1 = token, broadcastable to [...batch, keys]. */
-  padding?: Tensor | undefined
+  keyMask?: Tensor | undefined
   lora?: { q: LoRA; v: LoRA } | undefined
   routing?: Routing | undefined
   /** How many of the first elements of `over` the router pools: the query tokens. Default: all. */
@@ -89,7 +89,7 @@ export function attendSum(weights: AttentionWeights, input: Tensor, o: Attend): 
   const mixed = attention(q!, k!, v!, {
     heads,
     over: o.over,
-    keyMask: o.padding,
+    keyMask: o.keyMask,
     mode: o.routing?.mode ?? 'off',
     masks: o.routing?.masks,
     alpha,
@@ -105,9 +105,9 @@ function absorbs(
   { key, value, heads }: AttentionWeights,
   q: Tensor,
   source: Tensor,
-  { kv, over, padding, routing, lora }: Attend,
+  { kv, over, keyMask, routing, lora }: Attend,
 ): boolean {
-  if (!kv || over !== q.rank - 2 || padding || routing || q.dtype !== 'float32') return false
+  if (!kv || over !== q.rank - 2 || keyMask || routing || q.dtype !== 'float32') return false
   const [n, width, keys, from] = [q.dim(-2), q.dim(-1), source.dim(-2), source.dim(-1)]
   if (n * width * from + n * heads * keys * from >= keys * from * width + n * keys * width) return false
   return !recording([
