@@ -57,7 +57,7 @@ export function outputMatrix(root: Finder, { vocabSize, hiddenSize, tied }: Deco
 export interface Context {
   mask: Tensor
   positions: Tensor
-  cache?: Cached | undefined
+  cache?: KVView | undefined
   observe?: Observe | undefined
 }
 
@@ -80,24 +80,21 @@ export const embedTokens = (model: LanguageModel, ids: Tensor, precision: Precis
 /** Hidden states [...,D] to logits [...,V]. */
 export const logits = (model: LanguageModel, hidden: Tensor): Tensor => linear(hidden, model.head, undefined)
 
-/** Keys and values of the tokens so far, per layer. For generation, without gradients. */
-export interface Cached {
-  /** Appends keys and values [B,n,D] of layer `i` and returns those to attend to. */
-  append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor }
-  /** Whether the last key is that of the last query, so that causality is to be kept; else the mask says it all. */
-  readonly endsWithQueries: boolean
-}
+/** What a decoder does with a cache: of {@link KVCache} itself, or of a step that is captured ({@link KVCache.at}). */
+export type KVView = Pick<KVCache, 'append' | 'endsWithQueries'>
 
-export class KVCache implements Cached {
+/** Keys and values of the tokens so far, per layer. For generation, without gradients. */
+export class KVCache {
   readonly #slots: { k: Tensor; v: Tensor }[] = []
-  readonly endsWithQueries = true
+  /** Whether the last key is that of the last query, so that causality is to be kept; else the mask says it all. */
+  readonly endsWithQueries: boolean = true
   /** Tokens held. */
   length = 0
 
   /** @param limit most tokens that will ever be held */
   constructor(readonly limit: number) {}
 
-  /** Appends behind `length` and returns all so far, [B,length+n,D]. */
+  /** Appends keys and values [B,n,D] of layer `i` behind `length` and returns all so far, [B,length+n,D]. */
   append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
     const slot = this.#slot(i, k)
     const n = k.dim(1)
@@ -110,7 +107,7 @@ export class KVCache implements Cached {
    * The same cache for work that is captured: appends at the row that `at` [1] int32 holds by then, and returns the
    * first `keys` rows.
    */
-  at(at: Tensor, keys: number): Cached {
+  at(at: Tensor, keys: number): KVView {
     return {
       endsWithQueries: false,
       append: (i, k, v) => {

@@ -14,7 +14,7 @@ import { keep } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import type { Precision } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import { embedTokens, logits, rowsOf, type Cached, type LanguageModel } from './decoder.js'
+import { embedTokens, logits, rowsOf, type KVView, type LanguageModel } from './decoder.js'
 import { finder, recorded, type Finder, type Observe, type Wanted, type Weights } from './finder.js'
 import { languageModel, type LanguageConfig } from './language.js'
 import { qformer, qformerForward, type LayerAdapter, type QFormer, type QFormerConfig } from './qformer.js'
@@ -207,7 +207,7 @@ export class ImageModel implements Parts {
   hidden(
     visual: Tensor,
     text: TextRows | PlacedText,
-    options: { cache?: Cached; observe?: Observe | undefined } = {},
+    options: { cache?: KVView; observe?: Observe | undefined } = {},
   ): Tensor {
     const { ids, mask, positions } = isPlaced(text) ? text : this.place(text, visual.dim(1))
     const words = embedTokens(this.language, ids, this.precision)
