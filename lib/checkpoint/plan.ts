@@ -71,9 +71,9 @@ export async function planCheckpoint(folder: string): Promise<CheckpointPlan> {
     notes: [],
   }
   const found = gather(plan, expected)
-  settleTied(plan, found)
-  for (const tensor of expected.values()) place(plan, tensor, found.get(tensor.name))
-  settleVocabulary(plan)
+  resolveTied(plan, found)
+  for (const tensor of expected.values()) planTensor(plan, tensor, found.get(tensor.name))
+  resolveVocabulary(plan)
   plan.loaded = [...plan.entries.keys()]
   return plan
 }
@@ -205,7 +205,7 @@ function gather(plan: CheckpointPlan, expected: Map<string, ExpectedTensor>): Ma
 }
 
 /** Of a tied pair the files may hold either or both; the model uses the embedding. */
-function settleTied(plan: CheckpointPlan, found: Map<string, Found>): void {
+function resolveTied(plan: CheckpointPlan, found: Map<string, Found>): void {
   const head = found.get(HEAD)
   if (!plan.config.language.tied || head === undefined) return
   const { embedding } = familyOf(plan.config.language)
@@ -214,7 +214,7 @@ function settleTied(plan: CheckpointPlan, found: Map<string, Found>): void {
   else found.set(embedding, head)
 }
 
-function place(plan: CheckpointPlan, tensor: ExpectedTensor, found: Found | undefined): void {
+function planTensor(plan: CheckpointPlan, tensor: ExpectedTensor, found: Found | undefined): void {
   const { name, part, pack, shape } = tensor
   const known = { name, part, ...(pack !== undefined && { pack }) }
   if (found === undefined) {
@@ -252,7 +252,7 @@ const fits = (piece: Piece, shape: number[]) => FLOATS.includes(piece.dtype) && 
 const describe = (piece: Piece) => `${piece.dtype} [${piece.shape}]`
 
 /** Row counts are the files'; config.json is often behind by the tokens that were added later. */
-function settleVocabulary(plan: CheckpointPlan): void {
+function resolveVocabulary(plan: CheckpointPlan): void {
   const { language, qformer } = plan.config
   const words = plan.entries.get('qformer.embeddings.word_embeddings.weight')?.shape[0]
   const embedding = plan.entries.get(familyOf(language).embedding)?.shape[0]

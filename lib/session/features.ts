@@ -86,7 +86,7 @@ export class Features {
       data = await this.#compute(clip)
       if (key !== undefined) await this.#disk!.put(key, this.shape, data)
     }
-    this.#keep(here, data)
+    this.#remember(here, data)
     return data
   }
 
@@ -118,7 +118,7 @@ export class Features {
     return data
   }
 
-  #keep(key: string, data: Float32Array): void {
+  #remember(key: string, data: Float32Array): void {
     this.#memory.set(key, data)
     this.#bytes += data.byteLength
     for (const [old, { byteLength }] of this.#memory) {
