@@ -67,7 +67,7 @@ export class Finder {
     const out = Object.values(widths).reduce((a, b) => a + b, 0)
     const pack = `${this.prefix}${name}`
     const weight = this.find(`${name}.weight`, [out, into], { pack: `${pack}.weight` })
-    return { parts, whole: weight && { weight, bias: bias ? this.get(`${name}.bias`, [out]) : undefined } }
+    return { parts, packed: weight && { weight, bias: bias ? this.get(`${name}.bias`, [out]) : undefined } }
   }
   norm(name: string, width: number, eps: number): Norm {
     return { weight: this.get(`${name}.weight`, [width]), bias: this.get(`${name}.bias`, [width]), eps }

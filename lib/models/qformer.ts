@@ -125,12 +125,12 @@ export function qformer(root: Finder, config: QFormerConfig, queries: number): Q
   const attention = (a: Finder, source?: number): AttentionWeights => {
     const [query, key, value] = ['attention.query', 'attention.key', 'attention.value'] as const
     const own = source === undefined ? undefined : a.linear(query, d, d)
-    const { parts, whole } = own
+    const { parts, packed } = own
       ? a.pack('attention.key_value', { [key]: d, [value]: d }, source!)
       : a.pack('attention.query_key_value', { [query]: d, [key]: d, [value]: d }, d)
     const [q, k, v] = (own ? [own, ...parts] : parts) as [Linear, Linear, Linear]
     return {
-      packed: whole,
+      packed,
       query: q,
       key: k,
       value: v,

@@ -64,7 +64,7 @@ export function attend(weights: AttentionWeights, input: Tensor, o: Attend): Ten
 
 /** The input of {@link attend}'s LayerNorm: x + Dense(attention(x)). */
 export function attendSum(weights: AttentionWeights, input: Tensor, o: Attend): Tensor {
-  const { query, key, value, packed: whole, dense, heads } = weights
+  const { query, key, value, packed, dense, heads } = weights
   const x = contiguous(input)
   let [q, k, v]: Columns[] = []
   if (o.kv) {
@@ -77,9 +77,9 @@ export function attendSum(weights: AttentionWeights, input: Tensor, o: Attend): 
         sourceAttention(own, source, key.weight, value.weight, { heads, bias: value.bias, lora: o.lora?.v }),
       )
     q = columnsOf(own)
-    ;[k, v] = projectAll({ parts: [key, value], whole }, source, [undefined, o.lora?.v])
+    ;[k, v] = projectAll({ parts: [key, value], packed }, source, [undefined, o.lora?.v])
   } else {
-    ;[q, k, v] = projectAll({ parts: [query, key, value], whole }, x, [o.lora?.q, undefined, o.lora?.v])
+    ;[q, k, v] = projectAll({ parts: [query, key, value], packed }, x, [o.lora?.q, undefined, o.lora?.v])
   }
   let alpha: Tensor | undefined
   if (o.routing) {

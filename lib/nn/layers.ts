@@ -18,10 +18,10 @@ export interface LoRA {
   scaling: number
 }
 
-/** Linear layers of one input. `whole` is all of them as one layer, where their weights are adjacent in memory. */
+/** Linear layers of one input. `packed` is all of them as one layer, where their weights are adjacent in memory. */
 export interface Pack {
   parts: readonly Linear[]
-  whole?: Linear | undefined
+  packed?: Linear | undefined
 }
 
 /** LayerNorm with its eps. */
@@ -42,9 +42,9 @@ export function project(layer: Linear, x: Tensor, change?: LoRA): Tensor {
  * x [...,in] to the output of each layer. Where the layers are one, these are columns of one tensor, with LoRA fused
  * in.
  */
-export function projectAll({ parts, whole }: Pack, x: Tensor, changes: readonly (LoRA | undefined)[] = []): Columns[] {
+export function projectAll({ parts, packed }: Pack, x: Tensor, changes: readonly (LoRA | undefined)[] = []): Columns[] {
   const given = changes.filter((c) => c !== undefined)
-  if (!whole || given.length > 2 || given.some((c) => c.scaling !== given[0]!.scaling))
+  if (!packed || given.length > 2 || given.some((c) => c.scaling !== given[0]!.scaling))
     return parts.map((layer, i) => columnsOf(project(layer, x, changes[i])))
   const widths = parts.map((layer) => layer.weight.dim(0))
   const starts = widths.map((_, i) => widths.slice(0, i).reduce((a, b) => a + b, 0))
@@ -52,7 +52,7 @@ export function projectAll({ parts, whole }: Pack, x: Tensor, changes: readonly 
     const c = changes[i]
     return c ? [{ A: c.A, B: c.B, first }] : []
   })
-  const of = project(whole, x, given[0] && { ...loraPack(updates, whole.weight.dim(0)), scaling: given[0].scaling })
+  const of = project(packed, x, given[0] && { ...loraPack(updates, packed.weight.dim(0)), scaling: given[0].scaling })
   return widths.map((width, i) => ({ of, start: starts[i]!, width }))
 }
 

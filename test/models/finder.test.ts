@@ -14,9 +14,9 @@ test('what is asked for is listed in order, by full name, shape and marks; a pac
     const at = root.at('a')
     at.norm('n', 3, 1e-5)
     at.linear('l', 4, 3, { bias: false })
-    const { parts, whole } = at.pack('qk', { q: 2, k: 1 }, 3)
+    const { parts, packed } = at.pack('qk', { q: 2, k: 1 }, 3)
     assert.equal(
-      [parts.map((p) => p.weight.shape), whole],
+      [parts.map((p) => p.weight.shape), packed],
       [
         [
           [2, 3],
