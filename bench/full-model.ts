@@ -44,7 +44,7 @@ export function inputsOf(model: ImageModel, { B, T, text, prompt, answers }: Siz
       ids: tensor(ids(B * text, qformer.vocabSize), [B, text], 'int32', model.device),
       mask: tensor(new Uint8Array(B * text).fill(1), [B, text], 'uint8', model.device),
     },
-    text: model.place(
+    text: model.upload(
       {
         rows: B,
         ids: words,

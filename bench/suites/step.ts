@@ -122,7 +122,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
       mask: tensor(new Uint8Array(B * K).fill(1), [B, K], 'uint8', bench.device),
     }
     const words = ids(B * prompt, llama.vocabSize)
-    const placed = model.place(
+    const uploaded = model.upload(
       {
         rows: B,
         ids: words,
@@ -144,7 +144,9 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
           return result
         }
         const visual = part('Q-Former forward', () => model.visualTokens(features, text, adapter))
-        const loss = part('language model and loss, forward', () => model.loss(model.hidden(visual, placed), placed))
+        const loss = part('language model and loss, forward', () =>
+          model.loss(model.hidden(visual, uploaded), uploaded),
+        )
         part('backward of both', () => backward(loss, factor))
         const start = performance.now()
         await optimizer.step()

@@ -64,11 +64,11 @@ const normal = (s: string): string => s.trim().toLowerCase().replace(/\s+/g, ' '
 export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRows): Promise<number[]> {
   const { rows } = text
   const [, N, D] = hidden.shape as [number, number, number]
-  const { places, targets, counts } = answerRows(text, N - text.ids.length / rows)
+  const { indices, targets, counts } = answerRows(text, N - text.ids.length / rows)
   const scores = logits(
     model.language,
     embedding(
-      tensor(Int32Array.from(places), [places.length], 'int32', model.device),
+      tensor(Int32Array.from(indices), [indices.length], 'int32', model.device),
       reshape(hidden, [rows * N, D]),
       model.precision,
     ),

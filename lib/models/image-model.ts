@@ -66,16 +66,16 @@ export interface TextRows {
 }
 
 /** Text rows as tensors where the model computes. */
-export interface PlacedText {
+export interface DeviceText {
   /** [B,S] int32 */
   ids: Tensor
   /** [B,V+S]: uint8, 1 = token; int32 */
   mask: Tensor
   positions: Tensor
   /** Which of the B·(V+S) rows predict an answer token, and which: [N] int32 each. Where the text has labels. */
-  answers?: { places: Tensor; targets: Tensor }
+  answers?: { indices: Tensor; targets: Tensor }
 }
-const isPlaced = (text: TextRows | PlacedText): text is PlacedText => !(text.ids instanceof Int32Array)
+const isOnDevice = (text: TextRows | DeviceText): text is DeviceText => !(text.ids instanceof Int32Array)
 
 interface Parts {
   vision: Vit
@@ -174,7 +174,7 @@ export class ImageModel implements Parts {
    *
    * @param padded how many answers to make of so many, with ones that do not count
    */
-  place(text: TextRows, V: number, padded = (n: number): number => n): PlacedText {
+  upload(text: TextRows, V: number, padded = (n: number): number => n): DeviceText {
     const { rows, labels } = text
     const S = text.ids.length / rows
     const limit = this.config.language.maxPositions
@@ -187,9 +187,9 @@ export class ImageModel implements Parts {
       mask.fill(1, r * (V + S), r * (V + S) + V)
       mask.set(text.mask.subarray(r * S, (r + 1) * S), r * (V + S) + V)
     }
-    const { places, targets } = answerRows(text, V)
-    for (let more = places.length && padded(places.length) - places.length; more > 0; more--) {
-      places.push(0)
+    const { indices, targets } = answerRows(text, V)
+    for (let more = indices.length && padded(indices.length) - indices.length; more > 0; more--) {
+      indices.push(0)
       targets.push(IGNORE)
     }
     const list = (values: number[]): Tensor => tensor(Int32Array.from(values), [values.length], 'int32', this.device)
@@ -197,7 +197,7 @@ export class ImageModel implements Parts {
       ids: rowsOf(text.ids, rows, this.device),
       mask: rowsOf(mask, rows, this.device),
       positions: rowsOf(this.language.positions(mask, rows), rows, this.device),
-      ...(labels && { answers: { places: list(places), targets: list(targets) } }),
+      ...(labels && { answers: { indices: list(indices), targets: list(targets) } }),
     }
   }
 
@@ -206,10 +206,10 @@ export class ImageModel implements Parts {
    */
   hidden(
     visual: Tensor,
-    text: TextRows | PlacedText,
+    text: TextRows | DeviceText,
     options: { cache?: KVView; observe?: Observe | undefined } = {},
   ): Tensor {
-    const { ids, mask, positions } = isPlaced(text) ? text : this.place(text, visual.dim(1))
+    const { ids, mask, positions } = isOnDevice(text) ? text : this.upload(text, visual.dim(1))
     const words = embedTokens(this.language, ids, this.precision)
     return this.language.forward(concat([visual, words], 1), { mask, positions, ...options })
   }
@@ -218,12 +218,12 @@ export class ImageModel implements Parts {
    * Cross-entropy of the answers (3), times `factor`: the sum by default; 1/tokens makes it the mean. Text position i
    * predicts label i+1. The output matrix is applied to those rows alone.
    */
-  loss(hidden: Tensor, text: TextRows | PlacedText, factor = 1): Tensor {
+  loss(hidden: Tensor, text: TextRows | DeviceText, factor = 1): Tensor {
     const [B, N, D] = hidden.shape as [number, number, number]
-    const { answers } = isPlaced(text) ? text : this.place(text, N - text.ids.length / text.rows)
+    const { answers } = isOnDevice(text) ? text : this.upload(text, N - text.ids.length / text.rows)
     if (!answers) throw invalid('labels', 'one label per text token', undefined)
-    if (!answers.places.size) throw invalid('labels', 'at least one answer token', 'none in the batch')
-    const chosen = embedding(answers.places, reshape(hidden, [B * N, D]), this.precision)
+    if (!answers.indices.size) throw invalid('labels', 'at least one answer token', 'none in the batch')
+    const chosen = embedding(answers.indices, reshape(hidden, [B * N, D]), this.precision)
     return crossEntropy(logits(this.language, chosen), answers.targets, factor)
   }
 
@@ -242,21 +242,21 @@ export class ImageModel implements Parts {
  * The answer tokens of a batch behind V visual tokens: for each the row of hidden states, of B·(V+S), that predicts it,
  * which is the one before its own, and its id; and how many each text has.
  */
-export function answerRows(text: TextRows, V: number): { places: number[]; targets: number[]; counts: number[] } {
+export function answerRows(text: TextRows, V: number): { indices: number[]; targets: number[]; counts: number[] } {
   const { rows, labels } = text
   const S = text.ids.length / rows
-  const [places, targets]: [number[], number[]] = [[], []]
+  const [indices, targets]: [number[], number[]] = [[], []]
   const counts = new Array<number>(rows).fill(0)
   for (let r = 0; labels && r < rows; r++) {
     for (let i = 1; i < S; i++) {
       const label = labels[r * S + i]!
       if (label === IGNORE) continue
-      places.push(r * (V + S) + V + i - 1)
+      indices.push(r * (V + S) + V + i - 1)
       targets.push(label)
       counts[r]!++
     }
   }
-  return { places, targets, counts }
+  return { indices, targets, counts }
 }
 
 /** How many answer tokens a batch has: labels that count. */

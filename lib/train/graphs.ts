@@ -1,6 +1,6 @@
 /** Forward and backward of a micro-batch; on a CUDA device as a graph, captured once for each shape of the inputs. */
 import type { Adapter } from '../adapter/adapter.js'
-import type { ImageModel, PlacedText, QFormerText } from '../models/image-model.js'
+import type { ImageModel, DeviceText, QFormerText } from '../models/image-model.js'
 import { accumulate } from '../ops/adamw.js'
 import { fill, write, zeros } from '../ops/copy.js'
 import { deviceMemory } from '../tensor/device.js'
@@ -15,14 +15,14 @@ export interface StepInputs {
   /** E_v [B,T,K_V,D_v] */
   features: Tensor
   qformer: QFormerText | undefined
-  text: PlacedText
+  text: DeviceText
   /** Factor of the summed loss: one float32 number, shape []. */
   factor: Tensor
 }
 
 /** The same with every tensor replaced. */
 function mapped({ features, qformer, text, factor }: StepInputs, f: (t: Tensor, role: string) => Tensor): StepInputs {
-  const { places, targets } = text.answers!
+  const { indices, targets } = text.answers!
   return {
     features: f(features, 'features'),
     qformer: qformer && { ids: f(qformer.ids, 'qformer ids'), mask: f(qformer.mask, 'qformer mask') },
@@ -30,7 +30,7 @@ function mapped({ features, qformer, text, factor }: StepInputs, f: (t: Tensor, 
       ids: f(text.ids, 'ids'),
       mask: f(text.mask, 'mask'),
       positions: f(text.positions, 'positions'),
-      answers: { places: f(places, 'places'), targets: f(targets, 'targets') },
+      answers: { indices: f(indices, 'indices'), targets: f(targets, 'targets') },
     },
     factor: f(factor, 'factor'),
   }

@@ -124,7 +124,7 @@ export class Trainer {
     return {
       features: seen,
       qformer: words && { ids: words.ids.to(model.device), mask: words.mask.to(model.device) },
-      text: model.place(
+      text: model.upload(
         textRows(encoded, special.padId, { step, most: language.maxPositions - V }),
         V,
         graphs && powerOfTwo,

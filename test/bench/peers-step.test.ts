@@ -43,8 +43,8 @@ const trained = {
     const batch = tinyInputs(both.config, 5, { frames })
     const rng = random(11)
     const features = map(array([2, frames, vision.tokens, vision.hiddenSize]), () => Math.fround(rng.normal()))
-    const text = model.place(textRows(batch), numQueryTokens)
-    const factor = 1 / text.answers!.places.size
+    const text = model.upload(textRows(batch), numQueryTokens)
+    const factor = 1 / text.answers!.indices.size
 
     const numbers = async (t: Tensor): Promise<Float32Array> => ((await t.data()) as Float32Array).slice()
     const before = new Map<string, Float32Array>()
@@ -90,7 +90,7 @@ const trained = {
           ids: rows(batch.inputIds.data),
           attended: rows(await numbers(text.mask)),
           positions: rows(await numbers(text.positions)),
-          places: [...(await numbers(text.answers!.places))],
+          places: [...(await numbers(text.answers!.indices))],
           targets: [...(await numbers(text.answers!.targets))],
         },
       }),
