@@ -61,7 +61,7 @@ export function inputsOf(model: ImageModel, { B, T, text, prompt, answers }: Siz
 export function trainerOf(model: ImageModel, config: object, inputs: StepInputs, graphs: boolean) {
   const adapter = new Adapter(model.config, parseAdapterConfig(config), { seed: 3, device: model.device })
   const optimizer = new AdamW(
-    adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+    adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
     { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 },
   )
   const captured = graphs ? new StepGraphs(model, adapter, optimizer) : undefined

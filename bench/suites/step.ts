@@ -87,7 +87,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
     { seed: 1, device: bench.device },
   )
   const optimizer = new AdamW(
-    adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+    adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
     { lr: 1e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 },
   )
   const ids = (n: number, vocabulary: number): Int32Array =>

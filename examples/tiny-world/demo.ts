@@ -64,7 +64,7 @@ async function learn(name: string): Promise<string> {
       signal,
       onStart: ({ counts, adapter }) =>
         console.log(
-          `  trained parameters: ${counts.map((c) => `${c.group} ${c.parameters.toLocaleString('en')}`).join(', ')}; ${countTrained(adapter.table()).toLocaleString('en')} in all`,
+          `  trained parameters: ${counts.map((c) => `${c.group} ${c.parameters.toLocaleString('en')}`).join(', ')}; ${countTrained(adapter.trained()).toLocaleString('en')} in all`,
         ),
       onStep: (e) => (bar ??= new Bar('  steps', e.steps, 'loss {loss}')).update(e.step, { loss: e.loss.toFixed(3) }),
       onEpoch: (e) =>

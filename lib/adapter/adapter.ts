@@ -55,7 +55,7 @@ export class Adapter implements VideoAdapter {
     this.#choices = this.config.dar.mode === 'off' ? [] : masksPerLayer(model.qformer.layers, this.config.dar.choices)
     const random = new Random(seed)
     this.parameters = new Map(
-      this.table().map((p) => {
+      this.trained().map((p) => {
         const value = scope(() => (values?.get(p.name) ?? initial(p, random)).to(device))
         if (`${value.shape}` !== `${p.shape}`) throw invalid(p.name, `shape [${p.shape}]`, `[${value.shape}]`)
         return [p.name, keep(value).requireGrad(p.name)]
@@ -68,7 +68,7 @@ export class Adapter implements VideoAdapter {
   readonly given: GivenMasks
 
   /** Names, shapes, groups and decay of the trained tensors. */
-  table(): TrainedParameter[] {
+  trained(): TrainedParameter[] {
     return trainedParameters(this.model, this.config)
   }
   /** Whether the text goes into the Q-Former (early fusion). */

@@ -87,10 +87,10 @@ export function placeOf(name: string): { file: string; key: string } {
   return { file: role === 'temporal' ? `temporal/${PEFT}` : PEFT, key: `base_model.model.${module}.${side}.weight` }
 }
 
-/** Where every parameter of a table is stored: file to key to parameter. */
-function places(table: readonly TrainedParameter[]): Map<string, Map<string, TrainedParameter>> {
+/** Where every parameter of a trained is stored: file to key to parameter. */
+function storedAt(trained: readonly TrainedParameter[]): Map<string, Map<string, TrainedParameter>> {
   const files = new Map<string, Map<string, TrainedParameter>>()
-  for (const parameter of table) {
+  for (const parameter of trained) {
     const { file, key } = placeOf(parameter.name)
     files.set(file, (files.get(file) ?? new Map()).set(key, parameter))
   }
@@ -138,8 +138,8 @@ export async function adapterFiles(adapter: Adapter, meta: AdapterMeta): Promise
     program(),
   ])
   const data = new Map(names.map((name, i) => [name, values[i]!]))
-  const [table, { config, files }] = [adapter.table(), withMasks(adapter)]
-  for (const [path, parameters] of places(table)) {
+  const [trained, { config, files }] = [adapter.trained(), withMasks(adapter)]
+  for (const [path, parameters] of storedAt(trained)) {
     files.push({
       path,
       tensors: [...parameters].map(([name, p]) => ({ name, dtype: 'F32', shape: p.shape, data: data.get(p.name)! })),
@@ -154,10 +154,10 @@ export async function adapterFiles(adapter: Adapter, meta: AdapterMeta): Promise
     createdBy,
     base: { name: base, fingerprint },
     config,
-    counts: countGroups(table),
+    counts: countGroups(trained),
     ...(info && { info }),
   }
-  files.push({ path: 'README.md', text: readme(base, createdBy, table) }, { path: ABOUT, text: json(about) })
+  files.push({ path: 'README.md', text: readme(base, createdBy, trained) }, { path: ABOUT, text: json(about) })
   return files
 }
 
@@ -184,11 +184,11 @@ const program = (): Promise<string> =>
     () => 'mtransllama',
   )
 
-function readme(base: string, createdBy: string, table: readonly TrainedParameter[]): string {
-  const counts = countGroups(table).map(({ group, parameters }) => `${group} ${parameters.toLocaleString('en')}`)
+function readme(base: string, createdBy: string, trained: readonly TrainedParameter[]): string {
+  const counts = countGroups(trained).map(({ group, parameters }) => `${group} ${parameters.toLocaleString('en')}`)
   return `# A video adapter for ${base}
 
-Turns the image model ${base} into a video model; written by ${createdBy}. ${countTrained(table).toLocaleString('en')} trained
+Turns the image model ${base} into a video model; written by ${createdBy}. ${countTrained(trained).toLocaleString('en')} trained
 parameters in float32 (${counts.join(', ')}) and no weight of the base model.
 
     mtransllama ask --model BASE --adapter THIS_FOLDER --video FILE --prompt "..."
@@ -284,7 +284,7 @@ async function readParameters(
 ): Promise<Map<string, Tensor>> {
   const values = new Map<string, Tensor>()
   const faults: string[] = []
-  const files = places(trainedParameters(model, config))
+  const files = storedAt(trainedParameters(model, config))
   if (!files.has(`temporal/${PEFT}`) && existsSync(join(at, 'temporal', PEFT)))
     faults.push(`temporal/${PEFT} is there, but this configuration has no temporal LoRA`)
   for (const [file, expected] of files) {

@@ -60,7 +60,7 @@ export function register(program: Command): void {
                   [
                     'total',
                     String(counts.reduce((n, c) => n + c.tensors, 0)),
-                    countTrained(adapter.table()).toLocaleString('en'),
+                    countTrained(adapter.trained()).toLocaleString('en'),
                   ],
                 ]),
               )

@@ -116,7 +116,7 @@ export async function videoCase(c: GoldenCase, score: Score): Promise<void> {
     )
   const { train } = c.config.config
   const optimizer = new AdamW(
-    adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+    adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
     { lr: train.lr, betas: train.betas, eps: train.eps, weightDecay: train.weight_decay },
   )
   try {

@@ -159,7 +159,7 @@ class Run {
       timeout: data.timeout,
       cache: data.cache,
     })
-    const table = adapter.table()
+    const table = adapter.trained()
     const lr =
       typeof t.lr === 'number'
         ? t.lr
@@ -193,7 +193,7 @@ class Run {
     const perEpoch = Math.ceil(Math.ceil(this.samples.length / t.batch) / t.accumulation)
     const steps = perEpoch * t.epochs
     this.options.onStart?.({
-      counts: countGroups(this.adapter.table()),
+      counts: countGroups(this.adapter.trained()),
       samples: this.samples.length,
       steps,
       model: this.model,

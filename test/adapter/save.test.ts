@@ -115,7 +115,7 @@ for (const config of [
         ...meta,
         info: { step: 12, accuracy: 0.5 },
         config: adapter.config,
-        counts: countGroups(adapter.table()),
+        counts: countGroups(adapter.trained()),
         createdBy: '',
       },
     )

@@ -117,7 +117,7 @@ const trained = {
     )
 
     const optimizer = new AdamW(
-      adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+      adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
       { lr, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 },
     )
     await optimizer.step()

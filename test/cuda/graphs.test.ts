@@ -56,7 +56,7 @@ function made(options: { graphs?: boolean; graphBytes?: number } = {}) {
   const { adapter: config } = trainConfig(world, 'none')
   const adapter = new Adapter(checkpoint.model.config, config, { seed: 3, device: checkpoint.model.device })
   const optimizer = new Recorder(
-    adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+    adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
     { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 5 },
   )
   const trainer = new Trainer(checkpoint, adapter, features, optimizer, options)
@@ -217,7 +217,7 @@ test('graphs share memory: many take hardly more than the largest, and all of it
     const { parseAdapterConfig } = await import(${url('../../lib/adapter/config.ts')})
     const checkpoint = await openCheckpoint(${JSON.stringify(world.model)}, { device: 'cuda' })
     const adapter = new Adapter(checkpoint.model.config, parseAdapterConfig({ frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }, 'config'), { device: 'cuda:0' })
-    const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name) })), { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0 })
+    const optimizer = new AdamW(adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name) })), { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0 })
     const trainer = new Trainer(checkpoint, adapter, new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } }), optimizer)
     const batch = (await readManifest(${JSON.stringify(world.train)})).slice(0, 2)
     const counts = () => { m.syncBlocking(); return m.native().devices().counts }

@@ -147,7 +147,7 @@ for (const device of places)
     const { parseAdapterConfig } = await import(${url('../../lib/adapter/config.ts')}); const { parseModelConfig } = await import(${url('../../lib/checkpoint/config.ts')})
     const model = parseModelConfig({ model_type: 'instructblip', vision_config: {}, text_config: { model_type: 'llama', vocab_size: 32001 } })
     const adapter = new Adapter(model, parseAdapterConfig({ frames: 8 }, 'config'), { device: 'cuda:0' })
-    const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name) })), { lr: 1e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 })
+    const optimizer = new AdamW(adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name) })), { lr: 1e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 1 })
     const counts = () => { m.syncBlocking(); return m.native().devices().counts }
     for (const p of adapter.parameters.values()) p.grad = m.keep(m.zeros(p.shape, 'float32', 'cuda:0'))
     optimizer.prepare()

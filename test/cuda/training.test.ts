@@ -66,7 +66,7 @@ test('a graph gives the bits of its operators one by one; so does a rerun', asyn
   const run = async (graphs: boolean): Promise<number[]> => {
     const adapter = new Adapter(checkpoint.model.config, config.adapter, { seed: 3, device: checkpoint.model.device })
     const optimizer = new AdamW(
-      adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+      adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
       { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05 },
     )
     const trainer = new Trainer(checkpoint, adapter, features, optimizer, { graphs })
@@ -135,7 +135,7 @@ test('bfloat16: losses near those of float32 all the way', async () => {
     const { parseAdapterConfig } = await import(${url('../../lib/adapter/config.ts')})
     const checkpoint = await openCheckpoint(${JSON.stringify(world.model)}, { device: 'cuda' })
     const adapter = new Adapter(checkpoint.model.config, parseAdapterConfig({ frames: 3, lora: { r: 3, alpha: 6 }, dar: { routerHidden: 8 } }, 'config'), { device: 'cuda:0' })
-    const optimizer = new AdamW(adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name) })), { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0 })
+    const optimizer = new AdamW(adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name) })), { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0 })
     const trainer = new Trainer(checkpoint, adapter, new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } }), optimizer)
     const samples = await readManifest(${JSON.stringify(join(world.train))})
     const small = samples.slice(0, 2), big = Array.from({ length: 12 }, () => samples).flat()

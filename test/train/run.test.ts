@@ -213,7 +213,7 @@ function makeTrainer(
         ),
       )
   const optimizer = new Recorder(
-    adapter.table().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+    adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
     { lr: t.lr as number, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay },
   )
   return {

@@ -39,7 +39,7 @@ const config = {
 function start(seed: number, keys: object = {}): Pick<TrainingState, 'adapter' | 'optimizer' | 'config'> {
   const adapter = new Adapter(model, { ...config.adapter, ...keys }, { seed })
   const optimizer = new AdamW(
-    adapter.table().map(({ name, group, decay }) => ({ name, group, decay, tensor: adapter.parameters.get(name)! })),
+    adapter.trained().map(({ name, group, decay }) => ({ name, group, decay, tensor: adapter.parameters.get(name)! })),
     { lr: 0.01, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05 },
   )
   return { adapter, optimizer, config }
