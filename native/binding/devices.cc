@@ -94,7 +94,7 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
 /// says: { found, expected }, lists in one order.
 Napi::Value fragments(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "fragments", 0);
-  require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), ".");
+  require(device.is_cuda(), "device: expected a CUDA device, but got ", device, ".");
   auto& environment = Environment::of(info.Env());
   auto queue = environment.queue(device);
   environment.stream.sync_blocking();
@@ -123,7 +123,7 @@ struct Captured {
 /// run. `shared`: the graph computes in one memory with all other such graphs of this thread and device.
 Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "beginCapture", 0);
-  require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), "; graphs are of CUDA alone.");
+  require(device.is_cuda(), "device: expected a CUDA device, but got ", device, "; graphs are of CUDA alone.");
   auto& environment = Environment::of(info.Env());
   auto queue = environment.queue(device);
   if (!info[1].IsBoolean()) refuse(info[1], "beginCapture", 1, "true or false");
@@ -139,7 +139,7 @@ Napi::Value begin_capture(const Napi::CallbackInfo& info) {
 /// there is no graph then.
 Napi::Value end_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "endCapture", 0);
-  require(device.is_cuda(), "device: expected a CUDA device, but got ", device.name(), ".");
+  require(device.is_cuda(), "device: expected a CUDA device, but got ", device, ".");
   auto& environment = Environment::of(info.Env());
   auto captured = std::make_unique<std::shared_ptr<Captured>>(std::make_shared<Captured>(environment.queue(device)));
   environment.stream.enqueue_always("endCapture", [c = *captured, &stream = environment.stream] {

@@ -45,8 +45,8 @@ Device common_device(const Role* roles, size_t count) {
     if (!roles[i].view || !*roles[i].view || !roles[i].view->storage->device().decided()) continue;
     if (first == count) first = i;
     Device a = roles[first].view->storage->device(), b = roles[i].view->storage->device();
-    require(a == b, "argument ", roles[i].argument + 1, ": expected a tensor on ", a.name(), " like argument ",
-            roles[first].argument + 1, ", but got one on ", b.name(), "; move it with to().");
+    require(a == b, "argument ", roles[i].argument + 1, ": expected a tensor on ", a, " like argument ",
+            roles[first].argument + 1, ", but got one on ", b, "; move it with to().");
   }
   return first == count ? cpu_device : roles[first].view->storage->device();
 }

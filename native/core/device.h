@@ -1,5 +1,6 @@
 // Where memory lies and operators run: the CPU, or a CUDA device by number.
 #pragma once
+#include <ostream>
 #include <string>
 
 namespace mt {
@@ -12,6 +13,7 @@ struct Device {
   bool decided() const { return id != kUndecided; }
   std::string name() const { return id >= 0 ? "cuda:" + std::to_string(id) : id == kCpu ? "cpu" : "no device yet"; }
   friend bool operator==(Device, Device) = default;
+  friend std::ostream& operator<<(std::ostream& to, Device device) { return to << device.name(); }
 };
 
 inline constexpr Device cpu_device{Device::kCpu};

@@ -19,10 +19,12 @@ std::string text(const Parts&... parts) {
   return out.str();
 }
 
-/// Throws a shape_error with the joined message unless `ok`.
+/// Throws a shape_error with the joined message unless `ok`. Every call of an operator passes dozens of these, so parts
+/// are to cost nothing before they are printed.
 template <typename... Parts>
 void require(bool ok, const Parts&... parts) {
-  if (!ok) throw shape_error(text(parts...));
+  if (!ok) [[unlikely]]
+    throw shape_error(text(parts...));
 }
 
 }  // namespace mt

@@ -111,13 +111,17 @@ struct Parameter<const T&> : Parameter<T> {
   using Float32 = const typename Parameter<T>::Float32&;
 };
 
-inline std::string shape_text(const int64_t* shape, int rank) {
-  std::ostringstream s;
-  for (int i = 0; i < rank; ++i) s << (i ? "," : "[") << shape[i];
-  s << (rank ? "]" : "[]");
-  return s.str();
-}
-inline std::string shape_text(const View& v) { return shape_text(v.shape, v.rank); }
+/// A shape for a message; text is made of it only where the message is printed. Refers to the shape.
+struct shape_text {
+  const int64_t* shape;
+  int rank;
+  shape_text(const int64_t* shape, int rank) : shape(shape), rank(rank) {}
+  explicit shape_text(const View& v) : shape_text(v.shape, v.rank) {}
+  friend std::ostream& operator<<(std::ostream& to, const shape_text& s) {
+    for (int i = 0; i < s.rank; ++i) to << (i ? "," : "[") << s.shape[i];
+    return to << (s.rank ? "]" : "[]");
+  }
+};
 
 // ---- checks: each names the argument, what was expected and what came ----
 
