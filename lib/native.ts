@@ -296,9 +296,24 @@ export interface NativeEvents {
 }
 
 export interface Native {
-  create(shape: readonly number[], dtype: string, device?: number): NativeTensor
+  /**
+   * `into`: a tensor that was released and becomes the one that is made. A Float64Array crosses the border for a fraction of
+   * what an array costs, as does a dtype's number.
+   */
+  create(
+    shape: readonly number[] | Float64Array,
+    dtype: string | number,
+    device?: number,
+    into?: NativeTensor,
+  ): NativeTensor
   upload(bytes: Uint8Array, shape: readonly number[], dtype: string): NativeTensor
-  view(base: NativeTensor, shape: readonly number[], strides: readonly number[], offset: number): NativeTensor
+  view(
+    base: NativeTensor,
+    shape: readonly number[] | Float64Array,
+    strides: readonly number[] | Float64Array,
+    offset: number,
+    into?: NativeTensor,
+  ): NativeTensor
   freeze(t: NativeTensor): void
   transfer(t: NativeTensor, device: number): NativeTensor
   device(t: NativeTensor): number

@@ -6,10 +6,13 @@ export interface Owned {
   readonly dtype: string
   readonly shape: readonly number[]
   dispose(): void
+  own(scope: Scope | undefined): void
+  ownedBy(scope: Scope): boolean
 }
 
-class Scope {
-  readonly tensors = new Set<Owned>()
+/** What was made in it, kept by `Tensor.own`. */
+export class Scope {
+  readonly tensors: Owned[] = []
   closed = false
   constructor(readonly parent: Scope | undefined) {}
 }
@@ -21,7 +24,6 @@ function open(scope: Scope | undefined): Scope | undefined {
 }
 
 const current = new AsyncLocalStorage<Scope | undefined>()
-const home = new WeakMap<Owned, Scope>()
 const warn = process.env.MT_LEAKS === '1'
 // What was forgotten is freed by the garbage collector; under MT_LEAKS=1 it also says so.
 const forgotten = warn
@@ -32,21 +34,13 @@ const forgotten = warn
 
 /** For Tensor: notes where it was made. */
 export function enter(t: Owned): void {
-  own(t, open(current.getStore()))
+  t.own(open(current.getStore()))
   forgotten?.register(t, `${t.dtype} [${t.shape}] ${caller()}`, t)
 }
 /** For Tensor: it was freed. */
 export function leave(t: Owned): void {
-  own(t, undefined)
+  t.own(undefined)
   forgotten?.unregister(t)
-}
-
-function own(t: Owned, scope: Scope | undefined): void {
-  home.get(t)?.tensors.delete(t)
-  if (scope) {
-    scope.tensors.add(t)
-    home.set(t, scope)
-  } else home.delete(t)
 }
 
 /** The first line of the stack outside the folders of tensors and operators. */
@@ -57,7 +51,7 @@ function caller(): string {
 
 /** Takes a tensor out of every scope: whoever calls this frees it. Returns it. */
 export function keep<T extends Owned>(t: T): T {
-  own(t, undefined)
+  t.own(undefined)
   return t
 }
 
@@ -70,7 +64,7 @@ function tensorsIn(value: unknown): Set<Owned> {
     const next = todo.pop()
     if (typeof next !== 'object' || next === null || seen.has(next)) continue
     seen.add(next)
-    if ('handle' in next && 'dispose' in next) tensors.add(next as object as Owned)
+    if ('ownedBy' in next) tensors.add(next as object as Owned)
     else if (Array.isArray(next) || next instanceof Set) for (const v of next) todo.push(v)
     else if (next instanceof Map) for (const [k, v] of next) todo.push(k, v)
     else if (isPlain(next)) for (const v of Object.values(next)) todo.push(v)
@@ -86,8 +80,8 @@ function isPlain(value: object): boolean {
 function close(scope: Scope, result?: unknown): void {
   scope.closed = true
   const outer = open(scope.parent)
-  for (const t of tensorsIn(result)) if (scope.tensors.has(t)) own(t, outer)
-  for (const t of [...scope.tensors]) t.dispose()
+  for (const t of tensorsIn(result)) if (t.ownedBy(scope)) t.own(outer)
+  while (scope.tensors.length) scope.tensors.at(-1)!.dispose()
 }
 
 /**

@@ -2,7 +2,7 @@
 import { invalid } from '../errors.js'
 import { native, type Memory, type NativeTensor } from '../native.js'
 import { deviceId, deviceOf, type Device } from './device.js'
-import { enter, leave } from './scope.js'
+import { enter, leave, type Scope } from './scope.js'
 
 /**
  * Element types. float32 and bfloat16 hold activations; float16 holds weights; integers hold ids, masks and positions.
@@ -11,6 +11,7 @@ export type DType = 'float32' | 'bfloat16' | 'float16' | 'int64' | 'int32' | 'ui
 /** What elements are read and written as. 16-bit floats are `Uint16Array`s of their bits. */
 export type TypedArray = Float32Array | Int32Array | Uint8Array | BigInt64Array | Uint16Array
 
+/** In the order of native/core/dtype.h, where a dtype's place is its number. */
 const arrays = {
   float32: Float32Array,
   bfloat16: Uint16Array,
@@ -19,6 +20,8 @@ const arrays = {
   int32: Int32Array,
   uint8: Uint8Array,
 } as const
+
+const numbers = Object.fromEntries(Object.keys(arrays).map((dtype, i) => [dtype, i])) as Record<DType, number>
 
 /** Bytes of one element. */
 export const itemSize = (dtype: DType): number => arrays[dtype].BYTES_PER_ELEMENT
@@ -32,6 +35,38 @@ export function contiguousStrides(shape: readonly number[]): number[] {
 
 /** Product of the dimensions. */
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
+
+/** A native handle and the tensors that stand for it. */
+class Handle {
+  users = 1
+  constructor(readonly native: NativeTensor) {}
+}
+/** Handles without a tensor, to be used again: to make one, and to collect it, costs more than an operator's call. */
+const released: Handle[] = []
+const MOST_RELEASED = 1 << 14
+
+/** The handle that a native function made, of the last one in {@link released} where there was one. */
+function taken(native: NativeTensor): Handle {
+  const handle = released.pop()
+  if (!handle) return new Handle(native)
+  handle.users = 1
+  return handle
+}
+
+// Shapes and strides cross the border in an array of their length: it is read at once there, a JavaScript array is not.
+const MAX_RANK = 6
+const arraysPerRank = (): Float64Array[] => Array.from({ length: MAX_RANK + 1 }, (_, rank) => new Float64Array(rank))
+const [sizes, steps] = [arraysPerRank(), arraysPerRank()]
+function across(perRank: readonly Float64Array[], values: readonly number[]): Float64Array | readonly number[] {
+  const array = Array.isArray(values) && perRank[values.length]
+  if (!array) return values // native code says what is wrong with it
+  for (let i = 0; i < array.length; i++) {
+    const value = values[i]
+    if (typeof value !== 'number') return values
+    array[i] = value
+  }
+  return array
+}
 
 /**
  * Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. `residuals` holds, for
@@ -69,16 +104,18 @@ export class Tensor {
   node: Node | undefined
   /** For messages: the name of a weight or parameter. */
   label: string | undefined
-  #handle: NativeTensor | undefined
+  #handle: Handle | undefined
+  #home: Scope | undefined
+  #place = 0
 
-  /** For the operators: takes a native handle over. */
+  /** Takes a native handle over. */
   constructor(
-    handle: NativeTensor,
+    handle: NativeTensor | Handle,
     shape: readonly number[],
     dtype: DType,
     strides: readonly number[] = contiguousStrides(shape),
   ) {
-    this.#handle = handle
+    this.#handle = handle instanceof Handle ? handle : new Handle(handle)
     // Copies: the caller may go on with its arrays.
     this.shape = [...shape]
     this.dtype = dtype
@@ -86,8 +123,7 @@ export class Tensor {
     enter(this)
   }
 
-  /** The native side of it. Throws once the tensor was disposed. */
-  get handle(): NativeTensor {
+  get #live(): Handle {
     if (!this.#handle)
       throw invalid(
         this.label ?? 'tensor',
@@ -96,6 +132,10 @@ export class Tensor {
         'keep() it, or return it from its scope',
       )
     return this.#handle
+  }
+  /** The native side of it, for as long as it is not disposed. Throws once it was. */
+  get handle(): NativeTensor {
+    return this.#live.native
   }
   /** Whether it was disposed. Any use of a disposed tensor but `dispose` is an error. */
   get disposed(): boolean {
@@ -130,7 +170,8 @@ export class Tensor {
    * No gradient flows through it; the operators of `ops/views` are the differentiable ones.
    */
   view(shape: readonly number[], strides: readonly number[] = contiguousStrides(shape), offset = 0): Tensor {
-    return new Tensor(native().view(this.handle, shape, strides, offset), shape, this.dtype, strides)
+    const seen = native().view(this.handle, across(sizes, shape), across(steps, strides), offset, released.at(-1)?.native)
+    return new Tensor(taken(seen), shape, this.dtype, strides)
   }
   /** Its elements on a device, in contiguous memory: itself if it lies there. No gradient flows through it. */
   to(device: Device): Tensor {
@@ -139,9 +180,11 @@ export class Tensor {
     if (this.label !== undefined) moved.label = this.label
     return moved
   }
-  /** A second handle on the same memory, cut off from the tape. */
+  /** The same memory seen the same way, cut off from the tape. */
   detach(): Tensor {
-    return this.view(this.shape, this.strides)
+    const handle = this.#live
+    handle.users++
+    return new Tensor(handle, this.shape, this.dtype, this.strides)
   }
 
   /** The elements in row-major order, once everything before has been computed. 16-bit floats come as their bits. */
@@ -178,11 +221,33 @@ export class Tensor {
 
   /** Frees it, as soon as the queue has no more use for it. Does nothing the second time. */
   dispose(): void {
-    if (!this.#handle) return
-    native().release(this.#handle)
+    const handle = this.#handle
+    if (!handle) return
     this.#handle = undefined
     this.node = undefined
+    if (--handle.users === 0) {
+      native().release(handle.native)
+      if (released.length < MOST_RELEASED) released.push(handle)
+    }
     leave(this)
+  }
+  /** For scopes: who frees it from now on. */
+  own(scope: Scope | undefined): void {
+    if (this.#home) {
+      // The last one takes its place.
+      const { tensors } = this.#home
+      const last = tensors.pop() as Tensor
+      if (last !== this) {
+        tensors[this.#place] = last
+        last.#place = this.#place
+      }
+    }
+    this.#home = scope
+    if (scope) this.#place = scope.tensors.push(this) - 1
+  }
+  /** For scopes: whether that one frees it. */
+  ownedBy(scope: Scope): boolean {
+    return this.#home === scope
   }
   [Symbol.dispose](): void {
     this.dispose()
@@ -201,7 +266,9 @@ declare global {
  * said here.
  */
 export function empty(shape: readonly number[], dtype: DType = 'float32', device?: Device): Tensor {
-  return new Tensor(native().create(shape, dtype, device && deviceId(device)), shape, dtype)
+  const id = device && deviceId(device)
+  const handle = native().create(across(sizes, shape), numbers[dtype] ?? dtype, id, released.at(-1)?.native)
+  return new Tensor(taken(handle), shape, dtype)
 }
 
 function checkShape(name: string, shape: readonly number[], length: number): void {

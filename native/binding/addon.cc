@@ -10,17 +10,44 @@
 namespace mt::binding {
 namespace {
 
-std::vector<int64_t> integers(const Napi::Value& v, const char* function, int position) {
+/// The numbers of a shape or of strides.
+struct Integers {
+  int count = 0;
+  int64_t at[kMaxRank] = {};
+};
+
+/// Of an array of numbers, or of a Float64Array: that one is read at once, an array number by number.
+Integers integers(const Napi::Value& v, const char* function, int position) {
+  Integers out;
+  const auto counted = [&](size_t n) {
+    require(n <= kMaxRank, "argument ", position + 1, ": expected at most ", kMaxRank, " dimensions, but got ", n, ".");
+    out.count = int(n);
+  };
+  napi_typedarray_type type;
+  size_t length;
+  void* data;
+  if (napi_get_typedarray_info(v.Env(), v, &type, &length, &data, nullptr, nullptr) == napi_ok &&
+      type == napi_float64_array) {
+    counted(length);
+    for (int i = 0; i < out.count; ++i)
+      out.at[i] = Decoder<int64_t>::whole(static_cast<const double*>(data)[i], v.Env(), function, position);
+    return out;
+  }
   if (!v.IsArray()) refuse(v, function, position, "an array of integers");
   auto a = v.As<Napi::Array>();
-  const uint32_t n = a.Length();
-  require(n <= kMaxRank, "argument ", position + 1, ": expected at most ", kMaxRank, " dimensions, but got ", n, ".");
-  std::vector<int64_t> out(n);
-  for (uint32_t i = 0; i < n; ++i) out[i] = Decoder<int64_t>::decode(a.Get(i), function, position);
+  counted(a.Length());
+  for (int i = 0; i < out.count; ++i) out.at[i] = Decoder<int64_t>::decode(a.Get(uint32_t(i)), function, position);
   return out;
 }
 
+/// A dtype by its name, or by its number in dtype_names.
 DType dtype_argument(const Napi::Value& v, const char* function, int position) {
+  if (v.IsNumber()) {
+    const int64_t number = Decoder<int64_t>::decode(v, function, position);
+    constexpr auto count = int64_t(std::size(dtype_names));
+    require(number >= 0 && number < count, "dtype: expected 0 to ", count - 1, ", but got ", number, ".");
+    return DType(number);
+  }
   if (!v.IsString()) refuse(v, function, position, "a dtype name");
   return dtype_of(v.As<Napi::String>().Utf8Value());
 }
@@ -28,10 +55,10 @@ DType dtype_argument(const Napi::Value& v, const char* function, int position) {
 constexpr int64_t kMostElements = int64_t(1) << 46;
 
 /// A contiguous view of the given shape without memory yet. Refuses what no machine could hold.
-View shaped(const std::vector<int64_t>& shape, DType dtype) {
+View shaped(const int64_t* shape, int rank, DType dtype) {
   View v;
   v.dtype = dtype;
-  v.rank = int(shape.size());
+  v.rank = rank;
   int64_t n = 1;
   for (int i = v.rank - 1; i >= 0; --i) {
     require(shape[i] >= 0, "shape: expected sizes of 0 or more, but got ", shape[i], ".");
@@ -40,13 +67,14 @@ View shaped(const std::vector<int64_t>& shape, DType dtype) {
     // Sizes of 0 are left out, so that no product of the others overflows either.
     int64_t size = std::max<int64_t>(shape[i], 1);
     require(n <= kMostElements / size, "shape: expected at most 2^46 elements, but got ",
-            shape_text(shape.data(), v.rank), ".");
+            shape_text(shape, v.rank), ".");
     n *= size;
   }
   return v;
 }
+View shaped(const Integers& shape, DType dtype) { return shaped(shape.at, shape.count, dtype); }
 
-/// create(shape, dtype, device?): a tensor whose memory comes with its first result. Without a device, it lies where
+/// create(shape, dtype, device?, into?): a tensor whose memory comes with its first result. Without a device, it lies where
 /// the operator runs that first writes it.
 Napi::Value create(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
@@ -54,7 +82,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   v.storage = std::make_shared<Storage>(size_t(v.numel()) * size_of(v.dtype));
   if (device.decided()) v.storage->settle(Environment::of(info.Env()).queue(device));
   if (!v.numel()) v.storage->ensure();  // nothing will ever have to be written
-  return wrap(info.Env(), std::move(v));
+  return wrap(std::move(v), info[3], "create", 3);
 }
 
 /// Copies any strided view to contiguous memory of the same dtype. `base` is where its storage begins.
@@ -97,7 +125,7 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   require(device.decided(), "argument 2: expected a device, but got ", shown(info[1]), ".");
   auto& environment = Environment::of(info.Env());
   auto source = environment.queue(from.storage->device()), target = environment.queue(device);
-  View to = shaped({from.shape, from.shape + from.rank}, from.dtype);
+  View to = shaped(from.shape, from.rank, from.dtype);
   const size_t bytes = size_t(to.numel()) * size_of(to.dtype);
   to.storage = std::make_shared<Storage>(bytes);
   to.storage->settle(target);
@@ -153,32 +181,32 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), std::move(v));
 }
 
-/// view(tensor, shape, strides, offset): the same memory seen differently. Offset in elements, from the tensor's own
+/// view(tensor, shape, strides, offset, into?): the same memory seen differently. Offset in elements, from the tensor's own
 /// start.
 Napi::Value view(const Napi::CallbackInfo& info) {
-  const View base =
+  View base =
       unwrap(info[0], "view", 0).view;  // a copy: reading the arrays may run code that releases the tensor
   auto strides = integers(info[2], "view", 2);
   View v = shaped(integers(info[1], "view", 1), base.dtype);
-  require(int(strides.size()) == v.rank, "expected one stride per dimension, but got ", strides.size(),
+  require(strides.count == v.rank, "expected one stride per dimension, but got ", strides.count,
           " strides for shape ", shape_text(v), ".");
   v.offset = base.offset + Decoder<int64_t>::decode(info[3], "view", 3);
   require(v.offset >= 0 && v.offset <= kMostElements, "expected an offset inside the tensor, but got ",
           v.offset - base.offset, ".");
   int64_t last = v.offset;
   for (int i = 0; i < v.rank; ++i) {
-    require(strides[i] >= 0, "expected strides of 0 or more, but got ", strides[i], ".");
-    v.stride[i] = strides[i];
-    require(v.shape[i] <= 1 || strides[i] < kMostElements / v.shape[i], "stride ", strides[i], " is too large.");
-    if (v.shape[i] > 0) last += (v.shape[i] - 1) * strides[i];
+    require(strides.at[i] >= 0, "expected strides of 0 or more, but got ", strides.at[i], ".");
+    v.stride[i] = strides.at[i];
+    require(v.shape[i] <= 1 || strides.at[i] < kMostElements / v.shape[i], "stride ", strides.at[i], " is too large.");
+    if (v.shape[i] > 0) last += (v.shape[i] - 1) * strides.at[i];
   }
   int64_t held = int64_t(base.storage->bytes() / size_of(v.dtype));
   if (v.numel() == 0)
     v.offset = last = base.offset;  // nothing is read: the end of a strided tensor is a place like any other
   require(v.numel() == 0 || last < held, "shape ", shape_text(v), " at offset ", v.offset,
           " reaches past the tensor's ", held, " elements.");
-  v.storage = base.storage;
-  return wrap(info.Env(), std::move(v));
+  v.storage = std::move(base.storage);
+  return wrap(std::move(v), info[4], "view", 4);
 }
 
 constexpr napi_type_tag kFileTag = {0x6d7472616e736c6c, 0x616d612d66696c65};

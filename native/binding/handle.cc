@@ -3,15 +3,60 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <unordered_set>
 #include <utility>
+#include <vector>
 
 namespace mt::binding {
 namespace {
 
-/// Handles alive on this thread, so that no other addon's external can be taken for one. Cheaper than a type tag, which
-/// costs as much as an operator's call.
-thread_local std::unordered_set<const void*> handles;
+/// The handles of a thread, in memory that holds nothing else, so that no other addon's external can be taken for one.
+/// Cheaper than a type tag, which costs as much as an operator's call.
+class Handles {
+ public:
+  Handles() = default;
+  Handles(const Handles&) = delete;
+  ~Handles() {
+    // process.exit() runs no finalisers: what is still alive then must not be let go on the way out.
+    if (used_)
+      for (Chunk& chunk : chunks_) chunk.first.release();
+  }
+  Handle* take() {
+    if (free_.empty()) grow();
+    ++used_;
+    Handle* handle = free_.back();
+    free_.pop_back();
+    return handle;
+  }
+  void give_back(Handle* handle) {
+    --used_;
+    free_.push_back(handle);  // reserved
+  }
+  bool holds(const void* data) const {
+    const auto address = reinterpret_cast<uintptr_t>(data);
+    for (auto chunk = chunks_.rbegin(); chunk != chunks_.rend(); ++chunk) {
+      const uintptr_t from = reinterpret_cast<uintptr_t>(chunk->first.get());
+      if (address >= from && address < from + chunk->count * sizeof(Handle)) return (address - from) % sizeof(Handle) == 0;
+    }
+    return false;
+  }
+
+ private:
+  struct Chunk {
+    std::unique_ptr<Handle[]> first;
+    size_t count;
+  };
+  void grow() {
+    const size_t count = chunks_.empty() ? 256 : 2 * chunks_.back().count;  // so that there are few of them to search
+    chunks_.push_back({std::make_unique<Handle[]>(count), count});
+    free_.reserve(2 * count);
+    for (size_t i = count; i-- > 0;) free_.push_back(&chunks_.back().first[i]);
+  }
+
+  std::vector<Chunk> chunks_;
+  std::vector<Handle*> free_;
+  size_t used_ = 0;
+};
+thread_local Handles handles;
 constexpr int64_t kWorthReporting = 1 << 20;
 std::atomic<int64_t> reported_bytes{0}, report_count{0};
 
@@ -42,26 +87,47 @@ std::string shown(const Napi::Value& value) {
   return value.IsString() ? "\"" + s + "\"" : s;
 }
 
+namespace {
+/// Puts a view into a handle that has none.
+void fill(napi_env env, Handle& handle, View view) {
+  handle.view = std::move(view);
+  ++handle.view.storage->external.handles;
+  report(env, *handle.view.storage);
+}
+/// The handle behind a value, with or without a view; null where there is none.
+Handle* handle_of(const Napi::Value& value) {
+  void* data = nullptr;
+  if (napi_get_value_external(value.Env(), value, &data) != napi_ok || !handles.holds(data)) return nullptr;
+  return static_cast<Handle*>(data);
+}
+}  // namespace
+
 Napi::Value wrap(Napi::Env env, View view) {
-  // Every call here may throw, where the thread is being ended.
-  auto owned = std::make_unique<Handle>(Handle{std::move(view)});
-  Handle* handle = owned.get();
+  Handle* handle = handles.take();
   napi_value external;
   const auto forget = [](napi_env e, void* data, void*) {
     auto* h = static_cast<Handle*>(data);
     release(Napi::Env(e), *h);
-    handles.erase(h);
-    delete h;
+    handles.give_back(h);
   };
-  handles.insert(handle);
+  // Fails where the thread is being ended.
   if (napi_create_external(env, handle, forget, nullptr, &external) != napi_ok) {
-    handles.erase(handle);
+    handles.give_back(handle);
     throw Napi::Error::New(env);
   }
-  owned.release();  // the external's finaliser frees it
-  ++handle->view.storage->external.handles;
-  report(env, *handle->view.storage);
+  fill(env, *handle, std::move(view));
   return Napi::Value(env, external);
+}
+
+Napi::Value wrap(View view, const Napi::Value& into, const char* function, int position) {
+  Napi::Env env = into.Env();
+  if (into.IsUndefined()) return wrap(env, std::move(view));
+  Handle* handle = handle_of(into);
+  if (!handle || handle->view)
+    throw Napi::TypeError::New(env, text(function, ": argument ", position + 1,
+                                         ": expected a tensor that was released, but got ", shown(into), "."));
+  fill(env, *handle, std::move(view));
+  return into;
 }
 
 Reports reports() { return {reported_bytes, report_count}; }
@@ -78,13 +144,11 @@ void report(napi_env env, Storage& storage) {
 }
 
 Handle& unwrap(const Napi::Value& value, const char* function, int position) {
-  Napi::Env env = value.Env();
-  void* data = nullptr;
-  if (napi_get_value_external(env, value, &data) != napi_ok || !handles.contains(data))
-    refuse_tensor(env, function, position, value.IsObject() ? "another object" : shown(value).c_str());
-  auto& handle = *static_cast<Handle*>(data);
-  if (!handle.view) refuse_tensor(env, function, position, "one that was disposed");
-  return handle;
+  Handle* handle = handle_of(value);
+  if (!handle)
+    refuse_tensor(value.Env(), function, position, value.IsObject() ? "another object" : shown(value).c_str());
+  if (!handle->view) refuse_tensor(value.Env(), function, position, "one that was disposed");
+  return *handle;
 }
 
 void release(Napi::Env env, Handle& handle) {

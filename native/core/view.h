@@ -111,17 +111,17 @@ struct Parameter<const T&> : Parameter<T> {
   using Float32 = const typename Parameter<T>::Float32&;
 };
 
-/// A shape for a message; text is made of it only where the message is printed. Refers to the shape.
-struct shape_text {
+/// A shape for a message: text is made of it only where the message is printed. Refers to the numbers.
+struct ShapeText {
   const int64_t* shape;
   int rank;
-  shape_text(const int64_t* shape, int rank) : shape(shape), rank(rank) {}
-  explicit shape_text(const View& v) : shape_text(v.shape, v.rank) {}
-  friend std::ostream& operator<<(std::ostream& to, const shape_text& s) {
+  friend std::ostream& operator<<(std::ostream& to, ShapeText s) {
     for (int i = 0; i < s.rank; ++i) to << (i ? "," : "[") << s.shape[i];
     return to << (s.rank ? "]" : "[]");
   }
 };
+inline ShapeText shape_text(const int64_t* shape, int rank) { return {shape, rank}; }
+inline ShapeText shape_text(const View& v) { return {v.shape, v.rank}; }
 
 // ---- checks: each names the argument, what was expected and what came ----
 
