@@ -170,7 +170,13 @@ export class Tensor {
    * No gradient flows through it; the operators of `ops/views` are the differentiable ones.
    */
   view(shape: readonly number[], strides: readonly number[] = contiguousStrides(shape), offset = 0): Tensor {
-    const seen = native().view(this.handle, across(sizes, shape), across(steps, strides), offset, released.at(-1)?.native)
+    const seen = native().view(
+      this.handle,
+      across(sizes, shape),
+      across(steps, strides),
+      offset,
+      released.at(-1)?.native,
+    )
     return new Tensor(taken(seen), shape, this.dtype, strides)
   }
   /** Its elements on a device, in contiguous memory: itself if it lies there. No gradient flows through it. */

@@ -66,16 +66,16 @@ View shaped(const int64_t* shape, int rank, DType dtype) {
     v.stride[i] = n;
     // Sizes of 0 are left out, so that no product of the others overflows either.
     int64_t size = std::max<int64_t>(shape[i], 1);
-    require(n <= kMostElements / size, "shape: expected at most 2^46 elements, but got ",
-            shape_text(shape, v.rank), ".");
+    require(n <= kMostElements / size, "shape: expected at most 2^46 elements, but got ", shape_text(shape, v.rank),
+            ".");
     n *= size;
   }
   return v;
 }
 View shaped(const Integers& shape, DType dtype) { return shaped(shape.at, shape.count, dtype); }
 
-/// create(shape, dtype, device?, into?): a tensor whose memory comes with its first result. Without a device, it lies where
-/// the operator runs that first writes it.
+/// create(shape, dtype, device?, into?): a tensor whose memory comes with its first result. Without a device, it lies
+/// where the operator runs that first writes it.
 Napi::Value create(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
   Device device = device_argument(info[2], "create", 2);
@@ -181,15 +181,14 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), std::move(v));
 }
 
-/// view(tensor, shape, strides, offset, into?): the same memory seen differently. Offset in elements, from the tensor's own
-/// start.
+/// view(tensor, shape, strides, offset, into?): the same memory seen differently. Offset in elements, from the tensor's
+/// own start.
 Napi::Value view(const Napi::CallbackInfo& info) {
-  View base =
-      unwrap(info[0], "view", 0).view;  // a copy: reading the arrays may run code that releases the tensor
+  View base = unwrap(info[0], "view", 0).view;  // a copy: reading the arrays may run code that releases the tensor
   auto strides = integers(info[2], "view", 2);
   View v = shaped(integers(info[1], "view", 1), base.dtype);
-  require(strides.count == v.rank, "expected one stride per dimension, but got ", strides.count,
-          " strides for shape ", shape_text(v), ".");
+  require(strides.count == v.rank, "expected one stride per dimension, but got ", strides.count, " strides for shape ",
+          shape_text(v), ".");
   v.offset = base.offset + Decoder<int64_t>::decode(info[3], "view", 3);
   require(v.offset >= 0 && v.offset <= kMostElements, "expected an offset inside the tensor, but got ",
           v.offset - base.offset, ".");

@@ -35,7 +35,8 @@ class Handles {
     const auto address = reinterpret_cast<uintptr_t>(data);
     for (auto chunk = chunks_.rbegin(); chunk != chunks_.rend(); ++chunk) {
       const uintptr_t from = reinterpret_cast<uintptr_t>(chunk->first.get());
-      if (address >= from && address < from + chunk->count * sizeof(Handle)) return (address - from) % sizeof(Handle) == 0;
+      if (address >= from && address < from + chunk->count * sizeof(Handle))
+        return (address - from) % sizeof(Handle) == 0;
     }
     return false;
   }
@@ -124,8 +125,9 @@ Napi::Value wrap(View view, const Napi::Value& into, const char* function, int p
   if (into.IsUndefined()) return wrap(env, std::move(view));
   Handle* handle = handle_of(into);
   if (!handle || handle->view)
-    throw Napi::TypeError::New(env, text(function, ": argument ", position + 1,
-                                         ": expected a tensor that was released, but got ", shown(into), "."));
+    throw Napi::TypeError::New(
+        env, text(function, ": argument ", position + 1, ": expected a tensor that was released, but got ",
+                  handle ? "one that is alive" : shown(into), "."));
   fill(env, *handle, std::move(view));
   return into;
 }

@@ -21,9 +21,9 @@ Reports reports();
 
 /// What a value is, for an error message: in at most 60 characters, and without running anything of the caller's.
 std::string shown(const Napi::Value& value);
-/// Wraps a view: in `into`, where that is given, a tensor that was released and now is this one, else in a new value. Making a
-/// value, and collecting it, costs more than an operator's call. Throws a TypeError that names argument `position` of
-/// `function` where `into` is no released tensor.
+/// Wraps a view: in `into`, where that is given, a tensor that was released and now is this one, else in a new value.
+/// Making a value, and collecting it, costs more than an operator's call. Throws a TypeError that names argument
+/// `position` of `function` where `into` is no released tensor.
 Napi::Value wrap(Napi::Env env, View view);
 Napi::Value wrap(View view, const Napi::Value& into, const char* function, int position);
 /// Tells V8 of a storage that lies on the CPU and has 1 MiB or more, so that forgotten tensors are collected in time;

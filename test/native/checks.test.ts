@@ -60,4 +60,19 @@ test('fill: integers hold integers', async () => {
   })
 })
 
+test('accumulate: of many outputs none shares elements with another argument', async () => {
+  await scope(async () => {
+    const memory = full([100], 1)
+    const piece = (start: number) => memory.view([2], [1], start).handle
+    const sums = Array.from({ length: 20 }, (_, i) => piece(4 * i))
+    const xs = Array.from({ length: 20 }, () => full([2], 3).handle)
+    native().ops.accumulate(sums, xs)
+    assert.equal([...(await memory.data())].slice(0, 10), [4, 4, 1, 1, 4, 4, 1, 1, 4, 4])
+    const message = (list: number) =>
+      new RegExp(`^accumulate: argument 1: .* shares elements with argument ${list}\\.$`)
+    refused(() => native().ops.accumulate([...sums.slice(0, 19), piece(13)], xs), message(1))
+    refused(() => native().ops.accumulate(sums, [...xs.slice(0, 19), piece(7)]), message(2))
+  })
+})
+
 test.run()

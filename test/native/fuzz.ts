@@ -199,6 +199,19 @@ function anything(): unknown {
       return pick(numbers)
   }
 }
+/** Numbers as an array, or as the Float64Array that lib passes, at times one without memory. */
+function several(...values: number[]): number[] | Float64Array {
+  if (rng.integer(0, 2)) return values
+  const array = Float64Array.from(values)
+  if (rng.integer(0, 8) === 0) structuredClone(array, { transfer: [array.buffer] })
+  return array
+}
+/** What a tensor may be made in: one that was released, or what is none. */
+function into(): unknown {
+  const t = anyTensor()
+  if (rng.integer(0, 2)) judged('release', () => n.release(t))
+  return pick([undefined, t, t, anything()])
+}
 function anyOf(type: string): unknown {
   if (rng.integer(0, 6) === 0) return anything()
   if (type === 'float' || type === 'int') return pick(numbers)
@@ -254,15 +267,18 @@ async function blind(): Promise<void> {
   }
   const usual: Record<string, () => unknown[]> = {
     create: () => [
-      pick([[2, 3], [pick(numbers), pick(numbers)], [2 ** 40, 2 ** 40, 0], anything()]),
-      pick([...dtypes, anything()]),
+      pick([several(2, 3), several(pick(numbers), pick(numbers)), several(2 ** 40, 2 ** 40, 0), anything()]),
+      pick([...dtypes, rng.integer(0, dtypes.length), anything()]),
+      pick([undefined, -1, pick(numbers), anything()]),
+      into(),
     ],
     upload: () => [pick([new Uint8Array(8), anything()]), pick([[2], [8], anything()]), pick([...dtypes, anything()])],
     view: () => [
       anyTensor(),
-      pick([[2], [2, 2], [1, 1], [pick(numbers)], anything()]),
-      pick([[1], [2, 1], [pick(numbers)], anything()]),
+      pick([several(2), several(2, 2), several(1, 1), several(pick(numbers)), anything()]),
+      pick([several(1), several(2, 1), several(pick(numbers)), anything()]),
       pick([0, 1, pick(numbers), anything()]),
+      into(),
     ],
     map: () => [pick([path, folder, join(folder, 'none'), '/dev/zero', `${path}\0x`, anything()])],
     mapped: () => [
@@ -354,9 +370,11 @@ for (const name of ['create', 'upload', 'view'] as const) {
   const inner = functions[name]!
   functions[name] = (...args: unknown[]) => {
     const t = inner(...args) as object
+    const given = args[name === 'create' ? 1 : 2] as string | number
+    const dtype = typeof given === 'number' ? dtypes[given]! : given
     shapes.set(t, [
       [...(args[name === 'create' ? 0 : 1] as number[])],
-      name === 'view' ? (shapes.get(args[0] as object)?.[1] ?? 'float32') : (args[name === 'create' ? 1 : 2] as string),
+      name === 'view' ? (shapes.get(args[0] as object)?.[1] ?? 'float32') : dtype,
     ])
     return t
   }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { native } from '../../lib/native.js'
+import { native, type NativeTensor } from '../../lib/native.js'
 import { add, scale } from '../../lib/ops/elementwise.js'
 import { copy, full } from '../../lib/ops/copy.js'
 import { embedding } from '../../lib/ops/embedding.js'
@@ -16,6 +16,7 @@ import { scope } from '../../lib/tensor/scope.js'
 import {
   type DType,
   empty,
+  itemSize,
   memory,
   resetPeak,
   sync,
@@ -288,6 +289,40 @@ test('JavaScript that runs ahead of the queue costs no memory', async () => {
   one.dispose()
   await sync()
   assert.is(memory().bytes, before.bytes)
+})
+
+test('a released native tensor becomes another one; one that is alive does not', async () => {
+  const n = native()
+  const [first, other] = [n.create([2], 'float32'), n.create([2], 'float32')]
+  const before = memory().tensors
+  n.release(first)
+  assert.throws(() => n.ops.fill(1, first), /^fill: argument 2: expected a tensor, but got one that was disposed\.$/)
+  const again = n.create(Float64Array.of(2, 3), 4, -1, first)
+  assert.is(again, first)
+  assert.is(memory().tensors, before)
+  n.ops.fill(7, again)
+  assert.equal([...new Int32Array(await n.read(again))], Array(6).fill(7))
+  const into = (value: unknown) => () => n.view(again, [6], [1], 0, value as NativeTensor)
+  assert.throws(into(other), /^view: argument 5: expected a tensor that was released, but got one that is alive\.$/)
+  for (const value of [null, {}, 3])
+    assert.throws(into(value), /^view: argument 5: expected a tensor that was released, but got (null|an object|3)\.$/)
+  n.release(other)
+  n.release(again)
+  await sync()
+  assert.is(memory().tensors, before - 2)
+})
+
+test('a dtype has the number that native code knows it by', async () => {
+  const bits = Uint8Array.of(1, 60, 3, 64, 5, 62, 7, 63)
+  for (const dtype of ['float32', 'bfloat16', 'float16', 'int64', 'int32', 'uint8'] as const) {
+    const shape = [8 / itemSize(dtype)]
+    const x = native().upload(bits, shape, dtype)
+    const y = empty(shape, dtype)
+    native().ops.copy(x, y.handle) // converts where the two differ
+    assert.equal(new Uint8Array((await y.data()).buffer), bits, dtype)
+    native().release(x)
+    y.dispose()
+  }
 })
 
 test('timers fire while an await waits', async () => {
