@@ -14,7 +14,7 @@ function run(command, args, env) {
     shell: process.platform === 'win32' && command === 'npm',
   })
   if (status !== 0) {
-    console.error(`mtransllama: "${command} ${args.join(' ')}" failed; what it printed above says why.`)
+    console.error(`mtransllama: "${command} ${args.join(' ')}" failed; see its output above.`)
     process.exit(status ?? 1)
   }
 }

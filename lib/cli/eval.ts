@@ -46,7 +46,7 @@ export function register(program: Command): void {
       '--output <file>',
       'where predictions are written as they come, JSONL; a sample that cannot be used is a line with its reason',
     )
-    .option('--resume', 'go on with the file of --output: what it has is not predicted again')
+    .option('--resume', 'continue the file of --output; its samples are not predicted again')
     .option('--batch <n>', 'samples at a time', '16')
     .option('--frames <n>', 'frames per clip; default: those the adapter was trained with, else 4')
     .option('--sampling <how>', 'uniform, first or fps:NUMBER', 'uniform')
@@ -54,7 +54,7 @@ export function register(program: Command): void {
     .action(async (o: Options) => {
       const [batch, choice] = [count('--batch', o.batch), sampling(o.sampling)]
       const asked = o.frames === undefined ? undefined : count('--frames', o.frames)
-      if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to go on with', new Error('none'))
+      if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to continue', new Error('none'))
       const samples = await readManifest(o.data)
       const where = chosen(o)
       const model = await openModel(o.model, { ...where, adapter: o.adapter })

@@ -9,14 +9,14 @@ import { profilePath, writeProfile } from './profile.js'
 
 export function register(program: Command): void {
   computes(program.command('train <config>'))
-    .description('train an adapter as a YAML file says')
-    .option('--output <dir>', 'write there instead of where the file says')
+    .description('train an adapter by a YAML configuration')
+    .option('--output <dir>', 'output folder, in place of the one in the file')
     .option('--no-graphs', 'on a GPU, launch operators one by one instead of as a graph')
     .option(
       '--profile <file>',
       'time steps 3 to 12 of the first epoch (all of a shorter one) by operator: a table, and a Chrome trace in the file',
     )
-    .option('--resume', 'go on with the run whose state lies in the output folder')
+    .option('--resume', 'resume the run in the output folder')
     .action(
       async (
         path: string,
@@ -95,7 +95,7 @@ export function register(program: Command): void {
                 `epoch ${e.epoch}: ${loss}${e.accuracy === undefined ? '' : `, validation ${percent(e.accuracy)}`}${e.best ? ' (best so far)' : ''}`,
               )
               if (e.notFinite !== undefined)
-                console.error(`epoch ${e.epoch}: ${e.notFinite} is not finite; the adapter saved last stays`)
+                console.error(`epoch ${e.epoch}: ${e.notFinite} is not finite; the last saved adapter is kept`)
             },
             ...(trace !== undefined && {
               async onProfile(p) {
@@ -103,7 +103,7 @@ export function register(program: Command): void {
                 epoch = 0 // the next step starts the bar again
                 console.log(await writeProfile(trace, p))
                 if (p.rows().some((r) => r.operator === 'graph'))
-                  console.log('a graph is one event; with --no-graphs its operators are seen')
+                  console.log('a graph is one event; --no-graphs shows its operators')
               },
             }),
           })

@@ -206,7 +206,7 @@ class Decoder {
               'the file is damaged, or memory ran out',
             )
           : new InputError(
-              `decoding: its process did not start (${how}${says ? `: ${says}` : ''}); see that node-av is installed.`,
+              `decoding: its process did not start (${how}${says ? `: ${says}` : ''}); check that node-av is installed.`,
             )),
     )
     this.listener.gone(this, job !== undefined)

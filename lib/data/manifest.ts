@@ -96,8 +96,7 @@ export async function readManifest(path: string): Promise<Sample[]> {
     const where = `${path}, line ${i + 1}`
     const sample = parseLine(line.replace(/^\uFEFF/, ''), where)
     const before = lineOf.get(sample.id)
-    if (before !== undefined)
-      throw invalid(`${where}, id`, 'an id of its own', sample.id, `line ${before} has it already`)
+    if (before !== undefined) throw invalid(`${where}, id`, 'a unique id', sample.id, `line ${before} has it already`)
     lineOf.set(sample.id, i + 1)
     const whole = { ...sample, video: resolve(dirname(path), sample.video) }
     origins.set(whole, where)
@@ -119,8 +118,7 @@ function parseLine(line: string, where: string): Sample {
   const broken = Object.entries((value ?? {}) as object).find(([, v]) =>
     [v].flat().some((s) => typeof s === 'string' && /\p{Cs}/u.test(s)),
   )
-  if (broken)
-    throw invalid(`${where}, ${broken[0]}`, 'whole characters', broken[1], 'half of a surrogate pair is left of one')
+  if (broken) throw invalid(`${where}, ${broken[0]}`, 'whole characters', broken[1], 'one is half of a surrogate pair')
   const parsed = schema.safeParse(value)
   if (!parsed.success) throw explain(parsed.error.issues, value, where)
   const sample = parsed.data

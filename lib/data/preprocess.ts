@@ -75,7 +75,7 @@ export async function findPreprocessor(folder: string, imageSize: number): Promi
   const [first, ...others] = await candidates(folder)
   if (!first) {
     const notes = [
-      `${folder}: nothing says how pictures are prepared (preprocessor_config.json, or image_processor in processor_config.json); assumed are CLIP's mean and std, 1/255, bicubic, ${imageSize} × ${imageSize}.`,
+      `${folder}: no file states the preprocessing (preprocessor_config.json, or image_processor in processor_config.json); assumed: CLIP's mean and std, 1/255, bicubic, ${imageSize} × ${imageSize}.`,
     ]
     return { preprocessor: parse({}, folder, imageSize), from: undefined, notes }
   }
@@ -85,7 +85,7 @@ export async function findPreprocessor(folder: string, imageSize: number): Promi
   )
   const notes = needed.length
     ? [
-        `${first.path}: ${needed.map(([key]) => key).join(', ')} not given; assumed ${needed.length === 1 ? 'is' : 'are'} ${needed.map(([, { value }]) => value).join(', ')}.`,
+        `${first.path}: ${needed.map(([key]) => key).join(', ')} not given; assumed: ${needed.map(([, { value }]) => value).join(', ')}.`,
       ]
     : []
   for (const other of others) {

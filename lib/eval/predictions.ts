@@ -88,7 +88,7 @@ export class PredictionFile {
     try {
       await (this.#fresh ? writeFile : appendFile)(this.path, this.#text(line))
     } catch (error) {
-      throw invalid(this.path, 'a file that can be written', error, 'free space on the disk; --resume goes on')
+      throw invalid(this.path, 'a file that can be written', error, 'free space on the disk; --resume continues')
     }
     this.#fresh = false
   }

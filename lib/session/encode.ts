@@ -58,7 +58,7 @@ export function encode(
     const routed = routeText(sample, config)
     const ids = answer === undefined ? [] : answerIds(tokenizer, answer, special)
     if (ids.length === 1)
-      throw invalid('answer', 'a text of at least one token', answer, 'the tokenizer leaves nothing of it')
+      throw invalid('answer', 'a text of at least one token', answer, 'the tokenizer gives no token for it')
     const visual = visualTokens(config, numQueryTokens)
     const room = promptRoom(language, visual, ids.length)
     if (answer !== undefined && room < 2) {
@@ -76,12 +76,7 @@ export function encode(
     }
     const mark = ['<image>', '<video>'].find((token) => encoded.prompt.includes(tokenizer.idOf(token) ?? -1))
     if (mark !== undefined)
-      throw invalid(
-        'prompt',
-        `words alone: the pictures' tokens stand before it by themselves`,
-        mark,
-        `leave ${mark} out`,
-      )
+      throw invalid('prompt', `words alone: visual tokens are inserted automatically`, mark, `leave ${mark} out`)
     checkIds(encoded.prompt, language.vocabSize, 'prompt', tokenizer)
     checkIds(encoded.answer, language.vocabSize, 'answer', tokenizer)
     if (encoded.qformer)

@@ -218,13 +218,13 @@ class Run {
     const { best, last } = this.out
     if (this.optimizer.steps === 0) {
       throw new InputError(
-        `training: not one of the ${this.step} steps was finite, the last because of ${this.blame.bad}, so nothing was learned; ${this.blame.remedy}.`,
+        `training: none of the ${this.step} steps was finite, the last because of ${this.blame.bad}, so nothing was learned; ${this.blame.remedy}.`,
       )
     }
     const gone = [best, last].find((folder) => !existsSync(folder))
     if (gone !== undefined)
       throw new InputError(
-        `training: it is over, but ${gone} is not there; it was removed while the run went on, or its adapter was never finite.`,
+        `training: finished, but ${gone} does not exist; it was removed during the run, or its adapter was never finite.`,
       )
     return { epochs: this.epochs, best, last }
   }

@@ -144,7 +144,7 @@ export async function loadState(
       `${path}: version`,
       `${VERSION}, the one that this program reads`,
       value.version,
-      'go on with the program that wrote it',
+      'resume with the program that wrote it',
     )
   const state = checkWith(State, value, path)
   checkConfig(path, unpack(state.config), state.configHash, config)
@@ -218,7 +218,7 @@ function checkConfig(path: string, saved: unknown, hash: string, config: object)
   if (words.length) {
     const more = words.length > 5 ? `, and ${words.length - 5} more` : ''
     throw new InputError(
-      `${path}: the saved run had another configuration: ${words.slice(0, 5).join(', ')}${more}; restore it to go on, or start a new run in another folder.`,
+      `${path}: the saved run had another configuration: ${words.slice(0, 5).join(', ')}${more}; restore it to resume, or start a new run in another folder.`,
     )
   }
   if (hash !== configHash(config))

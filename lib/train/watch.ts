@@ -18,7 +18,7 @@ export class Watch {
   ) {
     this.timer = setInterval(() => {
       const waited = (Date.now() - this.since) / 60_000
-      this.say(`training: nothing has ended for ${Number(waited.toFixed(1))} minutes; it is at ${this.where()}.`)
+      this.say(`training: no progress for ${Number(waited.toFixed(1))} minutes; it is at ${this.where()}.`)
     }, minutes * 60_000).unref()
   }
 

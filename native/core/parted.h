@@ -24,7 +24,7 @@ inline void require_parted(const View& head, const View& tail, const char* what,
   auto part = [&](const View& v, const char* name) {
     require_dtype(v, name, DType::f32);
     require(group_pitch(v) >= 0, name,
-            ": expected contiguous groups of rows that are evenly apart, but got strides for shape ", shape_text(v),
+            ": expected contiguous groups of rows that are evenly spaced, but got strides for shape ", shape_text(v),
             "; call contiguous() first.");
   };
   part(head, what);

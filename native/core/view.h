@@ -147,7 +147,7 @@ inline void require_same_shape(const View& v, const char* what, const View& othe
 /// float32, rows contiguous and evenly spaced.
 inline void require_pitched(const View& v, const char* what) {
   require_dtype(v, what, DType::f32);
-  require(v.pitch() >= 0, what, ": expected contiguous rows that are evenly apart, but got strides for shape ",
+  require(v.pitch() >= 0, what, ": expected contiguous rows that are evenly spaced, but got strides for shape ",
           shape_text(v), "; call contiguous() first.");
 }
 /// float32 and contiguous: the requirement of most operators.

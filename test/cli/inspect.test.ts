@@ -90,7 +90,7 @@ test('the report says how pictures are prepared and by which file, or what is as
   const none = plain(await inspect(at, { brief: true }))
   assert.match(
     none,
-    /\npictures resized to 224 x 224 \(cubic\), times 1\/255, minus \[0\.481455, 0\.457827, 0\.408211\], over \[0\.26863, 0\.261303, 0\.275777\]\n assumed\n note: \S+: nothing says how pictures are prepared/,
+    /\npictures resized to 224 x 224 \(cubic\), times 1\/255, minus \[0\.481455, 0\.457827, 0\.408211\], over \[0\.26863, 0\.261303, 0\.275777\]\n assumed\n note: \S+: no file states the preprocessing/,
   )
   assert.match(none, /ids pad none, bos 1, eos 2, image 32001, video 32002\n/)
   assert.match(

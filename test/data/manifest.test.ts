@@ -78,7 +78,7 @@ test('every error names the file and the line', async () => {
     zzzzzzzzzzzz: 1,
   })
   await refused(
-    /line 3, id: expected an id of its own, but got "1"; line 1 has it already/,
+    /line 3, id: expected a unique id, but got "1"; line 1 has it already/,
     good,
     { ...good, id: '2' },
     good,
@@ -122,7 +122,7 @@ test('blank texts, keys twice and broken characters are refused with the line', 
   )
   await refused(/line 1: expected every key once, but got "end"/, line.replace('}', ', "end": 2, "\\u0065nd": 3}'))
   await refused(
-    /line 1, answer: expected whole characters, but got .*; half of a surrogate pair/,
+    /line 1, answer: expected whole characters, but got .*; one is half of a surrogate pair/,
     line.replace('"a"', '"\\ud83d"'),
   )
   await refused(/line 1, choices: expected whole characters/, line.replace('}', ', "choices": ["a", "\\ude00b"]}'))

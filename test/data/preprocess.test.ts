@@ -137,12 +137,12 @@ test('what is assumed is said, and nothing else', async () => {
   for (const [value, notes] of [
     [HALF, []],
     [{ ...without, do_normalize: false, do_rescale: false }, []],
-    [without, [/preprocessor_config\.json: image_mean, rescale_factor not given; assumed are CLIP's mean, 1\/255\.$/]],
-    [{ ...HALF, resample: null }, [/resample not given; assumed is bicubic\.$/]],
+    [without, [/preprocessor_config\.json: image_mean, rescale_factor not given; assumed: CLIP's mean, 1\/255\.$/]],
+    [{ ...HALF, resample: null }, [/resample not given; assumed: bicubic\.$/]],
     [
       undefined,
       [
-        /: nothing says how pictures are prepared \(preprocessor_config\.json, or image_processor in processor_config\.json\); assumed are CLIP's mean and std, 1\/255, bicubic, 32 × 32\.$/,
+        /: no file states the preprocessing \(preprocessor_config\.json, or image_processor in processor_config\.json\); assumed: CLIP's mean and std, 1\/255, bicubic, 32 × 32\.$/,
       ],
     ],
   ] as const) {

@@ -391,7 +391,7 @@ test('eval and ask say what they assume of a checkpoint, once', async () => {
     assert.is(code, 0, err)
     assert.match(
       err,
-      /^mtransllama: computing on [^\n]+\nmtransllama: note: \S+assumed: nothing says how pictures are prepared [^\n]+ assumed are CLIP's mean and std, 1\/255, bicubic, 21 × 21\.\n$/,
+      /^mtransllama: computing on [^\n]+\nmtransllama: note: \S+assumed: no file states the preprocessing [^\n]+ assumed: CLIP's mean and std, 1\/255, bicubic, 21 × 21\.\n$/,
     )
   }
 })
@@ -399,7 +399,7 @@ test('eval and ask say what they assume of a checkpoint, once', async () => {
 test('eval: --resume needs a file', async () => {
   const { code, err } = await cli('eval', '--model', world.model, '--data', world.val, '--resume')
   assert.is(code, 1)
-  assert.match(err, /^mtransllama: --resume: expected an --output to go on with, but got none\.\n$/)
+  assert.match(err, /^mtransllama: --resume: expected an --output to continue, but got none\.\n$/)
 })
 
 test.run()

@@ -67,7 +67,7 @@ for (const [what, weight, value] of [
     assert.instance(error, InputError)
     assert.match(
       error.message,
-      /^training: not one of the 3 steps was finite, the last because of the weight \S+, so nothing was learned; it holds a NaN or an infinity: the checkpoint is damaged, fetch it again\.$/,
+      /^training: none of the 3 steps was finite, the last because of the weight \S+, so nothing was learned; it holds a NaN or an infinity: the checkpoint is damaged, fetch it again\.$/,
     )
     assert.ok(error.message.includes(weight), error.message)
     assert.equal(
@@ -94,7 +94,7 @@ test('the command ends with 1 and names no folder that is not there', async () =
   assert.not.match(out, /best adapter|best so far/)
   assert.match(
     err,
-    /\nmtransllama: training: not one of the 3 steps was finite, the last because of the weight language_projection\.bias, [^\n]+\n$/,
+    /\nmtransllama: training: none of the 3 steps was finite, the last because of the weight language_projection\.bias, [^\n]+\n$/,
   )
 })
 

@@ -145,7 +145,7 @@ test('another configuration is refused with what differs, and nothing is changed
   )
   assert.match(
     message,
-    /the saved run had another configuration: train\.lr was 0\.001 and is now 0\.002, train\.batch was not given and is now 4; restore it to go on, or start a new run/,
+    /the saved run had another configuration: train\.lr was 0\.001 and is now 0\.002, train\.batch was not given and is now 4; restore it to resume, or start a new run/,
   )
   assert.equal(await bits(other), before)
   assert.is(other.optimizer.steps, 0)
@@ -182,7 +182,7 @@ for (const [name, spoil, expected] of [
   [
     'a later version',
     (p) => edit(join(p, 'training.json'), (v) => (v.version = 9)),
-    /version: expected 1, .* got 9; go on with the program that wrote it/,
+    /version: expected 1, .* got 9; resume with the program that wrote it/,
   ],
   [
     'another format',

@@ -27,7 +27,7 @@ function lines(n: number, during: (watch: Watch, count: number) => void = () => 
 test('where nothing ends, a line says so, and again, with the place', async () => {
   const said = await lines(3)
   for (const [i, line] of said.entries())
-    assert.match(line, new RegExp(`^training: nothing has ended for [\\d.]+ minutes; it is at step ${i}\\.$`))
+    assert.match(line, new RegExp(`^training: no progress for [\\d.]+ minutes; it is at step ${i}\\.$`))
 })
 
 test('what ends puts the line off, and nothing is said after the end', async () => {
