@@ -24,6 +24,7 @@
 #include "ops/rope.h"
 #include "ops/router.h"
 #include "ops/silu_mul.h"
+#include "ops/source_attention.h"
 #include "ops/swap.h"
 
 #ifdef MT_CUDA

@@ -1,5 +1,5 @@
-// One unit of attention work: a (b0, b1, head), its rows wherever they lie in memory. What the instruction sets'
-// kernels (attention_forward.h, attention_backward.h) are given.
+// The arguments of attention's kernels on the CPU: one unit of work, a (b0, b1, head), its rows wherever they lie in
+// memory. The instruction sets' kernels are in attention_forward.h and attention_backward.h.
 #pragma once
 #include <cstdint>
 
@@ -12,46 +12,52 @@ inline constexpr int64_t kVectorPad = 16;  // floats: the widest vector
 
 inline int64_t padded(int64_t n) { return (n + kVectorPad - 1) / kVectorPad * kVectorPad; }
 
+/// Rows of d floats side by side, `stride` floats from one to the next. Null where a result is not wanted.
+template <typename Float>
+struct HeadRows {
+  Float* data;
+  int64_t stride;
+
+  Float* operator[](int64_t i) const { return data + i * stride; }
+  explicit operator bool() const { return data; }
+};
+
 struct AttentionUnit {
   int64_t nq, nk, d;
   int64_t keys;   // nk without padding at its end
   int64_t shift;  // query i sees keys up to i + shift; at least nk where not causal
-  int mode, p;
-  float scale;
-  // Row starts of this unit, and the distance of rows.
-  const float *q, *k, *v;
-  int64_t q_row, k_row, v_row;
-  const float* bias;     // [padded(nk)]: 0, or −inf for padding and behind the end
-  const int32_t* masks;  // [nq, padded(nk)], bit j = M_j
-  float alpha[kMostChoices];
-  float* lse;  // [nq, m]
-  // forward
-  float* out;
-  int64_t out_row;
-  // backward; null where not wanted
-  const float* dout;
-  int64_t dout_row;
-  float *dq, *dk, *dv;
-  int64_t dq_row, dk_row, dv_row;
-  double* dalpha;  // [p], this unit's share
+  Routing routing;
+  int p;                          // masks; 1 without routing
+  float scale;                    // 1/√d
+  HeadRows<const float> q, k, v;  // [nq, d], [nk, d], [nk, d]
+  const float* key_bias;          // [padded(nk)]: 0, or −∞ for padding and behind the end
+  const int32_t* masks;           // [nq, padded(nk)], bit j = M_j
+  float alpha[kMostChoices];      // [p]
+  float* lse;                     // [nq, m]
+  HeadRows<float> out;            // forward: [nq, d]
+  HeadRows<const float> dout;     // backward: [nq, d]
+  HeadRows<float> dq, dk, dv;     // backward: [nq, d], [nk, d], [nk, d]
+  double* dalpha;                 // backward: [p], this unit's share; null where not wanted
 
+  /// Softmaxes of a query.
+  int64_t m() const { return softmaxes(routing, p); }
+  bool sees_all() const { return shift >= nk; }
+  /// Keys that query i sees, padding included.
+  int64_t keys_seen(int64_t i) const {
+    return sees_all() ? keys : i + shift + 1 < 0 ? 0 : i + shift + 1 < keys ? i + shift + 1 : keys;
+  }
   /// Whether no key before the last one is padding.
   bool dense() const {
     for (int64_t j = 0; j < keys; ++j)
-      if (bias[j] != 0) return false;
+      if (key_bias[j] != 0) return false;
     return true;
   }
-  bool visible_all() const { return shift >= nk; }
-  /// Keys that query i sees, padding included.
-  int64_t sees(int64_t i) const {
-    return visible_all() ? keys : i + shift + 1 < 0 ? 0 : i + shift + 1 < keys ? i + shift + 1 : keys;
-  }
-  int64_t lse_size() const { return mode == 2 ? p : 1; }
-  /// Queries per strip: its scores stay in the first-level cache, and strips are even.
+  /// Queries per strip, whose scores, and dP in backward, are formed together. 8192 scores are 32 KiB, the first-level
+  /// cache; six rows are a register tile of multiply(); strips are as long as each other.
   int64_t strip() const {
-    int64_t most = 8192 / padded(nk > 0 ? nk : 1) / 6 * 6;
-    most = most < 6 ? 6 : most > 48 ? 48 : most;
-    int64_t strips = (nq + most - 1) / most;
+    int64_t longest = 8192 / padded(nk > 0 ? nk : 1) / 6 * 6;
+    longest = longest < 6 ? 6 : longest > 48 ? 48 : longest;
+    int64_t strips = (nq + longest - 1) / longest;
     return strips ? (nq + strips - 1) / strips : 0;
   }
 };

@@ -1,0 +1,26 @@
+// Cross-attention to a source E whose keys and values are linear in it with frozen weights; no gradient is wanted.
+//
+//   k = E W_kᵀ      v = E W_vᵀ + b_v + scaling·(E Aᵀ) Bᵀ      out = softmax(q·kᵀ/√d)·v      by head
+//
+// A bias of the keys is not asked for: it adds one number to all of a query's scores, which softmax does not see. The
+// CPU absorbs the weights, (q W_k) Eᵀ and (P E) W_vᵀ head by head, which costs less where queries are few and E is
+// wide; rows of P sum to 1, so b_v is added as it is. A GPU forms keys and values.
+#pragma once
+#include "core/view.h"
+
+namespace mt {
+
+/// q, out [...,n,h·d]; source E [...,K,in] with the same leading dimensions; wk, wv [h·d,in] of any float type; bias
+/// b_v [h·d]; a [r,in] and b [h·d,r] together or not at all. All contiguous; float32 but for the weights.
+void check_source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a,
+                            Maybe b, double scaling, int64_t heads, Out out);
+
+namespace cpu {
+void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
+                      double scaling, int64_t heads, Out out);
+}  // namespace cpu
+namespace cuda {
+void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
+                      double scaling, int64_t heads, Out out);
+}  // namespace cuda
+}  // namespace mt
