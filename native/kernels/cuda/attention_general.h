@@ -4,48 +4,79 @@
 // dS) of them; a product with slices of rows follows. Nothing of the size queries × keys reaches global memory:
 // whatever needs a sum over all keys first goes over the keys again, but for a single tile, which is kept.
 #pragma once
-#include "kernels/cuda/attention_device.h"
+#include <type_traits>
+
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/softmax.h"
 
 namespace mt::cuda {
 
 inline constexpr int kSlice = 32;
 inline constexpr int kSlices = 4;
-inline constexpr int kColumns =
-    kSlice * kSlices;  // of a result that a block keeps in registers; wider heads take several blocks
-inline constexpr float kInfinity = INFINITY;
+/// Columns of a result that a block keeps in registers: more would not fit beside a tile's scores. Wider heads take
+/// several blocks.
+inline constexpr int kColumns = kSlice * kSlices;
+
+/// What a block holds in shared memory. Rows are one element longer than what they hold, so that a column of them falls
+/// into different banks.
+template <int B>
+struct GeneralShared {
+  float s[B][B + 1];           // (query, key): scores, then P
+  float g[B][B + 1];           // (query, key): dP, then dS
+  float x[B][kSlice + 1];      // (row, column): slices of rows
+  float y[B][kSlice + 1];      // likewise
+  float lse[kMostChoices][B];  // (softmax, query): +∞ where it ran over nothing, so that exp(s − lse) is 0
+  union {
+    float run_max[kMostChoices][B];  // (softmax, query), forward
+    float mean[kMostChoices][B];     // (softmax, query), backward: D
+  };
+  union {
+    float run_sum[kMostChoices][B];  // (softmax, query), forward
+    float rest[kMostChoices][B];     // (softmax, query), backward: what rounding left of D
+  };
+  union {
+    float p_sum[kMostChoices][B];  // (softmax, query): Σ P_j, 1 but for rounding
+    float share[kMostChoices][B];  // (mask, query): of dα
+  };
+  float lent[B];              // (query): α of its empty masks
+  float alpha[kMostChoices];  // (mask)
+};
 
 template <typename T, int G, int R>
 struct General {
   static constexpr int B = G * R, kBlock = G * G, kWidth = B + 1, kPad = kSlice + 1, kWide = kSlice / G;
   static_assert(kBlock == 4 * B);
-  static constexpr size_t kShared = (2 * B * kWidth + 2 * B * kPad + 4 * kMostChoices * B + B + kMostChoices) *
-                                    sizeof(float);
-
-  using Sum = float[kSlices][R][kWide];
+  using Shared = GeneralShared<B>;
+  using Sum = float[kSlices][R][kWide];  // of a result: this thread's rows ty + G·i, columns tx + G·c of each slice
 
   const Attention<T>& a;
-  Place at;
+  UnitIndex at;
   int tx = int(threadIdx.x) % G, ty = int(threadIdx.x) / G;     // in a tile of scores
   int lane = int(threadIdx.x) % 4, row = int(threadIdx.x) / 4;  // in rows of it
-  float *s, *g;                                                 // scores and dP, [B, kWidth]
-  float *x, *y;                                                 // slices, [B, kPad]
-  float *lse, *d, *left;  // of the tile's queries, [m, B]; lse is +inf where the softmax ran over nothing
-  float *share, *homeless, *alpha;
+  // Into GeneralShared. Pointers: with references to its arrays nvcc takes up to 34 registers more, and one block less
+  // fits a multiprocessor.
+  float *s, *g, *x, *y, *lse, *run_max, *run_sum, *mean, *rest, *p_sum, *share, *lent, *alpha;
 
-  __device__ General(const Attention<T>& a, int64_t unit, float* shared) : a(a), at(a, unit) {
-    s = shared;
-    g = s + B * kWidth;
-    x = g + B * kWidth;
-    y = x + B * kPad;
-    lse = y + B * kPad;
-    d = lse + kMostChoices * B;
-    left = d + kMostChoices * B;
-    share = left + kMostChoices * B;
-    homeless = share + kMostChoices * B;
-    alpha = homeless + B;
+  __device__ General(const Attention<T>& a, int64_t unit, Shared& shared) : a(a), at(a, unit) {
+    s = shared.s[0];
+    g = shared.g[0];
+    x = shared.x[0];
+    y = shared.y[0];
+    lse = shared.lse[0];
+    run_max = shared.run_max[0];
+    run_sum = shared.run_sum[0];
+    mean = shared.mean[0];
+    rest = shared.rest[0];
+    p_sum = shared.p_sum[0];
+    share = shared.share[0];
+    lent = shared.lent;
+    alpha = shared.alpha;
     if (int(threadIdx.x) < kMostChoices)
-      alpha[threadIdx.x] = a.mode && int(threadIdx.x) < a.p ? at.alphas(a)[threadIdx.x * a.alpha_j] : 1.0f;
+      alpha[threadIdx.x] = a.routing != Routing::off && int(threadIdx.x) < a.p ? at.alpha(a)[threadIdx.x * a.alpha_j]
+                                                                               : 1.0f;
   }
+
+  // ---- products, by all threads ----
 
   /// Columns c0.. of rows r0.. into a slice, zeros outside.
   template <typename E>
@@ -56,15 +87,15 @@ struct General {
     }
   }
 
-  /// to[i][k] = factor · left[q0+i]·right[k0+k]; −inf where `hide` and the query does not see the key. Begins and ends
-  /// with all threads together.
-  __device__ void products(float* to, const T* left_rows, int64_t left_row, const T* right_rows, int64_t right_row,
-                           int q0, int k0, float factor, bool hide) {
+  /// to (B queries, B keys) = factor · left[q0+i]·right[k0+k]; −∞ where `hide` and the query does not see the key.
+  /// Begins and ends with all threads together.
+  __device__ void products(float* to, const T* left, int64_t left_row, const T* right, int64_t right_row, int q0,
+                           int k0, float factor, bool hide) {
     float sum[R][R] = {};
     for (int c0 = 0; c0 < a.d; c0 += kSlice) {
       __syncthreads();
-      load(x, left_rows, left_row, q0, a.nq, c0);
-      load(y, right_rows, right_row, k0, a.nk, c0);
+      load(x, left, left_row, q0, a.nq, c0);
+      load(y, right, right_row, k0, a.nk, c0);
       __syncthreads();
 #pragma unroll 4
       for (int c = 0; c < kSlice; ++c) {
@@ -77,24 +108,28 @@ struct General {
           for (int k = 0; k < R; ++k) sum[i][k] = fmaf(u[i], w[k], sum[i][k]);
       }
     }
-    const uint8_t* kept = hide ? at.keys(a) : nullptr;
+    const uint8_t* key_mask = hide ? at.key_mask(a) : nullptr;
 #pragma unroll
     for (int k = 0; k < R; ++k) {
       int key = k0 + tx + G * k;
-      bool token = key < a.nk && (!kept || kept[key * a.key_row]);
+      bool token = key < a.nk && (!key_mask || key_mask[key * a.key_row]);
 #pragma unroll
       for (int i = 0; i < R; ++i) {
         int query = q0 + ty + G * i;
         bool seen = token && query < a.nq && (!a.causal || key <= query + a.nk - a.nq);
-        to[(ty + G * i) * kWidth + tx + G * k] = !hide || seen ? factor * sum[i][k] : -kInfinity;
+        to[(ty + G * i) * kWidth + tx + G * k] = !hide || seen ? factor * sum[i][k] : kNone;
       }
     }
     __syncthreads();
   }
-  __device__ void scores(int q0, int k0) { products(s, at(a.q), a.q.row, at(a.k), a.k.row, q0, k0, a.scale, true); }
-  __device__ void gradients(int q0, int k0) { products(g, at(a.dout), a.dout.row, at(a.v), a.v.row, q0, k0, 1, false); }
+  /// s = q kᵀ/√d.
+  __device__ void form_scores(int q0, int k0) {
+    products(s, at(a.q), a.q.row, at(a.k), a.k.row, q0, k0, a.scale, true);
+  }
+  /// g = dP = dout vᵀ.
+  __device__ void form_dP(int q0, int k0) { products(g, at(a.dout), a.dout.row, at(a.v), a.v.row, q0, k0, 1, false); }
 
-  /// sum += (rows of `tile`, or its columns where `columns`) · rows n0.. of a matrix, columns from c0.
+  /// sum (B, kColumns) += tile, or its transpose where `columns`, · rows n0.. of a matrix, columns from c0.
   template <bool columns>
   __device__ void accumulate(Sum& sum, const float* tile, const T* rows, int64_t stride, int n0, int n, int c0) {
 #pragma unroll
@@ -127,63 +162,59 @@ struct General {
 
   // ---- rows: four threads each, all in one warp ----
 
-  __device__ float over_row(float v) const {
-    v += __shfl_xor_sync(~0u, v, 1);
-    return v + __shfl_xor_sync(~0u, v, 2);
-  }
-  __device__ float most_of_row(float v) const {
-    v = fmaxf(v, __shfl_xor_sync(~0u, v, 1));
-    return fmaxf(v, __shfl_xor_sync(~0u, v, 2));
-  }
   /// The masks that keep this row's key k, which it sees.
-  __device__ unsigned bits(int q0, int k0, int k) const {
-    return a.mode ? a.masks[(q0 + row) * a.mask_q + (k0 + k) * a.mask_k] : 1u;
+  __device__ unsigned mask_set(int q0, int k0, int k) const {
+    return a.routing != Routing::off ? a.masks[(q0 + row) * a.mask_q + (k0 + k) * a.mask_k] : 1u;
   }
   /// Whether softmax j runs over a key, and over what: the score, weighted where masks weigh it.
-  __device__ bool takes(unsigned set, int j) const { return a.mode != 2 || (set >> j & 1); }
+  __device__ bool takes(unsigned set, int j) const { return !a.mixes() || (set >> j & 1); }
   __device__ float logit(float score, unsigned set) const {
-    return a.mode == 1 ? score * mask_weight(set, alpha, a.p) : score;
+    return a.routing == Routing::score ? score * mask_weight(set, alpha, a.p) : score;
   }
-  __device__ float weight(int j) const { return a.mode != 2 ? 1.0f : alpha[j] + (j == 0 ? homeless[row] : 0.0f); }
-  /// f(place in s and g, masks, logit) for this thread's keys that the row sees.
+  __device__ float weight(int j) const { return !a.mixes() ? 1.0f : weight_with_lent(j, alpha[j], lent[row]); }
+  /// f(key of the tile, masks, logit) for this thread's keys that the row sees.
   template <typename F>
   __device__ void each_key(int q0, int k0, F f) const {
     for (int k = lane; k < B; k += 4) {
       float score = s[row * kWidth + k];
-      if (score == -kInfinity) continue;
-      unsigned set = bits(q0, k0, k);
-      f(row * kWidth + k, set, logit(score, set));
+      if (score == kNone) continue;
+      unsigned set = mask_set(q0, k0, k);
+      f(k, set, logit(score, set));
     }
   }
+  __device__ void clear(float* values, int count) {
+    if (lane == 0)
+      for (int j = 0; j < count; ++j) values[j * B + row] = 0;
+  }
 
-  /// d and left hold the maximum and the sum of exponentials of each softmax so far.
-  __device__ void running(int q0, int k0) {
+  /// Takes a tile of scores into run_max and run_sum of each softmax.
+  __device__ void add_keys(int q0, int k0) {
     for (int j = 0; j < a.m(); ++j) {
-      float most = -kInfinity, before = d[j * B + row], z = left[j * B + row], sum = 0;
+      float now = kNone, before = run_max[j * B + row], z = run_sum[j * B + row], sum = 0;
       each_key(q0, k0, [&](int, unsigned set, float l) {
-        if (takes(set, j)) most = fmaxf(most, l);
+        if (takes(set, j)) now = fmaxf(now, l);
       });
-      most = fmaxf(most_of_row(most), before);
+      now = fmaxf(quad_max(now), before);
       each_key(q0, k0, [&](int, unsigned set, float l) {
-        if (takes(set, j)) sum += expf(l - most);
+        if (takes(set, j)) sum += expf(l - now);
       });
-      sum = over_row(sum);
+      sum = quad_sum(sum);
       __syncwarp();  // all four have read what the first one writes: shuffles alone order no memory, as racecheck says
-      if (lane == 0 && most != -kInfinity) d[j * B + row] = most, left[j * B + row] = sum + z * expf(before - most);
+      if (lane == 0 && now != kNone) run_max[j * B + row] = now, run_sum[j * B + row] = sum + z * expf(before - now);
     }
     __syncwarp();
   }
-  /// lse, as backward reads it, and what masks without keys lend to M_0.
-  __device__ void settle(int j, float value) {
-    lse[j * B + row] = value == -kInfinity ? kInfinity : value;
-    if (value == -kInfinity && a.mode == 2) homeless[row] += alpha[j];
+  /// Softmax j's log-sum-exp, as this block reads it, and what it lends where it ran over nothing.
+  __device__ void set_lse(int j, float value) {
+    lse[j * B + row] = nothing_visible(value) ? INFINITY : value;
+    if (nothing_visible(value) && a.mixes()) lent[row] += alpha[j];
   }
   /// s = P.
-  __device__ void probabilities(int q0, int k0) {
+  __device__ void form_probabilities(int q0, int k0) {
     for (int k = lane; k < B; k += 4) {
       float score = s[row * kWidth + k], p = 0;
-      if (score != -kInfinity) {
-        unsigned set = bits(q0, k0, k);
+      if (score != kNone) {
+        unsigned set = mask_set(q0, k0, k);
         float l = logit(score, set);
         for (int j = 0; j < a.m(); ++j)
           if (takes(set, j)) p += weight(j) * expf(l - lse[j * B + row]);
@@ -191,163 +222,166 @@ struct General {
       s[row * kWidth + k] = p;
     }
   }
-  /// First Σ P_j dP and Σ P_j into `d` and `share`, then Σ P_j (dP − D_j) into `left`.
-  __device__ void centres(int q0, int k0, bool second) {
+  /// First Σ P_j dP and Σ P_j into mean and p_sum; in a second pass Σ P_j (dP − D_j) into rest.
+  __device__ void add_centres(int q0, int k0, bool second) {
     for (int j = 0; j < a.m(); ++j) {
-      float sum = 0, one = 0, mean = second ? d[j * B + row] : 0.0f;
-      each_key(q0, k0, [&](int i, unsigned set, float l) {
+      float sum = 0, one = 0, centre = second ? mean[j * B + row] : 0.0f;
+      each_key(q0, k0, [&](int k, unsigned set, float l) {
         if (!takes(set, j)) return;
         float p = expf(l - lse[j * B + row]);
         one += p;
-        sum = fmaf(p, g[i] - mean, sum);
+        sum = fmaf(p, g[row * kWidth + k] - centre, sum);
       });
-      sum = over_row(sum);
-      one = over_row(one);
+      sum = quad_sum(sum);
+      one = quad_sum(one);
       if (lane) continue;
-      if (second) left[j * B + row] += sum;
-      else d[j * B + row] += sum, share[j * B + row] += one;
+      if (second) rest[j * B + row] += sum;
+      else mean[j * B + row] += sum, p_sum[j * B + row] += one;
     }
     __syncwarp();
   }
-  /// g = dS, and s = P where asked for. In mode score the shares of dα grow.
-  __device__ void score_gradients(int q0, int k0, bool probabilities_too, bool shares) {
+  /// sums /= p_sum, which is 1 but for rounding.
+  __device__ void divide_by_p_sum(float* sums) {
+    if (lane == 0)
+      for (int j = 0; j < a.m(); ++j)
+        if (float one = p_sum[j * B + row]; one > 0) sums[j * B + row] /= one;
+    __syncwarp();
+  }
+  /// g = dS, and s = P where asked for. With routing score the shares of dα grow.
+  __device__ void form_dS(int q0, int k0, bool probabilities_too, bool shares) {
     if (shares)
       for (int j = 0; j < a.p; ++j) {
         float sum = 0;
-        each_key(q0, k0, [&](int i, unsigned set, float l) {
-          if (set >> j & 1) sum = fmaf(expf(l - lse[row]) * (g[i] - d[row] - left[row]), s[i], sum);
+        each_key(q0, k0, [&](int k, unsigned set, float l) {
+          if (set >> j & 1)
+            sum = fmaf(expf(l - lse[row]) * (g[row * kWidth + k] - mean[row] - rest[row]), s[row * kWidth + k], sum);
         });
-        sum = over_row(sum);
+        sum = quad_sum(sum);
         if (lane == 0) share[j * B + row] += sum;
       }
     __syncwarp();
     for (int k = lane; k < B; k += 4) {
-      int i = row * kWidth + k;
-      float score = s[i], p = 0, ds = 0;
-      if (score != -kInfinity) {
-        unsigned set = bits(q0, k0, k);
+      float score = s[row * kWidth + k], p = 0, dS = 0;
+      if (score != kNone) {
+        unsigned set = mask_set(q0, k0, k);
         float l = logit(score, set);
         for (int j = 0; j < a.m(); ++j)
           if (takes(set, j)) {
             float pj = weight(j) * expf(l - lse[j * B + row]);
             p += pj;
-            ds = fmaf(pj, g[i] - d[j * B + row] - left[j * B + row], ds);
+            dS = fmaf(pj, g[row * kWidth + k] - mean[j * B + row] - rest[j * B + row], dS);
           }
-        if (a.mode == 1) ds *= mask_weight(set, alpha, a.p);
+        if (a.routing == Routing::score) dS *= mask_weight(set, alpha, a.p);
       }
-      if (probabilities_too) s[i] = p;
-      g[i] = ds;
+      if (probabilities_too) s[row * kWidth + k] = p;
+      g[row * kWidth + k] = dS;
     }
   }
-  /// The statistics of the tile's queries that kernels before this one saved.
-  __device__ void recall(int q0, bool centred) {
+  /// lse of the tile's queries, and D where `centred`, as kernels before this one saved them.
+  __device__ void load_statistics(int q0, bool centred) {
     if (lane == 0) {
-      homeless[row] = 0;
+      lent[row] = 0;
       for (int j = 0; j < a.m(); ++j) {
         int64_t i = (at.unit * a.nq + q0 + row) * a.m() + j;
         bool there = q0 + row < a.nq;
-        settle(j, there ? a.lse[i] : -kInfinity);
-        if (centred) d[j * B + row] = there ? a.centre[i].x : 0.0f, left[j * B + row] = there ? a.centre[i].y : 0.0f;
+        set_lse(j, there ? a.lse[i] : kNone);
+        if (centred) mean[j * B + row] = there ? a.centre[i].x : 0.0f, rest[j * B + row] = there ? a.centre[i].y : 0.0f;
       }
     }
     __syncwarp();
   }
-  __device__ void clear(float* values, int count) {
-    if (lane == 0)
-      for (int j = 0; j < count; ++j) values[j * B + row] = 0;
-  }
 };
 
-/// Blocks: units × tiles of queries × columns.
+/// f(tile's G, R): tiles of 16 rows where both sides are short, else of 64.
+template <typename T, typename F>
+void each_tile(const Attention<T>& a, F f) {
+  if (a.nq <= 32 && a.nk <= 32) f(std::integral_constant<int, 8>{}, std::integral_constant<int, 2>{});
+  else f(std::integral_constant<int, 16>{}, std::integral_constant<int, 4>{});
+}
+
+/// out and lse. Blocks: units × tiles of queries × columns.
 template <typename T, int G, int R>
 __global__ void __launch_bounds__(G* G, 1) general_forward(Attention<T> a, int tiles, int chunks) {
   using Form = General<T, G, R>;
-  SHARED(float, shared);
+  SHARED(typename Form::Shared, shared);
   int64_t block = blockIdx.x;
-  Form f(a, block / chunks / tiles, shared);
+  Form f(a, block / chunks / tiles, *shared);
   int q0 = int(block / chunks % tiles) * Form::B, c0 = int(block % chunks) * kColumns,
       end = keys_seen(a, min(q0 + Form::B, a.nq));
   if (f.lane == 0)
-    for (int j = 0; j < a.m(); ++j) f.d[j * Form::B + f.row] = -kInfinity, f.left[j * Form::B + f.row] = 0;
+    for (int j = 0; j < a.m(); ++j) f.run_max[j * Form::B + f.row] = kNone, f.run_sum[j * Form::B + f.row] = 0;
   for (int k0 = 0; k0 < end; k0 += Form::B) {
-    f.scores(q0, k0);
-    f.running(q0, k0);
+    f.form_scores(q0, k0);  // (B, B)
+    f.add_keys(q0, k0);
   }
   __syncthreads();  // alpha is there even if no key is
   if (f.lane == 0) {
-    f.homeless[f.row] = 0;
+    f.lent[f.row] = 0;
     for (int j = 0; j < a.m(); ++j) {
-      float value = f.left[j * Form::B + f.row] == 0 ? -kInfinity
-                                                     : f.d[j * Form::B + f.row] + logf(f.left[j * Form::B + f.row]);
-      f.settle(j, value);
+      float z = f.run_sum[j * Form::B + f.row], value = z == 0 ? kNone : f.run_max[j * Form::B + f.row] + logf(z);
+      f.set_lse(j, value);
       if (c0 == 0 && q0 + f.row < a.nq) a.lse[(f.at.unit * a.nq + q0 + f.row) * a.m() + j] = value;
     }
   }
   __syncwarp();
-  typename Form::Sum sum = {};
+  typename Form::Sum out = {};  // (B, kColumns)
   for (int k0 = 0; k0 < end; k0 += Form::B) {
-    if (end > Form::B) f.scores(q0, k0);
-    f.probabilities(q0, k0);
-    f.template accumulate<false>(sum, f.s, f.at(a.v), a.v.row, k0, a.nk, c0);
+    if (end > Form::B) f.form_scores(q0, k0);
+    f.form_probabilities(q0, k0);
+    f.template accumulate<false>(out, f.s, f.at(a.v), a.v.row, k0, a.nk, c0);  // += P v
   }
-  f.write(sum, f.at(a.out), a.out.row, q0, a.nq, c0, 1);
+  f.write(out, f.at(a.out), a.out.row, q0, a.nq, c0, 1);
 }
 
 /// dq, D and the shares of dα. Blocks as forward.
 template <typename T, int G, int R>
 __global__ void __launch_bounds__(G* G, 1) general_backward_queries(Attention<T> a, int tiles, int chunks) {
   using Form = General<T, G, R>;
-  SHARED(float, shared);
+  SHARED(typename Form::Shared, shared);
   int64_t block = blockIdx.x;
-  Form f(a, block / chunks / tiles, shared);
+  Form f(a, block / chunks / tiles, *shared);
   int q0 = int(block / chunks % tiles) * Form::B, c0 = int(block % chunks) * kColumns,
       end = keys_seen(a, min(q0 + Form::B, a.nq));
   bool many = end > Form::B, writes = c0 == 0, shares = a.shares && writes;
   __syncthreads();
-  f.recall(q0, false);
-  f.clear(f.d, a.m());
-  f.clear(f.left, a.m());
-  f.clear(f.share, a.m());
-  auto form = [&](int k0) {
-    f.scores(q0, k0);
-    f.gradients(q0, k0);
+  f.load_statistics(q0, false);
+  f.clear(f.mean, a.m());
+  f.clear(f.rest, a.m());
+  f.clear(f.p_sum, a.m());
+  auto form = [&](int k0) {  // (B, B) each
+    f.form_scores(q0, k0);
+    f.form_dP(q0, k0);
   };
   for (int k0 = 0; k0 < end; k0 += Form::B) {
     form(k0);
-    f.centres(q0, k0, false);
+    f.add_centres(q0, k0, false);
   }
-  auto divide = [&](float* sums) {
-    if (f.lane == 0)
-      for (int j = 0; j < a.m(); ++j)
-        if (float one = f.share[j * Form::B + f.row]; one > 0) sums[j * Form::B + f.row] /= one;
-    __syncwarp();
-  };
-  divide(f.d);
+  f.divide_by_p_sum(f.mean);
   for (int k0 = 0; k0 < end; k0 += Form::B) {
     if (many) form(k0);
-    f.centres(q0, k0, true);
+    f.add_centres(q0, k0, true);
   }
-  divide(f.left);
+  f.divide_by_p_sum(f.rest);
   if (f.lane == 0 && writes && q0 + f.row < a.nq)
     for (int j = 0; j < a.m(); ++j)
-      a.centre[(f.at.unit * a.nq + q0 + f.row) * a.m() + j] = make_float2(f.d[j * Form::B + f.row],
-                                                                          f.left[j * Form::B + f.row]);
+      a.centre[(f.at.unit * a.nq + q0 + f.row) * a.m() + j] = make_float2(f.mean[j * Form::B + f.row],
+                                                                          f.rest[j * Form::B + f.row]);
   f.clear(f.share, kMostChoices);
   __syncwarp();
-  if (a.dq.data || (shares && a.mode == 1)) {
-    typename Form::Sum sum = {};
+  if (a.dq.data || (shares && a.routing == Routing::score)) {
+    typename Form::Sum dq = {};  // (B, kColumns)
     for (int k0 = 0; k0 < end; k0 += Form::B) {
       if (many) form(k0);
-      f.score_gradients(q0, k0, false, shares && a.mode == 1);
-      if (a.dq.data) f.template accumulate<false>(sum, f.g, f.at(a.k), a.k.row, k0, a.nk, c0);
+      f.form_dS(q0, k0, false, shares && a.routing == Routing::score);
+      if (a.dq.data) f.template accumulate<false>(dq, f.g, f.at(a.k), a.k.row, k0, a.nk, c0);  // += dS k
     }
-    if (a.dq.data) f.write(sum, f.at(a.dq), a.dq.row, q0, a.nq, c0, a.scale);
+    if (a.dq.data) f.write(dq, f.at(a.dq), a.dq.row, q0, a.nq, c0, a.scale);
   }
   if (!shares) return;
-  if (f.lane == 0 && a.mode == 2)
-    for (int j = 0; j < a.p; ++j) {  // a mask without keys had M_0's softmax
-      int from = (f.lse[j * Form::B + f.row] == kInfinity ? 0 : j) * Form::B + f.row;
-      f.share[j * Form::B + f.row] = f.d[from] + f.left[from];
+  if (f.lane == 0 && a.mixes())
+    for (int j = 0; j < a.p; ++j) {
+      int from = f.lse[j * Form::B + f.row] == INFINITY ? 0 : j;  // an empty mask had M_0's softmax
+      f.share[j * Form::B + f.row] = f.mean[from * Form::B + f.row] + f.rest[from * Form::B + f.row];
     }
   __syncthreads();
   if (int(threadIdx.x) < a.p) {
@@ -361,19 +395,19 @@ __global__ void __launch_bounds__(G* G, 1) general_backward_queries(Attention<T>
 template <typename T, int G, int R>
 __global__ void __launch_bounds__(G* G, 1) general_backward_keys(Attention<T> a, int tiles, int chunks) {
   using Form = General<T, G, R>;
-  SHARED(float, shared);
+  SHARED(typename Form::Shared, shared);
   int64_t block = blockIdx.x;
-  Form f(a, block / chunks / tiles, shared);
+  Form f(a, block / chunks / tiles, *shared);
   int k0 = int(block / chunks % tiles) * Form::B, c0 = int(block % chunks) * kColumns;
-  typename Form::Sum dk = {}, dv = {};
+  typename Form::Sum dk = {}, dv = {};  // (B, kColumns)
   for (int q0 = first_query(a, k0) / Form::B * Form::B; q0 < a.nq; q0 += Form::B) {
-    f.scores(q0, k0);
-    if (a.dk.data) f.gradients(q0, k0);
-    f.recall(q0, a.dk.data);
-    if (a.dk.data) f.score_gradients(q0, k0, true, false);
-    else f.probabilities(q0, k0);
-    if (a.dv.data) f.template accumulate<true>(dv, f.s, f.at(a.dout), a.dout.row, q0, a.nq, c0);
-    if (a.dk.data) f.template accumulate<true>(dk, f.g, f.at(a.q), a.q.row, q0, a.nq, c0);
+    f.form_scores(q0, k0);  // (B, B)
+    if (a.dk.data) f.form_dP(q0, k0);
+    f.load_statistics(q0, a.dk.data);
+    if (a.dk.data) f.form_dS(q0, k0, true, false);
+    else f.form_probabilities(q0, k0);
+    if (a.dv.data) f.template accumulate<true>(dv, f.s, f.at(a.dout), a.dout.row, q0, a.nq, c0);  // += Pᵀ dout
+    if (a.dk.data) f.template accumulate<true>(dk, f.g, f.at(a.q), a.q.row, q0, a.nq, c0);        // += dSᵀ q
   }
   if (a.dv.data) f.write(dv, f.at(a.dv), a.dv.row, k0, a.nk, c0, 1);
   if (a.dk.data) f.write(dk, f.at(a.dk), a.dk.row, k0, a.nk, c0, a.scale);

@@ -3,18 +3,43 @@
 // and so are rows up to a multiple of 16. A warp works on 16 queries, or 16 keys, at a time. A block takes one unit, or
 // several short ones side by side: attention in time reads its strided rows where they are.
 #pragma once
-#include "kernels/cuda/attention_device.h"
+#include <cstdlib>
+
 #include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/softmax.h"
 
 namespace mt::cuda {
+
+// ---- where they run ----
+
+inline Room room() {
+  int bytes = 0, processors = 0;
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, current().device()), "attention");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, current().device()), "attention");
+  return {size_t(bytes), processors};
+}
+/// Whether 16 bytes can be read at every eighth element of `n` rows. No step is taken along a dimension of one.
+template <typename E>
+bool aligned(const Rows<E>& r, const Attention<bf16>& a, int n) {
+  const auto even = [](int64_t stride, int64_t size) { return size == 1 || stride % 8 == 0; };
+  return !r.data || (reinterpret_cast<uintptr_t>(r.data) % 16 == 0 && even(r.b0, a.units / a.heads / a.b1) &&
+                     even(r.b1, a.b1) && even(r.row, n) && even(r.head, a.heads));
+}
+inline bool suits_tensor_cores(const Attention<bf16>& a) {
+  const bool masked = a.routing != Routing::off;
+  const bool near = !masked || (std::abs(a.mask_q) < (1 << 20) && std::abs(a.mask_k) < (1 << 20) && a.nq < 1024 &&
+                                a.nk < 1024);  // offsets into masks fit an int
+  return near && a.d % 8 == 0 && a.d <= (masked ? 64 : 128) && a.nq && a.nk && aligned(a.q, a, a.nq) &&
+         aligned(a.k, a, a.nk) && aligned(a.v, a, a.nk) && aligned(a.dout, a, a.nq) && aligned(a.out, a, a.nq) &&
+         aligned(a.dq, a, a.nq) && aligned(a.dk, a, a.nk) && aligned(a.dv, a, a.nk);
+}
+
+// ---- rows ----
 
 template <int D>
 inline constexpr int kRow = row_pitch(D);
 template <int D>
 inline constexpr int kMostWarps = most_warps(D);
-inline constexpr float kNothing = -INFINITY;
-inline constexpr float kFar =
-    60;  // a mask whose sum lies this far (natural logarithms) under the row's maximum has exponentials of its own
 
 /// Where a thread stands. In an accumulator of 16×8 it has elements (row + 8·(e/2), column + e%2), e < 4.
 struct Lane {
@@ -31,12 +56,6 @@ __device__ void load_rows(bf16* to, const bf16* from, int64_t stride, int r0, in
     bool valid = r0 + r < n && c < d;
     cp_async_16(to + r * kRow<D> + c, valid ? from + (r0 + r) * stride + c : from, valid);
   }
-}
-/// 0 for a key, −∞ for padding and behind the last key.
-__device__ inline void load_bias(float* to, const uint8_t* kept, int64_t stride, int k0, int n, int rows, int thread,
-                                 int threads) {
-  for (int k = thread; k < rows; k += threads)
-    to[k] = k0 + k < n && (!kept || kept[(k0 + k) * stride]) ? 0.0f : kNothing;
 }
 
 // ---- fragments ----
@@ -103,42 +122,6 @@ __device__ void store_rows(const float (&sum)[D / 8][4], bf16* to, int64_t strid
       if (r < n && column < d) *reinterpret_cast<uint4*>(to + r * stride + column) = make_uint4(w[0], w[1], w[2], w[3]);
     }
   }
-}
-
-// ---- sums over a row: the four lanes that share it ----
-
-__device__ inline float quad_sum(float x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-__device__ inline float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-
-/// Mask sets of an accumulator's four pairs, a byte each; of no meaning behind the last key, empty behind the last
-/// query.
-template <typename Query, typename Key>
-__device__ unsigned mask_sets(const Attention<bf16>& a, Query query, Key key) {
-  unsigned sets = 0;
-#pragma unroll
-  for (int e = 0; e < 4; ++e)
-    if (query(e) < a.nq)
-      sets |= unsigned(a.masks[query(e) * int(a.mask_q) + min(key(e), a.nk - 1) * int(a.mask_k)]) << (8 * e);
-  return sets;
-}
-__device__ inline bool keeps(unsigned sets, int e, int j) { return sets >> (8 * e + j) & 1; }
-/// x ∘= Σ α_j M_j of four pairs.
-__device__ inline void weigh(const Attention<bf16>& a, const float* alpha, unsigned sets, float (&x)[4]) {
-  float w[4] = {};
-#pragma unroll 1
-  for (int j = 0; j < a.p; ++j) {
-    float weight = alpha[j * a.alpha_j];
-#pragma unroll
-    for (int e = 0; e < 4; ++e) w[e] += keeps(sets, e, j) ? weight : 0.0f;
-  }
-#pragma unroll
-  for (int e = 0; e < 4; ++e) x[e] *= w[e];
 }
 
 }  // namespace mt::cuda

@@ -1,5 +1,5 @@
 // Forward attention on tensor cores. A warp has 16 queries; keys and values lie in shared memory, all of them or a
-// segment at a time. Without masks, and in mode score, the softmax is formed as keys pass by; in mode attention a first
+// segment at a time. Without masks, and with routing score, the softmax is formed as keys pass by; in a mixture a first
 // pass over the keys finds every mask's sum, and a second one forms Σ α_j P_j from one exponential.
 #pragma once
 #include "kernels/cuda/attention_mma.h"
@@ -8,19 +8,21 @@ namespace mt::cuda {
 
 template <int D, bool masked>
 struct ForwardTile {
-  static constexpr int kSixteens = masked ? 2 : 4;  // of keys, whose scores a warp holds at a time
-  using Scores = float[2 * kSixteens][4];
-  using Sets = unsigned[masked ? 2 * kSixteens : 1];
+  /// Sixteens of keys whose scores a warp holds at a time: 32 registers of them, or 16 beside the sums of every mask.
+  static constexpr int kSixteens = masked ? 2 : 4;
+  using Scores = float[2 * kSixteens][4];             // (16 queries, 16·kSixteens keys)
+  using Sets = unsigned[masked ? 2 * kSixteens : 1];  // likewise, a byte each
 
   const Attention<bf16>& a;
-  Place at;
+  UnitIndex at;
   Lane l;
   int q0;
-  const bf16 *keys, *values;
-  const float *bias, *alpha;
-  uint32_t q[D / 16][4] = {};
-  float sum[D / 8][4] = {};
-  float most[2] = {kNothing, kNothing}, total[2] = {0, 0};
+  const bf16 *keys, *values;  // (k_rows, D) in shared memory
+  const float* key_bias;      // (k_rows)
+  const float* alpha;
+  uint32_t q[D / 16][4] = {};                              // (16 queries, D)
+  float sum[D / 8][4] = {};                                // (16 queries, D): exponentials times values, at last P v
+  float run_max[2] = {kNone, kNone}, run_sum[2] = {0, 0};  // of rows l.row and l.row + 8
 
   __device__ void load_queries() {
     const bf16* rows = at(a.q);
@@ -54,36 +56,33 @@ struct ForwardTile {
 #pragma unroll
     for (int n = 0; n < 2 * kSixteens; ++n) {
       bool there = n / 2 < count;
-      int key = c0 + 8 * n + l.column;
-      float shift[2] = {there ? bias[key] : kNothing, there ? bias[key + 1] : kNothing};
-      if constexpr (masked)
-        sets[n] = there ? mask_sets(
-                              a, [&](int e) { return q0 + l.row + e / 2 * 8; }, [&](int e) { return k0 + key + e % 2; })
-                        : 0u;
+      int first = c0 + 8 * n + l.column;
+      float bias[2] = {there ? key_bias[first] : kNone, there ? key_bias[first + 1] : kNone};
+      const auto query = [&](int e) { return q0 + l.row + e / 2 * 8; };
+      const auto key = [&](int e) { return k0 + first + e % 2; };
+      if constexpr (masked) sets[n] = there ? mask_sets(a, query, key) : 0u;
 #pragma unroll
       for (int e = 0; e < 4; ++e) s[n][e] *= a.scale;
       if constexpr (masked)
-        if (a.mode == 1) weigh(a, alpha, sets[n], s[n]);
+        if (a.routing == Routing::score) weigh(a, alpha, sets[n], s[n]);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        float x = s[n][e] + shift[e % 2];
-        s[n][e] = a.causal && k0 + key + e % 2 > q0 + l.row + e / 2 * 8 + a.nk - a.nq ? kNothing : x;
+        float x = s[n][e] + bias[e % 2];
+        s[n][e] = a.causal && key(e) > query(e) + a.nk - a.nq ? kNone : x;
       }
     }
   }
   /// The rows' maxima with these logits, and what exponentials of before shrink by.
-  __device__ void raise(const Scores& s, float (&shrink)[2]) {
+  __device__ void raise_maxima(const Scores& s, float (&shrink)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float m = kNothing;
+      float m = kNone;
 #pragma unroll
       for (int n = 0; n < 2 * kSixteens; ++n) m = fmaxf(m, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-      m = fmaxf(quad_max(m), most[half]);
-      shrink[half] = m == kNothing ? 1.0f : __expf(most[half] - m);
-      most[half] = m;
+      shrink[half] = raise(run_max[half], m);
     }
   }
-  __device__ float from_most(float x, int half) const { return x == kNothing ? 0.0f : __expf(x - most[half]); }
+  /// sum (16, D) += s (16, keys) · values (keys, D), from key c0 of the segment.
   __device__ void add_values(const Scores& s, int c0, int end) {
 #pragma unroll
     for (int i = 0; i < kSixteens; ++i) {
@@ -102,15 +101,15 @@ struct ForwardTile {
       Sets sets;
       float shrink[2];
       logits(s, sets, k0, c0, end);
-      raise(s, shrink);
+      raise_maxima(s, shrink);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float z = 0;
 #pragma unroll
         for (int n = 0; n < 2 * kSixteens; ++n)
 #pragma unroll
-          for (int e = 2 * half; e < 2 * half + 2; ++e) z += s[n][e] = from_most(s[n][e], half);
-        total[half] = total[half] * shrink[half] + z;
+          for (int e = 2 * half; e < 2 * half + 2; ++e) z += s[n][e] = exp_below(s[n][e], run_max[half]);
+        run_sum[half] = run_sum[half] * shrink[half] + z;
       }
 #pragma unroll
       for (int c = 0; c < D / 8; ++c)
@@ -125,10 +124,10 @@ struct ForwardTile {
     float factor[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float z = quad_sum(total[half]);
+      float z = quad_sum(run_sum[half]);
       factor[half] = z > 0 ? 1 / z : 0.0f;
       int r = q0 + l.row + 8 * half;
-      if (l.column == 0 && r < a.nq) a.lse[row + r] = z > 0 ? most[half] + logf(z) : kNothing;
+      if (l.column == 0 && r < a.nq) a.lse[row + r] = log_sum_exp(run_max[half], z);
     }
     if (!a.parts) return store_rows<D>(sum, at(a.out), a.out.row, q0, a.nq, a.d, factor[0], factor[1], l);
 #pragma unroll
@@ -142,7 +141,7 @@ struct ForwardTile {
       }
   }
 
-  /// Mode attention, all keys at once.
+  /// A mixture, all keys at once.
   __device__ void mix(int end) {
     float z[2][kMostChoices] = {};  // sums of exponentials, then α_j over them
     unsigned kept[2] = {};
@@ -152,13 +151,13 @@ struct ForwardTile {
       Sets sets;
       float shrink[2];
       logits(s, sets, 0, c0, end);
-      raise(s, shrink);
+      raise_maxima(s, shrink);
 #pragma unroll
       for (int n = 0; n < 2 * kSixteens; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          if (s[n][e] != kNothing) kept[e / 2] |= sets[masked ? n : 0] >> (8 * e) & 255;
-          s[n][e] = from_most(s[n][e], e / 2);
+          if (s[n][e] != kNone) kept[e / 2] |= sets[masked ? n : 0] >> (8 * e) & 255;
+          s[n][e] = exp_below(s[n][e], run_max[e / 2]);
         }
 #pragma unroll
       for (int j = 0; j < kMostChoices; ++j) {
@@ -181,24 +180,24 @@ struct ForwardTile {
         if (j >= a.p) break;
         z[half][j] = quad_sum(z[half][j]);
         bool empty = !(kept[half] >> j & 1);
-        save(half, j, empty ? kNothing : most[half] + logf(z[half][j]));
-        far |= !empty && !(z[half][j] > 1e-26f);
+        save(half, j, empty ? kNone : run_max[half] + logf(z[half][j]));
+        far |= !empty && !(z[half][j] > kFarSum);
       }
     }
     far = __any_sync(~0u, far);
     if (far) own_sums(end);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float homeless = 0, one = far ? 1.0f : z[half][0];  // a mask without keys lends its α to M_0
+      float lent = 0, one = far ? 1.0f : z[half][0];  // a mask without keys lends its α to M_0
 #pragma unroll
       for (int j = 0; j < kMostChoices; ++j) {
         if (j >= a.p) break;
         float weight = alpha[j * a.alpha_j];
         bool empty = !(kept[half] >> j & 1);
-        if (empty) homeless += weight;
+        if (empty) lent += weight;
         z[half][j] = empty ? 0.0f : far ? weight : weight / z[half][j];
       }
-      if (kept[half] & 1) z[half][0] += homeless / one;
+      if (kept[half] & 1) z[half][0] += lent / one;
     }
 #pragma unroll 1
     for (int c0 = 0; c0 < end; c0 += 16 * kSixteens) {
@@ -213,10 +212,10 @@ struct ForwardTile {
 #pragma unroll
           for (int j = 0; j < kMostChoices; ++j) {
             if (j >= a.p) break;
-            if (keeps(sets[masked ? n : 0], e, j) && x != kNothing)
+            if (keeps(sets[masked ? n : 0], e, j) && x != kNone)
               w += z[e / 2][j] * (far ? __expf(x - *lse(e / 2, j)) : 1.0f);
           }
-          s[n][e] = far ? w : w * from_most(x, e / 2);
+          s[n][e] = far ? w : w * exp_below(x, run_max[e / 2]);
         }
       add_values(s, c0, end);
     }
@@ -230,7 +229,7 @@ struct ForwardTile {
   __device__ void own_sums(int end) {
 #pragma unroll 1
     for (int j = 0; j < a.p; ++j) {
-      float top[2] = {kNothing, kNothing}, z[2] = {};
+      float run_max[2] = {kNone, kNone}, z[2] = {};
 #pragma unroll 1
       for (int c0 = 0; c0 < end; c0 += 16 * kSixteens) {
         Scores s;
@@ -238,33 +237,28 @@ struct ForwardTile {
         logits(s, sets, 0, c0, end);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          float m = kNothing;
+          float m = kNone;
 #pragma unroll
           for (int i = 0; i < 4 * kSixteens; ++i) {
             int n = i / 2, e = 2 * half + i % 2;
-            if (!keeps(sets[masked ? n : 0], e, j)) s[n][e] = kNothing;
+            if (!keeps(sets[masked ? n : 0], e, j)) s[n][e] = kNone;
             m = fmaxf(m, s[n][e]);
           }
-          m = fmaxf(quad_max(m), top[half]);
-          if (m == kNothing) continue;
-          z[half] *= __expf(top[half] - m);
-          top[half] = m;
+          const float shrink = raise(run_max[half], m);
+          if (run_max[half] == kNone) continue;
+          z[half] *= shrink;
 #pragma unroll
-          for (int i = 0; i < 4 * kSixteens; ++i) z[half] += __expf(s[i / 2][2 * half + i % 2] - m);
+          for (int i = 0; i < 4 * kSixteens; ++i) z[half] += __expf(s[i / 2][2 * half + i % 2] - run_max[half]);
         }
       }
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float sum = quad_sum(z[half]);
-        save(half, j, sum > 0 ? top[half] + logf(sum) : kNothing);
-      }
+      for (int half = 0; half < 2; ++half) { save(half, j, log_sum_exp(run_max[half], quad_sum(z[half]))); }
     }
     __syncwarp();
   }
 };
 
-/// Blocks: groups of units × blocks of queries × pieces of the keys. Masks are used in mode 1 and 2; in mode 2 one
-/// segment holds all keys.
+/// Blocks: groups of units × blocks of queries × pieces of the keys. In a mixture one segment holds all keys.
 template <int D, bool masked>
 __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<bf16> a, Cut cut) {
   SHARED(unsigned char, shared);
@@ -278,13 +272,13 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<b
   auto keys = [&](int stage) {
     return reinterpret_cast<bf16*>(shared) + (stage * cut.units + slot) * cut.k_rows * 2 * kRow<D>;
   };
-  auto bias = [&](int stage) {
+  auto key_bias = [&](int stage) {
     return reinterpret_cast<float*>(reinterpret_cast<bf16*>(shared) +
                                     cut.stages * cut.units * cut.k_rows * 2 * kRow<D>) +
            (stage * cut.units + slot) * cut.k_rows;
   };
-  Place at(a, there ? unit : 0);
-  ForwardTile<D, masked> tile{a, at, Lane(), q0, nullptr, nullptr, nullptr, at.alphas(a)};
+  UnitIndex at(a, there ? unit : 0);
+  ForwardTile<D, masked> tile{a, at, Lane(), q0, nullptr, nullptr, nullptr, at.alpha(a)};
   bool busy = there && q0 < a.nq;
   int from = piece * cut.span, to = min(a.nk, from + cut.span);  // keys of this block
   int last = min(to, keys_seen(a, min(first + 16 * cut.warps, a.nq))), mine = min(to, keys_seen(a, min(q0 + 16, a.nq)));
@@ -293,7 +287,7 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<b
     if (there) {
       load_rows<D>(keys(stage), tile.at(a.k), a.k.row, k0, to, cut.k_rows, a.d, thread, threads);
       load_rows<D>(keys(stage) + cut.k_rows * kRow<D>, tile.at(a.v), a.v.row, k0, to, cut.k_rows, a.d, thread, threads);
-      load_bias(bias(stage), tile.at.keys(a), a.key_row, k0, to, cut.k_rows, thread, threads);
+      load_key_bias(key_bias(stage), tile.at.key_mask(a), a.key_row, k0, to, cut.k_rows, thread, threads);
     }
     cp_async_commit();
   };
@@ -310,31 +304,13 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<b
     if (busy) {
       tile.keys = keys(stage);
       tile.values = tile.keys + cut.k_rows * kRow<D>;
-      tile.bias = bias(stage);
-      if (masked && a.mode == 2) tile.mix(mine);
+      tile.key_bias = key_bias(stage);
+      if (masked && a.mixes()) tile.mix(mine);
       else tile.pass(k0, min(mine - k0, cut.k_rows));
     }
     if (ahead) stage = 1 - stage;
   }
-  if (busy && !(masked && a.mode == 2)) tile.write(piece);
-}
-
-/// What pieces of the keys gave, put together in their order: out = Σ w_s part_s, w the softmax of the pieces' lse. A
-/// thread has one element of the result; the first of a row saves its lse.
-inline __global__ void __launch_bounds__(kThreads) merge_pieces(Attention<bf16> a, const float* lse, int splits) {
-  int64_t i = thread_index(), rows = a.units * a.nq;
-  if (i >= rows * a.d) return;
-  int64_t row = i / a.d;
-  float top = kNothing, sum = 0, x = 0;
-  for (int s = 0; s < splits; ++s) top = fmaxf(top, lse[s * rows + row]);
-  for (int s = 0; s < splits && top != kNothing; ++s) {
-    float w = __expf(lse[s * rows + row] - top);
-    sum += w;
-    x += w * a.parts[s * rows * a.d + i];
-  }
-  Place at(a, row / a.nq);
-  at(a.out)[row % a.nq * a.out.row + i % a.d] = bf16(sum > 0 ? x / sum : 0.0f);
-  if (i % a.d == 0) a.lse[row] = sum > 0 ? top + logf(sum) : kNothing;
+  if (busy && !(masked && a.mixes())) tile.write(piece);
 }
 
 }  // namespace mt::cuda

@@ -1,8 +1,11 @@
-// How forward attention on tensor cores is cut into blocks. Plain C++: tests ask it without a device.
+// How attention on tensor cores is cut into blocks, and what a block holds in shared memory. Plain C++: tests ask it
+// without a device.
 #pragma once
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+
+#include "kernels/routing.h"
 
 namespace mt::cuda {
 
@@ -13,37 +16,45 @@ struct Cut {
   int units, warps, q_rows, k_rows, blocks, splits = 1, span = 0, stages = 1;
 };
 
-/// The padded width of a head of d ≤ 128 columns.
-constexpr int padded_width(int d) { return d <= 64 ? 64 : d <= 96 ? 96 : 128; }
-/// Elements from one row to the next in shared memory: eight rows of a matrix fall into different banks.
-constexpr int row_pitch(int width) { return width + 8; }
-constexpr int most_warps(int width) { return width == 64 ? 10 : 8; }
-/// Blocks of more warps have a multiprocessor to themselves: two do not fit into its registers.
-constexpr int shared_warps(int width) { return width == 64 ? 6 : 4; }
-
-constexpr int pieces(int n, int size) { return (n + size - 1) / size; }
-constexpr int whole(int n) { return pieces(n, 16) * 16; }
-
-constexpr int kSegment = 160;   // keys that lie in shared memory at a time, where there are more
-constexpr int kLeastSpan = 64;  // keys: fewer are not worth a block and a second pass
-
-/// Short units share a block of four warps.
-inline int side_by_side(int64_t units, int warps) { return int(std::min<int64_t>(std::max(1, 4 / warps), units)); }
-
-/// What a call of forward attention is, as far as its cut depends on it.
-struct ForwardSize {
-  int64_t units;
-  int nq, nk, d;
-  bool all_keys;  // a pass needs every key in shared memory: mode attention
-  bool splits;    // keys may be split: no masks
-};
 /// What a block may have, and how many multiprocessors there are to fill.
 struct Room {
   size_t shared;
   int processors;
 };
 
-/// Keys, values and a number for each key.
+constexpr int pieces(int n, int size) { return (n + size - 1) / size; }
+constexpr int round_up16(int n) { return pieces(n, 16) * 16; }
+
+/// The padded width of a head of d ≤ 128 columns.
+constexpr int padded_width(int d) { return d <= 64 ? 64 : d <= 96 ? 96 : 128; }
+/// Elements from one row to the next in shared memory: eight rows of a matrix fall into different banks.
+constexpr int row_pitch(int width) { return width + 8; }
+/// A multiprocessor's 65,536 registers are 204 a thread in ten warps, 255 in eight. The kernels take up to 166 where
+/// the width is 64, and 215 where it is 128 (docs/kernels.md).
+constexpr int most_warps(int width) { return width == 64 ? 10 : 8; }
+/// Blocks of more warps have a multiprocessor to themselves: two of them do not fit into its registers, of which
+/// forward takes 152 a thread where the width is 64, and 207 where it is 128.
+constexpr int shared_warps(int width) { return width == 64 ? 6 : 4; }
+
+/// Short units share a block of four warps.
+inline int side_by_side(int64_t units, int warps) { return int(std::min<int64_t>(std::max(1, 4 / warps), units)); }
+
+// ---- forward ----
+
+/// Keys that lie in shared memory at a time, where there are more: with their values 46 KiB where the width is 64, so
+/// that four blocks share a multiprocessor's 227 KiB, and 87 KiB where it is 128: two blocks.
+constexpr int kSegment = 160;
+constexpr int kLeastSpan = 64;  // keys: fewer are not worth a block and a second pass
+
+/// What a call of forward attention is, as far as its cut depends on it.
+struct ForwardSize {
+  int64_t units;
+  int nq, nk, d;
+  bool all_keys;  // a pass needs every key in shared memory: routing mixture
+  bool splits;    // keys may be split: no masks
+};
+
+/// What a block holds in shared memory: for each stage and unit keys and values, and a number for each key.
 inline size_t forward_bytes(int width, const Cut& cut) {
   return size_t(cut.stages * cut.units) * size_t(cut.k_rows) * (2 * size_t(row_pitch(width)) * 2 + sizeof(float));
 }
@@ -58,7 +69,7 @@ inline Cut forward_cut(const ForwardSize& s, const Room& room) {
   cut.blocks = pieces(tiles, most_warps(width));
   cut.warps = pieces(tiles, cut.blocks);
   cut.units = side_by_side(s.units, cut.warps);
-  cut.k_rows = whole(s.all_keys ? s.nk : pieces(s.nk, pieces(s.nk, kSegment)));
+  cut.k_rows = round_up16(s.all_keys ? s.nk : pieces(s.nk, pieces(s.nk, kSegment)));
   // Fewer side by side where they do not fit, or would leave multiprocessors without a block.
   while (cut.units > 1 && (forward_bytes(width, cut) > room.shared || forward_blocks(s.units, cut) < room.processors))
     cut.units /= 2;
@@ -69,14 +80,60 @@ inline Cut forward_cut(const ForwardSize& s, const Room& room) {
         std::max<int64_t>(1, std::min<int64_t>(room.processors / forward_blocks(s.units, cut), s.nk / kLeastSpan)));
   cut.span = s.nk;
   if (cut.splits > 1) {
-    cut.span = whole(pieces(s.nk, cut.splits));
+    cut.span = round_up16(pieces(s.nk, cut.splits));
     cut.splits = pieces(s.nk, cut.span);
-    cut.k_rows = whole(pieces(cut.span, pieces(cut.span, kSegment)));
+    cut.k_rows = round_up16(pieces(cut.span, pieces(cut.span, kSegment)));
   }
   // No other block computes while a lone one waits for its next segment.
   cut.stages = cut.k_rows < cut.span && cut.units * cut.warps > shared_warps(width) ? 2 : 1;
   if (forward_bytes(width, cut) > room.shared) cut.stages = 1;
   return cut;
+}
+
+// ---- backward ----
+
+constexpr size_t kHalfShared = 112 << 10;  // of a multiprocessor's shared memory, 228 KiB: two blocks fit
+constexpr int kSide = 64;                  // rows of either side that a block of a long sequence holds: four warps'
+
+/// What a unit of backward holds in shared memory, in bytes from its start.
+struct BackwardLayout {
+  size_t q, dout;   // bf16 (q_rows, row_pitch)
+  size_t k, v;      // bf16 (k_rows, row_pitch)
+  size_t key_bias;  // float (k_rows): 0, or −∞ for padding and behind the last key
+  size_t max_lse;   // float (q_rows): the greatest lse of a query's softmaxes, below which exponents are taken
+  size_t mean;      // float (m, q_rows): D
+  size_t coef;      // float (m, q_rows), with masks: α_j·exp(max_lse − lse_j)
+  size_t shares;    // float (warps, kMostChoices), with masks: dα
+  size_t bytes;
+};
+constexpr BackwardLayout backward_layout(int width, const Cut& cut, int m, bool masked) {
+  const size_t q_rows = size_t(cut.q_rows), k_rows = size_t(cut.k_rows), pitch = size_t(row_pitch(width)) * 2;
+  BackwardLayout at{};
+  at.dout = at.q + q_rows * pitch;
+  at.k = at.dout + q_rows * pitch;
+  at.v = at.k + k_rows * pitch;
+  at.key_bias = at.v + k_rows * pitch;
+  at.max_lse = at.key_bias + k_rows * sizeof(float);
+  at.mean = at.max_lse + q_rows * sizeof(float);
+  at.coef = at.mean + size_t(m) * q_rows * sizeof(float);
+  at.shares = at.coef + (masked ? size_t(m) * q_rows * sizeof(float) : 0);
+  at.bytes = at.shares + (masked ? size_t(cut.warps * kMostChoices) * sizeof(float) : 0);
+  return at;
+}
+
+/// Blocks that hold all rows of their units.
+inline Cut backward_cut(int64_t units, int nq, int nk, int width) {
+  const int tiles = std::max(pieces(nq, 16), pieces(nk, 16)), warps = pieces(tiles, pieces(tiles, most_warps(width)));
+  return {side_by_side(units, warps), warps, round_up16(nq), round_up16(nk), 1};
+}
+/// Blocks that hold some of a unit's queries, and walk over its keys; or the other way round.
+inline Cut backward_queries_cut(int nq, int nk) {
+  const int tiles = pieces(nq, 16), blocks = pieces(tiles, kSide / 16), warps = pieces(tiles, blocks);
+  return {1, warps, 16 * warps, std::min(kSide, round_up16(nk)), blocks};
+}
+inline Cut backward_keys_cut(int nq, int nk) {
+  const int tiles = pieces(nk, 16), blocks = pieces(tiles, kSide / 16), warps = pieces(tiles, blocks);
+  return {1, warps, std::min(kSide, round_up16(nq)), 16 * warps, blocks};
 }
 
 }  // namespace mt::cuda

@@ -1,0 +1,76 @@
+// Attention's kernels on CUDA: their one argument struct, and the two calls that choose among them. In bfloat16 those
+// on tensor cores run (attention_mma_forward.h, attention_mma_backward.h) where sizes and alignment suit them, else
+// those of any size (attention_general.h).
+#pragma once
+#include "kernels/cuda/device.h"
+#include "kernels/routing.h"
+
+namespace mt::cuda {
+
+/// Rows [b0,b1,n,h,d] of a strided view, d side by side.
+template <typename T>
+struct Rows {
+  T* data;
+  int64_t b0, b1, row, head;
+};
+
+/// One call's arguments. A unit is a (b0, b1, head).
+template <typename T>
+struct Attention {
+  Rows<const T> q, k, v, dout;
+  Rows<T> out, dq, dk, dv;          // null where not wanted
+  const uint8_t* key_mask;          // [b0,b1,nk], 1 = token; null: all are
+  int64_t key_b0, key_b1, key_row;  // its strides
+  const uint8_t* masks;             // [nq,nk], bit j = M_j; null without routing
+  int64_t mask_q, mask_k;           // its strides
+  const float* alpha;               // [b0,b1,p]; null without routing
+  int64_t alpha_b0, alpha_b1, alpha_j;
+  float* lse;      // [units,nq,m]
+  float2* centre;  // backward: D and what rounding left of it, [units,nq,m]
+  float* shares;   // backward: dα by unit, tile of queries and mask; null where not wanted
+  float* parts;  // forward over split keys: each piece's result, [splits,units,nq,d], lse being [splits,units,nq]; else
+                 // null
+  int64_t units;
+  int nq, nk, d, heads, b1;
+  Routing routing;
+  int p;  // masks; 1 without routing
+  bool causal;
+  float scale;  // 1/√d
+
+  /// Softmaxes of a query.
+  __host__ __device__ int m() const { return softmaxes(routing, p); }
+  __host__ __device__ bool mixes() const { return routing == Routing::mixture; }
+};
+
+/// out and lse.
+void attention_forward(const Attention<float>& a);
+void attention_forward(const Attention<bf16>& a);
+/// dq, dk, dv, and dalpha [b0,b1,p] where it is wanted. Brings centre and shares itself.
+void attention_backward(const Attention<float>& a, const View& dalpha);
+void attention_backward(const Attention<bf16>& a, const View& dalpha);
+
+/// A unit's number, batch and head, and what is its own of the arguments.
+struct UnitIndex {
+  int64_t unit;
+  int i0, i1, head;
+  template <typename T>
+  __device__ UnitIndex(const Attention<T>& a, int64_t unit)
+      : unit(unit), i0(int(unit / a.heads / a.b1)), i1(int(unit / a.heads % a.b1)), head(int(unit % a.heads)) {}
+  /// The unit's first row; null where there are no rows.
+  template <typename T>
+  __device__ T* operator()(const Rows<T>& r) const {
+    return r.data ? r.data + i0 * r.b0 + i1 * r.b1 + head * r.head : nullptr;
+  }
+  /// [nk], key_row apart; null where all keys are tokens.
+  template <typename T>
+  __device__ const uint8_t* key_mask(const Attention<T>& a) const {
+    return a.key_mask ? a.key_mask + i0 * a.key_b0 + i1 * a.key_b1 : nullptr;
+  }
+  /// [p], alpha_j apart; null without routing.
+  template <typename T>
+  __device__ const float* alpha(const Attention<T>& a) const {
+    return a.alpha ? a.alpha + i0 * a.alpha_b0 + i1 * a.alpha_b1 : nullptr;
+  }
+};
+
+}  // namespace mt::cuda
