@@ -70,16 +70,16 @@ void check_like(const View& v, const char* what, const View& x, const char* whos
 
 }  // namespace
 
-void check_attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                             int64_t mode, bool, Out out, Out lse) {
+void check_attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha,
+                             int64_t mode, bool, ActOut out, Out lse) {
   check_inputs(q, k, v, key_mask, masks, alpha, routing_of(mode), lse);
   check_like(out, "out", q, "q");
   require_writable(out, "out");
 }
 
-void check_attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask,
-                              Maybe masks, Maybe alpha, int64_t mode, bool, const View& lse, MaybeOut dq, MaybeOut dk,
-                              MaybeOut dv, MaybeOut dalpha) {
+void check_attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
+                              Maybe alpha, int64_t mode, bool, const View& lse, MaybeActOut dq, MaybeActOut dk,
+                              MaybeActOut dv, MaybeOut dalpha) {
   check_inputs(q, k, v, key_mask, masks, alpha, routing_of(mode), lse);
   check_like(dout, "dout", q, "q");
   if (dq) {
@@ -241,8 +241,8 @@ Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Ke
 
 }  // namespace
 
-void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                       int64_t mode, bool causal, Out out, Out lse) {
+void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
+                       bool causal, ActOut out, Out lse) {
   if (!out.numel()) return;
   Call call{q, k, v, key_mask, masks, alpha, lse, routing_of(mode), causal};
   call.widen_masks();
@@ -263,9 +263,9 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
   });
 }
 
-void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks,
-                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv,
-                        MaybeOut dalpha) {
+void attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
+                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
+                        MaybeActOut dv, MaybeOut dalpha) {
   Call call{q, k, v, key_mask, masks, alpha, lse, routing_of(mode), causal};
   call.widen_masks();
   Kernel run = choose(MT_KERNELS(backward), k.shape[2]);

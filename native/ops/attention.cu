@@ -47,8 +47,8 @@ Attention<T> arguments(const View& q, const View& k, const View& v, const View& 
 
 }  // namespace
 
-void attention_forward(const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                       int64_t mode, bool causal, Out out, Out lse) {
+void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
+                       bool causal, ActOut out, Out lse) {
   if (!out.numel()) return;
   each_activation(q.dtype, [&](auto t) {
     using T = decltype(t);
@@ -58,9 +58,9 @@ void attention_forward(const View& q, const View& k, const View& v, Maybe key_ma
   });
 }
 
-void attention_backward(const View& dout, const View& q, const View& k, const View& v, Maybe key_mask, Maybe masks,
-                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeOut dq, MaybeOut dk, MaybeOut dv,
-                        MaybeOut dalpha) {
+void attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
+                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
+                        MaybeActOut dv, MaybeOut dalpha) {
   each_activation(q.dtype, [&](auto t) {
     using T = decltype(t);
     auto a = arguments<T>(q, k, v, key_mask, masks, alpha, mode, causal, lse);

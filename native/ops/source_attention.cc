@@ -14,8 +14,8 @@ namespace mt {
 
 // ---- checks ----
 
-void check_source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a,
-                            Maybe b, double, int64_t heads, Out out) {
+void check_source_attention(const Act& q, const Act& source, const View& wk, const View& wv, Maybe bias, Maybe a,
+                            Maybe b, double, int64_t heads, ActOut out) {
   require_dense(q, "q");
   require(q.rank >= 2, "q: expected at least 2 dimensions, but got shape ", shape_text(q), ".");
   const int64_t width = q.size(-1);

@@ -7,8 +7,8 @@
 
 namespace mt::cuda {
 
-void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
-                      double scaling, int64_t heads, Out out) {
+void source_attention(const Act& q, const Act& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
+                      double scaling, int64_t heads, ActOut out) {
   const int64_t n = q.size(-2), width = q.size(-1), keys = source.size(-2), rank = a ? a.size(0) : 0;
   if (!out.numel()) return;
   const int64_t groups = q.numel() / (n * width), d = width / heads;

@@ -11,16 +11,16 @@
 namespace mt {
 
 /// q, out [...,n,h·d]; source E [...,K,in] with the same leading dimensions; wk, wv [h·d,in] of any float type; bias
-/// b_v [h·d]; a [r,in] and b [h·d,r] together or not at all. All contiguous; float32 but for the weights.
-void check_source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a,
-                            Maybe b, double scaling, int64_t heads, Out out);
+/// b_v [h·d]; a [r,in] and b [h·d,r] together or not at all. All contiguous.
+void check_source_attention(const Act& q, const Act& source, const View& wk, const View& wv, Maybe bias, Maybe a,
+                            Maybe b, double scaling, int64_t heads, ActOut out);
 
 namespace cpu {
 void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
                       double scaling, int64_t heads, Out out);
 }  // namespace cpu
 namespace cuda {
-void source_attention(const View& q, const View& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
-                      double scaling, int64_t heads, Out out);
+void source_attention(const Act& q, const Act& source, const View& wk, const View& wv, Maybe bias, Maybe a, Maybe b,
+                      double scaling, int64_t heads, ActOut out);
 }  // namespace cuda
 }  // namespace mt

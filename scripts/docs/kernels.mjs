@@ -81,8 +81,12 @@ function kernelTable(kernels, archs) {
   )
 }
 
-/** Operators in another operator's files. */
-const guests = { source_attention: 'attention' }
+/** What an operator leaves to the kernels of a file that operators share. */
+const leaves = {
+  product: 'Its products are formed',
+  attention: 'Its softmax is formed',
+  strided: 'Its elements are moved',
+}
 const resultTable = (results) =>
   table(
     [
@@ -97,7 +101,7 @@ const resultTable = (results) =>
       'commit',
     ],
     results.map((e) => [
-      `${e.dtype}${e.operator in guests ? `, ${e.operator}` : ''}`,
+      e.dtype,
       e.order,
       e.cases,
       e.failures.length,
@@ -201,13 +205,10 @@ export function page({ nvcc, archs, kernels, full, host, gpu }) {
         o,
         [
           about(`native/ops/${o}.h`),
-          ...lent.map(
-            (s) =>
-              `${s.endsWith('/product') ? 'Its products are formed' : 'Its elements are moved'} by [${s}](#${s.replaceAll('/', '')}).`,
-          ),
+          ...lent.map((s) => `${leaves[basename(s)]} by [${s}](#${s.replaceAll('/', '')}).`),
         ].join(' '),
         own,
-        results.filter((e) => (guests[e.operator] ?? e.operator) === o),
+        results.filter((e) => e.operator === o),
       )
     }),
     ...shared.flatMap((s) => {
