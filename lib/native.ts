@@ -261,7 +261,7 @@ export interface NativeDevices {
   /**
    * Of the emulated addon alone: calls into the runtime since the process began. `launches` of kernels, `copies` and
    * `fills`, eager or captured; `mallocs`, `frees`; `graphs` made, `nodes` in all of them, `replays`; and launches by
-   * source file, as in `ops/attention.cu`. Counts what the queue has executed: wait for it first.
+   * source file, as in `ops/layernorm.cu`. Counts what the queue has executed: wait for it first.
    */
   counts?: Record<string, number>
   products: { by: 'own' | 'cublaslt'; reason: string }
