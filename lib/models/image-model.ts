@@ -20,6 +20,7 @@ import { languageModel, type LanguageConfig } from './language.js'
 import { qformer, qformerForward, type LayerAdapter, type QFormer, type QFormerConfig } from './qformer.js'
 import { vit, vitForward, type Vit, type VisionConfig } from './vit.js'
 
+/** The configuration of a checkpoint: what its config.json says, defaults filled in. */
 export interface ModelConfig {
   family: 'instructblip' | 'blip-2'
   numQueryTokens: number

@@ -67,6 +67,15 @@ test('every link of a page to a file of the repository leads there', () => {
   assert.equal(wrong, [])
 })
 
+test("README's times and memory are figures of docs/benchmarks.md", () => {
+  const rows = read('README.md').match(/^\| .*, 1 thread \|.*\|$/gm) ?? []
+  assert.ok(rows.length >= 3)
+  const page = read('docs/benchmarks.md')
+  for (const row of rows)
+    for (const figure of row.match(/\d[\d.]* (s|ms|kB|MB|GB)\b/g)!)
+      assert.ok(page.includes(`| ${figure} |`), `${figure} is not in docs/benchmarks.md`)
+})
+
 test('nothing cites a plan that is not in the repository', () => {
   const wrong = [...sources, ...pages].filter((file) =>
     /\b(SPEC|DESIGN|HOUSE)(\.md\b|'s\b| §)/.test(read(file).replaceAll('(SPEC|DESIGN|HOUSE)', '')),
