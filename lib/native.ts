@@ -297,8 +297,8 @@ export interface NativeEvents {
 
 export interface Native {
   /**
-   * `into`: a tensor that was released and becomes the one that is made. A Float64Array crosses the border for a fraction of
-   * what an array costs, as does a dtype's number.
+   * `into`: a released tensor whose handle is reused. A Float64Array, and a dtype's number, are passed to native code
+   * at a fraction of the cost of an array and a name.
    */
   create(
     shape: readonly number[] | Float64Array,

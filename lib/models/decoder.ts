@@ -86,7 +86,7 @@ export type KVView = Pick<KVCache, 'append' | 'endsWithQueries'>
 /** Keys and values of the tokens so far, per layer. For generation, without gradients. */
 export class KVCache {
   readonly #slots: { k: Tensor; v: Tensor }[] = []
-  /** Whether the last key is that of the last query, so that causality is to be kept; else the mask says it all. */
+  /** Whether the last key belongs to the last query, so that attention is causal; else the mask alone decides. */
   readonly endsWithQueries: boolean = true
   /** Tokens held. */
   length = 0
@@ -119,7 +119,7 @@ export class KVCache {
   }
 
   #slot(i: number, k: Tensor): { k: Tensor; v: Tensor } {
-    // Zeros: what is masked is multiplied all the same, and must be finite.
+    // Zeros: masked values are multiplied by 0 and must be finite.
     const room = (): Tensor => keep(full([k.dim(0), this.limit, k.dim(2)], 0, k.dtype, k.device))
     return (this.#slots[i] ??= { k: room(), v: room() })
   }

@@ -34,7 +34,7 @@ export interface ModelConfig {
   language: LanguageConfig
 }
 
-/** What makes a video model of the image model; see `adapter`. */
+/** The interface of an adapter, which makes a video model of the image model; see `adapter`. */
 export interface VideoAdapter {
   /** Whether the text goes into the Q-Former (early fusion). */
   fusion: boolean
@@ -73,7 +73,9 @@ export interface DeviceText {
   /** [B,V+S]: uint8, 1 = token; int32 */
   mask: Tensor
   positions: Tensor
-  /** Which of the B·(V+S) rows predict an answer token, and which: [N] int32 each. Where the text has labels. */
+  /**
+   * The rows, of B·(V+S), that predict an answer token, and these tokens: [N] int32 each. Where the text has labels.
+   */
   answers?: { indices: Tensor; targets: Tensor }
 }
 const isOnDevice = (text: TextRows | DeviceText): text is DeviceText => !(text.ids instanceof Int32Array)
@@ -228,7 +230,7 @@ export class ImageModel implements Parts {
     return crossEntropy(logits(this.language, chosen), answers.targets, factor)
   }
 
-  /** What was made for this model and goes with it. */
+  /** Objects that are disposed with this model. */
   readonly attached = new Set<{ dispose(): void }>()
 
   /** Frees the weights, and what is attached. */

@@ -1,6 +1,6 @@
 /**
  * The Q-Former: BERT layers in which learned queries attend to each other, to a text and to an image. It is the *image*
- * model; what a video model adds to a layer is declared here and made in `adapter`.
+ * model; the additions of a video model to a layer are declared here and made in `adapter`.
  */
 import { z } from 'zod'
 import { invalid } from '../errors.js'
@@ -104,7 +104,7 @@ export interface QFormer {
 
 type QV = { q: LoRA; v: LoRA }
 
-/** What an adapter may do in one layer. Absent members leave the image model as it is. */
+/** The additions of an adapter to one layer. Absent members leave the image model as it is. */
 export interface LayerAdapter {
   spatial?: { lora?: QV; routing?: Routing }
   /** Attention over time with this layer's spatial weights, or with `weights` of its own. */
@@ -224,7 +224,7 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
       routing: spatial?.routing,
       observeAlpha: seen('spatial.alpha'),
     }) // (7)
-    // Queries and text, [B,G,n,D] and [B,G,K,D], part here, each in memory of its own.
+    // Split into queries [B,G,n,D] and text [B,G,K,D], each contiguous.
     let text: Tensor | undefined
     if (observe) {
       const all = normalise(layer.self.norm, sum)
@@ -249,7 +249,7 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
       seen('cross')(crossed)
       queries = reshape(crossed, [B, G, n, D])
     }
-    // What the last layer makes of the text is read by nobody.
+    // The last layer's text output is unused.
     if (text && (m + 1 < model.layers.length || observe)) {
       x = normaliseJoin([
         { norm: layer.queryFeed.norm, x: feedForwardSum(layer.queryFeed, queries) },

@@ -1,4 +1,4 @@
-/** A checkpoint folder, opened: the image model, and what a video and a question need on their way to it. */
+/** An open checkpoint folder: the image model, its tokenizers and its preprocessing. */
 import { join } from 'node:path'
 import { readGenerationConfig } from '../checkpoint/config.js'
 import {
@@ -23,12 +23,12 @@ export interface Checkpoint {
   folder: string
   plan: CheckpointPlan
   model: ImageModel
-  /** Names this set of weights; adapters remember it. */
+  /** Identifies this set of weights; adapters record it. */
   fingerprint: string
-  /** Names what its vision tower computes; features remember it. */
+  /** Identifies what its vision tower computes; cached features record it. */
   visionFingerprint: string
   preprocessor: Preprocessor
-  /** What was assumed since the folder does not say it: one sentence each. */
+  /** Assumptions about what the folder does not state: one sentence each. */
   notes: string[]
   /** Of the language model. */
   tokenizer: Tokenizer
@@ -43,7 +43,7 @@ export interface Checkpoint {
 export interface LoadOptions {
   /** Where the model computes. Default: the CPU. `cuda` throws where there is none; `auto` takes the CPU then. */
   device?: DeviceChoice | undefined
-  /** What activations are stored in, default float32. With bfloat16, matrices are too: the fast path of a GPU. */
+  /** The dtype of activations. Default: float32. With bfloat16, matrices are bfloat16 too: the fast path of a GPU. */
   precision?: Precision | undefined
 }
 

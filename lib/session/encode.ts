@@ -10,14 +10,14 @@ import { checkIds } from '../text/tokenizer.js'
 import { visualTokens } from '../adapter/config.js'
 import type { Checkpoint } from './checkpoint.js'
 
-/** What decides where a text goes and how long it may be. */
+/** The settings that decide where a text goes and how long it may be. */
 export type TextConfig = Pick<CheckedAdapterConfig, 'fusion' | 'lateText' | 'text' | 'aggregate' | 'frames'>
 
 export interface Encoded {
   /** For the Q-Former; undefined where it gets no text. */
   qformer: number[] | undefined
   prompt: number[]
-  /** With its end token. */
+  /** The answer's ids, with the end token. */
   answer: number[]
 }
 
@@ -37,8 +37,8 @@ export function imageTextConfig(checkpoint: Checkpoint, frames: number): TextCon
  * The ids of a sample's texts; the prompt is cut on the left to the room that is left beside visual tokens and answer.
  *
  * @throws InputError, with the sample's name where it has one, for an answer without a token or too long for the
- * language
- *   model, for a text that holds the mark of a picture, and for an id without a row in the embedding
+ *   language model, for a text that holds a placeholder token of a picture, and for an id without a row in the
+ *   embedding
  */
 export function encode(
   checkpoint: Checkpoint,
@@ -90,9 +90,7 @@ export function encode(
   })
 }
 
-/**
- * Widths that rows are padded to: multiples of `step` up to `most`, so that batches of nearly one size have one shape.
- */
+/** Widths that rows are padded to: multiples of `step` up to `most`, so that batches of similar size have one shape. */
 export interface Widths {
   step: number
   most: number

@@ -1,4 +1,7 @@
-/** E_v of clips: decoded, resized, seen by the frozen vision tower once, then kept on disk and in memory. */
+/**
+ * Image features E_v of clips: decoded, resized and computed by the frozen vision tower once, then cached on disk and
+ * in memory.
+ */
 import { contentHash, featureKey, FeatureCache } from '../data/cache.js'
 import { clipKey, readFrames, type Clip, type Sampling } from '../data/frames.js'
 import { forSample } from '../data/manifest.js'
@@ -65,7 +68,7 @@ export class Features {
     const here = clipKey(clip)
     const held = this.#memory.get(here)
     if (held) {
-      this.#memory.delete(here) // the latest used stays longest
+      this.#memory.delete(here) // least recently used first
       this.#memory.set(here, held)
       return held
     }
@@ -104,7 +107,7 @@ export class Features {
     const frames = await readFrames(clip, { frames: count, sampling, timeout, resize: preprocessor })
     const [t, s] = [frames.length, model.config.vision.imageSize]
     const pixels = new Float32Array(t * 3 * s * s)
-    // A frame that is shown twice is prepared once.
+    // A frame that occurs twice is preprocessed once.
     const prepared = new Map<object, Float32Array>()
     for (const [i, frame] of frames.entries()) {
       const ready = prepared.get(frame) ?? (await preprocess(frame, preprocessor))

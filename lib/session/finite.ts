@@ -1,6 +1,6 @@
 /**
- * Numbers that are not finite: noticed where they would decide something, and explained by the tensor or layer they
- * come from.
+ * Checks for numbers that are not finite, where they would decide something; the error names the tensor or layer that
+ * they come from.
  */
 import { InputError } from '../errors.js'
 import type { ImageModel } from '../models/image-model.js'
@@ -10,10 +10,10 @@ import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 
-/** Not the fault of a sample: whatever else is computed will not be finite either. */
+/** The model itself is not finite: no sample can be computed. */
 export class NotFiniteError extends InputError {}
 
-/** Elements looked at in one go. */
+/** Elements checked at a time. */
 const PIECE = 1 << 22
 
 /** Whether a tensor holds neither NaN nor an infinity. Integers do not. */
@@ -37,7 +37,7 @@ export async function firstNotFinite(tensors: Iterable<readonly [string, Tensor]
   return undefined
 }
 
-/** What the message of {@link notFinite} draws on. */
+/** Inputs of {@link notFinite}. */
 export interface Suspects {
   model: ImageModel
   /** Trained tensors. */

@@ -13,7 +13,7 @@ import { notFinite } from './finite.js'
 export interface GenerateOptions {
   /** Most tokens of the answer. Default 64. */
   maxTokens?: number | undefined
-  /** Any of these ends the answer and is not yielded. */
+  /** Ids that end the answer; they are not yielded. */
   eosIds?: readonly number[] | undefined
   signal?: AbortSignal | undefined
   /** On a CUDA device, whether steps are launched as graphs. Default: true. */

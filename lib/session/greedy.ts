@@ -1,7 +1,7 @@
 /**
- * Greedy decoding, a token of every row at a time. On a CUDA device a step is the same launches on the same memory each
- * time: where the token stands, which keys count and where the cache goes on are read from device memory. So it is
- * captured once for every so many keys, and replayed.
+ * Greedy decoding, one token of every row at a time. On a CUDA device every step has the same launches on the same
+ * memory: positions, the key mask and the cache's place are read from device memory. A step is captured once per range
+ * of key counts, and replayed.
  */
 import { invalid } from '../errors.js'
 import { embedTokens, KVCache, logits, rowsOf } from '../models/decoder.js'
@@ -14,25 +14,23 @@ import { keep, scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 
-/** A captured step reads a multiple of so many keys, those that are not there yet masked. */
+/** A captured step reads a multiple of this many keys; those not yet written are masked. */
 const KEYS = 64
-/** Capacity of a cache that is kept for what comes, in tokens. */
+/** Capacity, in tokens, of a cache that is kept for later answers. */
 const CAPACITY = 256
 
 const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step
 
 export interface DecoderOptions {
   rows: number
-  /** Most tokens of a row, with what it begins with. */
+  /** Most tokens of a row, its prompt included. */
   limit: number
-  /**
-   * On a CUDA device, whether steps that come back are captured and replayed. Same results either way. Default: true.
-   */
+  /** On a CUDA device, whether recurring steps are captured and replayed. The results are the same. Default: true. */
   graphs?: boolean | undefined
 }
 
 export class Decoder {
-  /** Whether somebody decodes with it: its cache is of one answer at a time. */
+  /** Whether it is in use: its cache holds one answer at a time. */
   busy = true
   readonly capacity: number
   readonly #cache: KVCache
@@ -69,7 +67,7 @@ export class Decoder {
   }
 
   /**
-   * A decoder for the model: one that was kept, where it has room and nobody uses it. Hand it back with {@link
+   * A decoder for the model: a kept one where it has room and is not in use, else a new one. Hand it back with {@link
    * release}.
    */
   static of(model: ImageModel, options: DecoderOptions): Decoder {
@@ -89,8 +87,8 @@ export class Decoder {
   }
 
   /**
-   * Keeps it until the model goes if it holds graphs, else lets its memory go. `spoilt`: what its cache holds must not
-   * be seen again.
+   * Keeps it for the life of the model if it holds graphs, else frees its memory. `spoilt`: the cache's content must
+   * not be used again.
    */
   release(spoilt = false): void {
     const { attached } = this.model
@@ -101,7 +99,7 @@ export class Decoder {
     attached.add(this)
   }
 
-  /** How many tokens each row has by now. */
+  /** Tokens of each row so far. */
   get length(): number {
     return this.#cache.length
   }
@@ -128,7 +126,7 @@ export class Decoder {
     return this.#answer()
   }
 
-  /** Feeds the ids of before and returns those that follow, as {@link begin} does. */
+  /** Feeds the previous ids and returns the next ones, as {@link begin} does. */
   async next(): Promise<Int32Array> {
     const { length } = this
     if (length >= this.capacity) throw invalid('context', `at most ${this.capacity} tokens`, length + 1)
@@ -149,7 +147,7 @@ export class Decoder {
     write(this.#ids, argmax(logits(this.model.language, reshape(narrow(hidden, 1, n - 1, 1), [rows, width]))))
   }
 
-  /** Feeds x [rows,n,D], of which everything is known here. */
+  /** Feeds x [rows,n,D] with host-side positions and mask. */
   #forward(x: Tensor): void {
     const {
       model: { language, device },

@@ -12,7 +12,7 @@ import { Features } from './features.js'
 import { generate, type GenerateOptions } from './generate.js'
 import { checkedVisual } from './visual.js'
 
-/** What a model is opened with. */
+/** Options of {@link openModel}. */
 export interface OpenOptions extends LoadOptions {
   /** Folder of an adapter that was trained on this checkpoint. Absent: the image model answers. */
   adapter?: string | undefined
@@ -21,11 +21,11 @@ export interface OpenOptions extends LoadOptions {
 /** A question about a clip. */
 export interface Question extends Clip {
   prompt: string
-  /** What is said in the clip: goes to the Q-Former. */
+  /** What is said in the clip; the Q-Former reads it. */
   dialogue?: string | undefined
 }
 
-/** How a question is answered. */
+/** Options of {@link Model.ask}. */
 export interface AskOptions extends Omit<GenerateOptions, 'eosIds'> {
   /** Frames of the clip. Default: those the adapter was trained with, else 4. */
   frames?: number
@@ -56,10 +56,10 @@ const disposed = (): InputError => new InputError('model: this one was disposed;
 export class Model {
   #checkpoint: Checkpoint | undefined
   #adapter: Adapter | undefined
-  /** Questions whose visual tokens are being computed: they need the adapter that they began with. */
+  /** Questions whose visual tokens are being computed with the current adapter. */
   readonly #seeing = new Set<Promise<unknown>>()
 
-  /** Takes the checkpoint over. */
+  /** The model owns the checkpoint from now on. */
   constructor(checkpoint: Checkpoint) {
     this.#checkpoint = checkpoint
   }
@@ -75,10 +75,10 @@ export class Model {
   }
 
   /**
-   * Takes an adapter in place of the one that there is. Questions that are being answered go on with the old one.
+   * Replaces the adapter. Questions that are being answered continue with the old one.
    *
    * @param folder an adapter that was trained on this checkpoint
-   * @throws InputError where it cannot be used; the one before stays
+   * @throws InputError where it cannot be used; the old adapter stays
    */
   async loadAdapter(folder: string): Promise<void> {
     const loaded = await loadAdapter(folder, this.checkpoint)

@@ -1,4 +1,4 @@
-/** Memory in which linear layers of one input lie behind each other, so that one product does for all of them. */
+/** Adjacent memory for the linear layers of one input, so that one product computes all of them. */
 import type { Device } from '../tensor/device.js'
 import { keep } from '../tensor/scope.js'
 import { empty, type DType, type Tensor } from '../tensor/tensor.js'

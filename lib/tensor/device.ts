@@ -31,8 +31,8 @@ export interface Devices {
     emulated: boolean
     devices: CudaDevice[]
     /**
-     * What computes large products of bfloat16 matrices, and why: cuBLASLt where it is found, else kernels of this
-     * package; MT_GEMM=own|cublaslt decides it.
+     * The library of large bfloat16 products, and why: cuBLASLt where it is found, else kernels of this package;
+     * MT_GEMM=own|cublaslt decides it.
      */
     products: { by: 'own' | 'cublaslt'; reason: string }
     /** Why there is no device, or why one cannot be used; empty where all is well. */
@@ -40,9 +40,7 @@ export interface Devices {
   }
 }
 
-/**
- * Everything that can be computed on, and in `cuda.reason` why there is no more. Never throws where the addon loads.
- */
+/** The devices that can be used, and in `cuda.reason` why there are no others. Never throws where the addon loads. */
 export function devices(): Devices {
   const found = native().devices()
   const failures = found.devices.flatMap((d) => ('failure' in d ? [d.failure] : []))
@@ -59,7 +57,7 @@ export function devices(): Devices {
   }
 }
 
-/** The number that native code knows a device by. Throws where it is none. */
+/** The number of a device in native code. Throws where it is not a device. */
 export function deviceId(device: Device): number {
   if (device === 'cpu') return -1
   const id = /^cuda:(\d{1,3})$/.exec(device)?.[1]
@@ -67,7 +65,7 @@ export function deviceId(device: Device): number {
   return Number(id)
 }
 
-/** The device behind a number of native code; undefined where nothing was decided yet. */
+/** The device of a number in native code; undefined where it is not yet decided. */
 export const deviceOf = (id: number): Device | undefined => (id >= 0 ? `cuda:${id}` : id === -1 ? 'cpu' : undefined)
 
 /** A choice and why it was made. */
@@ -77,8 +75,8 @@ export interface Choice {
 }
 
 /**
- * Makes a device of what a user asked for. `auto` never fails; `cuda` never falls back: where there is no such device
- * it throws with the reason.
+ * Resolves a user's choice to a device. `auto` never fails; `cuda` never falls back: where there is no such device it
+ * throws with the reason.
  */
 export function chooseDevice(wanted: DeviceChoice = 'auto'): Choice {
   if (wanted === 'cpu') return { device: 'cpu', reason: 'as asked' }

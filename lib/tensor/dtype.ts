@@ -1,4 +1,4 @@
 /** Element types. */
 
-/** What activations are stored in; sums are float32 in either. */
+/** The dtype of activations; sums are float32 in either case. */
 export type Precision = 'float32' | 'bfloat16'

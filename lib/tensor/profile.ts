@@ -1,12 +1,11 @@
 /**
- * What operators cost: the time and the bytes of each one that the queue ran meanwhile, as a table and as a trace of
- * Chrome.
+ * Profiles: time and bytes of each operator that the queue runs during a recording, as a table and as a Chrome trace.
  */
 import { native, type NativeEvents } from '../native.js'
 import { deviceOf, type Device } from './device.js'
 import { sync } from './tensor.js'
 
-/** Events that a profile holds unless told otherwise: some 50 MB while it is taken. */
+/** Default capacity of a profile in events: some 50 MB during the recording. */
 const MOST = 1_000_000
 
 /**
@@ -24,8 +23,8 @@ export interface ProfileEvent {
    */
   seconds: number
   /**
-   * Bytes of its arguments: each whole and once, a repeated element once. What a kernel moves more (its own scratch
-   * memory) or less (rows of an embedding that no id names) is not seen; of a graph nothing is.
+   * Bytes of its arguments: each whole and once, a repeated element once. Scratch memory, and embedding rows that no id
+   * names, are not taken into account; a graph has no bytes.
    */
   read: number
   written: number
@@ -58,13 +57,13 @@ export type ChromeEvent =
     }
   | { ph: 'M'; name: 'process_name' | 'thread_name'; pid: number; tid: number; args: { name: string } }
 
-/** What chrome://tracing and https://ui.perfetto.dev open. */
+/** The format that chrome://tracing and https://ui.perfetto.dev open. */
 export interface ChromeTrace {
   displayTimeUnit: 'ms'
   traceEvents: ChromeEvent[]
 }
 
-/** What was recorded between a start and a stop. */
+/** The recording between a start and a stop. */
 export class Profile {
   /** Seconds from start to stop. */
   readonly elapsed: number
@@ -115,7 +114,7 @@ export class Profile {
     return [...rows.values()].sort((a, b) => b.seconds - a.seconds)
   }
 
-  /** The rows as cells for people, with a head and a sum. The device is named where there is more than one. */
+  /** The rows as text cells, with a head and a sum. The device is named where there is more than one. */
   table(): string[][] {
     const rows = this.rows()
     const many = new Set(rows.map((r) => r.device)).size > 1
@@ -172,8 +171,8 @@ export class Profile {
 }
 
 /**
- * From here on, operators that this thread calls are recorded; what they compute stays the same. One profile at a time;
- * while none is taken, operators pay nothing.
+ * Starts recording the operators that this thread calls; their results stay the same. One profile at a time; without
+ * one, operators cost nothing extra.
  *
  * @param most events to hold; more are only counted
  */
@@ -182,7 +181,7 @@ export function startProfile(most = MOST): void {
 }
 
 /**
- * Ends the profile: what was called before is in it, what is called later is not. Rejects like {@link sync}; it has
+ * Ends the profile: it holds the earlier calls and none of the later ones. Rejects like {@link sync}; the profile has
  * ended then too.
  */
 export async function stopProfile(): Promise<Profile> {

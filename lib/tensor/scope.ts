@@ -1,7 +1,7 @@
-/** Who frees a tensor: the scope it was made in, unless it is returned, kept or disposed before. */
+/** Ownership of tensors: a scope frees the tensors made in it, unless they are returned, kept or disposed before. */
 import { AsyncLocalStorage } from 'node:async_hooks'
 
-/** What a scope owns: a tensor, of which it needs no more than this. */
+/** The part of a tensor that a scope needs. */
 export interface Owned {
   readonly dtype: string
   readonly shape: readonly number[]
@@ -25,7 +25,7 @@ function open(scope: Scope | undefined): Scope | undefined {
 
 const current = new AsyncLocalStorage<Scope | undefined>()
 const warn = process.env.MT_LEAKS === '1'
-// What was forgotten is freed by the garbage collector; under MT_LEAKS=1 it also says so.
+// The garbage collector frees forgotten tensors; under MT_LEAKS=1 it also warns.
 const forgotten = warn
   ? new FinalizationRegistry<string>((what) =>
       process.emitWarning(`mtransllama: a tensor was left to the garbage collector: ${what}`),
@@ -49,13 +49,13 @@ function caller(): string {
   return (lines.find((line) => !/[\\/](tensor|ops)[\\/]\w+\.[jt]s/.test(line)) ?? lines.at(-1) ?? '').trim()
 }
 
-/** Takes a tensor out of every scope: whoever calls this frees it. Returns it. */
+/** Takes a tensor out of every scope: the caller frees it. Returns it. */
 export function keep<T extends Owned>(t: T): T {
   t.own(undefined)
   return t
 }
 
-/** The tensors in a value, at any depth: itself, or in arrays, maps, sets and plain objects. Rings are walked once. */
+/** The tensors in a value, at any depth: itself, or in arrays, maps, sets and plain objects. Cycles are walked once. */
 function tensorsIn(value: unknown): Set<Owned> {
   const tensors = new Set<Owned>()
   const seen = new Set<object>()

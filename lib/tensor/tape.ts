@@ -1,6 +1,6 @@
 /**
- * Reverse-mode differentiation. An operator records how its outputs came about; `backward` walks the records from the
- * last to the first. Where nothing needs a gradient nothing is recorded, so frozen parts cost nothing.
+ * Reverse-mode differentiation. An operator records its inputs and its backward function; `backward` walks the records
+ * from the last to the first. Where nothing needs a gradient nothing is recorded, so frozen parts cost nothing.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { invalid } from '../errors.js'
@@ -16,7 +16,7 @@ export function noGrad<R>(f: () => R): R {
   return disabled.run(true, f)
 }
 
-/** Whether an operator on these inputs is recorded: one that is not need not save what its backward would read. */
+/** Whether an operator on these inputs is recorded: one that is not need not save values for its backward. */
 export function recording(inputs: Tensor[]): boolean {
   return inputs.some((t) => t.requiresGrad) && !disabled.getStore()
 }
@@ -51,7 +51,7 @@ export function record(
   return output
 }
 
-/** Everything `from` was computed from, last first. */
+/** All nodes that `from` depends on, last first. */
 function history(from: Tensor): Node[] {
   const seen = new Set<Node>()
   const open = from.node ? [from.node] : []
@@ -70,7 +70,7 @@ function sum(a: Tensor, b: Tensor): Tensor {
   return y
 }
 
-/** One value in the shape of a tensor, where that lies: the gradient of what is float32 or bfloat16. */
+/** A tensor filled with one value, of the shape and on the device of `t`: float32, or bfloat16 like `t`. */
 function filled(t: Tensor, value: number): Tensor {
   const y = empty(t.shape, t.dtype === 'bfloat16' ? 'bfloat16' : 'float32', t.device)
   native().ops.fill(value, y.handle)
@@ -112,7 +112,7 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
     noGrad(() => {
       const grads = new Map<Tensor, Tensor>([[loss, seed ? packed(seed) : filled(loss, 1)]])
       const found = new Map<Tensor, Tensor>()
-      /** `whole`: what `t` has so far is contained. */
+      /** `whole`: `g` contains the gradient of `t` so far. */
       const give = (t: Tensor, g: Tensor, whole = false): void => {
         if (t.node) {
           const before = grads.get(t)
@@ -154,13 +154,13 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
 }
 
 /**
- * Computes `f(...inputs)` without keeping what happens inside, and computes it again when gradients are wanted:
- * memory for time. Parameters that `f` uses without being `inputs` get their gradients too.
+ * Recomputation: computes `f(...inputs)` without saving intermediate results, and computes it again in the backward
+ * pass. Saves memory, costs time. Parameters that `f` uses without being `inputs` get their gradients too.
  */
 export function recompute(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]): Tensor {
   if (disabled.getStore()) return f(...inputs)
   const result = noGrad(() => scope(() => f(...inputs)))
-  // what returns its input is a step of its own all the same
+  // an f that returns its input still gets its own node
   const output = inputs.includes(result) ? result.detach() : result
   // Parameters inside f are not known here: record as if the output needed a gradient.
   const marker = empty([0])

@@ -1,4 +1,4 @@
-/** The tensor: a typed, strided face over native memory. */
+/** The tensor: a typed, strided view of native memory. */
 import { invalid } from '../errors.js'
 import { native, type Memory, type NativeTensor } from '../native.js'
 import { deviceId, deviceOf, type Device } from './device.js'
@@ -70,8 +70,7 @@ function across(perRank: readonly Float64Array[], values: readonly number[]): Fl
 
 /**
  * Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. `residuals` holds, for
- * inputs in {@link Node.adds}, the gradient that they have so far, where there is one: it is to be contained in what is
- * returned.
+ * inputs in {@link Node.adds}, the gradient that they have so far, where there is one: the result must include it.
  */
 export type Backward = (dys: Tensor[], needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[]
 
@@ -133,7 +132,7 @@ export class Tensor {
       )
     return this.#handle
   }
-  /** The native side of it, for as long as it is not disposed. Throws once it was. */
+  /** The native handle. Throws once the tensor was disposed. */
   get handle(): NativeTensor {
     return this.#live.native
   }
@@ -141,7 +140,7 @@ export class Tensor {
   get disposed(): boolean {
     return !this.#handle
   }
-  /** Where it lies; undefined until an operator decides it by writing to it, where inputs of that operator lie. */
+  /** Its device; undefined until the first operator writes to it, which decides: that of the operator's inputs. */
   get device(): Device | undefined {
     return deviceOf(native().device(this.handle))
   }
@@ -179,14 +178,14 @@ export class Tensor {
     )
     return new Tensor(taken(seen), shape, this.dtype, strides)
   }
-  /** Its elements on a device, in contiguous memory: itself if it lies there. No gradient flows through it. */
+  /** Its elements on a device, contiguous: the tensor itself if it lies there. No gradient flows through it. */
   to(device: Device): Tensor {
     if (this.device === device) return this
     const moved = new Tensor(native().transfer(this.handle, deviceId(device)), this.shape, this.dtype)
     if (this.label !== undefined) moved.label = this.label
     return moved
   }
-  /** The same memory seen the same way, cut off from the tape. */
+  /** The same memory, shape and strides, without the tape. */
   detach(): Tensor {
     const handle = this.#live
     handle.users++
@@ -201,7 +200,7 @@ export class Tensor {
   dataBlocking(): TypedArray {
     return new arrays[this.dtype](native().readBlocking(this.handle))
   }
-  /** The one number in it. */
+  /** The value of a tensor with one element. */
   async item(): Promise<number> {
     if (this.size !== 1) throw invalid('item()', 'a tensor of one element', `shape [${this.shape}]`)
     return Number((await this.data())[0])
@@ -225,7 +224,7 @@ export class Tensor {
     return this
   }
 
-  /** Frees it, as soon as the queue has no more use for it. Does nothing the second time. */
+  /** Frees it, once the queue no longer needs it. Does nothing the second time. */
   dispose(): void {
     const handle = this.#handle
     if (!handle) return
@@ -268,8 +267,8 @@ declare global {
 }
 
 /**
- * A tensor whose content is not yet defined: an operator's output. It lies where that operator runs, unless that is
- * said here.
+ * A tensor with undefined content: an operator's output. It lies on the device of that operator, unless `device` is
+ * given.
  */
 export function empty(shape: readonly number[], dtype: DType = 'float32', device?: Device): Tensor {
   const id = device && deviceId(device)
@@ -337,7 +336,8 @@ function convert(data: TypedArray | readonly number[], type: DType): TypedArray 
 }
 
 /**
- * Counters of native memory, of the whole process. Call after `await sync()`: what is queued still holds its tensors.
+ * Counters of native memory, of the whole process. Call after `await sync()`: queued operators still hold their
+ * tensors.
  */
 export function memory(): Memory {
   return native().memory()
@@ -347,7 +347,7 @@ export function resetPeak(device: Device = 'cpu'): void {
   native().resetPeak(deviceId(device))
 }
 /**
- * Settles when everything called so far has been computed; rejects with the first failure, named after its operator.
+ * Resolves when everything called so far has been computed; rejects with the first failure, which names its operator.
  */
 export function sync(): Promise<void> {
   return native().sync()
