@@ -102,7 +102,7 @@ export function attention(
     ),
   )
   for (const t of views) t.dispose()
-  record(y, alpha ? [...sources.inputs, alpha] : sources.inputs, (dy, needs) => {
+  record('attention', y, alpha ? [...sources.inputs, alpha] : sources.inputs, (dy, needs) => {
     const d = contiguous(dy)
     const { inputs, columns } = sources.gradients(needs, (t) => zeros(t.shape, t.dtype, t.device))
     const dalpha = needs[sources.inputs.length] ? empty(alpha!.shape) : undefined

@@ -12,12 +12,12 @@ function copied(x: Tensor, dtype: DType = x.dtype): Tensor {
 
 /** The same elements in row-major order: `x` itself where it is contiguous, else a copy. Backward: dx = dy. */
 export function contiguous(x: Tensor): Tensor {
-  return x.isContiguous ? x : record(copied(x), [x], (dy) => [dy])
+  return x.isContiguous ? x : record('contiguous', copied(x), [x], (dy) => [dy])
 }
 
 /** A contiguous copy. Backward: dx = dy. */
 export function copy(x: Tensor): Tensor {
-  return record(copied(x), [x], (dy) => [dy])
+  return record('copy', copied(x), [x], (dy) => [dy])
 }
 
 /**
@@ -26,7 +26,7 @@ export function copy(x: Tensor): Tensor {
  */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (dtype === x.dtype) return x
-  return record(copied(x, dtype), [x], (dy) => [
+  return record('cast', copied(x, dtype), [x], (dy) => [
     x.dtype === 'bfloat16' || x.dtype === 'float32' ? cast(dy, x.dtype) : dy,
   ])
 }

@@ -15,7 +15,7 @@ export function crossEntropy(a: Tensor, labels: Tensor, factor = 1): Tensor {
   labels = contiguous(labels)
   const [loss, lse] = [empty([]), empty([logits.size / (logits.shape.at(-1) || 1)])]
   native().ops.cross_entropy_forward(logits.handle, labels.handle, IGNORE, factor, loss.handle, lse.handle)
-  return record(loss, [logits], (dloss) => {
+  return record('crossEntropy', loss, [logits], (dloss) => {
     const dlogits = empty(logits.shape, logits.dtype)
     native().ops.cross_entropy_backward(
       dloss.handle,

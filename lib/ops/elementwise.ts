@@ -13,7 +13,7 @@ export function add(a: Tensor, b: Tensor, scale = 1): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
   const y = empty(x.shape, x.dtype)
   native().ops.add(x.handle, z.handle, scale, y.handle)
-  return record(y, [x, z], (dy, [needsA, needsB]) => {
+  return record('add', y, [x, z], (dy, [needsA, needsB]) => {
     let db: Tensor | undefined
     if (needsB) {
       db = z.rank === x.rank ? dy : sumLeading(dy, z.shape)
@@ -32,7 +32,7 @@ function times(x: Tensor, factor: number): Tensor {
 /** factor·x, float32 or bfloat16. */
 export function scale(a: Tensor, factor: number): Tensor {
   const x = contiguous(a)
-  return record(times(x, factor), [x], (dy) => [times(dy, factor)])
+  return record('scale', times(x, factor), [x], (dy) => [times(dy, factor)])
 }
 
 /** a∘b, elementwise, of one shape; float32 or bfloat16. */
@@ -43,7 +43,7 @@ export function multiply(a: Tensor, b: Tensor): Tensor {
     native().ops.multiply(p.handle, q.handle, y.handle)
     return y
   }
-  return record(product(x, z), [x, z], (dy, needs) => [
+  return record('multiply', product(x, z), [x, z], (dy, needs) => [
     needs[0] ? product(dy, z) : undefined,
     needs[1] ? product(dy, x) : undefined,
   ])
@@ -54,7 +54,7 @@ export function gelu(a: Tensor): Tensor {
   const x = contiguous(a)
   const y = empty(x.shape, x.dtype)
   native().ops.gelu_forward(x.handle, y.handle)
-  return record(y, [x], (dy) => {
+  return record('gelu', y, [x], (dy) => {
     const dx = empty(x.shape, x.dtype)
     native().ops.gelu_backward(dy.handle, x.handle, dx.handle)
     return [dx]
@@ -66,7 +66,7 @@ export function relu(a: Tensor): Tensor {
   const x = contiguous(a)
   const y = empty(x.shape, x.dtype)
   native().ops.relu_forward(x.handle, y.handle)
-  return record(y, [x], (dy) => {
+  return record('relu', y, [x], (dy) => {
     const dx = empty(x.shape, x.dtype)
     native().ops.relu_backward(dy.handle, x.handle, dx.handle)
     return [dx]
@@ -78,7 +78,7 @@ export function gate(a: Tensor, b: Tensor, g: Tensor): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
   const y = empty(x.shape, x.dtype)
   native().ops.gate_forward(x.handle, z.handle, g.handle, y.handle)
-  return record(y, [x, z, g], (dy, needs) => {
+  return record('gate', y, [x, z, g], (dy, needs) => {
     const [da, db] = [empty(x.shape, x.dtype), empty(x.shape, x.dtype)]
     const dg = needs[2] ? empty([1]) : undefined
     native().ops.gate_backward(dy.handle, x.handle, z.handle, g.handle, da.handle, db.handle, dg?.handle ?? null)

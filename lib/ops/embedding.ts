@@ -13,7 +13,7 @@ export function embedding(ids: Tensor, table: Tensor, dtype: Precision = 'float3
   table = contiguous(table)
   const y = empty([...ids.shape, table.dim(1)], dtype)
   native().ops.embedding_forward(ids.handle, table.handle, y.handle)
-  return record(y, [table], (dy) => {
+  return record('embedding', y, [table], (dy) => {
     const dtable = empty(table.shape)
     native().ops.embedding_backward(dy.handle, ids.handle, dtable.handle)
     return [table.dtype === 'bfloat16' ? cast(dtable, 'bfloat16') : dtable]

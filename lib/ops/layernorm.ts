@@ -16,6 +16,7 @@ export function layerNorm(a: Tensor, weight: Tensor, bias: Tensor, eps: number):
   const [y, mean, rstd] = [empty(x.shape, x.dtype), empty(rows), empty(rows)]
   native().ops.layernorm_forward(x.handle, weight.handle, bias.handle, eps, y.handle, null, mean.handle, rstd.handle)
   return record(
+    'layerNorm',
     y,
     [x, weight, bias],
     (dy, needs, [residual]) => {
@@ -62,6 +63,7 @@ export function layerNormSplit(a: Tensor, weight: Tensor, bias: Tensor, eps: num
     rstd.handle,
   )
   recordAll(
+    'layerNormSplit',
     [head, tail],
     [x, weight, bias],
     ([dhead, dtail], needs, [residual]) => {
@@ -127,6 +129,7 @@ export function layerNormJoin(given: readonly NormOf[]): Tensor {
     return { mean, rstd }
   })
   return record(
+    'layerNormJoin',
     y,
     parts.flatMap(({ x, weight, bias }) => [x, weight, bias]),
     (dy, needs, residuals) =>

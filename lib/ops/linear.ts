@@ -39,6 +39,7 @@ export function linear(
   const y = empty([...x.shape.slice(0, -1), w.dim(0)], x.dtype)
   native().ops.gemm_forward(x.handle, w.handle, bias?.handle ?? null, r?.handle ?? null, y.handle)
   return record(
+    'linear',
     y,
     [x, w, ...(bias ? [bias] : []), ...(r ? [r] : [])],
     (dy, [needsX, needsW, ...rest], [given]) => {
@@ -57,6 +58,7 @@ export function linearGelu(a: Tensor, weight: Tensor, offset?: Tensor): Tensor {
   const z = recording(inputs) ? empty(y.shape, y.dtype) : undefined // GELU's input, which its backward reads
   native().ops.gemm_gelu_forward(x.handle, w.handle, bias?.handle ?? null, z?.handle ?? null, y.handle)
   return record(
+    'linearGelu',
     y,
     inputs,
     (dy, needs, [residual]) => {

@@ -44,6 +44,7 @@ export function lora(
     shrunk.handle,
   )
   return record(
+    'lora',
     y,
     [x, a, b],
     (dy, [needsX], [residual]) => {
@@ -95,7 +96,7 @@ export function loraPack(given: readonly Update[], rows: number): { A: Tensor; B
     A.handle,
     B.handle,
   )
-  recordAll([A, B], two ? [one.A, one.B, two.A, two.B] : [one.A, one.B], ([dA, dB]) => {
+  recordAll('loraPack', [A, B], two ? [one.A, one.B, two.A, two.B] : [one.A, one.B], ([dA, dB]) => {
     const [db1, db2] = [empty(one.B.shape), two && empty(two.B.shape)]
     native().ops.lora_unpack(dB!.handle, one.first, two?.first ?? 0, db1.handle, db2?.handle ?? null)
     const rowsOf = (u: Update, start: number): Tensor => dA!.view(u.A.shape, dA!.strides, start * dA!.dim(1))

@@ -15,7 +15,7 @@ export function patchify(a: Tensor, patch: number): Tensor {
     throw invalid('pixels', `shape [B,C,H,W] with a height and width that ${patch} divides`, `[${pixels.shape}]`)
   const y = empty([b, (h / patch) * (w / patch), c * patch * patch], pixels.dtype)
   native().ops.patchify_forward(pixels.handle, patch, y.handle)
-  return record(y, [pixels], (dy) => {
+  return record('patchify', y, [pixels], (dy) => {
     const dpixels = empty(pixels.shape, pixels.dtype)
     native().ops.patchify_backward(dy.handle, patch, dpixels.handle)
     return [dpixels]

@@ -13,7 +13,7 @@ function reduced(a: Tensor, dim: number, factor: number): Tensor {
     x.dtype,
   )
   native().ops.reduce_forward(x.handle, d, factor, y.handle)
-  return record(y, [x], (dy) => {
+  return record('reduce', y, [x], (dy) => {
     const dx = empty(x.shape, x.dtype)
     native().ops.reduce_backward(contiguous(dy).handle, d, factor, dx.handle)
     return [dx]

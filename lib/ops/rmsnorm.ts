@@ -13,6 +13,7 @@ export function rmsNorm(a: Tensor, weight: Tensor, eps: number): Tensor {
   const [y, rstd] = [empty(x.shape, x.dtype), empty([x.size / (x.shape.at(-1) || 1)])]
   native().ops.rmsnorm_forward(x.handle, weight.handle, eps, y.handle, rstd.handle)
   return record(
+    'rmsNorm',
     y,
     [x, weight],
     (dy, needs, [residual]) => {

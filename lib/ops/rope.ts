@@ -16,5 +16,5 @@ export function rope(a: Tensor, positions: Tensor, theta: number, turned = a.dim
     native().ops.rope_forward(t.handle, positions.handle, theta, turned, inverse, y.handle)
     return y
   }
-  return record(turn(x, false), [x], (dy) => [turn(dy, true)])
+  return record('rope', turn(x, false), [x], (dy) => [turn(dy, true)])
 }

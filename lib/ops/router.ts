@@ -56,6 +56,7 @@ export function router(input: Tensor, weights: RouterWeights, over: number, firs
   )
   seen.dispose()
   return record(
+    'router',
     alpha.view([...batch, b2.size]),
     [x, w1, b1, w2, b2],
     (dy, needs, [residual]) => {

@@ -14,7 +14,7 @@ export function siluMul(gate: Tensor | Columns, up: Tensor | Columns): Tensor {
   const y = empty(shapeOf(read[0]!), read[0]!.of.dtype)
   const [g, u] = read.map((c) => viewOf(c)) as [Tensor, Tensor]
   native().ops.silu_mul_forward(g.handle, u.handle, y.handle)
-  record(y, sources.inputs, (dy) => {
+  record('siluMul', y, sources.inputs, (dy) => {
     const { inputs, columns } = sources.gradients(
       sources.inputs.map(() => true),
       (t) => zeros(t.shape, t.dtype, t.device),

@@ -23,7 +23,7 @@ export function reshape(a: Tensor, shape: readonly number[]): Tensor {
   const dims = shape.map((n) => (n === -1 ? x.size / known : n))
   if (sizeOf(dims) !== x.size || dims.some((n) => !Number.isInteger(n) || n < 0))
     throw invalid('reshape', `${x.size} elements, as shape [${x.shape}] has`, `[${shape}]`)
-  return record(x.view(dims), [x], (dy) => [contiguous(dy).view(x.shape)])
+  return record('reshape', x.view(dims), [x], (dy) => [contiguous(dy).view(x.shape)])
 }
 
 /** Elements `start` to `start + length` of dimension `dim`, no copy. Backward: dx is dy in its place, 0 elsewhere. */
@@ -32,7 +32,7 @@ export function narrow(x: Tensor, dim: number, start: number, length: number): T
   if (!(start >= 0 && length >= 0 && start + length <= x.shape[d]!))
     throw invalid('narrow', `a range inside dimension ${d} of [${x.shape}]`, [start, start + length])
   const at = (t: Tensor): Tensor => t.view(replaced(t.shape, d, length), t.strides, start * t.strides[d]!)
-  return record(at(x), [x], (dy) => {
+  return record('narrow', at(x), [x], (dy) => {
     const dx = zeros(x.shape, x.dtype, x.device)
     write(at(dx), dy)
     return [dx]
@@ -52,7 +52,7 @@ export function split(x: Tensor, sizes: readonly number[], dim: number): Tensor[
     start += n
     return part
   })
-  return recordAll(parts, [x], (dys) => [joined(dys, d)])
+  return recordAll('split', parts, [x], (dys) => [joined(dys, d)])
 }
 
 function joined(parts: readonly Tensor[], d: number): Tensor {
@@ -81,7 +81,7 @@ export function concat(parts: readonly Tensor[], dim: number): Tensor {
     if (t.rank !== first.rank || t.shape.some((n, i) => i !== d && n !== first.shape[i]))
       throw invalid('concat', `shapes like [${first.shape}] but for dimension ${d}`, `[${t.shape}]`)
   }
-  return record(joined(parts, d), [...parts], (dy) => {
+  return record('concat', joined(parts, d), [...parts], (dy) => {
     let start = 0
     return parts.map((t) => {
       const dt = dy.view(t.shape, dy.strides, start * dy.strides[d]!)
@@ -99,7 +99,7 @@ export function permute(x: Tensor, order: readonly number[]): Tensor {
     order.map((d) => x.shape[d]!),
     order.map((d) => x.strides[d]!),
   )
-  return record(y, [x], (dy) => {
+  return record('permute', y, [x], (dy) => {
     const back = order.map((_, d) => order.indexOf(d))
     return [
       contiguous(
@@ -124,7 +124,7 @@ export function expand(x: Tensor, shape: readonly number[]): Tensor {
     shape,
     shape.map((n, i) => (i < lead || (x.shape[i - lead] === 1 && n !== 1) ? 0 : x.strides[i - lead]!)),
   )
-  return record(y, [x], (dy) => {
+  return record('expand', y, [x], (dy) => {
     let g = contiguous(dy)
     for (let i = 0; i < x.rank; i++) {
       if (x.shape[i] === 1 && shape[lead + i] !== 1) {
@@ -148,5 +148,5 @@ export function swap(a: Tensor): Tensor {
     native().ops.swap(t.handle, y.handle)
     return y
   }
-  return record(turn(x), [x], (dy) => [turn(dy)])
+  return record('swap', turn(x), [x], (dy) => [turn(dy)])
 }

@@ -6,6 +6,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { invalid } from '../errors.js'
 import { native } from '../native.js'
 import { keep, scope } from './scope.js'
+import type { Precision } from './dtype.js'
 import { type Backward, empty, type Node, type Tensor } from './tensor.js'
 
 let recorded = 0
@@ -22,17 +23,18 @@ export function recording(inputs: Tensor[]): boolean {
 }
 
 /**
- * Notes that `outputs` were computed from `inputs`. `backward` is called with one gradient per output (a tensor of
+ * Notes that the operator of this name computed `outputs` from `inputs`. `backward` is called with one gradient per output (a tensor of
  * zeros where none came) and says which inputs' gradients are wanted; for those in `adds` see {@link Backward}.
  */
 export function recordAll(
+  operator: string,
   outputs: Tensor[],
   inputs: Tensor[],
   backward: Backward,
   adds: readonly number[] = [],
 ): Tensor[] {
   if (!recording(inputs)) return outputs
-  const node: Node = { order: recorded++, inputs, outputs, backward, adds }
+  const node: Node = { operator, order: recorded++, inputs, outputs, backward, adds }
   for (const t of outputs) {
     t.requiresGrad = true
     t.node = node
@@ -42,12 +44,13 @@ export function recordAll(
 
 /** {@link recordAll} for the usual case of one output. */
 export function record(
+  operator: string,
   output: Tensor,
   inputs: Tensor[],
   backward: (dy: Tensor, needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[],
   adds: readonly number[] = [],
 ): Tensor {
-  recordAll([output], inputs, ([dy], needs, residuals) => backward(dy!, needs, residuals), adds)
+  recordAll(operator, [output], inputs, ([dy], needs, residuals) => backward(dy!, needs, residuals), adds)
   return output
 }
 
@@ -70,11 +73,24 @@ function sum(a: Tensor, b: Tensor): Tensor {
   return y
 }
 
-/** A tensor filled with one value, of the shape and on the device of `t`: float32, or bfloat16 like `t`. */
+/** The dtype of a gradient of `t`. */
+const gradientDtype = (t: Tensor): Precision => (t.dtype === 'bfloat16' ? 'bfloat16' : 'float32')
+
+/** A gradient of `t` filled with one value, on the device of `t`. */
 function filled(t: Tensor, value: number): Tensor {
-  const y = empty(t.shape, t.dtype === 'bfloat16' ? 'bfloat16' : 'float32', t.device)
+  const y = empty(t.shape, gradientDtype(t), t.device)
   native().ops.fill(value, y.handle)
   return y
+}
+
+/** Throws, naming the operator, where its backward returned a gradient of another shape or dtype than its input's. */
+function checkGradient(operator: string, input: number, t: Tensor, g: Tensor): void {
+  const dtype = gradientDtype(t)
+  if (g.dtype === dtype && g.shape.length === t.shape.length && g.shape.every((n, i) => n === t.shape[i])) return
+  throw new Error(
+    `The backward of ${operator} is wrong: as gradient of input ${input} expected ${dtype} [${t.shape}], ` +
+      `but got ${g.dtype} [${g.shape}].`,
+  )
 }
 
 /** A contiguous handle of its own: backward functions may rely on the layout. */
@@ -112,13 +128,13 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
     noGrad(() => {
       const grads = new Map<Tensor, Tensor>([[loss, seed ? packed(seed) : filled(loss, 1)]])
       const found = new Map<Tensor, Tensor>()
-      /** `whole`: `g` contains the gradient of `t` so far. */
-      const give = (t: Tensor, g: Tensor, whole = false): void => {
+      /** `contained`: `g` contains the gradient of `t` so far. */
+      const give = (t: Tensor, g: Tensor, contained = false): void => {
         if (t.node) {
           const before = grads.get(t)
-          grads.set(t, before && !whole ? sum(before, g) : g)
+          grads.set(t, before && !contained ? sum(before, g) : g)
           before?.dispose()
-          if (before && !whole) g.dispose()
+          if (before && !contained) g.dispose()
         } else {
           const before = t.grad
           t.grad = keep(before ? sum(before, g) : g.detach())
@@ -129,22 +145,24 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
       for (const node of history(loss)) {
         const dys = node.outputs.map((t) => grads.get(t))
         if (dys.every((g) => g === undefined)) continue
-        const whole = dys.map((g, i) => g ?? filled(node.outputs[i]!, 0))
+        const gradients = dys.map((g, i) => g ?? filled(node.outputs[i]!, 0))
         const needs = node.inputs.map((t) => t.requiresGrad)
         // A tensor that is an input twice gets what it has so far added once.
         const residuals = node.inputs.map((t, i) =>
           needs[i] && t.node && node.adds.includes(i) && node.inputs.indexOf(t) === i ? grads.get(t) : undefined,
         )
-        const results = node.backward(whole, needs, residuals)
+        const results = node.backward(gradients, needs, residuals)
         node.inputs.forEach((t, i) => {
           const g = results[i]
           // The same tensor may come back for several inputs; each holds a handle of its own.
-          if (needs[i] && g) give(t, g.detach(), residuals[i] !== undefined)
+          if (!needs[i] || !g) return
+          checkGradient(node.operator, i, t, g)
+          give(t, g.detach(), residuals[i] !== undefined)
         })
         node.outputs.forEach((t, i) => {
           grads.delete(t)
-          if (wanted.includes(t)) found.set(t, whole[i]!)
-          else whole[i]!.dispose()
+          if (wanted.includes(t)) found.set(t, gradients[i]!)
+          else gradients[i]!.dispose()
         })
         for (const g of results) if (g && ![...found.values()].includes(g)) g.dispose()
       }
@@ -165,7 +183,7 @@ export function recompute(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]):
   // Parameters inside f are not known here: record as if the output needed a gradient.
   const marker = empty([0])
   marker.requiresGrad = true
-  return record(output, [...inputs, marker], (dy, needs) =>
+  return record('recompute', output, [...inputs, marker], (dy, needs) =>
     scope(() => {
       const copies = inputs.map((t, i) => Object.assign(t.detach(), { requiresGrad: needs[i] === true }))
       const again = disabled.run(false, () => f(...copies))

@@ -75,6 +75,8 @@ function across(perRank: readonly Float64Array[], values: readonly number[]): Fl
 export type Backward = (dys: Tensor[], needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[]
 
 export interface Node {
+  /** The name of the operator, for messages. */
+  readonly operator: string
   /** Position in the order of recording. */
   readonly order: number
   readonly inputs: Tensor[]

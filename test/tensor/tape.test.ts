@@ -52,7 +52,7 @@ tested('gradients add up over uses, and over calls', async (leaf) => {
 tested('frozen inputs: `needs` is false, no gradient is made, and without any nothing is recorded', async (leaf) => {
   const [x, w] = [leaf([1, 2]), tensor([3, 4])]
   const seen: boolean[][] = []
-  const y = record(multiply(tensor([1, 1]), w), [x, w], (dy, needs) => (seen.push(needs), [dy, dy]))
+  const y = record('test', multiply(tensor([1, 1]), w), [x, w], (dy, needs) => (seen.push(needs), [dy, dy]))
   backward(total(y))
   assert.equal(seen, [[true, false]])
   assert.is(w.grad, undefined)
@@ -110,6 +110,7 @@ tested('an output without a gradient counts as zeros; a leaf may be the loss', a
   const got: (number[] | undefined)[] = []
   const z = leaf([1])
   const [p, q] = recordAll(
+    'test',
     [full([2], 1), full([3], 1)],
     [z],
     (dys) => (got.push(...dys.map((d) => [...d.shape])), [full([1], 0)]),
@@ -195,9 +196,24 @@ tested('recompute: frozen inputs, several inputs, one that returns its input, no
   assert.equal(await values(z.grad), [8, 8])
 })
 
+tested('a gradient of another shape or dtype than its input is an error that names the operator', async (leaf) => {
+  const x = leaf([1, 2])
+  const made = (g: () => Tensor): Tensor =>
+    record('twist', full([2], 0), [tensor([1]), scale(x, 2)], () => [undefined, g()])
+  const fails = (g: () => Tensor, got: RegExp): void => assert.throws(() => backward(total(made(g))), got)
+  const expected = String.raw`The backward of twist is wrong: as gradient of input 1 expected float32 \[2\], but got `
+  fails(() => full([1, 2], 1), new RegExp(`${expected}float32 \\[1,2\\]`))
+  fails(() => full([3], 1), new RegExp(`${expected}float32 \\[3\\]`))
+  fails(() => full([2], 1, 'bfloat16'), new RegExp(`${expected}bfloat16 \\[2\\]`))
+  assert.is(x.grad, undefined)
+  backward(total(made(() => full([2], 3))))
+  assert.equal(await values(x.grad), [6, 6])
+  assert.is(scale(x, 2).node!.operator, 'scale')
+})
+
 tested('an error in a backward leaves nothing behind', async (leaf) => {
   const x = leaf([1])
-  const y = record(empty([1]), [scale(x, 2)], () => {
+  const y = record('test', empty([1]), [scale(x, 2)], () => {
     throw new Error('backward failed')
   })
   assert.throws(() => backward(y), /backward failed/)
