@@ -1,7 +1,7 @@
 // exp and log of a vector; included like vec.h and after it.
 
-/// e^x for x <= 88, relative error below 1.5e-7; exactly 0 below −87.3, −inf included. e^0 is exactly 1;
-/// what is no number stays none.
+/// e^x for x <= 88, relative error below 1.5e-7; exactly 0 below −87.3, −inf included. e^0 is exactly 1; NaN in, NaN
+/// out.
 MT_INLINE vec exp(vec x) {
   const vec magic = splat(12582912.0f);  // 1.5·2^23: adding it rounds to an integer and leaves that in the low bits
   vec shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic;
@@ -14,11 +14,11 @@ MT_INLINE vec exp(vec x) {
   y = fma(y, r, splat(1.6666665459e-1f));
   y = fma(y, r, splat(5.0000001201e-1f));
   y = fma(y, r * r, r) + splat(1.0f);
-  // Lanes outside the range may leave that of an integer; what they wrap to is thrown away.
+  // Lanes outside the range may overflow the integer; their wrapped values are discarded.
   return select(splat(-87.3f) > x, splat(0.0f), as_float(add_wrapping(as_int(y), as_int(shifted) << 23)));
 }
 
-/// ln x of normal x > 0, relative error below 1.5e-7; ln 1 is exactly 0. Other x give some number.
+/// ln x of normal x > 0, relative error below 1.5e-7; ln 1 is exactly 0. Other x give an unspecified number.
 MT_INLINE vec log(vec x) {
   const ivec half = isplat(0x3f3504f3);  // √½: x = 2^e·(1 + f), √½ <= 1 + f < √2
   ivec e = (as_int(x) - half) >> 23;

@@ -22,7 +22,7 @@ MT_INLINE Normal normal(vec x) {
   return {select(x > splat(0.0f), splat(1.0f) - below, below), e};
 }
 
-/// y[i] = f(lanes at i), the last ones in a vector of their own.
+/// y[i] = f(lanes at i); the tail is computed in a vector of its own.
 template <typename F>
 inline void spans(float* y, int64_t n, F f) {
   int64_t i = 0;

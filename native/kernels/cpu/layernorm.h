@@ -1,7 +1,7 @@
 // One row of a layer normalisation; included by each_isa.h. Sums are double, in kLanes of a fixed order: rows are
 // short, and eps may be 1e-12.
 
-constexpr int kSums = 16;  // independent sums, so that none waits for another
+constexpr int kSums = 16;  // independent sums, to hide the latency of additions
 
 /// Σ f(i) over the row.
 template <typename F>

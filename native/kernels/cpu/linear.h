@@ -1,5 +1,5 @@
-// What operators that contain a linear layer share: checks of weights [out, in] and rows [..., width], and the views
-// as factors of a matrix product.
+// Shared by operators with a linear layer: checks of weights [out, in] and rows [..., width], and the views as factors
+// of a matrix product.
 #pragma once
 #include "core/view.h"
 #include "kernels/cpu/matmul.h"
@@ -47,7 +47,7 @@ inline Result result(const View& v) { return {const_cast<void*>(first_of(v)), v.
 inline const float* numbers(const View& v) { return v ? v.data<float>() : nullptr; }
 
 /// A weight [out, in] as the right factor of a product with its transpose (forward) or with itself (backward), packed
-/// once and for all where it is frozen: for the forward while there is memory, for the backward while there is plenty.
+/// once where it is frozen: for the forward while there is memory, for the backward while there is plenty.
 inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool backward) {
   if (w.storage->final())
     r.packed = w.storage->derived({w.offset, n, k, backward}, size_t(packed_bytes(n, k, w.dtype)), backward ? 2 : 3,

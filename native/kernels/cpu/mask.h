@@ -1,6 +1,6 @@
-// What a query sees, for one instruction set; included like vec.h. Padding, the keys that causality hides and the lanes
-// behind the last key all carry a bias of −∞, so that no loop over keys needs a condition. Rows of scores, biases and
-// mask bits reach to a whole vector, `width` = round_up(keys).
+// The keys that a query sees, for one instruction set; included like vec.h. Padding, the keys that causality hides and
+// the lanes behind the last key all carry a bias of −∞, so that no loop over keys needs a condition. Rows of scores,
+// biases and mask bits reach to a whole vector, `width` = round_up(keys).
 
 constexpr float kNone = -INFINITY;  // the bias of a key that is not seen, and what a softmax over nothing leaves
 

@@ -14,8 +14,8 @@ struct Left {
   int64_t row, col;
 };
 
-/// The right factor: element (k, n) is data[k·row + n·col], float32, bfloat16 or float16. A frozen one may come packed
-/// by pack_right, and is then read from there alone.
+/// The right factor: element (k, n) is data[k·row + n·col], float32, bfloat16 or float16. A frozen one may be packed by
+/// pack_right, and is then read in that form alone.
 struct Right {
   const void* data;
   DType dtype;
@@ -24,7 +24,7 @@ struct Right {
   int64_t panel = 0;  // words between packed panels, where these belong to a factor with more rows
 };
 
-/// Where the product goes, float32 or bfloat16: rows `row` elements apart.
+/// The destination, float32 or bfloat16: rows `row` elements apart.
 struct Result {
   void* data;
   DType dtype;
@@ -43,10 +43,11 @@ struct MatmulOptions {
   float alpha = 1;
   const float* bias = nullptr;  // [n]
   const LowRank* low_rank = nullptr;
-  // Done to every stretch of a row once its sums are whole, while it lies in cache. Rows and dtype are the result's.
-  const void* residual = nullptr;                                  // [m,n], added last
-  void (*map)(const float* from, float* to, int64_t n) = nullptr;  // then what `mapped` gets, number by number
-  void* mapped = nullptr;                                          // [m,n]; may be the result itself
+  // Applied to every piece of a row once its sums are complete, while it is in cache. Rows and dtype are the result's.
+  const void* residual = nullptr;  // [m,n], added last
+  void (*map)(const float* from, float* to,
+              int64_t n) = nullptr;  // then applied elementwise, with the result in `mapped`
+  void* mapped = nullptr;            // [m,n]; may be the result itself
 };
 
 /// c = alpha·a·b + bias (+ low rank) (+ residual): a is [m,k], b is [k,n], c is [m,n]. Sums are float32, each in one
@@ -55,7 +56,7 @@ struct MatmulOptions {
 void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOptions options = {});
 
 /// How many bytes pack_right writes, and the packing itself: panels of columns, each with its rows in order, 16-bit
-/// floats in pairs. The layout belongs to this machine's kernels; the memory wants to be aligned to 64 bytes.
+/// floats in pairs. The layout is that of this machine's kernels; the memory should be aligned to 64 bytes.
 int64_t packed_bytes(int64_t n, int64_t k, DType dtype);
 void pack_right(int64_t n, int64_t k, Right b, void* out);
 

@@ -1,4 +1,4 @@
-// What an instruction set brings to the matrix product, and the choice between them.
+// The kernels of the matrix product for each instruction set, and the choice between them.
 #pragma once
 #include <cstdint>
 
@@ -6,8 +6,8 @@
 
 namespace mt::kernels {
 
-/// What a tile multiplies. Panels of 16-bit numbers hold them in pairs, elements k and k + 1 of a column side by side
-/// and a 0 behind an odd end: one load then serves two steps.
+/// The operand types of a tile. Panels of 16-bit numbers hold pairs, elements k and k + 1 of a column side by side,
+/// padded by 0 at an odd end, so that one load serves two steps.
 enum class Kind : uint8_t {
   f32,   // float32 by float32
   bf16,  // float32 by pairs of bfloat16
@@ -21,7 +21,7 @@ struct Pair {
   uint16_t low, high;
 };
 
-/// Where a tile of results goes: c = alpha·sum + bias, plus c where `add`.
+/// The destination of a tile: c = alpha·sum + bias, plus c where `add`.
 struct Target {
   float* c;
   int64_t ldc;
@@ -47,19 +47,19 @@ struct Tiles {
 struct Level {
   int mr, nr, width;  // a tile's rows and columns; floats of a vector
   /// tile[kind][vectors - 1][rows - 1]: element (i, k) of the left factor at a[i·row + k·col], k-th row of the panel
-  /// (of pairs: k/2-th) `ldb` 32-bit words after the one before. A kind that the machine has no instruction for is
-  /// null.
+  /// (of pairs: k/2-th) `ldb` 32-bit words after the one before. Null for a kind without an instruction on this
+  /// machine.
   Tile tile[kKinds][2][kMaxRows];
   /// pack[dtype]: element (i, k) of n by k, at in[i·across + k·along], goes to out[k·ld + i], or where n > ld into
-  /// panels of ld that lie `panel` apart. Whole vectors are written: up to a vector's end with zeros, which for a
-  /// left panel, whose ld is no whole number of vectors, is overwritten by the next row or lies after the last.
+  /// panels of ld that lie `panel` apart. Whole vectors are written, padded with zeros. For a left panel, whose ld is
+  /// not a multiple of the vector, the padding is overwritten by the next row or lies after the last.
   using Pack = void (*)(const void* in, int64_t across, int64_t along, int64_t n, int64_t k, float* out, int64_t ld,
                         int64_t panel);
   Pack pack[3];
   /// The same for 16-bit numbers in pairs: words of out are pairs, (k + 1) / 2 rows of them.
   Pack pack_pairs;
-  /// dot[dtype][columns > 1][rows - 1]: sums[i·columns + j] = Σ a[i·lda + k] b[j·ldb + k]. The columns at
-  /// `next` come after these: they are asked for meanwhile.
+  /// dot[dtype][columns > 1][rows - 1]: sums[i·columns + j] = Σ a[i·lda + k] b[j·ldb + k]. The columns at `next`
+  /// follow: they are prefetched.
   using Dot = void (*)(int64_t k, const float* a, int64_t lda, const void* b, int64_t ldb, const void* next,
                        float* sums);
   Dot dot[3][2][kDotRows];

@@ -1,5 +1,5 @@
-// What surrounds the tiles: packing and dot products, written once over an instruction set, as matmul_tile.h is, and
-// the Level made of it all.
+// Packing and dot products, written once for all instruction sets, as matmul_tile.h is; and the Level that collects all
+// kernels.
 #include <cstring>
 #include <type_traits>
 

@@ -9,7 +9,7 @@ namespace {
 using V = Simd::V;
 constexpr int W = Simd::width;
 
-/// Asks for memory that is read soon, though no hardware would guess it: rows lie pages apart.
+/// Prefetches memory that is read soon; hardware does not predict it, since rows lie pages apart.
 template <typename T>
 inline void ahead([[maybe_unused]] const T* p) {
 #if defined(__GNUC__)
@@ -17,7 +17,7 @@ inline void ahead([[maybe_unused]] const T* p) {
 #endif
 }
 
-/// What a tile multiplies soon: to the nearest cache.
+/// Prefetches a tile's next operands to the first-level cache.
 inline void prefetch_panel([[maybe_unused]] const float* p) {
 #if defined(__GNUC__)
   __builtin_prefetch(p, 0, 3);
@@ -50,7 +50,7 @@ MT_TARGET inline void add_products(V (&sum)[R][C], const float* const* p, int64_
 }
 
 /// The steps of a tile by what its panels hold: next() adds the products of one row of the panel, `step` words of the
-/// left factor. Words: float32, or whatever Multiply takes them for.
+/// left factor. Words: float32, or as Multiply interprets them.
 template <typename Multiply>
 struct Words {
   static constexpr int step = 1;
@@ -62,8 +62,8 @@ struct Words {
     add_products<Multiply, R, C>(sum, p, row, 0, right);
   }
 };
-/// Pairs of 16-bit numbers by float32. First all lower halves, then all upper ones: both at a time would be more
-/// vectors than there are registers.
+/// Pairs of 16-bit numbers by float32. First all lower halves, then all upper ones: both at a time would exceed the
+/// registers.
 template <typename Half>
 struct Pairs {
   static constexpr int step = 2;
@@ -94,7 +94,7 @@ MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const f
   const float* p[(R + 2) / 3];
 #pragma GCC unroll 16
   for (int i = 0; i < (R + 2) / 3; ++i) p[i] = a + 3 * i * row;
-  // The result's lines are on their way while the sums are formed.
+  // Prefetches the result's cache lines while the sums are formed.
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 16

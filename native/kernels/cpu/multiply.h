@@ -1,4 +1,4 @@
-// Small matrix products on operands that lie in cache; included like vec.h.
+// Small matrix products on operands in cache; included like vec.h.
 
 /// One register tile: M rows by N vectors of c (+)= a·b, k terms in order.
 template <int M, int N>
@@ -26,8 +26,8 @@ MT_INLINE void tile(float* c, int64_t c_row, const float* a, int64_t a_row, int6
     for (int n = 0; n < N; ++n) store(c + m * c_row + n * kLanes, acc[m][n]);
 }
 
-/// All rows for one block of N vectors. Rows are shared out evenly, so that no tile is thin; where they are one vector
-/// wide, more of them keep the multipliers busy.
+/// All rows for one block of N vectors. Rows are divided evenly, so that no tile is thin; tiles one vector wide have
+/// more rows, to keep the multipliers busy.
 template <int N>
 MT_NOINLINE void columns(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b,
                          int64_t b_row, int64_t rows, int64_t k, bool add) {

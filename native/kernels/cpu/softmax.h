@@ -1,6 +1,6 @@
 // Softmax of rows, and of columns as keys pass by, for one instruction set; included like vec.h.
 //
-// What a softmax ran over is kept as its maximum and the sum of exponentials relative to that,
+// A softmax is kept as the maximum of its scores and the sum of exponentials relative to that,
 //   run_max = max_k s_k      run_sum = Σ_k exp(s_k − run_max)      lse = run_max + ln run_sum
 // With a further block of keys both go on (online softmax, Milakov & Gimelshein 2018): the sum, and whatever was summed
 // up with it, is first multiplied by exp(run_max before − run_max now). Where nothing is visible, run_max is −∞ and
@@ -72,8 +72,8 @@ inline void finish_lse(float* sums, const float* maxima, int64_t n) {
 }
 
 /// Online, queries across the lanes: one vector of them against a block of n keys, scores [n, ld], of which this is a
-/// column of vectors. Scores become exponentials relative to the greatest score so far. What multiplies that which was
-/// summed up before.
+/// column of vectors. Scores become exponentials relative to the greatest score so far. Returns the factor of the
+/// earlier sums.
 inline vec softmax_down(float* scores, int64_t ld, const float* bias, int64_t n, float* run_max, float* run_sum) {
   const vec before = load(run_max);
   vec top[4] = {before, before, before, before};

@@ -1,5 +1,5 @@
-// A vector of kLanes floats, and the few operations that the CPU twins write their inner loops in.
-// No include guard: each_isa.h includes it once per instruction set, inside that set's namespace.
+// A vector of kLanes floats, and the operations of the CPU kernels' inner loops. No include guard: each_isa.h includes
+// it once per instruction set, inside that set's namespace.
 
 constexpr int kLanes = MT_LANES;
 
@@ -62,7 +62,7 @@ MT_INLINE ivec load(const int32_t* p) {
   return a;
 }
 MT_INLINE void store(float* p, vec a) { std::memcpy(p, &a, sizeof a); }
-/// Where one of them is no number: b.
+/// If one of them is NaN: b.
 MT_INLINE vec max(vec a, vec b) {
 #if MT_LANES == 16
   return (vec)_mm512_mask_max_ps((__m512)a, 0xffff, (__m512)a,
