@@ -6,7 +6,9 @@ import { native } from '../../lib/native.js'
 import { cast, copy, write } from '../../lib/ops/copy.js'
 import type { Device } from '../../lib/tensor/device.js'
 import { keep, scope } from '../../lib/tensor/scope.js'
-import { type DType, empty, itemSize, sizeOf, tensor, type Tensor, type TypedArray } from '../../lib/tensor/tensor.js'
+import { empty, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { type DType, itemSize, type TypedArray } from '../../lib/tensor/dtype.js'
+import { sizeOf } from '../../lib/shape.js'
 
 /** FNV-1a: the seed of an item. */
 export function seedOf(id: string): number {

@@ -2,7 +2,8 @@
 import { native } from '../native.js'
 import type { Device } from '../tensor/device.js'
 import { record } from '../tensor/tape.js'
-import { empty, type Tensor, type DType } from '../tensor/tensor.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+import type { DType } from '../tensor/dtype.js'
 
 function copied(x: Tensor, dtype: DType = x.dtype): Tensor {
   const y = empty(x.shape, dtype)

@@ -2,7 +2,8 @@
 import { invalid } from '../errors.js'
 import { native } from '../native.js'
 import { record, recordAll } from '../tensor/tape.js'
-import { empty, sizeOf, type Tensor } from '../tensor/tensor.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+import { sizeOf } from '../shape.js'
 import { contiguous, write, zeros } from './copy.js'
 import { sumLeading, sumDim } from './reduce.js'
 

@@ -12,9 +12,8 @@ export {
   Tensor,
   threads,
   type Backward,
-  type DType,
-  type TypedArray,
 } from '../tensor/tensor.js'
+export type { DType, TypedArray } from '../tensor/dtype.js'
 export type { DeviceMemory, Memory } from '../native.js'
 export {
   chooseDevice,

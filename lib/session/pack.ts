@@ -1,7 +1,8 @@
 /** Adjacent memory for the linear layers of one input, so that one product computes all of them. */
 import type { Device } from '../tensor/device.js'
 import { keep } from '../tensor/scope.js'
-import { empty, type DType, type Tensor } from '../tensor/tensor.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+import type { DType } from '../tensor/dtype.js'
 
 interface Member {
   name: string

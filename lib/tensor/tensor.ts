@@ -1,30 +1,10 @@
 /** The tensor: a typed, strided view of native memory. */
 import { invalid } from '../errors.js'
 import { native, type Memory, type NativeTensor } from '../native.js'
+import { sizeOf } from '../shape.js'
 import { deviceId, deviceOf, type Device } from './device.js'
+import { ARRAYS, DTYPE_NUMBERS, type DType, type TypedArray } from './dtype.js'
 import { enter, leave, type Scope } from './scope.js'
-
-/**
- * Element types. float32 and bfloat16 hold activations; float16 holds weights; integers hold ids, masks and positions.
- */
-export type DType = 'float32' | 'bfloat16' | 'float16' | 'int64' | 'int32' | 'uint8'
-/** What elements are read and written as. 16-bit floats are `Uint16Array`s of their bits. */
-export type TypedArray = Float32Array | Int32Array | Uint8Array | BigInt64Array | Uint16Array
-
-/** In the order of native/core/dtype.h, where a dtype's place is its number. */
-const arrays = {
-  float32: Float32Array,
-  bfloat16: Uint16Array,
-  float16: Uint16Array,
-  int64: BigInt64Array,
-  int32: Int32Array,
-  uint8: Uint8Array,
-} as const
-
-const numbers = Object.fromEntries(Object.keys(arrays).map((dtype, i) => [dtype, i])) as Record<DType, number>
-
-/** Bytes of one element. */
-export const itemSize = (dtype: DType): number => arrays[dtype].BYTES_PER_ELEMENT
 
 /** Strides, in elements, of a contiguous tensor. */
 export function contiguousStrides(shape: readonly number[]): number[] {
@@ -32,9 +12,6 @@ export function contiguousStrides(shape: readonly number[]): number[] {
   for (let i = shape.length - 1, n = 1; i >= 0; n *= shape[i--]!) strides[i] = n
   return strides
 }
-
-/** Product of the dimensions. */
-export const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
 
 /** A native handle and the tensors that stand for it. */
 class Handle {
@@ -196,11 +173,11 @@ export class Tensor {
 
   /** The elements in row-major order, once everything before has been computed. 16-bit floats come as their bits. */
   async data(): Promise<TypedArray> {
-    return new arrays[this.dtype](await native().read(this.handle))
+    return new ARRAYS[this.dtype](await native().read(this.handle))
   }
   /** Like {@link data}, waiting on the calling thread: for tests, benchmarks and exit handlers. */
   dataBlocking(): TypedArray {
-    return new arrays[this.dtype](native().readBlocking(this.handle))
+    return new ARRAYS[this.dtype](native().readBlocking(this.handle))
   }
   /** The value of a tensor with one element. */
   async item(): Promise<number> {
@@ -274,7 +251,7 @@ declare global {
  */
 export function empty(shape: readonly number[], dtype: DType = 'float32', device?: Device): Tensor {
   const id = device && deviceId(device)
-  const handle = native().create(across(sizes, shape), numbers[dtype] ?? dtype, id, released.at(-1)?.native)
+  const handle = native().create(across(sizes, shape), DTYPE_NUMBERS[dtype] ?? dtype, id, released.at(-1)?.native)
   return new Tensor(taken(handle), shape, dtype)
 }
 
@@ -296,9 +273,9 @@ export function tensor(
   device: Device = 'cpu',
 ): Tensor {
   const type = dtype ?? dtypeOf(data)
-  if (!Object.hasOwn(arrays, type)) throw invalid('tensor', `a dtype, one of ${Object.keys(arrays).join(', ')}`, type)
+  if (!Object.hasOwn(ARRAYS, type)) throw invalid('tensor', `a dtype, one of ${Object.keys(ARRAYS).join(', ')}`, type)
   if (!isTyped(data) && !Array.isArray(data)) throw invalid('tensor', 'a typed array or an array of numbers', data)
-  const source = isTyped(data) && data instanceof arrays[type] ? data : convert(data, type)
+  const source = isTyped(data) && data instanceof ARRAYS[type] ? data : convert(data, type)
   const dims = shape ?? [source.length]
   checkShape('tensor', dims, source.length)
   const bytes = new Uint8Array(source.buffer, source.byteOffset, source.byteLength)
@@ -334,7 +311,7 @@ function convert(data: TypedArray | readonly number[], type: DType): TypedArray 
       )
   }
   if (type === 'int64') return BigInt64Array.from(Array.from(data as ArrayLike<number | bigint>, (x) => BigInt(x)))
-  return arrays[type].from(Array.from(data as ArrayLike<number | bigint>, Number))
+  return ARRAYS[type].from(Array.from(data as ArrayLike<number | bigint>, Number))
 }
 
 /**

@@ -7,7 +7,8 @@ import { deviceMemory } from '../tensor/device.js'
 import { Graph } from '../tensor/cuda-graph.js'
 import { keep } from '../tensor/scope.js'
 import { backward } from '../tensor/tape.js'
-import { empty, itemSize, type Tensor } from '../tensor/tensor.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
+import { itemSize } from '../tensor/dtype.js'
 import type { AdamW, GradientOf } from './optimizer.js'
 
 /** A micro-batch as tensors on the device of the model. */

@@ -13,18 +13,8 @@ import { layerNorm } from '../../lib/ops/layernorm.js'
 import { Random } from '../../lib/ops/random.js'
 import { expand, narrow, permute, reshape } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
-import {
-  type DType,
-  empty,
-  itemSize,
-  memory,
-  resetPeak,
-  sync,
-  syncBlocking,
-  tensor,
-  type Tensor,
-  threads,
-} from '../../lib/tensor/tensor.js'
+import { empty, memory, resetPeak, sync, syncBlocking, tensor, type Tensor, threads } from '../../lib/tensor/tensor.js'
+import { type DType, itemSize } from '../../lib/tensor/dtype.js'
 import { settled } from '../support/memory.js'
 
 const values = async (t: Tensor): Promise<number[]> =>
