@@ -23,7 +23,7 @@ export function recording(inputs: Tensor[]): boolean {
 }
 
 /**
- * Notes that the operator of this name computed `outputs` from `inputs`. `backward` is called with one gradient per
+ * Records that the operator of this name computed `outputs` from `inputs`. `backward` is called with one gradient per
  * output (a tensor of zeros where none came) and says which inputs' gradients are wanted; for those in `adds` see
  * {@link Backward}.
  */
