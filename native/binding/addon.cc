@@ -129,7 +129,7 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   const size_t bytes = size_t(to.numel()) * size_of(to.dtype);
   to.storage = std::make_shared<Storage>(bytes);
   to.storage->settle(target);
-  environment.stream.enqueue("transfer", [from, to, source, target, bytes] {
+  environment.calls.enqueue("transfer", [from, to, source, target, bytes] {
     const profile::Span span("transfer", target ? target : source,
                              [&] { return profile::Bytes{int64_t(bytes), int64_t(bytes)}; });
     prepare(from);
@@ -161,7 +161,7 @@ Napi::Value device_of(const Napi::CallbackInfo& info) {
 Napi::Value freeze(const Napi::CallbackInfo& info) {
   auto storage = unwrap(info[0], "freeze", 0).view.storage;
   storage->freeze();
-  Environment::of(info.Env()).stream.enqueue_always("freeze", [storage] { storage->finalise(); });
+  Environment::of(info.Env()).calls.enqueue_always("freeze", [storage] { storage->finalise(); });
   return info.Env().Undefined();
 }
 
@@ -268,7 +268,7 @@ Napi::Value read(const Napi::CallbackInfo& info) {
 }
 Napi::Value read_blocking(const Napi::CallbackInfo& info) {
   auto [buffer, work] = reading(info, "readBlocking");
-  Environment::of(info.Env()).stream.sync_blocking();
+  Environment::of(info.Env()).calls.sync_blocking();
   work();
   return buffer;
 }
@@ -282,7 +282,7 @@ Napi::Value sync(const Napi::CallbackInfo& info) {
   return Environment::of(info.Env()).after(info.Env().Undefined(), nullptr);
 }
 Napi::Value sync_blocking(const Napi::CallbackInfo& info) {
-  Environment::of(info.Env()).stream.sync_blocking();
+  Environment::of(info.Env()).calls.sync_blocking();
   return info.Env().Undefined();
 }
 
@@ -299,7 +299,7 @@ Napi::Value thread_count(const Napi::CallbackInfo& info) {
 /// ceiling(name): a rate of this machine (instruments/ceilings.h), once the queue is empty. Blocks.
 Napi::Value measured_ceiling(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) refuse(info[0], "ceiling", 0, "a name");
-  Environment::of(info.Env()).stream.sync_blocking();
+  Environment::of(info.Env()).calls.sync_blocking();
   return Napi::Number::New(info.Env(), ceiling(info[0].As<Napi::String>().Utf8Value()));
 }
 

@@ -353,14 +353,14 @@ Operator op(const char* name) {
                                [](const Role& r) { return r.written && *r.view && r.view->numel(); }))
                 return info.Env().Undefined();
               if (!queue) {
-                environment.stream.enqueue(id, [args = std::move(args), narrow] {
+                environment.calls.enqueue(id, [args = std::move(args), narrow] {
                   const profile::Span span(id, nullptr, [&] { return traffic(args); });
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);
                   if (narrow && !takes_bf16) widened<Cpu>(args);
                   else std::apply(Cpu, args);
                 });
               } else if constexpr (has_cuda) {
-                environment.stream.enqueue(id, [args = std::move(args), queue] {
+                environment.calls.enqueue(id, [args = std::move(args), queue] {
                   cuda::Use use(*queue);
                   const profile::Span span(id, queue, [&] { return traffic(args); });
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);

@@ -97,7 +97,7 @@ Napi::Value fragments(const Napi::CallbackInfo& info) {
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device, ".");
   auto& environment = Environment::of(info.Env());
   auto queue = environment.queue(device);
-  environment.stream.sync_blocking();
+  environment.calls.sync_blocking();
   auto o = Napi::Object::New(info.Env());
 #ifdef MT_CUDA
   cuda::Use use(*queue);
@@ -127,7 +127,7 @@ Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   auto queue = environment.queue(device);
   if (!info[1].IsBoolean()) refuse(info[1], "beginCapture", 1, "true or false");
-  environment.stream.enqueue("beginCapture", [queue, shared = info[1].As<Napi::Boolean>().Value()] {
+  environment.calls.enqueue("beginCapture", [queue, shared = info[1].As<Napi::Boolean>().Value()] {
     cuda::Use use(*queue);
     cuda::Shared memory(shared);
     queue->begin_capture();
@@ -142,9 +142,9 @@ Napi::Value end_capture(const Napi::CallbackInfo& info) {
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device, ".");
   auto& environment = Environment::of(info.Env());
   auto captured = std::make_unique<std::shared_ptr<Captured>>(std::make_shared<Captured>(environment.queue(device)));
-  environment.stream.enqueue_always("endCapture", [c = *captured, &stream = environment.stream] {
+  environment.calls.enqueue_always("endCapture", [c = *captured, &calls = environment.calls] {
     cuda::Use use(*c->queue);
-    c->graph = c->queue->end_capture(!stream.failed());
+    c->graph = c->queue->end_capture(!calls.failed());
     if (c->graph) c->bytes = cuda::graph_bytes(*c->graph);
   });
   Napi::Object object = Napi::Object::New(info.Env());
@@ -170,7 +170,7 @@ std::shared_ptr<Captured>& graph_argument(const Napi::CallbackInfo& info, const 
 /// replay(graph): runs what was recorded, on what its tensors then hold.
 Napi::Value replay(const Napi::CallbackInfo& info) {
   auto graph = graph_argument(info, "replay");
-  Environment::of(info.Env()).stream.enqueue("replay", [graph] {
+  Environment::of(info.Env()).calls.enqueue("replay", [graph] {
     if (!graph->graph) throw std::runtime_error("the graph was not captured, because one of its operators failed");
     cuda::Use use(*graph->queue);
     const profile::Span span("graph", graph->queue,
@@ -190,7 +190,7 @@ Napi::Value graph_memory(const Napi::CallbackInfo& info) {
 /// releaseGraph(graph): lets its memory go, once the queue has no more use for it.
 Napi::Value release_graph(const Napi::CallbackInfo& info) {
   Environment::of(info.Env())
-      .stream.enqueue_always("releaseGraph",
+      .calls.enqueue_always("releaseGraph",
                              [graph = std::exchange(graph_argument(info, "releaseGraph"), nullptr)]() mutable {
                                if (!graph->graph) return;
                                cuda::Use use(*graph->queue);

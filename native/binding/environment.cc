@@ -10,7 +10,7 @@ struct Environment::Pending {
   std::string failure;
 };
 
-Environment::Environment(Napi::Env env) : stream([this] { finish(); }) {
+Environment::Environment(Napi::Env env) : calls([this] { finish(); }) {
   napi_value name = Napi::String::New(env, "mtransllama queue");
   napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this,
                                                        settle, &back_);
@@ -18,12 +18,12 @@ Environment::Environment(Napi::Env env) : stream([this] { finish(); }) {
   napi_unref_threadsafe_function(env, back_);
   array_buffer_ = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
   // The queue must be still before Node tears the way back down.
-  env.AddCleanupHook([](Environment* self) { self->stream.stop(); }, this);
+  env.AddCleanupHook([](Environment* self) { self->calls.stop(); }, this);
   // Nor may it be inside CUDA when that is unloaded: process.exit() runs no hooks, but it does run these listeners.
   auto process = env.Global().Get("process").As<Napi::Object>();
   process.Get("on").As<Napi::Function>().Call(
       process,
-      {Napi::String::New(env, "exit"), Napi::Function::New(env, [this](const Napi::CallbackInfo&) { stream.drop(); })});
+      {Napi::String::New(env, "exit"), Napi::Function::New(env, [this](const Napi::CallbackInfo&) { calls.drop(); })});
 }
 
 std::shared_ptr<cuda::Queue> Environment::queue(Device device) {
@@ -90,7 +90,7 @@ Napi::Value Environment::after(Napi::Value result, std::function<void()> work) {
   if (result.IsObject() && napi_create_reference(env, result, 1, &pending->result) != napi_ok)
     throw Napi::Error::New(env);
   if (waiting_++ == 0) napi_ref_threadsafe_function(env, back_);
-  stream.sync([this, pending = pending.release(), work = std::move(work)](const std::string& failure) {
+  calls.sync([this, pending = pending.release(), work = std::move(work)](const std::string& failure) {
     pending->failure = failure;
     if (failure.empty() && work) {
       try {

@@ -12,7 +12,7 @@
 #include "core/cuda.h"
 #include "core/device.h"
 #include "core/profile.h"
-#include "core/stream.h"
+#include "core/call_queue.h"
 
 namespace mt::binding {
 
@@ -21,7 +21,7 @@ class Environment {
   explicit Environment(Napi::Env env);
   static Environment& of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
-  Stream stream;
+  CallQueue calls;
 
   /// The record that is being taken of this thread's operators; null: none. Its content is the queue's until it has
   /// ended.

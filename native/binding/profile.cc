@@ -17,7 +17,7 @@ Napi::Value profile_start(const Napi::CallbackInfo& info) {
   if (environment.recorder)
     throw std::runtime_error("a profile is being taken already, and there is one at a time; stop that one first");
   environment.recorder = std::make_shared<profile::Recorder>(size_t(most));
-  environment.stream.enqueue_always("profileStart", [r = environment.recorder] { r->begin(); });
+  environment.calls.enqueue_always("profileStart", [r = environment.recorder] { r->begin(); });
   return info.Env().Undefined();
 }
 
@@ -26,7 +26,7 @@ Napi::Value profile_stop(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   if (!environment.recorder) throw std::runtime_error("no profile is being taken; start one first");
   auto record = std::make_unique<Record>(std::exchange(environment.recorder, nullptr));
-  environment.stream.enqueue_always("profileStop", [r = *record] { r->end(); });
+  environment.calls.enqueue_always("profileStop", [r = *record] { r->end(); });
   Napi::Object object = Napi::Object::New(info.Env());
   object.TypeTag(&kRecordTag);
   napi_status status = napi_wrap(

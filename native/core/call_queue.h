@@ -12,13 +12,13 @@
 
 namespace mt {
 
-class Stream {
+class CallQueue {
  public:
-  /// `settle` waits for work that tasks started elsewhere, as on a GPU. It runs before every sync, which reports its
-  /// exceptions.
-  explicit Stream(std::function<void()> settle);
-  /// Finishes the running task and drops the rest.
-  ~Stream();
+  /// `wait_elsewhere` waits for what tasks started elsewhere, as on a GPU; it runs before every sync, which reports what it
+  /// throws.
+  explicit CallQueue(std::function<void()> wait_elsewhere);
+  /// Finishes the task that is running, drops the rest.
+  ~CallQueue();
 
   /// Runs `task` after all earlier ones. If it throws, later tasks are skipped up to the next sync, which reports it.
   void enqueue(const char* name, std::function<void()> task);
@@ -51,7 +51,7 @@ class Stream {
   bool running_ = false, stopping_ = false, asleep_ = false;
   std::atomic<bool> called_{false};  // since the queue was last found empty
   std::string failure_;              // touched by the queue's thread alone
-  std::function<void()> settle_;
+  std::function<void()> wait_elsewhere_;
   std::thread thread_;
 };
 

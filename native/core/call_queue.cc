@@ -1,4 +1,4 @@
-#include "core/stream.h"
+#include "core/call_queue.h"
 
 #include <chrono>
 #include <future>
@@ -11,10 +11,10 @@ namespace mt {
 
 constexpr std::chrono::microseconds kAwake{50};  // with an empty queue: longer than lies between two operators
 
-Stream::Stream(std::function<void()> settle) : settle_(std::move(settle)), thread_([this] { loop(); }) {}
-Stream::~Stream() { stop(); }
+CallQueue::CallQueue(std::function<void()> wait_elsewhere) : wait_elsewhere_(std::move(wait_elsewhere)), thread_([this] { loop(); }) {}
+CallQueue::~CallQueue() { stop(); }
 
-void Stream::stop() {
+void CallQueue::stop() {
   {
     std::lock_guard lock(mutex_);
     if (stopping_) return;
@@ -24,14 +24,14 @@ void Stream::stop() {
   thread_.join();
 }
 
-void Stream::drop() {
+void CallQueue::drop() {
   std::deque<Task> dropped;  // destroyed after the lock is: tensors are let go with them
   std::unique_lock lock(mutex_);
   dropped.swap(tasks_);
   idle_.wait(lock, [this] { return !running_; });
 }
 
-void Stream::push(Task task) {
+void CallQueue::push(Task task) {
   bool asleep;
   {
     std::lock_guard lock(mutex_);
@@ -43,13 +43,13 @@ void Stream::push(Task task) {
   if (asleep) wake_.notify_one();
 }
 
-void Stream::enqueue(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr}); }
-void Stream::enqueue_always(const char* name, std::function<void()> task) {
+void CallQueue::enqueue(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr}); }
+void CallQueue::enqueue_always(const char* name, std::function<void()> task) {
   push({name, std::move(task), nullptr, true});
 }
-void Stream::sync(std::function<void(const std::string&)> done) { push({"sync", nullptr, std::move(done)}); }
+void CallQueue::sync(std::function<void(const std::string&)> done) { push({"sync", nullptr, std::move(done)}); }
 
-void Stream::sync_blocking() {
+void CallQueue::sync_blocking() {
   // Shared: set_value may still be on its way out when this thread goes on.
   auto promise = std::make_shared<std::promise<std::string>>();
   auto future = promise->get_future();
@@ -57,7 +57,7 @@ void Stream::sync_blocking() {
   if (std::string failure = future.get(); !failure.empty()) throw std::runtime_error(failure);
 }
 
-void Stream::loop() {
+void CallQueue::loop() {
   std::unique_lock lock(mutex_);
   while (true) {
     if (!stopping_ && tasks_.empty()) {
@@ -78,7 +78,7 @@ void Stream::loop() {
       lock.unlock();
       if (task.done) {
         try {
-          settle_();
+          wait_elsewhere_();
         } catch (const std::exception& e) {
           if (failure_.empty()) failure_ = e.what();
         }
