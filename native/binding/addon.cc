@@ -80,7 +80,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
   Device device = device_argument(info[2], "create", 2);
   v.storage = std::make_shared<Storage>(size_t(v.numel()) * size_of(v.dtype));
-  if (device.decided()) v.storage->settle(Environment::of(info.Env()).queue(device));
+  if (device.decided()) v.storage->settle(Environment::of(info.Env()).stream(device));
   if (!v.numel()) v.storage->ensure();  // nothing will ever have to be written
   return wrap(std::move(v), info[3], "create", 3);
 }
@@ -104,15 +104,15 @@ void gather(const View& v, const char* base, char* out) {
 }
 
 /// The elements of a view, wherever it lies, in order. Runs in the queue, or while it is empty.
-void fetch(const View& v, cuda::Queue* queue, char* out) {
+void fetch(const View& v, cuda::Stream* stream, char* out) {
   prepare(v);
   size_t item = size_of(v.dtype);
-  if (!queue || !v.numel()) return gather(v, static_cast<const char*>(v.storage->data()), out);
-  cuda::Use use(*queue);
+  if (!stream || !v.numel()) return gather(v, static_cast<const char*>(v.storage->data()), out);
+  cuda::Use use(*stream);
   const char* first = static_cast<const char*>(v.storage->data()) + size_t(v.offset) * item;
-  if (v.contiguous()) return queue->download(out, first, size_t(v.numel()) * item);
+  if (v.contiguous()) return stream->download(out, first, size_t(v.numel()) * item);
   std::vector<char> span(size_t(reach(v) + 1) * item);
-  queue->download(span.data(), first, span.size());
+  stream->download(span.data(), first, span.size());
   View inside = v;
   inside.offset = 0;
   gather(inside, span.data(), out);
@@ -124,7 +124,7 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[1], "transfer", 1);
   require(device.decided(), "argument 2: expected a device, but got ", shown(info[1]), ".");
   auto& environment = Environment::of(info.Env());
-  auto source = environment.queue(from.storage->device()), target = environment.queue(device);
+  auto source = environment.stream(from.storage->device()), target = environment.stream(device);
   View to = shaped(from.shape, from.rank, from.dtype);
   const size_t bytes = size_t(to.numel()) * size_of(to.dtype);
   to.storage = std::make_shared<Storage>(bytes);
@@ -257,8 +257,8 @@ std::pair<Napi::Value, std::function<void()>> reading(const Napi::CallbackInfo& 
           bytes, " bytes.");
   auto& environment = Environment::of(info.Env());
   auto [buffer, out] = environment.array_buffer(bytes);
-  auto queue = environment.queue(v.storage->device());
-  return {buffer, [v = std::move(v), queue, out = static_cast<char*>(out)] { fetch(v, queue.get(), out); }};
+  auto stream = environment.stream(v.storage->device());
+  return {buffer, [v = std::move(v), stream, out = static_cast<char*>(out)] { fetch(v, stream.get(), out); }};
 }
 
 /// read(tensor): a promise of an ArrayBuffer with the elements in order. readBlocking(tensor) waits instead.

@@ -252,10 +252,10 @@ Napi::Value guarded(const Napi::CallbackInfo& info, const char* function, F f) {
 /// The device that all arguments lie on, and on which the results will: that of the first one that lies anywhere, else
 /// the CPU. Throws where two differ.
 Device common_device(const Role* roles, size_t count);
-/// Puts what lies nowhere yet where the operator runs. `queue` is null for the CPU.
-void settle(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Queue>& queue);
+/// Puts what lies nowhere yet where the operator runs. `stream` is null for the CPU.
+void settle(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Stream>& stream);
 /// What a graph that is being captured needs of an operator's arguments.
-void keep(cuda::Queue& queue, const Role* roles, size_t count);
+void keep(cuda::Stream& stream, const Role* roles, size_t count);
 /// Bytes of an operator's arguments: each whole and once, whatever of it is used; what a view repeats counts once.
 profile::Bytes traffic(const Role* roles, size_t count);
 template <typename... Args>
@@ -346,13 +346,13 @@ Operator op(const char* name) {
               check_outputs(roles.data(), roles.size());
               const Device device = common_device(roles.data(), roles.size());
               auto& environment = Environment::of(info.Env());
-              auto queue = environment.queue(device);
-              settle(info.Env(), roles.data(), roles.size(), queue);
+              auto stream = environment.stream(device);
+              settle(info.Env(), roles.data(), roles.size(), stream);
               // Nothing to write is nothing to do, however large the sizes beside the 0.
               if (std::none_of(roles.begin(), roles.end(),
                                [](const Role& r) { return r.written && *r.view && r.view->numel(); }))
                 return info.Env().Undefined();
-              if (!queue) {
+              if (!stream) {
                 environment.calls.enqueue(id, [args = std::move(args), narrow] {
                   const profile::Span span(id, nullptr, [&] { return traffic(args); });
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);
@@ -360,16 +360,16 @@ Operator op(const char* name) {
                   else std::apply(Cpu, args);
                 });
               } else if constexpr (has_cuda) {
-                environment.calls.enqueue(id, [args = std::move(args), queue] {
-                  cuda::Use use(*queue);
-                  const profile::Span span(id, queue, [&] { return traffic(args); });
+                environment.calls.enqueue(id, [args = std::move(args), stream] {
+                  cuda::Use use(*stream);
+                  const profile::Span span(id, stream, [&] { return traffic(args); });
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);
                   std::apply(Cuda, args);
-                  if (queue->capturing()) {
+                  if (stream->capturing()) {
                     const auto all = std::apply([](const auto&... a) { return roles_of(a...); }, args);
-                    keep(*queue, all.data(), all.size());
+                    keep(*stream, all.data(), all.size());
                   } else if (waits_for_each()) {
-                    queue->wait();
+                    stream->wait();
                   }
                 });
               }

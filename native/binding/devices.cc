@@ -96,11 +96,11 @@ Napi::Value fragments(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "fragments", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device, ".");
   auto& environment = Environment::of(info.Env());
-  auto queue = environment.queue(device);
+  auto stream = environment.stream(device);
   environment.calls.sync_blocking();
   auto o = Napi::Object::New(info.Env());
 #ifdef MT_CUDA
-  cuda::Use use(*queue);
+  cuda::Use use(*stream);
   auto list = [&](const std::vector<int>& values) {
     auto a = Napi::Array::New(info.Env(), values.size());
     for (size_t i = 0; i < values.size(); ++i) a.Set(uint32_t(i), values[i]);
@@ -114,7 +114,7 @@ Napi::Value fragments(const Napi::CallbackInfo& info) {
 
 constexpr napi_type_tag kGraphTag = {0x6d7472616e736c6c, 0x616d612d67726170};
 struct Captured {
-  std::shared_ptr<cuda::Queue> queue;
+  std::shared_ptr<cuda::Stream> stream;
   std::shared_ptr<cuda::Graph> graph;  // set by the queue
   std::atomic<size_t> bytes{0};        // likewise
 };
@@ -125,12 +125,12 @@ Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "beginCapture", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device, "; graphs are of CUDA alone.");
   auto& environment = Environment::of(info.Env());
-  auto queue = environment.queue(device);
+  auto stream = environment.stream(device);
   if (!info[1].IsBoolean()) refuse(info[1], "beginCapture", 1, "true or false");
-  environment.calls.enqueue("beginCapture", [queue, shared = info[1].As<Napi::Boolean>().Value()] {
-    cuda::Use use(*queue);
+  environment.calls.enqueue("beginCapture", [stream, shared = info[1].As<Napi::Boolean>().Value()] {
+    cuda::Use use(*stream);
     cuda::Shared memory(shared);
-    queue->begin_capture();
+    stream->begin_capture();
   });
   return info.Env().Undefined();
 }
@@ -141,10 +141,10 @@ Napi::Value end_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "endCapture", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device, ".");
   auto& environment = Environment::of(info.Env());
-  auto captured = std::make_unique<std::shared_ptr<Captured>>(std::make_shared<Captured>(environment.queue(device)));
+  auto captured = std::make_unique<std::shared_ptr<Captured>>(std::make_shared<Captured>(environment.stream(device)));
   environment.calls.enqueue_always("endCapture", [c = *captured, &calls = environment.calls] {
-    cuda::Use use(*c->queue);
-    c->graph = c->queue->end_capture(!calls.failed());
+    cuda::Use use(*c->stream);
+    c->graph = c->stream->end_capture(!calls.failed());
     if (c->graph) c->bytes = cuda::graph_bytes(*c->graph);
   });
   Napi::Object object = Napi::Object::New(info.Env());
@@ -172,10 +172,10 @@ Napi::Value replay(const Napi::CallbackInfo& info) {
   auto graph = graph_argument(info, "replay");
   Environment::of(info.Env()).calls.enqueue("replay", [graph] {
     if (!graph->graph) throw std::runtime_error("the graph was not captured, because one of its operators failed");
-    cuda::Use use(*graph->queue);
-    const profile::Span span("graph", graph->queue,
+    cuda::Use use(*graph->stream);
+    const profile::Span span("graph", graph->stream,
                              [] { return profile::Bytes{}; });  // of its operators, nothing is known by now
-    graph->queue->replay(*graph->graph);
+    graph->stream->replay(*graph->graph);
   });
   return info.Env().Undefined();
 }
@@ -193,8 +193,8 @@ Napi::Value release_graph(const Napi::CallbackInfo& info) {
       .calls.enqueue_always("releaseGraph",
                              [graph = std::exchange(graph_argument(info, "releaseGraph"), nullptr)]() mutable {
                                if (!graph->graph) return;
-                               cuda::Use use(*graph->queue);
-                               graph->queue->wait();
+                               cuda::Use use(*graph->stream);
+                               graph->stream->wait();
                                graph->graph.reset();
                              });
   return info.Env().Undefined();

@@ -26,34 +26,34 @@ Environment::Environment(Napi::Env env) : calls([this] { finish(); }) {
       {Napi::String::New(env, "exit"), Napi::Function::New(env, [this](const Napi::CallbackInfo&) { calls.drop(); })});
 }
 
-std::shared_ptr<cuda::Queue> Environment::queue(Device device) {
+std::shared_ptr<cuda::Stream> Environment::stream(Device device) {
   if (!device.is_cuda()) return nullptr;
   std::lock_guard lock(mutex_);
   size_t i = size_t(device.id);
-  if (i < queues_.size() && queues_[i] && !cuda::lost(device.id)) return queues_[i];
-  auto made = std::make_shared<cuda::Queue>(device.id);
-  if (i >= queues_.size()) queues_.resize(i + 1);
-  return queues_[i] = std::move(made);
+  if (i < streams_.size() && streams_[i] && !cuda::lost(device.id)) return streams_[i];
+  auto made = std::make_shared<cuda::Stream>(device.id);
+  if (i >= streams_.size()) streams_.resize(i + 1);
+  return streams_[i] = std::move(made);
 }
 
 /// Waits for every GPU, and reports the first that failed. That one is lost is said once; what it has nothing to do
 /// with goes on.
 void Environment::finish() {
-  std::vector<std::shared_ptr<cuda::Queue>> queues;
+  std::vector<std::shared_ptr<cuda::Stream>> streams;
   {
     std::lock_guard lock(mutex_);
-    queues = queues_;
+    streams = streams_;
   }
   std::string failure;
-  for (auto& q : queues) {
-    if (!q || q->capturing()) continue;
+  for (auto& s : streams) {
+    if (!s || s->capturing()) continue;
     try {
-      cuda::Use use(*q);
-      q->wait();
+      cuda::Use use(*s);
+      s->wait();
     } catch (const std::exception& e) {
       if (failure.empty()) failure = e.what();
       std::lock_guard lock(mutex_);
-      if (cuda::lost(q->device())) queues_[size_t(q->device())] = nullptr;
+      if (cuda::lost(s->device())) streams_[size_t(s->device())] = nullptr;
     }
   }
   if (!failure.empty()) throw std::runtime_error(failure);

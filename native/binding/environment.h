@@ -27,9 +27,9 @@ class Environment {
   /// ended.
   std::shared_ptr<profile::Recorder> recorder;
 
-  /// The device's queue of this thread, made when it is first asked for; null for the CPU. Throws where there is no
+  /// The device's stream of this thread, made when it is first asked for; null for the CPU. Throws where there is no
   /// such device.
-  std::shared_ptr<cuda::Queue> queue(Device device);
+  std::shared_ptr<cuda::Stream> stream(Device device);
 
   /// A promise that settles when the queue has come so far. `work` runs on the queue's thread; the promise resolves to
   /// `result` (kept alive meanwhile) or rejects with the queue's failure or what `work` throws.
@@ -45,7 +45,7 @@ class Environment {
   napi_threadsafe_function back_ = nullptr;
   Napi::FunctionReference array_buffer_;
   std::mutex mutex_;
-  std::vector<std::shared_ptr<cuda::Queue>> queues_;  // by device
+  std::vector<std::shared_ptr<cuda::Stream>> streams_;  // by device
   int waiting_ = 0;                                   // promises open: the process must not end before they settle
 };
 

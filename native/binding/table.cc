@@ -55,17 +55,17 @@ Device common_device(const Role* roles, size_t count) {
   return first == count ? cpu_device : roles[first].view->storage->device();
 }
 
-void settle(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Queue>& queue) {
+void settle(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Stream>& stream) {
   for (size_t i = 0; i < count; ++i) {
     if (!roles[i].view || !*roles[i].view || roles[i].view->storage->device().decided()) continue;
-    roles[i].view->storage->settle(queue);
+    roles[i].view->storage->settle(stream);
     report(env, *roles[i].view->storage);
   }
 }
 
-void keep(cuda::Queue& queue, const Role* roles, size_t count) {
+void keep(cuda::Stream& stream, const Role* roles, size_t count) {
   for (size_t i = 0; i < count; ++i)
-    if (roles[i].view && *roles[i].view) queue.keep(roles[i].view->storage->block(), roles[i].view->storage);
+    if (roles[i].view && *roles[i].view) stream.keep(roles[i].view->storage->block(), roles[i].view->storage);
 }
 
 profile::Bytes traffic(const Role* roles, size_t count) {

@@ -88,7 +88,7 @@ void count(int device, ptrdiff_t bytes) {
 
 std::string version(int v) { return text(v / 1000, ".", v % 1000 / 10); }
 
-thread_local Queue* in_use = nullptr;
+thread_local Stream* in_use = nullptr;
 thread_local bool in_common = false;  // of Shared
 
 }  // namespace
@@ -282,7 +282,7 @@ size_t graph_bytes(const Graph& graph) { return graph.bytes(); }
 Shared::Shared(bool shared) : before_(std::exchange(in_common, shared)) {}
 Shared::~Shared() { in_common = before_; }
 
-// ---- queues ----
+// ---- streams ----
 
 namespace {
 
@@ -295,7 +295,7 @@ void trim_pool(int device) {
 
 }  // namespace
 
-struct Queue::State {
+struct Stream::State {
   cudaStream_t stream = nullptr;
   /// Pinned chunks that uploads and downloads go through, in turn.
   struct Chunk {
@@ -304,8 +304,7 @@ struct Queue::State {
   } chunks[2];
   size_t next = 0;
   Fault* fault = nullptr;                // on the device
-  unsigned* counters = nullptr;          // on the device too
-  std::vector<std::string> messages;     // of Queue::fault; kept for ever, since a graph may report them
+  std::vector<std::string> messages;     // of Stream::fault; none is ever dropped, since a graph may report it
   std::mutex mutex;                      // release() comes from any thread; also held where a capture begins and ends
   std::weak_ptr<Arena> arena;            // of the graphs that share one
   cudaEvent_t before_capture = nullptr;  // after everything that was queued before the capture
@@ -323,7 +322,7 @@ struct Queue::State {
   }
 };
 
-Queue::Queue(int device) : device_(device), state_(std::make_unique<State>()) {
+Stream::Stream(int device) : device_(device), state_(std::make_unique<State>()) {
   device_info(device);  // throws where there is none
   State& s = *state_;
   check(cudaSetDevice(device), "cudaSetDevice");
@@ -338,7 +337,7 @@ Queue::Queue(int device) : device_(device), state_(std::make_unique<State>()) {
   check(cudaMemsetAsync(s.counters, 0, kCounters * sizeof(unsigned), s.stream), "cudaMemsetAsync");
 }
 
-Queue::~Queue() {
+Stream::~Stream() {
   State& s = *state_;
   if (cudaSetDevice(device_) != cudaSuccess) return;
   if (s.stream) cudaStreamSynchronize(s.stream);
@@ -353,14 +352,14 @@ Queue::~Queue() {
   cudaGetLastError();
 }
 
-void* Queue::stream() const { return state_->stream; }
+void* Stream::handle() const { return state_->stream; }
 
-void Queue::require_running(const char* what) const {
+void Stream::require_running(const char* what) const {
   require_alive(device_);
   if (capture_) throw std::runtime_error(text(what, " cannot be part of a captured graph; do it before or after"));
 }
 
-Block Queue::allocate(size_t bytes) {
+Block Stream::allocate(size_t bytes) {
   require_alive(device_);
   bytes = std::max<size_t>(bytes, 1);
   void* p = nullptr;
@@ -399,7 +398,7 @@ Block Queue::allocate(size_t bytes) {
   return {p, bytes, nullptr};
 }
 
-void Queue::release(Block block) noexcept {
+void Stream::release(Block block) noexcept {
   if (block.graph) return block.graph->release(block.data);
   count(device_, -ptrdiff_t(block.bytes));
   if (known(device_).lost) return;
@@ -413,7 +412,7 @@ void Queue::release(Block block) noexcept {
   cudaGetLastError();
 }
 
-void Queue::upload(void* to, const void* from, size_t bytes) {
+void Stream::upload(void* to, const void* from, size_t bytes) {
   require_running("an upload");
   for (size_t at = 0; at < bytes; at += kChunk) {
     size_t n = std::min(kChunk, bytes - at);
@@ -425,7 +424,7 @@ void Queue::upload(void* to, const void* from, size_t bytes) {
   }
 }
 
-void Queue::download(void* to, const void* from, size_t bytes) {
+void Stream::download(void* to, const void* from, size_t bytes) {
   require_running("a download");
   struct Piece {
     State::Chunk* chunk;
@@ -448,7 +447,7 @@ void Queue::download(void* to, const void* from, size_t bytes) {
   if (before.chunk) finish(before);
 }
 
-void Queue::wait() {
+void Stream::wait() {
   require_running("a wait");
   if (state_->messages.empty()) return check(cudaStreamSynchronize(state_->stream), "queued work");
   Fault found;
@@ -461,7 +460,7 @@ void Queue::wait() {
   throw std::runtime_error(message);
 }
 
-Fault* Queue::fault(const char* message, unsigned* what) {
+Fault* Stream::fault(const char* message, unsigned* what) {
   auto& all = state_->messages;
   auto it = std::find(all.begin(), all.end(), message);
   if (it == all.end()) it = all.insert(all.end(), message);
@@ -469,9 +468,7 @@ Fault* Queue::fault(const char* message, unsigned* what) {
   return state_->fault;
 }
 
-unsigned* Queue::counters() const { return state_->counters; }
-
-void Queue::begin_capture() {
+void Stream::begin_capture() {
   require_running("a capture");
   State& s = *state_;
   if (!s.before_capture)
@@ -487,7 +484,7 @@ void Queue::begin_capture() {
   capture_ = std::move(graph);
 }
 
-std::shared_ptr<Graph> Queue::end_capture(bool whole) {
+std::shared_ptr<Graph> Stream::end_capture(bool whole) {
   if (!capture_) throw std::runtime_error("no graph is being captured");
   std::shared_ptr<Graph> graph;
   std::vector<Block> deferred;
@@ -514,21 +511,21 @@ std::shared_ptr<Graph> Queue::end_capture(bool whole) {
   return graph;
 }
 
-void Queue::keep(const Block& block, std::shared_ptr<void> owner) {
+void Stream::keep(const Block& block, std::shared_ptr<void> owner) {
   if (block.graph != capture_) capture_->kept.push_back(std::move(owner));
 }
 
-void Queue::replay(const Graph& graph) {
+void Stream::replay(const Graph& graph) {
   require_running("a graph");
   check(cudaGraphLaunch(graph.exec, state_->stream), "cudaGraphLaunch");
 }
 
-// ---- the queue in use ----
+// ---- the stream in use ----
 
-Use::Use(Queue& queue) : before_(std::exchange(in_use, &queue)) {
+Use::Use(Stream& stream) : before_(std::exchange(in_use, &stream)) {
   try {
-    require_alive(queue.device());
-    check(cudaSetDevice(queue.device()), "cudaSetDevice");
+    require_alive(stream.device());
+    check(cudaSetDevice(stream.device()), "cudaSetDevice");
   } catch (...) {
     in_use = before_;
     throw;
@@ -536,10 +533,10 @@ Use::Use(Queue& queue) : before_(std::exchange(in_use, &queue)) {
 }
 Use::~Use() { in_use = before_; }
 
-Queue& current() {
-  if (!in_use) throw std::runtime_error("a CUDA operator was called outside a queue");
+Stream& current() {
+  if (!in_use) throw std::runtime_error("a CUDA operator was called outside a stream");
   return *in_use;
 }
-cudaStream_t current_stream() { return static_cast<cudaStream_t>(current().stream()); }
+cudaStream_t current_stream() { return static_cast<cudaStream_t>(current().handle()); }
 
 }  // namespace mt::cuda

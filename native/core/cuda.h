@@ -1,5 +1,6 @@
-// The core's interface to CUDA: devices, one queue of work for each JavaScript thread and device, captured graphs.
-// core/cuda.cc implements it with the CUDA runtime (or the emulator's), core/cuda_absent.cc in builds without CUDA.
+// CUDA as the rest of the core sees it: devices, one stream for each JavaScript thread and device, captured
+// graphs. core/cuda.cc does it with the CUDA runtime (or the emulator's), core/cuda_absent.cc says that this build has
+// none.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -32,7 +33,7 @@ DeviceInfo device_info(int device);
 /// Whether an error left the device unusable for this process.
 bool lost(int device);
 
-/// Counters of one device, over all its queues.
+/// Counters of one device, over all its streams.
 struct Memory {
   size_t bytes, peak;  // allocated now, and the most at one time
 };
@@ -48,27 +49,25 @@ struct Fault {
 /// Captured work, its memory pool, and the outside tensors that it uses.
 class Graph;
 
-/// Device memory: of a queue, or of the graph during whose capture it was allocated.
+/// Memory of a device: of a stream, or of the graph that it was allocated in the capture of.
 struct Block {
   void* data = nullptr;
   size_t bytes = 0;
   std::shared_ptr<Graph> graph;
 };
 
-inline constexpr int kCounters = 4096;
-
-/// A stream: runs its calls in order, asynchronously to the host. Except for release(), calls come from one thread at a
-/// time. Every function throws std::runtime_error where CUDA fails. An error that leaves a device unusable marks it
-/// lost: later calls fail at once.
-class Queue {
+/// A CUDA stream: runs what is called on it in order, beside the host. Calls are of one thread at a time, but release().
+/// Every function throws std::runtime_error where CUDA fails. An error that leaves a device unusable marks it lost:
+/// later calls for it say so at once.
+class Stream {
  public:
-  explicit Queue(int device);
-  ~Queue();
-  Queue(const Queue&) = delete;
+  explicit Stream(int device);
+  ~Stream();
+  Stream(const Stream&) = delete;
 
   int device() const { return device_; }
   /// The cudaStream_t behind it.
-  void* stream() const;
+  void* handle() const;
   /// Memory for work queued from now on; release() takes effect after the work queued before it. release() never
   /// throws and may be called from any thread.
   Block allocate(size_t bytes);
@@ -105,25 +104,25 @@ class Queue {
   std::unique_ptr<State> state_;
 };
 
-/// While it lives, operators on this thread launch into its queue.
+/// Makes a stream the one that operators on this thread launch into, for as long as it lives.
 class Use {
  public:
-  explicit Use(Queue& queue);
+  explicit Use(Stream& stream);
   ~Use();
   Use(const Use&) = delete;
 
  private:
-  Queue* before_;
+  Stream* before_;
 };
-/// The queue in use on this thread. Only inside Use.
-Queue& current();
+/// The stream in use on this thread. Only inside Use.
+Stream& current();
 
-/// Scratch memory of the current queue, for one operator.
+/// Memory of the current stream for as long as an operator needs it.
 class Scratch {
  public:
-  explicit Scratch(size_t bytes) : queue_(current()), block_(bytes ? queue_.allocate(bytes) : Block{}) {}
+  explicit Scratch(size_t bytes) : stream_(current()), block_(bytes ? stream_.allocate(bytes) : Block{}) {}
   ~Scratch() {
-    if (block_.data) queue_.release(std::move(block_));
+    if (block_.data) stream_.release(std::move(block_));
   }
   Scratch(const Scratch&) = delete;
   template <typename T>
@@ -132,7 +131,7 @@ class Scratch {
   }
 
  private:
-  Queue& queue_;
+  Stream& stream_;
   Block block_;
 };
 

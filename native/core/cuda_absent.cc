@@ -11,7 +11,7 @@ constexpr const char* kReason =
 }  // namespace
 
 class Graph {};
-struct Queue::State {};
+struct Stream::State {};
 
 Availability availability() { return {false, false, 0, kReason, ""}; }
 std::map<std::string, uint64_t> counts() { return {}; }
@@ -22,21 +22,21 @@ void reset_peak(int) {}
 Shared::Shared(bool) : before_(false) {}
 Shared::~Shared() = default;
 size_t graph_bytes(const Graph&) { return 0; }
-Queue::Queue(int) { refuse(); }
-Queue::~Queue() = default;
-void* Queue::stream() const { return nullptr; }
-Block Queue::allocate(size_t) { refuse(); }
-void Queue::release(Block) noexcept {}
-void Queue::upload(void*, const void*, size_t) { refuse(); }
-void Queue::download(void*, const void*, size_t) { refuse(); }
-void Queue::wait() { refuse(); }
-Fault* Queue::fault(const char*, unsigned*) { refuse(); }
-void Queue::begin_capture() { refuse(); }
-std::shared_ptr<Graph> Queue::end_capture(bool) { refuse(); }
-void Queue::keep(const Block&, std::shared_ptr<void>) {}
-void Queue::replay(const Graph&) { refuse(); }
-Use::Use(Queue&) : before_(nullptr) {}
+Stream::Stream(int) { refuse(); }
+Stream::~Stream() = default;
+void* Stream::handle() const { return nullptr; }
+Block Stream::allocate(size_t) { refuse(); }
+void Stream::release(Block) noexcept {}
+void Stream::upload(void*, const void*, size_t) { refuse(); }
+void Stream::download(void*, const void*, size_t) { refuse(); }
+void Stream::wait() { refuse(); }
+Fault* Stream::fault(const char*, unsigned*) { refuse(); }
+void Stream::begin_capture() { refuse(); }
+std::shared_ptr<Graph> Stream::end_capture(bool) { refuse(); }
+void Stream::keep(const Block&, std::shared_ptr<void>) {}
+void Stream::replay(const Graph&) { refuse(); }
+Use::Use(Stream&) : before_(nullptr) {}
 Use::~Use() = default;
-Queue& current() { refuse(); }
+Stream& current() { refuse(); }
 
 }  // namespace mt::cuda

@@ -24,17 +24,17 @@ void Recorder::end() noexcept {
   ended_.store(true, std::memory_order_release);
 }
 
-bool Recorder::open(const char* name, const std::shared_ptr<cuda::Queue>& queue, Bytes bytes) {
+bool Recorder::open(const char* name, const std::shared_ptr<cuda::Stream>& stream, Bytes bytes) {
   if (events_.size() >= most_) return ++dropped_, false;
   const size_t id = events_.size();
-  events_.push_back({name, queue ? queue->device() : Device::kCpu, 0, kUnknown, bytes});
+  events_.push_back({name, stream ? stream->device() : Device::kCpu, 0, kUnknown, bytes});
   running_ = nullptr;
-  if (queue) {
+  if (stream) {
     auto it = std::find_if(stopwatches_.begin(), stopwatches_.end(),
-                           [&](auto& s) { return s->queue() == queue.get(); });
+                           [&](auto& s) { return s->stream() == stream.get(); });
     if (it == stopwatches_.end())
       it = stopwatches_.insert(
-          it, std::make_unique<cuda::Stopwatch>(queue, zero_, [this](size_t i, int64_t start, int64_t duration) {
+          it, std::make_unique<cuda::Stopwatch>(stream, zero_, [this](size_t i, int64_t start, int64_t duration) {
             events_[i].start = start, events_[i].duration = duration;
           }));
     running_ = it->get();

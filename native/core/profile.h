@@ -45,14 +45,14 @@ class Recorder {
 
  private:
   friend class Span;
-  bool open(const char* name, const std::shared_ptr<cuda::Queue>& queue, Bytes bytes);
+  bool open(const char* name, const std::shared_ptr<cuda::Stream>& stream, Bytes bytes);
   void close() noexcept;
   int64_t now() const { return std::chrono::nanoseconds(std::chrono::steady_clock::now() - zero_).count(); }
 
   size_t most_;
   std::chrono::steady_clock::time_point zero_;
   std::vector<Event> events_;
-  std::vector<std::unique_ptr<cuda::Stopwatch>> stopwatches_;  // one for each queue that was seen
+  std::vector<std::unique_ptr<cuda::Stopwatch>> stopwatches_;  // one for each stream that was seen
   cuda::Stopwatch* running_ = nullptr;
   int64_t dropped_ = 0, elapsed_ = 0;
   std::atomic<bool> ended_{false};
@@ -64,14 +64,14 @@ inline thread_local Recorder* recording = nullptr;
 /// The scope of one operator. Work that is captured into a graph does not run and is not recorded.
 class Span {
  public:
-  /// @param queue the device's, null for the CPU
-  /// @param bytes returns the bytes that the operator moves; called only during a recording
+  /// @param stream the device's, null for the CPU
+  /// @param bytes a function that says what the operator moves; called only where it is recorded
   template <typename F>
-  Span(const char* name, const std::shared_ptr<cuda::Queue>& queue, F bytes) {
+  Span(const char* name, const std::shared_ptr<cuda::Stream>& stream, F bytes) {
     if (!recording) [[likely]]
       return;
-    if (queue && queue->capturing()) return;
-    if (recording->open(name, queue, bytes())) recorder_ = recording;
+    if (stream && stream->capturing()) return;
+    if (recording->open(name, stream, bytes())) recorder_ = recording;
   }
   ~Span() {
     if (recorder_) recorder_->close();

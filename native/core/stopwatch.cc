@@ -62,13 +62,13 @@ struct Stopwatch::State {
   }
 };
 
-Stopwatch::Stopwatch(std::shared_ptr<Queue> queue, std::chrono::steady_clock::time_point zero, Told told)
-    : queue_(std::move(queue)), state_(std::make_unique<State>()) {
-  Use use(*queue_);
+Stopwatch::Stopwatch(std::shared_ptr<Stream> stream, std::chrono::steady_clock::time_point zero, Told told)
+    : stream_(std::move(stream)), state_(std::make_unique<State>()) {
+  Use use(*stream_);
   State& s = *state_;
   s.told = std::move(told);
   s.anchor = s.take();
-  check(cudaEventRecord(s.anchor, static_cast<cudaStream_t>(queue_->stream())), "cudaEventRecord");
+  check(cudaEventRecord(s.anchor, static_cast<cudaStream_t>(stream_->handle())), "cudaEventRecord");
   check(cudaEventSynchronize(s.anchor), "cudaEventSynchronize");
   s.anchored = double(std::chrono::nanoseconds(std::chrono::steady_clock::now() - zero).count());
 }
@@ -76,18 +76,18 @@ Stopwatch::~Stopwatch() = default;
 
 void Stopwatch::start(size_t id, const char* name) {
   State& s = *state_;
-  Use use(*queue_);
+  Use use(*stream_);
   if (s.laps.size() >= kInFlight) read(kInFlight / 2);
   cudaEvent_t from = s.take(), to = s.take();
-  check(cudaEventRecord(from, static_cast<cudaStream_t>(queue_->stream())), "cudaEventRecord");
+  check(cudaEventRecord(from, static_cast<cudaStream_t>(stream_->handle())), "cudaEventRecord");
   s.laps.push_back({id, from, to});
   range(name);
 }
 
 void Stopwatch::stop() noexcept {
   range(nullptr);
-  cudaEventRecord(state_->laps.back().to, static_cast<cudaStream_t>(queue_->stream()));
-  cudaGetLastError();  // if it failed, so does every query of its time
+  cudaEventRecord(state_->laps.back().to, static_cast<cudaStream_t>(stream_->handle()));
+  cudaGetLastError();  // where it failed, so does every question for its time
 }
 
 /// Errors are reported by the wait for the work itself.
@@ -122,7 +122,7 @@ void Stopwatch::finish() noexcept { read(state_->laps.size()); }
 #else
 
 struct Stopwatch::State {};
-Stopwatch::Stopwatch(std::shared_ptr<Queue>, std::chrono::steady_clock::time_point, Told) {}
+Stopwatch::Stopwatch(std::shared_ptr<Stream>, std::chrono::steady_clock::time_point, Told) {}
 Stopwatch::~Stopwatch() = default;
 void Stopwatch::start(size_t, const char*) {}
 void Stopwatch::stop() noexcept {}

@@ -210,15 +210,15 @@ Storage::Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes)
 }
 
 Storage::~Storage() {
-  if (block_.data) queue_->release(std::move(block_));
+  if (block_.data) stream_->release(std::move(block_));
   else if (void* p = data(); p && !mapping_) allocator().release(p, bytes_);
   for (auto& [key, made] : derived_) allocator().release_packed(made.data, made.bytes);
   allocator().count(-ptrdiff_t(bytes_), -1);
 }
 
-void Storage::settle(const std::shared_ptr<cuda::Queue>& queue) {
-  device_ = queue ? Device{queue->device()} : cpu_device;
-  queue_ = queue;
+void Storage::settle(const std::shared_ptr<cuda::Stream>& stream) {
+  device_ = stream ? Device{stream->device()} : cpu_device;
+  stream_ = stream;
 }
 
 const void* Storage::derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters,
@@ -233,8 +233,8 @@ const void* Storage::derived(const std::array<int64_t, 4>& key, size_t bytes, in
 
 void Storage::ensure() {
   if (data()) return;
-  if (queue_) block_ = queue_->allocate(bytes_);
-  data_.store(queue_ ? block_.data : allocator().allocate(bytes_), std::memory_order_release);
+  if (stream_) block_ = stream_->allocate(bytes_);
+  data_.store(stream_ ? block_.data : allocator().allocate(bytes_), std::memory_order_release);
 }
 
 }  // namespace mt

@@ -53,8 +53,8 @@ class Storage {
 
   size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
-  /// Sets its device, once, on the thread that made it; `queue` is the device's, null for the CPU.
-  void settle(const std::shared_ptr<cuda::Queue>& queue);
+  /// Decides where it lies, once, on the thread that it was made by; `stream` is the device's, null for the CPU.
+  void settle(const std::shared_ptr<cuda::Stream>& stream);
   /// Null until something has been written.
   void* data() const { return data_.load(std::memory_order_acquire); }
   /// Allocates if nothing was allocated yet. Throws std::runtime_error with the bytes asked for.
@@ -92,7 +92,7 @@ class Storage {
     size_t bytes;
   };
   std::map<std::array<int64_t, 4>, Derived> derived_;  // touched by the queue's thread alone
-  std::shared_ptr<cuda::Queue> queue_;
+  std::shared_ptr<cuda::Stream> stream_;
   cuda::Block block_;
 };
 

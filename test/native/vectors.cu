@@ -219,8 +219,8 @@ void widths() {
 int main() {
   divisions();
   plans();
-  Queue queue(0);
-  Use use(queue);
+  Stream stream(0);
+  Use use(stream);
   indices();
   widths();
   std::printf("%d checks, %d failed\n", checks, failures);

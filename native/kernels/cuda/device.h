@@ -59,7 +59,7 @@ __device__ inline float block_max(float x, float* part) {
   return most;
 }
 
-/// Notes what is wrong in the data, where nothing is noted yet; see Queue::fault.
+/// Notes what is wrong in the data, where nothing is noted yet; see Stream::fault.
 __device__ inline void report(Fault* f, unsigned what, long long value, long long bound) {
   if (atomicCAS(&f->set, 0u, 1u)) return;
   f->what = what;
