@@ -80,7 +80,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
   Device device = device_argument(info[2], "create", 2);
   v.storage = std::make_shared<Storage>(size_t(v.numel()) * size_of(v.dtype));
-  if (device.decided()) v.storage->settle(Environment::of(info.Env()).stream(device));
+  if (device.decided()) v.storage->assign_device(Environment::of(info.Env()).stream(device));
   if (!v.numel()) v.storage->ensure();  // nothing will ever have to be written
   return wrap(std::move(v), info[3], "create", 3);
 }
@@ -128,7 +128,7 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   View to = shaped(from.shape, from.rank, from.dtype);
   const size_t bytes = size_t(to.numel()) * size_of(to.dtype);
   to.storage = std::make_shared<Storage>(bytes);
-  to.storage->settle(target);
+  to.storage->assign_device(target);
   environment.calls.enqueue("transfer", [from, to, source, target, bytes] {
     const profile::Span span("transfer", target ? target : source,
                              [&] { return profile::Bytes{int64_t(bytes), int64_t(bytes)}; });
@@ -175,7 +175,7 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   require(data.ByteLength() == bytes, "expected ", bytes, " bytes for shape ", shape_text(v), " of ", name(v.dtype),
           ", but got ", data.ByteLength(), ".");
   v.storage = std::make_shared<Storage>(bytes);
-  v.storage->settle(nullptr);
+  v.storage->assign_device(nullptr);
   v.storage->ensure();
   if (bytes) std::memcpy(v.storage->data(), data.Data(), bytes);
   return wrap(info.Env(), std::move(v));
@@ -242,7 +242,7 @@ Napi::Value mapped(const Napi::CallbackInfo& info) {
     v.storage = std::make_shared<Storage>(mapping, size_t(offset), bytes);
   } else {
     v.storage = std::make_shared<Storage>(bytes);
-    v.storage->settle(nullptr);
+    v.storage->assign_device(nullptr);
     v.storage->ensure();
     std::memcpy(v.storage->data(), mapping->data() + offset, bytes);
   }
@@ -324,7 +324,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add_profile(exports);
   auto ops = Napi::Object::New(env);
   auto signatures = Napi::Array::New(env);
-  for (const Operator& o : table()) {
+  for (const Operator& o : registry()) {
     ops.Set(o.name, Napi::Function::New(env, o.call, o.name));
     signatures.Set(signatures.Length(), o.signature);
   }

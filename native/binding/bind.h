@@ -253,9 +253,9 @@ Napi::Value guarded(const Napi::CallbackInfo& info, const char* function, F f) {
 /// the CPU. Throws where two differ.
 Device common_device(const Role* roles, size_t count);
 /// Puts what lies nowhere yet where the operator runs. `stream` is null for the CPU.
-void settle(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Stream>& stream);
+void assign_device(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Stream>& stream);
 /// What a graph that is being captured needs of an operator's arguments.
-void keep(cuda::Stream& stream, const Role* roles, size_t count);
+void retain(cuda::Stream& stream, const Role* roles, size_t count);
 /// Bytes of an operator's arguments: each whole and once, whatever of it is used; what a view repeats counts once.
 profile::Bytes traffic(const Role* roles, size_t count);
 template <typename... Args>
@@ -347,7 +347,7 @@ Operator op(const char* name) {
               const Device device = common_device(roles.data(), roles.size());
               auto& environment = Environment::of(info.Env());
               auto stream = environment.stream(device);
-              settle(info.Env(), roles.data(), roles.size(), stream);
+              assign_device(info.Env(), roles.data(), roles.size(), stream);
               // Nothing to write is nothing to do, however large the sizes beside the 0.
               if (std::none_of(roles.begin(), roles.end(),
                                [](const Role& r) { return r.written && *r.view && r.view->numel(); }))
@@ -367,7 +367,7 @@ Operator op(const char* name) {
                   std::apply(Cuda, args);
                   if (stream->capturing()) {
                     const auto all = std::apply([](const auto&... a) { return roles_of(a...); }, args);
-                    keep(*stream, all.data(), all.size());
+                    retain(*stream, all.data(), all.size());
                   } else if (waits_for_each()) {
                     stream->wait();
                   }
@@ -378,6 +378,6 @@ Operator op(const char* name) {
           }};
 }
 
-const std::vector<Operator>& table();
+const std::vector<Operator>& registry();
 
 }  // namespace mt::binding

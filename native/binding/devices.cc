@@ -191,12 +191,12 @@ Napi::Value graph_memory(const Napi::CallbackInfo& info) {
 Napi::Value release_graph(const Napi::CallbackInfo& info) {
   Environment::of(info.Env())
       .calls.enqueue_always("releaseGraph",
-                             [graph = std::exchange(graph_argument(info, "releaseGraph"), nullptr)]() mutable {
-                               if (!graph->graph) return;
-                               cuda::Use use(*graph->stream);
-                               graph->stream->wait();
-                               graph->graph.reset();
-                             });
+                            [graph = std::exchange(graph_argument(info, "releaseGraph"), nullptr)]() mutable {
+                              if (!graph->graph) return;
+                              cuda::Use use(*graph->stream);
+                              graph->stream->wait();
+                              graph->graph.reset();
+                            });
   return info.Env().Undefined();
 }
 

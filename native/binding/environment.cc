@@ -13,7 +13,7 @@ struct Environment::Pending {
 Environment::Environment(Napi::Env env) : calls([this] { finish(); }) {
   napi_value name = Napi::String::New(env, "mtransllama queue");
   napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this,
-                                                       settle, &back_);
+                                                       resolve, &back_);
   if (status != napi_ok) throw Napi::Error::New(env);
   napi_unref_threadsafe_function(env, back_);
   array_buffer_ = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
@@ -60,7 +60,7 @@ void Environment::finish() {
 }
 
 /// Calls Node-API directly: the thread may be ending, when every call fails and an exception would have nowhere to go.
-void Environment::settle(napi_env env, napi_value, void* context, void* data) {
+void Environment::resolve(napi_env env, napi_value, void* context, void* data) {
   auto* self = static_cast<Environment*>(context);
   std::unique_ptr<Pending> pending(static_cast<Pending*>(data));
   if (!env) return;  // the environment is going away, and references with it

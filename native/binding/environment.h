@@ -40,13 +40,13 @@ class Environment {
  private:
   struct Pending;
   void finish();
-  static void settle(napi_env env, napi_value, void* context, void* data);
+  static void resolve(napi_env env, napi_value, void* context, void* data);
 
   napi_threadsafe_function back_ = nullptr;
   Napi::FunctionReference array_buffer_;
   std::mutex mutex_;
   std::vector<std::shared_ptr<cuda::Stream>> streams_;  // by device
-  int waiting_ = 0;                                   // promises open: the process must not end before they settle
+  int waiting_ = 0;                                     // promises open: the process must not end before they settle
 };
 
 }  // namespace mt::binding

@@ -12,7 +12,7 @@ void widen(View& v, bool filled) {
   int64_t n = 1;
   for (int i = v.rank - 1; i >= 0; n *= v.shape[i--]) wide.stride[i] = n;
   wide.storage = std::make_shared<Storage>(size_t(n) * sizeof(float));
-  wide.storage->settle(nullptr);
+  wide.storage->assign_device(nullptr);
   wide.storage->ensure();
   if (filled) cpu::copy(v, wide);
   v = wide;

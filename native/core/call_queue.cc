@@ -11,7 +11,8 @@ namespace mt {
 
 constexpr std::chrono::microseconds kAwake{50};  // with an empty queue: longer than lies between two operators
 
-CallQueue::CallQueue(std::function<void()> wait_elsewhere) : wait_elsewhere_(std::move(wait_elsewhere)), thread_([this] { loop(); }) {}
+CallQueue::CallQueue(std::function<void()> wait_elsewhere)
+    : wait_elsewhere_(std::move(wait_elsewhere)), thread_([this] { loop(); }) {}
 CallQueue::~CallQueue() { stop(); }
 
 void CallQueue::stop() {

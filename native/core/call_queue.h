@@ -14,8 +14,8 @@ namespace mt {
 
 class CallQueue {
  public:
-  /// `wait_elsewhere` waits for what tasks started elsewhere, as on a GPU; it runs before every sync, which reports what it
-  /// throws.
+  /// `wait_elsewhere` waits for what tasks started elsewhere, as on a GPU; it runs before every sync, which reports
+  /// what it throws.
   explicit CallQueue(std::function<void()> wait_elsewhere);
   /// Finishes the task that is running, drops the rest.
   ~CallQueue();

@@ -256,7 +256,7 @@ class Graph {
   size_t bytes() const { return arena_->bytes; }
 
   cudaGraphExec_t exec = nullptr;
-  std::vector<std::shared_ptr<void>> kept;
+  std::vector<std::shared_ptr<void>> retained;
 
  private:
   void add_segment(char* p, size_t size) {
@@ -484,7 +484,7 @@ void Stream::begin_capture() {
   capture_ = std::move(graph);
 }
 
-std::shared_ptr<Graph> Stream::end_capture(bool whole) {
+std::shared_ptr<Graph> Stream::end_capture(bool complete) {
   if (!capture_) throw std::runtime_error("no graph is being captured");
   std::shared_ptr<Graph> graph;
   std::vector<Block> deferred;
@@ -500,19 +500,19 @@ std::shared_ptr<Graph> Stream::end_capture(bool whole) {
     count(device_, ptrdiff_t(b.bytes));
     release(std::move(b));
   }
-  if (whole) check(e, "cudaStreamEndCapture");
-  if (whole) e = cudaGraphInstantiate(&graph->exec, recorded, 0);
+  if (complete) check(e, "cudaStreamEndCapture");
+  if (complete) e = cudaGraphInstantiate(&graph->exec, recorded, 0);
   if (recorded) cudaGraphDestroy(recorded);
-  if (!whole) {
-    cudaGetLastError();  // the failure was reported already
+  if (!complete) {
+    cudaGetLastError();  // what failed has been told
     return nullptr;
   }
   check(e, "cudaGraphInstantiate");
   return graph;
 }
 
-void Stream::keep(const Block& block, std::shared_ptr<void> owner) {
-  if (block.graph != capture_) capture_->kept.push_back(std::move(owner));
+void Stream::retain(const Block& block, std::shared_ptr<void> owner) {
+  if (block.graph != capture_) capture_->retained.push_back(std::move(owner));
 }
 
 void Stream::replay(const Graph& graph) {

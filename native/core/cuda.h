@@ -56,9 +56,9 @@ struct Block {
   std::shared_ptr<Graph> graph;
 };
 
-/// A CUDA stream: runs what is called on it in order, beside the host. Calls are of one thread at a time, but release().
-/// Every function throws std::runtime_error where CUDA fails. An error that leaves a device unusable marks it lost:
-/// later calls for it say so at once.
+/// A CUDA stream: runs what is called on it in order, beside the host. Calls are of one thread at a time, but
+/// release(). Every function throws std::runtime_error where CUDA fails. An error that leaves a device unusable marks
+/// it lost: later calls for it say so at once.
 class Stream {
  public:
   explicit Stream(int device);
@@ -82,17 +82,13 @@ class Stream {
   /// `what`.
   Fault* fault(const char* message, unsigned* what);
 
-  /// kCounters counters on the device, for kernels whose blocks count each other. They are 0 when a kernel begins and
-  /// when it ends. A queue runs one kernel after the other, also those of graphs, so all of them share the counters.
-  unsigned* counters() const;
-
-  /// Between begin and end nothing runs: work, and its memory, is recorded into a graph. Unless `whole`, the recording
-  /// is dropped and the graph is null.
+  /// Between begin and end nothing runs: work, and memory it needs, is recorded into a graph. What was recorded is
+  /// dropped unless it is `complete`: then the graph is null.
   void begin_capture();
-  std::shared_ptr<Graph> end_capture(bool whole);
+  std::shared_ptr<Graph> end_capture(bool complete);
   bool capturing() const { return capture_ != nullptr; }
-  /// While capturing: the graph keeps this alive, unless it is the graph's own.
-  void keep(const Block& block, std::shared_ptr<void> owner);
+  /// While capturing: the graph needs this as long as it lives, unless it is the graph's own.
+  void retain(const Block& block, std::shared_ptr<void> owner);
   void replay(const Graph& graph);
 
  private:

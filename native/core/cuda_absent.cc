@@ -33,7 +33,7 @@ void Stream::wait() { refuse(); }
 Fault* Stream::fault(const char*, unsigned*) { refuse(); }
 void Stream::begin_capture() { refuse(); }
 std::shared_ptr<Graph> Stream::end_capture(bool) { refuse(); }
-void Stream::keep(const Block&, std::shared_ptr<void>) {}
+void Stream::retain(const Block&, std::shared_ptr<void>) {}
 void Stream::replay(const Graph&) { refuse(); }
 Use::Use(Stream&) : before_(nullptr) {}
 Use::~Use() = default;

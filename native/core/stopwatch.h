@@ -19,8 +19,8 @@ class Stopwatch {
   Stopwatch(const Stopwatch&) = delete;
 
   const Stream* stream() const { return stream_.get(); }
-  /// Around the calls that enqueue the work, which tools that read NVTX see as a range of this name. Now and then start()
-  /// waits for work of long ago, so that there is never more than some thousand events.
+  /// Around the calls that enqueue the work, which tools that read NVTX see as a range of this name. Now and then
+  /// start() waits for work of long ago, so that there is never more than some thousand events.
   void start(size_t id, const char* name);
   void stop() noexcept;
   /// Waits for all work. Work whose times CUDA does not give is left out.

@@ -216,7 +216,7 @@ Storage::~Storage() {
   allocator().count(-ptrdiff_t(bytes_), -1);
 }
 
-void Storage::settle(const std::shared_ptr<cuda::Stream>& stream) {
+void Storage::assign_device(const std::shared_ptr<cuda::Stream>& stream) {
   device_ = stream ? Device{stream->device()} : cpu_device;
   stream_ = stream;
 }

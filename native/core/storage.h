@@ -45,7 +45,7 @@ class Mapping {
 
 class Storage {
  public:
-  /// Lies on the device of the first operator that writes it, unless settle() decides.
+  /// Lies where the first operator that writes it runs, if that is not said with assign_device().
   explicit Storage(size_t bytes);
   Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes);
   ~Storage();
@@ -54,7 +54,7 @@ class Storage {
   size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
   /// Decides where it lies, once, on the thread that it was made by; `stream` is the device's, null for the CPU.
-  void settle(const std::shared_ptr<cuda::Stream>& stream);
+  void assign_device(const std::shared_ptr<cuda::Stream>& stream);
   /// Null until something has been written.
   void* data() const { return data_.load(std::memory_order_acquire); }
   /// Allocates if nothing was allocated yet. Throws std::runtime_error with the bytes asked for.

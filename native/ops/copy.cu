@@ -66,7 +66,7 @@ void from_host(const View& y, F draw) {
   static_cast<View&>(host) = y;
   host.offset = 0;
   host.storage = std::make_shared<Storage>(size_t(y.numel()) * sizeof(float));
-  host.storage->settle(nullptr);
+  host.storage->assign_device(nullptr);
   host.storage->ensure();
   draw(host);
   current().upload(y.data<float>(), host.data<float>(), size_t(y.numel()) * sizeof(float));

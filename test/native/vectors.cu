@@ -110,7 +110,7 @@ View filled(View v, int64_t offset = 0) {
   int64_t last = offset + 1;
   for (int i = 0; i < v.rank; ++i) last += (v.shape[i] - 1) * v.stride[i];
   v.storage = std::make_shared<Storage>(size_t(last) * size_of(v.dtype) + 16);
-  v.storage->settle(nullptr);
+  v.storage->assign_device(nullptr);
   v.storage->ensure();
   v.offset = offset;
   auto* bytes = static_cast<unsigned char*>(v.storage->data());

@@ -60,7 +60,7 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
     'dist/cli/main.js',
     'scripts/build.mjs',
     'native/exports.map',
-    'native/binding/table.cc',
+    'native/binding/registry.cc',
     'CMakeLists.txt',
     'binding.gyp',
   ])

@@ -55,17 +55,17 @@ Device common_device(const Role* roles, size_t count) {
   return first == count ? cpu_device : roles[first].view->storage->device();
 }
 
-void settle(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Stream>& stream) {
+void assign_device(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Stream>& stream) {
   for (size_t i = 0; i < count; ++i) {
     if (!roles[i].view || !*roles[i].view || roles[i].view->storage->device().decided()) continue;
-    roles[i].view->storage->settle(stream);
+    roles[i].view->storage->assign_device(stream);
     report(env, *roles[i].view->storage);
   }
 }
 
-void keep(cuda::Stream& stream, const Role* roles, size_t count) {
+void retain(cuda::Stream& stream, const Role* roles, size_t count) {
   for (size_t i = 0; i < count; ++i)
-    if (roles[i].view && *roles[i].view) stream.keep(roles[i].view->storage->block(), roles[i].view->storage);
+    if (roles[i].view && *roles[i].view) stream.retain(roles[i].view->storage->block(), roles[i].view->storage);
 }
 
 profile::Bytes traffic(const Role* roles, size_t count) {
@@ -123,7 +123,7 @@ void check_outputs(const Role* roles, size_t count) {
   }
 }
 
-const std::vector<Operator>& table() {
+const std::vector<Operator>& registry() {
   static const std::vector<Operator> operators = {
       op<check_add, cpu::add, CUDA(add)>("add"),
       op<check_scale, cpu::scale, CUDA(scale)>("scale"),
