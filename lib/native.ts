@@ -42,10 +42,10 @@ export interface Ops {
   silu_mul_backward(dy: act, gate: act, up: act, dgate: actOut, dup: actOut): void
   gate_forward(a: act, b: act, g: tensor, y: actOut): void
   gate_backward(dy: act, a: act, b: act, g: tensor, da: actOut, db: actOut, dg: out | null): void
-  gemm_forward(x: act, w: tensor, bias: tensor | null, residual: act | null, y: actOut): void
-  gemm_gelu_forward(x: act, w: tensor, bias: tensor | null, z: actOut | null, y: actOut): void
-  gemm_backward_input(dy: act, w: tensor, residual: act | null, dx: actOut): void
-  gemm_backward_weight(dy: act, x: act, dw: out | null, dbias: out | null): void
+  linear_forward(x: act, w: tensor, bias: tensor | null, residual: act | null, y: actOut): void
+  linear_gelu_forward(x: act, w: tensor, bias: tensor | null, z: actOut | null, y: actOut): void
+  linear_backward_input(dy: act, w: tensor, residual: act | null, dx: actOut): void
+  linear_backward_weight(dy: act, x: act, dw: out | null, dbias: out | null): void
   lora_forward(
     x: act,
     w: tensor,

@@ -27,7 +27,7 @@ const inverseRoot = (k: number): number => 1 / Math.sqrt(k)
 /** y = x Wᵀ, several matrices one after another, each with an x of its width. */
 function linearSet(item: Item, inputs: Inputs): Passes {
   const { m, layers } = item as Item & { m: number; layers: [number, number][] }
-  const { gemm_forward, gemm_backward_input } = native().ops
+  const { linear_forward, linear_backward_input } = native().ops
   const xs = new Map<number, Tensor>()
   const dys = new Map<number, Tensor>()
   const made = (of: Map<number, Tensor>, name: Name, width: number): Tensor =>
@@ -48,14 +48,14 @@ function linearSet(item: Item, inputs: Inputs): Passes {
   const bytes = layers.reduce((s, [n, k]) => s + 2 * (n * k + m * n + m * k), 0)
   return {
     forward: {
-      call: () => parts.forEach((p) => gemm_forward(p.x.handle, p.w.handle, null, null, p.y.handle)),
+      call: () => parts.forEach((p) => linear_forward(p.x.handle, p.w.handle, null, null, p.y.handle)),
       outputs: parts.map((p) => p.y),
       flops,
       bytes,
     },
     ...(backward && {
       backward: {
-        call: () => parts.forEach((p, i) => gemm_backward_input(dyOf[i]!.handle, p.w.handle, null, p.dx.handle)),
+        call: () => parts.forEach((p, i) => linear_backward_input(dyOf[i]!.handle, p.w.handle, null, p.dx.handle)),
         outputs: parts.map((p) => p.dx),
         flops,
         bytes,
@@ -146,7 +146,7 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
     forward: {
       call: () => {
         q.forward()
-        ops.gemm_forward(x.handle, w.handle, null, null, y.handle)
+        ops.linear_forward(x.handle, w.handle, null, null, y.handle)
         v.forward()
       },
       outputs: [q.y, y, v.y],
@@ -156,7 +156,7 @@ function qkvSet(item: Item, inputs: Inputs): Passes {
     backward: {
       call: () => {
         q.backward()
-        ops.gemm_backward_input(dys[1].handle, w.handle, null, dk.handle)
+        ops.linear_backward_input(dys[1].handle, w.handle, null, dk.handle)
         v.backward()
         ops.add(q.dx.handle, dk.handle, 1, sum.handle)
         ops.add(sum.handle, v.dx.handle, 1, dx.handle)
@@ -216,12 +216,12 @@ function vitSet(item: Item, inputs: Inputs): Passes {
     forward: {
       call: () => {
         ops.layernorm_forward(x.handle, one.handle, zero.handle, 1e-6, t.n1.handle, null, mean.handle, rstd.handle)
-        ops.gemm_forward(t.n1.handle, w.qkv.handle, biases.qkv.handle, null, t.qkv.handle)
+        ops.linear_forward(t.n1.handle, w.qkv.handle, biases.qkv.handle, null, t.qkv.handle)
         ops.attention_forward(q.handle, k.handle, v.handle, null, null, null, 0, false, mixed.handle, lse.handle)
-        ops.gemm_forward(t.mixed.handle, w.out.handle, zero.handle, x.handle, t.mid.handle)
+        ops.linear_forward(t.mixed.handle, w.out.handle, zero.handle, x.handle, t.mid.handle)
         ops.layernorm_forward(t.mid.handle, one.handle, zero.handle, 1e-6, t.n2.handle, null, mean.handle, rstd.handle)
-        ops.gemm_gelu_forward(t.n2.handle, w.up.handle, biases.mlp.handle, null, t.act.handle)
-        ops.gemm_forward(t.act.handle, w.down.handle, zero.handle, t.mid.handle, t.y.handle)
+        ops.linear_gelu_forward(t.n2.handle, w.up.handle, biases.mlp.handle, null, t.act.handle)
+        ops.linear_forward(t.act.handle, w.down.handle, zero.handle, t.mid.handle, t.y.handle)
       },
       outputs: [t.y],
       flops: 2 * rows * matrices + 4 * frames * heads * tokens * tokens * d,

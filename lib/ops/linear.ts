@@ -15,8 +15,8 @@ function gradients(
   const dx = needsX ? empty(x.shape, x.dtype) : undefined
   const dw = needsW ? empty(w.shape) : undefined
   const dbias = needsBias ? empty(bias!.shape) : undefined
-  if (dx) native().ops.gemm_backward_input(dy.handle, w.handle, residual?.handle ?? null, dx.handle)
-  if (dw ?? dbias) native().ops.gemm_backward_weight(dy.handle, x.handle, dw?.handle ?? null, dbias?.handle ?? null)
+  if (dx) native().ops.linear_backward_input(dy.handle, w.handle, residual?.handle ?? null, dx.handle)
+  if (dw ?? dbias) native().ops.linear_backward_weight(dy.handle, x.handle, dw?.handle ?? null, dbias?.handle ?? null)
   return [dx, dw, dbias]
 }
 
@@ -37,7 +37,7 @@ export function linear(
     residual && contiguous(residual),
   ]
   const y = empty([...x.shape.slice(0, -1), w.dim(0)], x.dtype)
-  native().ops.gemm_forward(x.handle, w.handle, bias?.handle ?? null, r?.handle ?? null, y.handle)
+  native().ops.linear_forward(x.handle, w.handle, bias?.handle ?? null, r?.handle ?? null, y.handle)
   return record(
     'linear',
     y,
@@ -55,8 +55,8 @@ export function linearGelu(a: Tensor, weight: Tensor, offset?: Tensor): Tensor {
   const [x, w, bias] = [contiguous(a), contiguous(weight), offset && contiguous(offset)]
   const inputs = bias ? [x, w, bias] : [x, w]
   const y = empty([...x.shape.slice(0, -1), w.dim(0)], x.dtype)
-  const z = recording(inputs) ? empty(y.shape, y.dtype) : undefined // GELU's input, which its backward reads
-  native().ops.gemm_gelu_forward(x.handle, w.handle, bias?.handle ?? null, z?.handle ?? null, y.handle)
+  const z = recording(inputs) ? empty(y.shape, y.dtype) : undefined // what GELU saw: its slope depends on nothing else
+  native().ops.linear_gelu_forward(x.handle, w.handle, bias?.handle ?? null, z?.handle ?? null, y.handle)
   return record(
     'linearGelu',
     y,

@@ -14,7 +14,7 @@
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
-#include "ops/gemm.h"
+#include "ops/linear.h"
 #include "ops/layernorm.h"
 #include "ops/lora.h"
 #include "ops/lora_pack.h"
@@ -136,10 +136,11 @@ const std::vector<Operator>& registry() {
       op<check_silu_mul_backward, cpu::silu_mul_backward, CUDA(silu_mul_backward)>("silu_mul_backward"),
       op<check_gate_forward, cpu::gate_forward, CUDA(gate_forward)>("gate_forward"),
       op<check_gate_backward, cpu::gate_backward, CUDA(gate_backward)>("gate_backward"),
-      op<check_gemm_forward, cpu::gemm_forward, CUDA(gemm_forward)>("gemm_forward"),
-      op<check_gemm_gelu_forward, cpu::gemm_gelu_forward, CUDA(gemm_gelu_forward)>("gemm_gelu_forward"),
-      op<check_gemm_backward_input, cpu::gemm_backward_input, CUDA(gemm_backward_input)>("gemm_backward_input"),
-      op<check_gemm_backward_weight, cpu::gemm_backward_weight, CUDA(gemm_backward_weight)>("gemm_backward_weight"),
+      op<check_linear_forward, cpu::linear_forward, CUDA(linear_forward)>("linear_forward"),
+      op<check_linear_gelu_forward, cpu::linear_gelu_forward, CUDA(linear_gelu_forward)>("linear_gelu_forward"),
+      op<check_linear_backward_input, cpu::linear_backward_input, CUDA(linear_backward_input)>("linear_backward_input"),
+      op<check_linear_backward_weight, cpu::linear_backward_weight, CUDA(linear_backward_weight)>(
+          "linear_backward_weight"),
       op<check_lora_forward, cpu::lora_forward, CUDA(lora_forward)>("lora_forward"),
       op<check_lora_backward, cpu::lora_backward, CUDA(lora_backward)>("lora_backward"),
       op<check_lora_pack, cpu::lora_pack, CUDA(lora_pack)>("lora_pack"),

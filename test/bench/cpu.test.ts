@@ -122,7 +122,7 @@ test('--profile: the table and the trace name the same operators as often, and t
   const counted = new Map<string, number>()
   for (const e of (JSON.parse(readFileSync(trace, 'utf8')) as ChromeTrace).traceEvents)
     if (e.ph === 'X') counted.set(e.name, (counted.get(e.name) ?? 0) + 1)
-  for (const name of ['lora_forward', 'lora_backward', 'gemm_forward']) assert.ok(counted.has(name), name)
+  for (const name of ['lora_forward', 'lora_backward', 'linear_forward']) assert.ok(counted.has(name), name)
   const lines = stdout.split('\n')
   const [head, sum] = [lines.findIndex((l) => l.startsWith('operator ')), lines.findIndex((l) => l.startsWith('all '))]
   assert.equal(

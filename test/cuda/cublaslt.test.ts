@@ -191,14 +191,14 @@ for (const [fails, what] of [
     })
     assert.is(
       (await said({ ...file, MT_GEMM: 'cublaslt' })).ends,
-      `readBlocking: gemm_forward: cuBLASLt: ${what}; leave MT_GEMM out to go on without it.`,
+      `readBlocking: linear_forward: cuBLASLt: ${what}; leave MT_GEMM out to go on without it.`,
     )
   })
 
 test('a product that fails is an error that says what to do', async () => {
   assert.is(
     (await said({ MT_CUBLASLT: standIn(), STAND_IN_FAILS: 'product:13' })).ends,
-    'readBlocking: gemm_forward: cuBLASLt: a product failed with status 13; MT_GEMM=own computes without it.',
+    'readBlocking: linear_forward: cuBLASLt: a product failed with status 13; MT_GEMM=own computes without it.',
   )
 })
 
@@ -215,7 +215,7 @@ test('MT_CUBLASLT that names no usable library is an error, with the reason', as
     assert.is(by, 'own')
     assert.ok(reason.startsWith(`MT_CUBLASLT: expected the file of cuBLASLt 12 or 13, but ${file}`), reason)
     assert.match(reason, why)
-    assert.is(ends, `readBlocking: gemm_forward: ${reason}.`)
+    assert.is(ends, `readBlocking: linear_forward: ${reason}.`)
     assert.equal(await said({ MT_CUBLASLT: file, MT_GEMM: 'own' }), { by: 'own', reason: 'MT_GEMM=own', ends: 'well' })
   }
 })
@@ -237,7 +237,7 @@ test('nowhere: own kernels, or an error where it was asked for', async () => {
   assert.ok(reason)
   assert.is(
     (await said({ MT_GEMM: 'cublaslt' })).ends,
-    `readBlocking: gemm_forward: MT_GEMM=cublaslt asks for cuBLASLt, which was not found: ${reason}; name the file in MT_CUBLASLT, or leave MT_GEMM out.`,
+    `readBlocking: linear_forward: MT_GEMM=cublaslt asks for cuBLASLt, which was not found: ${reason}; name the file in MT_CUBLASLT, or leave MT_GEMM out.`,
   )
 })
 

@@ -74,7 +74,7 @@ test('tensors of two devices in one call: one sentence, and moving one of them h
   )
   assert.is(
     out[1],
-    'gemm_forward: argument 2: expected a tensor on cpu like argument 1, but got one on cuda:0; move it with to().',
+    'linear_forward: argument 2: expected a tensor on cpu like argument 1, but got one on cuda:0; move it with to().',
   )
   assert.equal(out.slice(2, 4), ['4,6 cuda:0 cpu', '1,2'])
   assert.is(

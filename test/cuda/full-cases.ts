@@ -429,7 +429,6 @@ const native: Record<string, string> = {
   crossEntropy: 'cross_entropy',
   addSquareSum: 'adamw',
   adamwAll: 'adamw',
-  linear: 'gemm',
   sourceAttention: 'source_attention',
 }
 export const operators = [...new Set(whole.map((c) => native[c.operator] ?? c.operator))]

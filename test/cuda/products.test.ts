@@ -13,7 +13,7 @@ if (!emulated)
 for (const [value, answer] of [
   ['own', '5,11'],
   ['', '5,11'],
-  ['mkl', 'readBlocking: gemm_forward: MT_GEMM: expected own or cublaslt, but got "mkl".'],
+  ['mkl', 'readBlocking: linear_forward: MT_GEMM: expected own or cublaslt, but got "mkl".'],
 ] as const)
   test(`MT_GEMM=${value}: ${answer}`, async () => {
     const out = await lines(

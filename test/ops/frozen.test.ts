@@ -126,8 +126,8 @@ test('nothing writes to a frozen tensor, through whatever view', () =>
     refuses(() => adamw(one(), one(), one(), frozen, step), refusal('adamw', 4))
     refuses(() => addSquareSum(full([1], 0).freeze(), one()), refusal('square_sum', 2))
     refuses(
-      () => native().ops.gemm_forward(full([4, 3], 1).handle, full([6, 3], 1).handle, null, null, frozen.handle),
-      refusal('gemm_forward', 5),
+      () => native().ops.linear_forward(full([4, 3], 1).handle, full([6, 3], 1).handle, null, null, frozen.handle),
+      refusal('linear_forward', 5),
     )
     refuses(() => write(row.freeze(), full([2, 6], 2)), refusal('copy', 2))
     assert.equal([...frozen.dataBlocking()], new Array(24).fill(1))

@@ -36,7 +36,7 @@ test('an unknown MT_CPU is refused by name', () => {
     env: { ...process.env, MT_CPU: 'sse9' },
     encoding: 'utf8',
   })
-  assert.match(stdout, /gemm_forward.*MT_CPU: expected avx512, avx2 or portable, but got "sse9"/)
+  assert.match(stdout, /linear_forward.*MT_CPU: expected avx512, avx2 or portable, but got "sse9"/)
 })
 
 test('gradients have the slope of central differences', () => {
@@ -141,7 +141,10 @@ test('sums over nothing are the bias, or nothing', () =>
   }))
 
 test('refusals name the argument, what was expected and what came', () => {
-  assert.throws(() => linear(empty([2, 5]), empty([3, 4])), /gemm_forward: x: expected a last dimension of 4.*\[2,5\]/)
+  assert.throws(
+    () => linear(empty([2, 5]), empty([3, 4])),
+    /linear_forward: x: expected a last dimension of 4.*\[2,5\]/,
+  )
   assert.throws(
     () => linear(empty([2, 4]), empty([3, 4], 'int32')),
     /w: expected dtype float32, bfloat16 or float16, but got int32/,

@@ -1,4 +1,4 @@
-// LoRA: golden files, central differences, what is frozen. All shapes, dtypes and instruction sets: gemm.test.ts.
+// LoRA: golden files, central differences, what is frozen. All shapes, dtypes and instruction sets: linear.test.ts.
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'

@@ -1,5 +1,5 @@
 // Matrix products of all shapes and dtypes against the oracle, for one instruction set: MT_CPU is read once per
-// process, so gemm.test.ts runs this file once for each. Prints the worst relative errors and a digest of all bits.
+// process, so linear.test.ts runs this file once for each. Prints the worst relative errors and a digest of all bits.
 import { createHash } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { lora } from '../../lib/ops/lora.js'

@@ -38,7 +38,7 @@ test('operators in order, with the bytes of each argument', () =>
       [...p.events()].map((e) => [e.operator, e.read, e.written]),
       [
         ['fill', ...floats(0, 20)],
-        ['gemm_forward', ...floats(12 + 20 + 5, 15)],
+        ['linear_forward', ...floats(12 + 20 + 5, 15)],
         ['add', ...floats(15 + 15, 15)],
         ['copy', ...floats(6, 6)],
         ['copy', ...floats(1, 30)], // one element, seen thirty times

@@ -149,7 +149,7 @@ test('a size of 0 beside enormous ones costs nothing', async () => {
     )
     ops.swap(none(1, 2 ** 30, 2 ** 16, 0), none(1, 2 ** 16, 2 ** 30, 0))
     ops.reduce_backward(none(many, 0), 1, 1, none(many, 2 ** 5, 0))
-    ops.gemm_forward(none(many, 0), none(0, 0), null, null, none(many, 0))
+    ops.linear_forward(none(many, 0), none(0, 0), null, null, none(many, 0))
     const rows = (): ReturnType<typeof none> => none(1, 1, many, 0, 1)
     ops.attention_backward(
       rows(),

@@ -1,4 +1,4 @@
-#include "ops/gemm.h"
+#include "ops/linear.h"
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/product.h"
@@ -40,7 +40,7 @@ bool narrow(const View& x) { return x.dtype == DType::bf16; }
 
 }  // namespace
 
-void gemm_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y) {
+void linear_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y) {
   product({.form = Form::nt,
            .a = matrix(x),
            .b = matrix(w),
@@ -51,7 +51,7 @@ void gemm_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct
            .residual = residual ? address(residual) : nullptr});
 }
 
-void gemm_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y) {
+void linear_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y) {
   product({.form = Form::nt,
            .a = matrix(x),
            .b = matrix(w),
@@ -63,7 +63,7 @@ void gemm_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActO
            .before = z ? address(z) : nullptr});
 }
 
-void gemm_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx) {
+void linear_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx) {
   product({.form = Form::nn,
            .a = matrix(dy),
            .b = matrix(w),
@@ -73,7 +73,7 @@ void gemm_backward_input(const Act& dy, const View& w, const MaybeAct& residual,
            .residual = residual ? address(residual) : nullptr});
 }
 
-void gemm_backward_weight(const Act& dy, const Act& x, MaybeOut dw, MaybeOut dbias) {
+void linear_backward_weight(const Act& dy, const Act& x, MaybeOut dw, MaybeOut dbias) {
   if (dw)
     product({.form = Form::tn,
              .a = matrix(dy),

@@ -1,4 +1,4 @@
-#include "ops/gemm.h"
+#include "ops/linear.h"
 
 #include "core/parallel.h"
 #include "kernels/cpu/linear.h"
@@ -10,24 +10,24 @@ namespace mt {
 
 // ---- checks ----
 
-void check_gemm_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y) {
+void check_linear_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y) {
   require_weight(w, "w");
   require_last(x, "x", w.size(1), "the weight's second");
   if (bias) require_vector(bias, "bias", w.size(0));
   if (residual) require_rows(residual, "residual", w.size(0), x, "x");
   require_rows(y, "y", w.size(0), x, "x");
 }
-void check_gemm_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y) {
-  check_gemm_forward(x, w, bias, {}, y);
+void check_linear_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y) {
+  check_linear_forward(x, w, bias, {}, y);
   if (z) require_rows(z, "z", w.size(0), x, "x");
 }
-void check_gemm_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx) {
+void check_linear_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx) {
   require_weight(w, "w");
   require_last(dy, "dy", w.size(0), "the weight's first");
   if (residual) require_rows(residual, "residual", w.size(1), dy, "dy");
   require_rows(dx, "dx", w.size(1), dy, "dy");
 }
-void check_gemm_backward_weight(const Act& dy, const Act& x, MaybeOut dw, MaybeOut dbias) {
+void check_linear_backward_weight(const Act& dy, const Act& x, MaybeOut dw, MaybeOut dbias) {
   require_dense(x, "x");
   require(x.rank > 0 && dy.rank > 0, "x and dy: expected at least 1 dimension, but got none.");
   int64_t n = dy.size(-1), k = x.size(-1);
@@ -43,23 +43,23 @@ void check_gemm_backward_weight(const Act& dy, const Act& x, MaybeOut dw, MaybeO
 
 namespace cpu {
 
-void gemm_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y) {
+void linear_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y) {
   matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(y),
          {.bias = numbers(bias), .residual = residual ? first_of(residual) : nullptr});
 }
 
-void gemm_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y) {
+void linear_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y) {
   const View& sums = z ? static_cast<const View&>(z) : y;
   matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(sums),
          {.bias = numbers(bias), .map = MT_FOR_ISA(gelu), .mapped = result(y).data});
 }
 
-void gemm_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx) {
+void linear_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx) {
   matmul(dy.rows(), w.size(1), w.size(0), left(dy), weight(w), result(dx),
          {.residual = residual ? first_of(residual) : nullptr});
 }
 
-void gemm_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {
+void linear_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut dbias) {
   int64_t m = x.rows(), n = dy.size(-1), k = x.size(-1);
   if (dw) matmul(n, k, m, left_transposed(dy), right(x), result(dw));
   if (!dbias) return;
