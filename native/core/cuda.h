@@ -1,5 +1,5 @@
 // CUDA as the rest of the core sees it: devices, one stream for each JavaScript thread and device, captured
-// graphs. core/cuda.cc does it with the CUDA runtime (or the emulator's), core/cuda_absent.cc says that this build has
+// graphs. core/cuda_*.cc do it with the CUDA runtime (or the emulator's), core/no_cuda.cc says that this build has
 // none.
 #pragma once
 #include <cstddef>

@@ -39,7 +39,7 @@ check('division by multiplication, widths and index types that are chosen, threa
     'native/kernels/cuda/strided.cu',
     ...operators,
     'native/ops/copy.cc',
-    ...files('native/core', /(?<!cuda_absent)\.cc$/),
+    ...files('native/core', /(?<!no_cuda)\.cc$/),
     ...files('native/emulator', /\.cc$/),
   ]
   await run('g++', [
