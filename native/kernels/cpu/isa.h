@@ -43,4 +43,13 @@ inline Isa isa() {
   return found;
 }
 
+/// Whether an instruction of AVX-512 multiplies pairs of bfloat16 and adds the products.
+inline bool has_bfloat16_dots() {
+#ifdef MT_X86
+  return isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 }  // namespace mt
