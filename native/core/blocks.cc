@@ -1,4 +1,5 @@
 #include "core/blocks.h"
+#include "core/round.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -24,15 +25,13 @@ constexpr size_t kSmallest = size_t(32) << 10;  // below it, small pages suffice
 #endif
 constexpr size_t kLargest = 2 * kPage;  // from it on, a block has its own pages
 
-size_t up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
-
 void* system_take(size_t bytes, size_t align) {
 #ifdef _WIN32
   return _aligned_malloc(bytes, align);
 #else
-  void* p = std::aligned_alloc(align, up(bytes, align));
+  void* p = std::aligned_alloc(align, round_up(bytes, align));
 #ifdef MADV_HUGEPAGE
-  if (p && align >= kPage) ::madvise(p, up(bytes, align), MADV_HUGEPAGE);
+  if (p && align >= kPage) ::madvise(p, round_up(bytes, align), MADV_HUGEPAGE);
 #endif
   return p;
 #endif
@@ -50,7 +49,7 @@ void system_give(void* p) {
 class Chunks {
  public:
   void* take(size_t bytes) {
-    bytes = up(bytes, kAlign);
+    bytes = round_up(bytes, kAlign);
     std::lock_guard lock(mutex_);
     if (auto found = free_.find(bytes); found != free_.end() && !found->second.empty()) {
       void* p = found->second.back();
@@ -72,7 +71,7 @@ class Chunks {
   }
   void give(void* p, size_t bytes) {
     std::lock_guard lock(mutex_);
-    free_[up(bytes, kAlign)].push_back(p);
+    free_[round_up(bytes, kAlign)].push_back(p);
     if (uintptr_t c = chunk(p); --blocks_[c] == 0 && c + kChunk != end_) drop(c);
   }
 

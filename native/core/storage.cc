@@ -12,6 +12,7 @@
 
 #include "core/blocks.h"
 #include "core/error.h"
+#include "core/round.h"
 
 #ifdef _WIN32
 #include <windows.h>
@@ -43,7 +44,7 @@ size_t physical_memory() {
 
 /// Sizes are rounded up to eighths of a power of two, so that a freed block fits the next tensor of about its size.
 size_t rounded(size_t bytes) {
-  if (bytes <= 512) return (bytes + kAlign - 1) / kAlign * kAlign + (bytes == 0) * kAlign;
+  if (bytes <= 512) return round_up(bytes, kAlign) + (bytes == 0) * kAlign;
   size_t step = 64;
   while (step * 16 < bytes) step *= 2;
   return (bytes + step - 1) / step * step;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/round.h"
 #include "kernels/cuda/device.h"
 
 namespace mt::cuda {
@@ -176,7 +177,7 @@ void in_tables(const std::vector<View>& all, unsigned piece, Set set, Go go) {
 }  // namespace
 
 void square_sum(const View& x, InOut sum) {
-  int64_t n = x.numel(), count = (n + kSquares - 1) / kSquares;
+  int64_t n = x.numel(), count = ceil_div(n, kSquares);
   Scratch part(size_t(count) * sizeof(double));
   launch(add_squares, blocks(count, 1), dim3(kThreads), 0, (const float*)x.data<float>(), part.as<double>(), n);
   launch(add_parts, dim3(1), dim3(kThreads), 0, (const double*)part.as<double>(), count, sum.data<float>());

@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "core/parallel.h"
+#include "core/round.h"
 #include "core/strides.h"
 
 #include "kernels/cpu/each_isa.h"
@@ -68,7 +69,7 @@ void strided(const View& x, const View& y, F convert) {
   const bool dense = sf == 1 && st == 1;
   if (dense && outer == 1) {
     constexpr int64_t kPiece = 4096;
-    return parallel_for((inner + kPiece - 1) / kPiece, kPiece / 4, [&](int64_t begin, int64_t end) {
+    return parallel_for(ceil_div(inner, kPiece), kPiece / 4, [&](int64_t begin, int64_t end) {
       stretch(from + begin * kPiece, to + begin * kPiece, std::min(inner, end * kPiece) - begin * kPiece, convert);
     });
   }

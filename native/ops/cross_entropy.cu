@@ -2,6 +2,7 @@
 
 #include <cfloat>
 
+#include "core/round.h"
 #include "kernels/cuda/divider.h"
 #include "kernels/cuda/rows.h"
 
@@ -109,9 +110,9 @@ void cross_entropy_backward(const View& dloss, const Act& logits, const View& la
     T* to = dlogits.data<T>();
     const bool whole = aligned<kWidth<T>>(from) && aligned<kWidth<T>>(to);
     auto go = [&](auto kernel, auto divider) {
-      launch(kernel, blocks((n + kWidth<T> - 1) / kWidth<T>), dim3(kThreads), 0, (const float*)dloss.data<float>(),
-             from, (const int32_t*)labels.data<int32_t>(), (const float*)lse.data<float>(), n, divider, ignore, factor,
-             to, whole, fault, what);
+      launch(kernel, blocks(ceil_div(n, kWidth<T>)), dim3(kThreads), 0, (const float*)dloss.data<float>(), from,
+             (const int32_t*)labels.data<int32_t>(), (const float*)lse.data<float>(), n, divider, ignore, factor, to,
+             whole, fault, what);
     };
     short_index(n) ? go(row_gradients<T, uint32_t>, Divider<uint32_t>(classes))
                    : go(row_gradients<T, int64_t>, Divider<int64_t>(classes));

@@ -1,5 +1,6 @@
 #include "ops/elementwise.h"
 
+#include "core/round.h"
 #include "kernels/cuda/divider.h"
 #include "kernels/cuda/rows.h"
 
@@ -144,7 +145,7 @@ struct ReluBackward {
 /// A thread per 16 bytes of n elements.
 template <typename T>
 dim3 vectors(int64_t n) {
-  return blocks((n + kWidth<T> - 1) / kWidth<T>);
+  return blocks(ceil_div(n, kWidth<T>));
 }
 template <typename... T>
 bool all_aligned(const T*... p) {

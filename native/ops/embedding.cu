@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/round.h"
 #include "kernels/cuda/divider.h"
 #include "kernels/cuda/rows.h"
 
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
   if (j < width) store4(dtable + id * width + j, width - j, whole, sum);
 }
 
-constexpr int64_t tiles_of(int64_t width) { return std::max<int64_t>(1, (width + kTile - 1) / kTile); }
+constexpr int64_t tiles_of(int64_t width) { return std::max<int64_t>(1, ceil_div(width, kTile)); }
 
 }  // namespace
 

@@ -1,40 +1,10 @@
 #include "ops/linear.h"
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/columns.h"
 #include "kernels/cuda/product.h"
 
 namespace mt::cuda {
 namespace {
-
-constexpr int kColumns = 32, kStrips = 8, kRows = 256;  // of a block that sums columns: columns, threads for each, rows
-
-/// y[chunk, j] = Σ x[i, j] over the chunk's rows: every strip its own rows from first to last, then strip by strip.
-template <typename T>
-__global__ void __launch_bounds__(kColumns* kStrips)
-    sum_columns(const T* x, float* y, int64_t m, int64_t n, int64_t wide) {
-  __shared__ float shared[kStrips][kColumns];
-  const int c = int(threadIdx.x) % kColumns, strip = int(threadIdx.x) / kColumns;
-  const int64_t chunk = blockIdx.x / wide, col = int64_t(blockIdx.x) % wide * kColumns + c,
-                end = (chunk + 1) * kRows < m ? (chunk + 1) * kRows : m;
-  float sum = 0;
-  if (col < n)
-    for (int64_t i = chunk * kRows + strip; i < end; i += kStrips) sum += float(x[i * n + col]);
-  shared[strip][c] = sum;
-  __syncthreads();
-  if (strip || col >= n) return;
-  for (int s = 1; s < kStrips; ++s) sum += shared[s][c];
-  y[chunk * n + col] = sum;
-}
-
-/// By chunks of rows, and the chunks' sums in turn until one row is left.
-template <typename T>
-void columns(const T* x, float* y, int64_t m, int64_t n) {
-  const int64_t chunks = m > kRows ? (m + kRows - 1) / kRows : 1, wide = (n + kColumns - 1) / kColumns;
-  Scratch part(chunks > 1 ? size_t(chunks * n) * sizeof(float) : 0);
-  float* to = chunks > 1 ? part.as<float>() : y;
-  launch(sum_columns<T>, blocks(chunks * wide, 1), dim3(kColumns * kStrips), 0, x, to, m, n, wide);
-  if (chunks > 1) columns((const float*)to, y, chunks, n);
-}
 
 bool narrow(const View& x) { return x.dtype == DType::bf16; }
 
@@ -84,7 +54,7 @@ void linear_backward_weight(const Act& dy, const Act& x, MaybeOut dw, MaybeOut d
   if (dbias)
     each_activation(dy.dtype, [&](auto t) {
       using T = decltype(t);
-      columns((const T*)dy.data<T>(), dbias.data<float>(), dy.rows(), dy.size(-1));
+      sum_columns((const T*)dy.data<T>(), dbias.data<float>(), dy.rows(), dy.size(-1));
     });
 }
 

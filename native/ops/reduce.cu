@@ -1,5 +1,6 @@
 #include "ops/reduce.h"
 
+#include "kernels/cuda/columns.h"
 #include "kernels/cuda/strided.h"
 
 namespace mt::cuda {
@@ -71,7 +72,8 @@ void sum_once(const A* x, B* y, Split s, int64_t chunks, float factor) {
 template <typename A, typename B>
 void sum(const A* x, B* y, Split s, float factor) {
   if (s.inner == 1) return launch(sum_rows<A, B>, blocks(s.outer * 32), dim3(kThreads), 0, x, y, s.outer, s.n, factor);
-  int64_t chunks = (s.n + kChunk - 1) / kChunk;
+  if (s.outer == 1 && s.n > kStrips) return sum_columns(x, y, s.n, s.inner, factor);
+  const int64_t chunks = ceil_div(s.n, kChunk);
   if (chunks <= 1) return sum_once(x, y, s, 1, factor);
   Scratch part(size_t(s.outer * chunks * s.inner) * sizeof(float));
   sum_once(x, part.as<float>(), s, chunks, 1.0f);

@@ -1,5 +1,6 @@
 #include "ops/rope.h"
 
+#include "core/round.h"
 #include "kernels/cuda/divider.h"
 #include "kernels/cuda/rows.h"
 
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void rope_forward(const Act& x, const View& positions, double theta, int64_t turned, bool inverse, ActOut y) {
   constexpr int kPairs = 2;
-  const int64_t n = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2, groups = (heads + kHeads - 1) / kHeads,
+  const int64_t n = x.shape[1], heads = x.shape[2], half = x.shape[3] / 2, groups = ceil_div(heads, kHeads),
                 places = x.shape[0] * n;
   if (places * groups * half == 0) return;
   const Strides from{x.stride[0], x.stride[1], x.stride[2]}, to{y.stride[0], y.stride[1], y.stride[2]};

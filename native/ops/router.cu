@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/round.h"
 #include "kernels/cuda/rows.h"
 
 namespace mt::cuda {
@@ -10,7 +11,6 @@ namespace {
 constexpr int kGroup = 4;  // columns of a thread, units of a warp, rows of a weight: what is read or computed at once
 constexpr int kForwardThreads = 512, kForwardWarps = kForwardThreads / 32;
 constexpr int64_t kWarps = kThreads / 32;
-constexpr int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 /// Where a sequence's columns lie.
 struct Rows {
@@ -216,7 +216,8 @@ __global__ void __launch_bounds__(kThreads, 4) backward_kernel(Gradients g, cons
     weight_block(g, block, g.pooled, g.dw1, g.db1, g.z.units, g.z.width, g.across,
                  [&](const Slope& slope, int64_t b, int64_t i) { return slope.unit(g, b, i); });
   else
-    weight_block(g, block - g.below, g.hidden, g.dw2, g.db2, g.z.choices, g.z.units, max(up(g.z.units, 32), int64_t(1)),
+    weight_block(g, block - g.below, g.hidden, g.dw2, g.db2, g.z.choices, g.z.units,
+                 max(ceil_div(g.z.units, 32), int64_t(1)),
                  [](const Slope& slope, int64_t, int64_t j) { return slope(j); });
 }
 
@@ -246,8 +247,8 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
     T* to = dx ? dx.data<T>() : nullptr;
     const T* more = dx && residual ? residual.data<T>() : nullptr;
     // Where a weight has no columns its bias has a gradient all the same.
-    const int64_t tiles = up(z.width, kQuads * kGroup), across = std::max<int64_t>(1, up(z.width, 32)),
-                  below = up(z.units, kGroup) * across;
+    const int64_t tiles = ceil_div(z.width, kQuads * kGroup), across = std::max<int64_t>(1, ceil_div(z.width, 32)),
+                  below = ceil_div(z.units, kGroup) * across;
     const Gradients g{dalpha.data<float>(),
                       alpha.data<float>(),
                       pooled.data<float>(),
@@ -267,7 +268,7 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
                       tiles,
                       below,
                       across};
-    const int64_t last = up(z.choices, kGroup) * std::max<int64_t>(1, up(z.units, 32));
+    const int64_t last = ceil_div(z.choices, kGroup) * std::max<int64_t>(1, ceil_div(z.units, 32));
     launch(backward_kernel<T>, blocks(g.spread + below + last, 1), dim3(kThreads), size_t(z.units) * sizeof(float), g,
            more, to);
   });

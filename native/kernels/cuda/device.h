@@ -1,6 +1,7 @@
 // Small things that kernels share: element types, rows and blocks, sums in a fixed order.
 #pragma once
 #include "core/cuda.h"
+#include "core/round.h"
 #include "core/view.h"
 #include "kernels/cuda/port.h"
 
@@ -9,7 +10,7 @@ namespace mt::cuda {
 inline constexpr int kThreads = 256;
 
 /// Blocks of `size` for n items, as a grid of one dimension: up to 2^31 − 1.
-inline dim3 blocks(int64_t n, int64_t size = kThreads) { return dim3(unsigned((n + size - 1) / size)); }
+inline dim3 blocks(int64_t n, int64_t size = kThreads) { return dim3(unsigned(ceil_div(n, size))); }
 
 __device__ inline int64_t thread_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/parted.h"
+#include "kernels/cuda/columns.h"
 #include "kernels/cuda/rows.h"
 
 namespace mt::cuda {
@@ -154,19 +155,6 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-inline constexpr int kColumns = 32,
-                     kAtOnce = kThreads / kColumns;  // columns of a block, and rows that it adds up side by side
-
-/// The sum of x over the threads of a column, for the first of them, in their order. `shared` has kThreads numbers.
-__device__ inline float column_sum(float x, float* shared) {
-  __syncthreads();
-  shared[threadIdx.x] = x;
-  __syncthreads();
-  float sum = 0;
-  for (int i = 0; i < kAtOnce; ++i) sum += shared[i * kColumns + threadIdx.x % kColumns];
-  return sum;
-}
-
 /// Of chunks of `per` rows: dweight[chunk,:] = Σ dy∘n and dbias[chunk,:] = Σ dy; either may be missing.
 template <bool Centred, typename T>
 __global__ void __launch_bounds__(kThreads)
@@ -177,7 +165,7 @@ __global__ void __launch_bounds__(kThreads)
           end = min(rows, chunk * per + per);
   float weight = 0, bias = 0;
   if (c < n)
-    for (int64_t r = chunk * per + threadIdx.x / kColumns; r < end; r += kAtOnce) {
+    for (int64_t r = chunk * per + threadIdx.x / kColumns; r < end; r += kStrips) {
       float d = float(dy.at(r, n)[c]);
       weight += d * ((float(x[r * n + c]) - (Centred ? mean[r] : 0.0f)) * rstd[r]);
       bias += d;
@@ -188,17 +176,6 @@ __global__ void __launch_bounds__(kThreads)
   if (dweight) dweight[chunk * n + c] = weight;
   if (dbias) dbias[chunk * n + c] = bias;
 }
-/// y = Σ x[chunk,:].
-static __global__ void __launch_bounds__(kThreads) add_chunks(const float* x, float* y, int64_t chunks, int64_t n) {
-  __shared__ float shared[kThreads];
-  int64_t c = int64_t(blockIdx.x) * kColumns + threadIdx.x % kColumns;
-  float sum = 0;
-  if (c < n)
-    for (int64_t k = threadIdx.x / kColumns; k < chunks; k += kAtOnce) sum += x[k * n + c];
-  sum = column_sum(sum, shared);
-  if (threadIdx.x < kColumns && c < n) y[c] = sum;
-}
-
 // ---- launches ----
 
 /// f(team, held) with the numbers for rows of n elements.
@@ -247,8 +224,8 @@ void norm_backward(const View& dy, const View& drest, const View& x, const View&
       });
     }
     if (!dweight && !dbias) return;
-    int64_t per = std::max<int64_t>(32, (rows + 63) / 64), chunks = std::max<int64_t>(1, (rows + per - 1) / per),
-            tiles = (n + kColumns - 1) / kColumns;
+    int64_t per = std::max<int64_t>(32, ceil_div(rows, 64)), chunks = std::max<int64_t>(1, ceil_div(rows, per)),
+            tiles = ceil_div(n, kColumns);
     Scratch part(chunks > 1 ? size_t(2 * chunks * n) * sizeof(float) : 0);
     const View* results[] = {&dweight, &dbias};
     float* sums[2];
@@ -257,9 +234,7 @@ void norm_backward(const View& dy, const View& drest, const View& x, const View&
     launch(norm_columns<Centred, T>, dim3(unsigned(chunks * tiles)), dim3(kThreads), 0, d, from, mean, rstd, sums[0],
            sums[1], rows, per, n, tiles);
     for (int i = 0; i < 2; ++i)
-      if (chunks > 1 && sums[i])
-        launch(add_chunks, dim3(unsigned(tiles)), dim3(kThreads), 0, (const float*)sums[i], results[i]->data<float>(),
-               chunks, n);
+      if (chunks > 1 && sums[i]) sum_columns((const float*)sums[i], results[i]->data<float>(), chunks, n);
   });
 }
 
