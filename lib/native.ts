@@ -11,217 +11,29 @@ import { fileURLToPath } from 'node:url'
 export interface NativeTensor {
   readonly native: unique symbol
 }
-// Roles of arguments, as the C++ signatures have them.
-type tensor = NativeTensor
-type out = NativeTensor
-type inout = NativeTensor
-// Activations: float32, or bfloat16 all of an operator's.
-type act = NativeTensor
-type actOut = NativeTensor
-type actInOut = NativeTensor
-type tensors = readonly NativeTensor[]
-type inouts = readonly NativeTensor[]
-type floats = readonly number[]
-type float = number
-type int = number
-type bool = boolean
+/**
+ * Roles of arguments, as the C++ signatures have them: `act` may be float32, or bfloat16 together with all others of
+ * the call.
+ */
+export type tensor = NativeTensor
+export type out = NativeTensor
+export type inout = NativeTensor
+export type act = NativeTensor
+export type actOut = NativeTensor
+export type actInOut = NativeTensor
+export type tensors = readonly NativeTensor[]
+export type inouts = readonly NativeTensor[]
+export type floats = readonly number[]
+export type float = number
+export type int = number
+export type bool = boolean
 
 /**
- * The operators. A call checks its arguments, enters the queue and returns. A test compares these signatures with the
- * addon's.
+ * The operators: every call checks its arguments, takes its place in the queue and returns. Each file of lib/ops
+ * declares its own here, beside the calls; a test compares them with the addon.
  */
-export interface Ops {
-  add(a: act, b: act, scale: float, y: actOut): void
-  scale(x: act, factor: float, y: actOut): void
-  multiply(a: act, b: act, y: actOut): void
-  gelu_forward(x: act, y: actOut): void
-  gelu_backward(dy: act, x: act, dx: actOut): void
-  relu_forward(x: act, y: actOut): void
-  relu_backward(dy: act, x: act, dx: actOut): void
-  silu_mul_forward(gate: act, up: act, y: actOut): void
-  silu_mul_backward(dy: act, gate: act, up: act, dgate: actOut, dup: actOut): void
-  gate_forward(a: act, b: act, g: tensor, y: actOut): void
-  gate_backward(dy: act, a: act, b: act, g: tensor, da: actOut, db: actOut, dg: out | null): void
-  linear_forward(x: act, w: tensor, bias: tensor | null, residual: act | null, y: actOut): void
-  linear_gelu_forward(x: act, w: tensor, bias: tensor | null, z: actOut | null, y: actOut): void
-  linear_backward_input(dy: act, w: tensor, residual: act | null, dx: actOut): void
-  linear_backward_weight(dy: act, x: act, dw: out | null, dbias: out | null): void
-  lora_forward(
-    x: act,
-    w: tensor,
-    bias: tensor | null,
-    a: tensor,
-    b: tensor,
-    scaling: float,
-    y: actOut,
-    shrunk: out,
-  ): void
-  lora_backward(
-    dy: act,
-    x: act,
-    shrunk: tensor,
-    w: tensor,
-    a: tensor,
-    b: tensor,
-    scaling: float,
-    residual: act | null,
-    dx: actOut | null,
-    da: out,
-    db: out,
-  ): void
-  lora_pack(
-    a1: tensor,
-    b1: tensor,
-    first1: int,
-    a2: tensor | null,
-    b2: tensor | null,
-    first2: int,
-    a: out,
-    b: out,
-  ): void
-  lora_unpack(db: tensor, first1: int, first2: int, db1: out, db2: out | null): void
-  copy(x: tensor, y: out): void
-  fill(value: float, y: actOut): void
-  random_uniform(seed: int, stream: int, low: float, high: float, y: out): void
-  random_normal(seed: int, stream: int, mean: float, std: float, y: out): void
-  swap(x: act, y: actOut): void
-  layernorm_forward(
-    x: act,
-    weight: tensor,
-    bias: tensor,
-    eps: float,
-    y: actOut,
-    rest: actOut | null,
-    mean: out,
-    rstd: out,
-  ): void
-  layernorm_backward(
-    dy: act,
-    drest: act | null,
-    x: act,
-    weight: tensor,
-    mean: tensor,
-    rstd: tensor,
-    residual: act | null,
-    dx: actOut | null,
-    dweight: out | null,
-    dbias: out | null,
-  ): void
-  rmsnorm_forward(x: act, weight: tensor, eps: float, y: actOut, rstd: out): void
-  rmsnorm_backward(
-    dy: act,
-    x: act,
-    weight: tensor,
-    rstd: tensor,
-    residual: act | null,
-    dx: actOut | null,
-    dweight: out | null,
-  ): void
-  embedding_forward(ids: tensor, table: tensor, y: actOut): void
-  embedding_backward(dy: act, ids: tensor, dtable: out): void
-  rope_forward(x: act, positions: tensor, theta: float, turned: int, inverse: bool, y: actOut): void
-  patchify_forward(pixels: act, patch: int, y: actOut): void
-  patchify_backward(dy: act, patch: int, dpixels: actOut): void
-  reduce_forward(x: act, dim: int, factor: float, y: actOut): void
-  reduce_backward(dy: act, dim: int, factor: float, dx: actOut): void
-  cross_entropy_forward(logits: act, labels: tensor, ignore: int, factor: float, loss: out, lse: out): void
-  cross_entropy_backward(
-    dloss: tensor,
-    logits: act,
-    labels: tensor,
-    lse: tensor,
-    ignore: int,
-    factor: float,
-    dlogits: actOut,
-  ): void
-  attention_forward(
-    q: act,
-    k: act,
-    v: act,
-    keyMask: tensor | null,
-    masks: tensor | null,
-    alpha: tensor | null,
-    mode: int,
-    causal: bool,
-    y: actOut,
-    lse: out,
-  ): void
-  attention_backward(
-    dy: act,
-    q: act,
-    k: act,
-    v: act,
-    keyMask: tensor | null,
-    masks: tensor | null,
-    alpha: tensor | null,
-    mode: int,
-    causal: bool,
-    lse: tensor,
-    dq: actOut | null,
-    dk: actOut | null,
-    dv: actOut | null,
-    dalpha: out | null,
-  ): void
-  source_attention(
-    q: act,
-    source: act,
-    wk: tensor,
-    wv: tensor,
-    bias: tensor | null,
-    a: tensor | null,
-    b: tensor | null,
-    scaling: float,
-    heads: int,
-    y: actOut,
-  ): void
-  cache_append(k: act, v: act, at: tensor, keys: actInOut, values: actInOut): void
-  argmax(x: act, y: out): void
-  router_forward(x: act, w1: tensor, b1: tensor, w2: tensor, b2: tensor, alpha: out, pooled: out, hidden: out): void
-  router_backward(
-    dalpha: tensor,
-    alpha: tensor,
-    pooled: tensor,
-    hidden: tensor,
-    w1: tensor,
-    w2: tensor,
-    count: int,
-    residual: act | null,
-    dx: actOut | null,
-    dw1: out,
-    db1: out,
-    dw2: out,
-    db2: out,
-  ): void
-  square_sum(x: tensor, sum: inout): void
-  adamw(
-    param: inout,
-    grad: tensor,
-    m: inout,
-    v: inout,
-    scale: tensor | null,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    decay: float,
-    step: int,
-  ): void
-  accumulate(sums: inouts, xs: tensors): void
-  gradient_norm(grads: tensors, losses: tensor | null, clip: float, report: out): void
-  adamw_schedule(step: int, beta1: float, beta2: float, lr: floats, decay: floats, schedule: out): void
-  adamw_all(
-    params: inouts,
-    grads: tensors,
-    m: inouts,
-    v: inouts,
-    rows: floats,
-    report: tensor,
-    schedule: tensor,
-    beta1: float,
-    beta2: float,
-    eps: float,
-  ): void
-}
+// biome-ignore lint/suspicious/noEmptyInterface: lib/ops fills it
+export interface Ops {}
 
 /** Counters of the whole process; `bytes` counts tensors alive, `peak` what was really allocated at one time. */
 export interface Memory {

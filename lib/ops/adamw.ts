@@ -1,7 +1,41 @@
 import { native } from '../native.js'
 import type { Tensor } from '../tensor/tensor.js'
 
-/** The settings of one AdamW step of one parameter. */
+declare module '../native.js' {
+  interface Ops {
+    square_sum(x: tensor, sum: inout): void
+    adamw(
+      param: inout,
+      grad: tensor,
+      m: inout,
+      v: inout,
+      scale: tensor | null,
+      lr: float,
+      beta1: float,
+      beta2: float,
+      eps: float,
+      decay: float,
+      step: int,
+    ): void
+    accumulate(sums: inouts, xs: tensors): void
+    gradient_norm(grads: tensors, losses: tensor | null, clip: float, report: out): void
+    adamw_schedule(step: int, beta1: float, beta2: float, lr: floats, decay: floats, schedule: out): void
+    adamw_all(
+      params: inouts,
+      grads: tensors,
+      m: inouts,
+      v: inouts,
+      rows: floats,
+      report: tensor,
+      schedule: tensor,
+      beta1: float,
+      beta2: float,
+      eps: float,
+    ): void
+  }
+}
+
+/** What AdamW needs to know of one parameter at one step. */
 export interface AdamWStep {
   lr: number
   betas: readonly [number, number]

@@ -6,6 +6,39 @@ import { type Columns, ColumnArguments, columnsIn, columnsOf, shapeOf, viewOf } 
 import { contiguous, zeros } from './copy.js'
 import { expand } from './views.js'
 
+declare module '../native.js' {
+  interface Ops {
+    attention_forward(
+      q: act,
+      k: act,
+      v: act,
+      keyMask: tensor | null,
+      masks: tensor | null,
+      alpha: tensor | null,
+      mode: int,
+      causal: bool,
+      y: actOut,
+      lse: out,
+    ): void
+    attention_backward(
+      dy: act,
+      q: act,
+      k: act,
+      v: act,
+      keyMask: tensor | null,
+      masks: tensor | null,
+      alpha: tensor | null,
+      mode: int,
+      causal: bool,
+      lse: tensor,
+      dq: actOut | null,
+      dk: actOut | null,
+      dv: actOut | null,
+      dalpha: out | null,
+    ): void
+  }
+}
+
 const modes = { off: 0, score: 1, attention: 2 } as const
 
 /** What {@link attention} computes beside q, k and v. */

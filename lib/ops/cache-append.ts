@@ -2,6 +2,12 @@ import { native } from '../native.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
+declare module '../native.js' {
+  interface Ops {
+    cache_append(k: act, v: act, at: tensor, keys: actInOut, values: actInOut): void
+  }
+}
+
 /**
  * Writes keys and values of new tokens into a cache: keys[b, at+i] = k[b, i], and the same of values. k and v [B,n,D],
  * `at` [1] int32, keys and values [B,M,D]. No gradient flows. A row outside of the cache rejects the next await.

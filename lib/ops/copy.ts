@@ -5,6 +5,13 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import type { DType } from '../tensor/dtype.js'
 
+declare module '../native.js' {
+  interface Ops {
+    copy(x: tensor, y: out): void
+    fill(value: float, y: actOut): void
+  }
+}
+
 function copied(x: Tensor, dtype: DType = x.dtype): Tensor {
   const y = empty(x.shape, dtype)
   native().ops.copy(x.handle, y.handle)

@@ -3,7 +3,22 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
-/** The label of rows that are ignored. */
+declare module '../native.js' {
+  interface Ops {
+    cross_entropy_forward(logits: act, labels: tensor, ignore: int, factor: float, loss: out, lse: out): void
+    cross_entropy_backward(
+      dloss: tensor,
+      logits: act,
+      labels: tensor,
+      lse: tensor,
+      ignore: int,
+      factor: float,
+      dlogits: actOut,
+    ): void
+  }
+}
+
+/** The label of rows that do not count. */
 export const IGNORE = -100
 
 /**

@@ -5,10 +5,21 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { sumLeading } from './reduce.js'
 import { contiguous } from './copy.js'
 
-/**
- * a + scale·b, float32 or bfloat16. `b` has the shape of `a`, or that of its last dimensions and is broadcast over the
- * others.
- */
+declare module '../native.js' {
+  interface Ops {
+    add(a: act, b: act, scale: float, y: actOut): void
+    scale(x: act, factor: float, y: actOut): void
+    multiply(a: act, b: act, y: actOut): void
+    gelu_forward(x: act, y: actOut): void
+    gelu_backward(dy: act, x: act, dx: actOut): void
+    relu_forward(x: act, y: actOut): void
+    relu_backward(dy: act, x: act, dx: actOut): void
+    gate_forward(a: act, b: act, g: tensor, y: actOut): void
+    gate_backward(dy: act, a: act, b: act, g: tensor, da: actOut, db: actOut, dg: out | null): void
+  }
+}
+
+/** a + scale·b. `b` has the shape of `a` or of its last dimensions, over which it then repeats. */
 export function add(a: Tensor, b: Tensor, scale = 1): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
   const y = empty(x.shape, x.dtype)

@@ -4,6 +4,13 @@ import type { Precision } from '../tensor/dtype.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { cast, contiguous } from './copy.js'
 
+declare module '../native.js' {
+  interface Ops {
+    embedding_forward(ids: tensor, table: tensor, y: actOut): void
+    embedding_backward(dy: act, ids: tensor, dtable: out): void
+  }
+}
+
 /**
  * Rows of a table: ids int32 of any shape, table [V,D] float32, bfloat16 or float16; result [...ids,D] of `dtype`.
  * An id outside the table rejects the next await, with the id and V.

@@ -4,6 +4,33 @@ import { record, recordAll } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
+declare module '../native.js' {
+  interface Ops {
+    layernorm_forward(
+      x: act,
+      weight: tensor,
+      bias: tensor,
+      eps: float,
+      y: actOut,
+      rest: actOut | null,
+      mean: out,
+      rstd: out,
+    ): void
+    layernorm_backward(
+      dy: act,
+      drest: act | null,
+      x: act,
+      weight: tensor,
+      mean: tensor,
+      rstd: tensor,
+      residual: act | null,
+      dx: actOut | null,
+      dweight: out | null,
+      dbias: out | null,
+    ): void
+  }
+}
+
 /**
  * LayerNorm over the last dimension, (x − mean)/√(var + eps)∘weight + bias with the biased variance: x [...,D] float32
  * or bfloat16, weight and bias [D] float32. Returns x's shape and dtype.

@@ -3,7 +3,16 @@ import { record, recording } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
-/** The needed gradients of x, W and the bias in x Wᵀ + b; `residual` is added to that of x. */
+declare module '../native.js' {
+  interface Ops {
+    linear_forward(x: act, w: tensor, bias: tensor | null, residual: act | null, y: actOut): void
+    linear_gelu_forward(x: act, w: tensor, bias: tensor | null, z: actOut | null, y: actOut): void
+    linear_backward_input(dy: act, w: tensor, residual: act | null, dx: actOut): void
+    linear_backward_weight(dy: act, x: act, dw: out | null, dbias: out | null): void
+  }
+}
+
+/** The gradients of x, w and the bias in x Wᵀ + b, of those that are needed; to that of x `residual` is added. */
 function gradients(
   dy: Tensor,
   x: Tensor,

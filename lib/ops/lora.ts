@@ -4,6 +4,45 @@ import { record, recordAll } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
+declare module '../native.js' {
+  interface Ops {
+    lora_forward(
+      x: act,
+      w: tensor,
+      bias: tensor | null,
+      a: tensor,
+      b: tensor,
+      scaling: float,
+      y: actOut,
+      shrunk: out,
+    ): void
+    lora_backward(
+      dy: act,
+      x: act,
+      shrunk: tensor,
+      w: tensor,
+      a: tensor,
+      b: tensor,
+      scaling: float,
+      residual: act | null,
+      dx: actOut | null,
+      da: out,
+      db: out,
+    ): void
+    lora_pack(
+      a1: tensor,
+      b1: tensor,
+      first1: int,
+      a2: tensor | null,
+      b2: tensor | null,
+      first2: int,
+      a: out,
+      b: out,
+    ): void
+    lora_unpack(db: tensor, first1: int, first2: int, db1: out, db2: out | null): void
+  }
+}
+
 /**
  * A frozen linear layer with a low-rank update that is trained (docs/model.md#lora): y = x Wᵀ + b + scaling·(x Aᵀ) Bᵀ.
  * x [...,in] float32 or bfloat16 and y like it, weight [out,in] float32, bfloat16 or float16, bias [out], A [r,in], B

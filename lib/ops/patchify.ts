@@ -4,10 +4,14 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
-/**
- * Images [B,C,H,W] as rows of patches [B,(H/p)(W/p),C·p·p], in the order of a flattened convolution weight; float32 or
- * bfloat16.
- */
+declare module '../native.js' {
+  interface Ops {
+    patchify_forward(pixels: act, patch: int, y: actOut): void
+    patchify_backward(dy: act, patch: int, dpixels: actOut): void
+  }
+}
+
+/** Images [B,C,H,W] as rows of patches, [B,(H/p)(W/p),C·p·p], in the order of a flattened convolution weight. */
 export function patchify(a: Tensor, patch: number): Tensor {
   const pixels = contiguous(a)
   const [b, c, h, w] = pixels.shape as [number, number, number, number]

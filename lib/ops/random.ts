@@ -2,6 +2,13 @@ import { native } from '../native.js'
 import type { Device } from '../tensor/device.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 
+declare module '../native.js' {
+  interface Ops {
+    random_uniform(seed: int, stream: int, low: float, high: float, y: out): void
+    random_normal(seed: int, stream: int, mean: float, std: float, y: out): void
+  }
+}
+
 /**
  * A counter-based random generator (Philox). Numbers depend on seed, stream and position alone: they are the same on
  * every machine and for any number of threads.

@@ -6,6 +6,13 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { sizeOf } from '../shape.js'
 import { contiguous } from './copy.js'
 
+declare module '../native.js' {
+  interface Ops {
+    reduce_forward(x: act, dim: int, factor: float, y: actOut): void
+    reduce_backward(dy: act, dim: int, factor: float, dx: actOut): void
+  }
+}
+
 function reduced(a: Tensor, dim: number, factor: number): Tensor {
   const x = contiguous(a)
   const d = dim < 0 ? x.rank + dim : dim

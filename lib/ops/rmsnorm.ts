@@ -3,10 +3,22 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
-/**
- * RMSNorm over the last dimension, x/√(mean(x²) + eps)∘weight: x [...,D] float32 or bfloat16, weight [D] float32.
- * Returns x's shape and dtype.
- */
+declare module '../native.js' {
+  interface Ops {
+    rmsnorm_forward(x: act, weight: tensor, eps: float, y: actOut, rstd: out): void
+    rmsnorm_backward(
+      dy: act,
+      x: act,
+      weight: tensor,
+      rstd: tensor,
+      residual: act | null,
+      dx: actOut | null,
+      dweight: out | null,
+    ): void
+  }
+}
+
+/** RMSNorm over the last dimension D, as LLaMA has it: x [...,D] float32 or bfloat16, weight [D] float32. */
 export function rmsNorm(a: Tensor, weight: Tensor, eps: number): Tensor {
   const x = contiguous(a)
   weight = contiguous(weight)

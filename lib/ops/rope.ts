@@ -3,6 +3,12 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
+declare module '../native.js' {
+  interface Ops {
+    rope_forward(x: act, positions: tensor, theta: float, turned: int, inverse: bool, y: actOut): void
+  }
+}
+
 /**
  * Rotary position embedding in LLaMA's half-split form: x [B,n,h,d] float32 or bfloat16, d even, positions [B,n] int32.
  * The first `turned` heads are rotated (default: all); the others are copied.

@@ -4,6 +4,27 @@ import { record } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
+declare module '../native.js' {
+  interface Ops {
+    router_forward(x: act, w1: tensor, b1: tensor, w2: tensor, b2: tensor, alpha: out, pooled: out, hidden: out): void
+    router_backward(
+      dalpha: tensor,
+      alpha: tensor,
+      pooled: tensor,
+      hidden: tensor,
+      w1: tensor,
+      w2: tensor,
+      count: int,
+      residual: act | null,
+      dx: actOut | null,
+      dw1: out,
+      db1: out,
+      dw2: out,
+      db2: out,
+    ): void
+  }
+}
+
 /** The two layers of a router: w1 [H,D], b1 [H], w2 [p,H], b2 [p], all float32. */
 export interface RouterWeights {
   w1: Tensor

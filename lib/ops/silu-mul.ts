@@ -4,6 +4,13 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 import { type Columns, ColumnArguments, columnsIn, columnsOf, shapeOf, viewOf } from './columns.js'
 import { contiguous, zeros } from './copy.js'
 
+declare module '../native.js' {
+  interface Ops {
+    silu_mul_forward(gate: act, up: act, y: actOut): void
+    silu_mul_backward(dy: act, gate: act, up: act, dgate: actOut, dup: actOut): void
+  }
+}
+
 /**
  * SwiGLU's product, gate·sigmoid(gate)·up, of one shape, float32 or bfloat16. Columns of a packed tensor are read in
  * place.

@@ -4,6 +4,23 @@ import { recording } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { contiguous } from './copy.js'
 
+declare module '../native.js' {
+  interface Ops {
+    source_attention(
+      q: act,
+      source: act,
+      wk: tensor,
+      wv: tensor,
+      bias: tensor | null,
+      a: tensor | null,
+      b: tensor | null,
+      scaling: float,
+      heads: int,
+      y: actOut,
+    ): void
+  }
+}
+
 /** What {@link sourceAttention} computes beside queries, source and weights. */
 export interface SourceAttentionOptions {
   /** Number of heads; divides the width. */

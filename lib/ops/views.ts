@@ -7,6 +7,12 @@ import { sizeOf } from '../shape.js'
 import { contiguous, write, zeros } from './copy.js'
 import { sumLeading, sumDim } from './reduce.js'
 
+declare module '../native.js' {
+  interface Ops {
+    swap(x: act, y: actOut): void
+  }
+}
+
 const axis = (x: Tensor, dim: number): number => {
   const d = dim < 0 ? x.rank + dim : dim
   if (!Number.isInteger(d) || d < 0 || d >= x.rank) throw invalid('dim', `a dimension of shape [${x.shape}]`, dim)

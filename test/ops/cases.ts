@@ -27,9 +27,34 @@ import type { DType } from '../../lib/tensor/dtype.js'
 import { type NdArray, map, size, zip } from '../oracle/array.js'
 import * as nd from '../oracle/array.js'
 import * as oracle from '../oracle/ops.js'
-import { Draw, type Input, type OpCase, input, toBits, widen } from './support.js'
+import { activations, Draw, type Input, type OpCase, input, toBits, widen } from './support.js'
 
 export const cases: OpCase[] = []
+
+Object.assign(activations, {
+  add: ['a', 'b', 'x'],
+  scale: ['x'],
+  multiply: ['a', 'b', 'x'],
+  gelu: ['x'],
+  relu: ['x'],
+  siluMul: ['a', 'b', 'x'],
+  gate: ['a', 'b'],
+  layerNorm: ['x', 'z'],
+  rmsNorm: ['x'],
+  rope: ['x'],
+  patchify: ['x'],
+  sumDim: ['x'],
+  mean: ['x'],
+  sumLeading: ['x'],
+  linear: ['x', 'r'],
+  linearGelu: ['x'],
+  lora: ['x'],
+  attention: ['q', 'k', 'v', 'x'],
+  router: ['x'],
+  sourceAttention: ['q', 'x'],
+  crossEntropy: ['logits'],
+  swap: ['x'],
+} satisfies typeof activations)
 
 /** Adds a case to the list. */
 export function define<N extends string>(
