@@ -6,8 +6,8 @@
 
 namespace mt::cuda {
 
-/// For as long as it lives, captures that this thread begins compute in one memory with all others of their stream that
-/// began so. What such a graph makes is lost when another of them runs.
+/// While it lives, captures that this thread begins allocate from the pool that their stream's other shared captures
+/// use. What such a graph computes is overwritten when another of them runs.
 class Shared {
  public:
   explicit Shared(bool shared);

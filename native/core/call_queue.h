@@ -14,10 +14,10 @@ namespace mt {
 
 class CallQueue {
  public:
-  /// `wait_elsewhere` waits for what tasks started elsewhere, as on a GPU; it runs before every sync, which reports
-  /// what it throws.
+  /// `wait_elsewhere` waits for work that tasks started elsewhere, as on a GPU. It runs before every sync, which
+  /// reports its exceptions.
   explicit CallQueue(std::function<void()> wait_elsewhere);
-  /// Finishes the task that is running, drops the rest.
+  /// Finishes the running task and drops the rest.
   ~CallQueue();
 
   /// Runs `task` after all earlier ones. If it throws, later tasks are skipped up to the next sync, which reports it.

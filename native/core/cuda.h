@@ -1,6 +1,5 @@
-// CUDA as the rest of the core sees it: devices, one stream for each JavaScript thread and device, captured
-// graphs. core/cuda_*.cc do it with the CUDA runtime (or the emulator's), core/no_cuda.cc says that this build has
-// none.
+// The core's interface to CUDA: devices, one stream for each JavaScript thread and device, captured graphs.
+// core/cuda_*.cc implement it with the CUDA runtime (or the emulator's), core/no_cuda.cc in builds without CUDA.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -49,16 +48,16 @@ struct Fault {
 /// Captured work, its memory pool, and the outside tensors that it uses.
 class Graph;
 
-/// Memory of a device: of a stream, or of the graph that it was allocated in the capture of.
+/// Device memory: of a stream, or of the graph during whose capture it was allocated.
 struct Block {
   void* data = nullptr;
   size_t bytes = 0;
   std::shared_ptr<Graph> graph;
 };
 
-/// A CUDA stream: runs what is called on it in order, beside the host. Calls are of one thread at a time, but
-/// release(). Every function throws std::runtime_error where CUDA fails. An error that leaves a device unusable marks
-/// it lost: later calls for it say so at once.
+/// A CUDA stream: runs its calls in order, asynchronously to the host. Except for release(), calls come from one thread
+/// at a time. Every function throws std::runtime_error where CUDA fails. An error that leaves a device unusable marks
+/// it lost: later calls fail at once.
 class Stream {
  public:
   explicit Stream(int device);
@@ -82,12 +81,12 @@ class Stream {
   /// `what`.
   Fault* fault(const char* message, unsigned* what);
 
-  /// Between begin and end nothing runs: work, and memory it needs, is recorded into a graph. What was recorded is
-  /// dropped unless it is `complete`: then the graph is null.
+  /// Between begin and end nothing runs: work, and its memory, is recorded into a graph. Unless `complete`, the
+  /// recording is dropped and the graph is null.
   void begin_capture();
   std::shared_ptr<Graph> end_capture(bool complete);
   bool capturing() const { return capture_ != nullptr; }
-  /// While capturing: the graph needs this as long as it lives, unless it is the graph's own.
+  /// While capturing: the graph keeps this alive, unless it is the graph's own.
   void retain(const Block& block, std::shared_ptr<void> owner);
   void replay(const Graph& graph);
 
@@ -100,7 +99,7 @@ class Stream {
   std::unique_ptr<State> state_;
 };
 
-/// Makes a stream the one that operators on this thread launch into, for as long as it lives.
+/// While it lives, operators on this thread launch into its stream.
 class Use {
  public:
   explicit Use(Stream& stream);
@@ -113,7 +112,7 @@ class Use {
 /// The stream in use on this thread. Only inside Use.
 Stream& current();
 
-/// Memory of the current stream for as long as an operator needs it.
+/// Scratch memory of the current stream, for one operator.
 class Scratch {
  public:
   explicit Scratch(size_t bytes) : stream_(current()), block_(bytes ? stream_.allocate(bytes) : Block{}) {}

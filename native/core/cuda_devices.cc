@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kMostDevices = 64;
 
-/// What is known of a device, for the whole process.
+/// The state of a device, for the whole process.
 struct Known {
   std::atomic<bool> lost{false};
   std::string why;  // written once, before `lost`
@@ -29,7 +29,7 @@ Known& known(int device) {
   return (*all)[size_t(device)];
 }
 
-/// Errors after which the device's context answers nothing else.
+/// Sticky errors: the device's context is unusable afterwards.
 bool sticky(cudaError_t e) {
   switch (int(e)) {
     case 214:
@@ -81,7 +81,7 @@ void count(int device, ptrdiff_t bytes) {
 
 void check(cudaError_t e, const char* what) {
   if (e == cudaSuccess) return;
-  cudaGetLastError();  // an error that is not sticky is forgotten here
+  cudaGetLastError();  // clears an error that is not sticky
   int device = in_use ? in_use->device() : 0;
   std::string why = text(what, ": ", cudaGetErrorString(e), " (", cudaGetErrorName(e), ")");
   if (sticky(e)) lose(device, why);

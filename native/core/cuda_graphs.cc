@@ -24,7 +24,7 @@ Arena::~Arena() {
 }
 
 bool Arena::grow(size_t size) {
-  // About as much again, so that a large graph takes few segments.
+  // As much again as there is, so that a large graph needs few segments.
   for (size_t wanted : {std::max(size, std::clamp(bytes.load(), kLeast, kMost)), size}) {
     void* p = nullptr;
     cudaError_t e = cudaMalloc(&p, wanted);
@@ -114,7 +114,7 @@ void Stream::begin_capture() {
   if (!arena) arena = std::make_shared<Arena>(device_);
   if (in_common) s.arena = arena;
   auto graph = std::make_shared<Graph>(device_, std::move(arena));
-  // A release() in between would become part of the capture, or spoil it.
+  // A release() in between would become part of the capture, or invalidate it.
   std::lock_guard lock(s.mutex);
   check(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
   capture_ = std::move(graph);
@@ -140,7 +140,7 @@ std::shared_ptr<Graph> Stream::end_capture(bool complete) {
   if (complete) e = cudaGraphInstantiate(&graph->exec, recorded, 0);
   if (recorded) cudaGraphDestroy(recorded);
   if (!complete) {
-    cudaGetLastError();  // what failed has been told
+    cudaGetLastError();  // the failure was reported already
     return nullptr;
   }
   check(e, "cudaGraphInstantiate");

@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kChunk = size_t(8) << 20;  // of pinned staging memory
 
-/// Gives what the pool keeps for later allocations back to the device. Only what the stream is past of is free.
+/// Returns the pool's cached memory to the device. Memory that the stream may still use is not free.
 void trim_pool(int device) {
   cudaMemPool_t pool;
   check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
@@ -37,7 +37,7 @@ Block Stream::allocate(size_t bytes) {
   void* p = nullptr;
   if (capture_) {
     if (!(p = capture_->allocate(bytes))) {
-      // The pool may hold what the device lacks, since steps that ran one by one needed the same memory.
+      // The pool may cache the memory that is missing: eager steps needed the same.
       check(cudaEventSynchronize(state_->before_capture), "cudaEventSynchronize");
       trim_pool(device_);
       p = capture_->allocate(bytes);
@@ -50,7 +50,7 @@ Block Stream::allocate(size_t bytes) {
   }
   cudaError_t e = cudaMallocAsync(&p, bytes, state_->stream);
   if (e == cudaErrorMemoryAllocation) {
-    // Memory whose release is still queued comes back with a wait; what lies in the pool in pieces, with a trim.
+    // A wait frees memory whose release is still queued; a trim frees what the pool caches in pieces.
     cudaGetLastError();
     check(cudaStreamSynchronize(state_->stream), "cudaStreamSynchronize");
     trim_pool(device_);

@@ -33,7 +33,7 @@ extern thread_local Stream* in_use;
 
 // ---- graphs: core/cuda_graphs.cc ----
 
-/// Device memory that graphs compute in. It only grows; every capture cuts it anew.
+/// A pool of device memory for graphs. It only grows; every capture divides it anew.
 class Arena {
  public:
   explicit Arena(int device) : device_(device) {}
@@ -49,8 +49,8 @@ class Arena {
   int device_;
 };
 
-/// What is released during the capture serves what comes after in it, as the graph always runs in this order. Graphs of
-/// one arena use the same memory, one after the other.
+/// Memory that is released during a capture is reused later in it, since the graph always runs in this order. Graphs of
+/// one arena use the same memory, one after another.
 class Graph {
  public:
   Graph(int device, std::shared_ptr<Arena> arena);
@@ -71,7 +71,7 @@ class Graph {
   std::shared_ptr<Arena> arena_;
   std::mutex mutex_;
   std::map<char*, size_t> free_, used_;  // by address
-  std::set<char*> starts_;               // of segments, which pieces do not reach across
+  std::set<char*> starts_;               // starts of segments; pieces do not cross them
 };
 
 // ---- streams ----
@@ -85,12 +85,11 @@ struct Stream::State {
   } chunks[2];
   size_t next = 0;
   Fault* fault = nullptr;                // on the device
-  unsigned* counters = nullptr;          // likewise
-  std::vector<std::string> messages;     // of Stream::fault; none is ever dropped, since a graph may report it
+  std::vector<std::string> messages;     // of Stream::fault; kept for ever, since a graph may report them
   std::mutex mutex;                      // release() comes from any thread; also held where a capture begins and ends
   std::weak_ptr<Arena> arena;            // of the graphs that share one
-  cudaEvent_t before_capture = nullptr;  // behind all that was queued before it
-  std::vector<Block> deferred;           // released during a capture that they are no part of
+  cudaEvent_t before_capture = nullptr;  // after everything that was queued before the capture
+  std::vector<Block> deferred;           // released during a capture, but not part of it
 
   /// The next chunk, once nothing uses it.
   Chunk& chunk();

@@ -65,7 +65,7 @@ inline thread_local Recorder* recording = nullptr;
 class Span {
  public:
   /// @param stream the device's, null for the CPU
-  /// @param bytes a function that says what the operator moves; called only where it is recorded
+  /// @param bytes returns the bytes that the operator moves; called only during a recording
   template <typename F>
   Span(const char* name, const std::shared_ptr<cuda::Stream>& stream, F bytes) {
     if (!recording) [[likely]]

@@ -87,7 +87,7 @@ void Stopwatch::start(size_t id, const char* name) {
 void Stopwatch::stop() noexcept {
   range(nullptr);
   cudaEventRecord(state_->laps.back().to, static_cast<cudaStream_t>(stream_->handle()));
-  cudaGetLastError();  // where it failed, so does every question for its time
+  cudaGetLastError();  // if it failed, so does every query of its time
 }
 
 /// Errors are reported by the wait for the work itself.

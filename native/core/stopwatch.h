@@ -13,7 +13,7 @@ class Stopwatch {
   /// Called for each piece of work, in order, with its start in nanoseconds since `zero` and its duration.
   using Told = std::function<void(size_t id, int64_t start, int64_t duration)>;
 
-  /// Waits for the stream, so that its clock and the host's are read at one moment.
+  /// Waits for the stream, so that its clock and the host's are read at the same time.
   Stopwatch(std::shared_ptr<Stream> stream, std::chrono::steady_clock::time_point zero, Told told);
   ~Stopwatch();
   Stopwatch(const Stopwatch&) = delete;

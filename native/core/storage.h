@@ -45,7 +45,7 @@ class Mapping {
 
 class Storage {
  public:
-  /// Lies where the first operator that writes it runs, if that is not said with assign_device().
+  /// Lies on the device of the first operator that writes it, unless assign_device() decides.
   explicit Storage(size_t bytes);
   Storage(std::shared_ptr<Mapping> mapping, size_t offset, size_t bytes);
   ~Storage();
@@ -53,7 +53,7 @@ class Storage {
 
   size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
-  /// Decides where it lies, once, on the thread that it was made by; `stream` is the device's, null for the CPU.
+  /// Sets its device, once, on the thread that made it; `stream` is the device's, null for the CPU.
   void assign_device(const std::shared_ptr<cuda::Stream>& stream);
   /// Null until something has been written.
   void* data() const { return data_.load(std::memory_order_acquire); }
