@@ -24,7 +24,7 @@ __device__ inline float column_sum(float x, float* shared) {
 /// y[chunk,j] = factor·Σ x[i,j] over the chunk's rows: every strip its own rows from first to last, then strip by
 /// strip. `tiles` divides the columns.
 template <typename A, typename B>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     sum_chunk(const A* x, B* y, int64_t rows, int64_t n, int64_t tiles, float factor) {
   __shared__ float shared[kThreads];
   const int64_t chunk = blockIdx.x / tiles, c = blockIdx.x % tiles * kColumns + threadIdx.x % kColumns,
