@@ -35,7 +35,7 @@ declare module '../native.js' {
   }
 }
 
-/** What AdamW needs to know of one parameter at one step. */
+/** The settings of one AdamW step of one parameter. */
 export interface AdamWStep {
   lr: number
   betas: readonly [number, number]

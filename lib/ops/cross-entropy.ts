@@ -18,7 +18,7 @@ declare module '../native.js' {
   }
 }
 
-/** The label of rows that do not count. */
+/** The label of rows that are ignored. */
 export const IGNORE = -100
 
 /**

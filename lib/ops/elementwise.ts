@@ -19,7 +19,10 @@ declare module '../native.js' {
   }
 }
 
-/** a + scale·b. `b` has the shape of `a` or of its last dimensions, over which it then repeats. */
+/**
+ * a + scale·b, float32 or bfloat16. `b` has the shape of `a`, or that of its last dimensions and is broadcast over the
+ * others.
+ */
 export function add(a: Tensor, b: Tensor, scale = 1): Tensor {
   const [x, z] = [contiguous(a), contiguous(b)]
   const y = empty(x.shape, x.dtype)

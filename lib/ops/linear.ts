@@ -12,7 +12,7 @@ declare module '../native.js' {
   }
 }
 
-/** The gradients of x, w and the bias in x Wᵀ + b, of those that are needed; to that of x `residual` is added. */
+/** The needed gradients of x, W and the bias in x Wᵀ + b; `residual` is added to that of x. */
 function gradients(
   dy: Tensor,
   x: Tensor,
@@ -64,7 +64,7 @@ export function linearGelu(a: Tensor, weight: Tensor, offset?: Tensor): Tensor {
   const [x, w, bias] = [contiguous(a), contiguous(weight), offset && contiguous(offset)]
   const inputs = bias ? [x, w, bias] : [x, w]
   const y = empty([...x.shape.slice(0, -1), w.dim(0)], x.dtype)
-  const z = recording(inputs) ? empty(y.shape, y.dtype) : undefined // what GELU saw: its slope depends on nothing else
+  const z = recording(inputs) ? empty(y.shape, y.dtype) : undefined // GELU's input, which its backward reads
   native().ops.linear_gelu_forward(x.handle, w.handle, bias?.handle ?? null, z?.handle ?? null, y.handle)
   return record(
     'linearGelu',

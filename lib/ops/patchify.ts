@@ -11,7 +11,10 @@ declare module '../native.js' {
   }
 }
 
-/** Images [B,C,H,W] as rows of patches, [B,(H/p)(W/p),C·p·p], in the order of a flattened convolution weight. */
+/**
+ * Images [B,C,H,W] as rows of patches [B,(H/p)(W/p),C·p·p], in the order of a flattened convolution weight; float32 or
+ * bfloat16.
+ */
 export function patchify(a: Tensor, patch: number): Tensor {
   const pixels = contiguous(a)
   const [b, c, h, w] = pixels.shape as [number, number, number, number]

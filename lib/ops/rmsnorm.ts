@@ -18,7 +18,10 @@ declare module '../native.js' {
   }
 }
 
-/** RMSNorm over the last dimension D, as LLaMA has it: x [...,D] float32 or bfloat16, weight [D] float32. */
+/**
+ * RMSNorm over the last dimension, x/√(mean(x²) + eps)∘weight: x [...,D] float32 or bfloat16, weight [D] float32.
+ * Returns x's shape and dtype.
+ */
 export function rmsNorm(a: Tensor, weight: Tensor, eps: number): Tensor {
   const x = contiguous(a)
   weight = contiguous(weight)

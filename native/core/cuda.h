@@ -55,6 +55,8 @@ struct Block {
   std::shared_ptr<Graph> graph;
 };
 
+inline constexpr int kCounters = 4096;
+
 /// A CUDA stream: runs its calls in order, asynchronously to the host. Except for release(), calls come from one thread
 /// at a time. Every function throws std::runtime_error where CUDA fails. An error that leaves a device unusable marks
 /// it lost: later calls fail at once.
@@ -80,6 +82,10 @@ class Stream {
   /// Where kernels report faults in data. `message` has the form "id %lld is outside %lld rows"; Fault::what is set to
   /// `what`.
   Fault* fault(const char* message, unsigned* what);
+
+  /// kCounters counters on the device, for kernels whose blocks count each other. They are 0 when a kernel begins and
+  /// when it ends. A stream runs one kernel after the other, also those of graphs, so all of them share the counters.
+  unsigned* counters() const;
 
   /// Between begin and end nothing runs: work, and its memory, is recorded into a graph. Unless `complete`, the
   /// recording is dropped and the graph is null.

@@ -85,6 +85,7 @@ struct Stream::State {
   } chunks[2];
   size_t next = 0;
   Fault* fault = nullptr;                // on the device
+  unsigned* counters = nullptr;          // on the device too
   std::vector<std::string> messages;     // of Stream::fault; kept for ever, since a graph may report them
   std::mutex mutex;                      // release() comes from any thread; also held where a capture begins and ends
   std::weak_ptr<Arena> arena;            // of the graphs that share one

@@ -10,7 +10,7 @@ namespace mt::cuda {
 struct Pieces {
   int count;           // of a place: with one, there is nothing to add
   float* sums;         // of every place, of every piece of it: the sums of a block, four of every thread side by side
-  unsigned* counters;  // Queue::counters(): of every place, the blocks that have come
+  unsigned* counters;  // Stream::counters(): of every place, the blocks that have come
 };
 
 /// Memory for that. Of the current queue, which runs one kernel after the other.
