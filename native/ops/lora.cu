@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/round.h"
 #include "kernels/cuda/pieces.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rows.h"
@@ -10,7 +11,6 @@ namespace mt::cuda {
 namespace {
 
 bool narrow(const View& x) { return x.dtype == DType::bf16; }
-constexpr int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 // ---- gradients of A and B: thin products over all rows of activations, both in one launch ----
 //
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_mma(Gradients<bf16> g)
   static_assert(kStep * kRank / 8 == kLoraThreads && kColumns == 16 * kLoraWarps);
   const Spot<bf16> at(g);
   const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32, row = thread / 2, c = thread % 2 * 8;
-  const int steps = int((at.end - at.begin + kStep - 1) / kStep);
+  const int steps = int(ceil_div(at.end - at.begin, kStep));
   uint4 ahead;  // this thread's eight elements of left
   float sum[2][4] = {};
   auto begin = [&](int t) {
@@ -217,9 +217,10 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
                    double scaling, const MaybeAct& residual, MaybeActOut dx, Out da, Out db) {
   const int64_t m = x.rows(), r = a.size(0), in = a.size(1), out = b.size(0);
   const bool cores = narrow(x) && m > kFewRows;
-  const int64_t ranks = up(r, kRank), tiles_a = up(in, kColumns), places = ranks * (tiles_a + up(out, kColumns));
-  const int64_t rows = places ? up(up(m, pieces_of(m, places)), kStep) * kStep : 0,
-                pieces = std::max<int64_t>(1, rows ? up(m, rows) : 1);
+  const int64_t ranks = ceil_div(r, kRank), tiles_a = ceil_div(in, kColumns),
+                places = ranks * (tiles_a + ceil_div(out, kColumns));
+  const int64_t rows = places ? ceil_div(ceil_div(m, pieces_of(m, places)), kStep) * kStep : 0,
+                pieces = std::max<int64_t>(1, rows ? ceil_div(m, rows) : 1);
   // u = scaling·dy B is rounded where it is stored if it would be where it is used.
   const DType type = cores ? DType::bf16 : DType::f32;
   const Scratch scratch(size_t(m * r) * size_of(type));

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 
+#include "core/round.h"
 #include "kernels/cuda/product_tile.h"
 
 namespace mt::cuda {
@@ -38,8 +39,6 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(Operand from, bf16* to, 
   *reinterpret_cast<uint4*>(to + row * pitch + col) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
                                                                  pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
 }
-
-int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 /// What is asked of the device in use once: `ask` gives a number that is not 0.
 template <typename F>
@@ -78,9 +77,9 @@ Operand operand(const Matrix& x, float factor = 1) {
 }  // namespace
 
 Packed::Packed(const Matrix& x, bool wanted)
-    : scratch_(wanted ? size_t(x.rows * up(x.cols, 8) * 8) * sizeof(bf16) : 0), matrix_(x) {
+    : scratch_(wanted ? size_t(x.rows * ceil_div(x.cols, 8) * 8) * sizeof(bf16) : 0), matrix_(x) {
   if (!wanted) return;
-  const int64_t pitch = up(x.cols, 8) * 8;
+  const int64_t pitch = ceil_div(x.cols, 8) * 8;
   launch(pack_kernel, blocks(x.rows * (pitch / 8)), dim3(kThreads), 0, operand(x), scratch_.as<bf16>(), pitch);
   matrix_ = {scratch_.as<void>(), DType::bf16, x.rows, x.cols, pitch - x.cols};
 }
@@ -109,7 +108,7 @@ Job job(const Product& p) {
 }
 
 void finish(const Job& j, const float* sums) {
-  launch(finish_kernel, blocks(j.m * up(j.n, 4)), dim3(kThreads), 0, j, sums);
+  launch(finish_kernel, blocks(j.m * ceil_div(j.n, 4)), dim3(kThreads), 0, j, sums);
 }
 
 /// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
@@ -122,7 +121,8 @@ void product(const Product& given) {
   // So few rows of activations are limited by memory anyway, and need not be rounded further.
   const bool cores = given.narrow && !few;
   const int64_t step = cores ? kMmaStep : kSimtStep;
-  const int64_t tiles = up(given.inner(given.a), step), more = up(given.inner(given.a2), step), all = tiles + more;
+  const int64_t tiles = ceil_div(given.inner(given.a), step), more = ceil_div(given.inner(given.a2), step),
+                all = tiles + more;
   const auto held = blocks_held(given.form, cores);
   const Plan plan = choose({multiprocessors(), held}, cores, {m, n, all, step});
   const Tile& tile = cores ? kTiles[plan.tile] : kSimtTile;
@@ -139,10 +139,10 @@ void product(const Product& given) {
   Job j = job(p);
   j.tiles = int(tiles);
   j.more = int(more);
-  j.tiles_m = up(m, tile.rows);
-  j.tiles_n = up(n, tile.cols);
-  j.per_split = int(std::max<int64_t>(up(all, plan.splits), 1));
-  const int64_t splits = std::max<int64_t>(up(all, j.per_split), 1);
+  j.tiles_m = ceil_div(m, tile.rows);
+  j.tiles_n = ceil_div(n, tile.cols);
+  j.per_split = int(std::max<int64_t>(ceil_div(all, plan.splits), 1));
+  const int64_t splits = std::max<int64_t>(ceil_div(all, j.per_split), 1);
   const PieceMemory memory(j.tiles_m * j.tiles_n, splits, tile.rows * tile.cols);
   j.splits = memory.pieces();
   const dim3 grid = blocks(j.tiles_m * j.tiles_n * splits, 1);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/round.h"
 
 namespace mt::cuda {
 namespace {
@@ -23,12 +24,10 @@ constexpr double kCount = 1.5;
 constexpr double kReadBack = 4e4;
 constexpr double kWorth = 0.9;  // of the time without splits: less gain than that is within the model's error
 
-int64_t up(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
 /// The work of the slowest multiprocessor, in blocks that have company: it runs `resident` at a time, so that one that
 /// is left over is alone.
 double rounds(int64_t blocks, int64_t processors, int64_t resident) {
-  const int64_t mine = up(blocks, processors), alone = resident <= 1 ? mine : mine % resident == 1 ? 1 : 0;
+  const int64_t mine = ceil_div(blocks, processors), alone = resident <= 1 ? mine : mine % resident == 1 ? 1 : 0;
   return double(mine - alone) + double(alone) / kAlone;
 }
 
@@ -36,7 +35,7 @@ double rounds(int64_t blocks, int64_t processors, int64_t resident) {
 /// not faster than the multiprocessors on which the last blocks of tiles run.
 double add_up(int64_t tiles, int64_t bytes, int64_t processors) {
   const double pass = double(tiles * bytes) / kBytes;
-  return pass + std::max(pass, double(up(tiles, processors) * bytes) / kReadBack);
+  return pass + std::max(pass, double(ceil_div(tiles, processors) * bytes) / kReadBack);
 }
 
 }  // namespace
@@ -48,13 +47,14 @@ Plan choose(const Machine& machine, bool cores, const Extent& e) {
   Plan best{0, 1, 1e300}, split{0, 1, 1e300};
   for (int i = 0; i < int(tiles.size()); ++i) {
     const Tile& t = tiles[size_t(i)];
-    const int64_t places = up(e.m, t.rows) * up(e.n, t.cols), resident = std::max(machine.blocks[size_t(i)], 1);
+    const int64_t places = ceil_div(e.m, t.rows) * ceil_div(e.n, t.cols),
+                  resident = std::max(machine.blocks[size_t(i)], 1);
     const int64_t company = std::max<int64_t>(resident, 2) * machine.processors / places;
     const int64_t most = places > kMostCounted
                              ? 1
                              : std::clamp(std::min(e.steps / least, company), int64_t(1), kMostSplits);
     for (int64_t s = 1; s <= most; ++s) {
-      const double block = double(up(e.steps, s) * e.step) * (t.rows * t.cols / t.speed) / rate;
+      const double block = double(ceil_div(e.steps, s) * e.step) * (t.rows * t.cols / t.speed) / rate;
       double time = rounds(places * s, machine.processors, resident) * block;
       if (s > 1) time += kCount + add_up(places, s * t.rows * t.cols * 4, machine.processors);
       if (Plan& shortest = s > 1 ? split : best; time < shortest.time) shortest = {i, s, time};
