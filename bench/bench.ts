@@ -80,7 +80,7 @@ export class Bench {
   ceiling(name: CeilingName): number | undefined {
     if (this.device !== 'cpu') return undefined
     const n = setThreads()
-    const rate = native().ceiling(name)
+    const rate = native().instruments.ceiling(name)
     const known = this.#ceilings.get(`${name} ${n}`) ?? { name, threads: n, rates: [] }
     known.rates.push(rate)
     this.#ceilings.set(`${name} ${n}`, known)

@@ -1,6 +1,6 @@
 /** Results over several rows: the three ratios of docs/model.md#cost, and Table VI with numbers. */
 import { parseAdapterConfig } from '../lib/adapter/config.js'
-import { blockFlops, coreFlops, publishedModels, scoreProducts, trainedCount, videoCost } from '../lib/eval/cost.js'
+import { blockFlops, coreFlops, publishedModels, scoreProducts, trainedCount, videoCost } from './cost.js'
 import { parseModelConfig } from '../lib/checkpoint/config.js'
 import type { LlamaConfig } from '../lib/models/llama.js'
 import type { Row } from './record.js'

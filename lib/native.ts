@@ -107,6 +107,14 @@ export interface NativeEvents {
   elapsed: number
 }
 
+/** What measures a machine, for benchmarks and tests. */
+export interface Instruments {
+  /** A rate that this machine reaches, in operations or bytes per second, on the threads of the CPU backend. */
+  ceiling(what: 'float32' | 'bfloat16' | 'read' | 'readSmallPages' | 'copy'): number
+  /** Which lane of a device's tensor cores holds which element, as measured and as the PTX manual says. */
+  fragments(device: number): { found: number[]; expected: number[] }
+}
+
 export interface Native {
   /**
    * `into`: a released tensor whose handle is reused. A Float64Array, and a dtype's number, are passed to native code
@@ -130,7 +138,6 @@ export interface Native {
   transfer(t: NativeTensor, device: number): NativeTensor
   device(t: NativeTensor): number
   devices(): NativeDevices
-  fragments(device: number): { found: number[]; expected: number[] }
   beginCapture(device: number, shared: boolean): void
   endCapture(device: number): NativeGraph
   replay(graph: NativeGraph): void
@@ -149,7 +156,7 @@ export interface Native {
   memory: { (): Memory; (device: number): DeviceMemory }
   resetPeak(device?: number): void
   threads(n?: number): number
-  ceiling(what: 'float32' | 'bfloat16' | 'read' | 'readSmallPages' | 'copy'): number
+  instruments: Instruments
   ops: Ops
   signatures: string[]
 }

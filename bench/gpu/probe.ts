@@ -15,7 +15,7 @@ import { finish } from './workers.js'
 const { device, emulated } = gpu()
 const rows = [
   await attempt('fragments of the tensor cores', () => {
-    const { found, expected } = native().fragments(deviceId(device))
+    const { found, expected } = native().instruments.fragments(deviceId(device))
     const wrong = expected.findIndex((x, i) => x !== found[i])
     if (wrong >= 0 || found.length !== expected.length)
       throw new Error(`place ${wrong} of ${expected.length}: ${found[wrong]}, the manual has ${expected[wrong]}`)

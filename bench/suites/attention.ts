@@ -1,5 +1,5 @@
 /** The attention core alone: softmax(qkᵀ/√64)v in space and then in time, against all tokens of a video at once. */
-import { coreFlops, type Form, type Pass } from '../../lib/eval/cost.js'
+import { coreFlops, type Form, type Pass } from '../cost.js'
 import { attention } from '../../lib/ops/attention.js'
 import { contiguous } from '../../lib/ops/copy.js'
 import { concat, narrow, reshape } from '../../lib/ops/views.js'

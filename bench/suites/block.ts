@@ -2,7 +2,7 @@
  * The attention block of the Q-Former with its projections: twice with the same weights (space, time), or once over all
  * tokens. With and without LoRA.
  */
-import { blockFlops, type Form, type Pass } from '../../lib/eval/cost.js'
+import { blockFlops, type Form, type Pass } from '../cost.js'
 import { attend, type AttentionWeights } from '../../lib/nn/attention.js'
 import type { LoRA } from '../../lib/nn/layers.js'
 import { finder } from '../../lib/models/finder.js'

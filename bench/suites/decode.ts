@@ -2,7 +2,7 @@
  * The language model's products: a prompt at once, and one token at a time, whose weights come from memory; then a
  * whole layer token by token.
  */
-import { languageFlops } from '../../lib/eval/cost.js'
+import { languageFlops } from '../cost.js'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import type { LlamaConfig } from '../../lib/models/llama.js'
 import { KVCache } from '../../lib/models/decoder.js'

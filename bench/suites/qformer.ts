@@ -2,7 +2,7 @@
  * The whole Q-Former over a video: our model against the peers' of the same numbers; and Video-LLaMA's way, a second
  * Q-Former over the tokens of all frames.
  */
-import { qformerFlops, type Pass } from '../../lib/eval/cost.js'
+import { qformerFlops, type Pass } from '../cost.js'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import type { QFormerConfig } from '../../lib/models/qformer.js'
 import { finder } from '../../lib/models/finder.js'

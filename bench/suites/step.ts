@@ -5,7 +5,7 @@
 import { performance } from 'node:perf_hooks'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
-import { languageFlops, qformerFlops } from '../../lib/eval/cost.js'
+import { languageFlops, qformerFlops } from '../cost.js'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import type { LlamaConfig } from '../../lib/models/llama.js'
 import type { ModelConfig } from '../../lib/models/image-model.js'

@@ -238,27 +238,3 @@ export function visualTokens(adapter: Pick<AdapterConfig, 'aggregate' | 'frames'
 export function masksPerLayer(layers: number, choices: number): number[] {
   return Array.from({ length: layers }, (_, m) => 1 + Math.floor((m * choices) / layers))
 }
-
-// ------------------------------------------------------------------------------------------------------------- goldens
-
-/**
- * The `config` of a golden case: snake case, `t_max` for temporal.maxFrames, and a `train` part that is not the
- * adapter's.
- */
-export function adapterConfigFromGolden(config: Record<string, unknown>, frames?: number): AdapterConfig {
-  const { train: _, t_max: maxFrames, ...rest } = config
-  const adapter = camelCase(rest) as Record<string, unknown>
-  if (maxFrames !== undefined) adapter.temporal = { ...(adapter.temporal as object | undefined), maxFrames }
-  if (frames !== undefined) adapter.frames = frames
-  return parseAdapterConfig(adapter, 'golden configuration')
-}
-
-function camelCase(value: unknown): unknown {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
-  return Object.fromEntries(
-    Object.entries(value).map(([key, inner]) => [
-      key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()),
-      camelCase(inner),
-    ]),
-  )
-}

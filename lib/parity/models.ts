@@ -1,10 +1,10 @@
 /** Golden cases of kinds image and mtrans: the whole model, forward, backward and some steps of training. */
 import { join } from 'node:path'
 import { Adapter } from '../adapter/adapter.js'
-import { adapterConfigFromGolden } from '../adapter/config.js'
 import { generate } from '../session/generate.js'
 import { logits } from '../models/decoder.js'
 import { loadImageModel } from '../session/checkpoint.js'
+import { adapterConfigFromGolden } from './adapter-config.js'
 import { answerTokens, type ImageModel, type QFormerText, type TextRows } from '../models/image-model.js'
 import { narrow } from '../ops/views.js'
 import { keep, scope } from '../tensor/scope.js'

@@ -319,8 +319,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add<sync>(exports, "sync");
   add<sync_blocking>(exports, "syncBlocking");
   add<thread_count>(exports, "threads");
-  add<measured_ceiling>(exports, "ceiling");
-  add_devices(exports);
+  auto instruments = Napi::Object::New(env);
+  add<measured_ceiling>(instruments, "ceiling");
+  exports.Set("instruments", instruments);
+  add_devices(exports, instruments);
   add_profile(exports);
   auto ops = Napi::Object::New(env);
   auto signatures = Napi::Array::New(env);

@@ -202,9 +202,9 @@ Napi::Value release_graph(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-void add_devices(Napi::Object exports) {
+void add_devices(Napi::Object exports, Napi::Object instruments) {
   add<devices>(exports, "devices");
-  add<fragments>(exports, "fragments");
+  add<fragments>(instruments, "fragments");
   add<memory>(exports, "memory");
   add<forget_peak>(exports, "resetPeak");
   add<begin_capture>(exports, "beginCapture");

@@ -21,8 +21,8 @@ inline void add(Napi::Object exports, const char* name) {
                         name, const_cast<char*>(name)));
 }
 
-/// Devices, memory and graphs: devices.cc.
-void add_devices(Napi::Object exports);
+/// Devices, memory and graphs, and what measures a device: devices.cc.
+void add_devices(Napi::Object exports, Napi::Object instruments);
 /// Records of what operators cost: profile.cc.
 void add_profile(Napi::Object exports);
 

@@ -24,13 +24,9 @@ struct Sides {
 
 }  // namespace
 
-void patchify_forward(const Act& pixels, int64_t patch, ActOut y) {
+void patchify(const Act& pixels, int64_t patch, ActOut y) {
   const Sides s(pixels, y, patch);
   move(s.pixels, s.rows);
-}
-void patchify_backward(const Act& dy, int64_t patch, ActOut dpixels) {
-  const Sides s(dpixels, dy, patch);
-  move(s.rows, s.pixels);
 }
 
 }  // namespace mt::cuda

@@ -1,4 +1,5 @@
-// Images cut into square patches: a convolution with stride = kernel becomes a matrix product on its rows.
+// Images cut into square patches: a convolution with stride = kernel becomes a matrix product on its rows. Pixels are
+// never trained, so that there is no backward.
 #pragma once
 #include "core/view.h"
 
@@ -6,16 +7,12 @@ namespace mt {
 
 /// pixels [B,C,H,W] contiguous; patch divides H and W; y [B,(H/p)(W/p),C·p·p], each row in the order (c, row,
 /// column) of a flattened convolution weight. Patches run along the rows of the image.
-void check_patchify_forward(const Act& pixels, int64_t patch, ActOut y);
-/// dpixels: every pixel lies in one patch, so its gradient is moved back.
-void check_patchify_backward(const Act& dy, int64_t patch, ActOut dpixels);
+void check_patchify(const Act& pixels, int64_t patch, ActOut y);
 
 namespace cpu {
-void patchify_forward(const View& pixels, int64_t patch, Out y);
-void patchify_backward(const View& dy, int64_t patch, Out dpixels);
+void patchify(const View& pixels, int64_t patch, Out y);
 }  // namespace cpu
 namespace cuda {
-void patchify_forward(const Act& pixels, int64_t patch, ActOut y);
-void patchify_backward(const Act& dy, int64_t patch, ActOut dpixels);
+void patchify(const Act& pixels, int64_t patch, ActOut y);
 }  // namespace cuda
 }  // namespace mt

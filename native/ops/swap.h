@@ -1,5 +1,6 @@
-// The channel swap as a copy: [B,T,L,D] to [B,L,T,D]. The model never calls it (its attention swaps by strides); it
-// stands here so that what the stride saves can be measured. Backward of a swap is a swap.
+// The channel swap of the paper (its equation 9) as a copy: [B,T,L,D] to [B,L,T,D]. The model never calls it, since its
+// attention swaps by strides. It stays as the reference for that: tests compare results, the benchmarks the time that
+// the stride saves. Backward of a swap is a swap.
 #pragma once
 #include "core/view.h"
 

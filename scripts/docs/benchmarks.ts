@@ -9,7 +9,7 @@ import { ratios, tableSix } from '../../bench/compare.js'
 import { asked, bound } from '../../bench/goals.js'
 import { Result, type Goal, type Row } from '../../bench/record.js'
 import { against, bytes, figures, percent, time } from '../../bench/table.js'
-import { crossover } from '../../lib/eval/cost.js'
+import { crossover } from '../../bench/cost.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 

@@ -1,13 +1,8 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { InputError } from '../../lib/errors.js'
-import {
-  adapterConfigFromGolden,
-  checkAdapterConfig,
-  masksPerLayer,
-  parseAdapterConfig,
-  visualTokens,
-} from '../../lib/adapter/config.js'
+import { adapterConfigFromGolden } from '../../lib/parity/adapter-config.js'
+import { checkAdapterConfig, masksPerLayer, parseAdapterConfig, visualTokens } from '../../lib/adapter/config.js'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 
 const vicuna = parseModelConfig({ model_type: 'instructblip', text_config: { model_type: 'llama' } })

@@ -324,10 +324,14 @@ test('our own side rotates its inputs, and gives threads back', () => {
 })
 
 test('ceilings are rates; a name that there is not is refused', () => {
-  for (const name of ['float32', 'read', 'readSmallPages', 'copy'] as const) assert.ok(native().ceiling(name) > 0, name)
-  assert.ok(native().ceiling('bfloat16') >= 0)
-  assert.throws(() => native().ceiling('write' as 'read'), /ceiling: name: expected float32, .* but got "write"/)
-  assert.throws(() => native().ceiling(1 as never), /ceiling/)
+  for (const name of ['float32', 'read', 'readSmallPages', 'copy'] as const)
+    assert.ok(native().instruments.ceiling(name) > 0, name)
+  assert.ok(native().instruments.ceiling('bfloat16') >= 0)
+  assert.throws(
+    () => native().instruments.ceiling('write' as 'read'),
+    /ceiling: name: expected float32, .* but got "write"/,
+  )
+  assert.throws(() => native().instruments.ceiling(1 as never), /ceiling/)
 })
 
 // ---- what rows say ----

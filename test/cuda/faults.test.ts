@@ -46,7 +46,7 @@ test('a device number out of range, and words that are no device', async () => {
     `${helpers}
     say(() => chooseDevice('cuda:2')); say(() => tensor([1], [1], undefined, 'cuda:7')); say(() => chooseDevice('gpu')); say(() => tensor([1]).to('cuda:x'))
     console.log(devices().cuda.devices.map((d) => d.device).join())
-    for (const id of [64, 999]) { say(() => deviceMemory('cuda:' + id)); say(() => m.resetPeak('cuda:' + id)); say(() => Graph.capture('cuda:' + id, () => 0)); say(() => m.native().fragments(id)) }`,
+    for (const id of [64, 999]) { say(() => deviceMemory('cuda:' + id)); say(() => m.resetPeak('cuda:' + id)); say(() => Graph.capture('cuda:' + id, () => 0)); say(() => m.native().instruments.fragments(id)) }`,
     'devices=2',
   )
   assert.is(out[0], 'device: expected one of cpu, cuda:0, cuda:1, but got "cuda:2"; cuda:2 does not exist.')

@@ -10,7 +10,7 @@ const test = cuda.devices.length ? plain : plain.skip
 if (!cuda.devices.length) console.error(`test/cuda/fragments: skipped, since ${cuda.reason}`)
 
 test("every element of the tensor cores' operands lies where the PTX manual says", () => {
-  const { found, expected } = native().fragments(0)
+  const { found, expected } = native().instruments.fragments(0)
   assert.ok(expected.length > 33_000)
   assert.is(found.length, expected.length)
   const wrong = found.findIndex((x, i) => x !== expected[i])

@@ -386,7 +386,7 @@ for (const patch of sizes.filter((n) => n <= 33))
         'patchify',
         `[${shape}] by ${patch}`,
         (d) => ({ x: d.normal(shape) }),
-        ['x'],
+        [],
         (t) => patchify(t.x, patch),
         (t) => oracle.patchify(t.x, patch),
       )

@@ -20,12 +20,12 @@ test('gate_backward: dg is float32, or four bytes would be written over one', ()
 
 test('patchify: patches and channels whose product is no size', () => {
   refused(
-    () => native().ops.patchify_forward(empty([1, 1, 0, 0]).handle, 2 ** 40, empty([1, 0, 0]).handle),
-    /^patchify_forward: patch: expected 1 to 32768/,
+    () => native().ops.patchify(empty([1, 1, 0, 0]).handle, 2 ** 40, empty([1, 0, 0]).handle),
+    /^patchify: patch: expected 1 to 32768/,
   )
   refused(
-    () => native().ops.patchify_forward(empty([1, 2 ** 46, 0, 0]).handle, 2 ** 15, empty([1, 0, 0]).handle),
-    /^patchify_forward: pixels: expected fewer channels/,
+    () => native().ops.patchify(empty([1, 2 ** 46, 0, 0]).handle, 2 ** 15, empty([1, 0, 0]).handle),
+    /^patchify: pixels: expected fewer channels/,
   )
 })
 

@@ -423,7 +423,7 @@ function programs(): (() => Tensor | undefined)[] {
         ),
         10000,
       ),
-    () => patchify(p(batch, 3, 6, 9), 3),
+    () => patchify(values.normal([batch, 3, 6, 9]), 3),
     () => pick([sumDim, mean])(p(Math.max(1, a), b, c), 0),
     () => crossEntropy(p(a, Math.max(1, b)), ids(a, b), 0.5),
     () =>

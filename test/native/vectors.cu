@@ -201,7 +201,7 @@ void widths() {
     count("swap of rows of seven", short_rows.numel(), [&] { cuda::swap(short_rows, as(swapped_rows)); });
     // Rows of 14 pixels, 28 or 56 bytes: 4 or 8 at once.
     const View image = filled(dense(type, {1, 3, 28, 28})), rows = filled(dense(type, {1, 4, 588}));
-    count("patchify", image.numel() / 2, [&] { patchify_forward(image, 14, as(rows)); });
+    count("patchify", image.numel() / 2, [&] { cuda::patchify(image, 14, as(rows)); });
     const View dy = filled(dense(type, {4, 96})), dx = filled(dense(type, {4, 8, 96}));
     // Four columns a thread, but only where threads enough are left.
     const View many = filled(dense(type, {2, 2, 65536})), sums = filled(dense(type, {2, 65536})),

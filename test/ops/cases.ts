@@ -586,7 +586,7 @@ for (const [shape, patch] of [
     'patchify',
     `${text(shape)} by ${patch}`,
     (d) => ({ x: d.normal(shape) }),
-    ['x'],
+    [],
     (i) => patchify(i.x, patch),
     (i) => oracle.patchify(i.x, patch),
   )

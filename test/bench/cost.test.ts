@@ -12,7 +12,7 @@ import {
   scoreProducts,
   trainedCount,
   videoCost,
-} from '../../lib/eval/cost.js'
+} from '../../bench/cost.js'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import type { LlamaConfig } from '../../lib/models/llama.js'
 

@@ -3,11 +3,11 @@
  * block, the Q-Former and the language model. A multiply-add is two operations; what an implementation saves or repeats
  * is not counted.
  */
-import { trainedParameters, countTrained } from '../adapter/parameters.js'
-import type { AdapterConfig } from '../adapter/config.js'
-import type { LlamaConfig } from '../models/llama.js'
-import type { ModelConfig } from '../models/image-model.js'
-import type { QFormerConfig } from '../models/qformer.js'
+import { trainedParameters, countTrained } from '../lib/adapter/parameters.js'
+import type { AdapterConfig } from '../lib/adapter/config.js'
+import type { LlamaConfig } from '../lib/models/llama.js'
+import type { ModelConfig } from '../lib/models/image-model.js'
+import type { QFormerConfig } from '../lib/models/qformer.js'
 
 /** The form of self-attention: space and then time, or all tokens of a video at once. */
 export type Form = 'factorized' | 'joint'
