@@ -122,12 +122,18 @@ View filled(View v, int64_t offset = 0) {
   }
   return v;
 }
-template <typename V = Out>
-V as(const View& v) {
-  V out;
-  static_cast<View&>(out) = v;
-  return out;
-}
+/// A view as whatever parameter an operator has for it.
+struct as {
+  const View& view;
+  explicit as(const View& v) : view(v) {}
+  template <typename Parameter>
+    requires std::is_base_of_v<View, Parameter>
+  operator Parameter() const {
+    Parameter out;
+    static_cast<View&>(out) = view;
+    return out;
+  }
+};
 /// Bytes of a dense view.
 std::vector<unsigned char> bytes(const View& v) {
   std::vector<unsigned char> out(size_t(v.numel()) * size_of(v.dtype));
@@ -191,24 +197,24 @@ void widths() {
     count("copy, one element off", n, [&] { copy(odd, as(y)); });
     count("copy with a tail", n - 1, [&] { copy(tail, as(to_tail)); });
     count("fill", n / wide, [&] { fill(1.5, as(y)); });
-    count("scale", n / wide, [&] { scale(x, 2, as(y)); });
-    count("scale with a tail", (n - 1 + wide - 1) / wide, [&] { scale(tail, 2, as(to_tail)); });
-    count("multiply", n / wide, [&] { multiply(x, x, as(y)); });
-    count("add", n / wide, [&] { add(x, x, 1, as(y)); });
+    count("scale", n / wide, [&] { scale(as(x), 2, as(y)); });
+    count("scale with a tail", (n - 1 + wide - 1) / wide, [&] { scale(as(tail), 2, as(to_tail)); });
+    count("multiply", n / wide, [&] { multiply(as(x), as(x), as(y)); });
+    count("add", n / wide, [&] { add(as(x), as(x), 1, as(y)); });
     const View q = filled(dense(type, {2, 8, 12, 64})), swapped = filled(dense(type, {2, 12, 8, 64})),
                short_rows = filled(dense(type, {2, 8, 12, 7})), swapped_rows = filled(dense(type, {2, 12, 8, 7}));
-    count("swap", q.numel() / wide, [&] { cuda::swap(q, as(swapped)); });
-    count("swap of rows of seven", short_rows.numel(), [&] { cuda::swap(short_rows, as(swapped_rows)); });
+    count("swap", q.numel() / wide, [&] { cuda::swap(as(q), as(swapped)); });
+    count("swap of rows of seven", short_rows.numel(), [&] { cuda::swap(as(short_rows), as(swapped_rows)); });
     // Rows of 14 pixels, 28 or 56 bytes: 4 or 8 at once.
     const View image = filled(dense(type, {1, 3, 28, 28})), rows = filled(dense(type, {1, 4, 588}));
-    count("patchify", image.numel() / 2, [&] { cuda::patchify(image, 14, as(rows)); });
+    count("patchify", image.numel() / 2, [&] { cuda::patchify(as(image), 14, as(rows)); });
     const View dy = filled(dense(type, {4, 96})), dx = filled(dense(type, {4, 8, 96}));
     // Four columns a thread, but only where threads enough are left.
     const View many = filled(dense(type, {2, 2, 65536})), sums = filled(dense(type, {2, 65536})),
                few = filled(dense(type, {2, 2, 4096})), few_sums = filled(dense(type, {2, 4096}));
-    count("a sum of many columns", sums.numel() / 4, [&] { reduce_forward(many, 1, 0.5, as(sums)); });
-    count("a sum of few columns", few_sums.numel(), [&] { reduce_forward(few, 1, 0.5, as(few_sums)); });
-    count("a repeated row", dx.numel() / wide, [&] { reduce_backward(dy, 1, 0.125, as(dx)); });
+    count("a sum of many columns", sums.numel() / 4, [&] { reduce_forward(as(many), 1, 0.5, as(sums)); });
+    count("a sum of few columns", few_sums.numel(), [&] { reduce_forward(as(few), 1, 0.5, as(few_sums)); });
+    count("a repeated row", dx.numel() / wide, [&] { reduce_backward(as(dy), 1, 0.125, as(dx)); });
   }
   const View x = filled(dense(DType::f32, {n})), y = filled(dense(DType::bf16, {n}));
   expect(threads_of([&] { copy(x, as(y)); }) == padded(n / 8), "float32 to bfloat16 is not by eights");
