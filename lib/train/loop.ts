@@ -178,6 +178,15 @@ class Run {
   }
 
   async run(): Promise<TrainResult> {
+    try {
+      return await this.begin()
+    } finally {
+      this.trainer.dispose()
+      this.optimizer.dispose()
+    }
+  }
+
+  private async begin(): Promise<TrainResult> {
     const { train: t, output } = this.config
     if (this.options.resume) await this.restore()
     else if (await hasState(output))
@@ -208,8 +217,6 @@ class Run {
       throw await this.rescued(error)
     } finally {
       this.watch.stop()
-      this.trainer.dispose()
-      this.optimizer.dispose()
     }
   }
 

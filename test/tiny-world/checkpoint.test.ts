@@ -11,11 +11,11 @@ import { openCheckpoint } from '../../lib/session/checkpoint.js'
 import { accuracy, predictSamples, type Prediction } from '../../lib/eval/evaluate.js'
 import { Features } from '../../lib/session/features.js'
 
-const folder = fileURLToPath(new URL('../../examples/tiny-world/checkpoint', import.meta.url))
+const stored = fileURLToPath(new URL('../../examples/tiny-world/checkpoint', import.meta.url))
 
 test('at least 80 % of held-out still questions, through files, tokenizers and the loader', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'mt-stills-'))
-  const checkpoint = await openCheckpoint(folder)
+  const checkpoint = await openCheckpoint(stored)
   try {
     const samples = await readManifest(await renderStills({ dir: folder, split: 'test-stills', seed: 11, stills: 60 }))
     const closed = samples.filter((s) => s.choices)
@@ -36,7 +36,7 @@ test('at least 80 % of held-out still questions, through files, tokenizers and t
 })
 
 test('it fits in a repository', async () => {
-  assert.ok((await stat(join(folder, 'model.safetensors'))).size < 4_000_000)
+  assert.ok((await stat(join(stored, 'model.safetensors'))).size < 4_000_000)
 })
 
 test.run()
