@@ -19,8 +19,6 @@ export interface Allowed {
 }
 
 export const allowed: readonly Allowed[]
-export const architectures: readonly string[]
-export const tested: string
 export function sources(): string[]
 export function nvcc(): string | null
 export function shortName(name: string): string

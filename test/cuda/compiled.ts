@@ -4,7 +4,8 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { kept, tested } from '../../scripts/resources.mjs'
+import { tested } from '../../scripts/architectures.mjs'
+import { kept } from '../../scripts/resources.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 

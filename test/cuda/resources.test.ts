@@ -6,9 +6,9 @@ import { readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { comparable, committed, page } from '../../scripts/docs/kernels.mjs'
+import { architectures } from '../../scripts/architectures.mjs'
 import {
   allowed,
-  architectures,
   type Kernel,
   kept,
   nvcc,
