@@ -2,15 +2,19 @@
 // beside it the same for the emulator, which compiles the same .cu file as C++. All inline PTX of the project stands
 // here.
 //
-//   launch(kernel, grid, block, shared_bytes, args...)   on the calling thread's current stream; an empty grid is no
-//   launch resident_blocks(kernel, threads, shared_bytes)   blocks that a multiprocessor of this thread's device holds;
-//   1 at least SHARED(type, name)      dynamic shared memory, 128-byte aligned; a second SHARED names the same bytes
-//   mma_m16n8k16(d, a, b)   d += a·b: bf16 inputs, fp32 sums; fragments as in the PTX manual
-//   ldmatrix_x4, _x2, _x4_trans, _x2_trans(r, row)       8×8 matrices of bf16; lane 8·m + i names row i of matrix m
+//   launch(kernel, grid, block, shared_bytes, args...)
+//                                        on the calling thread's current stream; an empty grid is no launch
+//   resident_blocks(kernel, threads, shared_bytes)
+//                                        blocks that a multiprocessor of this thread's device holds; 1 at least
+//   SHARED(type, name)                   dynamic shared memory, 128-byte aligned; a second one names the same bytes
+//   mma_m16n8k16(d, a, b)                d += a·b: bf16 inputs, fp32 sums; fragments as in the PTX manual
+//   ldmatrix_x4, _x2, _x4_trans, _x2_trans(r, row)
+//                                        8×8 matrices of bf16; lane 8·m + i names row i of matrix m
 //   cp_async_16(shared, global, valid)   16 bytes, both sides 16-byte aligned; zeros where not valid; seen after
-//   cp_async_commit(), cp_async_wait<N>()                 all but the N newest groups have landed for this thread
-//   pack_bf16(lo, hi)       two floats rounded to bf16, lo in the lower half
-//   widen_f16(bits)         a float16 as float
+//   cp_async_commit(), cp_async_wait<N>()
+//                                        all but the N newest groups have landed for this thread
+//   pack_bf16(lo, hi)                    two floats rounded to bf16, lo in the lower half
+//   widen_f16(bits)                      a float16 as float
 #pragma once
 #include <cstddef>
 #include <cstdint>
