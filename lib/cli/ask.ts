@@ -2,12 +2,9 @@
 import type { Command } from 'commander'
 import { invalid } from '../errors.js'
 import { openModel } from '../session/model.js'
-import { count } from './eval.js'
-import { chosen, computes, interruptible, type Where } from './common.js'
+import { chosen, count, interruptible, number, opens, seconds, type Opens } from './common.js'
 
-interface Options extends Where {
-  model: string
-  adapter?: string
+interface Options extends Opens {
   video: string
   fps?: string
   start?: string
@@ -18,10 +15,8 @@ interface Options extends Where {
 }
 
 export function register(program: Command): void {
-  computes(program.command('ask'))
+  opens(program.command('ask'))
     .description('ask one question about one video')
-    .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
-    .option('--adapter <dir>', 'trained adapter; without one the image model answers')
     .requiredOption('--video <file>', 'video file, or folder of frame images with --fps')
     .option('--fps <n>', 'frames per second of a folder of images')
     .option('--start <seconds>', 'start of the clip')
@@ -31,11 +26,6 @@ export function register(program: Command): void {
     .option('--max-tokens <n>', 'longest answer', '64')
     .action(async (o: Options) => {
       const { signal, done } = interruptible()
-      const number = (name: string, text: string | undefined): number | undefined => {
-        const n = text === undefined ? undefined : Number(text)
-        if (text?.trim() === '' || Number.isNaN(n)) throw invalid(name, 'a number', text)
-        return n
-      }
       for (const [name, text] of [
         ['--prompt', o.prompt],
         ['--dialogue', o.dialogue],
@@ -54,12 +44,13 @@ export function register(program: Command): void {
         end: number('--end', o.end),
         fps: number('--fps', o.fps),
       }
-      const maxTokens = count('--max-tokens', o.maxTokens)
-      const where = chosen(o)
-      const model = await openModel(o.model, { ...where, adapter: o.adapter })
-      where.say(model.checkpoint)
+      const [maxTokens, timeout] = [count('--max-tokens', o.maxTokens), seconds('--timeout', o.timeout)]
+      const { device, precision, graphs, say } = chosen(o)
+      const model = await openModel(o.model, { device, precision, adapter: o.adapter })
+      say(model.checkpoint)
       try {
-        for await (const piece of model.ask({ ...clip, prompt: o.prompt, dialogue: o.dialogue }, { maxTokens, signal }))
+        const question = { ...clip, prompt: o.prompt, dialogue: o.dialogue }
+        for await (const piece of model.ask(question, { maxTokens, timeout, graphs, signal }))
           process.stdout.write(piece)
         process.stdout.write('\n')
       } finally {

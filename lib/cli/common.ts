@@ -2,15 +2,17 @@
 import { performance } from 'node:perf_hooks'
 import cliProgress from 'cli-progress'
 import type { Command } from 'commander'
+import { TIMEOUT } from '../data/frames.js'
 import { invalid } from '../errors.js'
 import type { Precision } from '../tensor/dtype.js'
 import { chooseDevice, type Device, type DeviceChoice } from '../tensor/device.js'
 import { memory } from '../tensor/tensor.js'
 
 /** The options of every command that computes. */
-export interface Where {
+export interface Computes {
   device: string
   precision: string
+  graphs: boolean
 }
 
 /** Adds them to a command. */
@@ -18,14 +20,52 @@ export const computes = (command: Command): Command =>
   command
     .option('--device <device>', 'auto, cpu, cuda or cuda:NUMBER', 'auto')
     .option('--precision <dtype>', 'what activations and matrices are stored in: float32 or bfloat16', 'float32')
+    .option('--no-graphs', 'on a GPU, launch operators one by one instead of as a graph')
+
+/** The options of every command that opens a model and reads clips for it. */
+export interface Opens extends Computes {
+  model: string
+  adapter?: string
+  timeout: string
+}
+
+/** Adds them to a command. */
+export const opens = (command: Command): Command =>
+  computes(command)
+    .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
+    .option('--adapter <dir>', 'trained adapter; without one the image model answers')
+    .option('--timeout <seconds>', 'longest time to read one clip', String(TIMEOUT))
+
+/** The number in an option's text; undefined where the option is not given. */
+export function number(name: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined
+  const n = Number(text)
+  if (text.trim() === '' || Number.isNaN(n)) throw invalid(name, 'a number', text)
+  return n
+}
+
+/** The whole number of at least 1 in an option's text. */
+export function count(name: string, text: string): number {
+  const n = Number(text)
+  if (!Number.isInteger(n) || n < 1) throw invalid(name, 'a whole number of at least 1', text)
+  return n
+}
+
+/** The time in seconds in an option's text. */
+export function seconds(name: string, text: string): number {
+  const n = Number(text)
+  if (!(n > 0)) throw invalid(name, 'seconds above 0', text)
+  return n
+}
 
 /**
- * Resolves them. `say` prints the device with the reason, and what was assumed of the model, to the error stream; call
- * it once everything else was checked.
+ * Resolves the options of {@link computes}. `say` prints the device with the reason, and what was assumed of the model,
+ * to the error stream; call it once everything else was checked.
  */
-export function chosen({ device, precision }: Where): {
+export function chosen({ device, precision, graphs }: Computes): {
   device: Device
   precision: Precision
+  graphs: boolean
   say(assumed: { notes: readonly string[] }): void
 } {
   if (precision !== 'float32' && precision !== 'bfloat16')
@@ -34,6 +74,7 @@ export function chosen({ device, precision }: Where): {
   return {
     device: choice.device,
     precision,
+    graphs,
     say({ notes }) {
       console.error(`mtransllama: computing on ${choice.device} (${choice.reason})`)
       for (const note of notes) console.error(`mtransllama: note: ${note}`)

@@ -7,11 +7,9 @@ import { openModel } from '../session/model.js'
 import { accuracy, predictSamples, type Prediction, type Unpredicted } from '../eval/evaluate.js'
 import { Features } from '../session/features.js'
 import { PredictionFile, runName } from '../eval/predictions.js'
-import { Bar, chosen, computes, interruptible, percent, table, type Where } from './common.js'
+import { Bar, chosen, count, interruptible, opens, percent, seconds, table, type Opens } from './common.js'
 
-interface Options extends Where {
-  model: string
-  adapter?: string
+interface Options extends Opens {
   data: string
   output?: string
   resume?: boolean
@@ -19,13 +17,6 @@ interface Options extends Where {
   frames?: string
   sampling: string
   cache?: string
-}
-
-/** A whole number of at least 1 from an option's text. */
-export function count(name: string, text: string): number {
-  const n = Number(text)
-  if (!Number.isInteger(n) || n < 1) throw invalid(name, 'a whole number of at least 1', text)
-  return n
 }
 
 /** `uniform`, `first`, or `fps:2`. */
@@ -37,10 +28,8 @@ export function sampling(text: string): Sampling {
 }
 
 export function register(program: Command): void {
-  computes(program.command('eval'))
+  opens(program.command('eval'))
     .description('predict every sample of a manifest and print the accuracy')
-    .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
-    .option('--adapter <dir>', 'trained adapter; without one the image model answers')
     .requiredOption('--data <manifest>', 'samples, JSONL')
     .option(
       '--output <file>',
@@ -52,14 +41,18 @@ export function register(program: Command): void {
     .option('--sampling <how>', 'uniform, first or fps:NUMBER', 'uniform')
     .option('--cache <dir>', 'folder for features')
     .action(async (o: Options) => {
-      const [batch, choice] = [count('--batch', o.batch), sampling(o.sampling)]
+      const [batch, choice, timeout] = [
+        count('--batch', o.batch),
+        sampling(o.sampling),
+        seconds('--timeout', o.timeout),
+      ]
       const asked = o.frames === undefined ? undefined : count('--frames', o.frames)
       if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to continue', new Error('none'))
       const samples = await readManifest(o.data)
-      const where = chosen(o)
-      const model = await openModel(o.model, { ...where, adapter: o.adapter })
+      const { device, precision, graphs, say } = chosen(o)
+      const model = await openModel(o.model, { device, precision, adapter: o.adapter })
       const { checkpoint, adapter } = model
-      where.say(checkpoint)
+      say(checkpoint)
       const { signal, done } = interruptible(
         o.output === undefined ? 'stopping' : `stopping; what is predicted is in ${o.output}, and --resume goes on`,
       )
@@ -67,6 +60,7 @@ export function register(program: Command): void {
         const features = new Features(checkpoint, {
           frames: asked ?? adapter?.config.frames ?? 4,
           sampling: choice,
+          timeout,
           cache: o.cache,
         })
         const file =
@@ -87,6 +81,7 @@ export function register(program: Command): void {
           for await (const p of predictSamples(checkpoint, features, file?.left ?? samples, {
             adapter,
             batch,
+            graphs,
             signal,
             onUnpredicted,
           })) {

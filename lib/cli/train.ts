@@ -4,14 +4,13 @@ import type { Command } from 'commander'
 import { countTrained } from '../adapter/parameters.js'
 import { readTrainConfig } from '../train/config.js'
 import { train } from '../train/loop.js'
-import { Bar, chosen, computes, interruptible, memoryText, percent, table, type Where } from './common.js'
+import { Bar, chosen, computes, interruptible, memoryText, percent, table, type Computes } from './common.js'
 import { profilePath, writeProfile } from './profile.js'
 
 export function register(program: Command): void {
   computes(program.command('train <config>'))
     .description('train an adapter by a YAML configuration')
     .option('--output <dir>', 'output folder, in place of the one in the file')
-    .option('--no-graphs', 'on a GPU, launch operators one by one instead of as a graph')
     .option(
       '--profile <file>',
       'time steps 3 to 12 of the first epoch (all of a shorter one) by operator: a table, and a Chrome trace in the file',
@@ -20,13 +19,7 @@ export function register(program: Command): void {
     .action(
       async (
         path: string,
-        {
-          output,
-          resume = false,
-          graphs,
-          profile,
-          ...o
-        }: { output?: string; resume?: boolean; graphs: boolean; profile?: string } & Where,
+        { output, resume = false, profile, ...o }: { output?: string; resume?: boolean; profile?: string } & Computes,
       ) => {
         const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
         const trace = profile === undefined ? undefined : await profilePath(profile)
@@ -47,7 +40,7 @@ export function register(program: Command): void {
             resume,
             device: where.device,
             precision: where.precision,
-            graphs,
+            graphs: where.graphs,
             onStart({ counts, samples, steps, adapter, model }) {
               where.say(model.checkpoint)
               const rows = [

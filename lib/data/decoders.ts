@@ -173,7 +173,7 @@ class Decoder {
             job.clip.video,
             `its frames within ${seconds(time)}`,
             new Error('none'),
-            'the file is damaged, or its disk does not answer; leave the clip out, or raise data.timeout',
+            'the file is damaged, or its disk does not answer; leave the clip out, or raise the limit (data.timeout of a configuration, --timeout of a command)',
           )
       this.child.kill('SIGKILL')
       this.end('SIGKILL', error)

@@ -45,6 +45,8 @@ export interface PredictOptions {
   batch?: number
   /** Most tokens of an open answer. Default 64. */
   maxTokens?: number
+  /** On a CUDA device, whether the steps of an open answer are launched as graphs. Default: true. */
+  graphs?: boolean | undefined
   signal?: AbortSignal | undefined
   /**
    * Called for each sample whose clip or texts cannot be used; evaluation continues without it. Absent: the first such
@@ -241,11 +243,11 @@ async function openAnswer(
   checkpoint: Checkpoint,
   visual: Tensor,
   { prompt }: Encoded,
-  { maxTokens, signal }: PredictOptions,
+  { maxTokens, graphs, signal }: PredictOptions,
 ): Promise<string> {
   const ids: number[] = []
-  for await (const id of generate(checkpoint.model, visual, prompt, { maxTokens, eosIds: checkpoint.eosIds, signal }))
-    ids.push(id)
+  const { model, eosIds } = checkpoint
+  for await (const id of generate(model, visual, prompt, { maxTokens, eosIds, graphs, signal })) ids.push(id)
   return checkpoint.tokenizer.decode(ids).trim()
 }
 

@@ -20,7 +20,7 @@ export interface FeatureOptions {
   /** Frames per clip, T. */
   frames: number
   sampling: Sampling
-  /** Seconds that reading a clip may take; default: that of {@link readFrames}. */
+  /** Seconds that reading a clip may take. Default 60. */
   timeout?: number | undefined
   /** Folder of the cache on disk; none: features live in memory alone. */
   cache?: string | undefined

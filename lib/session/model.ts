@@ -30,6 +30,8 @@ export interface AskOptions extends Omit<GenerateOptions, 'eosIds'> {
   /** Frames of the clip. Default: those the adapter was trained with, else 4. */
   frames?: number
   sampling?: Sampling
+  /** Seconds that reading the clip may take. Default 60. */
+  timeout?: number | undefined
 }
 
 /**
@@ -103,7 +105,8 @@ export class Model {
     const { model, tokenizer, eosIds } = checkpoint
     const adapter = this.#adapter
     const frames = options.frames ?? adapter?.config.frames ?? 4
-    const features = new Features(checkpoint, { frames, sampling: options.sampling ?? { kind: 'uniform' } })
+    const { sampling = { kind: 'uniform' }, timeout } = options
+    const features = new Features(checkpoint, { frames, sampling, timeout })
     const encoded = encode(checkpoint, adapter?.config ?? imageTextConfig(checkpoint, frames), {
       prompt: question.prompt,
       qformerText: question.dialogue,

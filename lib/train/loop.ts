@@ -75,7 +75,7 @@ export interface TrainOptions extends TrainEvents {
   /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link openModel}. */
   device?: DeviceChoice | undefined
   precision?: Precision | undefined
-  /** On a CUDA device, whether steps are launched as graphs. Default: true. */
+  /** On a CUDA device, whether steps of training and of answers are launched as graphs. Default: true. */
   graphs?: boolean | undefined
   /** An open model to use instead of opening `config.model`; its own adapter plays no part, and the caller frees it. */
   model?: Model | undefined
@@ -382,6 +382,7 @@ class Run {
     this.at = `the validation after step ${this.step}`
     for await (const p of predictSamples(this.model.checkpoint, this.features, samples, {
       adapter: this.adapter,
+      graphs: this.options.graphs,
       signal: this.options.signal,
     })) {
       all.push(p)

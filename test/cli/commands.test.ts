@@ -81,6 +81,9 @@ test('train, eval and ask, one after another', async () => {
         '0.75',
         '--max-tokens',
         '5',
+        '--no-graphs',
+        '--timeout',
+        '30',
       ),
     ),
   ])
@@ -193,6 +196,15 @@ test('one sentence for arguments that are wrong', async () => {
     [
       ['eval', '--model', world.model, '--data', world.val, '--batch', 'many'],
       /--batch: expected a whole number of at least 1, but got "many"/,
+    ],
+    [
+      ['eval', '--model', world.model, '--data', world.val, '--timeout', '0'],
+      /--timeout: expected seconds above 0, but got "0"/,
+    ],
+    [ask('--video', clip(), '--timeout', 'long'), /--timeout: expected seconds above 0, but got "long"/],
+    [
+      ask('--video', clip(), '--timeout', '0.001'),
+      /its frames within 0\.001 s.*; .*raise the limit \(data\.timeout of a configuration, --timeout of a command\)\.$/m,
     ],
     [ask('--video', clip(), '--start', 'soon'), /--start: expected a number, but got "soon"/],
     [ask('--video', world.val), /manifest\.jsonl: expected a video file/],
