@@ -1,9 +1,9 @@
 /** The interface of the suites: times a case beside its peers, checks results first, keeps the rows. */
 import { performance } from 'node:perf_hooks'
 import { native } from '../lib/native.js'
-import { deviceMemory, type Device } from '../lib/tensor/device.js'
+import type { Device } from '../lib/tensor/device.js'
+import { deviceMemory, memory, resetPeak, syncBlocking, threads as setThreads } from '../lib/tensor/runtime.js'
 import { scope } from '../lib/tensor/scope.js'
-import { memory, resetPeak, syncBlocking, threads as setThreads } from '../lib/tensor/tensor.js'
 import { Files, type Numbers } from './files.js'
 import { difference, inTurn, own, ratio, spread, type Clock, type Contender, type Plan } from './harness.js'
 import { contender, isGradient, limitOf, type Opponents, type Peer, type PeerCase } from './opponents.js'

@@ -119,7 +119,7 @@ export async function load(
 }
 
 /** Numbers as a tensor of the scope at hand, in the dtype of activations. */
-export function place({ shape, data }: Numbers, device: Device, dtype: Row['dtype'] = 'float32'): Tensor {
+export function upload({ shape, data }: Numbers, device: Device, dtype: Row['dtype'] = 'float32'): Tensor {
   return scope(() => cast(tensor(data, shape, 'float32', device), activations(dtype)))
 }
 

@@ -235,9 +235,9 @@ const targets: readonly Target[] = [
 export function goals(rows: readonly Row[]): Goal[] {
   const of = (cpu: string, { goal, target, unit, from, measured, mixed }: Target, ease = 1): Goal => {
     const mine = new Rows(rows.filter((r) => (r.cpu === 'avx2') === (cpu === 'avx2')))
-    const [whole, half] = [measured(mine), mixed?.(mine)]
-    const found = Math.max(whole ?? 0, half ?? 0) || undefined
-    const how = mixed && found !== undefined ? `, activations in ${found === whole ? 'bfloat16' : 'float32'}` : ''
+    const [same, mixedShare] = [measured(mine), mixed?.(mine)]
+    const found = Math.max(same ?? 0, mixedShare ?? 0) || undefined
+    const how = mixed && found !== undefined ? `, activations in ${found === same ? 'bfloat16' : 'float32'}` : ''
     return {
       goal,
       target: target * ease,

@@ -3,7 +3,7 @@
  * ratio is the median over the rounds of the ratio within a round.
  */
 import { performance } from 'node:perf_hooks'
-import { syncBlocking, threads } from '../lib/tensor/tensor.js'
+import { syncBlocking, threads } from '../lib/tensor/runtime.js'
 import type { Spread } from './record.js'
 
 /** A contender: runs for about so many milliseconds and returns the microseconds of each call. */

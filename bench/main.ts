@@ -83,13 +83,14 @@ async function main(names: string[], options: Options): Promise<void> {
   const before = load()
   let narrow: Result | undefined
   const about = { machine: machine(), versions: softwareVersions(), ...commit(), date: new Date().toISOString() }
-  const place = device === 'cpu' ? 'cpu' : `${device}, ${devices().cuda.devices.find((d) => d.device === device)?.name}`
+  const deviceName =
+    device === 'cpu' ? 'cpu' : `${device}, ${devices().cuda.devices.find((d) => d.device === device)?.name}`
   const out =
     options.out ??
     join(
       dirname(fileURLToPath(import.meta.url)),
       'results',
-      `${slug(device === 'cpu' ? about.machine.cpu : place)}-${about.date.slice(0, 10)}.json`,
+      `${slug(device === 'cpu' ? about.machine.cpu : deviceName)}-${about.date.slice(0, 10)}.json`,
     )
   /** Written after every suite, so that an interrupted run leaves its results. */
   const write = (done: Suite[]): Result => {
@@ -97,7 +98,7 @@ async function main(names: string[], options: Options): Promise<void> {
     const result = Result.parse({
       schema: 1,
       ...about,
-      device: place,
+      device: deviceName,
       peers: opponents.peers.map(({ name, version, details }) => ({ name, version, details })),
       missing: opponents.missing,
       seconds: (performance.now() - started) / 1000,

@@ -170,10 +170,10 @@ export function native(): Native {
 
 function load(): Native {
   const require = createRequire(import.meta.url)
-  const places = [process.env.MT_ADDON, '../build/Release/mtransllama.node'].filter((p): p is string => !!p)
+  const candidates = [process.env.MT_ADDON, '../build/Release/mtransllama.node'].filter((p): p is string => !!p)
   const failures: string[] = []
-  for (const place of places) {
-    const path = place.startsWith('..') ? fileURLToPath(new URL(place, import.meta.url)) : resolve(place)
+  for (const candidate of candidates) {
+    const path = candidate.startsWith('..') ? fileURLToPath(new URL(candidate, import.meta.url)) : resolve(candidate)
     try {
       return require(path) as Native
     } catch (error) {

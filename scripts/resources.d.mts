@@ -28,5 +28,5 @@ export function resources(options?: {
   archs?: readonly string[]
   jobs?: number
 }): Promise<Kernel[]>
-export function kept(folder: string, files?: readonly string[]): Kernel[] | null
+export function ofBuild(folder: string, files?: readonly string[]): Kernel[] | null
 export function spills(kernels: readonly Kernel[], list?: readonly Allowed[]): string[]

@@ -149,7 +149,7 @@ function sorted(kernels) {
 }
 
 /** The same from what a build by scripts/build.mjs left in its folder, or null where it has not compiled every file. */
-export function kept(folder, files = sources()) {
+export function ofBuild(folder, files = sources()) {
   const texts = files.map((file) =>
     ['o', 'obj'].map((end) => join(folder, 'CMakeFiles', 'mtransllama.dir', `${file}.${end}.ptxas`)).find(existsSync),
   )

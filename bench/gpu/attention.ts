@@ -91,7 +91,7 @@ export function attentionSet(item: Item, inputs: Inputs): Passes {
   const h = (t: Tensor | null) => t?.handle ?? null
   const pairs = b0 * b1 * heads * n * keys * d
   const half = causal ? 0.5 : 1
-  const rowsOf = (q: number, k: number): number => 2 * b0 * b1 * D * (q * n + k * keys)
+  const moved = (q: number, k: number): number => 2 * b0 * b1 * D * (q * n + k * keys)
   return {
     forward: {
       call: () =>
@@ -109,7 +109,7 @@ export function attentionSet(item: Item, inputs: Inputs): Passes {
         ),
       outputs: [y],
       flops: 4 * half * pairs,
-      bytes: rowsOf(2, 2),
+      bytes: moved(2, 2),
     },
     backward: {
       call: () =>
@@ -131,7 +131,7 @@ export function attentionSet(item: Item, inputs: Inputs): Passes {
         ),
       outputs: dthree ? [dthree] : [dq, dv].filter((t) => t !== null),
       flops: (dk ? 10 : 8) * half * pairs,
-      bytes: rowsOf(3, dk ? 4 : 3),
+      bytes: moved(3, dk ? 4 : 3),
     },
   }
 }

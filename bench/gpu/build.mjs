@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, renameSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
-import { kept, spills } from '../../scripts/resources.mjs'
+import { ofBuild, spills } from '../../scripts/resources.mjs'
 import { option, reasonOf, root, run } from './child.mjs'
 
 const result = { addon: process.env.MT_ADDON ?? join(root, 'build', 'Release', 'mtransllama.node'), built: false }
@@ -48,7 +48,7 @@ if (!process.env.MT_ADDON) {
 }
 
 // Registers and spills, as ptxas reported them when the addon was compiled, here or elsewhere.
-const kernels = kept(dirname(dirname(result.addon)))
+const kernels = ofBuild(dirname(dirname(result.addon)))
 const spilled = kernels && spills(kernels)
 result.ptxas = !kernels
   ? {

@@ -28,10 +28,10 @@ export function drawn(shape: readonly number[], device: Device, draw: (row: Tens
     draw(y)
     return y
   }
-  const [row, y, whole] = [empty([most], 'float32', device), empty(shape, 'float32', device), Math.floor(n / most)]
+  const [row, y, full] = [empty([most], 'float32', device), empty(shape, 'float32', device), Math.floor(n / most)]
   draw(row)
-  write(y.view([whole, most]), row.view([whole, most], [0, 1]))
-  if (n % most) write(y.view([n % most], [1], whole * most), row.view([n % most]))
+  write(y.view([full, most]), row.view([full, most], [0, 1]))
+  if (n % most) write(y.view([n % most], [1], full * most), row.view([n % most]))
   return y
 }
 

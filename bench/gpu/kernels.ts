@@ -4,7 +4,8 @@
  */
 import { readFileSync } from 'node:fs'
 import { scope } from '../../lib/tensor/scope.js'
-import { syncBlocking, type Tensor } from '../../lib/tensor/tensor.js'
+import { syncBlocking } from '../../lib/tensor/runtime.js'
+import type { Tensor } from '../../lib/tensor/tensor.js'
 import { Inputs } from './inputs.js'
 import { build, type Pass, products } from './operators.js'
 import { gpu, type Item, option, quick, type Row, shapes } from './record.js'

@@ -18,8 +18,8 @@ const rows = [
     const { found, expected } = native().instruments.fragments(deviceId(device))
     const wrong = expected.findIndex((x, i) => x !== found[i])
     if (wrong >= 0 || found.length !== expected.length)
-      throw new Error(`place ${wrong} of ${expected.length}: ${found[wrong]}, the manual has ${expected[wrong]}`)
-    return { places: expected.length }
+      throw new Error(`element ${wrong} of ${expected.length}: ${found[wrong]}, the manual has ${expected[wrong]}`)
+    return { elements: expected.length }
   }),
   await attempt('a product of 40 by 48 by 64, exact in bfloat16', () =>
     scope(() => {

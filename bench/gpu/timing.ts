@@ -2,7 +2,7 @@
 import { performance } from 'node:perf_hooks'
 import { Graph } from '../../lib/tensor/cuda-graph.js'
 import type { Device } from '../../lib/tensor/device.js'
-import { syncBlocking } from '../../lib/tensor/tensor.js'
+import { syncBlocking } from '../../lib/tensor/runtime.js'
 import { quick } from './record.js'
 
 /** Microseconds per call, over the samples. */

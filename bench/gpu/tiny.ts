@@ -3,7 +3,7 @@
  * compute-sanitizer.
  */
 import { scope } from '../../lib/tensor/scope.js'
-import { syncBlocking } from '../../lib/tensor/tensor.js'
+import { syncBlocking } from '../../lib/tensor/runtime.js'
 import { cases } from '../../test/ops/cases.js'
 import { bits, canBeNarrow, evaluate, type OpCase } from '../../test/ops/support.js'
 import { gpu, quick } from './record.js'

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { full } from '../../lib/ops/copy.js'
 import type { Device } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
-import { syncBlocking } from '../../lib/tensor/tensor.js'
+import { syncBlocking } from '../../lib/tensor/runtime.js'
 import { run, start } from './child.mjs'
 import { attempt, deadline, late, noTime, type Row, save } from './record.js'
 

@@ -7,7 +7,7 @@ import { scope } from '../../lib/tensor/scope.js'
 import { backward, noGrad } from '../../lib/tensor/tape.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'
 import type { Bench, Outputs, Precision } from '../bench.js'
-import { Draw, numbers, place, type Numbers } from '../files.js'
+import { Draw, numbers, upload, type Numbers } from '../files.js'
 
 export interface Sizes {
   B: number
@@ -78,7 +78,7 @@ async function one(bench: Bench, form: Form, sizes: Sizes, pass: Pass, dtype: Pr
     const all = given(sizes)
     const made = (name: string): Tensor =>
       scope(() => {
-        const t = place(all.get(name)!, bench.device, dtype)
+        const t = upload(all.get(name)!, bench.device, dtype)
         return form === 'joint' ? contiguous(together(t, sizes)) : t
       })
     const inputs = Array.from(

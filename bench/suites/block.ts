@@ -12,7 +12,7 @@ import { scope } from '../../lib/tensor/scope.js'
 import { backward, noGrad } from '../../lib/tensor/tape.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import type { Bench, Outputs, Precision } from '../bench.js'
-import { Draw, load, numbers, place, type Numbers } from '../files.js'
+import { Draw, load, numbers, upload, type Numbers } from '../files.js'
 import { frames, type Sizes } from './attention.js'
 
 const eps = 1e-12
@@ -95,7 +95,7 @@ export async function block(bench: Bench, { form, sizes, pass, dtype, rank }: Bl
     const shaped = (t: Tensor): Tensor =>
       form === 'factorized' ? t : t.view([B, 1, T * L + K, D], [T * (L + K) * D, 0, D, 1])
     const inputs = Array.from({ length: copies }, () =>
-      Object.assign(contiguous(shaped(place(all.get('x')!, bench.device, dtype))), {
+      Object.assign(contiguous(shaped(upload(all.get('x')!, bench.device, dtype))), {
         requiresGrad: pass !== 'forward',
       }),
     )
@@ -103,7 +103,7 @@ export async function block(bench: Bench, { form, sizes, pass, dtype, rank }: Bl
       const seen = attend(weights, x, { over: 2, lora: space })
       return form === 'joint' ? seen : attend(weights, contiguous(narrow(seen, 2, 0, L)), { over: 1, lora: time })
     }
-    const dyWhole = place(all.get('dy')!, bench.device, dtype)
+    const dyWhole = upload(all.get('dy')!, bench.device, dtype)
     const dy = form === 'joint' ? contiguous(shaped(dyWhole)) : contiguous(narrow(dyWhole, 2, 0, L))
     const step = (x: Tensor): { y: Tensor; gradients: Map<string, Tensor> } => {
       const y = forward(x)

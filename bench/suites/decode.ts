@@ -11,10 +11,11 @@ import { languageModel } from '../../lib/models/language.js'
 import { linear } from '../../lib/ops/linear.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
-import { syncBlocking, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { syncBlocking } from '../../lib/tensor/runtime.js'
+import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { expectedTensors } from '../../lib/checkpoint/names.js'
 import type { Bench, Precision } from '../bench.js'
-import { Draw, load, numbers, place, type Numbers } from '../files.js'
+import { Draw, load, numbers, upload, type Numbers } from '../files.js'
 
 /** Drawn once for each shape. */
 function matrix(out: number, into: number): Numbers {
@@ -44,7 +45,7 @@ async function products(
   const before = bench.options.threads
   await scope(async () => {
     const given = draw.normal([rows, into])
-    const x = place(given, bench.device, dtype)
+    const x = upload(given, bench.device, dtype)
     const forward = (w: Tensor): Tensor => linear(x, w)
     const kind = rows === 1 ? 'GEMV' : 'GEMM'
     bench.threads(threads ?? before)
@@ -111,11 +112,11 @@ async function layer(bench: Bench, dtype: Precision): Promise<void> {
         bench.device,
       ),
     }
-    noGrad(() => model.forward(place(draw.normal([1, past, D]), bench.device, dtype), { ...start, cache }))
+    noGrad(() => model.forward(upload(draw.normal([1, past, D]), bench.device, dtype), { ...start, cache }))
     syncBlocking()
   })
   await scope(async () => {
-    const x = place(draw.normal([1, 1, D]), bench.device, dtype)
+    const x = upload(draw.normal([1, 1, D]), bench.device, dtype)
     const context = {
       mask: tensor(new Uint8Array(past + 1).fill(1), [1, past + 1], 'uint8', bench.device),
       positions: tensor(Int32Array.of(past), [1, 1], 'int32', bench.device),

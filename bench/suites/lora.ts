@@ -7,7 +7,7 @@ import { scope } from '../../lib/tensor/scope.js'
 import { backward, noGrad } from '../../lib/tensor/tape.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import type { Bench, Outputs, Precision } from '../bench.js'
-import { Draw, load, numbers, place } from '../files.js'
+import { Draw, load, numbers, upload } from '../files.js'
 import { taken } from './block.js'
 
 const copies = 3
@@ -28,9 +28,9 @@ async function one(
       ({ shape, data }) => tensor(data, shape, 'float32', bench.device).requireGrad(),
     ) as [Tensor, Tensor]
     const inputs = Array.from({ length: copies }, () =>
-      Object.assign(place(draw.normal([rows, into]), bench.device, dtype), { requiresGrad: pass !== 'forward' }),
+      Object.assign(upload(draw.normal([rows, into]), bench.device, dtype), { requiresGrad: pass !== 'forward' }),
     )
-    const dy = place(draw.normal([rows, out]), bench.device, dtype)
+    const dy = upload(draw.normal([rows, out]), bench.device, dtype)
     const fused = (x: Tensor): Tensor => lora(x, w, b, A, B, 1)
     // The update in float32, as the fused operator has it.
     const three = (x: Tensor): Tensor =>

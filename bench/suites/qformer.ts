@@ -13,7 +13,7 @@ import { backward, noGrad } from '../../lib/tensor/tape.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { expectedTensors } from '../../lib/checkpoint/names.js'
 import type { Bench, Outputs, Precision } from '../bench.js'
-import { Draw, load, numbers, place, type Numbers } from '../files.js'
+import { Draw, load, numbers, upload, type Numbers } from '../files.js'
 import { taken, trained } from './block.js'
 import { sizeOf } from '../../lib/shape.js'
 
@@ -159,7 +159,7 @@ async function one(bench: Bench, sizes: Sizes, pass: Pass, dtype: Precision): Pr
           : { temporal: {} },
     )
     const [queries, image, dy] = ['queries', 'image', 'dy'].map((name) =>
-      place(all.get(name)!, bench.device, dtype),
+      upload(all.get(name)!, bench.device, dtype),
     ) as [Tensor, Tensor, Tensor]
     const words = text && {
       ids: tensor(
@@ -246,7 +246,7 @@ async function videoQformer(bench: Bench, T: number, heads: number): Promise<voi
       ['query_tokens', nothing([1, L, D])],
     ])
     const model = qformer(finder(weights), { ...config, maxPositions: 1 }, L)
-    const [queries, image] = [place(all.get('queries')!, bench.device), place(all.get('image')!, bench.device)]
+    const [queries, image] = [upload(all.get('queries')!, bench.device), upload(all.get('image')!, bench.device)]
     const parameters =
       L * D +
       [...stored].reduce((n, [name, t]) => n + (/layer\.\d+\.(intermediate|output)\./.test(name) ? 0 : t.size), 0)

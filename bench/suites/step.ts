@@ -13,11 +13,12 @@ import { ImageModel } from '../../lib/models/image-model.js'
 import { full } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
-import { syncBlocking, tensor } from '../../lib/tensor/tensor.js'
+import { syncBlocking } from '../../lib/tensor/runtime.js'
+import { tensor } from '../../lib/tensor/tensor.js'
 import { AdamW } from '../../lib/train/optimizer.js'
 import { expectedTensors } from '../../lib/checkpoint/names.js'
 import { cpuName, type Bench, type Precision } from '../bench.js'
-import { activations, Draw, load, place, type Numbers } from '../files.js'
+import { activations, Draw, load, upload, type Numbers } from '../files.js'
 import { median, ratio, spread } from '../harness.js'
 import { IGNORE } from '../../lib/ops/cross-entropy.js'
 
@@ -116,7 +117,7 @@ async function one(bench: Bench, sizes: Sizes, dtype: Precision): Promise<void> 
     flops['whole step'] - flops['Q-Former forward'] - flops['language model and loss, forward']
 
   await scope(async () => {
-    const features = place(draw.normal([B, T, vision.tokens, vision.hiddenSize]), bench.device, dtype)
+    const features = upload(draw.normal([B, T, vision.tokens, vision.hiddenSize]), bench.device, dtype)
     const text = {
       ids: tensor(ids(B * K, qformer.vocabSize), [B, K], 'int32', bench.device),
       mask: tensor(new Uint8Array(B * K).fill(1), [B, K], 'uint8', bench.device),

@@ -10,7 +10,7 @@ import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'
 import type { Bench, Precision } from '../bench.js'
-import { Draw, load, numbers, place } from '../files.js'
+import { Draw, load, numbers, upload } from '../files.js'
 
 const copies = 3
 
@@ -37,7 +37,7 @@ async function temporal(bench: Bench, T: number, dtype: Precision): Promise<void
     const inputs = Array.from(
       { length: copies },
       () =>
-        ['q', 'k', 'v'].map(() => place(draw.normal([1, T, L, D]), bench.device, dtype)) as [Tensor, Tensor, Tensor],
+        ['q', 'k', 'v'].map(() => upload(draw.normal([1, T, L, D]), bench.device, dtype)) as [Tensor, Tensor, Tensor],
     )
     const ordered = inputs.map((qkv) => qkv.map((t) => noGrad(() => swap(t))) as [Tensor, Tensor, Tensor])
     const calls = <I>(of: readonly I[], f: (x: I) => Tensor) =>

@@ -6,7 +6,7 @@ import { TIMEOUT } from '../data/frames.js'
 import { invalid } from '../errors.js'
 import type { Precision } from '../tensor/dtype.js'
 import { chooseDevice, type Device, type DeviceChoice } from '../tensor/device.js'
-import { memory } from '../tensor/tensor.js'
+import { memory } from '../tensor/runtime.js'
 
 /** The options of every command that computes. */
 export interface Computes {

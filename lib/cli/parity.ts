@@ -45,11 +45,11 @@ export function register(program: Command): void {
     .requiredOption('--golden <dir>', 'folder with checkpoints and a folder "cases"')
     .option('--device <device>', 'where to compute: cpu, cuda or cuda:NUMBER', 'cpu')
     .action(async ({ golden, device }: { golden: string; device: string }) => {
-      const { device: place } = chooseDevice(device as DeviceChoice)
+      const chosen = chooseDevice(device as DeviceChoice)
       let passed = 0
       let failed = 0
       const digits = (x: number): string => (x ? x.toExponential(1) : '0').padStart(7)
-      for await (const { name, score } of parity(golden, place)) {
+      for await (const { name, score } of parity(golden, chosen.device)) {
         const ok = score.faults.length === 0
         ok ? passed++ : failed++
         console.log(

@@ -98,9 +98,9 @@ export class KVCache {
   append(i: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
     const slot = this.#slot(i, k)
     const n = k.dim(1)
-    write(rowsFrom(slot.k, this.length, n), k)
-    write(rowsFrom(slot.v, this.length, n), v)
-    return { k: rowsFrom(slot.k, 0, this.length + n), v: rowsFrom(slot.v, 0, this.length + n) }
+    write(tokensFrom(slot.k, this.length, n), k)
+    write(tokensFrom(slot.v, this.length, n), v)
+    return { k: tokensFrom(slot.k, 0, this.length + n), v: tokensFrom(slot.v, 0, this.length + n) }
   }
 
   /**
@@ -113,7 +113,7 @@ export class KVCache {
       append: (i, k, v) => {
         const slot = this.#slot(i, k)
         cacheAppend(k, v, at, slot.k, slot.v)
-        return { k: rowsFrom(slot.k, 0, keys), v: rowsFrom(slot.v, 0, keys) }
+        return { k: tokensFrom(slot.k, 0, keys), v: tokensFrom(slot.v, 0, keys) }
       },
     }
   }
@@ -132,8 +132,8 @@ export class KVCache {
   }
 }
 
-/** Rows `start` to `start + count` of [B,M,D]. */
-function rowsFrom(t: Tensor, start: number, count: number): Tensor {
+/** Tokens `start` to `start + count` of a cache [B,M,D]. */
+function tokensFrom(t: Tensor, start: number, count: number): Tensor {
   return t.view([t.dim(0), count, t.dim(2)], t.strides, start * t.dim(2))
 }
 
@@ -179,6 +179,6 @@ export function countedPositions(mask: ArrayLike<number>, rows: number): Int32Ar
   return out
 }
 
-/** A mask or positions, [rows,n], as a tensor. */
-export const rowsOf = (data: Uint8Array | Int32Array, rows: number, device: Device): Tensor =>
+/** Ids, a mask or positions of tokens, [rows,n], as a tensor. */
+export const tokenTensor = (data: Uint8Array | Int32Array, rows: number, device: Device): Tensor =>
   tensor(data, [rows, data.length / rows], data instanceof Uint8Array ? 'uint8' : 'int32', device)

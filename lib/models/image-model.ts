@@ -14,7 +14,7 @@ import { keep } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import type { Precision } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import { embedTokens, logits, rowsOf, type KVView, type LanguageModel } from './decoder.js'
+import { embedTokens, logits, tokenTensor, type KVView, type LanguageModel } from './decoder.js'
 import { finder, recorded, type Finder, type Observe, type Wanted, type Weights } from './finder.js'
 import { languageModel, type LanguageConfig } from './language.js'
 import { qformer, qformerForward, type LayerAdapter, type QFormer, type QFormerConfig } from './qformer.js'
@@ -197,9 +197,9 @@ export class ImageModel implements Parts {
     }
     const list = (values: number[]): Tensor => tensor(Int32Array.from(values), [values.length], 'int32', this.device)
     return {
-      ids: rowsOf(text.ids, rows, this.device),
-      mask: rowsOf(mask, rows, this.device),
-      positions: rowsOf(this.language.positions(mask, rows), rows, this.device),
+      ids: tokenTensor(text.ids, rows, this.device),
+      mask: tokenTensor(mask, rows, this.device),
+      positions: tokenTensor(this.language.positions(mask, rows), rows, this.device),
       ...(labels && { answers: { indices: list(indices), targets: list(targets) } }),
     }
   }

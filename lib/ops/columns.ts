@@ -37,10 +37,10 @@ export const shapeOf = ({ of, width }: Columns): number[] => [...of.shape.slice(
 export class ColumnArguments {
   /** Whole tensors one for each argument, packed ones once. */
   readonly inputs: Tensor[] = []
-  readonly #place: number[]
+  readonly #index: number[]
 
   constructor(readonly columns: readonly Columns[]) {
-    this.#place = columns.map((c) => {
+    this.#index = columns.map((c) => {
       const known = isWhole(c) ? -1 : this.inputs.indexOf(c.of)
       return known >= 0 ? known : this.inputs.push(c.of) - 1
     })
@@ -56,13 +56,13 @@ export class ColumnArguments {
   ): { inputs: (Tensor | undefined)[]; columns: (Tensor | undefined)[] } {
     const inputs = this.inputs.map((t, i) => {
       if (!needs[i]) return undefined
-      const named = this.columns.reduce((n, c, k) => n + (this.#place[k] === i ? c.width : 0), 0)
+      const named = this.columns.reduce((n, c, k) => n + (this.#index[k] === i ? c.width : 0), 0)
       return named === t.dim(-1) ? empty(t.shape, t.dtype) : zeros(t)
     })
     return {
       inputs,
       columns: this.columns.map((c, k) => {
-        const dx = inputs[this.#place[k]!]
+        const dx = inputs[this.#index[k]!]
         return dx && viewOf(c, dx)
       }),
     }

@@ -135,24 +135,24 @@ export function layerNormJoin(given: readonly NormOf[]): Tensor {
   const total = parts.reduce((n, { x }) => n + x.dim(-2), 0)
   const y = empty([...first.shape.slice(0, -2), total, first.dim(-1)], first.dtype)
   /** The rows of part i in a tensor like y. */
-  const rowsOf = (t: Tensor, i: number): Tensor => {
+  const partOf = (t: Tensor, i: number): Tensor => {
     const before = parts.slice(0, i).reduce((n, { x }) => n + x.dim(-2), 0)
     return t.view(parts[i]!.x.shape, t.strides, before * t.strides.at(-2)!)
   }
   const saved = parts.map(({ x, weight, bias, eps }, i) => {
     const rows = [x.size / (x.dim(-1) || 1)]
-    const [mean, rstd, place] = [empty(rows), empty(rows), rowsOf(y, i)]
+    const [mean, rstd, target] = [empty(rows), empty(rows), partOf(y, i)]
     native().ops.layernorm_forward(
       x.handle,
       weight.handle,
       bias.handle,
       eps,
-      place.handle,
+      target.handle,
       null,
       mean.handle,
       rstd.handle,
     )
-    place.dispose()
+    target.dispose()
     return { mean, rstd }
   })
   return record(
@@ -162,7 +162,7 @@ export function layerNormJoin(given: readonly NormOf[]): Tensor {
     (dy, needs, residuals) =>
       parts.flatMap(({ x, weight, bias }, i) => {
         const [dx, dw, db] = [x, weight, bias].map((t, k) => (needs[3 * i + k] ? empty(t.shape, t.dtype) : undefined))
-        const slope = rowsOf(dy, i)
+        const slope = partOf(dy, i)
         native().ops.layernorm_backward(
           slope.handle,
           null,

@@ -138,8 +138,8 @@ export function loraPack(given: readonly Update[], rows: number): { A: Tensor; B
   recordAll('loraPack', [A, B], two ? [one.A, one.B, two.A, two.B] : [one.A, one.B], ([dA, dB]) => {
     const [db1, db2] = [empty(one.B.shape), two && empty(two.B.shape)]
     native().ops.lora_unpack(dB!.handle, one.first, two?.first ?? 0, db1.handle, db2?.handle ?? null)
-    const rowsOf = (u: Update, start: number): Tensor => dA!.view(u.A.shape, dA!.strides, start * dA!.dim(1))
-    return two ? [rowsOf(one, 0), db1, rowsOf(two, ranks[0]!), db2] : [rowsOf(one, 0), db1]
+    const dAOf = (u: Update, start: number): Tensor => dA!.view(u.A.shape, dA!.strides, start * dA!.dim(1))
+    return two ? [dAOf(one, 0), db1, dAOf(two, ranks[0]!), db2] : [dAOf(one, 0), db1]
   })
   return { A, B }
 }

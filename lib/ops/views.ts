@@ -68,9 +68,9 @@ function joined(parts: readonly Tensor[], d: number): Tensor {
   const y = empty(replaced(first.shape, d, total), first.dtype)
   let start = 0
   for (const part of parts) {
-    const place = y.view(part.shape, y.strides, start * y.strides[d]!)
-    write(place, part)
-    place.dispose()
+    const target = y.view(part.shape, y.strides, start * y.strides[d]!)
+    write(target, part)
+    target.dispose()
     start += part.shape[d]!
   }
   return y

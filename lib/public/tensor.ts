@@ -2,22 +2,12 @@
  * `mtransllama/tensor`: computing on the CPU and on GPUs. Tensors, devices, CUDA graphs, profiles, gradients and every
  * operator; docs/gpu-api.md is the guide. Importing it does no work; the native addon is loaded by the first tensor.
  */
-export {
-  empty,
-  memory,
-  resetPeak,
-  sync,
-  syncBlocking,
-  tensor,
-  Tensor,
-  threads,
-  type Backward,
-} from '../tensor/tensor.js'
+export { memory, resetPeak, sync, syncBlocking, threads, deviceMemory } from '../tensor/runtime.js'
+export { empty, tensor, Tensor, type Backward } from '../tensor/tensor.js'
 export type { DType, TypedArray } from '../tensor/dtype.js'
 export type { DeviceMemory, Memory } from '../native.js'
 export {
   chooseDevice,
-  deviceMemory,
   devices,
   type Choice,
   type CudaDevice,

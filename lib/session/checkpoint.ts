@@ -106,9 +106,9 @@ async function load(
 ): Promise<{ plan: CheckpointPlan; model: ImageModel }> {
   if (precision !== 'float32' && precision !== 'bfloat16') throw invalid('precision', 'float32 or bfloat16', precision)
   if (trained && precision !== 'float32') throw invalid('precision', 'float32, as all weights are trained', precision)
-  const place = chooseDevice(device).device
+  const chosen = chooseDevice(device).device
   const plan = await planCheckpoint(folder)
   assertComplete(plan)
-  const weights = await loadWeights(plan, { trained, device: place, precision })
+  const weights = await loadWeights(plan, { trained, device: chosen, precision })
   return { plan, model: new ImageModel(plan.config, weights, precision) }
 }

@@ -1,6 +1,6 @@
 /** Answers from a model: greedy generation, and the losses of given choices. */
 import { invalid } from '../errors.js'
-import { embedTokens, rowsOf } from '../models/decoder.js'
+import { embedTokens, tokenTensor } from '../models/decoder.js'
 import type { ImageModel } from '../models/image-model.js'
 import { concat } from '../ops/views.js'
 import { scope } from '../tensor/scope.js'
@@ -78,7 +78,7 @@ export async function* generate(
 function rows(model: ImageModel, visual: Tensor, prompt: readonly number[]): Tensor {
   if (!prompt.length) return visual
   return concat(
-    [visual, embedTokens(model.language, rowsOf(Int32Array.from(prompt), 1, model.device), model.precision)],
+    [visual, embedTokens(model.language, tokenTensor(Int32Array.from(prompt), 1, model.device), model.precision)],
     1,
   )
 }

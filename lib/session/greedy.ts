@@ -1,10 +1,10 @@
 /**
  * Greedy decoding, one token of every row at a time. On a CUDA device every step has the same launches on the same
- * memory: positions, the key mask and the cache's place are read from device memory. A step is captured once per range
+ * memory: positions, the key mask and the cache's length are read from device memory. A step is captured once per range
  * of key counts, and replayed.
  */
 import { invalid } from '../errors.js'
-import { embedTokens, KVCache, logits, rowsOf } from '../models/decoder.js'
+import { embedTokens, KVCache, logits, tokenTensor } from '../models/decoder.js'
 import type { ImageModel } from '../models/image-model.js'
 import { argmax } from '../ops/argmax.js'
 import { full, write } from '../ops/copy.js'
@@ -164,8 +164,8 @@ export class Decoder {
     )
     this.#choose(
       language.forward(x, {
-        mask: rowsOf(mask, rows, device),
-        positions: rowsOf(positions, rows, device),
+        mask: tokenTensor(mask, rows, device),
+        positions: tokenTensor(positions, rows, device),
         cache: this.#cache,
       }),
     )

@@ -1,6 +1,6 @@
 /** Where tensors lie and operators run: the CPU, or a CUDA device. */
 import { invalid } from '../errors.js'
-import { native, type DeviceMemory } from '../native.js'
+import { native } from '../native.js'
 
 /** `cpu`, or `cuda:` and the device's number. */
 export type Device = 'cpu' | `cuda:${number}`
@@ -95,6 +95,3 @@ export function chooseDevice(wanted: DeviceChoice = 'auto'): Choice {
   if (wanted === 'auto') return { device: 'cpu', reason }
   throw invalid('device', there ? `one of cpu, ${there}` : 'cpu', wanted, cuda.reason || `cuda:${id} does not exist`)
 }
-
-/** Counters of a CUDA device's memory, of the whole process. */
-export const deviceMemory = (device: Device): DeviceMemory => native().memory(deviceId(device))

@@ -3,7 +3,7 @@
  */
 import { native, type NativeEvents } from '../native.js'
 import { deviceOf, type Device } from './device.js'
-import { sync } from './tensor.js'
+import { sync } from './runtime.js'
 
 /** Default capacity of a profile in events: some 50 MB during the recording. */
 const MOST = 1_000_000

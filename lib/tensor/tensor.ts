@@ -1,6 +1,6 @@
 /** The tensor: a typed, strided view of native memory. */
 import { invalid } from '../errors.js'
-import { native, type Memory, type NativeTensor } from '../native.js'
+import { native, type NativeTensor } from '../native.js'
 import { sizeOf } from '../shape.js'
 import { deviceId, deviceOf, type Device } from './device.js'
 import { ARRAYS, DTYPE_NUMBERS, type DType, type TypedArray } from './dtype.js'
@@ -84,7 +84,7 @@ export class Tensor {
   label: string | undefined
   #handle: Handle | undefined
   #home: Scope | undefined
-  #place = 0
+  #position = 0
 
   /** Takes a native handle over. */
   constructor(
@@ -218,16 +218,16 @@ export class Tensor {
   /** For scopes: who frees it from now on. */
   own(scope: Scope | undefined): void {
     if (this.#home) {
-      // The last one takes its place.
+      // The last tensor moves to its position.
       const { tensors } = this.#home
       const last = tensors.pop() as Tensor
       if (last !== this) {
-        tensors[this.#place] = last
-        last.#place = this.#place
+        tensors[this.#position] = last
+        last.#position = this.#position
       }
     }
     this.#home = scope
-    if (scope) this.#place = scope.tensors.push(this) - 1
+    if (scope) this.#position = scope.tensors.push(this) - 1
   }
   /** For scopes: whether that one frees it. */
   ownedBy(scope: Scope): boolean {
@@ -312,30 +312,4 @@ function convert(data: TypedArray | readonly number[], type: DType): TypedArray 
   }
   if (type === 'int64') return BigInt64Array.from(Array.from(data as ArrayLike<number | bigint>, (x) => BigInt(x)))
   return ARRAYS[type].from(Array.from(data as ArrayLike<number | bigint>, Number))
-}
-
-/**
- * Counters of native memory, of the whole process. Call after `await sync()`: queued operators still hold their
- * tensors.
- */
-export function memory(): Memory {
-  return native().memory()
-}
-/** Starts a new measurement of `memory().peak`, or of a CUDA device's. */
-export function resetPeak(device: Device = 'cpu'): void {
-  native().resetPeak(deviceId(device))
-}
-/**
- * Resolves when everything called so far has been computed; rejects with the first failure, which names its operator.
- */
-export function sync(): Promise<void> {
-  return native().sync()
-}
-/** Like {@link sync}, waiting on the calling thread: for tests, benchmarks and exit handlers. */
-export function syncBlocking(): void {
-  native().syncBlocking()
-}
-/** Number of threads the CPU backend computes with; sets it if given. Default: MT_THREADS, else the machine's. */
-export function threads(n?: number): number {
-  return n === undefined ? native().threads() : native().threads(n)
 }

@@ -3,7 +3,7 @@ import type { Adapter } from '../adapter/adapter.js'
 import type { ImageModel, DeviceText, QFormerText } from '../models/image-model.js'
 import { accumulate } from '../ops/adamw.js'
 import { fill, write, zeros } from '../ops/copy.js'
-import { deviceMemory } from '../tensor/device.js'
+import { deviceMemory } from '../tensor/runtime.js'
 import { Graph } from '../tensor/cuda-graph.js'
 import { keep } from '../tensor/scope.js'
 import { backward } from '../tensor/tape.js'
@@ -114,10 +114,10 @@ export class StepGraphs {
   /** Begins a step of several micro-batches. */
   begin(): void {
     if (!this.#sums) {
-      const places = new Map<string, number>()
+      const offsets = new Map<string, number>()
       let size = 0
       for (const [name, p] of this.adapter.parameters) {
-        places.set(name, size)
+        offsets.set(name, size)
         size += Math.ceil(p.size / 64) * 64 // aligned as separate tensors are
       }
       const buffer = keep(zeros([size], 'float32', this.model.device))
@@ -126,7 +126,7 @@ export class StepGraphs {
         of: new Map(
           [...this.adapter.parameters].map(([name, p]) => [
             name,
-            keep(buffer.view(p.shape, undefined, places.get(name)!)),
+            keep(buffer.view(p.shape, undefined, offsets.get(name)!)),
           ]),
         ),
       }

@@ -159,13 +159,13 @@ class Run {
       timeout: data.timeout,
       cache: data.cache,
     })
-    const table = adapter.trained()
+    const trained = adapter.trained()
     const lr =
       typeof t.lr === 'number'
         ? t.lr
         : Object.fromEntries(Object.entries(t.lr).filter((e): e is [string, number] => e[1] !== undefined))
     this.optimizer = new AdamW(
-      table.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+      trained.map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
       { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip },
     )
     this.trainer = new Trainer(checkpoint, adapter, this.features, this.optimizer, { graphs: options.graphs })

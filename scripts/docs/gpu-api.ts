@@ -194,7 +194,7 @@ A tensor lies on the CPU or on one CUDA device, and an operator runs where its i
 Tensors of two devices never mix silently: an operator on both throws, and \`tensor.to(device)\` moves one. An addon
 without CUDA kernels, and a machine without a driver, have the CPU alone; \`devices().cuda.reason\` says why.
 
-${named('lib/tensor/device.ts', 'chooseDevice', 'devices', 'deviceMemory', 'Devices', 'CudaDevice')}
+${named('lib/tensor/device.ts', 'chooseDevice', 'devices', 'Devices', 'CudaDevice')}
 
 ## Queue and streams
 
@@ -206,7 +206,7 @@ block it. An argument that does not fit throws at the call; a failure in the que
 ran out) rejects the next wait, with the operator's name. \`MT_CUDA_SYNC=1\` waits for each operator, so that one that
 faults is named.
 
-${named('lib/tensor/tensor.ts', 'sync', 'syncBlocking', 'threads')}
+${named('lib/tensor/runtime.ts', 'sync', 'syncBlocking', 'threads')}
 
 ## Tensors and memory
 
@@ -214,7 +214,9 @@ The elements lie in native memory. A tensor is freed by its scope, by \`dispose(
 frees what was forgotten, at a time of its own (\`MT_LEAKS=1\` reports it). A device keeps freed blocks for reuse; \`deviceMemory(device)\` has the counters. Running out names the operator and the bytes, and leaves the device
 usable.
 
-${named('lib/tensor/tensor.ts', 'tensor', 'empty', 'Tensor', 'memory', 'resetPeak')}
+${named('lib/tensor/tensor.ts', 'tensor', 'empty', 'Tensor')}
+
+${named('lib/tensor/runtime.ts', 'memory', 'deviceMemory', 'resetPeak')}
 
 ${named('lib/tensor/scope.ts', 'scope', 'keep')}
 

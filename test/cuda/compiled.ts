@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { tested } from '../../scripts/architectures.mjs'
-import { kept } from '../../scripts/resources.mjs'
+import { ofBuild } from '../../scripts/resources.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -15,7 +15,7 @@ export function compiled(): { folder: string; status: number | null; out: string
   const fits =
     existsSync(options) &&
     (JSON.parse(readFileSync(options, 'utf8')) as { archs?: string }).archs === tested &&
-    kept(join(root, 'build')) !== null
+    ofBuild(join(root, 'build')) !== null
   const folder = fits ? 'build' : 'build-cuda'
   const { status, stdout, stderr } = spawnSync(
     process.execPath,

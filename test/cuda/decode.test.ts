@@ -6,16 +6,17 @@ import { Decoder } from '../../lib/session/greedy.js'
 import { generate } from '../../lib/session/generate.js'
 import { loadImageModel } from '../../lib/session/checkpoint.js'
 import type { ImageModel } from '../../lib/models/image-model.js'
-import { embedTokens, rowsOf } from '../../lib/models/decoder.js'
+import { embedTokens, tokenTensor } from '../../lib/models/decoder.js'
 import { native } from '../../lib/native.js'
 import { argmax } from '../../lib/ops/argmax.js'
 import { cacheAppend } from '../../lib/ops/cache-append.js'
 import { cast, copy, full } from '../../lib/ops/copy.js'
 import { concat } from '../../lib/ops/views.js'
-import { deviceMemory, devices } from '../../lib/tensor/device.js'
+import { devices } from '../../lib/tensor/device.js'
+import { deviceMemory, memory, sync } from '../../lib/tensor/runtime.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
-import { memory, sync, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { random } from '../oracle/random.js'
 import { tinyCheckpoint, writeTiny } from '../oracle/tiny.js'
 import { settled } from '../support/memory.js'
@@ -112,7 +113,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
       take(
         await scope(() =>
           noGrad(() => {
-            const words = embedTokens(model.language, rowsOf(padded, 2, 'cuda:0'), model.precision)
+            const words = embedTokens(model.language, tokenTensor(padded, 2, 'cuda:0'), model.precision)
             const part = (r: number, from: number, count: number): Tensor =>
               copy(words.view([1, count, 30], words.strides, (r * 6 + from) * 30))
             const rows = [

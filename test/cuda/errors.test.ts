@@ -11,7 +11,8 @@ import { native } from '../../lib/native.js'
 import { type Device, devices } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
-import { empty, sync, syncBlocking, tensor } from '../../lib/tensor/tensor.js'
+import { sync, syncBlocking } from '../../lib/tensor/runtime.js'
+import { empty, tensor } from '../../lib/tensor/tensor.js'
 
 const { cuda } = devices()
 const device = cuda.devices[0]?.device

@@ -4,7 +4,8 @@ import * as assert from 'uvu/assert'
 import { full } from '../../lib/ops/copy.js'
 import { devices } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
-import { empty, memory } from '../../lib/tensor/tensor.js'
+import { memory } from '../../lib/tensor/runtime.js'
+import { empty } from '../../lib/tensor/tensor.js'
 import { settled } from '../support/memory.js'
 
 const { cuda } = devices()

@@ -11,7 +11,7 @@ import { native } from '../../lib/native.js'
 import { devices } from '../../lib/tensor/device.js'
 import { Graph } from '../../lib/tensor/cuda-graph.js'
 import { keep, scope } from '../../lib/tensor/scope.js'
-import { syncBlocking } from '../../lib/tensor/tensor.js'
+import { syncBlocking } from '../../lib/tensor/runtime.js'
 import { forwardBackward } from '../../lib/train/graphs.js'
 
 const device = devices().cuda.devices[0]?.device

@@ -10,7 +10,7 @@ import { architectures } from '../../scripts/architectures.mjs'
 import {
   allowed,
   type Kernel,
-  kept,
+  ofBuild,
   nvcc,
   parse,
   resources,
@@ -52,7 +52,7 @@ if (!version) {
     const cmake = spawnSync('cmake', ['--version']).status === 0
     const { folder, status, out } = cmake ? compiled() : { folder: '', status: 0, out: '' }
     assert.is(status, 0, out.slice(-4000))
-    kernels = cmake ? kept(folder)! : await resources()
+    kernels = cmake ? ofBuild(folder)! : await resources()
     assert.equal(spills(kernels), [])
     for (const { kernel, registers } of kernels) assert.ok(registers <= 255, kernel)
     const withKernels = sources().filter((f) =>

@@ -5,7 +5,8 @@ import * as assert from 'uvu/assert'
 import { native } from '../../lib/native.js'
 import { full } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
-import { empty, sync, tensor } from '../../lib/tensor/tensor.js'
+import { sync } from '../../lib/tensor/runtime.js'
+import { empty, tensor } from '../../lib/tensor/tensor.js'
 
 const refused = (f: () => void, message: RegExp): void =>
   scope(() => assert.throws(f, (e: Error) => e instanceof TypeError && message.test(e.message)))

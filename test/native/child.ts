@@ -11,6 +11,7 @@ export interface Ended {
 const modules = [
   'native',
   'tensor/tensor',
+  'tensor/runtime',
   'tensor/device',
   'tensor/cuda-graph',
   'tensor/profile',

@@ -27,7 +27,8 @@ import { concat, expand, permute, swap } from '../../lib/ops/views.js'
 import { siluMul } from '../../lib/ops/silu-mul.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
-import { empty, memory, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { memory } from '../../lib/tensor/runtime.js'
+import { empty, tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { random } from '../oracle/random.js'
 
 const [seed, rounds] = process.argv.slice(2).map(Number) as [number, number]

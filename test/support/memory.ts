@@ -1,7 +1,7 @@
 /** What native memory is in use, for tests that hold an end against a beginning. All test files share one process. */
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import { memory, sync } from '../../lib/tensor/tensor.js'
+import { memory, sync } from '../../lib/tensor/runtime.js'
 
 /** Bytes in use once everything queued has run. */
 export async function bytes(): Promise<number> {

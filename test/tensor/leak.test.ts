@@ -16,7 +16,7 @@ test('50 times load, compute, dispose: memory() is equal and RSS flat', () => {
     const lib = (name: string): string => JSON.stringify(new URL(`../../lib/${name}.ts`, import.meta.url).href)
     const code = `
       const { loadImageModel } = await import(${lib('session/checkpoint')})
-      const { memory, sync } = await import(${lib('tensor/tensor')})
+      const { memory, sync } = await import(${lib('tensor/runtime')})
       const { scope } = await import(${lib('tensor/scope')})
       const { noGrad } = await import(${lib('tensor/tape')})
       const { Random } = await import(${lib('ops/random')})

@@ -11,7 +11,8 @@ import { expand, narrow, permute } from '../../lib/ops/views.js'
 import { native } from '../../lib/native.js'
 import { profile, startProfile, stopProfile, type Profile } from '../../lib/tensor/profile.js'
 import { scope } from '../../lib/tensor/scope.js'
-import { empty, sync, tensor } from '../../lib/tensor/tensor.js'
+import { sync } from '../../lib/tensor/runtime.js'
+import { empty, tensor } from '../../lib/tensor/tensor.js'
 
 const names = (p: Profile): string[] => [...p.events()].map((e) => e.operator)
 const failure = (work: Promise<unknown>): Promise<string> =>

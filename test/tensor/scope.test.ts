@@ -5,7 +5,8 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { add, scale } from '../../lib/ops/elementwise.js'
 import { keep, scope } from '../../lib/tensor/scope.js'
-import { memory, sync, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { memory, sync } from '../../lib/tensor/runtime.js'
+import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { settled } from '../support/memory.js'
 
 let before = 0

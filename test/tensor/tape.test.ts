@@ -10,7 +10,8 @@ import { sumDim } from '../../lib/ops/reduce.js'
 import { concat, expand, narrow, permute, reshape, split } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward, noGrad, recompute, record, recordAll } from '../../lib/tensor/tape.js'
-import { empty, memory, resetPeak, sync, tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { memory, resetPeak, sync } from '../../lib/tensor/runtime.js'
+import { empty, tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { settled } from '../support/memory.js'
 
 const values = async (t: Tensor | undefined): Promise<number[]> => Array.from((await t!.data()) as Float32Array)

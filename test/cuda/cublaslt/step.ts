@@ -2,7 +2,7 @@
 // computes none. Run by test/cuda/cublaslt.test.ts.
 import { inputsOf, randomModel, trainerOf } from '../../../bench/full-model.js'
 import { scope } from '../../../lib/tensor/scope.js'
-import { syncBlocking } from '../../../lib/tensor/tensor.js'
+import { syncBlocking } from '../../../lib/tensor/runtime.js'
 
 const model = randomModel('cuda:0', 'bfloat16')
 await scope(async () => {
