@@ -1,5 +1,5 @@
 /** Rows and goals as text for a terminal. */
-import { table } from '../lib/cli/common.js'
+import { textTable } from '../lib/report/table.js'
 import type { Goal, Row } from './record.js'
 
 /** Microseconds as text: three figures and a unit. */
@@ -58,7 +58,7 @@ export function line(row: Row, notes: Footnotes): string {
 export const heading = `${'case'.padEnd(52)}  ${'median'.padStart(8)}  ${'p10–p90'.padStart(20)}  ${'share'.padStart(6)}  ${'peak'.padStart(8)}  others: their time over ours`
 
 export const goalTable = (goals: readonly Goal[]): string =>
-  table([
+  textTable([
     ['goal', 'target', 'measured', ''],
     ...goals.map((g) => [
       `${g.goal}${g.cpu === 'avx2' ? ' (AVX2 alone)' : ''}`,

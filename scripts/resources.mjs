@@ -186,21 +186,7 @@ async function main() {
       page({ nvcc: version, archs: architectures, kernels, ...committed() }),
     )
   } else if (process.argv.includes('--json')) console.log(JSON.stringify({ nvcc: version, kernels }, null, 1))
-  else
-    for (const k of kernels)
-      console.log(
-        [
-          k.arch,
-          String(k.registers).padStart(3),
-          'registers',
-          String(k.shared).padStart(6),
-          'shared',
-          String(k.stores + k.loads).padStart(4),
-          'spilled ',
-          k.file.slice('native/'.length).padEnd(28),
-          k.kernel,
-        ].join(' '),
-      )
+  else console.table(kernels, ['arch', 'registers', 'shared', 'stores', 'loads', 'file', 'kernel'])
   const bad = spills(kernels)
   for (const line of bad) console.error(line)
   process.exitCode = bad.length ? 1 : 0

@@ -234,7 +234,7 @@ else stage peers "${MT_LIMIT_PEERS:-$budget}" env -u CUDA_MODULE_LOADING "$pytho
 if [ -n "$nodeMissing" ]; then note table unavailable 0 "$nodeMissing"
 else
   only=''
-  stage table 15 "$node" bench/gpu/table.mjs --result "$result"
+  stage table 15 "$node" "${tsx[@]}" bench/gpu/table.mjs --result "$result"
   cat "$work/table.err"
 fi
 echo "$result"

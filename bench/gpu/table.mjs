@@ -1,7 +1,8 @@
 // Stage `table`: joins our rows with those of the peers and prints at most 60 lines to stderr: what was timed, the
 // floor from this run's ceilings, the best peer, how far results are apart. The joined rows become part of the result.
-//   node bench/gpu/table.mjs --result FILE     also for a result of another day
+//   node --import tsx bench/gpu/table.mjs --result FILE     also for a result of another day
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { textTable } from '../../lib/report/table.ts'
 
 const option = (name) =>
   process.argv.includes(`--${name}`) ? process.argv[process.argv.indexOf(`--${name}`) + 1] : undefined
@@ -91,49 +92,38 @@ if (to) {
 
 const number = (x) => (x === undefined || x === null ? '–' : x >= 1000 ? x.toFixed(0) : x.toPrecision(3))
 const perPass = (pass, title) => [
-  [title, 8, (p) => number(p[pass]?.us)],
-  ['floor', 7, (p) => number(p[pass]?.floorUs)],
-  ['%', 4, (p) => (p[pass]?.share === undefined ? '–' : (100 * p[pass].share).toFixed(0))],
+  [title, (p) => number(p[pass]?.us)],
+  ['floor', (p) => number(p[pass]?.floorUs)],
+  ['%', (p) => (p[pass]?.share === undefined ? '–' : (100 * p[pass].share).toFixed(0))],
   [
     'goal',
-    9,
     (p) =>
       p[pass]?.goalUs === undefined
         ? '–'
         : `${number(p[pass].goalUs)}${p[pass].met === undefined ? '' : p[pass].met ? ' ok' : ' no'}`,
   ],
-  ['×graph', 7, (p) => number(p[pass]?.graph?.ratio)],
-  ['×eager', 7, (p) => number(p[pass]?.eager?.ratio)],
+  ['×graph', (p) => number(p[pass]?.graph?.ratio)],
+  ['×eager', (p) => number(p[pass]?.eager?.ratio)],
 ]
 const columns = [
-  ['', 36, (p) => p.item],
+  ['', (p) => p.item.slice(0, 36)],
   ...perPass('forward', 'fwd µs'),
   ...perPass('backward', 'bwd µs'),
   [
     'error',
-    8,
     (p) => {
       const e = ['forward', 'backward'].flatMap((pass) => p[pass]?.error ?? [])
       return e.length ? Math.max(...e).toExponential(1) : '–'
     },
   ],
   [
-    ' best peer',
-    24,
+    'best peer',
     (p) => {
       const g = p.forward?.graph ?? p.forward?.eager
-      return g ? ` ${g.peer}${g.same ? '' : '*'}` : ' –'
+      return g ? `${g.peer}${g.same ? '' : '*'}`.slice(0, 24) : '–'
     },
   ],
 ]
-const line = (cell) =>
-  columns
-    .map(([title, width, f], i) => {
-      const text = cell(title, f).slice(0, width)
-      return i === 0 || i === columns.length - 1 ? text.padEnd(width) : text.padStart(width)
-    })
-    .join(' ')
-    .trimEnd()
 // What cuBLASLt computes has a line of its own, below that of our kernels.
 const lineOf = (r) => (r.gemm === 'cublaslt' ? `${r.item}, cublaslt` : r.item)
 const items = [...new Set(rows.map((r) => r.item))]
@@ -173,7 +163,9 @@ const tail = [
     (stages[s]?.result?.clocks ?? []).map(({ during, is }) => `clocks during ${s}, ${during}: ${is}`.slice(0, 150)),
   ),
 ]
-const body = items.length ? [line((title) => title), ...items.map((p) => line((_, f) => f(p)))] : ['nothing was timed']
+const cells = [columns.map(([title]) => title), ...items.map((p) => columns.map(([, cell]) => cell(p)))]
+const text = textTable(cells, (column) => column > 0 && column < columns.length - 1)
+const body = items.length ? text.split('\n') : ['nothing was timed']
 const room = 60 - head.length - tail.length
 const cut = body.length > room ? [...body.slice(0, room - 1), `${body.length - room + 1} more in the result`] : body
 console.error([...head, ...cut, ...tail].join('\n'))

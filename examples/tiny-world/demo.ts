@@ -9,9 +9,10 @@ import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import { countTrained } from '../../lib/adapter/parameters.js'
-import { Bar, interruptible, Interrupted, percent, table } from '../../lib/cli/common.js'
+import { Bar, interruptible, Interrupted, percent } from '../../lib/cli/common.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
 import { InputError, invalid } from '../../lib/errors.js'
+import { textTable } from '../../lib/report/table.js'
 import { openModel } from '../../lib/session/model.js'
 import { accuracy, evaluate, type Prediction } from '../../lib/eval/evaluate.js'
 import { readTrainConfig } from '../../lib/train/config.js'
@@ -158,7 +159,7 @@ async function main(json: string | undefined): Promise<void> {
   }
   result.overall.still = still
   console.log(
-    `\n${table([['accuracy in %', ...VIDEO_TASKS, 'overall'], ...Object.keys(TITLES).map((k) => [TITLES[k]!, ...[...VIDEO_TASKS.map((t) => result.tasks[t]![k]!), result.overall[k]!].map((x) => (100 * x).toFixed(1))])])}`,
+    `\n${textTable([['accuracy in %', ...VIDEO_TASKS, 'overall'], ...Object.keys(TITLES).map((k) => [TITLES[k]!, ...[...VIDEO_TASKS.map((t) => result.tasks[t]![k]!), result.overall[k]!].map((x) => (100 * x).toFixed(1))])])}`,
   )
   console.log(
     `The untrained image model answers ${percent(still)} of ${stills.length} held-out questions about still images.`,

@@ -146,17 +146,3 @@ export const percent = (x: number): string => `${(100 * x).toFixed(1)} %`
 
 /** Native memory in use, as text. */
 export const memoryText = (): string => `${(memory().bytes / 2 ** 20).toFixed(0)} MiB`
-
-/** Rows with aligned columns: those for which `right` holds on the right, by default all but the first. */
-export function table(rows: readonly (readonly string[])[], right = (column: number): boolean => column > 0): string {
-  const widths: number[] = []
-  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)))
-  return rows
-    .map((row) =>
-      row
-        .map((cell, i) => (right(i) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
-        .join('  ')
-        .trimEnd(),
-    )
-    .join('\n')
-}

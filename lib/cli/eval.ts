@@ -5,9 +5,10 @@ import { readManifest } from '../data/manifest.js'
 import { InputError, invalid } from '../errors.js'
 import { openModel } from '../session/model.js'
 import { accuracy, predictSamples, type Prediction, type Unpredicted } from '../eval/evaluate.js'
+import { textTable } from '../report/table.js'
 import { Features } from '../session/features.js'
 import { PredictionFile, runName } from '../eval/predictions.js'
-import { Bar, chosen, count, interruptible, opens, percent, seconds, table, type Opens } from './common.js'
+import { Bar, chosen, count, interruptible, opens, percent, seconds, type Opens } from './common.js'
 
 interface Options extends Opens {
   data: string
@@ -100,7 +101,7 @@ export function register(program: Command): void {
             percent(a.accuracy),
             `${a.correct}/${a.total}`,
           ]
-          console.log(table([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
+          console.log(textTable([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
         }
         if (unpredicted.length) {
           const [{ error }] = unpredicted as [Unpredicted]

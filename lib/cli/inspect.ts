@@ -23,7 +23,7 @@ import { assertComplete, planCheckpoint, type CheckpointPlan } from '../checkpoi
 import { countParts, expectedTensors, type Part } from '../checkpoint/names.js'
 import { DTYPE_BYTES } from '../files/safetensors.js'
 import { sizeOf } from '../shape.js'
-import { table } from './common.js'
+import { textTable } from '../report/table.js'
 
 export interface InspectOptions {
   /** A YAML or JSON file with adapter keys; other sections of a training file are ignored. */
@@ -106,7 +106,7 @@ function describeParts(
   const { kind, padId, bosId, eosId } = language
   const decoder = familyOf(language)
   const crossing = Math.ceil(qformer.layers / qformer.crossFrequency)
-  return table(
+  return textTable(
     [
       [
         'vision',
@@ -176,7 +176,7 @@ function describeShapes(config: ModelConfig, plan: CheckpointPlan | undefined): 
     if (layer !== undefined) row.layers.push(Number(layer))
     rows.set(key, row)
   }
-  return table(
+  return textTable(
     [
       ['tensor', 'shape', ...(plan ? ['dtype'] : [])],
       ...[...rows.values()].map(({ pattern, shape, dtype, layers }) => [
@@ -223,7 +223,7 @@ function describeCounts(config: ModelConfig, plan: CheckpointPlan | undefined): 
     (sum, c) => ({ tensors: sum.tensors + c.tensors, parameters: sum.parameters + c.parameters }),
     { tensors: 0, parameters: 0 },
   )
-  const parts = table(
+  const parts = textTable(
     [
       ['part', 'tensors', 'parameters', ...(plan ? ['dtype'] : [])],
       ...counts.map((c) => [TITLES[c.part], number(c.tensors), number(c.parameters), ...(plan ? dtypes(c.part) : [])]),
@@ -257,7 +257,7 @@ function describeTrained(config: ModelConfig, adapter: AdapterConfig, assumed: s
   const frozen = countParts(expectedTensors(config)).reduce((n, c) => n + c.parameters, 0)
   const share = (100 * sum('parameters')) / (frozen + sum('parameters'))
   return [
-    table(
+    textTable(
       [
         ['trained', 'tensors', 'parameters'],
         ...groups.map((g) => [g.group, number(g.tensors), number(g.parameters)]),

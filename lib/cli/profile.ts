@@ -4,7 +4,7 @@ import { dirname, resolve } from 'node:path'
 import { invalid } from '../errors.js'
 import type { Profile } from '../tensor/profile.js'
 import { writeFileAtomic } from '../files/atomic.js'
-import { table } from './common.js'
+import { textTable } from '../report/table.js'
 
 /** The file's absolute path. Throws an InputError where it cannot be written, before the work begins. */
 export async function profilePath(file: string): Promise<string> {
@@ -26,7 +26,7 @@ export async function writeProfile(path: string, profile: Profile): Promise<stri
   await writeFileAtomic(path, JSON.stringify(profile.chromeTrace()))
   const busy = profile.rows().reduce((n, r) => n + r.seconds, 0)
   return [
-    table(profile.table()),
+    textTable(profile.table()),
     `operators ran for ${busy.toFixed(3)} of ${profile.elapsed.toFixed(3)} seconds`,
     ...(profile.dropped
       ? [`${profile.dropped.toLocaleString('en')} operators more ran, and are not in the profile`]

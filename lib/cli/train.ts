@@ -4,7 +4,8 @@ import type { Command } from 'commander'
 import { countTrained } from '../adapter/parameters.js'
 import { readTrainConfig } from '../train/config.js'
 import { train } from '../train/loop.js'
-import { Bar, chosen, computes, interruptible, memoryText, percent, table, type Computes } from './common.js'
+import { textTable } from '../report/table.js'
+import { Bar, chosen, computes, interruptible, memoryText, percent, type Computes } from './common.js'
 import { profilePath, writeProfile } from './profile.js'
 
 export function register(program: Command): void {
@@ -48,7 +49,7 @@ export function register(program: Command): void {
                 ...counts.map((c) => [c.group, String(c.tensors), c.parameters.toLocaleString('en')]),
               ]
               console.log(
-                table([
+                textTable([
                   ...rows,
                   [
                     'total',

@@ -10,6 +10,7 @@ import { asked, bound } from '../../bench/goals.js'
 import { Result, type Goal, type Row } from '../../bench/record.js'
 import { against, bytes, figures, percent, time } from '../../bench/table.js'
 import { crossover } from '../../bench/cost.js'
+import { markdownTable } from '../../lib/report/table.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -27,12 +28,6 @@ export function newest(): { result: Result; file: string } | undefined {
 }
 
 type Cell = string | number
-const table = (head: readonly string[], rows: readonly (readonly Cell[])[]): string =>
-  [
-    `| ${head.join(' | ')} |`,
-    `|${head.map(() => ' --- ').join('|')}|`,
-    ...rows.map((r) => `| ${r.join(' | ')} |`),
-  ].join('\n')
 const list = (lines: readonly string[]): string => lines.map((l) => `- ${l}`).join('\n')
 const yes = (x: boolean): string => (x ? 'yes' : 'no')
 const ratio = (x: number | undefined): string => (x === undefined ? '–' : figures(x))
@@ -82,7 +77,7 @@ function machineSection(r: Result): string[] {
         .join(', ')}; commit ${r.commit ?? 'unknown'}${r.changed ? ', with uncommitted changes' : ''}`,
       `run: ${r.date.slice(0, 16).replace('T', ' ')} UTC, device ${r.device}, threads: ${enumerate([...new Set(r.rows.map((row) => row.threads))].sort((a, b) => a - b))}, ${Math.round(r.seconds)} s, selection “${r.selection}”, times by ${r.clock === 'wall' ? 'the wall' : 'CPU time of the processes, but for steps, loading and calls'}`,
     ]),
-    table(
+    markdownTable(
       ['ceiling', 'threads', 'kernels', 'median', 'p10', 'p90', 'samples'],
       ceilings.map((c) => [
         c.name,
@@ -119,7 +114,7 @@ function goalSection({ goals, rows }: Result): string[] {
     '## Goals',
     'One thread where nothing else is said. “×” is how many times as long the other side takes in the same run: the peer, the joint form, one thread. “AVX2 alone” is a second process that uses no wider instructions and asks its peers to do so too (ONNX Runtime cannot be asked); its targets are a tenth lower. Where the target is a peer’s time, the last column says which share of its floor (below: at the measured rate of multiply-adds) the case reached, and which share the target would take beside this peer: above 100 % nobody reaches it.',
     `Of ${goals.length} targets ${measured.length} were measured in this run, of those ${measured.filter((g) => g.reached).length} reached.`,
-    table(
+    markdownTable(
       ['goal', 'from', 'kernels', 'target', 'measured', 'reached', 'share of the floor; asked'],
       goals.map((g) => [
         g.goal,
@@ -154,7 +149,7 @@ function factorisationSection({ rows }: Result, chart: (name: string, what: stri
   return [
     '## What attention in space and then in time saves',
     'Joint over factorized: above 1, factorized is cheaper. Three ratios that are not to be mixed up: score products (counted), the attention core (fused, both ours), the whole block with its projections, which factorized runs twice. Beside them what a user feels at every length: the visual tokens that the language model reads.',
-    table(
+    markdownTable(
       [
         'T',
         'K',
@@ -209,7 +204,7 @@ function tableSixSection({ rows }: Result): string[] {
   return [
     '## Table VI of the paper, with numbers',
     `The first six columns are the paper’s. The rest is its formulas at f = ${T} frames of s = 32 tokens: pairs of query and key in one layer and head, visual tokens, and the forward operations of a LLaMA of 7 B over these and ${prompt} tokens of prompt. Trained parameters of this model, counted: ${trained.toLocaleString('en')}.`,
-    table(
+    markdownTable(
       [
         'model',
         'video pre-training',
@@ -238,7 +233,7 @@ function tableSixSection({ rows }: Result): string[] {
     ...(video.length
       ? [
           'Video-LLaMA’s way to time, a second Q-Former of two layers over the tokens of all frames, built of our own layers and run:',
-          table(
+          markdownTable(
             ['frames', 'tokens it reads', 'its parameters', 'time', 'p10–p90', 'share of the floor'],
             video.map((r) => [
               r.sizes.T!,
@@ -263,7 +258,7 @@ function swapSection(rows: readonly Row[]): string[] {
   const blocks = mine.filter((r) => r.id.startsWith('block') && way(r, 'with copies'))
   return [
     '## The channel swap: a stride or a copy',
-    table(
+    markdownTable(
       ['case', 'dtype', 'by strides', 'with copies', 'already in order'],
       mine.map((r) => [
         r.id.replace(', by strides', ''),
@@ -286,15 +281,14 @@ function peerSection({ peers, missing, rows }: Result): string[] {
   return [
     ...(peers.length
       ? [
-          table(
+          markdownTable(
             ['peer', 'version', 'with'],
             peers.map((p) => [
               p.name,
               p.version,
               Object.entries(p.details)
                 .map(([k, v]) => `${k}: ${v}`)
-                .join('; ')
-                .replaceAll('|', '\\|'),
+                .join('; '),
             ]),
           ),
         ]
@@ -316,7 +310,7 @@ function peerSection({ peers, missing, rows }: Result): string[] {
 function suiteSections(rows: readonly Row[]): string[] {
   return [...new Set(rows.map((r) => r.suite))].flatMap((suite) => [
     `### ${suite}`,
-    table(
+    markdownTable(
       [
         'case',
         'dtype',

@@ -1,5 +1,6 @@
 // Pages about what users write, from the JSON Schemas that check it: docs/configuration.md and docs/data.md.
 import { manifestJsonSchema } from '../../lib/data/manifest.js'
+import { markdownTable } from '../../lib/report/table.js'
 import { trainConfigJsonSchema } from '../../lib/train/config.js'
 
 /** What these pages read of a JSON Schema. */
@@ -54,7 +55,7 @@ function range({ minimum, exclusiveMinimum, maximum, exclusiveMaximum }: Schema)
 const isGroup = (schema: Schema): boolean => schema.properties !== undefined && !schema.description
 
 /** A row for each field; `required` fields say so in place of a default. */
-function rows(schema: Schema, prefix: string): string[] {
+function rows(schema: Schema, prefix: string): string[][] {
   return Object.entries(schema.properties ?? {})
     .filter(([, inner]) => !isGroup(inner))
     .map(([key, inner]) => {
@@ -64,12 +65,11 @@ function rows(schema: Schema, prefix: string): string[] {
           : schema.required?.includes(key)
             ? 'required'
             : '–'
-      return `| \`${prefix}${key}\` | ${values(inner)} | ${preset} | ${inner.description ?? ''} |`
+      return [`\`${prefix}${key}\``, values(inner), preset, inner.description ?? '']
     })
 }
 
-const table = (lines: readonly string[]): string =>
-  ['| key | values | default | meaning |', '| --- | --- | --- | --- |', ...lines].join('\n')
+const table = (lines: string[][]): string => markdownTable(['key', 'values', 'default', 'meaning'], lines)
 
 const TITLES: Record<string, string> = {
   data: 'Data',
