@@ -91,7 +91,7 @@ export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRow
  *
  * @param options `frames` of a clip: by default those the adapter was trained with, else 4; `sampling`: by default
  *   uniform
- * @throws InputError naming the sample: for one that cannot be used, unless {@link PredictOptions.onUnpredicted} hears
+ * @throws InputError naming the sample: for one that cannot be used, unless {@link EvaluateOptions.onUnpredicted} hears
  *   of it, and for visual tokens, losses or scores that are not finite
  */
 export function evaluate(

@@ -47,7 +47,8 @@ function across(perRank: readonly Float64Array[], values: readonly number[]): Fl
 
 /**
  * Gradients of the inputs from those of the outputs; `undefined` for an input that needs none. `residuals` holds, for
- * inputs in {@link Node.adds}, the gradient that they have so far, where there is one: the result must include it.
+ * the inputs that were recorded as `adds`, the gradient that they have so far, where there is one: the result must
+ * include it.
  */
 export type Backward = (dys: Tensor[], needs: boolean[], residuals: (Tensor | undefined)[]) => (Tensor | undefined)[]
 

@@ -77,7 +77,7 @@ const Schema = z.strictObject({
 
 type Parsed = z.output<typeof Schema>
 
-/** Everything of {@link Schema}, with paths made absolute and the adapter's keys gathered. */
+/** A training run's configuration, all defaults filled in: paths are absolute, the adapter's keys are in `adapter`. */
 export interface TrainConfig {
   model: string
   output: string
