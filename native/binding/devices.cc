@@ -3,7 +3,7 @@
 #include "core/arena.h"
 #include "core/storage.h"
 #include "instruments/probe.h"
-#include "kernels/cuda/product.h"
+#include "kernels/cuda/matmul.h"
 
 namespace mt::binding {
 
@@ -81,9 +81,9 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   products["reason"] = "there is no CUDA device";
 #ifdef MT_CUDA
   if (a.count) {
-    const cuda::Products p = cuda::products();
-    products["by"] = p.library ? "cublaslt" : "own";
-    products["reason"] = p.reason;
+    const cuda::MatmulChoice choice = cuda::matmul_choice();
+    products["by"] = choice.library ? "cublaslt" : "own";
+    products["reason"] = choice.reason;
   }
 #endif
   o["products"] = products;

@@ -4,7 +4,7 @@
 
 #include "core/round.h"
 #include "kernels/cuda/pieces.h"
-#include "kernels/cuda/product.h"
+#include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rows.h"
 
 namespace mt::cuda {
@@ -195,22 +195,22 @@ int64_t pieces_of(int64_t m, int64_t places) {
 
 void lora_forward(const Act& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling,
                   ActOut y, Out shrunk) {
-  product({.form = Form::nt,
-           .a = matrix(x),
-           .b = matrix(a),
-           .c = shrunk.data<float>(),
-           .type = DType::f32,
-           .narrow = narrow(x)});
-  product({.form = Form::nt,
-           .a = matrix(x),
-           .b = matrix(w),
-           .c = address(y),
-           .type = y.dtype,
-           .narrow = narrow(x),
-           .bias = bias ? bias.data<float>() : nullptr,
-           .a2 = matrix(shrunk),
-           .b2 = matrix(b),
-           .factor = float(scaling)});
+  matmul({.form = Form::nt,
+          .a = matrix(x),
+          .b = matrix(a),
+          .c = shrunk.data<float>(),
+          .type = DType::f32,
+          .narrow = narrow(x)});
+  matmul({.form = Form::nt,
+          .a = matrix(x),
+          .b = matrix(w),
+          .c = address(y),
+          .type = y.dtype,
+          .narrow = narrow(x),
+          .bias = bias ? bias.data<float>() : nullptr,
+          .a2 = matrix(shrunk),
+          .b2 = matrix(b),
+          .factor = float(scaling)});
 }
 
 void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& w, const View& a, const View& b,
@@ -226,13 +226,13 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
   const Scratch scratch(size_t(m * r) * size_of(type));
   const PieceMemory memory(places, pieces, kRank * kColumns);
   const Matrix u{scratch.as<void>(), type, m, r};
-  product({.form = Form::nn,
-           .a = matrix(dy),
-           .b = matrix(b),
-           .c = scratch.as<void>(),
-           .type = type,
-           .narrow = narrow(x),
-           .alpha = float(scaling)});
+  matmul({.form = Form::nn,
+          .a = matrix(dy),
+          .b = matrix(b),
+          .c = scratch.as<void>(),
+          .type = type,
+          .narrow = narrow(x),
+          .alpha = float(scaling)});
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
     auto side = [&](const Matrix& left, const View& right, float* to, bool turned, double factor) {
@@ -257,15 +257,15 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
     if (!cores) launch(gradients_plain<T>, grid, dim3(kLoraThreads), 0, g);
   });
   if (dx)
-    product({.form = Form::nn,
-             .a = matrix(dy),
-             .b = matrix(w),
-             .c = address(dx),
-             .type = dx.dtype,
-             .narrow = narrow(x),
-             .a2 = u,
-             .b2 = matrix(a),
-             .residual = residual ? address(residual) : nullptr});
+    matmul({.form = Form::nn,
+            .a = matrix(dy),
+            .b = matrix(w),
+            .c = address(dx),
+            .type = dx.dtype,
+            .narrow = narrow(x),
+            .a2 = u,
+            .b2 = matrix(a),
+            .residual = residual ? address(residual) : nullptr});
 }
 
 }  // namespace mt::cuda

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "kernels/cuda/attention.h"
-#include "kernels/cuda/product.h"
+#include "kernels/cuda/matmul.h"
 
 namespace mt::cuda {
 
@@ -20,22 +20,22 @@ void source_attention(const Act& q, const Act& source, const View& wk, const Vie
     if (keys) {
       const Matrix e = matrix(source), low{shrunk.as<void>(), DType::f32, groups * keys, rank};
       // k (groups·keys, width) = E W_kᵀ
-      product({.form = Form::nt, .a = e, .b = matrix(wk), .c = k.as<void>(), .type = q.dtype, .narrow = narrow});
+      matmul({.form = Form::nt, .a = e, .b = matrix(wk), .c = k.as<void>(), .type = q.dtype, .narrow = narrow});
       // E Aᵀ (groups·keys, rank)
       if (rank)
-        product(
+        matmul(
             {.form = Form::nt, .a = e, .b = matrix(a), .c = shrunk.as<void>(), .type = DType::f32, .narrow = narrow});
       // v (groups·keys, width) = E W_vᵀ + b_v + scaling·(E Aᵀ) Bᵀ
-      product({.form = Form::nt,
-               .a = e,
-               .b = matrix(wv),
-               .c = v.as<void>(),
-               .type = q.dtype,
-               .narrow = narrow,
-               .bias = bias ? bias.data<float>() : nullptr,
-               .a2 = rank ? low : Matrix{},
-               .b2 = rank ? matrix(b) : Matrix{},
-               .factor = rank ? float(scaling) : 1});
+      matmul({.form = Form::nt,
+              .a = e,
+              .b = matrix(wv),
+              .c = v.as<void>(),
+              .type = q.dtype,
+              .narrow = narrow,
+              .bias = bias ? bias.data<float>() : nullptr,
+              .a2 = rank ? low : Matrix{},
+              .b2 = rank ? matrix(b) : Matrix{},
+              .factor = rank ? float(scaling) : 1});
     }
     // out (groups, n, heads, d) = softmax(q·kᵀ/√d)·v
     Attention<T> x{};

@@ -83,7 +83,7 @@ function kernelTable(kernels, archs) {
 
 /** What an operator leaves to the kernels of a file that operators share. */
 const leaves = {
-  product: 'Its products are formed',
+  matmul: 'Its products are formed',
   attention: 'Its softmax is formed',
   strided: 'Its elements are moved',
 }

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { limits } from './compare.js'
-import type { Answers } from './cublaslt/products.js'
+import type { Answers } from './cublaslt/matmul.js'
 import { emulated } from './emulated.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -71,10 +71,10 @@ const node = (args: string[], env: Record<string, string>): Promise<Run> =>
     child.on('close', (status) => resolve({ status, out, err }))
   })
 let runs = 0
-/** What cublaslt/products.ts prints for the cases of these names, or all, and the calls that the stand-in noted. */
+/** What cublaslt/matmul.ts prints for the cases of these names, or all, and the calls that the stand-in noted. */
 async function products(env: Record<string, string>, names = ''): Promise<Answers & { calls: string[]; err: string }> {
   const log = join(folder, `log-${runs++}`)
-  const { status, out, err } = await node([here('products.ts'), ...(names ? [names] : [])], {
+  const { status, out, err } = await node([here('matmul.ts'), ...(names ? [names] : [])], {
     STAND_IN_LOG: log,
     ...env,
   })

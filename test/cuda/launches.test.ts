@@ -42,7 +42,7 @@ test('gradients of LoRA’s A and B: one launch, whose last blocks add the piece
     const x = m.cast(on([4, 8, 160, 768]).requireGrad(), 'bfloat16')
     const [w, a, b] = [on([768, 768], 'bfloat16'), on([16, 768]).requireGrad(), on([768, 16]).requireGrad()]
     return { forward: () => m.lora(x, w, undefined, a, b, 1), dy: on([4, 8, 160, 768], 'bfloat16') }`)
-  assert.equal([backward!['ops/lora.cu'], backward!['kernels/cuda/product.cu']], [1, undefined])
+  assert.equal([backward!['ops/lora.cu'], backward!['kernels/cuda/matmul.cu']], [1, undefined])
 })
 
 plain.run()

@@ -120,7 +120,7 @@ void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Rig
 // ---- the left factor ----
 
 /// A product while it is computed.
-struct Product {
+struct Matmul {
   const Level& level;
   const Plan& plan;
   int64_t n, k;
@@ -138,7 +138,7 @@ struct Block {
 };
 
 /// Rows of the left factor next to each other, as words that tiles multiply.
-const float* copy_rows(const Product& p, int64_t top, int64_t height) {
+const float* copy_rows(const Matmul& p, int64_t top, int64_t height) {
   const Plan& plan = p.plan;
   float* to = left_scratch.floats(height * plan.left_row);
   parallel_for(height, p.k / 4, [&](int64_t begin, int64_t end) {
@@ -155,7 +155,7 @@ const float* copy_rows(const Product& p, int64_t top, int64_t height) {
 /// Words between packed strips.
 int64_t strip_words(const Plan& plan) { return plan.strip * plan.words + kPadding; }
 
-const float* pack_strips(const Product& p, int64_t top, int64_t height) {
+const float* pack_strips(const Matmul& p, int64_t top, int64_t height) {
   const Plan& plan = p.plan;
   const int64_t strips = plan.strips(height), mr = plan.strip, words = plan.words, apart = strip_words(plan);
   float* packed = left_scratch.floats(strips * apart);
@@ -174,7 +174,7 @@ const float* pack_strips(const Product& p, int64_t top, int64_t height) {
   return packed;
 }
 
-const float* prepare_left(const Product& p, int64_t top, int64_t height) {
+const float* prepare_left(const Matmul& p, int64_t top, int64_t height) {
   switch (p.plan.left) {
     case LeftForm::rows: return copy_rows(p, top, height);
     case LeftForm::strips: return pack_strips(p, top, height);
@@ -187,8 +187,8 @@ const float* prepare_left(const Product& p, int64_t top, int64_t height) {
 /// A group of panels for a part of a block's strips.
 class Task {
  public:
-  Task(const Product& product, const Block& block, int64_t number)
-      : p_(product), plan_(product.plan), o_(product.options), block_(block), nr_(product.level.nr) {
+  Task(const Matmul& call, const Block& block, int64_t number)
+      : p_(call), plan_(call.plan), o_(call.options), block_(block), nr_(call.level.nr) {
     first_ = number / block.parts * plan_.group, last_ = std::min(plan_.panels, first_ + plan_.group);
     s0_ = number % block.parts * block.cut, s1_ = std::min(plan_.strips(block.height), s0_ + block.cut);
     left_edge_ = first_ * nr_, wide_ = std::min(p_.n, last_ * nr_) - left_edge_;
@@ -321,7 +321,7 @@ class Task {
     return ready_ + panel * plan_.panel_words + (from * nr_ + turn * pace_ * deep(x)) / plan_.words_per_row;
   }
 
-  const Product& p_;
+  const Matmul& p_;
   const Plan& plan_;
   const MatmulOptions& o_;
   const Block& block_;
@@ -341,13 +341,13 @@ void matmul(int64_t m, int64_t n, int64_t k, Left a, Right b, Result c, MatmulOp
   const Level& level = kernels::level();
   const Plan plan = kernels::plan(level, threads(), m, n, k, a, b, c.dtype, o.low_rank != nullptr);
   if (plan.few_rows) return few_rows(level, m, n, k, a, b, c, o);
-  const Product product{level, plan, n, k, a, b, c, o};
+  const Matmul call{level, plan, n, k, a, b, c, o};
   for (int64_t top = 0; top < m; top += plan.block) {
     const int64_t height = std::min(plan.block, m - top), cut = plan.strips_of_task(height);
-    const Block block{top, height, cut, ceil_div(plan.strips(height), cut), prepare_left(product, top, height)};
+    const Block block{top, height, cut, ceil_div(plan.strips(height), cut), prepare_left(call, top, height)};
     const int64_t cost = cut * plan.strip * std::min(n, plan.group * level.nr) * plan.words / kSpeed;
     parallel_for(plan.groups() * block.parts, cost, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) Task(product, block, task).run();
+      for (int64_t task = begin; task < end; ++task) Task(call, block, task).run();
     });
   }
 }

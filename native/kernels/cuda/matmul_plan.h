@@ -1,6 +1,6 @@
 // How a matrix product is cut up, decided from sizes alone: the tile of the own kernels and the pieces of the inner
 // dimension whose slowest multiprocessor is done first, and whether cuBLASLt would be done before that. Host code
-// without CUDA, so that it can be tested, and printed, by itself (test/cuda/plan.test.ts).
+// without CUDA, so that it can be tested, and printed, by itself (test/cuda/matmul-plan.test.ts).
 #pragma once
 #include <cstdint>
 #include <iterator>
@@ -13,10 +13,10 @@ struct Tile {
   int rows, cols;
   float speed;  // of its arithmetic, to the largest of its kernel
 };
-/// product_simt.cu: float32 arithmetic; steps of 16 along the inner dimension.
+/// matmul_simt.cu: float32 arithmetic; steps of 16 along the inner dimension.
 inline constexpr int kSimtStep = 16;
 inline constexpr Tile kSimtTile = {64, 64, 1.0f};
-/// product_mma.cu: tensor cores; steps of 32.
+/// matmul_mma.cu: tensor cores; steps of 32.
 inline constexpr int kMmaStep = 32;
 inline constexpr int kNarrow = 32;  // columns of a tile for low-rank factors, which it reads as they are, float32
 inline constexpr Tile kTiles[] = {{128, 128, 1.0f}, {64, 128, 0.85f}, {16, 128, 0.4f}, {64, kNarrow, 0.45f}};

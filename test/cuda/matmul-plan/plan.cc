@@ -1,7 +1,7 @@
 // Prints the plan of every product that is asked for on the standard input, a line each: multiprocessors, the blocks of
 // each tile that one holds, and m n k; then what else it consists of: bias, low-rank, gelu, or plain. For
-// test/cuda/plan.test.ts.
-#include "kernels/cuda/product_plan.h"
+// test/cuda/matmul-plan.test.ts.
+#include "kernels/cuda/matmul_plan.h"
 
 #include <array>
 #include <iostream>

@@ -5,7 +5,7 @@
 #include <atomic>
 
 #include "core/round.h"
-#include "kernels/cuda/product_tile.h"
+#include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
 namespace {
@@ -84,7 +84,7 @@ Packed::Packed(const Matrix& x, bool wanted)
   matrix_ = {scratch_.as<void>(), DType::bf16, x.rows, x.cols, pitch - x.cols};
 }
 
-Job job(const Product& p) {
+Job job(const Matmul& p) {
   const int64_t m = p.m(), n = p.n();
   Job j{};
   j.a = operand(p.a);
@@ -112,7 +112,7 @@ void finish(const Job& j, const float* sums) {
 }
 
 /// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
-void product(const Product& given) {
+void matmul(const Matmul& given) {
   const int64_t m = given.m(), n = given.n();
   if (m == 0 || n == 0) return;
   require_choice();
@@ -132,10 +132,10 @@ void product(const Product& given) {
            packing_pays(x.rows * x.cols, int64_t(size_of(x.type)), plan);
   };
   const Packed a(given.a, packs(given.a, false)), b(given.b, packs(given.b, tile.cols == kNarrow && n <= kNarrow));
-  Product p = given;
+  Matmul p = given;
   p.a = a.matrix();
   p.b = b.matrix();
-  if (cores && library_product(p, plan)) return;
+  if (cores && library_matmul(p, plan)) return;
   Job j = job(p);
   j.tiles = int(tiles);
   j.more = int(more);

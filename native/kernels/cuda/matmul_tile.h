@@ -2,8 +2,8 @@
 // results are stored.
 #pragma once
 #include "kernels/cuda/pieces.h"
-#include "kernels/cuda/product.h"
-#include "kernels/cuda/product_plan.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/matmul_plan.h"
 
 namespace mt::cuda {
 
@@ -195,17 +195,17 @@ __device__ inline void complete_tile(const Job& j, const Place& at, const float*
 
 // ---- kernels, by file ----
 
-/// product_simt.cu and product_mma.cu: by tiles of kSimtTile, and of kTiles.
+/// matmul_simt.cu and matmul_mma.cu: by tiles of kSimtTile, and of kTiles.
 void simt(Form form, const Job& j, dim3 grid);
 void mma(Form form, int tile, const Job& j, dim3 grid);
 /// How many blocks of such a kernel a multiprocessor of the device in use holds at a time.
 int simt_blocks(Form form);
 int mma_blocks(Form form, int tile);
-/// product_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
+/// matmul_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
 void few_rows(const Job& j);
-/// product.cu: c from a·b [m,n], which another kernel has formed.
+/// matmul.cu: c from a·b [m,n], which another kernel has formed.
 void finish(const Job& j, const float* sums);
-Job job(const Product& p);
+Job job(const Matmul& p);
 /// A matrix, or where that is wanted its rows rounded to bfloat16 and padded to a multiple of 8 elements.
 class Packed {
  public:
@@ -216,10 +216,10 @@ class Packed {
   Scratch scratch_;
   Matrix matrix_;
 };
-/// product_library.cu: throws where cuBLASLt was asked for and is not there.
+/// matmul_library.cu: throws where cuBLASLt was asked for and is not there.
 void require_choice();
 /// Whether cuBLASLt has computed a product whose factors may be rounded and have more than a few rows. `own`: the plan
 /// without it.
-bool library_product(const Product& p, const Plan& own);
+bool library_matmul(const Matmul& p, const Plan& own);
 
 }  // namespace mt::cuda

@@ -6,9 +6,7 @@ import { emulated, lines } from './emulated.js'
 
 const test = emulated ? plain : plain.skip
 if (!emulated)
-  console.error(
-    'test/cuda/products: skipped, since build-emulated is not built (node scripts/build.mjs --cuda=emulated)',
-  )
+  console.error('test/cuda/matmul: skipped, since build-emulated is not built (node scripts/build.mjs --cuda=emulated)')
 
 for (const [value, answer] of [
   ['own', '5,11'],

@@ -1,6 +1,6 @@
 // Matrix products in float32: a block of 128 threads forms 64×64 sums, a thread 4×8 of them, from tiles in shared
 // memory that lie with rows along the inner dimension; the next tiles travel through registers meanwhile.
-#include "kernels/cuda/product_tile.h"
+#include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
 namespace {

@@ -1,4 +1,4 @@
-#include "kernels/cuda/product_plan.h"
+#include "kernels/cuda/matmul_plan.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-// How products are cut up and who computes them, from sizes alone: the plan of kernels/cuda/product_plan.cc, compiled
+// How products are cut up and who computes them, from sizes alone: the plan of kernels/cuda/matmul_plan.cc, compiled
 // by itself, for a device of 132 multiprocessors.
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'mt-plan-'))
 const program = join(folder, 'plan')
 const there = spawnSync('g++', ['--version']).status === 0
-if (!there) console.error('test/cuda/plan: skipped, since there is no g++')
+if (!there) console.error('test/cuda/matmul-plan: skipped, since there is no g++')
 const test = there ? plain : plain.skip
 
 const usual = [2, 3, 4, 7] // blocks of each tile that a multiprocessor of sm_90 holds, by registers and shared memory
@@ -57,8 +57,8 @@ test('compiles without CUDA', () => {
       '-Wall',
       '-Wextra',
       '-Inative',
-      'test/cuda/plan/plan.cc',
-      'native/kernels/cuda/product_plan.cc',
+      'test/cuda/matmul-plan/plan.cc',
+      'native/kernels/cuda/matmul_plan.cc',
       '-o',
       program,
     ],

@@ -1,6 +1,6 @@
 // Products x Wᵀ of at most eight rows, as in decoding: what takes time is reading W, so a block reads two of its rows
 // once, 16 bytes a thread and several of them in flight, for all rows of x. Products are formed in float32.
-#include "kernels/cuda/product_tile.h"
+#include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
 namespace {

@@ -1,4 +1,4 @@
-// Matrix products on a CUDA device, for every operator that contains one: all of them pass through product(), which
+// Matrix products on a CUDA device, for every operator that contains one: all of them pass through matmul(), which
 // asks cuBLASLt for large ones of bfloat16 where the library is found, and chooses one of the own kernels else.
 //
 //   c [m,n] = f(alpha·(a·b + factor·a2·b2) + bias [n] + residual [m,n]), f the identity or GELU
@@ -30,7 +30,7 @@ inline constexpr int kFewRows = 8;  // of activations: a's rows in every form
 
 enum class Form { nt, nn, tn };
 
-struct Product {
+struct Matmul {
   Form form;
   Matrix a, b;
   void* c;
@@ -53,14 +53,14 @@ struct Product {
   int64_t inner(const Matrix& x) const { return form == Form::tn ? x.rows : x.cols; }
 };
 
-void product(const Product& p);
+void matmul(const Matmul& p);
 
 /// What computes large products of bfloat16: cuBLASLt or the own kernels, and why. MT_GEMM=own|cublaslt decides it,
 /// else whether the library is found (kernels/cuda/cublaslt.h). Looks for it once.
-struct Products {
+struct MatmulChoice {
   bool library;
   std::string reason;
 };
-Products products();
+MatmulChoice matmul_choice();
 
 }  // namespace mt::cuda

@@ -11,7 +11,7 @@
 
 #include "core/error.h"
 #include "kernels/cuda/cublaslt.h"
-#include "kernels/cuda/product_tile.h"
+#include "kernels/cuda/matmul_tile.h"
 
 #if defined(MT_CUDA_EMULATED) && defined(__linux__)
 #include <dlfcn.h>
@@ -227,7 +227,7 @@ bool compute(const Library& lib, Sums s) {
 
 /// Whether a product is one for the library, by sizes and types alone. A few columns are those of low-rank factors:
 /// reading the other factor is what takes time, and the own kernels split that. A bias is added to bfloat16 alone.
-bool fits(const Product& p) {
+bool fits(const Matmul& p) {
   constexpr int64_t kColumns = 32;
   return (!p.bias || p.type == DType::bf16) && p.a.type == DType::bf16 && p.b.type == DType::bf16 && p.inner(p.a) > 0 &&
          p.a.pitch() % 8 == 0 && p.b.pitch() % 8 == 0 && p.n() % 8 == 0 && p.n() > kColumns &&
@@ -236,7 +236,7 @@ bool fits(const Product& p) {
 
 }  // namespace
 
-Products products() {
+MatmulChoice matmul_choice() {
   Choice& c = choice();
   std::lock_guard hold(c.mutex);
   return {c.library && c.error.empty(),
@@ -247,7 +247,7 @@ void require_choice() {
   if (const Choice& c = choice(); !c.error.empty()) throw std::runtime_error(c.error);
 }
 
-bool library_product(const Product& p, const Plan& own) {
+bool library_matmul(const Matmul& p, const Plan& own) {
   if (!choice().library || !fits(p)) return false;
   const Library& lib = *choice().library;
   const int64_t m = p.m(), n = p.n(), k = p.inner(p.a);
@@ -261,10 +261,10 @@ bool library_product(const Product& p, const Plan& own) {
       return compute(lib, sums);
     }
     case Way::onto: {
-      Product rest = p;  // of no a·b
+      Matmul rest = p;  // of no a·b
       if (p.form == Form::tn) rest.a.rows = rest.b.rows = 0;
       else rest.a.cols = rest.a.padding = 0, (p.form == Form::nt ? rest.b.cols : rest.b.rows) = 0;
-      product(rest);
+      matmul(rest);
       sums.from = p.c;
       sums.beta = 1;
       return compute(lib, sums);  // where not, c is computed again

@@ -1,7 +1,7 @@
 // Matrix products on tensor cores: bfloat16 factors, float32 sums. Tiles of a and b go through four stages of shared
 // memory, as they lie in global memory; ldmatrix turns them where the form asks for it. bfloat16 matrices whose rows
 // are aligned are copied asynchronously, all others are read ahead through registers and rounded on the way.
-#include "kernels/cuda/product_tile.h"
+#include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
 namespace {
