@@ -30,7 +30,7 @@ Integers integers(const Napi::Value& v, const char* function, int position) {
       type == napi_float64_array) {
     counted(length);
     for (int i = 0; i < out.count; ++i)
-      out.at[i] = Decoder<int64_t>::whole(static_cast<const double*>(data)[i], v.Env(), function, position);
+      out.at[i] = Decoder<int64_t>::integer(static_cast<const double*>(data)[i], v.Env(), function, position);
     return out;
   }
   if (!v.IsArray()) refuse(v, function, position, "an array of integers");

@@ -88,9 +88,9 @@ template <> struct Decoder<int64_t> {
   static constexpr const char* name = "int";
   static int64_t decode(const Napi::Value& v, const char* function, int position) {
     if (!v.IsNumber()) refuse(v, function, position, "an integer");
-    return whole(v.As<Napi::Number>().DoubleValue(), v.Env(), function, position);
+    return integer(v.As<Napi::Number>().DoubleValue(), v.Env(), function, position);
   }
-  static int64_t whole(double d, Napi::Env env, const char* function, int position) {
+  static int64_t integer(double d, Napi::Env env, const char* function, int position) {
     if (!(d == std::floor(d)) || std::fabs(d) > 9007199254740992.0)
       refuse(Napi::Number::New(env, d), function, position, "an integer");
     return int64_t(d);

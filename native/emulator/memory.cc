@@ -60,7 +60,7 @@ Table& table() {
   return *t;
 }
 
-size_t whole(size_t bytes) { return kGuard + (bytes + kGuard - 1) / kGuard * kGuard + kGuard; }
+size_t guarded(size_t bytes) { return kGuard + (bytes + kGuard - 1) / kGuard * kGuard + kGuard; }
 
 bool nowhere(int device) { return device >= 0 && state().modes.null; }
 
@@ -80,16 +80,16 @@ char* allocate(size_t bytes, int device, bool pooled = false) {
   if (device >= 0 && (bytes > state().modes.memory || t.used[device] > state().modes.memory - bytes)) return nullptr;
   char* p = nullptr;
   if (nowhere(device)) {
-    p = t.addresses.take(whole(bytes));
+    p = t.addresses.take(guarded(bytes));
     if (!p) return nullptr;
   } else {
-    char* raw = static_cast<char*>(std::aligned_alloc(kGuard, whole(bytes)));
+    char* raw = static_cast<char*>(std::aligned_alloc(kGuard, guarded(bytes)));
     if (!raw) return nullptr;
     p = raw + kGuard;
-    std::memset(raw, kGuardByte, whole(bytes));
+    std::memset(raw, kGuardByte, guarded(bytes));
     std::memset(p, 0xff, bytes);
     poison(raw, kGuard);
-    poison(p + bytes, whole(bytes) - kGuard - bytes);
+    poison(p + bytes, guarded(bytes) - kGuard - bytes);
   }
   t.live[p] = {bytes, device};
   t.used[device] += bytes;
@@ -107,16 +107,16 @@ void release(char* p, bool pooled = false) {
     if (pooled && state().modes.pool) t.pool[device].insert(bytes);
     else t.used[device] -= bytes;
     t.live.erase(it);
-    if (nowhere(device)) return t.addresses.give(p, whole(bytes));
+    if (nowhere(device)) return t.addresses.give(p, guarded(bytes));
   }
   char* raw = p - kGuard;
-  unpoison(raw, whole(bytes));
+  unpoison(raw, guarded(bytes));
   auto touched = [](const char* from, const char* to) {
     for (; from < to; ++from)
       if (static_cast<unsigned char>(*from) != kGuardByte) return true;
     return false;
   };
-  bool before = touched(raw, p), after = touched(p + bytes, raw + whole(bytes));
+  bool before = touched(raw, p), after = touched(p + bytes, raw + guarded(bytes));
   std::free(raw);
   if (before || after)
     stick(cudaErrorIllegalAddress, "memory was written " + std::string(before ? "before the start" : "past the end") +

@@ -85,7 +85,7 @@ class Engine {
       block_.shared = shared.fresh();
       run_block();
       if (!shared.intact())
-        throw fault("block " + place(block_.idx) + " wrote past the end of its dynamic shared memory of " +
+        throw fault("block " + coordinates(block_.idx) + " wrote past the end of its dynamic shared memory of " +
                     std::to_string(l.shared_bytes) + " bytes");
     }
   }
@@ -106,7 +106,7 @@ class Engine {
     else from->suspend();
   }
 
-  static std::string place(uint3 v) { return mt::text("(", v.x, ",", v.y, ",", v.z, ")"); }
+  static std::string coordinates(uint3 v) { return mt::text("(", v.x, ",", v.y, ",", v.z, ")"); }
 
   Work work{};
 
@@ -193,19 +193,21 @@ class Engine {
     }
   }
 
-  std::string whose(const Thread& t) const { return "thread " + place(t.tid) + " of block " + place(block_.idx); }
+  std::string whose(const Thread& t) const {
+    return "thread " + coordinates(t.tid) + " of block " + coordinates(block_.idx);
+  }
 
   std::string deadlock() const {
-    std::map<std::string, std::pair<unsigned, const Thread*>> places;
+    std::map<std::string, std::pair<unsigned, const Thread*>> waiting;
     for (size_t i = 0; i < sequence_.size(); ++i)
       if (const Thread& t = threads_[i]; !t.done) {
-        auto& [count, first] = places[t.at.text()];
+        auto& [count, first] = waiting[t.at.text()];
         if (!count++) first = &t;
       }
-    std::string s = "deadlock in block " + place(block_.idx);
-    for (auto& [site, who] : places)
+    std::string s = "deadlock in block " + coordinates(block_.idx);
+    for (auto& [site, who] : waiting)
       s += "; " + std::to_string(who.first) + (who.first == 1 ? " thread waits at " : " threads wait at ") + site +
-           " (first: " + place(who.second->tid) + ")";
+           " (first: " + coordinates(who.second->tid) + ")";
     return s;
   }
 
@@ -302,9 +304,9 @@ void meet(Site site, unsigned mask, void* mine, void (*all)(void**, const Site&)
 std::string refused(const Launch& l) {
   const dim3 &g = l.grid, &b = l.block;
   if (!b.x || !b.y || !b.z || b.x > 1024 || b.y > 1024 || b.z > 64 || uint64_t(b.x) * b.y * b.z > 1024)
-    return "a block of " + Engine::place({b.x, b.y, b.z}) + " threads";
+    return "a block of " + Engine::coordinates({b.x, b.y, b.z}) + " threads";
   if (!g.x || !g.y || !g.z || g.x > 0x7fffffff || g.y > 65535 || g.z > 65535)
-    return "a grid of " + Engine::place({g.x, g.y, g.z}) + " blocks";
+    return "a grid of " + Engine::coordinates({g.x, g.y, g.z}) + " blocks";
   if (l.shared_bytes > 227 * 1024) return std::to_string(l.shared_bytes) + " bytes of dynamic shared memory";
   return "";
 }

@@ -8,19 +8,19 @@ namespace {
 constexpr int kBlock = 1024;  // threads: a row has tens of thousands of numbers, and there are few rows
 constexpr int kNone = INT32_MAX;
 
-/// A number of a row and its place.
+/// A number of a row and its index in it.
 struct Candidate {
   float value;
-  int place;  // kNone: none yet
+  int index;  // kNone: none yet
 };
 
 /// The larger, of equals the earlier: so any order of pairs gives the same.
 __device__ Candidate better(Candidate a, Candidate b) {
-  return b.place != kNone && (a.place == kNone || b.value > a.value || (b.value == a.value && b.place < a.place)) ? b
+  return b.index != kNone && (a.index == kNone || b.value > a.value || (b.value == a.value && b.index < a.index)) ? b
                                                                                                                   : a;
 }
 __device__ Candidate warp_best(Candidate c) {
-  for (int o = 16; o; o /= 2) c = better(c, {__shfl_xor_sync(~0u, c.value, o), __shfl_xor_sync(~0u, c.place, o)});
+  for (int o = 16; o; o /= 2) c = better(c, {__shfl_xor_sync(~0u, c.value, o), __shfl_xor_sync(~0u, c.index, o)});
   return c;
 }
 
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kBlock) argmax_kernel(const T* x, int32_t* y, 
   if (threadIdx.x >= 32) return;
   mine = warp_best(best[threadIdx.x]);
   odd = __any_sync(~0u, bad[threadIdx.x] != 0);
-  if (threadIdx.x == 0) y[blockIdx.x] = odd ? -1 : mine.place;
+  if (threadIdx.x == 0) y[blockIdx.x] = odd ? -1 : mine.index;
 }
 
 }  // namespace

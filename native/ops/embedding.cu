@@ -9,7 +9,7 @@
 namespace mt::cuda {
 namespace {
 
-// ---- kernels: a block per place and tile of columns, four columns a thread ----
+// ---- kernels: a block per id and tile of columns, four columns a thread ----
 
 constexpr int64_t kTile = 4 * kThreads;
 
@@ -26,9 +26,9 @@ __global__ void __launch_bounds__(kThreads)
   store4(y + i * width + j, width - j, whole, v);
 }
 
-/// Of every row of the table: how often its id comes, and n − i where place i of n is the first; both 0 before.
-__global__ void __launch_bounds__(kThreads) find_places(const int32_t* ids, unsigned* count, unsigned* first, int64_t n,
-                                                        int64_t rows, Fault* fault, unsigned what) {
+/// Of every row of the table: how often its id comes, and n − i where the first is ids[i]; both 0 before.
+__global__ void __launch_bounds__(kThreads) count_ids(const int32_t* ids, unsigned* count, unsigned* first, int64_t n,
+                                                      int64_t rows, Fault* fault, unsigned what) {
   int64_t i = thread_index();
   if (i >= n) return;
   int64_t id = ids[i];
@@ -37,11 +37,11 @@ __global__ void __launch_bounds__(kThreads) find_places(const int32_t* ids, unsi
   atomicMax(&first[id], unsigned(n - i));
 }
 
-/// The block of an id's first place looks for the later ones, kThreads at a time, and adds them up in order.
+/// The block of an id's first occurrence looks for the later ones, kThreads at a time, and adds them up in order.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    add_places(const T* dy, const int32_t* ids, const unsigned* count, const unsigned* first, float* dtable, int64_t n,
-               int64_t rows, int64_t width, Divider<uint32_t> tiles, bool whole) {
+    add_gradients(const T* dy, const int32_t* ids, const unsigned* count, const unsigned* first, float* dtable,
+                  int64_t n, int64_t rows, int64_t width, Divider<uint32_t> tiles, bool whole) {
   __shared__ unsigned found[kThreads / 32];
   int64_t begin = tiles.quotient(blockIdx.x), j = tiles.remainder(blockIdx.x) * kTile + 4 * threadIdx.x;
   int32_t id = ids[begin];
@@ -54,11 +54,11 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     for (int w = 0; w < kThreads / 32; ++w)
       for (unsigned bits = found[w]; bits; bits &= bits - 1) {
-        int64_t place = begin + 32 * w + __ffs(int(bits)) - 1;
+        int64_t i = begin + 32 * w + __ffs(int(bits)) - 1;
         --left;
         if (j >= width) continue;
         float v[4];
-        load4(dy + place * width + j, width - j, whole, v);
+        load4(dy + i * width + j, width - j, whole, v);
         for (int k = 0; k < 4; ++k) sum[k] += v[k];
       }
     __syncthreads();
@@ -102,14 +102,14 @@ void embedding_backward(const Act& dy, const View& ids, Out dtable) {
   float* to = dtable.data<float>();
   if (rows && width)
     check(cudaMemsetAsync(to, 0, size_t(rows * width) * sizeof(float), current_stream()), "cudaMemsetAsync");
-  Scratch places(size_t(2 * rows) * sizeof(unsigned));
-  unsigned *count = places.as<unsigned>(), *first = count + rows;
+  Scratch counts(size_t(2 * rows) * sizeof(unsigned));
+  unsigned *count = counts.as<unsigned>(), *first = count + rows;
   if (rows) check(cudaMemsetAsync(count, 0, size_t(2 * rows) * sizeof(unsigned), current_stream()), "cudaMemsetAsync");
-  launch(find_places, blocks(n), dim3(kThreads), 0, id, count, first, n, rows, fault, what);
+  launch(count_ids, blocks(n), dim3(kThreads), 0, id, count, first, n, rows, fault, what);
   each_activation(dy.dtype, [&](auto t) {
     using T = decltype(t);
     const T* from = dy.data<T>();
-    launch(add_places<T>, dim3(unsigned(n * tiles)), dim3(kThreads), 0, from, id, (const unsigned*)count,
+    launch(add_gradients<T>, dim3(unsigned(n * tiles)), dim3(kThreads), 0, from, id, (const unsigned*)count,
            (const unsigned*)first, to, n, rows, width, Divider<uint32_t>(tiles),
            fours(from, width) && fours(to, width));
   });

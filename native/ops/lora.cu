@@ -36,22 +36,22 @@ struct Side {
 template <typename T>
 struct Gradients {
   Side<T> a, b;
-  int64_t m, r, ranks, tiles_a, places;  // tiles of r, of a's columns, of both gradients
-  int64_t rows;                          // of a piece
-  Pieces pieces;                         // of a place
+  int64_t m, r, ranks, tiles_a, tiles;  // tiles of r, of a's columns, of both gradients
+  int64_t rows;                         // of a piece
+  Pieces pieces;                        // of a tile
 };
 
 /// What a block computes.
 template <typename T>
-struct Spot {
+struct BlockTile {
   Side<T> side;
-  int64_t rank, col, begin, end, place, piece;
-  __device__ explicit Spot(const Gradients<T>& g) : place(blockIdx.x % g.places), piece(blockIdx.x / g.places) {
-    const int64_t tile = place / g.ranks;
-    const bool second = tile >= g.tiles_a;
+  int64_t rank, col, begin, end, tile, piece;
+  __device__ explicit BlockTile(const Gradients<T>& g) : tile(blockIdx.x % g.tiles), piece(blockIdx.x / g.tiles) {
+    const int64_t columns = tile / g.ranks;
+    const bool second = columns >= g.tiles_a;
     side = second ? g.b : g.a;
-    rank = place % g.ranks * kRank;
-    col = (second ? tile - g.tiles_a : tile) * kColumns;
+    rank = tile % g.ranks * kRank;
+    col = (second ? columns - g.tiles_a : columns) * kColumns;
     begin = piece * g.rows;
     end = min(begin + g.rows, g.m);
   }
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_mma(Gradients<bf16> g)
   constexpr int kStages = 3, kLeftPitch = kRank + 8, kPitch = kColumns + 8, kStage = kStep * (kLeftPitch + kPitch);
   SHARED(bf16, shared);
   static_assert(kStep * kRank / 8 == kLoraThreads && kColumns == 16 * kLoraWarps);
-  const Spot<bf16> at(g);
+  const BlockTile<bf16> at(g);
   const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32, row = thread / 2, c = thread % 2 * 8;
   const int steps = int(ceil_div(at.end - at.begin, kStep));
   uint4 ahead;  // this thread's eight elements of left
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_mma(Gradients<bf16> g)
     }
     end(t + kStages - 1);
   }
-  if (!collect<kLoraThreads>(g.pieces, at.place, at.piece, sum)) return;
+  if (!collect<kLoraThreads>(g.pieces, at.tile, at.piece, sum)) return;
 #pragma unroll
   for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_mma(Gradients<bf16> g)
 template <typename T>
 __global__ void __launch_bounds__(kLoraThreads) gradients_plain(Gradients<T> g) {
   __shared__ float left[kStep][kRank], sums[kLoraWarps][kRank][kColumns];
-  const Spot<T> at(g);
+  const BlockTile<T> at(g);
   const int thread = int(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int64_t col = at.col + 2 * lane, there = at.side.cols - col;
   constexpr int kMine = kRank * kColumns / kLoraThreads;
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_plain(Gradients<T> g) 
     const auto [r, c] = mine(k);
     for (int w = 0; w < kLoraWarps; ++w) total[k / 4][k % 4] += sums[w][r][c];
   }
-  if (!collect<kLoraThreads>(g.pieces, at.place, at.piece, total)) return;
+  if (!collect<kLoraThreads>(g.pieces, at.tile, at.piece, total)) return;
 #pragma unroll
   for (int k = 0; k < kMine; ++k) {
     const auto [r, c] = mine(k);
@@ -185,10 +185,10 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_plain(Gradients<T> g) 
 }
 
 /// Pieces of the rows: blocks enough for a large GPU, of 128 rows at least.
-int64_t pieces_of(int64_t m, int64_t places) {
+int64_t pieces_of(int64_t m, int64_t tiles) {
   constexpr int64_t kBlocks = 384;
   static_assert(kBlocks <= kCounters);
-  return std::clamp<int64_t>(kBlocks / places, 1, std::max<int64_t>(1, m / (2 * kStep)));
+  return std::clamp<int64_t>(kBlocks / tiles, 1, std::max<int64_t>(1, m / (2 * kStep)));
 }
 
 }  // namespace
@@ -218,13 +218,13 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
   const int64_t m = x.rows(), r = a.size(0), in = a.size(1), out = b.size(0);
   const bool cores = narrow(x) && m > kFewRows;
   const int64_t ranks = ceil_div(r, kRank), tiles_a = ceil_div(in, kColumns),
-                places = ranks * (tiles_a + ceil_div(out, kColumns));
-  const int64_t rows = places ? ceil_div(ceil_div(m, pieces_of(m, places)), kStep) * kStep : 0,
+                tiles = ranks * (tiles_a + ceil_div(out, kColumns));
+  const int64_t rows = tiles ? ceil_div(ceil_div(m, pieces_of(m, tiles)), kStep) * kStep : 0,
                 pieces = std::max<int64_t>(1, rows ? ceil_div(m, rows) : 1);
   // u = scaling·dy B is rounded where it is stored if it would be where it is used.
   const DType type = cores ? DType::bf16 : DType::f32;
   const Scratch scratch(size_t(m * r) * size_of(type));
-  const PieceMemory memory(places, pieces, kRank * kColumns);
+  const PieceMemory memory(tiles, pieces, kRank * kColumns);
   const Matrix u{scratch.as<void>(), type, m, r};
   matmul({.form = Form::nn,
           .a = matrix(dy),
@@ -248,10 +248,10 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
                          r,
                          ranks,
                          tiles_a,
-                         places,
+                         tiles,
                          rows,
                          memory.pieces()};
-    const dim3 grid = blocks(places * pieces, 1);
+    const dim3 grid = blocks(tiles * pieces, 1);
     if constexpr (std::is_same_v<T, bf16>)
       if (cores) launch(gradients_mma, grid, dim3(kLoraThreads), 3 * kStep * (kRank + kColumns + 16) * sizeof(bf16), g);
     if (!cores) launch(gradients_plain<T>, grid, dim3(kLoraThreads), 0, g);

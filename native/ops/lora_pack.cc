@@ -7,18 +7,18 @@ namespace mt {
 // ---- checks ----
 
 namespace {
-/// b_1 and b_2 as places in b [rows, r].
-void check_places(const View& b1, int64_t first1, const View& b2, int64_t first2, const View& b) {
-  auto place = [&](const View& v, const char* what, int64_t first) {
+/// b_1 and b_2 as rows of b [rows, r], from first1 and first2 on.
+void check_rows(const View& b1, int64_t first1, const View& b2, int64_t first2, const View& b) {
+  auto check = [&](const View& v, const char* what, int64_t first) {
     require_dense(v, what);
     require_rank(v, what, 2);
-    require(first >= 0 && first <= b.size(0) - v.size(0), what, ": expected ", v.size(0), " of the ", b.size(0),
-            " rows from a place in them on, but got ", first, ".");
+    require(first >= 0 && first <= b.size(0) - v.size(0), what, ": expected its ", v.size(0),
+            " rows to lie within the ", b.size(0), " of b, but they begin at row ", first, ".");
   };
   require_dense(b, "b");
   require_rank(b, "b", 2);
-  place(b1, "b1", first1);
-  if (b2) place(b2, "b2", first2);
+  check(b1, "b1", first1);
+  if (b2) check(b2, "b2", first2);
   const int64_t r = b1.size(1) + (b2 ? b2.size(1) : 0);
   require_shape(b, "b", {b.size(0), r});
   require(!b2 || first1 + b1.size(0) <= first2 || first2 + b2.size(0) <= first1,
@@ -30,7 +30,7 @@ void check_places(const View& b1, int64_t first1, const View& b2, int64_t first2
 void check_lora_pack(const View& a1, const View& b1, int64_t first1, const Maybe& a2, const Maybe& b2, int64_t first2,
                      Out a, Out b) {
   require(bool(a2) == bool(b2), "a2, b2: expected both or none.");
-  check_places(b1, first1, b2, first2, b);
+  check_rows(b1, first1, b2, first2, b);
   require_dense(a1, "a1");
   require_rank(a1, "a1", 2);
   require_shape(a1, "a1", {b1.size(1), a1.size(1)});
@@ -39,7 +39,7 @@ void check_lora_pack(const View& a1, const View& b1, int64_t first1, const Maybe
   require_shape(a, "a", {b.size(1), a1.size(1)});
 }
 void check_lora_unpack(const View& db, int64_t first1, int64_t first2, Out db1, MaybeOut db2) {
-  check_places(db1, first1, db2, first2, db);
+  check_rows(db1, first1, db2, first2, db);
 }
 
 // ---- CPU ----
@@ -52,12 +52,12 @@ void lora_pack(const View& a1, const View& b1, int64_t first1, const Maybe& a2, 
   std::copy_n(a1.data<float>(), a1.numel(), a.data<float>());
   if (a2) std::copy_n(a2.data<float>(), a2.numel(), a.data<float>() + a1.numel());
   std::fill_n(b.data<float>(), b.numel(), 0.0f);
-  auto place = [&](const View& v, int64_t first, int64_t column) {
+  auto put = [&](const View& v, int64_t first, int64_t column) {
     for (int64_t i = 0; i < v.size(0); ++i)
       std::copy_n(v.data<float>() + i * v.size(1), v.size(1), b.data<float>() + (first + i) * r + column);
   };
-  place(b1, first1, 0);
-  if (b2) place(b2, first2, r1);
+  put(b1, first1, 0);
+  if (b2) put(b2, first2, r1);
 }
 
 void lora_unpack(const View& db, int64_t first1, int64_t first2, Out db1, MaybeOut db2) {

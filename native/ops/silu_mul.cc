@@ -55,21 +55,21 @@ void pieces(const View* const (&in)[In], const View* const (&out)[Out], F run) {
     float* to[Out];
     for (int64_t p = begin; p < end; ++p) {
       const int64_t row = p / per_row, at = p % per_row * kPiece, count = std::min(kPiece, n - at);
-      auto place = [&](const View& v) { return row * (dense ? n : v.pitch()) + at; };
+      auto offset = [&](const View& v) { return row * (dense ? n : v.pitch()) + at; };
       if (like.dtype == DType::f32) {
-        for (size_t i = 0; i < In; ++i) from[i] = in[i]->template data<float>() + place(*in[i]);
-        for (size_t i = 0; i < Out; ++i) to[i] = out[i]->template data<float>() + place(*out[i]);
+        for (size_t i = 0; i < In; ++i) from[i] = in[i]->template data<float>() + offset(*in[i]);
+        for (size_t i = 0; i < Out; ++i) to[i] = out[i]->template data<float>() + offset(*out[i]);
         run(from, to, count);
         continue;
       }
       for (size_t i = 0; i < In; ++i) {
-        MT_FOR_ISA(widen_row)(in[i]->template data<bf16>() + place(*in[i]), room[i], count);
+        MT_FOR_ISA(widen_row)(in[i]->template data<bf16>() + offset(*in[i]), room[i], count);
         from[i] = room[i];
       }
       for (size_t i = 0; i < Out; ++i) to[i] = room[In + i];
       run(from, to, count);
       for (size_t i = 0; i < Out; ++i)
-        MT_FOR_ISA(narrow_row)(to[i], out[i]->template data<bf16>() + place(*out[i]), count);
+        MT_FOR_ISA(narrow_row)(to[i], out[i]->template data<bf16>() + offset(*out[i]), count);
     }
   });
 }

@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
   using B = Stage<cols, b_along, form != Form::tn, threads>;
   SHARED(bf16, shared);
   bf16* const tiles_b = shared + kStages * A::kElements;
-  const Place at = place(j, rows, cols);
+  const BlockTile at = block_tile(j, rows, cols);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, row = warp / warps_n * wm,
             col = warp % warps_n * wn;
   float sum[fm * fn][4] = {};

@@ -47,16 +47,16 @@ Plan choose(const Machine& machine, bool cores, const Extent& e) {
   Plan best{0, 1, 1e300}, split{0, 1, 1e300};
   for (int i = 0; i < int(tiles.size()); ++i) {
     const Tile& t = tiles[size_t(i)];
-    const int64_t places = ceil_div(e.m, t.rows) * ceil_div(e.n, t.cols),
+    const int64_t c_tiles = ceil_div(e.m, t.rows) * ceil_div(e.n, t.cols),
                   resident = std::max(machine.blocks[size_t(i)], 1);
-    const int64_t company = std::max<int64_t>(resident, 2) * machine.processors / places;
-    const int64_t most = places > kMostCounted
+    const int64_t company = std::max<int64_t>(resident, 2) * machine.processors / c_tiles;
+    const int64_t most = c_tiles > kMostCounted
                              ? 1
                              : std::clamp(std::min(e.steps / least, company), int64_t(1), kMostSplits);
     for (int64_t s = 1; s <= most; ++s) {
       const double block = double(ceil_div(e.steps, s) * e.step) * (t.rows * t.cols / t.speed) / rate;
-      double time = rounds(places * s, machine.processors, resident) * block;
-      if (s > 1) time += kCount + add_up(places, s * t.rows * t.cols * 4, machine.processors);
+      double time = rounds(c_tiles * s, machine.processors, resident) * block;
+      if (s > 1) time += kCount + add_up(c_tiles, s * t.rows * t.cols * 4, machine.processors);
       if (Plan& shortest = s > 1 ? split : best; time < shortest.time) shortest = {i, s, time};
     }
   }

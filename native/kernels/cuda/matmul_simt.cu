@@ -20,7 +20,7 @@ __device__ void read_tile(const Operand& o, int64_t outer, int64_t inner, float 
   }
 }
 template <bool along>
-__device__ void keep_tile(const float (&v)[kQuads][4], float* to) {
+__device__ void store_tile(const float (&v)[kQuads][4], float* to) {
 #pragma unroll
   for (int i = 0; i < kQuads; ++i) {
     int q = int(threadIdx.x) + i * kSimtThreads;
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
   constexpr int kTileFloats = kSimtStep * kPitch;
   static_assert(kSide * kPitch <= 4 * kTileFloats);
   SHARED(float, shared);  // a and b, twice; at the end a tile of c
-  const Place at = place(j, kSide, kSide);
+  const BlockTile at = block_tile(j, kSide, kSide);
   const int tm = int(threadIdx.x) / 8 * 4, tn = int(threadIdx.x) % 8 * 4;
   float total[8][4] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];
   auto read = [&](int t) {
@@ -49,13 +49,13 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
     read_tile<a_along>(first ? j.a : j.a2, at.row, inner, ra);
     read_tile<b_along>(first ? j.b : j.b2, at.col, inner, rb);
   };
-  auto keep = [&](int which) {
-    keep_tile<a_along>(ra, shared + which * 2 * kTileFloats);
-    keep_tile<b_along>(rb, shared + which * 2 * kTileFloats + kTileFloats);
+  auto store_tiles = [&](int which) {
+    store_tile<a_along>(ra, shared + which * 2 * kTileFloats);
+    store_tile<b_along>(rb, shared + which * 2 * kTileFloats + kTileFloats);
   };
   if (at.begin < at.end) {
     read(at.begin);
-    keep(0);
+    store_tiles(0);
   }
   __syncthreads();
   for (int t = at.begin; t < at.end; ++t) {
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
 #pragma unroll
         for (int c = 0; c < 8; ++c) sum[r][c] = fmaf(xs[r], ys[c], sum[r][c]);
     }
-    if (t + 1 < at.end) keep(1 - now);
+    if (t + 1 < at.end) store_tiles(1 - now);
     if ((t - at.begin) % kRun == kRun - 1 || t + 1 == at.end) {
 #pragma unroll
       for (int r = 0; r < 4; ++r)

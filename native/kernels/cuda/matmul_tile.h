@@ -83,11 +83,11 @@ struct Job {
 };
 
 /// What a block computes. Blocks side by side share columns of b, which is the weight.
-struct Place {
+struct BlockTile {
   int64_t row, col, tile;
   int split, begin, end;
 };
-__device__ inline Place place(const Job& j, int rows, int cols) {
+__device__ inline BlockTile block_tile(const Job& j, int rows, int cols) {
   const int64_t tiles = j.tiles_m * j.tiles_n, tile = blockIdx.x % tiles;
   const int split = int(blockIdx.x / tiles), begin = split * j.per_split, all = j.tiles + j.more;
   return {tile % j.tiles_m * rows,
@@ -181,7 +181,7 @@ __device__ inline void complete4(const Job& j, int64_t row, int64_t col, int cou
 /// complete() for a block whose sums lie in shared memory, rows `pitch` apart: from there, threads that are neighbours
 /// read and write neighbours, and the registers of the sums are free.
 template <int rows, int cols, int pitch, int threads>
-__device__ inline void complete_tile(const Job& j, const Place& at, const float* sums) {
+__device__ inline void complete_tile(const Job& j, const BlockTile& at, const float* sums) {
 #pragma unroll 1
   for (int q = int(threadIdx.x); q < rows * cols / 4; q += threads) {
     const int r = q / (cols / 4), c = q % (cols / 4) * 4;

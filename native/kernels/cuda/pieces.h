@@ -1,4 +1,4 @@
-// Sums that several blocks form in pieces: each block writes its own, and the last of a place to come adds them all up.
+// Sums that several blocks form in pieces: each block writes its own, and the last of a tile to come adds them all up.
 // No launch of its own does so, and they are added in the order of the pieces, whichever block is last: the same bits
 // in every run.
 #pragma once
@@ -6,19 +6,19 @@
 
 namespace mt::cuda {
 
-/// How the sums of each of some places are cut up.
+/// How the sums of each of some tiles are cut up.
 struct Pieces {
-  int count;           // of a place: with one, there is nothing to add
-  float* sums;         // of every place, of every piece of it: the sums of a block, four of every thread side by side
-  unsigned* counters;  // Stream::counters(): of every place, the blocks that have come
+  int count;           // of a tile: with one, there is nothing to add
+  float* sums;         // of every tile, of every piece of it: the sums of a block, four of every thread side by side
+  unsigned* counters;  // Stream::counters(): of every tile, the blocks that have come
 };
 
 /// Memory for that. Of the current queue, which runs one kernel after the other.
 class PieceMemory {
  public:
   /// `each`: sums of a block.
-  PieceMemory(int64_t places, int64_t count, int64_t each)
-      : count_(int(count)), sums_(count > 1 ? size_t(places * count * each) * sizeof(float) : 0) {}
+  PieceMemory(int64_t tiles, int64_t count, int64_t each)
+      : count_(int(count)), sums_(count > 1 ? size_t(tiles * count * each) * sizeof(float) : 0) {}
   Pieces pieces() const { return {count_, sums_.as<float>(), current().counters()}; }
 
  private:
@@ -39,23 +39,23 @@ __device__ inline bool is_last(unsigned* counter, int count) {
   return __syncthreads_or(last);
 }
 
-/// Makes of the sums of a piece those of its place: 4·n of each of the `threads` threads. False where another block
+/// Makes of the sums of a piece those of its tile: 4·n of each of the `threads` threads. False where another block
 /// does it, and the calling one is done.
 template <int threads, int n>
-__device__ inline bool collect(const Pieces& p, int64_t place, int64_t piece, float (&sum)[n][4]) {
+__device__ inline bool collect(const Pieces& p, int64_t tile, int64_t piece, float (&sum)[n][4]) {
   if (p.count == 1) return true;
-  float4* const of_place = reinterpret_cast<float4*>(p.sums) + place * p.count * (n * threads) + threadIdx.x;
-  float4* const mine = of_place + piece * (n * threads);
+  float4* const of_tile = reinterpret_cast<float4*>(p.sums) + tile * p.count * (n * threads) + threadIdx.x;
+  float4* const mine = of_tile + piece * (n * threads);
 #pragma unroll
   for (int i = 0; i < n; ++i) mine[i * threads] = make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
-  if (!is_last(p.counters + place, p.count)) return false;
+  if (!is_last(p.counters + tile, p.count)) return false;
   constexpr int ahead = 16, some = n < ahead ? n : ahead;  // on their way at once, for which there are registers
   static_assert(n % some == 0);
 #pragma unroll
   for (int first = 0; first < n; first += some) {
 #pragma unroll
     for (int i = first; i < first + some; ++i) sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = 0;
-    const float4* from = of_place;
+    const float4* from = of_tile;
 #pragma unroll(ahead / some)
     for (int s = 0; s < p.count; ++s, from += n * threads)
 #pragma unroll
