@@ -1,4 +1,4 @@
-// The module: tensors in and out of JavaScript, and every operator of the registry.
+// The module: passes tensors between JavaScript and C++, and exports every operator of the registry.
 #include <cstring>
 
 #include "binding/bind.h"
@@ -16,7 +16,7 @@ struct Integers {
   int64_t at[kMaxRank] = {};
 };
 
-/// Of an array of numbers, or of a Float64Array: that one is read at once, an array number by number.
+/// From an array, read number by number, or from a Float64Array, read at once.
 Integers integers(const Napi::Value& v, const char* function, int position) {
   Integers out;
   const auto counted = [&](size_t n) {
@@ -40,7 +40,7 @@ Integers integers(const Napi::Value& v, const char* function, int position) {
   return out;
 }
 
-/// A dtype by its name, or by its number in dtype_names.
+/// A dtype, by its name or by its index in dtype_names.
 DType dtype_argument(const Napi::Value& v, const char* function, int position) {
   if (v.IsNumber()) {
     const int64_t number = Decoder<int64_t>::decode(v, function, position);
@@ -54,7 +54,7 @@ DType dtype_argument(const Napi::Value& v, const char* function, int position) {
 
 constexpr int64_t kMostElements = int64_t(1) << 46;
 
-/// A contiguous view of the given shape without memory yet. Refuses what no machine could hold.
+/// A contiguous view of the given shape, without memory yet. Throws for shapes that no machine could hold.
 View shaped(const int64_t* shape, int rank, DType dtype) {
   View v;
   v.dtype = dtype;
@@ -64,7 +64,7 @@ View shaped(const int64_t* shape, int rank, DType dtype) {
     require(shape[i] >= 0, "shape: expected sizes of 0 or more, but got ", shape[i], ".");
     v.shape[i] = shape[i];
     v.stride[i] = n;
-    // Sizes of 0 are left out, so that no product of the others overflows either.
+    // Sizes of 0 are left out: no product of the other sizes may overflow.
     int64_t size = std::max<int64_t>(shape[i], 1);
     require(n <= kMostElements / size, "shape: expected at most 2^46 elements, but got ", shape_text(shape, v.rank),
             ".");
@@ -74,18 +74,18 @@ View shaped(const int64_t* shape, int rank, DType dtype) {
 }
 View shaped(const Integers& shape, DType dtype) { return shaped(shape.at, shape.count, dtype); }
 
-/// create(shape, dtype, device?, into?): a tensor whose memory comes with its first result. Without a device, it lies
-/// where the operator runs that first writes it.
+/// create(shape, dtype, device?, into?): a tensor whose memory is allocated when it is first written. Without a device,
+/// it lies on the device of the operator that first writes it.
 Napi::Value create(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
   Device device = device_argument(info[2], "create", 2);
   v.storage = std::make_shared<Storage>(size_t(v.numel()) * size_of(v.dtype));
   if (device.decided()) v.storage->assign_device(Environment::of(info.Env()).stream(device));
-  if (!v.numel()) v.storage->ensure();  // nothing will ever have to be written
+  if (!v.numel()) v.storage->ensure();  // an empty tensor is never written
   return wrap(std::move(v), info[3], "create", 3);
 }
 
-/// Copies any strided view to contiguous memory of the same dtype. `base` is where its storage begins.
+/// Copies a strided view to contiguous memory of the same dtype. `base`: the first byte of its storage.
 void gather(const View& v, const char* base, char* out) {
   size_t item = size_of(v.dtype);
   if (!v.numel()) return;
@@ -103,7 +103,7 @@ void gather(const View& v, const char* base, char* out) {
   }
 }
 
-/// The elements of a view, wherever it lies, in order. Runs in the queue, or while it is empty.
+/// Copies the elements of a view, on any device, in order. Runs in the queue, or while the queue is empty.
 void fetch(const View& v, cuda::Stream* stream, char* out) {
   prepare(v);
   size_t item = size_of(v.dtype);
@@ -118,7 +118,7 @@ void fetch(const View& v, cuda::Stream* stream, char* out) {
   gather(inside, span.data(), out);
 }
 
-/// transfer(tensor, device): its elements in contiguous memory of a device.
+/// transfer(tensor, device): a contiguous copy on a device.
 Napi::Value transfer(const Napi::CallbackInfo& info) {
   const View from = unwrap(info[0], "transfer", 0).view;
   Device device = device_argument(info[1], "transfer", 1);
@@ -137,7 +137,7 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
       to.storage->ensure();
       return fetch(from, source.get(), static_cast<char*>(to.storage->data()));
     }
-    // By way of the host: what already lies there in order goes without a copy.
+    // By way of the host: a contiguous tensor on the host needs no copy there.
     std::vector<char> host;
     const char* data = static_cast<const char*>(from.storage->data()) + size_t(from.offset) * size_of(from.dtype);
     if (source || !from.contiguous()) {
@@ -152,12 +152,12 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), std::move(to));
 }
 
-/// device(tensor): -1 for the CPU, the number of a CUDA device, or -2 where nothing was written to it yet.
+/// device(tensor): -1 for the CPU, the number of a CUDA device, or -2 for a tensor that was never written.
 Napi::Value device_of(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), unwrap(info[0], "device", 0).view.storage->device().id);
 }
 
-/// freeze(tensor): nothing called from now on writes to its memory, whatever view it is seen through.
+/// freeze(tensor): from now on no operator may write to its memory, through any view.
 Napi::Value freeze(const Napi::CallbackInfo& info) {
   auto storage = unwrap(info[0], "freeze", 0).view.storage;
   storage->freeze();
@@ -181,8 +181,8 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), std::move(v));
 }
 
-/// view(tensor, shape, strides, offset, into?): the same memory seen differently. Offset in elements, from the tensor's
-/// own start.
+/// view(tensor, shape, strides, offset, into?): another view of the same memory. The offset counts elements from the
+/// tensor's first one.
 Napi::Value view(const Napi::CallbackInfo& info) {
   View base = unwrap(info[0], "view", 0).view;  // a copy: reading the arrays may run code that releases the tensor
   auto strides = integers(info[2], "view", 2);
@@ -201,7 +201,7 @@ Napi::Value view(const Napi::CallbackInfo& info) {
   }
   int64_t held = int64_t(base.storage->bytes() / size_of(v.dtype));
   if (v.numel() == 0)
-    v.offset = last = base.offset;  // nothing is read: the end of a strided tensor is a place like any other
+    v.offset = last = base.offset;  // an empty view reads nothing: an offset at the end of a tensor is allowed
   require(v.numel() == 0 || last < held, "shape ", shape_text(v), " at offset ", v.offset,
           " reaches past the tensor's ", held, " elements.");
   v.storage = std::move(base.storage);
@@ -226,7 +226,8 @@ Napi::Value map(const Napi::CallbackInfo& info) {
   return object;
 }
 
-/// mapped(file, offset in bytes, shape, dtype): a read-only tensor in the file; copied where it is not aligned.
+/// mapped(file, offset in bytes, shape, dtype): a read-only tensor in the file's memory; a copy where it is not
+/// aligned.
 Napi::Value mapped(const Napi::CallbackInfo& info) {
   void* file = nullptr;
   if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kFileTag) ||
@@ -249,7 +250,7 @@ Napi::Value mapped(const Napi::CallbackInfo& info) {
   return wrap(info.Env(), std::move(v));
 }
 
-/// The memory a read writes to, and the work that writes it.
+/// The memory that a read fills, and the work that fills it.
 std::pair<Napi::Value, std::function<void()>> reading(const Napi::CallbackInfo& info, const char* function) {
   View v = unwrap(info[0], function, 0).view;
   size_t bytes = size_t(v.numel()) * size_of(v.dtype);
@@ -296,7 +297,7 @@ Napi::Value thread_count(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), threads());
 }
 
-/// ceiling(name): a rate of this machine (instruments/ceilings.h), once the queue is empty. Blocks.
+/// ceiling(name): a rate of this machine (instruments/ceilings.h), measured once the queue is empty. Blocks.
 Napi::Value measured_ceiling(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) refuse(info[0], "ceiling", 0, "a name");
   Environment::of(info.Env()).calls.sync_blocking();

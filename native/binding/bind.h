@@ -1,5 +1,5 @@
-// Turns an operator's C++ signature into its JavaScript function: decodes arguments by parameter type, checks once,
-// then takes a place in the queue. Nothing here knows an operator.
+// Makes a JavaScript function of an operator's C++ signature: decodes the arguments by the types of the parameters,
+// calls the check, then puts the call into the queue. Nothing here depends on an operator.
 #pragma once
 #include <napi.h>
 
@@ -163,7 +163,7 @@ void prepare(T) {}
 
 // ---- what holds for the outputs of every operator ----
 
-/// An argument's view, whether it is written, and whether what was in it before matters. A list has one for each
+/// A tensor argument's view, whether it is written, and whether its old content is read. A list has one for each
 /// element.
 struct Role {
   const View* view = nullptr;
@@ -214,7 +214,7 @@ auto roles_of(const Args&... args) {
   }
 }
 
-/// Outputs have memory of their own: not a file's, not an input's, and no element twice.
+/// Requires that outputs have memory of their own: not a file's, not an input's, and no element twice.
 void check_outputs(const Role* roles, size_t count);
 
 template <typename Function>
@@ -239,7 +239,7 @@ struct Signature<void (*)(Args...)> {
   }
 };
 
-/// Runs `f`, turning C++ exceptions into JavaScript ones that name the function.
+/// Runs `f`; C++ exceptions become JavaScript ones that name the function.
 template <typename F>
 Napi::Value guarded(const Napi::CallbackInfo& info, const char* function, F f) {
   try {
@@ -249,26 +249,27 @@ Napi::Value guarded(const Napi::CallbackInfo& info, const char* function, F f) {
   } catch (const std::exception& e) { throw Napi::Error::New(info.Env(), text(function, ": ", e.what(), ".")); }
 }
 
-/// The device that all arguments lie on, and on which the results will: that of the first one that lies anywhere, else
-/// the CPU. Throws where two differ.
+/// The device of all arguments and results: that of the first argument that has memory, else the CPU. Throws where two
+/// differ.
 Device common_device(const Role* roles, size_t count);
-/// Puts what lies nowhere yet where the operator runs. `stream` is null for the CPU.
+/// Assigns the operator's device to arguments without memory. `stream` is null for the CPU.
 void assign_device(napi_env env, const Role* roles, size_t count, const std::shared_ptr<cuda::Stream>& stream);
-/// What a graph that is being captured needs of an operator's arguments.
+/// Keeps the arguments alive that a graph being captured uses.
 void retain(cuda::Stream& stream, const Role* roles, size_t count);
-/// Bytes of an operator's arguments: each whole and once, whatever of it is used; what a view repeats counts once.
+/// Bytes of an operator's arguments: each counts in full and once, whatever the operator reads of it; elements that a
+/// view repeats count once.
 profile::Bytes traffic(const Role* roles, size_t count);
 template <typename... Args>
 profile::Bytes traffic(const std::tuple<Args...>& args) {
   const auto all = std::apply([](const auto&... a) { return roles_of(a...); }, args);
   return traffic(all.data(), all.size());
 }
-/// Whether MT_CUDA_SYNC=1 asks to wait for every operator, so that one that fails is named.
+/// Whether MT_CUDA_SYNC=1 is set: the host then waits for every operator, so that an error names the one that failed.
 bool waits_for_each();
 
 // ---- activations ----
 
-/// Calls `f` with the number and the view of every activation.
+/// Calls `f` with the index and the view of every activation.
 template <typename... Args, typename F>
 void each_activation(std::tuple<Args...>& args, F f) {
   [&]<size_t... I>(std::index_sequence<I...>) {
@@ -278,7 +279,7 @@ void each_activation(std::tuple<Args...>& args, F f) {
     (one.template operator()<I>(std::get<I>(args)), ...);
   }(std::index_sequence_for<Args...>{});
 }
-/// Whether they are bfloat16. Throws where some are and some are not.
+/// Whether the activations are bfloat16. Throws where only some of them are.
 template <typename Tuple>
 bool bfloat16_activations(Tuple& args) {
   size_t given = 0, narrow = 0, which = 0;
@@ -292,7 +293,7 @@ bool bfloat16_activations(Tuple& args) {
           ": expected dtype bfloat16 like the other activations, but got another; cast() it first.");
   return narrow != 0;
 }
-/// Calls them float32, which is what checks look at, or what they are.
+/// Sets the dtype of all activations: to float32 for the check, or to what they are.
 template <typename Tuple>
 void label_activations(Tuple& args, DType t) {
   each_activation(args, [t](size_t, View& v) {
@@ -300,7 +301,7 @@ void label_activations(Tuple& args, DType t) {
   });
 }
 
-/// The type of a twin that knows float32 alone: View where the check has Act, and so on.
+/// The type of a twin that takes float32 only: View where the check has Act, and so on.
 template <typename Function>
 struct Float32Twin;
 template <typename... Args>
@@ -323,8 +324,8 @@ void widened(const Tuple& args) {
 }
 
 /// The registry's line for an operator: its check runs at once, one of its twins in the queue. `Cuda` is null in a
-/// build without CUDA. A CPU twin that has the check's parameters takes bfloat16 activations as they are; one that has
-/// View where the check has Act gets float32 copies.
+/// build without CUDA. A CPU twin with the check's parameters takes bfloat16 activations as they are; a twin with View
+/// where the check has Act gets float32 copies.
 template <auto Check, auto Cpu, auto Cuda>
 Operator op(const char* name) {
   using Contract = decltype(Check);
@@ -348,7 +349,7 @@ Operator op(const char* name) {
               auto& environment = Environment::of(info.Env());
               auto stream = environment.stream(device);
               assign_device(info.Env(), roles.data(), roles.size(), stream);
-              // Nothing to write is nothing to do, however large the sizes beside the 0.
+              // With empty outputs there is nothing to do; the other sizes may be huge.
               if (std::none_of(roles.begin(), roles.end(),
                                [](const Role& r) { return r.written && *r.view && r.view->numel(); }))
                 return info.Env().Undefined();

@@ -1,4 +1,4 @@
-// The module's functions for devices: what there is, its memory, and captured graphs.
+// The module's functions for devices: the list of devices, their memory, captured graphs.
 #include "binding/functions.h"
 #include "core/arena.h"
 #include "core/storage.h"
@@ -49,7 +49,7 @@ Napi::Value forget_peak(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-/// devices(): what this build can run on, and why it cannot run on more.
+/// devices(): the devices that this build can run on, and why there are no more.
 Napi::Value devices(const Napi::CallbackInfo& info) {
   cuda::Availability a = cuda::availability();
   auto o = Napi::Object::New(info.Env());
@@ -90,8 +90,8 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   return o;
 }
 
-/// fragments(device): who owns which element of a tensor core's operands, as the device has it and as the PTX manual
-/// says: { found, expected }, lists in one order.
+/// fragments(device): which lane has which element of a tensor core's operands: { found, expected }, as the device and
+/// as the PTX manual have it, in the same order.
 Napi::Value fragments(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "fragments", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device, ".");
@@ -119,8 +119,8 @@ struct Captured {
   std::atomic<size_t> bytes{0};        // likewise
 };
 
-/// beginCapture(device, shared): from here to endCapture(), operators of this thread on that device are recorded, not
-/// run. `shared`: the graph computes in one memory with all other such graphs of this thread and device.
+/// beginCapture(device, shared): until endCapture(), this thread's operators on that device are recorded instead of
+/// run. `shared`: the graph shares its memory with all other such graphs of this thread and device.
 Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "beginCapture", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device, "; graphs are of CUDA alone.");
@@ -135,8 +135,8 @@ Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-/// endCapture(device): the graph. Called whether or not operators failed; what failed is reported by the next sync, and
-/// there is no graph then.
+/// endCapture(device): the graph. It is called also where operators failed: then there is no graph, and the next sync
+/// reports the failure.
 Napi::Value end_capture(const Napi::CallbackInfo& info) {
   Device device = device_argument(info[0], "endCapture", 0);
   require(device.is_cuda(), "device: expected a CUDA device, but got ", device, ".");
@@ -167,27 +167,26 @@ std::shared_ptr<Captured>& graph_argument(const Napi::CallbackInfo& info, const 
   return graph;
 }
 
-/// replay(graph): runs what was recorded, on what its tensors then hold.
+/// replay(graph): runs the recorded operators on the current content of their tensors.
 Napi::Value replay(const Napi::CallbackInfo& info) {
   auto graph = graph_argument(info, "replay");
   Environment::of(info.Env()).calls.enqueue("replay", [graph] {
     if (!graph->graph) throw std::runtime_error("the graph was not captured, because one of its operators failed");
     cuda::Use use(*graph->stream);
     const profile::Span span("graph", graph->stream,
-                             [] { return profile::Bytes{}; });  // of its operators, nothing is known by now
+                             [] { return profile::Bytes{}; });  // the graph does not know its operators
     graph->stream->replay(*graph->graph);
   });
   return info.Env().Undefined();
 }
 
-/// graphMemory(graph): bytes of the memory that it computes in; 0 before the queue is past its capture, or where that
-/// failed.
+/// graphMemory(graph): bytes of the graph's memory; 0 before the queue has captured it, or where that failed.
 Napi::Value graph_memory(const Napi::CallbackInfo& info) {
   auto graph = graph_argument(info, "graphMemory");
   return Napi::Number::New(info.Env(), double(graph->bytes));
 }
 
-/// releaseGraph(graph): lets its memory go, once the queue has no more use for it.
+/// releaseGraph(graph): frees its memory once the queue no longer needs it.
 Napi::Value release_graph(const Napi::CallbackInfo& info) {
   Environment::of(info.Env())
       .calls.enqueue_always("releaseGraph",

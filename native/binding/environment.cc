@@ -17,9 +17,9 @@ Environment::Environment(Napi::Env env) : calls([this] { finish(); }) {
   if (status != napi_ok) throw Napi::Error::New(env);
   napi_unref_threadsafe_function(env, back_);
   array_buffer_ = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
-  // The queue must be still before Node tears the way back down.
+  // The queue must be idle before Node closes the thread-safe function.
   env.AddCleanupHook([](Environment* self) { self->calls.stop(); }, this);
-  // Nor may it be inside CUDA when that is unloaded: process.exit() runs no hooks, but it does run these listeners.
+  // Nor may it call CUDA while that is unloaded: process.exit() runs no hooks, but it does run these listeners.
   auto process = env.Global().Get("process").As<Napi::Object>();
   process.Get("on").As<Napi::Function>().Call(
       process,
@@ -36,8 +36,7 @@ std::shared_ptr<cuda::Stream> Environment::stream(Device device) {
   return streams_[i] = std::move(made);
 }
 
-/// Waits for every GPU, and reports the first that failed. That one is lost is said once; what it has nothing to do
-/// with goes on.
+/// Waits for every GPU, and throws the first failure. A lost GPU is reported once; work on other devices continues.
 void Environment::finish() {
   std::vector<std::shared_ptr<cuda::Stream>> streams;
   {
@@ -59,11 +58,11 @@ void Environment::finish() {
   if (!failure.empty()) throw std::runtime_error(failure);
 }
 
-/// Calls Node-API directly: the thread may be ending, when every call fails and an exception would have nowhere to go.
+/// Calls Node-API directly: while the thread is ending, every call fails, and nobody could catch an exception.
 void Environment::resolve(napi_env env, napi_value, void* context, void* data) {
   auto* self = static_cast<Environment*>(context);
   std::unique_ptr<Pending> pending(static_cast<Pending*>(data));
-  if (!env) return;  // the environment is going away, and references with it
+  if (!env) return;  // the environment is ending, and its references with it
   if (--self->waiting_ == 0) napi_unref_threadsafe_function(env, self->back_);
   napi_handle_scope scope;
   if (napi_open_handle_scope(env, &scope) != napi_ok) return;
@@ -97,14 +96,14 @@ Napi::Value Environment::after(Napi::Value result, std::function<void()> work) {
         work();
       } catch (const std::exception& e) { pending->failure = text("read: ", e.what()); }
     }
-    // Fails while the thread is ending: nobody waits any more, and the reference goes with the thread.
+    // This fails while the thread is ending: nobody waits then, and the reference ends with the thread.
     if (napi_call_threadsafe_function(back_, pending, napi_tsfn_nonblocking) != napi_ok) delete pending;
   });
   return Napi::Value(env, promise);
 }
 
 std::pair<Napi::Value, void*> Environment::array_buffer(size_t bytes) {
-  // Through JavaScript's constructor, which throws where memory is short; Node-API would end the process.
+  // By JavaScript's constructor, which throws where memory is short; Node-API would abort the process.
   Napi::Env env = array_buffer_.Env();
   auto buffer = array_buffer_.New({Napi::Number::New(env, double(bytes))}).As<Napi::ArrayBuffer>();
   return {buffer, buffer.Data()};

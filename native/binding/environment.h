@@ -1,4 +1,5 @@
-// What one JavaScript thread owns: its queue and its way back from it. Node's worker threads have one each.
+// What a JavaScript thread owns: its queue of calls, and the promises that the queue settles. Every worker thread of
+// Node has an environment.
 #pragma once
 #include <napi.h>
 
@@ -23,16 +24,15 @@ class Environment {
 
   CallQueue calls;
 
-  /// The record that is being taken of this thread's operators; null: none. Its content is the queue's until it has
-  /// ended.
+  /// The record of this thread's operators that is being taken; null: none. The queue writes it until it has ended.
   std::shared_ptr<profile::Recorder> recorder;
 
-  /// The device's stream of this thread, made when it is first asked for; null for the CPU. Throws where there is no
-  /// such device.
+  /// This thread's stream on a device, created at the first call; null for the CPU. Throws where there is no such
+  /// device.
   std::shared_ptr<cuda::Stream> stream(Device device);
 
-  /// A promise that settles when the queue has come so far. `work` runs on the queue's thread; the promise resolves to
-  /// `result` (kept alive meanwhile) or rejects with the queue's failure or what `work` throws.
+  /// A promise that settles when the queue has run everything before this call and then `work`, on the queue's thread.
+  /// It resolves to `result`, which stays alive meanwhile, or rejects with the queue's failure or what `work` throws.
   Napi::Value after(Napi::Value result, std::function<void()> work);
   /// A new ArrayBuffer and its memory. Throws a RangeError where there is none left.
   std::pair<Napi::Value, void*> array_buffer(size_t bytes);
@@ -46,7 +46,7 @@ class Environment {
   Napi::FunctionReference array_buffer_;
   std::mutex mutex_;
   std::vector<std::shared_ptr<cuda::Stream>> streams_;  // by device
-  int waiting_ = 0;                                     // promises open: the process must not end before they settle
+  int waiting_ = 0;                                     // open promises: the process must not end before they settle
 };
 
 }  // namespace mt::binding

@@ -1,4 +1,4 @@
-// What the files with functions of the module share.
+// What the files that add functions to the module share.
 #pragma once
 #include <napi.h>
 
@@ -7,10 +7,10 @@
 
 namespace mt::binding {
 
-/// A device by number, -1 for the CPU; undecided where it was not given.
+/// A device by its number, -1 for the CPU; undecided where the argument is absent.
 Device device_argument(const Napi::Value& v, const char* function, int position);
 
-/// Adds `F` to the module; what it throws names it.
+/// Adds `F` to the module; its exceptions name it.
 template <Napi::Value (*F)(const Napi::CallbackInfo&)>
 inline void add(Napi::Object exports, const char* name) {
   exports.Set(name, Napi::Function::New(

@@ -9,14 +9,14 @@
 namespace mt::binding {
 namespace {
 
-/// The handles of a thread, in memory that holds nothing else, so that no other addon's external can be taken for one.
-/// Cheaper than a type tag, which costs as much as an operator's call.
+/// A thread's handles, in memory that holds nothing else: an address outside it is another addon's external. A type tag
+/// would cost as much as an operator's call.
 class Handles {
  public:
   Handles() = default;
   Handles(const Handles&) = delete;
   ~Handles() {
-    // process.exit() runs no finalisers: what is still alive then must not be let go on the way out.
+    // process.exit() runs no finalisers: handles that are alive then must not be released.
     if (used_)
       for (Chunk& chunk : chunks_) chunk.first.release();
   }
@@ -47,7 +47,7 @@ class Handles {
     size_t count;
   };
   void grow() {
-    const size_t count = chunks_.empty() ? 256 : 2 * chunks_.back().count;  // so that there are few of them to search
+    const size_t count = chunks_.empty() ? 256 : 2 * chunks_.back().count;  // doubled, so that there are few to search
     chunks_.push_back({std::make_unique<Handle[]>(count), count});
     free_.reserve(2 * count);
     for (size_t i = count; i-- > 0;) free_.push_back(&chunks_.back().first[i]);
@@ -111,7 +111,7 @@ Napi::Value wrap(Napi::Env env, View view) {
     release(Napi::Env(e), *h);
     handles.give_back(h);
   };
-  // Fails where the thread is being ended.
+  // This fails while the thread is ending.
   if (napi_create_external(env, handle, forget, nullptr, &external) != napi_ok) {
     handles.give_back(handle);
     throw Napi::Error::New(env);
@@ -156,7 +156,7 @@ Handle& unwrap(const Napi::Value& value, const char* function, int position) {
 void release(Napi::Env env, Handle& handle) {
   auto storage = std::exchange(handle.view.storage, nullptr);
   if (!storage || --storage->external.handles) return;
-  // Node-API itself: this also runs as a finaliser, where an exception would end the process.
+  // Calls Node-API directly: this also runs as a finaliser, where an exception would abort the process.
   int64_t total, bytes = std::exchange(storage->external.reported, 0);
   if (bytes) napi_adjust_external_memory(env, -bytes, &total);
   reported_bytes -= bytes;

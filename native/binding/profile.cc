@@ -1,4 +1,4 @@
-// The module's functions for records of what operators cost.
+// The module's functions for records of what operators cost: times and bytes.
 #include "core/profile.h"
 
 #include "binding/functions.h"
@@ -9,7 +9,7 @@ namespace {
 constexpr napi_type_tag kRecordTag = {0x6d7472616e736c6c, 0x616d612d70726f66};
 using Record = std::shared_ptr<profile::Recorder>;
 
-/// profileStart(most): from here on, operators of this thread are recorded; after `most` of them, only counted.
+/// profileStart(most): from now on, operators of this thread are recorded; after `most` of them they are only counted.
 Napi::Value profile_start(const Napi::CallbackInfo& info) {
   const int64_t most = Decoder<int64_t>::decode(info[0], "profileStart", 0);
   require(most >= 1 && most <= 100'000'000, "argument 1: expected 1 to 100000000 events, but got ", most, ".");
@@ -21,7 +21,7 @@ Napi::Value profile_start(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-/// profileStop(): the record, which has ended once the queue has come so far.
+/// profileStop(): the record, which is complete once the queue has run everything before this call.
 Napi::Value profile_stop(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   if (!environment.recorder) throw std::runtime_error("no profile is being taken; start one first");
@@ -46,7 +46,7 @@ Napi::Value column(Environment& environment, const std::vector<profile::Event>& 
   return Napi::TypedArrayOf<T>::New(buffer.Env(), events.size(), buffer.template As<Napi::ArrayBuffer>(), 0);
 }
 
-/// profileEvents(record): what is in it. Numbers are float64, exact for a hundred days of nanoseconds.
+/// profileEvents(record): the events of a record. Numbers are float64, exact for a hundred days of nanoseconds.
 Napi::Value profile_events(const Napi::CallbackInfo& info) {
   void* data = nullptr;
   if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kRecordTag) ||

@@ -1,4 +1,4 @@
-// The registry: one line per operator. The check, the twins, JavaScript's name.
+// The registry, one line per operator: its name in JavaScript, the check, the twins.
 #include <algorithm>
 #include <cstdlib>
 #include <tuple>
@@ -83,8 +83,8 @@ profile::Bytes traffic(const Role* roles, size_t count) {
 }
 
 namespace {
-/// Whether the memory between the first and the last element of each is its own. Lists of all trained tensors are told
-/// apart by this in one pass, where pairs would be hundreds of thousands.
+/// Whether no two of the views overlap between their first and last elements. For lists of all trained tensors one pass
+/// replaces hundreds of thousands of comparisons by pairs.
 bool all_apart(const Role* roles, size_t count) {
   struct Stretch {
     const Storage* storage;
@@ -104,7 +104,7 @@ bool all_apart(const Role* roles, size_t count) {
 }  // namespace
 
 void check_outputs(const Role* roles, size_t count) {
-  constexpr size_t kFew = 16;  // are sooner compared in pairs
+  constexpr size_t kFew = 16;  // up to which comparing pairs is faster
   const bool apart = count > kFew && all_apart(roles, count);
   for (size_t i = 0; i < count; ++i) {
     if (!roles[i].written || !*roles[i].view) continue;

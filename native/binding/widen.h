@@ -1,10 +1,10 @@
-// float32 stand-ins for bfloat16 arguments of CPU operators.
+// float32 copies of the bfloat16 arguments of CPU operators.
 #pragma once
 #include "core/view.h"
 
 namespace mt::binding {
 
-/// Makes `v` a contiguous float32 view of its own memory, with its numbers where `filled`.
+/// Replaces `v` by a contiguous float32 view of new memory, which holds the numbers of `v` where `filled`.
 void widen(View& v, bool filled);
 /// Rounds `from`, float32, into `to`, a bfloat16 view of the same shape.
 void narrow(const View& from, const View& to);

@@ -1,9 +1,11 @@
 // What both backends' attention knows of routing; ops/attention.h has the equations.
 //
 // The empty mask. A mask is empty for a query where it keeps none of the keys that the query sees. Its softmax P_j is
-// then that of M_0: it lends its weight to M_0, and its dα_j is that of M_0,
-//   Σ_j α_j P_j = (α_0 + Σ_{j empty} α_j) P_0 + Σ_{j not empty, j > 0} α_j P_j        dα_j = D_j, or D_0 where j is
-//   empty
+// then that of M_0: it lends its weight to M_0, and its dα_j is that of M_0.
+//
+//   Σ_j α_j P_j = (α_0 + Σ_{j empty} α_j) P_0 + Σ_{j not empty, j > 0} α_j P_j
+//   dα_j = D_j, or D_0 where j is empty
+//
 // Where M_0 itself is empty, P_0 and D_0 are 0. Forward records an empty mask as lse_j = −∞; backward reads it there.
 #pragma once
 #include <cmath>
@@ -19,8 +21,7 @@ inline constexpr int kMostChoices = 8;  // masks of a set: bits of a byte
 enum class Routing : int {
   off,      // there are no masks
   score,    // one softmax; a score is multiplied by Σ_j α_j M_j
-  mixture,  // a softmax for each mask, over the keys that it keeps; the result is their mixture by α. At the border it
-            // is called attention
+  mixture,  // a softmax for each mask, over the keys that it keeps, weighted by α; JavaScript calls it attention
 };
 
 /// The number at the border, decoded.
@@ -35,15 +36,15 @@ constexpr int softmaxes(Routing routing, int p) { return routing == Routing::mix
 /// Whether nothing was visible to a softmax, by its log-sum-exp.
 constexpr bool nothing_visible(float lse) { return lse == -INFINITY; }
 
-/// What softmax j is multiplied by: its α, and where it is that of M_0 what empty masks lend, Σ_{j empty} α_j.
+/// The weight of softmax j: its α; for M_0 also what empty masks lend, Σ_{j empty} α_j.
 constexpr float weight_with_lent(int j, float alpha, float lent) { return alpha + (j == 0 ? lent : 0.0f); }
 
-/// Whose D is dα_j.
+/// The mask whose D is dα_j.
 constexpr int gradient_source(int j, float lse) { return nothing_visible(lse) ? 0 : j; }
 
-/// A mask all of whose keys lie this far under the row's maximum (natural logarithms) gets exponentials of its own:
-/// relative to the row's they would leave what float32 can hold (e^−87) before they are summed up.
+/// A mask all of whose keys lie this far under the row's maximum (in natural logarithms) gets exponentials relative to
+/// its own maximum: relative to the row's they would underflow in float32 (e^−87).
 inline constexpr float kFar = 60;
-inline constexpr float kFarSum = 1e-26f;  // about e^−60: a sum of exponentials below it says so
+inline constexpr float kFarSum = 1e-26f;  // about e^−60: a smaller sum of exponentials tells such a mask
 
 }  // namespace mt

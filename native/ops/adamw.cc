@@ -15,12 +15,12 @@ void require_betas(double beta1, double beta2) {
   require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1,
           "betas: expected numbers from 0 up to, not including, 1, but got ", beta1, " and ", beta2, ".");
 }
-/// What kernels over many tensors count with 32 bits.
+/// Kernels over many tensors count elements with 32 bits.
 void require_size(const View& v, const char* what) {
   require(v.numel() < int64_t(1) << 31, what, ": expected tensors of less than 2^31 elements, but got shape ",
           shape_text(v), ".");
 }
-/// As many dense tensors as there are others, each of the other's shape.
+/// As many dense tensors as `others`, each of the same shape as its counterpart.
 void require_pairs(const std::vector<View>& list, const char* what, const std::vector<View>& others,
                    const char* whose) {
   require(list.size() == others.size(), what, ": expected as many tensors as in ", whose, ", ", others.size(),

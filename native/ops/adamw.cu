@@ -9,10 +9,10 @@
 namespace mt::cuda {
 namespace {
 
-constexpr int kPerThread = 16;                        // squares that a thread adds up before its sum meets others
+constexpr int kPerThread = 16;                        // squares that a thread sums before the block does
 constexpr unsigned kSquares = kPerThread * kThreads;  // of a block
 
-/// This thread's part of block `block`'s squares.
+/// This thread's part of the squares of block `block`.
 __device__ inline double squares(const float* x, int64_t n, int64_t block) {
   double sum = 0;
 #pragma unroll
@@ -23,7 +23,7 @@ __device__ inline double squares(const float* x, int64_t n, int64_t block) {
   }
   return sum;
 }
-/// This thread's part of what blocks came to.
+/// This thread's part of the sums of all blocks.
 __device__ inline double parts(const double* part, int64_t count) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += part[i];
@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(kThreads) add_parts(const double* part, int64_
 struct Betas {
   double beta1, beta2, eps;
 };
-/// correct: 1/(1−β₁ᵗ), 1/(1−β₂ᵗ); rate: lr, 1 − lr·decay. In double like the CPU's twin: memory is what it waits for.
+/// correct: 1/(1−β₁ᵗ), 1/(1−β₂ᵗ); rate: lr, 1 − lr·decay. In double like the CPU's twin: the kernel is limited by
+/// memory, so that this costs nothing.
 __device__ inline void update(float& w, float g, float& m, float& v, double scale, const double (&correct)[2],
                               const double (&rate)[2], const Betas& s) {
   double d = scale * g;
@@ -64,10 +65,10 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(float* param, const flo
 
 // ---- all tensors at once ----
 
-// A launch takes as many tensors as its arguments have room for. Each block has a piece of one of them: tensor t those
-// from first[t] up to first[t + 1].
+// A launch takes as many tensors as its arguments have room for. A block has a piece of one tensor; blocks first[t] up
+// to first[t + 1] have those of tensor t.
 
-/// The tensor that a block has a piece of.
+/// The tensor whose piece a block has.
 __device__ inline int tensor_of(const unsigned* first, int count, unsigned block) {
   int low = 0, high = count;
   while (high - low > 1) {
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(kThreads) add_all_parts(Squares s, const doubl
   if (threadIdx.x == 0) sums[t] = sum;
 }
 __device__ inline bool finite(float x) { return x - x == 0; }
-/// One thread, since the sum over tensors is rounded to float after each of them: the bits of square_sum.
+/// One thread: the sum over tensors is rounded to float after each of them, which gives the bits of square_sum.
 __global__ void finish_norm(const double* sums, int count, const float* losses, int k, double clip, float* report) {
   float total = 0;
   for (int t = 0; t < count; ++t) total = float(double(total) + sums[t]);
@@ -146,7 +147,7 @@ struct Updates {
 static_assert(sizeof(Updates) + sizeof(Betas) + 2 * sizeof(void*) <= kMaxArgumentBytes);
 __global__ void __launch_bounds__(kThreads)
     adamw_all_kernel(Updates u, const float* report, const double* schedule, Betas betas) {
-  if (report[2] == 0) return;  // something is not finite: nothing is touched
+  if (report[2] == 0) return;  // a gradient or a loss is not finite: nothing changes
   const int t = tensor_of(u.first, u.count, blockIdx.x);
   const unsigned from = (blockIdx.x - u.first[t]) * kPiece + threadIdx.x;
   const double scale = report[1], correct[2] = {schedule[0], schedule[1]},
@@ -158,8 +159,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// Fills tables of a launch each with `all` tensors in order, and calls `go` with each table, its grid and the number
-/// of its first tensor. `set(table, at, i)` puts tensor i at a place; a block has `piece` elements.
+/// Splits the tensors of `all`, in order, into tables of one launch each; a block has `piece` elements.
+/// `set(table, at, i)` makes tensor i entry `at` of a table; `go(table, grid, first)` launches, `first` being the
+/// number of the table's first tensor.
 template <typename Table, typename Set, typename Go>
 void in_tables(const std::vector<View>& all, unsigned piece, Set set, Go go) {
   for (size_t from = 0; from < all.size(); from += Table::kMost) {
@@ -216,7 +218,7 @@ void gradient_norm(const Views& grads, const Maybe& losses, double clip, const O
          k ? (const float*)losses.data<float>() : nullptr, k, clip, report.data<float>());
 }
 
-/// A copy from the host, and as such no part of a graph: it is what changes between its launches.
+/// A copy from the host, not part of a graph: these values change between the graph's launches.
 void adamw_schedule(int64_t step, double beta1, double beta2, const Numbers& lr, const Numbers& decay,
                     const Out& schedule) {
   const auto values = schedule_values(step, beta1, beta2, lr, decay);

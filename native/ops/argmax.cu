@@ -14,7 +14,7 @@ struct Candidate {
   int index;  // kNone: none yet
 };
 
-/// The larger, of equals the earlier: so any order of pairs gives the same.
+/// The larger one, of equal ones the earlier: any order of pairs gives the same result.
 __device__ Candidate better(Candidate a, Candidate b) {
   return b.index != kNone && (a.index == kNone || b.value > a.value || (b.value == a.value && b.index < a.index)) ? b
                                                                                                                   : a;
@@ -24,7 +24,7 @@ __device__ Candidate warp_best(Candidate c) {
   return c;
 }
 
-/// A block per row. Numbers that are not finite are counted, and decide.
+/// A block per row. One number that is not finite decides the result.
 template <typename T>
 __global__ void __launch_bounds__(kBlock) argmax_kernel(const T* x, int32_t* y, int n) {
   __shared__ Candidate best[kBlock / 32];

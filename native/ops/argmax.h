@@ -1,11 +1,11 @@
-// The likeliest of many: where the largest number of a row stands.
+// The index of a row's largest number: the likeliest token.
 #pragma once
 #include "core/view.h"
 
 namespace mt {
 
-/// y[r] = the first j with the largest x[r,j]; −1 where a number of the row is not finite. x [R,V] contiguous,
-/// V ≥ 1; y [R] int32, contiguous.
+/// y[r] = the first j with the largest x[r,j]; −1 where a number of the row is not finite. x [R,V] contiguous, V ≥ 1;
+/// y [R] int32, contiguous.
 void check_argmax(const Act& x, Out y);
 
 namespace cpu {

@@ -22,7 +22,7 @@ void require_head_rows(const View& v, const char* what) {
           "; call contiguous() first.");
 }
 
-/// An output: no two elements share memory, as far as strides of 0 tell.
+/// An output: no two elements may share memory; only strides of 0 are looked for.
 void require_writable(const View& v, const char* what) {
   if (!v.numel()) return;
   for (int i = 0; i < v.rank; ++i)
@@ -30,7 +30,7 @@ void require_writable(const View& v, const char* what) {
             ": expected an output whose dimensions do not repeat, but dimension ", i, " has stride 0.");
 }
 
-/// All but the output.
+/// All arguments but the output.
 void check_inputs(const View& q, const View& k, const View& v, const Maybe& key_mask, const Maybe& masks,
                   const Maybe& alpha, Routing routing, const View& lse) {
   require_head_rows(q, "q");
@@ -142,7 +142,7 @@ struct Call {
     return {unit / heads() / q.shape[1], unit / heads() % q.shape[1], unit % heads()};
   }
 
-  /// All but the rows. `key_bias` lives as long as the unit.
+  /// A kernel's argument without its rows. `key_bias` lives as long as the unit.
   AttentionUnit unit(int64_t index, std::vector<float>& key_bias) const {
     const auto [i0, i1, head] = at(index);
     AttentionUnit u{};
@@ -169,14 +169,14 @@ struct Call {
   }
 };
 
-/// A unit's rows as float32: where they lie, or, of bfloat16, copies in a thread's memory, which finish() rounds into
-/// the results.
+/// A unit's rows as float32. float32 rows are used in place; bfloat16 ones are copied to the thread's memory, and
+/// finish() rounds the results back.
 class UnitRows {
  public:
   UnitRows(const Call& call, int64_t unit) : at_(call.at(unit)), d_(call.q.shape[4]) {
     thread_local Scratch mine;
     if (call.q.dtype == DType::bf16)
-      next_ = mine.floats((3 * call.q.shape[2] + 4 * call.k.shape[2]) * d_);  // all that backward asks for
+      next_ = mine.floats((3 * call.q.shape[2] + 4 * call.k.shape[2]) * d_);  // enough for backward
   }
   HeadRows<const float> read(const View& v) {
     if (!next_) return {rows_at<float>(v, at_), v.stride[2]};
@@ -218,12 +218,12 @@ class UnitRows {
   int count_ = 0;
 };
 
-/// Queries that are worth lying across the lanes: of fewer, most lanes of the narrowest vector would be idle.
+/// The fewest queries that lie across the lanes: with fewer, most lanes of the narrowest vector would be idle.
 constexpr int64_t kLeastAcross = 4;
 
 using Kernel = void (*)(const AttentionUnit&);
 
-/// The widest kernel that this machine runs, unless most of its lanes, across which `n` numbers lie, would be idle.
+/// The widest kernel that this machine runs, unless `n` numbers across its lanes would leave most of them idle.
 Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Kernel avx512,
               [[maybe_unused]] int64_t n) {
 #ifdef MT_X86

@@ -1,5 +1,5 @@
-// Attention on strided views, with padding, causality and dynamic attention routing fused in. The channel swap is the
-// order in which the caller names dimensions; a packed QKV's slices are strides too.
+// Attention on strided views, fused with padding, causality and dynamic attention routing. Strides express the channel
+// swap, as the order in which the caller names dimensions, and the slices of a packed QKV.
 //
 //   S = q·kᵀ/√d        key k is visible to query i: k <= i + nk − nq where causal, and key_mask[k] = 1
 //   off                P = softmax(S) over visible keys
@@ -7,8 +7,8 @@
 //   attention          P = Σ_j α_j P_j, P_j = softmax(S) over visible keys in M_j; where there is none, M_0's softmax
 //   out = P·v          a query without visible keys: out 0, gradients 0
 //
-// Forward saves lse, the natural log-sum-exp of what each softmax ran over (−∞ where that was nothing); backward forms
-// P again from it. With dP = dout·vᵀ, D = rowsum(P∘dP), D_j = rowsum(P_j∘dP):
+// Forward saves lse, the natural log-sum-exp of each softmax's scores (−∞ where it has none); backward forms P again
+// from it. With dP = dout·vᵀ, D = rowsum(P∘dP), D_j = rowsum(P_j∘dP):
 //   dv = Pᵀ·dout, dq = dS·k/√d, dk = dSᵀ·q/√d
 //   off                dS = P∘(dP − D)
 //   score              dS = P∘(dP − D)∘w             dα_j = Σ P∘(dP − D)∘S∘M_j
@@ -19,12 +19,17 @@
 
 namespace mt {
 
-/// q, out [b0,b1,nq,h,d]; k, v [b0,b1,nk,h,d]: any strides, but 1 for d. key_mask uint8 [b0,b1,nk], 1 = token, 0 =
-/// padding. mode: a Routing, 0 off, 1 score, 2 attention. masks uint8 [nq,nk], bit j = M_j, and alpha [b0,b1,p],
-/// p <= 8, belong to modes 1 and 2. lse [b0,b1,h,nq,m], m = p in mode 2, else 1.
+/// Writes out and lse.
+///   q, out    [b0,b1,nq,h,d]  any strides, but 1 for d
+///   k, v      [b0,b1,nk,h,d]  likewise
+///   key_mask  [b0,b1,nk]      uint8, 1 = token, 0 = padding; absent: all keys are tokens
+///   mode      a Routing       0 off, 1 score, 2 attention
+///   masks     [nq,nk]         uint8, bit j = M_j; in modes 1 and 2
+///   alpha     [b0,b1,p]       p <= 8; in modes 1 and 2
+///   lse       [b0,b1,h,nq,m]  m = p in mode 2, else 1
 void check_attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha,
                              int64_t mode, bool causal, ActOut out, Out lse);
-/// Gradients that are not asked for are not computed. dq, dk, dv have any strides that do not repeat; dalpha [b0,b1,p].
+/// Gradients that are absent are not computed. dq, dk and dv have any strides that do not repeat; dalpha [b0,b1,p].
 void check_attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
                               Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
                               MaybeActOut dv, MaybeOut dalpha);

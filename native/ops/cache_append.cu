@@ -5,14 +5,14 @@
 namespace mt::cuda {
 namespace {
 
-/// New rows as they lie: steps from one of the batch and from one token to the next.
+/// New rows where they lie; `batch` and `token` are the strides of these dimensions.
 template <typename T>
 struct Source {
   const T* data;
   int64_t batch, row;
 };
 
-/// A thread per element of a new key, which also moves that of the value.
+/// A thread per element of the new keys; it also moves the element of the values.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     append_kernel(Source<T> k, Source<T> v, const int32_t* at, T* keys, T* values, int64_t count, int64_t n,

@@ -48,7 +48,7 @@ void check_random_normal(int64_t, int64_t, double mean, double std, Out y) {
 namespace cpu {
 namespace {
 
-/// Numbers that lie behind each other.
+/// Contiguous numbers.
 template <typename A, typename B, typename F>
 void stretch(const A* from, B* to, int64_t n, F convert) {
   if constexpr (std::is_same_v<A, B>) std::memcpy(to, from, size_t(n) * sizeof(A));
@@ -127,7 +127,7 @@ Four philox(uint64_t counter, uint64_t stream, uint64_t seed) {
   return {c[0], c[1], c[2], c[3]};
 }
 
-/// f(four random words, their numbers) for every group of four elements.
+/// f(four random words, the elements' numbers) for every group of four elements.
 template <typename F>
 void generate(int64_t seed, int64_t stream, const View& y, int64_t cost, F f) {
   float* p = y.data<float>();
@@ -170,7 +170,7 @@ void fill(double value, Out y) {
 }
 
 void random_uniform(int64_t seed, int64_t stream, double low, double high, Out y) {
-  float last = std::nextafter(float(high), float(low));  // what rounding must not pass
+  float last = std::nextafter(float(high), float(low));  // rounding must not reach `high`
   generate(seed, stream, y, 60, [=](Four r, float* out) {
     for (int i = 0; i < 4; ++i) out[i] = std::min(float(low + (high - low) * (double(r.v[i] >> 8) * 0x1p-24)), last);
   });

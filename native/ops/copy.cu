@@ -7,7 +7,7 @@
 namespace mt::cuda {
 namespace {
 
-/// Between float types by way of float32, between integers straight.
+/// Float types are converted by way of float32, integers directly.
 template <typename A, typename B>
 struct Convert {
   __device__ B operator()(A v) const {
@@ -59,7 +59,7 @@ void fill_with(T value, const View& y) {
   });
 }
 
-/// Random numbers are first values of parameters: drawn on the host, so that they are the same on every device.
+/// Random numbers initialise parameters: they are drawn on the host, so that they are the same on every device.
 template <typename F>
 void from_host(const View& y, F draw) {
   Out host;

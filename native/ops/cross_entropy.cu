@@ -9,7 +9,7 @@
 namespace mt::cuda {
 namespace {
 
-/// lse of a row, and what it adds to the loss: a block per row, which it reads once.
+/// A block per row, which it reads once: the row's lse, and its term of the loss.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     row_losses(const T* logits, const int32_t* labels, int64_t classes, int64_t ignore, float* lse, float* losses,
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
   const T* row = logits + r * classes;
-  // Sums are relative to the largest so far, which begins as a number, so that −∞ adds exp(−∞) = 0.
+  // Sums are relative to the largest number so far, which starts finite, so that a logit of −∞ adds exp(−∞) = 0.
   float most = -FLT_MAX, sum = 0;
   for (int64_t v = threadIdx.x; v < classes; v += 4 * kThreads) {
     float x[4], before = most;
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
   lse[r] = top + l;
   losses[r] = top - float(row[label]) + l;
 }
-/// loss = factor·Σ losses, in double and in one order.
+/// loss = factor·Σ losses, in double and in a fixed order.
 __global__ void __launch_bounds__(kThreads) add_losses(const float* losses, int64_t rows, double factor, float* loss) {
   __shared__ double shared[32];
   double sum = 0;
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) add_losses(const float* losses, int6
   if (threadIdx.x == 0) *loss = float(sum * factor);
 }
 
-/// A thread per 16 bytes of all rows, which may end within.
+/// A thread per 16 bytes of all rows together; a row may end within them.
 template <typename T, typename I>
 __global__ void __launch_bounds__(kThreads, 4)
     row_gradients(const float* dloss, const T* logits, const int32_t* labels, const float* lse, int64_t n,

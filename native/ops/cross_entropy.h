@@ -5,8 +5,8 @@
 
 namespace mt {
 
-/// logits [...,V], labels [...] int32; loss one number; saves lse [rows]. A label outside [0,V) fails in the
-/// queue.
+/// logits [...,V]; labels [...] int32; loss one number; saves lse [rows], the log-sum-exp of each row. A label outside
+/// [0,V) fails in the queue.
 void check_cross_entropy_forward(const Act& logits, const View& labels, int64_t ignore, double factor, Out loss,
                                  Out lse);
 /// dlogits = dloss·factor (softmax − one-hot), 0 on ignored rows.

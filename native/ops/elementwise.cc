@@ -67,9 +67,9 @@ void check_gate_backward(const Act& dy, const Act& a, const Act& b, const View& 
 namespace cpu {
 namespace {
 
-constexpr int64_t kPiece = 1024;  // numbers of each argument that are float32 at a time where they are bfloat16
+constexpr int64_t kPiece = 1024;  // bfloat16 numbers of each argument that are widened at a time
 
-/// run(in, out, n) on stretches of the arguments, on all threads: arrays of pointers to float32.
+/// run(in, out, n) on parts of the arguments, on all threads; in and out are arrays of pointers to float32.
 template <size_t In, size_t Out, typename F>
 void stretches(const View* const (&in)[In], const View* const (&out)[Out], int64_t cost, F run) {
   parallel_for(out[0]->numel(), cost, [&](int64_t begin, int64_t end) {

@@ -9,8 +9,8 @@ namespace {
 
 // ---- kernels: 16 bytes a thread, in float32 whatever is stored ----
 
-/// The elements of a thread: the first, how many are left from there, and whether they are all there and lie where one
-/// access of 16 bytes may, which `aligned` says of the tensors.
+/// The elements of a thread: the first, how many the tensors have from there on, and whether one access of 16 bytes may
+/// read them: all are there, and the tensors are `aligned`.
 template <typename T>
 struct Mine {
   int64_t at, left;
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) map2(const T* a, const T* b, T* y, i
   for (int k = 0; k < kWidth<T>; ++k) v[k] = f(v[k], w[k]);
   mine.write(y, v);
 }
-/// b repeats every `period` elements. `runs`: those of a thread never begin anew within, and are aligned.
+/// b repeats every `period` elements. `runs`: a thread's elements of b are contiguous and aligned.
 template <typename T, typename I>
 __global__ void __launch_bounds__(kThreads)
     add_kernel(const T* a, const T* b, T* y, int64_t n, bool aligned, Divider<I> period, bool runs, float scale) {
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kThreads)
   mine.write(db, e);
 }
 
-constexpr int kPerThread = 16;  // elements that one thread of a sum adds up
+constexpr int kPerThread = 16;  // elements that a thread sums
 
 /// part[block] = Σ dy∘(b − a) over the block's elements; in double, since terms of both signs cancel.
 template <typename T>

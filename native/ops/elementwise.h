@@ -4,14 +4,14 @@
 
 namespace mt {
 
-/// out = a + scale·b. Backward: da = dy, db = scale·dy (by `scale`). b may repeat: its shape is a's trailing
-/// dimensions.
+/// out = a + scale·b. b may repeat: its shape is that of a's last dimensions. Backward: da = dy, db = scale·dy, by
+/// `scale`.
 void check_add(const Act& a, const Act& b, double scale, ActOut out);
 /// out = factor·x.
 void check_scale(const Act& x, double factor, ActOut out);
 /// out = a∘b.
 void check_multiply(const Act& a, const Act& b, ActOut out);
-/// y = gelu(x) = x Φ(x), the exact one, Φ(x) = (1 + erf(x/√2))/2; dx = dy∘(Φ(x) + x φ(x)).
+/// y = gelu(x) = x Φ(x), Φ(x) = (1 + erf(x/√2))/2, not its approximation by tanh; dx = dy∘(Φ(x) + x φ(x)).
 void check_gelu_forward(const Act& x, ActOut y);
 void check_gelu_backward(const Act& dy, const Act& x, ActOut dx);
 /// y = max(x, 0); dx = dy where x > 0. At 0 the slope is 0.

@@ -73,7 +73,7 @@ void embedding_backward(const View& dy, const View& ids, Out dtable) {
   const float* from = dy.data<float>();
   float* to = dtable.data<float>();
   for (int64_t i = 0; i < n; ++i) row_of(id[i], rows);
-  // Columns are shared out, so that every row is summed in the order of the ids.
+  // Threads share the columns, so that every row is summed in the order of the ids.
   parallel_for(D, rows + n, [=](int64_t begin, int64_t end) {
     for (int64_t v = 0; v < rows; ++v) std::fill(to + v * D + begin, to + v * D + end, 0.0f);
     for (int64_t i = 0; i < n; ++i)

@@ -9,7 +9,7 @@
 namespace mt::cuda {
 namespace {
 
-// ---- kernels: a block per id and tile of columns, four columns a thread ----
+// ---- kernels: a block per id and tile of columns, four columns per thread ----
 
 constexpr int64_t kTile = 4 * kThreads;
 
@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads)
   store4(y + i * width + j, width - j, whole, v);
 }
 
-/// Of every row of the table: how often its id comes, and n − i where the first is ids[i]; both 0 before.
+/// count[id]: how often the id occurs; first[id]: n − i for its first occurrence ids[i]. Both are 0 before.
 __global__ void __launch_bounds__(kThreads) count_ids(const int32_t* ids, unsigned* count, unsigned* first, int64_t n,
                                                       int64_t rows, Fault* fault, unsigned what) {
   int64_t i = thread_index();
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) count_ids(const int32_t* ids, unsign
   atomicMax(&first[id], unsigned(n - i));
 }
 
-/// The block of an id's first occurrence looks for the later ones, kThreads at a time, and adds them up in order.
+/// The blocks of an id's first occurrence search for the later ones, kThreads at a time, and add up all in order.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     add_gradients(const T* dy, const int32_t* ids, const unsigned* count, const unsigned* first, float* dtable,

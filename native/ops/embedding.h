@@ -1,4 +1,4 @@
-// Rows of a table by id.
+// Embedding: rows of a table by id.
 #pragma once
 #include "core/view.h"
 

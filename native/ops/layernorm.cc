@@ -46,7 +46,7 @@ void check_layernorm_backward(const Act& dy, const MaybeAct& drest, const Act& x
 namespace cpu {
 namespace {
 
-/// f(row) gives where a row of rows cut in two begins.
+/// f(row): where a row begins, of rows that may be split between two tensors.
 auto rows_of(const View& head, const View& tail, int64_t D) {
   return [parts = Parted(head, tail), h = head.data<float>(), t = tail ? tail.data<float>() : nullptr, D](int64_t r) {
     if (!parts.per) return h + r * D;
@@ -84,7 +84,7 @@ void layernorm_backward(const View& dy, const Maybe& drest, const View& x, const
     });
   }
   if (!dweight && !dbias) return;
-  // Columns are shared out; each is summed over the rows in order.
+  // Threads share the columns; each column is summed over the rows in order.
   float *ow = dweight ? dweight.data<float>() : nullptr, *ob = dbias ? dbias.data<float>() : nullptr;
   parallel_for(D, 3 * rows, [=](int64_t begin, int64_t end) {
     std::vector<double> sw(size_t(end - begin), 0.0), sb(size_t(end - begin), 0.0);

@@ -63,7 +63,7 @@ void linear_backward_weight(const View& dy, const View& x, MaybeOut dw, MaybeOut
   int64_t m = x.rows(), n = dy.size(-1), k = x.size(-1);
   if (dw) matmul(n, k, m, left_transposed(dy), right(x), result(dw));
   if (!dbias) return;
-  // A strip of columns is one cache line per row, summed from the first row to the last.
+  // A strip of columns has one cache line of each row; it is summed from the first row to the last.
   const float* d = dy.data<float>();
   float* out = dbias.data<float>();
   constexpr int64_t strip = 16;

@@ -63,7 +63,7 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
   std::vector<float> g(size_t(m * r));
   matmul(m, r, n, left(dy), right(b), {g.data(), DType::f32, r}, {.alpha = s});
   matmul(r, k, m, {g.data(), DType::f32, 1, r}, right(x), result(da));
-  std::vector<float> transposed(size_t(r * n));  // dbᵀ: few rows against dy, which is then read where it lies
+  std::vector<float> transposed(size_t(r * n));  // dbᵀ has few rows, so that dy, on the right, is read in place
   matmul(r, n, m, left_transposed(shrunk), right(dy), {transposed.data(), DType::f32, n}, {.alpha = s});
   float* to = db.data<float>();
   for (int64_t j = 0; j < n; ++j)

@@ -14,13 +14,13 @@ bool narrow(const View& x) { return x.dtype == DType::bf16; }
 
 // ---- gradients of A and B: thin products over all rows of activations, both in one launch ----
 //
-// A block forms kRank × kColumns sums of one gradient over some of the rows; pieces of the rows are added up in their
-// order.
+// A block forms a tile of kRank × kColumns sums of one gradient, over a piece of the rows; the sums of the pieces are
+// added up in their order.
 
-constexpr int kRank = 16, kColumns = 64, kStep = 64;  // kStep: rows that are in shared memory at once
+constexpr int kRank = 16, kColumns = 64, kStep = 64;  // kStep: rows in shared memory at a time
 constexpr int kLoraThreads = 128, kLoraWarps = kLoraThreads / 32;
 
-/// leftᵀ·right: left [m,r] float32 or bfloat16, right [m,cols]; out [r,cols], or [cols,r] where `turned`.
+/// out = factor·leftᵀ·right: left [m,r] float32 or bfloat16, right [m,cols]; out [r,cols], or [cols,r] where `turned`.
 template <typename T>
 struct Side {
   const void* left;
@@ -67,7 +67,7 @@ struct BlockTile {
   }
 };
 
-/// On tensor cores, in three stages of shared memory: a warp has 16 columns.
+/// On tensor cores, with three stages of shared memory; a warp has 16 columns.
 __global__ void __launch_bounds__(kLoraThreads) gradients_mma(Gradients<bf16> g) {
   constexpr int kStages = 3, kLeftPitch = kRank + 8, kPitch = kColumns + 8, kStage = kStep * (kLeftPitch + kPitch);
   SHARED(bf16, shared);
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_mma(Gradients<bf16> g)
       at.write(g, at.rank + lane / 4 + e / 2 * 8, at.col + 16 * warp + 8 * n + lane % 4 * 2 + e % 2, sum[n][e]);
 }
 
-/// In float32: a lane has two columns, a warp every fourth row.
+/// In float32; a lane has two columns, a warp every fourth row.
 template <typename T>
 __global__ void __launch_bounds__(kLoraThreads) gradients_plain(Gradients<T> g) {
   __shared__ float left[kStep][kRank], sums[kLoraWarps][kRank][kColumns];
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_plain(Gradients<T> g) 
   struct Sum {
     int r, c;
   };
-  auto mine = [&](int k) {  // neighbours write neighbours
+  auto mine = [&](int k) {  // adjacent threads write adjacent elements
     const int i = thread + k * kLoraThreads;
     return at.side.turned ? Sum{i % kRank, i / kRank} : Sum{i / kColumns, i % kColumns};
   };
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(kLoraThreads) gradients_plain(Gradients<T> g) 
   }
 }
 
-/// Pieces of the rows: blocks enough for a large GPU, of 128 rows at least.
+/// Into how many pieces the rows are cut: enough blocks for a large GPU, pieces of 128 rows at least.
 int64_t pieces_of(int64_t m, int64_t tiles) {
   constexpr int64_t kBlocks = 384;
   static_assert(kBlocks <= kCounters);
@@ -221,7 +221,7 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
                 tiles = ranks * (tiles_a + ceil_div(out, kColumns));
   const int64_t rows = tiles ? ceil_div(ceil_div(m, pieces_of(m, tiles)), kStep) * kStep : 0,
                 pieces = std::max<int64_t>(1, rows ? ceil_div(m, rows) : 1);
-  // u = scaling·dy B is rounded where it is stored if it would be where it is used.
+  // u = scaling·dy B. Tensor cores would round it where it is used, so that it is stored as bfloat16 for them.
   const DType type = cores ? DType::bf16 : DType::f32;
   const Scratch scratch(size_t(m * r) * size_of(type));
   const PieceMemory memory(tiles, pieces, kRank * kColumns);

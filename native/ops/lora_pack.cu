@@ -5,7 +5,7 @@
 namespace mt::cuda {
 namespace {
 
-/// Where an update's b lies in that of all: `rows` rows from `first` on, columns from `column` to `column` + rank.
+/// Where b_i lies in b: `rows` rows from `first` on, columns from `column` to `column` + rank.
 struct Part {
   float* data;
   int64_t first, rows, column, rank;

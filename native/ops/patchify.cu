@@ -7,7 +7,7 @@
 namespace mt::cuda {
 namespace {
 
-/// Dimensions of both sides in the order of the rows: image, down, across, channel, row and column of the patch.
+/// Both sides with the dimensions in the order of y: image, patch row, patch column, channel, row and column in it.
 struct Sides {
   View pixels, rows;
   Sides(const View& x, const View& y, int64_t patch) : pixels(x), rows(y) {

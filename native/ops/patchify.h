@@ -1,11 +1,11 @@
-// Images cut into square patches: a convolution with stride = kernel becomes a matrix product on its rows. Pixels are
-// never trained, so that there is no backward.
+// Images cut into square patches, so that a convolution with stride = kernel becomes a matrix product of their rows.
+// Pixels are never trained: there is no backward.
 #pragma once
 #include "core/view.h"
 
 namespace mt {
 
-/// pixels [B,C,H,W] contiguous; patch divides H and W; y [B,(H/p)(W/p),C·p·p], each row in the order (c, row,
+/// pixels [B,C,H,W] contiguous; p = patch divides H and W; y [B,(H/p)(W/p),C·p·p]. A row of y has the order (c, row,
 /// column) of a flattened convolution weight. Patches run along the rows of the image.
 void check_patchify(const Act& pixels, int64_t patch, ActOut y);
 

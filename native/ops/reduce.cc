@@ -27,7 +27,7 @@ void reduce_forward(const View& x, int64_t dim, double factor, Out y) {
   float *to = y.data<float>(), f = float(factor);
   parallel_for(s.outer * s.inner, s.n, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end;) {
-      // As far as the row of this outer index goes.
+      // Up to the end of this outer index's row.
       int64_t o = i / s.inner, first = i % s.inner, last = std::min(s.inner, first + end - i);
       const float* base = from + o * s.n * s.inner;
       float* out = to + o * s.inner;

@@ -6,10 +6,10 @@
 namespace mt::cuda {
 namespace {
 
-constexpr int64_t kChunk = 256;  // terms that one thread adds up before its sum meets others
+constexpr int64_t kChunk = 256;  // terms that a thread sums in one pass
 
-/// y[o,j] = factor·Σ_k x[o,k,j] over k of one chunk: a thread per (o, chunk, `width` columns), so that reads of
-/// neighbours lie side by side. `columns` divides by inner/width.
+/// y[o,j] = factor·Σ_k x[o,k,j] over k of one chunk: a thread per (o, chunk, `width` columns), so that adjacent threads
+/// read adjacent elements. `columns` divides by inner/width.
 template <typename A, typename B, int width, typename I>
 __global__ void __launch_bounds__(kThreads) sum_chunks(const A* x, B* y, I count, int64_t n, int64_t inner,
                                                        Divider<I> columns, Divider<I> chunks, float factor) {
@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(kThreads) sum_chunks(const A* x, B* y, I count
   for (int e = 0; e < width; ++e) sum[e] *= factor;
   store(y + block * inner + j, width, true, sum);
 }
-/// y[o] = factor·Σ x[o,:] where the sum runs along memory: a warp per row, lanes side by side.
+/// y[o] = factor·Σ x[o,:] where the summed dimension is the contiguous one: a warp per row, adjacent lanes read
+/// adjacent elements.
 template <typename A, typename B>
 __global__ void __launch_bounds__(kThreads) sum_rows(const A* x, B* y, int64_t outer, int64_t n, float factor) {
   int64_t o = thread_index() / 32;
@@ -48,8 +49,8 @@ struct Scale {
   }
 };
 
-/// One pass over chunks of at most kChunk terms. Several columns a thread only where there are threads enough for a
-/// large GPU.
+/// One pass over chunks of at most kChunk terms. A thread takes several columns only where enough threads for a large
+/// GPU remain.
 template <typename A, typename B>
 void sum_once(const A* x, B* y, Split s, int64_t chunks, float factor) {
   constexpr int width = 4;
@@ -68,7 +69,7 @@ void sum_once(const A* x, B* y, Split s, int64_t chunks, float factor) {
   go(sum_chunks<A, B, 1, uint32_t>, Divider<uint32_t>(), s.inner);
 }
 
-/// Sums in float32 by chunks, and the chunks' sums in turn until one is left.
+/// Sums by chunks in float32, then the sums of the chunks, until one is left.
 template <typename A, typename B>
 void sum(const A* x, B* y, Split s, float factor) {
   if (s.inner == 1) return launch(sum_rows<A, B>, blocks(s.outer * 32), dim3(kThreads), 0, x, y, s.outer, s.n, factor);

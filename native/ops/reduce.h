@@ -1,10 +1,10 @@
-// Sums over one dimension, times a factor: the mean over frames, gradients of what was repeated.
+// Sums over one dimension, times a factor: means over frames, gradients of repeated tensors.
 #pragma once
 #include "core/view.h"
 
 namespace mt {
 
-/// The dimensions before `dim`, itself, and those behind it.
+/// Sizes: of the dimensions before `dim`, of `dim`, and of those after it.
 struct Split {
   int64_t outer = 1, n, inner = 1;
   Split(const View& x, int64_t dim) : n(x.shape[dim]) {
@@ -12,8 +12,7 @@ struct Split {
   }
 };
 
-/// y = factor·Σ over dimension `dim` of x; x contiguous; y has x's shape without that dimension. Summed in
-/// order.
+/// y = factor·Σ x over dimension `dim`, in a fixed order; x contiguous; y has x's shape without that dimension.
 void check_reduce_forward(const Act& x, int64_t dim, double factor, ActOut y);
 /// dx = factor·dy, repeated along `dim`.
 void check_reduce_backward(const Act& dy, int64_t dim, double factor, ActOut dx);

@@ -1,4 +1,4 @@
-// RMSNorm over the last dimension, as LLaMA has it: y = x/√(mean(x²) + eps) ∘ weight.
+// RMSNorm over the last dimension, as in LLaMA: y = x/√(mean(x²) + eps) ∘ weight.
 #pragma once
 #include "core/view.h"
 
@@ -7,7 +7,7 @@ namespace mt {
 /// x, y [...,D]; weight [D]; saves rstd = 1/√(mean(x²) + eps), [rows].
 void check_rmsnorm_forward(const Act& x, const View& weight, double eps, ActOut y, Out rstd);
 /// With g = dy∘weight: dx = rstd (g − x rstd² mean(g∘x)) + residual, dweight = Σ dy∘x·rstd. residual, like x, is the
-/// gradient that x has from elsewhere.
+/// gradient of x from its other uses.
 void check_rmsnorm_backward(const Act& dy, const Act& x, const View& weight, const View& rstd, const MaybeAct& residual,
                             MaybeActOut dx, MaybeOut dweight);
 

@@ -7,14 +7,14 @@
 namespace mt::cuda {
 namespace {
 
-constexpr int64_t kHeads = 4;  // that one angle is worked out for
+constexpr int64_t kHeads = 4;  // heads that share a computed angle
 
 struct Strides {
   int64_t b, n, h;
 };
 
-/// A thread per token, group of heads and `width` pairs of elements; heads from `turned` on are copied. Angles in
-/// double up to whole turns, as positions are large.
+/// A thread per token, group of heads and `width` pairs of elements; heads from `turned` on are copied. Angles are
+/// reduced by whole turns in double, since positions are large.
 template <typename T, int width, typename I>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(const T* x, const int32_t* positions, T* y, I total, Divider<I> pairs, Divider<I> groups, Divider<I> n,

@@ -5,9 +5,9 @@
 
 namespace mt {
 
-/// x, y [B,n,h,d] with contiguous last dimension (strided otherwise), d even; positions [B,n] int32. The first
-/// `turned` heads are turned, the others copied: of queries, keys and values side by side, all but the values.
-/// `inverse` turns back: the backward of the rotation.
+/// x, y [B,n,h,d], any strides, but 1 for d, which is even; positions [B,n] int32. The first `turned` heads are
+/// rotated, the others copied: of queries, keys and values side by side, all but the values. `inverse` rotates back,
+/// which is the backward.
 void check_rope_forward(const Act& x, const View& positions, double theta, int64_t turned, bool inverse, ActOut y);
 
 namespace cpu {

@@ -71,7 +71,7 @@ void check_router_backward(const View& dalpha, const View& alpha, const View& po
 namespace cpu {
 namespace {
 
-/// A dot product in eight sums of fixed order, which vectorises.
+/// A dot product by eight sums in a fixed order, which the compiler vectorises.
 float dot(const float* a, const float* b, int64_t n) {
   float s[8] = {};
   int64_t i = 0;
@@ -120,7 +120,7 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
     std::vector<float> row(static_cast<size_t>(width));
     for (int64_t b = begin; b < end; ++b) {
       float *z = dz.data() + b * p, *g = dh.data() + b * h;
-      // Divided by Σ α, which rounding leaves a little off 1: equal dα then give exactly no gradient.
+      // Divided by Σ α, which differs from 1 by rounding: equal dα then give a gradient of exactly 0.
       double mean = 0, sum = 0;
       for (int64_t j = 0; j < p; ++j) mean += double(pa[b * p + j]) * pd[b * p + j], sum += pa[b * p + j];
       mean /= sum;
@@ -142,7 +142,7 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
                                                           : 0.0f);
     }
   });
-  // Weights: each row by one thread, batch rows in their order.
+  // Weights: a thread per row, which sums over the batch in order.
   parallel_for(h, batch * width / 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float *to = dw1.data<float>() + i * width, bias = 0;

@@ -8,11 +8,11 @@
 namespace mt::cuda {
 namespace {
 
-constexpr int kGroup = 4;  // columns of a thread, units of a warp, rows of a weight: what is read or computed at once
+constexpr int kGroup = 4;  // what is read or computed at once: columns of a thread, units of a warp, rows of a weight
 constexpr int kForwardThreads = 512, kForwardWarps = kForwardThreads / 32;
 constexpr int64_t kWarps = kThreads / 32;
 
-/// Where a sequence's columns lie.
+/// Where the rows of a sequence lie.
 struct Rows {
   int64_t m1 = 1, n = 0, width = 0, s0 = 0, s1 = 0, s2 = 0;
   bool whole = false;  // packs of kGroup columns may be read and written
@@ -30,7 +30,7 @@ struct Sizes {
 
 // ---- forward ----
 
-/// A block per sequence, all three layers: what it writes of one it reads for the next.
+/// A block per sequence computes all three layers: it reads back what it wrote for the layer before.
 template <typename T>
 __global__ void __launch_bounds__(kForwardThreads)
     forward_kernel(const T* x, Rows rows, const float* w1, const float* b1, const float* w2, const float* b2,
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kForwardThreads)
       if (c + k < z.width) pooled[c + k] = sum[k] / float(rows.n);
   }
   __syncthreads();
-  // hidden = relu(w1·pooled + b1): a warp takes units of a group at once, so that several loads are in flight
+  // hidden = relu(w1·pooled + b1): a warp computes a group of units at once, so that several loads are in flight
   for (int64_t first = warp * kGroup; first < z.units; first += kForwardWarps * kGroup) {
     float sum[kGroup] = {};
 #pragma unroll 4
@@ -88,7 +88,8 @@ __global__ void __launch_bounds__(kForwardThreads)
   for (int64_t j = lane; j < z.choices; j += 32) alpha[j] /= sum;
 }
 
-// ---- backward: one kernel, whose blocks find what they need of dz and dh anew: it is little, and nothing waits ----
+// ---- backward: one kernel. Each block computes what it needs of dz and dh itself: it is little, and no launch waits
+// ----
 
 struct Gradients {
   const float *dalpha, *alpha, *pooled, *hidden, *w1, *w2;
@@ -106,7 +107,7 @@ struct Slope {
   const float *a, *d;
   double mean = 0;
   __device__ Slope(const Gradients& g, int64_t b) : a(g.alpha + b * g.z.choices), d(g.dalpha + b * g.z.choices) {
-    // Differences from the first dalpha, and a mean divided by Σ alpha: equal dalpha then give exactly no gradient.
+    // Differences from the first dalpha, and a mean divided by Σ alpha: equal dalpha then give a gradient of exactly 0.
     double sum = 0;
     for (int64_t j = 0; j < g.z.choices; ++j) {
       mean += double(a[j]) * (double(d[j]) - d[0]);
@@ -124,7 +125,7 @@ struct Slope {
 };
 
 constexpr int kQuads = 64,
-              kParts = kThreads / kQuads;  // of a block of dx: groups of columns; parts of the units, then of the rows
+              kParts = kThreads / kQuads;  // of a block of dx: groups of columns; parts of the units, later of the rows
 
 /// The first `count` rows of dx are w1ᵀ·dh / count, the others 0, and `residual` is added where there is one: a block
 /// per sequence and tile of columns.
@@ -198,7 +199,7 @@ __device__ void weight_block(const Gradients& g, int64_t block, const float* v, 
 #pragma unroll
   for (int k = 0; k < 2 * kGroup; ++k) shared[k][threadIdx.x] = sum[k];
   __syncthreads();
-  // A warp per sum, which adds those of the warps in their order.
+  // A warp per result, which adds up the sums of all warps in their order.
   static_assert(kWarps == 2 * kGroup);
   const int64_t i = first + warp % kGroup;
   float total = 0;
@@ -246,7 +247,7 @@ void router_backward(const View& dalpha, const View& alpha, const View& pooled, 
     using T = decltype(t);
     T* to = dx ? dx.data<T>() : nullptr;
     const T* more = dx && residual ? residual.data<T>() : nullptr;
-    // Where a weight has no columns its bias has a gradient all the same.
+    // The bias has a gradient even where the weight has no columns.
     const int64_t tiles = ceil_div(z.width, kQuads * kGroup), across = std::max<int64_t>(1, ceil_div(z.width, 32)),
                   below = ceil_div(z.units, kGroup) * across;
     const Gradients g{dalpha.data<float>(),

@@ -37,16 +37,16 @@ namespace {
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
-constexpr int64_t kPiece = 1024;  // numbers of a row that are float32 at a time where they are bfloat16
+constexpr int64_t kPiece = 1024;  // bfloat16 numbers of a row that are widened at a time
 
-/// run(in, out, n) on pieces of rows, on all threads: arrays of pointers to float32.
+/// run(in, out, n) on pieces of rows, on all threads; in and out are arrays of pointers to float32.
 template <size_t In, size_t Out, typename F>
 void pieces(const View* const (&in)[In], const View* const (&out)[Out], F run) {
   bool dense = true;
   for (const View* v : in) dense &= v->contiguous();
   for (const View* v : out) dense &= v->contiguous();
   const View& like = *out[0];
-  // Where nothing lies between rows, they are one.
+  // Rows without gaps between them are one row.
   const int64_t n = dense || like.rank == 0 ? like.numel() : like.size(-1), rows = n ? like.numel() / n : 0,
                 per_row = (n + kPiece - 1) / kPiece;
   parallel_for(rows * per_row, 10 * std::min(n, kPiece), [&](int64_t begin, int64_t end) {
@@ -76,8 +76,8 @@ void pieces(const View* const (&in)[In], const View* const (&out)[Out], F run) {
 
 }  // namespace
 
-// Of exp() of the library: the vectors' one, twice as far off, moves a gate's gradient past its limit where that
-// cancels.
+// With exp() of the C library: the vector version's error, twice as large, puts a gate's gradient past its tolerance
+// where terms cancel.
 void silu_mul_forward(const Act& gate, const Act& up, ActOut y) {
   pieces({&gate, &up}, {&y}, [](auto in, auto out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) out[0][i] = in[0][i] * sigmoid(in[0][i]) * in[1][i];

@@ -9,14 +9,14 @@
 namespace mt::cuda {
 namespace {
 
-/// Rows of n elements, `pitch` apart.
+/// Rows that begin `pitch` elements apart.
 template <typename T>
 struct Columns {
   T* data;
   int64_t pitch;
 };
 
-/// How rows are shared out: a thread has kWidth elements of one, which lie where one access may where `aligned`.
+/// How threads share the rows: each has kWidth elements of one row; `aligned`: one access may read them.
 template <typename I>
 struct Pieces {
   int64_t total, n;
@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kThreads)
   mine.write(dup, u);
 }
 
-/// f(pieces, columns) for arguments of one shape, columns(view) being where one lies. Where nothing lies between rows,
-/// they are one.
+/// f(pieces, columns) for arguments of one shape; columns(view) says where a view's rows lie. Rows without gaps between
+/// them are one row.
 template <typename T, typename F>
 void each_piece(std::initializer_list<const View*> all, F f) {
   const View& like = **all.begin();

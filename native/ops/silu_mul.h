@@ -4,8 +4,8 @@
 
 namespace mt {
 
-/// gate, up and y of one shape. Rows are contiguous and evenly apart, so that gate
-/// and up may be columns of one matrix.
+/// gate, up and y have one shape. Rows are contiguous and evenly spaced, so that gate and up may be columns of one
+/// matrix.
 void check_silu_mul_forward(const Act& gate, const Act& up, ActOut y);
 /// With s = sigmoid(gate): dgate = dy∘up·s·(1 + gate·(1 − s)), dup = dy∘gate·s. Rows as above.
 void check_silu_mul_backward(const Act& dy, const Act& gate, const Act& up, ActOut dgate, ActOut dup);

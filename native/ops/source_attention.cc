@@ -48,7 +48,7 @@ void check_source_attention(const Act& q, const Act& source, const View& wk, con
 namespace cpu {
 namespace {
 
-constexpr int64_t kTogether = 4;  // groups whose wide rows lie in the cache that cores share
+constexpr int64_t kTogether = 4;  // groups at a time: their wide rows fit into the cache that cores share
 
 }  // namespace
 
@@ -64,7 +64,7 @@ void source_attention(const View& q, const View& source, const View& wk, const V
   std::fill_n(key_bias.begin(), keys, 0.0f);
   const auto normalise = MT_FOR_ISA(softmax_rows);
   const float scale = float(1 / std::sqrt(double(d)));
-  // A head's weights are read once for several groups, as many as keep all threads at work.
+  // A head's weights are read once for several groups, but not for so many that threads would have no group.
   const int64_t together = std::clamp<int64_t>(groups / threads(), 1, kTogether);
   const auto work = [&](int64_t begin, int64_t end) {
     thread_local Scratch wide_scratch, score_scratch, low_scratch;
@@ -99,7 +99,7 @@ void source_attention(const View& q, const View& source, const View& wk, const V
         }
     }
   };
-  // Fewer groups than threads: their products are shared out instead.
+  // With fewer groups than threads, the threads share each matrix product instead.
   const int64_t turns = (groups + together - 1) / together;
   if (groups < threads()) work(0, turns);
   else parallel_for(turns, together * rows * in * (keys + d) / 8, work);

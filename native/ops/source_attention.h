@@ -1,10 +1,13 @@
-// Cross-attention to a source E whose keys and values are linear in it with frozen weights; no gradient is wanted.
+// Cross-attention to a source E whose keys and values are linear in E with frozen weights. No gradient is wanted.
 //
-//   k = E W_kᵀ      v = E W_vᵀ + b_v + scaling·(E Aᵀ) Bᵀ      out = softmax(q·kᵀ/√d)·v      by head
+//   k = E W_kᵀ
+//   v = E W_vᵀ + b_v + scaling·(E Aᵀ) Bᵀ
+//   out = softmax(q·kᵀ/√d)·v, head by head
 //
-// A bias of the keys is not asked for: it adds one number to all of a query's scores, which softmax does not see. The
-// CPU absorbs the weights, (q W_k) Eᵀ and (P E) W_vᵀ head by head, which costs less where queries are few and E is
-// wide; rows of P sum to 1, so b_v is added as it is. A GPU forms keys and values.
+// A bias of the keys would add one number to all scores of a query, which changes no softmax: there is no such
+// argument. The CPU multiplies the weights into queries and result, (q W_k) Eᵀ and (P E) W_vᵀ for each head, which
+// costs less where queries are few and E is wide; b_v is added as it is, since rows of P sum to 1. A GPU forms keys and
+// values.
 #pragma once
 #include "core/view.h"
 

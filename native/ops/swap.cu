@@ -6,7 +6,7 @@
 
 namespace mt::cuda {
 
-/// y[b,l,t,:] = x[b,t,l,:]: x seen with its two middle dimensions exchanged, moved in the order of y.
+/// y[b,l,t,:] = x[b,t,l,:]: a copy of a view of x whose two middle dimensions are exchanged.
 void swap(const Act& x, ActOut y) {
   View seen = x;
   std::swap(seen.shape[1], seen.shape[2]);

@@ -1,6 +1,6 @@
 // The channel swap of the paper (its equation 9) as a copy: [B,T,L,D] to [B,L,T,D]. The model never calls it, since its
-// attention swaps by strides. It stays as the reference for that: tests compare results, the benchmarks the time that
-// the stride saves. Backward of a swap is a swap.
+// attention swaps by strides. It is the reference for that: tests compare the results, benchmarks the time that strides
+// save. The backward of a swap is a swap.
 #pragma once
 #include "core/view.h"
 

@@ -1,4 +1,4 @@
-// How attention is cut into blocks, asked of the function that the launch asks (native/kernels/cuda/attention_plan.h).
+// How attention is divided into blocks, by the functions that the launches call (native/kernels/cuda/attention_plan.h).
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -63,14 +63,14 @@ test('decoding keeps tensor cores at every number of keys, and fills what the ca
     )
   for (const p of plain) {
     assert.ok(p.beside >= 1, `without masks, any number of keys fits: ${JSON.stringify(p)}`)
-    // Units stand side by side only where every multiprocessor has a block all the same.
+    // Units share a block only where every multiprocessor still gets one.
     if (p.beside > 1) assert.ok(p.grid >= 132, JSON.stringify(p))
     assert.ok(p.splits === 1 || (p.nq <= 16 && p.grid <= 132 && p.span >= 48), JSON.stringify(p))
   }
   const of = (units: number, nk: number, d: number): Plan =>
     plain.find((p) => p.units === units && p.nq === 1 && p.nk === nk && p.d === d)!
   for (const d of [64, 80, 96, 128]) {
-    // One sample of LLaMA-7B: 32 heads, of which each gets four blocks as soon as there are keys for them.
+    // One sample of LLaMA-7B: 32 heads, each with four blocks as soon as there are enough keys.
     assert.equal(
       [97, 160, 193, 1000].map((nk) => of(32, nk, d).grid),
       [32, 64, 96, 128],
@@ -81,7 +81,7 @@ test('decoding keeps tensor cores at every number of keys, and fills what the ca
     )
   }
   assert.is(of(1, 4096, 128).splits, 64)
-  // Mode attention needs all keys at once: there they may be too many.
+  // Mode attention needs all keys in shared memory, which may not hold them.
   assert.ok(all.some((p) => p.masks && !p.beside) && all.some((p) => p.masks && p.nk === 257 && p.d === 64 && p.beside))
 })
 

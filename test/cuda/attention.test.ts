@@ -1,6 +1,6 @@
-// Attention's CUDA forms at the sizes where they change: one more or fewer than a tile, a segment or a block, queries
-// and keys packed side by side, in space and in time, rows that see nothing, masks far under the row's maximum. Held
-// against the CPU twin.
+// Attention's CUDA kernels at their limits: sizes of one more or less than a tile, a segment or a block, queries and keys
+// packed in one tensor, over space and over time, rows that see no key, masks far under the row's maximum. Compared with
+// the CPU twin.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { attention, type AttentionOptions } from '../../lib/ops/attention.js'
@@ -19,10 +19,10 @@ const { cuda } = devices()
 const device = cuda.devices[0]?.device
 
 interface Case {
-  /** [b, n] attended over n, or [b, frames, n] attended over `over`. */
+  /** [b, n], with attention over n, or [b, frames, n], with attention over `over`. */
   shape: number[]
   over?: number
-  /** Keys from elsewhere: [b, keys]. */
+  /** Cross-attention: keys [b, keys] of another tensor. */
   keys?: number
   heads?: number
   d?: number
@@ -40,7 +40,7 @@ interface Case {
 
 const window = (i: number, j: number, mask: number): boolean => mask === 0 || Math.abs(i - j) <= 4 - mask
 
-/** Output and gradients on a device. q, k and v are slices of one tensor unless the keys come from elsewhere. */
+/** Output and gradients on a device. q, k and v are slices of one tensor, except in cross-attention. */
 function results(c: Case, on: Device, dtype: DType): Record<string, Float64Array> {
   const {
     shape,
@@ -187,7 +187,7 @@ else {
     'padding',
     (['off', 'score', 'attention'] as const).flatMap((mode): Case[] => [
       { shape: [2, 40], mode, token: (k) => k < 32 }, // all of the text
-      { shape: [3, 20], mode, token: (k, n, row) => row % 3 !== 1 && (k * 7) % n < 9 }, // whole rows that see nothing
+      { shape: [3, 20], mode, token: (k, n, row) => row % 3 !== 1 && (k * 7) % n < 9 }, // some rows see no key
       { shape: [2, 3, 17], over: 1, mode, token: (k) => k > 0 },
     ]),
   )

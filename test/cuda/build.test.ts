@@ -1,5 +1,5 @@
-// What is made of the CUDA sources besides the emulator's addon: the real one, by nvcc, which loads and explains itself
-// on a machine without a driver; and the emulator's under the address and undefined-behaviour sanitizers.
+// Other builds of the CUDA sources: the real one, by nvcc, which loads on a machine without a driver and says what is
+// missing; and the emulator's with the address and undefined-behaviour sanitizers.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
@@ -18,7 +18,7 @@ const node = (args: string[]): { status: number | null; out: string } => {
     env: { ...process.env, MT_ADDON: undefined },
     maxBuffer: 1 << 28,
   })
-  return { status, out: `${stderr}${stdout}` } // compilers speak on stderr, and before the tests
+  return { status, out: `${stderr}${stdout}` } // compilers write to stderr, and before the tests do
 }
 const tail = (out: string): string => out.split('\n').slice(-40).join('\n')
 

@@ -1,8 +1,8 @@
-// How far a device's results may be from the CPU twin's and from float64: docs/model.md#numerics.
+// Tolerances of a device's results, against the CPU twin's and against float64: docs/model.md#numerics.
 import type { Result } from '../ops/support.js'
 import { widen } from '../ops/support.js'
 
-/** `apart`: bfloat16 results of both twins, which round the same sums, in whatever order they were formed. */
+/** `apart`: between the bfloat16 results of both twins, which round the same sums, formed in different orders. */
 export const limits = {
   float32: { forward: 1e-5, gradient: 1e-4 },
   bfloat16: { forward: 2e-2, gradient: 5e-2 },
@@ -10,8 +10,8 @@ export const limits = {
 }
 
 /**
- * How far a bfloat16 result may be from the CPU's. A single number is a sum that may cancel, with no norm over others
- * to hold rounding against: for it the limit of docs/model.md#numerics.
+ * The tolerance between a bfloat16 result and the CPU's. A single number may be a sum that cancels, and there are no
+ * others whose norm its rounding error could be related to: for it the limit of docs/model.md#numerics holds.
  */
 export const narrowLimit = ({ size, gradient }: Distance): number =>
   size > 1 ? limits.apart : gradient ? limits.bfloat16.gradient : limits.bfloat16.forward
@@ -33,8 +33,8 @@ export interface Distance {
 }
 
 /**
- * ‖mine − theirs‖/‖theirs‖ of every output and gradient. A gradient below `share` of the largest is mere rounding to it
- * and is held against that share.
+ * ‖mine − theirs‖/‖theirs‖ of every output and gradient. A gradient whose norm is below `share` of the largest one's is
+ * rounding error beside it: its difference is related to that share.
  */
 export function distances(mine: Result, theirs: Result, share: number): Distance[] {
   const expected = numbers(theirs)

@@ -1,5 +1,5 @@
-// The addon as nvcc compiles it for the architectures that tests try: `build` where it is that, as on a fresh clone,
-// else build-cuda.
+// The addon, compiled by nvcc for the architectures that tests use: the one in `build` where it is such a build, as on a
+// fresh clone, else one in build-cuda.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,7 +9,7 @@ import { ofBuild } from '../../scripts/resources.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
-/** Compiles what is missing of it: the folder, how that ended and what it printed. */
+/** Compiles what is out of date. Returns the folder, the exit status and the output. */
 export function compiled(): { folder: string; status: number | null; out: string } {
   const options = join(root, 'build', 'options.json')
   const fits =

@@ -1,5 +1,6 @@
-// cuBLASLt: where it is looked for, what it is asked, and what happens where it cannot. A library with the same symbols
-// (cublaslt/stand_in.cc) stands for it on the emulator; the real one, where it is found, is opened and its header read.
+// cuBLASLt: where it is searched for, what it is called for, and what happens where it fails. On the emulator a library
+// with the same symbols replaces it (cublaslt/stand_in.cc). The real one, where it is found, is opened and compared with
+// its header.
 import { spawn, spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -22,7 +23,7 @@ else if (!emulated)
     'test/cuda/cublaslt: the calls are skipped, since build-emulated is not built (node scripts/build.mjs --cuda=emulated)',
   )
 
-/** Compiles; what the compiler said must be nothing. */
+/** Compiles; the compiler must print nothing. */
 function compile(out: string, args: string[]): string {
   const { status, stderr } = spawnSync(
     'g++',
@@ -33,7 +34,7 @@ function compile(out: string, args: string[]): string {
   return join(folder, out)
 }
 const built = new Map<string, string>()
-/** The stand-in, as one of its variants. */
+/** Builds a variant of the stand-in. */
 function standIn(...flags: string[]): string {
   const key = flags.join(' ')
   if (!built.has(key))
@@ -41,7 +42,7 @@ function standIn(...flags: string[]): string {
   return built.get(key)!
 }
 
-/** No place where a real library may lie on this machine. */
+/** An environment in which no real library of this machine is found. */
 const bare = {
   MT_GEMM: '',
   MT_CUBLASLT: '',
@@ -71,7 +72,7 @@ const node = (args: string[], env: Record<string, string>): Promise<Run> =>
     child.on('close', (status) => resolve({ status, out, err }))
   })
 let runs = 0
-/** What cublaslt/matmul.ts prints for the cases of these names, or all, and the calls that the stand-in noted. */
+/** What cublaslt/matmul.ts prints for the named cases, or for all, and the calls that the stand-in logged. */
 async function products(env: Record<string, string>, names = ''): Promise<Answers & { calls: string[]; err: string }> {
   const log = join(folder, `log-${runs++}`)
   const { status, out, err } = await node([here('matmul.ts'), ...(names ? [names] : [])], {
@@ -82,7 +83,7 @@ async function products(env: Record<string, string>, names = ''): Promise<Answer
   const calls = existsSync(log) ? readFileSync(log, 'utf8').trim().split('\n') : []
   return { ...(JSON.parse(out) as Answers), calls: [...new Set(calls)].sort(), err }
 }
-/** What devices() says of products, and how a product of bfloat16 ends. */
+/** What devices() says of products, and the outcome of a bfloat16 product. */
 async function said(env: Record<string, string>): Promise<{ by: string; reason: string; ends: string }> {
   const code = `
     const { devices } = await import('${root}lib/tensor/device.ts'); const { linear } = await import('${root}lib/ops/linear.ts')
@@ -102,10 +103,10 @@ function well({ answers }: Answers): void {
   }
 }
 
-// ---- what it is asked ----
+// ---- what it is called for ----
 
 const calls = [
-  // GELU: sums in float32, with the input's gradient where one is wanted.
+  // GELU: sums in float32, and with the gradient of the input.
   'TN m=256 n=129 k=1024 f32 beta=0 in place workspace=4096',
   'NN m=1024 n=129 k=256 bf16 beta=0 in place workspace=0',
   // Plain and with the gradient of the input, residual, bias, both.
@@ -116,11 +117,11 @@ const calls = [
   'TN m=256 n=129 k=1024 bf16 beta=1 bias workspace=4096',
   // The gradient of a weight.
   'NT m=48 n=64 k=72 f32 beta=0 in place workspace=0',
-  // Factors that are rounded or padded first.
+  // Factors that have to be rounded or padded first.
   'TN m=256 n=129 k=1020 bf16 beta=0 in place workspace=4096',
   'NN m=1024 n=129 k=250 bf16 beta=0 in place workspace=0',
   'TN m=256 n=129 k=1024 bf16 beta=0 in place workspace=4096',
-  // LoRA: onto what an own kernel has put there, forward and for the input's gradient.
+  // LoRA: added to the result of an own kernel, forward and for the gradient of the input.
   'TN m=256 n=129 k=1024 bf16 beta=1 in place workspace=4096',
   'NN m=1024 n=129 k=256 bf16 beta=1 in place workspace=0',
 ].sort()
@@ -165,7 +166,7 @@ test('MT_GEMM=own: the library is not asked', async () => {
   well(found)
 })
 
-// ---- where it cannot ----
+// ---- failures ----
 
 for (const fails of ['heuristic:15', 'heuristic:none', 'product:15'])
   test(`${fails}: what it does not support, own kernels compute`, async () => {
@@ -220,9 +221,9 @@ test('MT_CUBLASLT that names no usable library is an error, with the reason', as
   }
 })
 
-// ---- where it is looked for ----
+// ---- the search ----
 
-/** The stand-in as a file of that name below the folder; the folder. */
+/** Puts the stand-in as a file of that name below the folder; returns the folder. */
 function placed(name: string, ...file: string[]): string {
   const to = join(folder, name, ...file)
   mkdirSync(dirname(to), { recursive: true })
@@ -280,9 +281,9 @@ test('one that cannot be used is passed over', async () => {
   assert.is(ends, 'well')
 })
 
-// ---- the real one ----
+// ---- the real library ----
 
-/** What the search finds in this process's own environment. */
+/** What the search finds in this process's environment. */
 const real = compiler
   ? spawnSync(compile('find', [here('find.cc'), 'native/kernels/cuda/cublaslt.cc', '-ldl']), {
       encoding: 'utf8',

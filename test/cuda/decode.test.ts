@@ -1,5 +1,5 @@
-// Generation on a CUDA device (MT_ADDON: the emulator's addon): the CPU's answers, as graphs and without, token for
-// token.
+// Generation on a CUDA device (MT_ADDON: the emulator's addon) gives the CPU's answers, token by token, with graphs and
+// without.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Decoder } from '../../lib/session/greedy.js'
@@ -64,7 +64,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     const [there, here] = [await loadImageModel(folder, { device: 'cuda' }), await loadImageModel(folder)]
     const made = (): number => native().devices().counts?.['graphs'] ?? 0
     const start = made()
-    // Lengths on both sides of 64 keys: two graphs serve all of them.
+    // Lengths on both sides of 64 keys: two graphs suffice for all of them.
     for (const [seed, words, tokens] of [
       [1, 4, 80],
       [2, 50, 20],
@@ -92,7 +92,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
       [1, 8],
     ]
     const alone = [await answer(model, 5, prompts[0]!, 40), await answer(model, 6, prompts[1]!, 40)]
-    // Interleaved, each has a cache of its own.
+    // Interleaved generations, each with its own cache.
     const streams = [5, 6].map((seed, i) =>
       generate(model, cast(normal([1, 5, 30], seed, 'cuda:0'), model.precision), prompts[i]!, { maxTokens: 40 }),
     )
@@ -155,7 +155,7 @@ test("argmax and cacheAppend in both precisions give the CPU's bits; numbers tha
           const x = cast(normal([3, 5000], 1, device), dtype)
           const [keys, values] = [full([2, 9, 24], 0, dtype, device), full([2, 9, 24], 0, dtype, device)]
           const both = cast(normal([2, 3, 48], 2, device), dtype)
-          // Keys and values side by side, as one product makes them.
+          // Keys and values in one tensor, the result of one product.
           cacheAppend(
             both.view([2, 3, 24], both.strides),
             both.view([2, 3, 24], both.strides, 24),

@@ -1,5 +1,5 @@
-// What goes wrong on a CUDA device, or on the emulator (MT_ADDON names its addon): found while kernels run and told by
-// the next await in the CPU's words, or refused at once where tensors of two devices meet; work goes on after either.
+// Errors on a CUDA device, or on the emulator (MT_ADDON names its addon): bad data is found while kernels run, and the
+// next await throws the CPU's message; tensors of two devices in one call are refused at once. Work continues after both.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { cast, full } from '../../lib/ops/copy.js'
@@ -22,12 +22,12 @@ const messageOf = async (work: Promise<unknown>): Promise<string> =>
     () => 'nothing',
     (e: Error) => e.message,
   )
-/** The device still computes. */
+/** Asserts that the device still computes. */
 async function goesOn(on: Device): Promise<void> {
   await sync()
   assert.equal([...(await scale(tensor([1, -2, 3], [3], 'float32', on), 2).data())], [2, -4, 6])
 }
-/** What a fault says on the CPU, which the device has to say as well; nothing is left of it afterwards. */
+/** A fault's message on the CPU has to be the device's as well; nothing of the fault remains afterwards. */
 async function sameFault(work: (on: Device) => void, expected: RegExp): Promise<void> {
   const said: string[] = []
   for (const on of ['cpu', device!] as const)
@@ -125,8 +125,7 @@ else {
     })
   })
 
-  // Masks that are all the same leave every choice the same slope: what the weights choose then must not be trained at
-  // all.
+  // With equal masks every choice has the same gradient: the weights that choose must then get exactly none.
   test(`router on ${device}: equal gradients of all choices give exactly none`, async () => {
     await scope(async () => {
       const numbers = (shape: number[], f: (i: number) => number) =>

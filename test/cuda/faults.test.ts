@@ -1,5 +1,5 @@
-// What goes wrong on a GPU, played by the emulator: no device, an old driver, no memory, lost devices, bad data. Every
-// fault is one sentence, the process lives, and what can go on goes on.
+// Failures of a GPU, simulated by the emulator: no device, an old driver, no memory, lost devices, bad data. Every failure
+// is one sentence, the process survives, and unaffected work continues.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { emulated, lines } from './emulated.js'
@@ -15,7 +15,7 @@ const helpers = `
   const later = async (p) => console.log(await Promise.resolve(p).then((x) => x ?? 'fine', (e) => e.message))
   const on = (data, shape = [data.length]) => tensor(data, shape, undefined, 'cuda:0')
 `
-/** A CPU tensor works, whatever became of the GPU. */
+/** A CPU tensor works, whatever happened to the GPU. */
 const cpuWorks = `console.log((await add(tensor([1, 2]), tensor([3, 4])).data()).join())`
 
 for (const [what, mode, reason] of [
@@ -124,7 +124,7 @@ test('a single allocation, launch or copy that fails: named, and the next one wo
     assert.match(out[0]!, message, mode)
     assert.equal(out.slice(1), ['fine', '30,40'], mode)
   }
-  // The pool's first refusal is answered by waiting for what is still to be freed.
+  // After the pool's first refusal the allocator waits for memory that is still to be freed.
   assert.equal(
     await lines(`${helpers} const x = on([1, 2]); console.log((await scale(x, 2).data()).join())`, 'fail=malloc:4'),
     ['2,4'],
@@ -135,7 +135,7 @@ test('a kernel that faults: the device is lost, every later call says so, the pr
   const out = await lines(
     `${helpers}
     const x = on([1, 2]); const y = scale(x, 2)
-    await later(y.data()); await later(sync()) // said once, so that the CPU's work goes on
+    await later(y.data()); await later(sync()) // reported once, so that the CPU's work continues
     await later((async () => (await scale(x, 3).data()).join())())
     say(() => on([1])); say(() => deviceMemory('cuda:0')); console.log(devices().cuda.devices.length, devices().cuda.reason)
     say(() => chooseDevice('cuda')); x.dispose(); y.dispose()
@@ -224,7 +224,7 @@ test('tensors that are freed while a capture begins or ends neither spoil it nor
     const x = on([1, 2, 3]), done = Array.from({ length: 400 }, () => on([1])); await sync()
     const before = deviceMemory('cuda:0').bytes
     const captures = Array.from({ length: 10 }, () => Graph.capture('cuda:0', () => scale(x, 2)))
-    // The queue's thread is now busy with ten beginnings and ends of 5 ms each.
+    // The queue's thread is now busy with ten captures, whose begin and end take 5 ms each.
     for (const t of done) { t.dispose(); for (const end = performance.now() + 0.2; performance.now() < end;); }
     await later(sync())
     for (const { graph, result } of captures) { graph.replay(); graph.replay(); console.log((await result.data()).join()); result.dispose(); graph.dispose() }

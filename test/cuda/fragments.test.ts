@@ -1,5 +1,5 @@
-// The emulator and the kernels were written by one reading of the PTX manual: a device is asked which lane owns which
-// element of the operands of mma and ldmatrix, and must answer what the manual says.
+// The emulator and the kernels share one reading of the PTX manual. This test measures on the device which lane has which
+// element of the operands of mma and ldmatrix, and compares it with that reading.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { native } from '../../lib/native.js'

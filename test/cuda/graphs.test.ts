@@ -1,5 +1,5 @@
-// Graphs of training steps on a CUDA device (MT_ADDON: the emulator's addon): which shapes have one, what padding to
-// common shapes does to the numbers, the memory that they share, and what becomes of a capture that fails.
+// Graphs of training steps on a CUDA device (MT_ADDON: the emulator's addon): which shapes get one, how padding to common
+// shapes affects the numbers, the memory that they share, and what follows a capture that fails.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Adapter } from '../../lib/adapter/adapter.js'
@@ -37,7 +37,7 @@ plain.before(async () => {
 })
 plain.after(() => checkpoint?.model.dispose())
 
-/** Keeps the gradients of its last step. */
+/** A trainer that retains the gradients of its last step. */
 class Recorder extends AdamW {
   gradients: number[] = []
   #of: GradientOf | undefined
@@ -96,7 +96,7 @@ const batches = (n: number): Sample[][] =>
       }),
     ),
   )
-/** What an unpadded batch would have as its shape. */
+/** The shape of the batch without padding. */
 function shape(batch: Sample[]): string {
   const config = checkAdapterConfig(trainConfig(world, 'none').adapter, checkpoint.model.config)
   const rows = batch.map((s) => encode(checkpoint, config, s))
@@ -121,7 +121,7 @@ const graphsSoFar = (): number => (syncBlocking(), native().devices().counts!['g
       const before = graphsSoFar()
       for (let epoch = 1; epoch <= 2; epoch++) {
         for (const i of shuffled(data.length, 7, epoch)) {
-          // A trainer that is new has seen no shape yet.
+          // A new trainer has seen no shape yet.
           const one = graphs ? trainer : new Trainer(checkpoint, adapter, features, optimizer)
           losses.push((await one.step([data[i]!])).loss)
           if (!graphs) one.dispose()
@@ -203,7 +203,7 @@ test('graphs share memory: many take hardly more than the largest, and all of it
   assert.ok(after.at(-1)! < 1.3 * after[0]!, `bytes after each graph: ${after}`)
   dispose()
   await sync()
-  // Sets of masks belong to the adapter, and went with it.
+  // Sets of masks belong to the adapter, and were disposed with it.
   assert.is(deviceMemory('cuda:0').bytes, before)
 })
 
@@ -225,7 +225,7 @@ test('graphs share memory: many take hardly more than the largest, and all of it
     const step = () => trainer.step([batch]).then((r) => r.loss, (e) => e.message)
     const losses = []
     ${steps}`
-    // Where the third step, the one that is captured, has its launches.
+    // The launches of the third step, which is captured.
     const [first, last] = (
       await lines(
         code(

@@ -1,4 +1,4 @@
-// How many kernels an operator starts, as the null device counts them at full sizes.
+// How many kernels an operator launches, counted by the null device at full sizes.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { emulated, lines } from './emulated.js'
@@ -6,7 +6,7 @@ import { emulated, lines } from './emulated.js'
 const test = emulated ? plain : plain.skip
 if (!emulated) console.error('test/cuda/launches: skipped, since build-emulated is not built')
 
-/** Launches by the file that they stand in, of the forward pass and of the backward pass of what `code` returns. */
+/** Launches by source file, of the forward pass and of the backward pass of what `code` returns. */
 async function launches(code: string): Promise<Record<string, number>[]> {
   const out = await lines(
     `

@@ -1,5 +1,5 @@
-// How products are cut up and who computes them, from sizes alone: the plan of kernels/cuda/matmul_plan.cc, compiled
-// by itself, for a device of 132 multiprocessors.
+// How matrix products are divided among blocks, and whether cuBLASLt computes them, from sizes alone:
+// kernels/cuda/matmul_plan.cc, compiled alone, for a device of 132 multiprocessors.
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,7 +15,7 @@ const there = spawnSync('g++', ['--version']).status === 0
 if (!there) console.error('test/cuda/matmul-plan: skipped, since there is no g++')
 const test = there ? plain : plain.skip
 
-const usual = [2, 3, 4, 7] // blocks of each tile that a multiprocessor of sm_90 holds, by registers and shared memory
+const usual = [2, 3, 4, 7] // blocks of each tile on a multiprocessor of sm_90, by registers and shared memory
 type Extra = 'plain' | 'bias' | 'low-rank' | 'gelu'
 interface Asked {
   m: number
@@ -110,7 +110,7 @@ test('what decides: no plan beats the rate of the machine, more multiprocessors 
   asked.forEach(({ m, n, k }, i) => {
     const what = `${m} ${n} ${k}`
     assert.ok(few[i]!.time >= (m * n * k) / 1.8e6 / 132 - 1e-6, what)
-    assert.ok(many[i]!.time <= few[i]!.time / 0.9 + 1e-6, what) // a split that gains less than a tenth is left out
+    assert.ok(many[i]!.time <= few[i]!.time / 0.9 + 1e-6, what) // a split that gains less than a tenth is not used
     assert.ok(few[i]!.pieces <= 32 && few[i]!.pieces <= Math.max(1, Math.ceil(k / 32)), what)
   })
   assert.equal(

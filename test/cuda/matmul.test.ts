@@ -1,4 +1,4 @@
-// Who computes matrix products: MT_GEMM. cuBLASLt: cublaslt.test.ts.
+// Matrix products by the project's own kernels, and the values of MT_GEMM. For cuBLASLt see cublaslt.test.ts.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { prelude } from '../native/child.js'
@@ -49,7 +49,7 @@ test('factors that are rounded and padded once, before their tiles are read, cha
   assert.is(Number(launched), Number(plain) + 1)
 })
 
-/** Products that are cut into pieces, in all forms and with all that follows a sum, as one base64 text of bits. */
+/** Products that are cut into pieces, in all forms and with all terms that follow a sum; bits as base64 texts. */
 const split = `
   const { tensor, linear, lora, cast, backward, scope } = m
   const numbers = (dtype, ...shape) => cast(tensor(Float32Array.from({ length: shape[0] * (shape[1] ?? 1) }, (_, i) => Math.sin(i * i) * 1.5 ** (i % 7)), shape, undefined, 'cuda:0'), dtype)

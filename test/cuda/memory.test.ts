@@ -1,4 +1,4 @@
-// Memory of a CUDA device (MT_ADDON: the emulator's addon) as JavaScript's garbage collector sees it: not at all.
+// Memory of a CUDA device (MT_ADDON: the emulator's addon) does not count for JavaScript's garbage collector.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { full } from '../../lib/ops/copy.js'

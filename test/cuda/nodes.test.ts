@@ -1,7 +1,6 @@
-// How many nodes the CUDA graph of a training step has, counted by the emulator while it is captured: none of them
-// runs.
-// Depths are those of the full model, 12 layers of the Q-Former and 32 of LLaMA, with B = 4 and T = 8; widths are
-// small: nodes do not depend on them, except where a factor is padded first, as the vocabulary's is.
+// How many nodes the CUDA graph of a training step has. The emulator counts them while it captures the step; none runs.
+// Depths are those of the full model, 12 layers of the Q-Former and 32 of LLaMA, with B = 4 and T = 8. Widths are small:
+// the number of nodes does not depend on them, except where a factor is padded first, such as the vocabulary's.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { inputsOf, randomModel, type Sizes } from '../../bench/full-model.js'
@@ -17,7 +16,7 @@ import { forwardBackward } from '../../lib/train/graphs.js'
 const device = devices().cuda.devices[0]?.device
 const sizes: Sizes = { B: 4, T: 8, text: 32, prompt: 64, answers: 16 }
 
-/** Heads as wide as those of the full model, one of each. */
+/** One head of each kind, as wide as in the full model. */
 const narrow = (qformer: number, language: number): object => ({
   model_type: 'instructblip',
   num_query_tokens: 32,
@@ -53,7 +52,7 @@ const nodes = (qformer: number, language: number): number =>
     const model = randomModel(device!, 'bfloat16', narrow(qformer, language))
     const adapter = new Adapter(model.config, parseAdapterConfig({ frames: sizes.T }), { seed: 3, device: device! })
     const inputs = inputsOf(model, sizes)
-    adapter.layers(sizes.T, sizes.text) // uploads masks, once
+    adapter.layers(sizes.T, sizes.text) // uploads the masks, once
     syncBlocking()
     const counted = (): number => native().devices().counts!.nodes!
     const before = counted()

@@ -1,4 +1,4 @@
-// The emulator's null device: calls are checked and counted, nothing is computed, and no memory stands behind a tensor.
+// The emulator's null device: calls are checked and counted, nothing is computed, and tensors have no memory.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { emulated, lines } from './emulated.js'

@@ -1,6 +1,6 @@
 // The list of operator cases on a CUDA device, or on the emulator (MT_ADDON names its addon): float32 against float64,
-// bfloat16 against the CPU twin's, every layout, reruns to the bit. MT_CASES=TEXT runs the operators whose names hold
-// it.
+// bfloat16 against the CPU twin's, every layout, the same bits on a rerun. MT_CASES=TEXT runs the operators whose names
+// contain it.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { devices } from '../../lib/tensor/device.js'
@@ -32,7 +32,7 @@ function check(c: OpCase): void {
     same(`inputs that lie ${layout} in memory`, bits(evaluate(c, { layout, device: device! }, given)))
 }
 
-/** bfloat16: as near to float64 as docs/model.md#numerics asks, and nearly what the CPU twin makes of the same bits. */
+/** bfloat16: within the limit of docs/model.md#numerics of float64, and closer to the CPU twin's result for the same bits. */
 function checkNarrow(c: OpCase): void {
   const given = roundedInputs(c)
   const mine = evaluate(c, { device: device!, narrow: true }, given)

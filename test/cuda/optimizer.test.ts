@@ -1,5 +1,5 @@
-// AdamW over all trained tensors at once, on the CPU and, where there is one, a CUDA device (MT_ADDON: the emulator's
-// addon): the bits of the operators of one tensor, nothing touched where something is not finite, and few launches.
+// AdamW over all trained tensors at once, on the CPU and, where there is one, on a CUDA device (MT_ADDON: the emulator's
+// addon): the same bits as by the operators of one tensor, no change where a number is not finite, and few launches.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { accumulate, adamw, addSquareSum } from '../../lib/ops/adamw.js'
@@ -16,7 +16,7 @@ const { cuda } = devices()
 const places: Device[] = ['cpu', ...cuda.devices.slice(0, 1).map((d) => d.device)]
 if (places.length < 2) console.error(`test/cuda/optimizer: on the CPU alone, since ${cuda.reason}`)
 
-/** Shapes of one piece and of several, of more tensors than a launch takes. */
+/** Shapes with one piece and with several, of more tensors than a launch takes. */
 const shapes = [
   ...Array.from({ length: 120 }, (_, i) => [1 + (i % 7), 1 + ((5 * i) % 13)]),
   [4096],
@@ -38,7 +38,7 @@ function parameters(device: Device): Parameter[] {
 }
 function gradients(of: Parameter[], step: number): void {
   const random = new Random(100 + step)
-  // One of them has none, as a parameter that nothing uses.
+  // One of them has no gradient, like a parameter that nothing uses.
   for (const [i, p] of of.entries())
     if (i !== 3) p.tensor.grad = keep(random.normal(p.tensor.shape).to(p.tensor.device!))
 }
@@ -95,7 +95,7 @@ for (const device of places)
       await optimizer.step()
       const before = await state(mine, optimizer)
       for (const poison of [NaN, Infinity, -Infinity, 1e30]) {
-        // of which the square is infinite
+        // its square is infinite
         for (const where of ['gradient', 'loss'] as const) {
           if (where === 'loss' && poison === 1e30) continue
           gradients(mine, 1)

@@ -1,5 +1,5 @@
-// Profiles on a CUDA device (MT_ADDON: the emulator's addon): times of the stream, graphs as one event, what a fault
-// leaves.
+// Profiles on a CUDA device (MT_ADDON: the emulator's addon): times of the stream, a graph as one event, profiles after a
+// fault.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { copy, full, write } from '../../lib/ops/copy.js'
@@ -120,7 +120,7 @@ test('training gives the same losses to the bit, as graphs and without', async (
         .filter((r) => r.device === on)
         .map((r) => [r.operator, r.calls]),
     )
-    const replays = calls.get('graph') ?? 0 // each a whole step, its update included
+    const replays = calls.get('graph') ?? 0 // each a full step with its update
     assert.is(replays > 0, graphs)
     assert.is((calls.get('adamw_all') ?? 0) + replays, 10, 'steps 3 to 12, all trained tensors at once')
     assert.is(calls.get('attention_backward')! > 100, !graphs)

@@ -1,6 +1,6 @@
-// Every CUDA kernel compiles for the architectures that releases are tried on and spills no registers beyond the list
-// in scripts/resources.mjs; docs/kernels.md is of these kernels. Reads what the build of test/cuda/build.test.ts kept,
-// or compiles where there is no cmake; skips where there is no nvcc.
+// Every CUDA kernel compiles for the tested architectures and spills no registers beyond the list in
+// scripts/resources.mjs; docs/kernels.md describes these kernels. Reads the records of the build of
+// test/cuda/build.test.ts, or compiles where there is no cmake; skipped where there is no nvcc.
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { test } from 'uvu'

@@ -1,4 +1,4 @@
-// Whole training runs on a CUDA device (MT_ADDON: the emulator's addon), against the same runs on the CPU.
+// Training runs on a CUDA device (MT_ADDON: the emulator's addon), compared with the same runs on the CPU.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { join } from 'node:path'

@@ -1,4 +1,4 @@
-// What kernels may not do. Each case plants one fault and is right where the emulator sees it, naming the line.
+// What kernels may not do. Each case contains one fault, and passes where the emulator finds it and names its line.
 #include <cmath>
 #include <stdexcept>
 
@@ -8,7 +8,7 @@
 namespace mt::cuda {
 namespace {
 
-// A fault's line: the kernels below are as short as they can be, and note where the fault stands.
+// The line of a fault: the kernels below are as short as possible, and record where their fault is.
 int fault_line = 0;
 #define HERE (fault_line = __LINE__)
 
@@ -23,7 +23,7 @@ __global__ void with_barrier(const float* x, float* y) {
   __syncthreads();
   y[threadIdx.x] = s[(threadIdx.x + 1) % blockDim.x];
 }
-/// mode 0: right; 1: the wait comes after the reading; 2: waits for all but one group; 3: the group is never closed.
+/// mode 0: correct; 1: waits after reading; 2: waits for all but one group; 3: never closes the group.
 __global__ void late_wait(const float* x, float* y, int mode) {
   SHARED(float, s);
   float* mine = s + 4 * threadIdx.x;
@@ -53,7 +53,7 @@ std::string shows_nan() {
   return failure();
 }
 
-/// Runs the kernel and looks for its failure, with every word of `words` and the fault's place.
+/// Runs the kernel; its failure has to contain every word of `words` and the fault's line.
 template <typename... P>
 std::string expect(std::vector<std::string> words, void (*kernel)(P...), unsigned threads = 64, size_t shared = 1024) {
   fault_line = 0;
@@ -124,7 +124,7 @@ std::string reports() {
            {{"exception \"from within\""}, throws},
        }) {
     if (std::string e = expect(words, kernel); !e.empty()) return e;
-    simt::clear_errors();  // as a new process
+    simt::clear_errors();  // as in a new process
     Device<float> x(std::vector<float>(64, 1.0f)), y(64);
     launch(with_barrier, 1, 64, 64 * sizeof(float), x.p, y.p);
     if (std::string e = failure(); !e.empty() || nans(y.read())) return "after a failure the next kernel fails: " + e;
@@ -175,7 +175,7 @@ std::string limits() {
   return failure();
 }
 
-/// A float sum in the order of arrival must not compile.
+/// A float sum in the order of arrival, by atomicAdd, must not compile.
 template <typename T>
 concept Adds = requires(T* p, T v) { atomicAdd(p, v); };
 static_assert(Adds<int> && Adds<unsigned> && Adds<unsigned long long> && !Adds<float> && !Adds<double>);
@@ -196,7 +196,7 @@ std::string cheap() {
   return failure();
 }
 
-// What the sanitizers see, and they alone.
+// Faults that only the sanitizers find.
 __global__ void crash_shared() {
   SHARED(float, s);
   s[threadIdx.x + 1] = 1;

@@ -1,4 +1,4 @@
-// The host's side of a self-test case: device arrays, and what the last launches had to say.
+// The host side of a self-test case: device arrays, and the errors of the last launches.
 #pragma once
 #include <string>
 #include <vector>
@@ -7,7 +7,7 @@
 
 namespace mt::cuda {
 
-/// What launch() launches into.
+/// The stream of launch().
 extern thread_local cudaStream_t stream_in_use;
 
 template <typename T>
@@ -30,7 +30,7 @@ struct Device {
   }
 };
 
-/// Waits, and says what failed: "" where nothing did.
+/// Waits, and returns what failed: "" where nothing did.
 std::string failure();
 
 }  // namespace mt::cuda

@@ -1,4 +1,5 @@
-// The self-test's cases: name, and what went wrong ("" where nothing did). Each .cu file lists its own.
+// The self-test's cases: a name, and a function that returns what went wrong ("" where nothing did). Each .cu file
+// lists its own.
 #pragma once
 #include <string>
 #include <vector>
@@ -10,6 +11,6 @@ struct Case {
 extern const std::vector<Case> legal_cases, fault_cases, runtime_cases;
 
 namespace mt::cuda {
-/// Launches one fault that a sanitizer alone sees: shared, global, freed or shift.
+/// Launches one fault that only a sanitizer finds: shared, global, freed or shift.
 void crash(const std::string& name);
 }  // namespace mt::cuda

@@ -1,4 +1,4 @@
-// What kernels may do: every operation of kernels/cuda/port.h and of the emulator against plain loops.
+// What kernels may do: every operation of kernels/cuda/port.h and of the emulator, compared with plain loops.
 #include <cmath>
 #include <vector>
 
@@ -64,7 +64,7 @@ std::string products() {
   return "";
 }
 
-/// Each lane's answers, 16 a lane.
+/// Results of every lane, 16 a lane.
 __global__ void warp(int64_t* out) {
   const int lane = threadIdx.x;
   int64_t* o = out + lane * 16;
@@ -79,13 +79,13 @@ __global__ void warp(int64_t* out) {
   o[8] = __any_sync(~0u, lane > 31);
   o[9] = __all_sync(~0u, lane < 32);
   o[10] = __all_sync(~0u, lane < 31);
-  // Halves apart, each by its own mask; the first half makes a detour.
+  // The halves diverge, each with its own mask; the first half takes a longer path.
   const unsigned half = lane < 16 ? 0xffffu : 0xffff0000u;
   int v = lane;
   if (lane < 16) v += 100, __syncwarp(half);
   for (int k = 8; k; k /= 2) v += __shfl_xor_sync(half, v, k);
   o[11] = v;
-  o[12] = __shfl_xor_sync(~0u, lane, 8, 8);  // past the segment's end upwards: the own value
+  o[12] = __shfl_xor_sync(~0u, lane, 8, 8);  // beyond the end of the segment: a lane's own value
   o[13] = __shfl_up_sync(~0u, lane, 1, 4);
   o[14] = __popc(0xf0u) + __ffs(8) + __clz(1);
   o[15] = __float_as_uint(1.0f);
@@ -118,8 +118,8 @@ std::string warps() {
   return "";
 }
 
-/// Copies n floats through shared memory, two groups of 16 bytes a thread, one in flight while the other is used; zeros
-/// past n.
+/// Copies n floats through shared memory, in groups of 16 bytes a thread, one in flight while the other is used; zeros
+/// after n.
 __global__ void staged(const float* x, float* y, int n) {
   SHARED(float, s);
   float4* mine = reinterpret_cast<float4*>(s) + 2 * threadIdx.x;
@@ -147,7 +147,7 @@ std::string copies() {
   return "";
 }
 
-/// Sum of a block's numbers, whose last threads leave early, before the barrier and before the warp's shuffles.
+/// The sum of a block's numbers, where the last threads exit early, before the barrier and before the warp's shuffles.
 __global__ void early(const int* x, int* total, unsigned* extremes, int n) {
   __shared__ int part[4];
   if (int(threadIdx.x) >= n) return;
@@ -226,7 +226,7 @@ std::string numbers() {
   return "";
 }
 
-/// Thread 0 asks twice in a row; threads from n on are gone.
+/// Thread 0 votes twice in a row; threads from n on have exited.
 __global__ void asked(int* out, int yes, int n) {
   if (int(threadIdx.x) >= n) return;
   const bool some = __syncthreads_or(int(threadIdx.x) == yes), none = __syncthreads_or(0);
@@ -243,30 +243,30 @@ std::string questions() {
   return "";
 }
 
-/// A summand whose sums depend on their order.
+/// A term whose sums depend on their order.
 __device__ float summand(int64_t piece, int64_t at) {
   return float((piece * 7919 + at * 104729) % 2003 - 1000) * (piece % 3 ? 1.0f : 1e-5f);
 }
 template <int n>
-__global__ void pieced(Pieces p, int places, float* y) {
-  const int place = int(blockIdx.x) % places, piece = int(blockIdx.x) / places;
-  const auto at = [&](int i, int e) { return ((int64_t(place) * n + i) * 64 + threadIdx.x) * 4 + e; };
+__global__ void pieced(Pieces p, int tiles, float* y) {
+  const int tile = int(blockIdx.x) % tiles, piece = int(blockIdx.x) / tiles;
+  const auto at = [&](int i, int e) { return ((int64_t(tile) * n + i) * 64 + threadIdx.x) * 4 + e; };
   float sum[n][4];
   for (int i = 0; i < n; ++i)
     for (int e = 0; e < 4; ++e) sum[i][e] = summand(piece, at(i, e));
-  if (!collect<64>(p, place, piece, sum)) return;
+  if (!collect<64>(p, tile, piece, sum)) return;
   for (int i = 0; i < n; ++i)
     for (int e = 0; e < 4; ++e) y[at(i, e)] += sum[i][e];
 }
-/// The pieces of every place are added once, in their order, and the counters are 0 for whoever comes next.
+/// The pieces of every tile are added once, in their order, and the counters are 0 afterwards.
 template <int n>
 std::string pieces_of() {
-  constexpr int places = 5;
-  Device<unsigned> counters(std::vector<unsigned>(places + 1, 0));
+  constexpr int tiles = 5;
+  Device<unsigned> counters(std::vector<unsigned>(tiles + 1, 0));
   for (int count : {1, 2, 7, 32}) {
     const int64_t each = int64_t(n) * 64 * 4;
-    Device<float> sums(size_t(places * count * each)), y(std::vector<float>(size_t(places * each), 0.0f));
-    launch(pieced<n>, dim3(unsigned(places * count)), 64, 0, Pieces{count, sums.p, counters.p}, places, y.p);
+    Device<float> sums(size_t(tiles * count * each)), y(std::vector<float>(size_t(tiles * each), 0.0f));
+    launch(pieced<n>, dim3(unsigned(tiles * count)), 64, 0, Pieces{count, sums.p, counters.p}, tiles, y.p);
     if (std::string e = failure(); !e.empty()) return e;
     const auto got = y.read();
     for (size_t i = 0; i < got.size(); ++i) {
@@ -274,7 +274,7 @@ std::string pieces_of() {
       for (int piece = 0; piece < count; ++piece) want += summand(piece, int64_t(i));
       if (got[i] != want) return text("sum ", i, " of ", count, " pieces: ", got[i], " for ", want);
     }
-    if (counters.read() != std::vector<unsigned>(places + 1, 0)) return text("counters after ", count, " pieces");
+    if (counters.read() != std::vector<unsigned>(tiles + 1, 0)) return text("counters after ", count, " pieces");
   }
   return "";
 }

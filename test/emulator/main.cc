@@ -1,6 +1,8 @@
-// The emulator's self-test: `selftest` runs every case in every order of threads and blocks, at once and late;
-// `selftest brief` in two orders; `selftest crash NAME` runs one fault that only a sanitizer sees. Prints a line for
-// every failure.
+// The emulator's self-test. Prints a line for every failure.
+//
+//   selftest             every case in every order of threads and blocks, with kernels run at once and late
+//   selftest brief       every case in two orders
+//   selftest crash NAME  one fault that only a sanitizer finds
 #include <cstdio>
 #include <stdexcept>
 

@@ -1,4 +1,4 @@
-// The emulated runtime: order of streams, memory, captures and every failure that can be asked for.
+// The emulated runtime: the order of streams, memory, captures, and every failure that can be requested.
 #include <atomic>
 #include <thread>
 
@@ -36,7 +36,7 @@ std::string late() {
   Pinned<int> host(4);
   int* x;
   EXPECT(cudaMallocAsync(&x, 16, s.s) == cudaSuccess);
-  EXPECT(x[0] == -1);  // NaN, as memory that nobody has written is
+  EXPECT(x[0] == -1);  // NaN: memory that was never written
   EXPECT(cudaMemsetAsync(x, 0, 16, s.s) == cudaSuccess);
   EXPECT(cudaMemcpyAsync(host.p, x, 16, cudaMemcpyDeviceToHost, s.s) == cudaSuccess);
   EXPECT(x[0] == -1 && host.p[0] == -1);
@@ -51,12 +51,12 @@ std::string late() {
   float ms;
   EXPECT(cudaEventElapsedTime(&ms, f, f) == cudaErrorNotReady &&
          cudaEventElapsedTime(&ms, e, f) == cudaErrorInvalidResourceHandle);
-  host.p[1] = 9;  // pinned memory is read when the stream gets there
+  host.p[1] = 9;  // pinned memory is read when the stream runs the copy
   EXPECT(cudaStreamQuery(s.s) == cudaErrorNotReady && cudaStreamQuery(s.s) == cudaSuccess && x[1] == 9);
   EXPECT(cudaEventElapsedTime(&ms, f, f) == cudaSuccess && ms == 0);
   int pageable[4] = {1, 2, 3, 4};
   EXPECT(cudaMemcpyAsync(x, pageable, 16, cudaMemcpyHostToDevice, s.s) == cudaSuccess);
-  pageable[0] = 100;  // other memory has been read
+  pageable[0] = 100;  // other memory was read at the call
   EXPECT(x[0] == 0);
   EXPECT(cudaMemcpyAsync(pageable, x, 16, cudaMemcpyDeviceToHost, s.s) == cudaSuccess && pageable[0] == 1 &&
          pageable[3] == 4);
@@ -87,7 +87,7 @@ std::string memory() {
   EXPECT(cudaMemcpyAsync(a, a + 2990, 16, cudaMemcpyDeviceToDevice) == cudaErrorInvalidValue &&
          cudaMemcpyAsync(a, a + 100, 16, cudaMemcpyDeviceToDevice) == cudaSuccess);
   EXPECT(cudaFreeAsync(a, nullptr) == cudaSuccess && cudaMemGetInfo(&free, &total) == cudaSuccess &&
-         free == 1096);  // not before the stream gets there
+         free == 1096);  // not before the stream runs the release
   EXPECT(cudaFreeAsync(a, nullptr) == cudaErrorInvalidValue && cudaFree(a) == cudaErrorInvalidValue &&
          cudaFreeHost(host) == cudaErrorInvalidValue);
   EXPECT(cudaMallocAsync(&b, 2000, nullptr) == cudaSuccess);  // the queued release makes room
@@ -100,7 +100,7 @@ std::string memory() {
          cudaDeviceGetDefaultMemPool(&pool, 1) == cudaErrorInvalidDevice);
   EXPECT(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold) == cudaSuccess &&
          cudaMemPoolTrimTo(pool, 0) == cudaSuccess);
-  // A copy that finds its memory released in stream order before it.
+  // A copy after its memory was released in stream order.
   cudaGetLastError();
   EXPECT(cudaMallocAsync(&a, 64, nullptr) == cudaSuccess && cudaFreeAsync(a, nullptr) == cudaSuccess &&
          cudaMemsetAsync(a, 0, 64) == cudaSuccess);
@@ -134,7 +134,7 @@ std::string capture() {
       EXPECT(z.read() == (std::vector<float>{0, 3 * v, 3 * v, 3 * v, 3 * v, 3 * v, 3 * v, 3 * v}));
     }
     EXPECT(cudaGraphExecDestroy(exec) == cudaSuccess);
-    // What a capture does not bear: waiting, releasing; it is lost, the stream is not.
+    // Waiting and releasing end a capture with an error; the stream stays usable.
     for (int what = 0; what < 5; ++what) {
       EXPECT(cudaStreamBeginCapture(s.s, cudaStreamCaptureModeRelaxed) == cudaSuccess);
       if (what == 0) EXPECT(cudaStreamSynchronize(s.s) == cudaErrorStreamCaptureUnsupported);
@@ -149,7 +149,7 @@ std::string capture() {
       EXPECT(cudaGetLastError() == cudaErrorStreamCaptureInvalidated && cudaStreamSynchronize(s.s) == cudaSuccess);
     }
     EXPECT(cudaStreamEndCapture(s.s, &graph) == cudaErrorInvalidValue);
-    // Plain allocations are none of the capture's business.
+    // A capture does not record plain allocations.
     EXPECT(cudaStreamBeginCapture(s.s, cudaStreamCaptureModeRelaxed) == cudaSuccess);
     { Device<float> w(8); }
     EXPECT(cudaStreamEndCapture(s.s, &graph) == cudaSuccess && cudaGraphDestroy(graph) == cudaSuccess);
@@ -201,7 +201,7 @@ std::string failures() {
     EXPECT(cudaGetLastError() == cudaErrorIllegalAddress && cudaGetLastError() == cudaErrorIllegalAddress &&
            simt::last_report().find("kernel launched at runtime.cu:") == 0);
     EXPECT(cudaFree(x.p) == cudaErrorIllegalAddress &&
-           cudaFree(x.p) == cudaErrorInvalidValue);  // released all the same
+           cudaFree(x.p) == cudaErrorInvalidValue);  // it was released nevertheless
     x.p = nullptr;
   }
   int n = -1;
@@ -236,8 +236,8 @@ std::string failures() {
   return "";
 }
 
-/// A kernel's limit of shared memory is set once for a device, to the most there is: nothing that comes later lowers it
-/// under a captured launch.
+/// A kernel's limit of shared memory is set once for a device, to the device's maximum: no later launch lowers it below
+/// what a captured launch needs.
 __global__ void fill_shared(int* x, int n) {
   SHARED(int, s);
   s[n - 1] = n;
@@ -271,7 +271,7 @@ std::string shared_limits() {
   EXPECT(cudaSetDevice(1) == cudaSuccess);
   launch(fill_shared, 1, 1, small, x.p, small / 4);
   EXPECT(cudaDeviceSynchronize() == cudaSuccess && simt::shared_limits_set() == 2 && cudaSetDevice(0) == cudaSuccess);
-  // What would happen else.
+  // What a lower limit would cause.
   EXPECT(cudaFuncSetAttribute(fill_shared, cudaFuncAttributeMaxDynamicSharedMemorySize, small) == cudaSuccess);
   cudaGraphLaunch(exec, s.s);
   EXPECT(cudaStreamSynchronize(s.s) == cudaErrorLaunchFailure &&

@@ -1,5 +1,5 @@
-// The CUDA emulator tests itself: legal kernels in every order of threads, and every fault that it promises to see.
-// Builds the executable twice, plain and with the sanitizers, and needs g++ for it.
+// The CUDA emulator's self-test: legal kernels in every order of threads, and every fault that it has to find. Builds the
+// executable twice, plain and with the sanitizers. Needs g++.
 import { execFile, spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -47,7 +47,7 @@ const builds = there
       build('sanitized', ['-O1', '-g1', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined']),
     ]
   : []
-for (const b of builds) b.catch(() => {}) // reported by the test that awaits it
+for (const b of builds) b.catch(() => {}) // the test that awaits it reports the error
 
 check('every case, in every order of threads, at once and late', async () => {
   const { failed, out } = await run(await builds[0]!, [])

@@ -1,5 +1,5 @@
-// Arguments that an operator of lib never passes, but that a call from JavaScript may: each is refused before anything
-// is written.
+// Arguments that lib never passes to an operator, but that a direct call may: each is rejected before anything is
+// written.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { native } from '../../lib/native.js'

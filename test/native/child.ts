@@ -1,4 +1,4 @@
-// For tests that need a process of their own: runs a piece of JavaScript with the project's modules in scope as `m`.
+// For tests that need a process of their own: runs JavaScript code with the project's modules in scope as `m`.
 import { spawn } from 'node:child_process'
 
 export interface Ended {
@@ -26,10 +26,10 @@ const modules = [
   'ops/router',
 ]
 
-/** The first lines of such a piece: one object of all exports. */
+/** The first lines of such code: one object with all exports. */
 export const prelude = `const m = Object.assign({}, ...(await Promise.all(${JSON.stringify(modules.map((name) => new URL(`../../lib/${name}.ts`, import.meta.url).href))}.map((url) => import(url)))))\n`
 
-/** Never rejects; kills what takes longer than `timeout` ms. Does not block this process. */
+/** Never rejects; kills a process that takes longer than `timeout` ms. Does not block this process. */
 export function run(
   code: string,
   env: Record<string, string> = {},

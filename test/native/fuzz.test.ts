@@ -1,5 +1,5 @@
-// Whatever JavaScript passes to the addon, it gets one clear error: no crash, no hang. Seeded, in a process of its own.
-// `node test/native/sanitize.mjs` does the same under the address and undefined-behaviour sanitizers.
+// Whatever JavaScript passes to the addon, it gets a result or one clear error: no crash, no hang. Seeded, in a process
+// of its own. `node test/native/sanitize.mjs` runs the same under the address and undefined-behaviour sanitizers.
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
@@ -27,7 +27,7 @@ for (const seed of (process.env.MT_FUZZ_SEEDS ?? '1,2').split(',')) {
       faults: string[]
     }
     assert.equal(result.faults, [])
-    // All three ways out were really taken, and many times.
+    // Each of the three outcomes occurred many times.
     assert.ok(
       result.calls > 500 && result.thrown > 300 && result.rejected > 10 && result.computed > 100,
       JSON.stringify(result),

@@ -1,8 +1,7 @@
-// Calls every operator and every function of the addon with anything at all, by seed; fuzz.test.ts runs it in a process
-// of its own, so that a crash is a failure and not the end of the tests. Prints a line of JSON: how many calls there
-// were, and what was wrong with them. Two sources of arguments: any value in any place; and the calls that the
-// operators of lib/ops make, forward and backward, with one or two arguments replaced, which pass most checks and reach
-// deep.
+// Calls every operator and every function of the addon with random arguments, by seed; fuzz.test.ts runs it in a process
+// of its own, so that a crash fails the test and does not end the run. Prints a line of JSON: how many calls there were,
+// and what was wrong with them. There are two sources of arguments: any value for any parameter; and the calls that the
+// operators of lib/ops make, forward and backward, with one or two arguments replaced, which pass most checks.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -41,7 +40,7 @@ const signatures = new Map(
   n.signatures.map((s) => [s.slice(0, s.indexOf('(')), s.slice(s.indexOf('(') + 1, -1).split(', ')]),
 )
 
-// ---- anything at all ----
+// ---- random values ----
 
 class Trap extends Error {}
 const folder = mkdtempSync(join(tmpdir(), 'mt-fuzz-'))
@@ -88,7 +87,7 @@ function made(shape: number[], dtype: string): NativeTensor {
     bytes[i] = dtype === 'float32' ? [0, 0, 128, 63][i % 4]! : dtype === 'uint8' ? i % 4 : i % sizes[dtype]! ? 0 : i % 3
   return n.upload(bytes, shape, dtype)
 }
-/** Another view of as many dimensions, or fewer: gaps, repeats, swapped dimensions, an offset. */
+/** Another view with as many dimensions or fewer: gaps, repeated elements, swapped dimensions, an offset. */
 function odd(shape: number[], dtype: string): NativeTensor {
   const strides = shape.map(() => pick([0, 1, 1, 2, 3, 5, 8]))
   const offset = rng.integer(0, 4)
@@ -200,14 +199,14 @@ function anything(): unknown {
       return pick(numbers)
   }
 }
-/** Numbers as an array, or as the Float64Array that lib passes, at times one without memory. */
+/** Numbers as an array, or as a Float64Array, which lib passes; sometimes a detached one. */
 function several(...values: number[]): number[] | Float64Array {
   if (rng.integer(0, 2)) return values
   const array = Float64Array.from(values)
   if (rng.integer(0, 8) === 0) structuredClone(array, { transfer: [array.buffer] })
   return array
 }
-/** What a tensor may be made in: one that was released, or what is none. */
+/** The argument `into`: a released tensor, a live one or any value. */
 function into(): unknown {
   const t = anyTensor()
   if (rng.integer(0, 2)) judged('release', () => n.release(t))
@@ -222,7 +221,7 @@ function anyOf(type: string): unknown {
   return anyTensor()
 }
 
-// ---- calls, and what must be true of them ----
+// ---- calls, and what holds after them ----
 
 const faults: string[] = []
 const count = { calls: 0, thrown: 0, rejected: 0, computed: 0 }
@@ -258,7 +257,7 @@ async function settled(name: string): Promise<void> {
   }
 }
 
-/** Any values for every operator and function. */
+/** Calls every operator and function with random values. */
 async function blind(): Promise<void> {
   for (const [name, types] of signatures) {
     const args = types.map(anyOf)
@@ -304,7 +303,7 @@ async function blind(): Promise<void> {
       if (!/^(read|\w+): /.test(error.message)) fault(`read rejected with "${error.message}"`)
     })
   }
-  // An array whose element releases the tensor that is being looked at.
+  // Reading this array's element releases the tensor that the call uses.
   const victim = made([4], 'float32')
   const shape = [2]
   let released = 0
@@ -312,7 +311,7 @@ async function blind(): Promise<void> {
   judged('view', () => n.view(victim, shape, [1], 0))
 }
 
-// ---- calls that are right but for one or two arguments ----
+// ---- calls that are correct but for one or two arguments ----
 
 const shapes = new WeakMap<object, [number[], string]>()
 let mutating = false
@@ -352,7 +351,7 @@ for (const [name, types] of signatures) {
       for (let i = 0; i < 6; i++) {
         const changed = replaced(args, types)
         if (judged(name, () => ops[name]!(...changed))) pending.push(name)
-        // What fails in the queue is reported once: look every time.
+        // A failure in the queue is reported once: wait after every call.
         try {
           n.syncBlocking()
           count.computed++
@@ -492,7 +491,7 @@ async function nearly(): Promise<void> {
         await n.sync()
       })
     } catch (error) {
-      // A replaced argument may have spoilt what the program goes on with; it may not have spoilt more.
+      // A replaced argument may make the rest of the program fail, but with an error.
       mutating = false
       if (!(error instanceof Error) || error.message.length < 10) fault(`a program threw ${String(error)}`)
       await n.sync().catch(() => undefined)
@@ -506,13 +505,13 @@ async function main(): Promise<void> {
     await blind()
     await nearly()
     n.threads(2)
-    // The device goes on being usable.
+    // The device can still compute.
     const sum = scope(() => elementwise.add(tensor([1, 2, 3]), tensor([10, 20, 30])))
     const got = [...(await sum.data())].join()
     if (got !== '11,22,33') fault(`1,2,3 + 10,20,30 became ${got}`)
     sum.dispose()
   }
-  // Every handle goes with its object, whatever happened to it.
+  // Every handle is freed with its object, whatever calls it went through.
   for (let i = 0; i < 50 && memory().tensors > kept; i++) {
     ;(globalThis as { gc?: () => void }).gc!()
     await new Promise((resolve) => setTimeout(resolve, 5))

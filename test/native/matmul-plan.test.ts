@@ -1,4 +1,4 @@
-// How products on the CPU are cut into tasks, from sizes alone: kernels/cpu/matmul_plan.cc, compiled by itself.
+// How the CPU's matrix products are divided into tasks, from sizes alone: kernels/cpu/matmul_plan.cc, compiled alone.
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -27,7 +27,7 @@ interface Asked {
   left?: [row: number, column: number]
 }
 
-/** The plan as it is printed, and `ok` or the rule that it breaks. */
+/** The printed plan, and `ok` or the rule that it breaks. */
 function plans(asked: Asked[]): { plan: string; kept: string }[] {
   const input = asked.map(
     ({

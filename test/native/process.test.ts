@@ -1,4 +1,4 @@
-// The addon in processes and threads that come and go: memory limits, worker threads, an end with work in the queue.
+// The addon in processes and threads that start and end: memory limits, worker threads, an exit with work in the queue.
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -47,7 +47,7 @@ test('out of memory: the next await rejects with the operator and the numbers, a
 
 test('a process ends while work is queued: it finishes what is running and drops the rest', async () => {
   const start = performance.now()
-  // Far more than could be computed: 4,000 products of 1,024³.
+  // Far more work than the time allows: 4,000 products of 1,024³.
   const queue =
     'const { full, linear } = m; const a = full([1024, 1024], 0.001); let x = a; for (let i = 0; i < 4000; i++) x = linear(x, a);'
   fine(await run(queue))
@@ -64,7 +64,7 @@ test('a promise keeps the process alive until it settles; none outstanding lets 
   fine(await run(`globalThis.x = m.full([4], 2)`, {}, 30_000))
 })
 
-// A worker does not inherit the loader of TypeScript; the data: URL it starts from resolves no package by name.
+// A worker does not inherit the TypeScript loader, and the data: URL that it starts from resolves no package names.
 const work = `
   const { parentPort, workerData } = await import('node:worker_threads')
   const { Random, linear, backward, scope } = m

@@ -1,6 +1,6 @@
-// Runs the tests of the border, of tensors and of operators, on the CPU and through the CUDA emulator, on an addon
-// built with the address and undefined-behaviour sanitizers: node test/native/sanitize.mjs [FILE...]. Needs cmake and
-// g++.
+// node test/native/sanitize.mjs [FILE...]: runs the tests of the native interface, of tensors and of operators, on the CPU
+// and on the CUDA emulator, with an addon that is built with the address and undefined-behaviour sanitizers. Needs cmake
+// and g++.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { cpus } from 'node:os'
@@ -30,11 +30,11 @@ const env = {
   MT_ADDON: join(root, 'build-sanitize', 'Release', 'mtransllama.node'),
   MT_EMULATED: join(root, 'build-sanitize', 'Release', 'mtransllama.node'),
   LD_PRELOAD: `${library('libasan.so')} ${library('libubsan.so')}`,
-  // Node itself leaks at exit, and asks for more than there is to learn how much there is.
+  // Node itself leaks at exit, and requests more memory than there is to find out how much there is.
   ASAN_OPTIONS: 'detect_leaks=0:allocator_may_return_null=1',
   UBSAN_OPTIONS: 'print_stacktrace=1',
 }
-// Not test/tensor/leak.test.ts: the sanitizers keep freed memory for a while.
+// Not test/tensor/leak.test.ts: the sanitizers retain freed memory for a while.
 const folders = ['test/native', 'test/tensor', 'test/ops', 'test/cuda']
 const files =
   process.argv.length > 2

@@ -1,4 +1,4 @@
-// The border is written twice, in C++ and in TypeScript: both must say the same, and nothing else may leak out.
+// The native interface is declared twice, in C++ and in TypeScript: both must agree, and nothing else is exported.
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -9,12 +9,12 @@ import { native } from '../../lib/native.js'
 const source = readFileSync(new URL('../../lib/native.ts', import.meta.url), 'utf8')
 
 const operators = new URL('../../lib/ops/', import.meta.url)
-/** What each file of lib/ops adds to the interface Ops. */
+/** The text that each file of lib/ops adds to the interface Ops. */
 const added = readdirSync(operators)
   .map((file) => readFileSync(new URL(file, operators), 'utf8'))
   .flatMap((text) => [...text.matchAll(/^ {2}interface Ops \{\n([^]*?)\n {2}\}/gm)].map((m) => m[1]!))
 
-/** `name(type, type?)` of every method of them. */
+/** `name(type, type?)` of every method in these texts. */
 function declared(): string[] {
   return [...added.join('\n').matchAll(/^ {4}(\w+)\(([^)]*)\): void$/gm)].map(([, method, parameters]) => {
     const types = parameters!

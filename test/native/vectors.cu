@@ -1,6 +1,6 @@
-// How elements are moved on a CUDA device, on the emulator: division by multiplication at its edges, the width and the
+// How CUDA kernels move elements, run on the emulator: division by multiplication at its limits, the width and the
 // index type that a walk chooses, both index types on the same views, and how many threads the operators take for
-// aligned views and others. Ends with 1 and says what failed.
+// aligned and other views. Exits with 1 and prints what failed.
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -122,7 +122,7 @@ View filled(View v, int64_t offset = 0) {
   }
   return v;
 }
-/// A view as whatever parameter an operator has for it.
+/// A view as the type of an operator's parameter.
 struct as {
   const View& view;
   explicit as(const View& v) : view(v) {}
@@ -181,7 +181,7 @@ void indices() {
   }
 }
 
-/// A thread takes 16 bytes where it may, one element of a strided walk where it may not.
+/// A thread takes 16 bytes where alignment allows it, else one element.
 void widths() {
   const int64_t n = 3 * 4096;
   for (DType type : {DType::bf16, DType::f32}) {
@@ -205,11 +205,11 @@ void widths() {
                short_rows = filled(dense(type, {2, 8, 12, 7})), swapped_rows = filled(dense(type, {2, 12, 8, 7}));
     count("swap", q.numel() / wide, [&] { cuda::swap(as(q), as(swapped)); });
     count("swap of rows of seven", short_rows.numel(), [&] { cuda::swap(as(short_rows), as(swapped_rows)); });
-    // Rows of 14 pixels, 28 or 56 bytes: 4 or 8 at once.
+    // Rows of 14 pixels, 28 or 56 bytes: 4 or 8 bytes at a time.
     const View image = filled(dense(type, {1, 3, 28, 28})), rows = filled(dense(type, {1, 4, 588}));
     count("patchify", image.numel() / 2, [&] { cuda::patchify(as(image), 14, as(rows)); });
     const View dy = filled(dense(type, {4, 96})), dx = filled(dense(type, {4, 8, 96}));
-    // Four columns a thread, but only where threads enough are left.
+    // Four columns a thread, but only where enough threads remain.
     const View many = filled(dense(type, {2, 2, 65536})), sums = filled(dense(type, {2, 65536})),
                few = filled(dense(type, {2, 2, 4096})), few_sums = filled(dense(type, {2, 4096}));
     count("a sum of many columns", sums.numel() / 4, [&] { reduce_forward(as(many), 1, 0.5, as(sums)); });

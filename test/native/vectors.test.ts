@@ -1,6 +1,5 @@
-// How CUDA kernels move elements: vectors.cu, built with the emulator and the sanitizers, which see a pack that is not
-// aligned.
-// Needs g++ for it.
+// How CUDA kernels move elements: vectors.cu, built with the emulator and with the sanitizers, which detect a pack that
+// is not aligned. Needs g++.
 import { execFile, spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

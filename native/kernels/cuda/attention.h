@@ -1,13 +1,13 @@
-// Attention's kernels on CUDA: their one argument struct, and the two calls that choose among them. In bfloat16 those
-// on tensor cores run (attention_mma_forward.h, attention_mma_backward.h) where sizes and alignment suit them, else
-// those of any size (attention_general.h).
+// Attention's kernels on CUDA: their argument struct, and the two calls that choose a kernel. bfloat16 runs on tensor
+// cores (attention_mma_forward.h, attention_mma_backward.h) where sizes and alignment allow it. All else runs in
+// float32 (attention_general.h).
 #pragma once
 #include "kernels/cuda/device.h"
 #include "kernels/routing.h"
 
 namespace mt::cuda {
 
-/// Rows [b0,b1,n,h,d] of a strided view, d side by side.
+/// Rows [b0,b1,n,h,d] of a strided view; d is contiguous.
 template <typename T>
 struct Rows {
   T* data;
@@ -18,7 +18,7 @@ struct Rows {
 template <typename T>
 struct Attention {
   Rows<const T> q, k, v, dout;
-  Rows<T> out, dq, dk, dv;          // null where not wanted
+  Rows<T> out, dq, dk, dv;          // null where they are not wanted
   const uint8_t* key_mask;          // [b0,b1,nk], 1 = token; null: all are
   int64_t key_b0, key_b1, key_row;  // its strides
   const uint8_t* masks;             // [nq,nk], bit j = M_j; null without routing
@@ -26,10 +26,10 @@ struct Attention {
   const float* alpha;               // [b0,b1,p]; null without routing
   int64_t alpha_b0, alpha_b1, alpha_j;
   float* lse;      // [units,nq,m]
-  float2* centre;  // backward: D and what rounding left of it, [units,nq,m]
+  float2* centre;  // backward: D and the rounding error of D, [units,nq,m]
   float* shares;   // backward: dα by unit, tile of queries and mask; null where not wanted
-  float* parts;  // forward over split keys: each piece's result, [splits,units,nq,d], lse being [splits,units,nq]; else
-                 // null
+  float* parts;    // forward with split keys: results of the pieces, [splits,units,nq,d], lse being [splits,units,nq];
+                   // else null
   int64_t units;
   int nq, nk, d, heads, b1;
   Routing routing;
@@ -45,11 +45,11 @@ struct Attention {
 /// out and lse.
 void attention_forward(const Attention<float>& a);
 void attention_forward(const Attention<bf16>& a);
-/// dq, dk, dv, and dalpha [b0,b1,p] where it is wanted. Brings centre and shares itself.
+/// dq, dk, dv, and dalpha [b0,b1,p] where it is wanted. Allocates centre and shares itself.
 void attention_backward(const Attention<float>& a, const View& dalpha);
 void attention_backward(const Attention<bf16>& a, const View& dalpha);
 
-/// A unit's number, batch and head, and what is its own of the arguments.
+/// A unit's number, batch indices and head, and its part of the arguments.
 struct UnitIndex {
   int64_t unit;
   int i0, i1, head;

@@ -6,7 +6,7 @@
 namespace mt::cuda {
 namespace {
 
-/// dα[b,j] = the shares of its heads and tiles, in order. A thread has one of them; n = batch · p.
+/// dα[b,j] = the sum of its shares over heads and tiles, in order. A thread per dα[b,j]; n = batch · p.
 __global__ void __launch_bounds__(kThreads)
     sum_shares(const float* shares, float* dalpha, int64_t n, int64_t terms, int p) {
   int64_t i = thread_index();
@@ -51,7 +51,7 @@ void launch_side(Kernel kernel, const Attention<bf16>& a, const Cut& cut, int wi
   launch(kernel, dim3(unsigned(a.units * cut.blocks)), dim3(unsigned(32 * cut.warps)), layout.bytes, a, cut);
 }
 
-/// Heads padded to D columns. False where it does not fit.
+/// On heads padded to D columns. False where the rows do not fit into shared memory.
 template <int D>
 bool on_tensor_cores(Attention<bf16> a, const View& dalpha) {
   const bool masked = a.routing != Routing::off;

@@ -6,8 +6,8 @@
 namespace mt::cuda {
 namespace {
 
-/// What pieces of the keys gave, put together in their order: out = Σ w_s part_s, w the softmax of the pieces' lse. A
-/// thread has one element of the result; the first of a row saves its lse.
+/// Merges the results of the pieces of the keys, in their order: out = Σ w_s part_s, w the softmax of the pieces' lse.
+/// A thread per element of out; the first one of a row saves the row's lse.
 __global__ void __launch_bounds__(kThreads) merge_pieces(Attention<bf16> a, const float* lse, int splits) {
   int64_t i = thread_index(), rows = a.units * a.nq;
   if (i >= rows * a.d) return;
@@ -43,7 +43,7 @@ void each_width(const Attention<bf16>& a, F f) {
                 : f(std::integral_constant<int, 128>{});
 }
 
-/// False where it does not fit.
+/// False where the keys do not fit into shared memory.
 bool on_tensor_cores(Attention<bf16> a) {
   if (!suits_tensor_cores(a)) return false;
   const Cut cut = forward_cut({a.units, a.nq, a.nk, a.d, a.mixes(), a.routing == Routing::off}, room());

@@ -1,8 +1,12 @@
 // Attention of any size, in float32 arithmetic. A block of G·G threads has a tile of B = G·R queries, or keys, and
-// walks over tiles of the other side. A tile's scores (and dP) are formed in registers, R·R a thread, from slices of 32
-// columns in shared memory; put into shared memory they are rows, four threads to each, which make probabilities (and
-// dS) of them; a product with slices of rows follows. Nothing of the size queries × keys reaches global memory:
-// whatever needs a sum over all keys first goes over the keys again, but for a single tile, which is kept.
+// walks over tiles of the other side. For each pair of tiles:
+//
+//   1. scores (and dP): formed in registers, R·R a thread, from slices of 32 columns in shared memory
+//   2. probabilities (and dS): made of the scores in shared memory, four threads a row
+//   3. results: the tile of 2 times slices of rows, added to sums in registers
+//
+// Nothing of the size queries × keys reaches global memory. What needs a sum over all keys first walks over the keys a
+// second time; a single tile of keys stays in shared memory instead.
 #pragma once
 #include <type_traits>
 
@@ -13,12 +17,11 @@ namespace mt::cuda {
 
 inline constexpr int kSlice = 32;
 inline constexpr int kSlices = 4;
-/// Columns of a result that a block keeps in registers: more would not fit beside a tile's scores. Wider heads take
+/// Columns of a result that a block holds in registers: more would not fit beside a tile's scores. Wider heads take
 /// several blocks.
 inline constexpr int kColumns = kSlice * kSlices;
 
-/// What a block holds in shared memory. Rows are one element longer than what they hold, so that a column of them falls
-/// into different banks.
+/// What a block holds in shared memory. Rows are padded by one element, so that a column falls into different banks.
 template <int B>
 struct GeneralShared {
   float s[B][B + 1];           // (query, key): scores, then P
@@ -32,11 +35,11 @@ struct GeneralShared {
   };
   union {
     float run_sum[kMostChoices][B];  // (softmax, query), forward
-    float rest[kMostChoices][B];     // (softmax, query), backward: what rounding left of D
+    float rest[kMostChoices][B];     // (softmax, query), backward: the rounding error of D
   };
   union {
     float p_sum[kMostChoices][B];  // (softmax, query): Σ P_j, 1 but for rounding
-    float share[kMostChoices][B];  // (mask, query): of dα
+    float share[kMostChoices][B];  // (mask, query): the query's term of dα
   };
   float lent[B];              // (query): α of its empty masks
   float alpha[kMostChoices];  // (mask)
@@ -53,8 +56,8 @@ struct General {
   UnitIndex at;
   int tx = int(threadIdx.x) % G, ty = int(threadIdx.x) / G;     // in a tile of scores
   int lane = int(threadIdx.x) % 4, row = int(threadIdx.x) / 4;  // in rows of it
-  // Into GeneralShared. Pointers: with references to its arrays nvcc takes up to 34 registers more, and one block less
-  // fits a multiprocessor.
+  // Pointers into GeneralShared. With references to its arrays nvcc takes up to 34 registers more, and a multiprocessor
+  // holds one block less.
   float *s, *g, *x, *y, *lse, *run_max, *run_sum, *mean, *rest, *p_sum, *share, *lent, *alpha;
 
   __device__ General(const Attention<T>& a, int64_t unit, Shared& shared) : a(a), at(a, unit) {
@@ -78,7 +81,7 @@ struct General {
 
   // ---- products, by all threads ----
 
-  /// Columns c0.. of rows r0.. into a slice, zeros outside.
+  /// Loads columns c0.. of rows r0.. into a slice, zeros outside the matrix.
   template <typename E>
   __device__ void load(float* to, const E* rows, int64_t stride, int r0, int n, int c0) {
     for (int i = int(threadIdx.x); i < B * kSlice; i += kBlock) {
@@ -87,8 +90,8 @@ struct General {
     }
   }
 
-  /// to (B queries, B keys) = factor · left[q0+i]·right[k0+k]; −∞ where `hide` and the query does not see the key.
-  /// Begins and ends with all threads together.
+  /// to (B queries, B keys) = factor · left[q0+i]·right[k0+k]; −∞ where `hide` and the query does not see the key. All
+  /// threads call it; it begins and ends with a barrier.
   __device__ void products(float* to, const T* left, int64_t left_row, const T* right, int64_t right_row, int q0,
                            int k0, float factor, bool hide) {
     float sum[R][R] = {};
@@ -166,7 +169,8 @@ struct General {
   __device__ unsigned mask_set(int q0, int k0, int k) const {
     return a.routing != Routing::off ? a.masks[(q0 + row) * a.mask_q + (k0 + k) * a.mask_k] : 1u;
   }
-  /// Whether softmax j runs over a key, and over what: the score, weighted where masks weigh it.
+  /// Whether softmax j runs over a key that the masks in `set` keep; what it runs over, the score times its weight with
+  /// routing score; and the weight of softmax j in the result.
   __device__ bool takes(unsigned set, int j) const { return !a.mixes() || (set >> j & 1); }
   __device__ float logit(float score, unsigned set) const {
     return a.routing == Routing::score ? score * mask_weight(set, alpha, a.p) : score;
@@ -187,7 +191,7 @@ struct General {
       for (int j = 0; j < count; ++j) values[j * B + row] = 0;
   }
 
-  /// Takes a tile of scores into run_max and run_sum of each softmax.
+  /// Adds a tile of scores to run_max and run_sum of each softmax.
   __device__ void add_keys(int q0, int k0) {
     for (int j = 0; j < a.m(); ++j) {
       float now = kNone, before = run_max[j * B + row], z = run_sum[j * B + row], sum = 0;
@@ -199,12 +203,12 @@ struct General {
         if (takes(set, j)) sum += expf(l - now);
       });
       sum = quad_sum(sum);
-      __syncwarp();  // all four have read what the first one writes: shuffles alone order no memory, as racecheck says
+      __syncwarp();  // all four have read what the first one writes next; shuffles alone do not order memory
       if (lane == 0 && now != kNone) run_max[j * B + row] = now, run_sum[j * B + row] = sum + z * expf(before - now);
     }
     __syncwarp();
   }
-  /// Softmax j's log-sum-exp, as this block reads it, and what it lends where it ran over nothing.
+  /// Stores the log-sum-exp of softmax j; where it ran over nothing, its α is lent to M_0.
   __device__ void set_lse(int j, float value) {
     lse[j * B + row] = nothing_visible(value) ? INFINITY : value;
     if (nothing_visible(value) && a.mixes()) lent[row] += alpha[j];
@@ -222,7 +226,7 @@ struct General {
       s[row * kWidth + k] = p;
     }
   }
-  /// First Σ P_j dP and Σ P_j into mean and p_sum; in a second pass Σ P_j (dP − D_j) into rest.
+  /// In the first pass adds Σ P_j dP to mean and Σ P_j to p_sum, in the second Σ P_j (dP − D_j) to rest.
   __device__ void add_centres(int q0, int k0, bool second) {
     for (int j = 0; j < a.m(); ++j) {
       float sum = 0, one = 0, centre = second ? mean[j * B + row] : 0.0f;
@@ -240,14 +244,14 @@ struct General {
     }
     __syncwarp();
   }
-  /// sums /= p_sum, which is 1 but for rounding.
+  /// sums /= p_sum.
   __device__ void divide_by_p_sum(float* sums) {
     if (lane == 0)
       for (int j = 0; j < a.m(); ++j)
         if (float one = p_sum[j * B + row]; one > 0) sums[j * B + row] /= one;
     __syncwarp();
   }
-  /// g = dS, and s = P where asked for. With routing score the shares of dα grow.
+  /// g = dS, and s = P where `probabilities_too`. Where `shares`, adds to the shares of dα (routing score).
   __device__ void form_dS(int q0, int k0, bool probabilities_too, bool shares) {
     if (shares)
       for (int j = 0; j < a.p; ++j) {
@@ -277,7 +281,7 @@ struct General {
       g[row * kWidth + k] = dS;
     }
   }
-  /// lse of the tile's queries, and D where `centred`, as kernels before this one saved them.
+  /// Loads lse of the tile's queries, and D where `centred`, as kernels before this one saved them.
   __device__ void load_statistics(int q0, bool centred) {
     if (lane == 0) {
       lent[row] = 0;
@@ -292,14 +296,14 @@ struct General {
   }
 };
 
-/// f(tile's G, R): tiles of 16 rows where both sides are short, else of 64.
+/// f(G, R) of the tiles: 16 rows where both sides are short, else 64.
 template <typename T, typename F>
 void each_tile(const Attention<T>& a, F f) {
   if (a.nq <= 32 && a.nk <= 32) f(std::integral_constant<int, 8>{}, std::integral_constant<int, 2>{});
   else f(std::integral_constant<int, 16>{}, std::integral_constant<int, 4>{});
 }
 
-/// out and lse. Blocks: units × tiles of queries × columns.
+/// out and lse. Blocks: units × tiles of queries × chunks of columns.
 template <typename T, int G, int R>
 __global__ void __launch_bounds__(G* G, 1) general_forward(Attention<T> a, int tiles, int chunks) {
   using Form = General<T, G, R>;
@@ -314,7 +318,7 @@ __global__ void __launch_bounds__(G* G, 1) general_forward(Attention<T> a, int t
     f.form_scores(q0, k0);  // (B, B)
     f.add_keys(q0, k0);
   }
-  __syncthreads();  // alpha is there even if no key is
+  __syncthreads();  // alpha is written, also where the loop had no key
   if (f.lane == 0) {
     f.lent[f.row] = 0;
     for (int j = 0; j < a.m(); ++j) {
@@ -333,7 +337,7 @@ __global__ void __launch_bounds__(G* G, 1) general_forward(Attention<T> a, int t
   f.write(out, f.at(a.out), a.out.row, q0, a.nq, c0, 1);
 }
 
-/// dq, D and the shares of dα. Blocks as forward.
+/// dq, D and the shares of dα. Blocks as in general_forward.
 template <typename T, int G, int R>
 __global__ void __launch_bounds__(G* G, 1) general_backward_queries(Attention<T> a, int tiles, int chunks) {
   using Form = General<T, G, R>;
@@ -380,7 +384,7 @@ __global__ void __launch_bounds__(G* G, 1) general_backward_queries(Attention<T>
   if (!shares) return;
   if (f.lane == 0 && a.mixes())
     for (int j = 0; j < a.p; ++j) {
-      int from = f.lse[j * Form::B + f.row] == INFINITY ? 0 : j;  // an empty mask had M_0's softmax
+      int from = f.lse[j * Form::B + f.row] == INFINITY ? 0 : j;  // an empty mask has M_0's softmax
       f.share[j * Form::B + f.row] = f.mean[from * Form::B + f.row] + f.rest[from * Form::B + f.row];
     }
   __syncthreads();
@@ -391,7 +395,7 @@ __global__ void __launch_bounds__(G* G, 1) general_backward_queries(Attention<T>
   }
 }
 
-/// dk and dv. Blocks: units × tiles of keys × columns.
+/// dk and dv. Blocks: units × tiles of keys × chunks of columns.
 template <typename T, int G, int R>
 __global__ void __launch_bounds__(G* G, 1) general_backward_keys(Attention<T> a, int tiles, int chunks) {
   using Form = General<T, G, R>;

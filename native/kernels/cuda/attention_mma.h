@@ -1,7 +1,7 @@
-// Attention on tensor cores, in bfloat16: what forward and backward share. Rows lie in shared memory, D columns and 8
-// more, so that the eight rows of a matrix fall into different banks; heads narrower than D are filled up with zeros,
-// and so are rows up to a multiple of 16. A warp works on 16 queries, or 16 keys, at a time. A block takes one unit, or
-// several short ones side by side: attention in time reads its strided rows where they are.
+// Attention on tensor cores, in bfloat16: what forward and backward share. Rows in shared memory have D columns and 8
+// more, so that the eight rows of a matrix fall into different banks. Narrower heads are padded with zeros to D
+// columns, and the rows to a multiple of 16. A warp works on 16 queries, or 16 keys, at a time. A block takes one unit,
+// or several short ones. Strided rows, as in attention over time, are read in place.
 #pragma once
 #include <cstdlib>
 
@@ -18,7 +18,8 @@ inline Room room() {
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, current().device()), "attention");
   return {size_t(bytes), processors};
 }
-/// Whether 16 bytes can be read at every eighth element of `n` rows. No step is taken along a dimension of one.
+/// Whether 16 bytes can be read at every eighth element of `n` rows. The stride of a dimension of size 1 does not
+/// matter.
 template <typename E>
 bool aligned(const Rows<E>& r, const Attention<bf16>& a, int n) {
   const auto even = [](int64_t stride, int64_t size) { return size == 1 || stride % 8 == 0; };
@@ -41,12 +42,12 @@ inline constexpr int kRow = row_pitch(D);
 template <int D>
 inline constexpr int kMostWarps = most_warps(D);
 
-/// Where a thread stands. In an accumulator of 16×8 it has elements (row + 8·(e/2), column + e%2), e < 4.
+/// A thread's lane. Of a 16×8 accumulator it has elements (row + 8·(e/2), column + e%2), e < 4.
 struct Lane {
   int index = int(threadIdx.x) % 32, row = index / 4, column = index % 4 * 2;
 };
 
-/// Rows r0.. of a view into shared memory; they are there after cp_async_wait and a barrier.
+/// Starts to copy rows r0.. of a view into shared memory: complete after cp_async_wait and a barrier.
 template <int D>
 __device__ void load_rows(bf16* to, const bf16* from, int64_t stride, int r0, int n, int rows, int d, int thread,
                           int threads) {
@@ -60,8 +61,8 @@ __device__ void load_rows(bf16* to, const bf16* from, int64_t stride, int r0, in
 
 // ---- fragments ----
 
-/// sum[2][4] += 16 rows · (16 rows)ᵀ over D columns. Unrolled further, its loads would cost the backward kernels
-/// registers that they lack.
+/// sum[2][4] += 16 rows · (16 rows)ᵀ over D columns. Further unrolled, the loads would take registers that the backward
+/// kernels need.
 template <int D>
 __device__ void row_products(float (&sum)[2][4], const bf16* left, const bf16* right, Lane l) {
 #pragma unroll 2
@@ -73,7 +74,7 @@ __device__ void row_products(float (&sum)[2][4], const bf16* left, const bf16* r
     mma_m16n8k16(sum[1], a, {b[2], b[3]});
   }
 }
-/// Two accumulators side by side, rounded, as a left factor.
+/// Two adjacent accumulators, rounded to bfloat16, as the left factor of the next product.
 __device__ inline void as_factor(uint32_t (&r)[4], const float (&lo)[4], const float (&hi)[4]) {
   r[0] = pack_bf16(lo[0], lo[1]);
   r[1] = pack_bf16(lo[2], lo[3]);
@@ -91,7 +92,7 @@ __device__ void add_product(float (&sum)[D / 8][4], const uint32_t (&a)[4], cons
     mma_m16n8k16(sum[c / 8 + 1], a, {b[2], b[3]});
   }
 }
-/// Lane t of four gets what each of them had in word t.
+/// Transposes words among four lanes: lane t gets word t of each of them.
 __device__ inline void exchange(uint32_t (&w)[4]) {
 #pragma unroll
   for (int bit = 1; bit <= 2; bit *= 2) {
@@ -104,7 +105,7 @@ __device__ inline void exchange(uint32_t (&w)[4]) {
     }
   }
 }
-/// Writes 16 rows from r0, those before n, 16 bytes a lane.
+/// Writes 16 rows from r0 on, up to row n, 16 bytes a lane; `low` and `high` multiply the upper and lower eight.
 template <int D>
 __device__ void store_rows(const float (&sum)[D / 8][4], bf16* to, int64_t stride, int r0, int n, int d, float low,
                            float high, Lane l) {

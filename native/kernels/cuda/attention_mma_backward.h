@@ -1,6 +1,6 @@
-// Backward attention on tensor cores. A warp that has 16 queries forms their D and dq, one that has 16 keys their dk
-// and dv: no sum crosses warps. Where a block holds all rows of its units, it does both, one after the other, and reads
-// them once (mma_backward_unit); long sequences take two kernels, which walk over segments of the other side
+// Backward attention on tensor cores. A warp with 16 queries forms their D and dq, a warp with 16 keys their dk and dv:
+// no sum crosses warps. A block that holds all rows of its units does both, one after the other, and reads the rows
+// once (mma_backward_unit). Longer sequences take two kernels, which walk over segments of the other side
 // (mma_backward_queries, mma_backward_keys).
 #pragma once
 #include "kernels/cuda/attention_mma.h"
@@ -16,14 +16,14 @@ struct BackwardTile {
   const Cut& cut;
   UnitIndex at;
   Lane l;
-  unsigned char* memory;  // the unit's
+  unsigned char* memory;  // the unit's shared memory, see BackwardLayout
   const float* alpha;
-  int q_first = 0, k_first = 0;    // what lies in the first row
-  float share[kMostChoices] = {};  // of dα
+  int q_first = 0, k_first = 0;    // the query and the key in the first rows of shared memory
+  float share[kMostChoices] = {};  // this thread's terms of dα
 
   __device__ BackwardTile(const Attention<bf16>& a, const Cut& cut, int64_t unit, unsigned char* memory)
       : a(a), cut(cut), at(a, unit), memory(memory), alpha(at.alpha(a)) {}
-  /// Found anew at each use: as an argument of the kernel it cost mma_backward_unit<64, false> 8 registers.
+  /// Computed at each use: as an argument of the kernel it took 8 more registers in mma_backward_unit<64, false>.
   __device__ BackwardLayout layout() const { return backward_layout(D, cut, a.m(), masked); }
   __device__ bf16* rows(size_t offset) const { return reinterpret_cast<bf16*>(memory + offset); }
   __device__ float* numbers(size_t offset) const { return reinterpret_cast<float*>(memory + offset); }
@@ -40,9 +40,9 @@ struct BackwardTile {
     load_rows<D>(rows(layout().v), at(a.v), a.v.row, k0, a.nk, cut.k_rows, a.d, thread, threads);
     load_key_bias(numbers(layout().key_bias), at.key_mask(a), a.key_row, k0, a.nk, cut.k_rows, thread, threads);
   }
-  /// With the rows, what makes probabilities of logits x: P = exp(x − max_lse), in a mixture times Σ coef_j over the
-  /// masks that keep the pair. max_lse is +∞ where no key is seen, and −∞ where a mask lies far under it: coef_j is a
-  /// mere α_j then.
+  /// Loads the queries' rows, and what probabilities are formed with: P = exp(x − max_lse) for a logit x, in a mixture
+  /// times Σ coef_j over the masks that keep the pair. max_lse is +∞ where the query sees no key. It is −∞ where a mask
+  /// lies kFar under the others; coef_j is α_j alone then.
   __device__ void load_queries(int q0, bool centred, int thread, int threads) {
     q_first = q0;
     load_rows<D>(rows(layout().q), at(a.q), a.q.row, q0, a.nq, cut.q_rows, a.d, thread, threads);
@@ -70,14 +70,14 @@ struct BackwardTile {
   }
   __device__ int64_t row(int i) const { return at.unit * a.nq + q_first + i; }
   __device__ float lse(int i, int j) const { return a.lse[row(i) * a.m() + j]; }
-  /// Whether a mask of one of the warp's 16 queries from row q0 lies far under the others.
+  /// Whether a mask of one of the warp's 16 queries from row q0 on lies kFar under the others.
   __device__ bool any_far(int q0) const {
     return masked && __any_sync(~0u, max_lse(q0 + l.row) == kNone || max_lse(q0 + l.row + 8) == kNone);
   }
 
   // ---- pairs ----
 
-  /// Rows in shared memory of the query and the key of element e of half n; by_query where the warp has queries.
+  /// Rows in shared memory of the query and the key of element e of half n. by_query: the warp has queries.
   template <bool by_query>
   __device__ int query(int q0, int n, int e) const {
     return q0 + (by_query ? l.row + e / 2 * 8 : 8 * n + l.column + e % 2);
@@ -87,8 +87,8 @@ struct BackwardTile {
     return k0 + (by_query ? 8 * n + l.column + e % 2 : l.row + e / 2 * 8);
   }
 
-  /// Products q·k to logits, −∞ where the query does not see the key, and the masks that keep them; s becomes the
-  /// score.
+  /// From s = q·k: s becomes the score, x the logit, −∞ where the query does not see the key, and sets the masks that
+  /// keep each pair.
   template <bool by_query>
   __device__ void logits(Pairs& s, Pairs& x, Sets& sets, int q0, int k0) {
 #pragma unroll
@@ -107,8 +107,8 @@ struct BackwardTile {
       }
     }
   }
-  /// x = P and g = dS from logits x and dP g. `with_shares`: their part of dα is wanted. A reference and a flag, not a
-  /// pointer that may be null: that would hold the scores in local memory.
+  /// From logits x and g = dP: x becomes P, g becomes dS. `with_shares`: adds to the shares of dα. The scores are a
+  /// reference beside a flag: a pointer that may be null would put them into local memory.
   template <bool by_query>
   __device__ void form_dS(Pairs& x, Pairs& g, const Sets& sets, int q0, const Pairs& scores, bool with_shares) {
     if constexpr (masked)
@@ -177,7 +177,7 @@ struct BackwardTile {
     row_products<D>(s, rows(layout().q) + q0 * kRow<D>, rows(layout().k) + k0 * kRow<D>, l);
     row_products<D>(g, rows(layout().dout) + q0 * kRow<D>, rows(layout().v) + k0 * kRow<D>, l);
   }
-  /// Adds Σ P_j dP over the keys before `end` to mean; in a mixture without the factor that finish_centre() gives it.
+  /// Adds Σ P_j dP over the keys before `end` to mean; in a mixture without a factor, which finish_centre() applies.
   __device__ void add_centre(int q0, int end) {
     bool far = any_far(q0);
 #pragma unroll 1
@@ -206,7 +206,7 @@ struct BackwardTile {
     }
     __syncwarp();
   }
-  /// D, to where kernels after this one find it, and in a mixture the queries' share of dα.
+  /// Finishes D and saves it for later kernels; in a mixture also adds the queries' terms of dα.
   __device__ void finish_centre(int q0) {
     bool far = any_far(q0);
 #pragma unroll
@@ -247,7 +247,7 @@ struct BackwardTile {
     if (a.dq.data) store_rows<D>(dq, at(a.dq), a.dq.row, q_first + q0, a.nq, a.d, a.scale, a.scale, l);
   }
 
-  /// The warp's shares of dα, to where the unit's warps are added up.
+  /// Stores the warp's sums of dα in shared memory.
   __device__ void save_shares(int warp) {
 #pragma unroll
     for (int j = 0; j < kMostChoices; ++j) {
@@ -255,7 +255,7 @@ struct BackwardTile {
       if (l.index == 0) numbers(layout().shares)[warp * kMostChoices + j] = sum;
     }
   }
-  /// The unit's shares of dα, by its first p threads.
+  /// Adds up the warps' sums of dα and writes them; called by the unit's first p threads.
   __device__ void write_shares(int thread) {
     float sum = 0;
     for (int w = 0; w < cut.warps; ++w) sum += numbers(layout().shares)[w * kMostChoices + thread];
@@ -264,7 +264,7 @@ struct BackwardTile {
 
   // ---- 16 keys, from row k0 ----
 
-  /// dv (16 keys, D) += Pᵀ (16, queries) · dout (queries, D) and dk += dSᵀ · q, over the queries in `n` rows.
+  /// dv (16 keys, D) += Pᵀ (16, queries) · dout (queries, D) and dk += dSᵀ · q, over the first `n` queries' rows.
   __device__ void add_key_gradients(float (&dk)[D / 8][4], float (&dv)[D / 8][4], int k0, int n) {
     int from = max(0, first_query(a, k_first + k0) - q_first) / 16 * 16;
 #pragma unroll 1
@@ -295,7 +295,7 @@ __device__ inline void wait_for_rows() {
   __syncthreads();
 }
 
-/// All gradients, and the shares of dα, of units that lie whole in a block. Blocks: groups of units.
+/// All gradients, and the shares of dα, of units whose rows all fit into a block. Blocks: groups of units.
 template <int D, bool masked>
 __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_backward_unit(Attention<bf16> a, Cut cut) {
   SHARED(unsigned char, shared);

@@ -1,6 +1,6 @@
 // Forward attention on tensor cores. A warp has 16 queries; keys and values lie in shared memory, all of them or a
-// segment at a time. Without masks, and with routing score, the softmax is formed as keys pass by; in a mixture a first
-// pass over the keys finds every mask's sum, and a second one forms Σ α_j P_j from one exponential.
+// segment at a time. Without masks, and with routing score, one pass forms an online softmax. In a mixture a first pass
+// over the keys finds the sum of every mask, and a second one forms Σ α_j P_j with one exponential a pair.
 #pragma once
 #include "kernels/cuda/attention_mma.h"
 
@@ -8,7 +8,7 @@ namespace mt::cuda {
 
 template <int D, bool masked>
 struct ForwardTile {
-  /// Sixteens of keys whose scores a warp holds at a time: 32 registers of them, or 16 beside the sums of every mask.
+  /// Groups of 16 keys whose scores a warp holds at a time: 32 registers a thread, or 16 beside the sums of every mask.
   static constexpr int kSixteens = masked ? 2 : 4;
   using Scores = float[2 * kSixteens][4];             // (16 queries, 16·kSixteens keys)
   using Sets = unsigned[masked ? 2 * kSixteens : 1];  // likewise, a byte each
@@ -21,7 +21,7 @@ struct ForwardTile {
   const float* key_bias;      // (k_rows)
   const float* alpha;
   uint32_t q[D / 16][4] = {};                              // (16 queries, D)
-  float sum[D / 8][4] = {};                                // (16 queries, D): exponentials times values, at last P v
+  float sum[D / 8][4] = {};                                // (16 queries, D): exponentials times values; in the end P v
   float run_max[2] = {kNone, kNone}, run_sum[2] = {0, 0};  // of rows l.row and l.row + 8
 
   __device__ void load_queries() {
@@ -34,8 +34,8 @@ struct ForwardTile {
         q[c][i] = r < a.nq && column < a.d ? *reinterpret_cast<const uint32_t*>(rows + r * a.q.row + column) : 0u;
       }
   }
-  /// Logits of the keys c0.. of the segment from key k0, and the sets of masks that keep them; −∞ where a query does
-  /// not see a key.
+  /// Logits of keys c0.. of the segment that begins at key k0, −∞ where a query does not see the key; and the sets of
+  /// masks that keep each pair.
   __device__ void logits(Scores& s, Sets& sets, int k0, int c0, int end) {
     int count = (end - c0 + 15) / 16;
 #pragma unroll
@@ -72,7 +72,7 @@ struct ForwardTile {
       }
     }
   }
-  /// The rows' maxima with these logits, and what exponentials of before shrink by.
+  /// Updates the rows' maxima by these logits; `shrink`: by what earlier exponentials are multiplied.
   __device__ void raise_maxima(const Scores& s, float (&shrink)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -93,7 +93,7 @@ struct ForwardTile {
     }
   }
 
-  /// Softmax as keys pass by: one segment, its first `end` keys.
+  /// Online softmax: the first `end` keys of one segment.
   __device__ void pass(int k0, int end) {
 #pragma unroll 1
     for (int c0 = 0; c0 < end; c0 += 16 * kSixteens) {
@@ -118,7 +118,7 @@ struct ForwardTile {
       add_values(s, c0, end);
     }
   }
-  /// `piece`: of the keys, where they are split.
+  /// Writes the result and lse; `piece`: of the keys, where they are split.
   __device__ void write(int piece) {
     const int64_t row = (piece * a.units + at.unit) * a.nq;
     float factor[2];
@@ -141,7 +141,7 @@ struct ForwardTile {
       }
   }
 
-  /// A mixture, all keys at once.
+  /// The result of a mixture; all keys are in shared memory.
   __device__ void mix(int end) {
     float z[2][kMostChoices] = {};  // sums of exponentials, then α_j over them
     unsigned kept[2] = {};
@@ -188,7 +188,7 @@ struct ForwardTile {
     if (far) own_sums(end);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float lent = 0, one = far ? 1.0f : z[half][0];  // a mask without keys lends its α to M_0
+      float lent = 0, one = far ? 1.0f : z[half][0];  // an empty mask lends its α to M_0
 #pragma unroll
       for (int j = 0; j < kMostChoices; ++j) {
         if (j >= a.p) break;
@@ -225,7 +225,7 @@ struct ForwardTile {
   __device__ void save(int half, int j, float value) const {
     if (l.column == 0 && q0 + l.row + 8 * half < a.nq) *lse(half, j) = value;
   }
-  /// Saves each mask's log-sum-exp, found by a maximum of its own.
+  /// Saves the log-sum-exp of each mask, relative to a maximum of its own.
   __device__ void own_sums(int end) {
 #pragma unroll 1
     for (int j = 0; j < a.p; ++j) {
@@ -268,7 +268,7 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<b
   int64_t unit = int64_t(block) / cut.blocks * cut.units + slot;
   bool there = unit < a.units;
   int first = block % cut.blocks * cut.warps * 16, q0 = first + own * 16;
-  // Stages of all units' keys and values, behind them those of a number for each key.
+  // Shared memory: keys and values of all stages and units, then the key biases of all stages and units.
   auto keys = [&](int stage) {
     return reinterpret_cast<bf16*>(shared) + (stage * cut.units + slot) * cut.k_rows * 2 * kRow<D>;
   };
@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<b
   if (ahead) fetch(from, 0);
   for (int k0 = from, stage = 0; k0 < max(last, from + 1); k0 += cut.k_rows) {
     const bool more = ahead && k0 + cut.k_rows < last;
-    if (k0 > from) __syncthreads();  // the segment before is no longer read
+    if (k0 > from) __syncthreads();  // the last segment has been read
     if (more) fetch(k0 + cut.k_rows, 1 - stage);
     if (!ahead) fetch(k0, 0);
     if (more) cp_async_wait<1>();

@@ -1,5 +1,5 @@
-// How attention on tensor cores is cut into blocks, and what a block holds in shared memory. Plain C++: tests ask it
-// without a device.
+// How attention on tensor cores is cut into blocks, and what a block holds in shared memory. Plain C++, so that tests
+// call it without a device.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -9,14 +9,18 @@
 
 namespace mt::cuda {
 
-/// How a launch is cut up: units of a block, warps of a unit, rows in shared memory (multiples of 16), blocks of a
-/// unit. Forward, the keys of a unit may be split between blocks: into so many pieces of `span` keys. Of its segments
-/// of k_rows keys `stages` lie in shared memory at once, the next on its way while one is in use.
+/// How a launch is cut up.
 struct Cut {
-  int units, warps, q_rows, k_rows, blocks, splits = 1, span = 0, stages = 1;
+  int units;           // of a block
+  int warps;           // of a unit
+  int q_rows, k_rows;  // queries and keys in shared memory, multiples of 16
+  int blocks;          // of a unit
+  int splits = 1;      // forward: pieces of a unit's keys, each for a block of its own
+  int span = 0;        // keys of a piece
+  int stages = 1;      // segments of k_rows keys in shared memory: with two, one is loaded while the other is used
 };
 
-/// What a block may have, and how many multiprocessors there are to fill.
+/// Bytes of shared memory that a block may have, and the number of multiprocessors.
 struct Room {
   size_t shared;
   int processors;
@@ -27,26 +31,26 @@ constexpr int round_up16(int n) { return pieces(n, 16) * 16; }
 
 /// The padded width of a head of d ≤ 128 columns.
 constexpr int padded_width(int d) { return d <= 64 ? 64 : d <= 96 ? 96 : 128; }
-/// Elements from one row to the next in shared memory: eight rows of a matrix fall into different banks.
+/// Elements from one row to the next in shared memory, so that eight rows of a matrix fall into different banks.
 constexpr int row_pitch(int width) { return width + 8; }
 /// A multiprocessor's 65,536 registers are 204 a thread in ten warps, 255 in eight. The kernels take up to 166 where
 /// the width is 64, and 215 where it is 128 (docs/kernels.md).
 constexpr int most_warps(int width) { return width == 64 ? 10 : 8; }
-/// Blocks of more warps have a multiprocessor to themselves: two of them do not fit into its registers, of which
-/// forward takes 152 a thread where the width is 64, and 207 where it is 128.
+/// Two blocks of more warps than this do not share a multiprocessor: forward takes 152 registers a thread where the
+/// width is 64, and 207 where it is 128.
 constexpr int shared_warps(int width) { return width == 64 ? 6 : 4; }
 
-/// Short units share a block of four warps.
+/// Units of a block: short ones share a block of four warps.
 inline int side_by_side(int64_t units, int warps) { return int(std::min<int64_t>(std::max(1, 4 / warps), units)); }
 
 // ---- forward ----
 
-/// Keys that lie in shared memory at a time, where there are more: with their values 46 KiB where the width is 64, so
-/// that four blocks share a multiprocessor's 227 KiB, and 87 KiB where it is 128: two blocks.
+/// The most keys in shared memory at a time. With their values they take 46 KiB where the width is 64, so that four
+/// blocks share a multiprocessor's 227 KiB, and 87 KiB where it is 128: two blocks.
 constexpr int kSegment = 160;
-constexpr int kLeastSpan = 64;  // keys: fewer are not worth a block and a second pass
+constexpr int kLeastSpan = 64;  // keys of a piece: fewer are not worth a block and the second pass
 
-/// What a call of forward attention is, as far as its cut depends on it.
+/// What the cut of forward attention depends on.
 struct ForwardSize {
   int64_t units;
   int nq, nk, d;
@@ -62,7 +66,7 @@ inline int64_t forward_blocks(int64_t units, const Cut& cut) {
   return (units + cut.units - 1) / cut.units * cut.blocks * cut.splits;
 }
 
-/// The cut; one of no units where the keys do not fit.
+/// The cut; its `units` is 0 where the keys do not fit.
 inline Cut forward_cut(const ForwardSize& s, const Room& room) {
   const int width = padded_width(s.d), tiles = pieces(s.nq, 16);
   Cut cut{};
@@ -70,11 +74,11 @@ inline Cut forward_cut(const ForwardSize& s, const Room& room) {
   cut.warps = pieces(tiles, cut.blocks);
   cut.units = side_by_side(s.units, cut.warps);
   cut.k_rows = round_up16(s.all_keys ? s.nk : pieces(s.nk, pieces(s.nk, kSegment)));
-  // Fewer side by side where they do not fit, or would leave multiprocessors without a block.
+  // Fewer units a block where they do not fit, or where multiprocessors would get no block.
   while (cut.units > 1 && (forward_bytes(width, cut) > room.shared || forward_blocks(s.units, cut) < room.processors))
     cut.units /= 2;
   if (forward_bytes(width, cut) > room.shared) return {};
-  // Few queries over many keys, as in decoding: what is left of the card goes to pieces of the keys.
+  // Few queries over many keys, as in decoding: the keys are split between blocks, for all multiprocessors.
   if (s.splits && tiles == 1)
     cut.splits = int(
         std::max<int64_t>(1, std::min<int64_t>(room.processors / forward_blocks(s.units, cut), s.nk / kLeastSpan)));
@@ -84,7 +88,7 @@ inline Cut forward_cut(const ForwardSize& s, const Room& room) {
     cut.splits = pieces(s.nk, cut.span);
     cut.k_rows = round_up16(pieces(cut.span, pieces(cut.span, kSegment)));
   }
-  // No other block computes while a lone one waits for its next segment.
+  // A block that has a multiprocessor to itself loads the next segment ahead: no other block computes while it waits.
   cut.stages = cut.k_rows < cut.span && cut.units * cut.warps > shared_warps(width) ? 2 : 1;
   if (forward_bytes(width, cut) > room.shared) cut.stages = 1;
   return cut;
@@ -121,12 +125,12 @@ constexpr BackwardLayout backward_layout(int width, const Cut& cut, int m, bool 
   return at;
 }
 
-/// Blocks that hold all rows of their units.
+/// For blocks that hold all rows of their units.
 inline Cut backward_cut(int64_t units, int nq, int nk, int width) {
   const int tiles = std::max(pieces(nq, 16), pieces(nk, 16)), warps = pieces(tiles, pieces(tiles, most_warps(width)));
   return {side_by_side(units, warps), warps, round_up16(nq), round_up16(nk), 1};
 }
-/// Blocks that hold some of a unit's queries, and walk over its keys; or the other way round.
+/// For blocks that hold some of a unit's queries and walk over its keys; and the other way round.
 inline Cut backward_queries_cut(int nq, int nk) {
   const int tiles = pieces(nq, 16), blocks = pieces(tiles, kSide / 16), warps = pieces(tiles, blocks);
   return {1, warps, 16 * warps, std::min(kSide, round_up16(nk)), blocks};

@@ -1,4 +1,4 @@
-// Sums over the rows of a matrix, column by column: gradients of biases, of norms' weights, of what was repeated.
+// Sums over the rows of a matrix, column by column: gradients of biases, of norms' weights, of repeated tensors.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -7,11 +7,12 @@
 
 namespace mt::cuda {
 
-inline constexpr int kColumns = 32,                  // of a block
-    kStrips = kThreads / kColumns;                   // threads for each column
+inline constexpr int kColumns = 32;                  // of a block
+inline constexpr int kStrips = kThreads / kColumns;  // threads of a column
 inline constexpr int64_t kChunkRows = 32 * kStrips;  // of a block
 
-/// The sum of x over the threads of a column, for the first of them, in their order. `shared` has kThreads numbers.
+/// The sum of x over the threads of a column, in their order; valid in the first of them. `shared` has kThreads
+/// numbers.
 __device__ inline float column_sum(float x, float* shared) {
   __syncthreads();
   shared[threadIdx.x] = x;
@@ -21,8 +22,8 @@ __device__ inline float column_sum(float x, float* shared) {
   return sum;
 }
 
-/// y[chunk,j] = factor·Σ x[i,j] over the chunk's rows: every strip its own rows from first to last, then strip by
-/// strip. `tiles` divides the columns.
+/// y[chunk,j] = factor·Σ x[i,j] over the chunk's rows: each strip sums its rows from the first to the last, then the
+/// strips are added in order. A block per chunk and one of `tiles` tiles of columns.
 template <typename A, typename B>
 __global__ void __launch_bounds__(kThreads, 8)
     sum_chunk(const A* x, B* y, int64_t rows, int64_t n, int64_t tiles, float factor) {
@@ -36,8 +37,8 @@ __global__ void __launch_bounds__(kThreads, 8)
   if (threadIdx.x < kColumns && c < n) y[chunk * n + c] = B(factor * sum);
 }
 
-/// y [n] = factor·Σ over the rows of x [rows,n], in float32: by chunks of rows, and the chunks' sums in turn until one
-/// row is left.
+/// y [n] = factor·Σ over the rows of x [rows,n], in float32: by chunks of rows, then over the sums of the chunks, until
+/// one row is left.
 template <typename A, typename B>
 void sum_columns(const A* x, B* y, int64_t rows, int64_t n, float factor = 1) {
   const int64_t chunks = std::max<int64_t>(1, ceil_div(rows, kChunkRows)), tiles = ceil_div(n, kColumns);

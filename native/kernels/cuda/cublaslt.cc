@@ -25,7 +25,7 @@ std::string variable(const char* name) {
   return value ? value : "";
 }
 
-/// A path in which glob() takes no character for a pattern.
+/// A path escaped for glob(), so that none of its characters is a pattern.
 std::string literal(const std::string& path) {
   std::string out;
   for (char c : path) {
@@ -40,7 +40,7 @@ struct Found {
   void add(const std::string& file) {
     if (std::find(files.begin(), files.end(), file) == files.end()) files.push_back(file);
   }
-  /// The library in the folders that a pattern names.
+  /// Adds the libraries in the folders that match a pattern.
   void look(const std::string& folders) {
     for (const char* name : kNames) {
       glob_t g{};
@@ -53,7 +53,7 @@ struct Found {
     look(pattern + "/lib64");
     look(pattern + "/targets/*/lib");
   }
-  /// The packages of a Python that is installed under a prefix.
+  /// Adds those in the packages of a Python that is installed under a prefix.
   void python(const std::string& pattern) {
     for (const char* packages :
          {"/lib/python3*/site-packages", "/lib/python3*/dist-packages", "/lib64/python3*/site-packages"})
@@ -80,7 +80,8 @@ std::vector<std::string> candidates() {
     std::error_code failed;
     if (folder.empty() || !fs::exists(program, failed)) continue;
     const std::string prefix = literal(folder.parent_path().string());
-    // A virtual environment is where its link to the program lies. A shim of pyenv stands for one of its versions.
+    // In a virtual environment, python3 is a link to the program: the packages lie beside the link. A shim of pyenv
+    // runs one of its versions.
     found.python(folder.filename() == "shims" ? prefix + "/versions/*" : prefix);
     if (const fs::path real = fs::canonical(program, failed); !failed)
       found.python(literal(real.parent_path().parent_path().string()));
@@ -98,7 +99,7 @@ const Library* open(std::string& why, const char* required) {
     void* file = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!file) {
       const std::string error = dlerror();
-      // That the loader knows no such name is nothing to tell: the folders come after it.
+      // A name that the loader does not find is no failure: the folders come after it.
       const bool unknown = name.find('/') == std::string::npos && error.find("No such file") != std::string::npos;
       if (!unknown || files.size() == 1) fails(error);
       continue;

@@ -1,5 +1,5 @@
-// cuBLASLt as products call it: the part of its interface that is used, and where the library is looked for. It is
-// opened at run time, so that neither its headers nor itself are needed to build or to run. Host code alone.
+// cuBLASLt: the part of its interface that matrix products use, and where the library is searched for. It is opened at
+// run time, so that neither its headers nor the library are needed to build or to run. Host code only.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace mt::cuda::cublaslt {
 
-// ---- the interface: versions 12 and 13 (test/cuda/cublaslt/header.cc holds it against NVIDIA's header) ----
+// ---- the interface: versions 12 and 13 (test/cuda/cublaslt/header.cc compares it with NVIDIA's header) ----
 
 using Handle = void*;
 struct Algorithm {
@@ -27,15 +27,15 @@ static_assert(sizeof(Heuristic) == 96);
 enum Status : int { kSuccess = 0, kNotSupported = 15 };
 enum DataType : int { kF32 = 0, kBf16 = 14 };
 enum : int { kComputeF32 = 68 };
-/// Of a description: int32, int32, uint32, a pointer.
+/// Attributes of a description: int32, int32, uint32, a pointer.
 enum Description : int { kTransposeA = 3, kTransposeB = 4, kEpilogue = 7, kBiasPointer = 8 };
 enum Epilogue : uint32_t { kNoEpilogue = 1, kAddBias = 4 };
-/// Of a preference: uint64, then uint32.
+/// Attributes of a preference: the first uint64, the others uint32.
 enum Preference : int { kWorkspaceBytes = 1, kReductions = 3, kAlignmentA = 5, kAlignmentB, kAlignmentC, kAlignmentD };
-/// Pieces of a sum are kept and added in float32, in a step of their own: a rerun is equal to the bit.
+/// Pieces of a sum are stored in float32 and added in a separate step: a rerun gives the same bits.
 enum Reduction : uint32_t { kReduceInF32 = 2 };
 
-/// Every function that is called, once.
+/// Every function that is called: f(name, result, parameters).
 #define MT_CUBLASLT_FUNCTIONS(f)                                                                                      \
   f(cublasLtGetVersion, size_t, ()) f(cublasLtCreate, int, (Handle*))                                                 \
       f(cublasLtMatmulDescCreate, int, (Handle*, int compute, int scale))                                             \
@@ -56,20 +56,22 @@ struct Library {
 #define MT_DECLARE(name, result, arguments) result(*name) arguments = nullptr;
   MT_CUBLASLT_FUNCTIONS(MT_DECLARE)
 #undef MT_DECLARE
-  std::string path;      // of the file, as it was opened
-  std::string version;   // as in 13.1.0
-  void* file = nullptr;  // what dlopen() gave
+  std::string path;      // of the opened file
+  std::string version;   // such as 13.1.0
+  void* file = nullptr;  // from dlopen()
 };
 
 // ---- finding it ----
 
-/// Files and names that may be the library, in the order in which they are tried: MT_CUBLASLT alone where it is set,
-/// else the loader's, the CUDA toolkit's (CUDA_HOME, CUDA_PATH, /usr/local/cuda*), those of Python's packages
-/// (VIRTUAL_ENV, CONDA_PREFIX, wherever the PATH has a python3, ~/.local, /usr/local, /usr).
+/// Files and names that may be the library, in the order in which they are tried. MT_CUBLASLT alone where it is set,
+/// else
+///   1. names, which the loader searches for
+///   2. the CUDA toolkit: CUDA_HOME, CUDA_PATH, /usr/local/cuda*
+///   3. Python's packages: VIRTUAL_ENV, CONDA_PREFIX, every python3 in the PATH, ~/.local, /usr/local, /usr
 std::vector<std::string> candidates();
 
-/// The first of them that can be opened and has every function. Null where there is none, and `why` says so.
-/// `required`: a symbol that the library has to have as well; null: none.
+/// The first candidate that can be opened and has every function. Null where there is none, and `why` says so.
+/// `required`: a symbol that the library must have as well; null: none.
 const Library* open(std::string& why, const char* required = nullptr);
 
 }  // namespace mt::cuda::cublaslt

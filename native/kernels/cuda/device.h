@@ -1,4 +1,4 @@
-// Small things that kernels share: element types, rows and blocks, sums in a fixed order.
+// What many kernels use: element types, grids, sums in a fixed order.
 #pragma once
 #include "core/cuda.h"
 #include "core/round.h"
@@ -9,7 +9,7 @@ namespace mt::cuda {
 
 inline constexpr int kThreads = 256;
 
-/// Blocks of `size` for n items, as a grid of one dimension: up to 2^31 − 1.
+/// The grid of one dimension for n items, `size` a block: up to 2^31 − 1 blocks.
 inline dim3 blocks(int64_t n, int64_t size = kThreads) { return dim3(unsigned(ceil_div(n, size))); }
 
 __device__ inline int64_t thread_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
@@ -25,10 +25,10 @@ void each_weight(DType t, F f) {
   t == DType::bf16 ? f(bf16{}) : t == DType::f16 ? f(f16{}) : f(float{});
 }
 
-/// Exact GELU, x Φ(x).
+/// GELU, x Φ(x), not its approximation by tanh.
 __device__ inline float gelu(float x) { return 0.5f * x * erfcf(-x * 0.70710678118654752f); }
 
-/// The sum over a warp, in every lane: halves are added to halves, so the order is always the same.
+/// The sum over a warp, in every lane, in a fixed order.
 template <typename T>
 __device__ inline T warp_sum(T x) {
   for (int o = 16; o; o /= 2) x += __shfl_xor_sync(~0u, x, o);
@@ -38,18 +38,18 @@ __device__ inline float warp_max(float x) {
   for (int o = 16; o; o /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, o));
   return x;
 }
-/// The sum over a block of whole warps, in every thread. `part` is shared memory for 32 numbers; all threads call it.
+/// The sum over a block of full warps, in every thread. `part` is shared memory for 32 numbers. All threads call it.
 template <typename T>
 __device__ inline T block_sum(T x, T* part) {
   x = warp_sum(x);
-  __syncthreads();  // part may still be read from the last sum
+  __syncthreads();  // threads may still read part of the last sum
   if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
   __syncthreads();
   T sum = 0;
   for (unsigned i = 0; i < blockDim.x / 32; ++i) sum += part[i];
   return sum;
 }
-/// Likewise the largest of a block.
+/// Likewise the maximum of a block.
 __device__ inline float block_max(float x, float* part) {
   x = warp_max(x);
   __syncthreads();
@@ -60,7 +60,7 @@ __device__ inline float block_max(float x, float* part) {
   return most;
 }
 
-/// Notes what is wrong in the data, where nothing is noted yet; see Stream::fault.
+/// Reports bad data to the host, where nothing is reported yet; see Stream::fault.
 __device__ inline void report(Fault* f, unsigned what, long long value, long long bound) {
   if (atomicCAS(&f->set, 0u, 1u)) return;
   f->what = what;

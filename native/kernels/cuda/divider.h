@@ -1,4 +1,4 @@
-// Division by a number that is known before a kernel starts. Plain C++: a test checks it on the host.
+// Division by a divisor that is known before a kernel starts. Plain C++, so that a test checks it on the host.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -11,8 +11,10 @@ constexpr bool short_index(int64_t n) { return n < int64_t(1) << 31; }
 template <typename I>
 struct Divider;
 
-/// For numbers below 2^31 a division is a multiplication and a shift: with s = ⌈log2 d⌉, n / d is (n + ⌊n·magic /
-/// 2^32⌋) / 2^s where magic = ⌊2^32·(2^s − d) / d⌋ + 1 (Granlund and Montgomery, 1994).
+/// For numbers below 2^31 a division is a multiplication and a shift (Granlund and Montgomery, 1994):
+///   s = ⌈log2 d⌉
+///   magic = ⌊2^32·(2^s − d) / d⌋ + 1
+///   n / d = (n + ⌊n·magic / 2^32⌋) / 2^s
 template <>
 struct Divider<uint32_t> {
   uint32_t divisor = 1, magic = 1, shift = 0;
@@ -26,7 +28,7 @@ struct Divider<uint32_t> {
   constexpr uint32_t remainder(uint32_t n) const { return n - quotient(n) * divisor; }
 };
 
-/// For all others.
+/// For larger numbers.
 template <>
 struct Divider<int64_t> {
   int64_t divisor = 1;

@@ -1,14 +1,13 @@
-// What a query sees, on CUDA: keys that causality and the key mask leave, and the sets of masks that keep a pair. What
-// an empty mask does is told in kernels/routing.h.
+// Which keys a query sees, on CUDA: causality, the key mask, and the sets of masks that keep a pair. kernels/routing.h
+// says what an empty mask does.
 #pragma once
 #include "kernels/cuda/attention.h"
 
 namespace mt::cuda {
 
-inline constexpr float kNone =
-    -INFINITY;  // the score of a pair that is not seen, and what a softmax over nothing leaves
+inline constexpr float kNone = -INFINITY;  // the score of a pair that is not seen, and the lse of an empty softmax
 
-/// Keys that queries before `end` see, padding included.
+/// How many keys the queries before `end` see, padding included.
 template <typename T>
 __device__ int keys_seen(const Attention<T>& a, int end) {
   return !a.causal ? a.nk : max(0, min(a.nk, end + a.nk - a.nq));
@@ -19,14 +18,14 @@ __device__ int first_query(const Attention<T>& a, int k) {
   return !a.causal ? 0 : max(0, k - (a.nk - a.nq));
 }
 
-/// to [rows]: 0 for a key, −∞ for padding and behind the last of n keys, from key k0.
+/// to [rows], from key k0 on: 0 for a key, −∞ for padding and after the last of n keys.
 __device__ inline void load_key_bias(float* to, const uint8_t* key_mask, int64_t stride, int k0, int n, int rows,
                                      int thread, int threads) {
   for (int k = thread; k < rows; k += threads)
     to[k] = k0 + k < n && (!key_mask || key_mask[(k0 + k) * stride]) ? 0.0f : kNone;
 }
 
-/// Σ_j α_j M_j of a pair that the masks in `set` keep.
+/// Σ_j α_j over the masks in `set`, those that keep a pair.
 __device__ inline float mask_weight(unsigned set, const float* alpha, int p) {
   float w = 0;
   for (int j = 0; j < p; ++j) w += set >> j & 1 ? alpha[j] : 0.0f;
@@ -35,8 +34,8 @@ __device__ inline float mask_weight(unsigned set, const float* alpha, int p) {
 
 // ---- on tensor cores: the four pairs of an accumulator ----
 
-/// Their sets of masks, a byte each; of no meaning behind the last key, empty behind the last query. query(e) and
-/// key(e) say which pair e is.
+/// The sets of masks that keep each pair, a byte a pair; query(e) and key(e) name pair e. Unspecified after the last
+/// key, empty after the last query.
 template <typename Query, typename Key>
 __device__ unsigned mask_sets(const Attention<bf16>& a, Query query, Key key) {
   unsigned sets = 0;

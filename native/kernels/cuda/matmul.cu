@@ -1,5 +1,4 @@
-// Chooses how a matrix product is computed: by which kernel, in which tiles, and in how many pieces of the inner
-// dimension.
+// Chooses how a matrix product is computed: the kernel, its tiles, and the number of pieces of the inner dimension.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -12,7 +11,7 @@ namespace {
 
 static_assert(kMostCounted <= kCounters);
 
-/// c from a·b: four neighbours of a row a thread.
+/// c from the sums a·b; a thread has four adjacent elements of a row.
 __global__ void __launch_bounds__(kThreads) finish_kernel(Job j, const float* sums) {
   const int64_t quads = (j.n + 3) / 4, i = thread_index();
   if (i >= j.m * quads) return;
@@ -30,7 +29,7 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(Job j, const float* su
   complete4(j, row, col, count, v);
 }
 
-/// Rows rounded to bfloat16, with zeros up to `pitch`, a multiple of 8: eight elements a thread.
+/// Rounds rows to bfloat16 and pads them with zeros to `pitch`, a multiple of 8; eight elements a thread.
 __global__ void __launch_bounds__(kThreads) pack_kernel(Operand from, bf16* to, int64_t pitch) {
   const int64_t i = thread_index(), chunks = pitch / 8, row = i / chunks, col = i % chunks * 8;
   if (row >= from.rows) return;
@@ -40,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(Operand from, bf16* to, 
                                                                  pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
 }
 
-/// What is asked of the device in use once: `ask` gives a number that is not 0.
+/// A number of the current device, from `ask` at the first call; it is not 0.
 template <typename F>
 int known(std::array<std::atomic<int>, 64>& all, F ask) {
   std::atomic<int>& n = all[size_t(current().device())];
@@ -57,7 +56,7 @@ int64_t multiprocessors() {
   });
 }
 
-/// Of every tile, the blocks that a multiprocessor holds.
+/// For every tile, how many blocks of its kernel a multiprocessor holds.
 std::array<int, kTileCount> blocks_held(Form form, bool cores) {
   static std::array<std::atomic<int>, 64> all[3][kTileCount + 1];
   std::array<int, kTileCount> held{};
@@ -111,14 +110,14 @@ void finish(const Job& j, const float* sums) {
   launch(finish_kernel, blocks(j.m * ceil_div(j.n, 4)), dim3(kThreads), 0, j, sums);
 }
 
-/// By sizes and types alone: where the same numbers lie in memory does not change a bit of the result.
+/// Sizes and types alone decide: where a matrix lies in memory does not change a bit of the result.
 void matmul(const Matmul& given) {
   const int64_t m = given.m(), n = given.n();
   if (m == 0 || n == 0) return;
   require_choice();
   const bool few = given.a.rows <= kFewRows;
   if (few && given.form == Form::nt && given.a.cols % 8 == 0) return few_rows(job(given));
-  // So few rows of activations are limited by memory anyway, and need not be rounded further.
+  // With so few rows the product is limited by memory: float32 arithmetic costs nothing.
   const bool cores = given.narrow && !few;
   const int64_t step = cores ? kMmaStep : kSimtStep;
   const int64_t tiles = ceil_div(given.inner(given.a), step), more = ceil_div(given.inner(given.a2), step),
@@ -126,7 +125,7 @@ void matmul(const Matmul& given) {
   const auto held = blocks_held(given.form, cores);
   const Plan plan = choose({multiprocessors(), held}, cores, {m, n, all, step});
   const Tile& tile = cores ? kTiles[plan.tile] : kSimtTile;
-  // Rows that the kernel of the tile cannot copy 16 bytes at a time.
+  // Whether to round a matrix first, whose rows the tile's kernel could not copy 16 bytes at a time.
   const auto packs = [&](const Matrix& x, bool float32) {
     return cores && (x.pitch() % 8 || (x.type == DType::f32 && !float32)) &&
            packing_pays(x.rows * x.cols, int64_t(size_of(x.type)), plan);

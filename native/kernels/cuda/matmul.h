@@ -1,11 +1,16 @@
-// Matrix products on a CUDA device, for every operator that contains one: all of them pass through matmul(), which
-// asks cuBLASLt for large ones of bfloat16 where the library is found, and chooses one of the own kernels else.
+// Matrix products on a CUDA device, for every operator that contains one. matmul() calls cuBLASLt for large products of
+// bfloat16 where the library is found, and otherwise chooses a kernel of this folder.
 //
 //   c [m,n] = f(alpha·(a·b + factor·a2·b2) + bias [n] + residual [m,n]), f the identity or GELU
 //
-// How a and b lie in memory is the form: nt, a [m,k] and b [n,k]; nn, a [m,k] and b [k,n]; tn, a [k,m] and b [k,n]. The
-// second pair, of the same form and an inner size of its own, is a low-rank update: more columns for the same sums, so
-// that c is written once. Elements may be float32, bfloat16 or float16, each matrix as it likes; sums are float32.
+// The form says how a and b lie in memory:
+//
+//   nt   a [m,k], b [n,k]
+//   nn   a [m,k], b [k,n]
+//   tn   a [k,m], b [k,n]
+//
+// The second pair is a low-rank update, of the same form and with an inner size of its own: its terms are added to the
+// same sums, so that c is written once. Each matrix is float32, bfloat16 or float16; sums are float32.
 #pragma once
 #include <string>
 
@@ -16,8 +21,8 @@ namespace mt::cuda {
 struct Matrix {
   const void* data = nullptr;
   DType type = DType::f32;
-  int64_t rows = 0, cols = 0;  // row-major, rows behind each other
-  int64_t padding = 0;         // zeros between them
+  int64_t rows = 0, cols = 0;  // row-major
+  int64_t padding = 0;         // zeros between one row and the next
   int64_t pitch() const { return cols + padding; }
 };
 inline void* address(const View& v) {
@@ -26,7 +31,7 @@ inline void* address(const View& v) {
 /// v [..., width] as [rows, width].
 inline Matrix matrix(const View& v) { return {address(v), v.dtype, v.rows(), v.size(-1)}; }
 
-inline constexpr int kFewRows = 8;  // of activations: a's rows in every form
+inline constexpr int kFewRows = 8;  // rows of a up to which a product counts as one of few rows
 
 enum class Form { nt, nn, tn };
 
@@ -35,28 +40,28 @@ struct Matmul {
   Matrix a, b;
   void* c;
   DType type;  // of c: float32 or bfloat16
-  /// Factors may be rounded to bfloat16, as activations are: tensor cores. Else, and where there are kFewRows at most,
-  /// every product is formed in float32.
+  /// Factors may be rounded to bfloat16, for tensor cores: activations are bfloat16. Otherwise, and with at most
+  /// kFewRows rows, the arithmetic is float32.
   bool narrow = false;
-  const float* bias = nullptr;  // rounded as b is, where cuBLASLt adds it to bfloat16
+  const float* bias = nullptr;  // cuBLASLt rounds it to bfloat16
   float alpha = 1;
   Matrix a2 = {}, b2 = {};
   float factor = 1;  // other than 1 only where a2 is float32
-  // What else c is made of, in float32 before its one rounding: of a residual in the forms nt and nn, of a GELU in nt.
+  // Applied in float32, before c is rounded: a residual in the forms nt and nn, GELU in nt.
   const void* residual = nullptr;  // like c
   bool gelu = false;
-  void* before = nullptr;  // like c: gets what GELU is applied to
+  void* before = nullptr;  // like c: gets the input of GELU
 
   int64_t m() const { return form == Form::tn ? a.cols : a.rows; }
   int64_t n() const { return form == Form::nt ? b.rows : b.cols; }
-  /// The inner size of a pair whose left matrix is x.
+  /// The inner size of the pair whose left matrix is x.
   int64_t inner(const Matrix& x) const { return form == Form::tn ? x.rows : x.cols; }
 };
 
 void matmul(const Matmul& p);
 
-/// What computes large products of bfloat16: cuBLASLt or the own kernels, and why. MT_GEMM=own|cublaslt decides it,
-/// else whether the library is found (kernels/cuda/cublaslt.h). Looks for it once.
+/// Whether cuBLASLt computes large products of bfloat16, and why. MT_GEMM=own|cublaslt decides it; by default the
+/// library is used where it is found (kernels/cuda/cublaslt.h). The search runs once.
 struct MatmulChoice {
   bool library;
   std::string reason;

@@ -1,6 +1,6 @@
-// cuBLASLt in place of the own kernels: products of bfloat16 matrices with more than a few rows. The library adds a
-// residual (beta = 1) and a bias; its GELU is the approximation by tanh and is never used: where GELU follows, and
-// where there is a low-rank pair, it computes a·b, and an own kernel the rest.
+// cuBLASLt in place of the project's own kernels, for products of bfloat16 matrices with more than a few rows. The
+// library adds a residual (beta = 1) and a bias. Its GELU is the approximation by tanh and is never used. Where GELU
+// follows, or where there is a low-rank pair, the library computes a·b, and an own kernel the rest.
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -26,15 +26,15 @@ using namespace cublaslt;
 
 struct Choice {
   const Library* library = nullptr;
-  bool asked = false;  // whether to do without it is an error
+  bool asked = false;  // whether a missing library is an error
   std::string reason, error;
-  std::mutex mutex;     // of `reason` and of what follows
-  std::string failure;  // the first of the library's, after which own kernels went on
+  std::mutex mutex;     // protects `failure`
+  std::string failure;  // the library's first failure, after which own kernels are used
 };
 
 #if defined(MT_CUDA_EMULATED)
-// A library for real devices cannot reach the emulator's streams. One for the emulator has this pointer to a function
-// that puts its work there.
+// A library for real devices cannot use the emulator's streams. A library for the emulator exports this pointer to a
+// function that puts its work into one.
 constexpr const char* kRequired = "mt_emulator_enqueue";
 using Enqueue = int (*)(void* stream, void (*run)(void*), void* argument, void (*release)(void*));
 void connect(const Library& library) {
@@ -83,7 +83,7 @@ Choice& choice() {
 
 // ---- calls ----
 
-/// What the library said no to.
+/// A call that the library refused.
 struct Refused {
   int status;
   const char* what;
@@ -93,14 +93,14 @@ void require_done(int status, const char* what) {
 }
 std::string sentence(const Refused& r) { return text("cuBLASLt: ", r.what, " failed with status ", r.status); }
 
-/// What is asked for once for every shape, and kept for the life of the process.
+/// What is created once for every shape, and lives as long as the process.
 struct Call {
   bool supported = false;
   Handle operation, a, b, c;
   Heuristic found;
 };
 
-/// c [m,n] = alpha·a·b + bias [n] + beta·from, of rounded factors.
+/// c [m,n] = alpha·a·b + bias [n] + beta·from, with bfloat16 factors.
 struct Sums {
   Form form;
   Matrix a, b;
@@ -128,7 +128,7 @@ Call prepare(const Library& lib, Handle handle, const Sums& s) {
   describe(kTransposeB, int32_t(s.form == Form::tn));
   if (s.bias) {
     describe(kEpilogue, uint32_t(kAddBias));
-    describe(kBiasPointer, s.bias);  // tells how it is aligned; its elements are of the type of c
+    describe(kBiasPointer, s.bias);  // its alignment matters here; its elements have the type of c
   }
   auto layout = [&](Handle* to, const Matrix& x) {
     require_done(lib.cublasLtMatrixLayoutCreate(to, type(x.type), uint64_t(x.cols), uint64_t(x.rows), x.pitch()),
@@ -156,8 +156,8 @@ Call prepare(const Library& lib, Handle handle, const Sums& s) {
   return call;
 }
 
-/// A matrix where the library can use it: itself, or a copy where it is not aligned, lest its place decide who
-/// computes.
+/// A matrix as the library can read it: a copy where it is not aligned, so that a matrix's address does not decide
+/// which kernel computes.
 class Aligned {
  public:
   Aligned(const void* data, size_t bytes)
@@ -176,7 +176,7 @@ class Aligned {
 };
 size_t bytes_of(const Matrix& x) { return size_t(x.rows * x.pitch()) * size_of(x.type); }
 
-/// Whether the library has computed it; the own kernels have to, where it does not support such a product.
+/// Computes s by the library. False where it does not support such a product, which own kernels then compute.
 bool compute(const Library& lib, Sums s) {
   static std::mutex mutex;
   static std::map<int, Handle> handles;  // by device
@@ -225,8 +225,9 @@ bool compute(const Library& lib, Sums s) {
   }
 }
 
-/// Whether a product is one for the library, by sizes and types alone. A few columns are those of low-rank factors:
-/// reading the other factor is what takes time, and the own kernels split that. A bias is added to bfloat16 alone.
+/// Whether the library may compute a product, by sizes and types alone. A product with few columns has a low-rank
+/// factor: reading the other factor takes the time, which own kernels split between blocks. A bias is added to bfloat16
+/// only.
 bool fits(const Matmul& p) {
   constexpr int64_t kColumns = 32;
   return (!p.bias || p.type == DType::bf16) && p.a.type == DType::bf16 && p.b.type == DType::bf16 && p.inner(p.a) > 0 &&
@@ -261,13 +262,13 @@ bool library_matmul(const Matmul& p, const Plan& own) {
       return compute(lib, sums);
     }
     case Way::onto: {
-      Matmul rest = p;  // of no a·b
+      Matmul rest = p;  // all terms but a·b
       if (p.form == Form::tn) rest.a.rows = rest.b.rows = 0;
       else rest.a.cols = rest.a.padding = 0, (p.form == Form::nt ? rest.b.cols : rest.b.rows) = 0;
       matmul(rest);
       sums.from = p.c;
       sums.beta = 1;
-      return compute(lib, sums);  // where not, c is computed again
+      return compute(lib, sums);  // where it returns false, c is computed again
     }
     case Way::sums: {
       const Scratch part(size_t(m * n) * sizeof(float));

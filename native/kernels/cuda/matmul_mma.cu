@@ -1,6 +1,6 @@
-// Matrix products on tensor cores: bfloat16 factors, float32 sums. Tiles of a and b go through four stages of shared
-// memory, as they lie in global memory; ldmatrix turns them where the form asks for it. bfloat16 matrices whose rows
-// are aligned are copied asynchronously, all others are read ahead through registers and rounded on the way.
+// Matrix products on tensor cores: bfloat16 factors, float32 sums. Tiles of a and b pass through four stages of shared
+// memory in the layout of global memory; ldmatrix transposes them where the form needs it. bfloat16 matrices with
+// aligned rows are copied asynchronously; all others are prefetched into registers and rounded.
 #include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
@@ -8,20 +8,20 @@ namespace {
 
 constexpr int kStages = 4, kPad = 8;  // a pitch that is an odd multiple of 16 bytes has no bank conflicts
 
-/// A tile of `outer` rows (or columns) of a factor. `along`: rows of memory run along the inner dimension. `halves`: it
-/// may be float16, as weights are. A narrow tile is one of low-rank factors, which are float32.
+/// A tile of `outer` rows (or columns) of a factor. `along`: the inner dimension is contiguous in memory. `halves`: the
+/// factor may be float16, as weights may. A narrow tile is one of low-rank factors, which are float32.
 template <int outer, bool along, bool halves, int threads>
 struct Stage {
   static constexpr int kPitch = (along ? kMmaStep : outer) + kPad, kElements = (along ? outer : kMmaStep) * kPitch;
   static constexpr int kRowChunks = (along ? kMmaStep : outer) / 8, kChunks = outer * kMmaStep / 8,
                        kMine = (kChunks + threads - 1) / threads;
-  static constexpr int kApart = threads / kRowChunks;  // rows between the chunks of a thread, which lie in one column
+  static constexpr int kApart = threads / kRowChunks;  // rows between the chunks of a thread, all in one column
   static constexpr bool narrow = outer == kNarrow;
   uint4 ahead[kMine * (narrow ? 2 : 1)] = {};
 
   static __device__ bool idle() { return kChunks < threads && int(threadIdx.x) >= kChunks; }
 
-  /// Starts to fetch the tile at (at, inner) into `to`; end() is called when the sums of another tile are done.
+  /// Starts to fetch the tile at (at, inner) into `to`. end() finishes it, after the sums of another tile.
   __device__ void begin(const Operand& o, int64_t at, int64_t inner, bf16* to) {
     if (idle()) return;
     const int r = int(threadIdx.x) / kRowChunks, c = int(threadIdx.x) % kRowChunks * 8;
@@ -52,7 +52,7 @@ struct Stage {
       }
     }
     if (o.wide && o.type == DType::f32) {
-      // Of low-rank factors and of weights that are trained: all loads are under way before the first is waited for.
+      // Low-rank factors and weights that are trained: all loads are issued before the first result is used.
       const float4* from = reinterpret_cast<const float4*>(o.data + (row * o.pitch + col) * 4);
       float4 v[2 * kMine];
 #pragma unroll
@@ -102,8 +102,8 @@ struct Stage {
   }
 };
 
-/// Registers of four 8×8 matrices that make up 16 rows of a factor × 16 of the inner dimension. `inner_first`: the
-/// second matrix lies further along the inner dimension (b), not along the rows (a).
+/// Loads four 8×8 matrices: 16 rows of a factor × 16 elements of the inner dimension. `inner_first`: the second matrix
+/// is the next one along the inner dimension (b), not along the rows (a).
 template <bool along, bool inner_first>
 __device__ void fragment(uint32_t (&r)[4], const bf16* tile, int pitch, int outer, int inner) {
   const int lane = int(threadIdx.x) % 32, one = lane / 8 % 2 * 8, two = lane / 16 * 8, i = lane % 8;
@@ -112,8 +112,8 @@ __device__ void fragment(uint32_t (&r)[4], const bf16* tile, int pitch, int oute
   else ldmatrix_x4_trans(r, tile + (k + i) * pitch + o);
 }
 
-/// Blocks of rows × cols sums by warps_m × warps_n warps. The larger a warp's part, the less often a number is read
-/// from shared memory, whose speed is what limits large products.
+/// A block of warps_m × warps_n warps forms rows × cols sums. The larger a warp's part, the less often an element is
+/// read from shared memory, whose bandwidth limits large products.
 template <Form form, int rows, int cols, int warps_m, int warps_n>
 __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
       constexpr int pitch = cols + 8;
       static_assert(rows * pitch * sizeof(float) <= kStages * (A::kElements + B::kElements) * sizeof(bf16));
       float* const sums = reinterpret_cast<float*>(shared);
-      __syncthreads();  // the last tiles are read
+      __syncthreads();  // the last tiles have been read
 #pragma unroll
       for (int i = 0; i < fm; ++i)
 #pragma unroll
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
                sum[i * fn + c][2 * h + 1]);
 }
 
-/// A tile's kernel, as it is launched.
+/// The kernel of a tile, with its launch parameters.
 struct Kernel {
   void (*kernel)(Job);
   int threads;

@@ -8,31 +8,31 @@
 namespace mt::cuda {
 namespace {
 
-// Rates of a large GPU, in multiply-adds per microsecond and multiprocessor and in bytes per microsecond; what decides
-// is their ratios.
+// Rates of a large GPU, in multiply-adds per microsecond and multiprocessor, and in bytes per microsecond. Only their
+// ratios matter.
 constexpr double kCores = 1.8e6, kSimt = 0.2e6, kBytes = 4e6;
 constexpr double kLibrary = 3e6;  // cuBLASLt's, whose kernels use wgmma: 798 TFLOP/s were measured on an H100
-constexpr double kLaunch = 2;     // microseconds from a kernel's end to the end of an empty one behind it
-/// Of the rate of several blocks, what one alone reaches on a multiprocessor: each of its schedulers then has one warp,
-/// and nothing to run while that waits for shared memory or at a barrier.
+constexpr double kLaunch = 2;     // microseconds from a kernel's end to the end of an empty one after it
+/// The rate of a block that is alone on its multiprocessor, relative to several: each scheduler has one warp then, and
+/// nothing to run while that warp waits for shared memory or at a barrier.
 constexpr double kAlone = 0.65;
 constexpr int64_t kMostSplits = 32;
-/// What a block spends on being counted, and the last of a tile on finding out that it is: two passes to the L2 and
-/// back.
+/// Microseconds to count a block, and for the last block of a tile to find that it is the last: two round trips to the
+/// L2 cache.
 constexpr double kCount = 1.5;
-/// Bytes a microsecond of the sums that one multiprocessor reads back, of which it has 32 KiB on their way.
+/// Bytes of sums that a multiprocessor reads back in a microsecond, with 32 KiB in flight.
 constexpr double kReadBack = 4e4;
-constexpr double kWorth = 0.9;  // of the time without splits: less gain than that is within the model's error
+constexpr double kWorth = 0.9;  // of the time without splits: a smaller gain is within the model's error
 
-/// The work of the slowest multiprocessor, in blocks that have company: it runs `resident` at a time, so that one that
-/// is left over is alone.
+/// The work of the slowest multiprocessor, in blocks that are not alone on it. It runs `resident` blocks at a time; one
+/// that is left over runs alone.
 double rounds(int64_t blocks, int64_t processors, int64_t resident) {
   const int64_t mine = ceil_div(blocks, processors), alone = resident <= 1 ? mine : mine % resident == 1 ? 1 : 0;
   return double(mine - alone) + double(alone) / kAlone;
 }
 
-/// Microseconds to write the sums of the pieces, of `bytes` a tile, and to read them back: as fast as memory is, and
-/// not faster than the multiprocessors on which the last blocks of tiles run.
+/// Microseconds to write the sums of the pieces, `bytes` a tile, and to read them back: limited by memory, and by the
+/// multiprocessors on which the last blocks of tiles run.
 double add_up(int64_t tiles, int64_t bytes, int64_t processors) {
   const double pass = double(tiles * bytes) / kBytes;
   return pass + std::max(pass, double(ceil_div(tiles, processors) * bytes) / kReadBack);
@@ -64,13 +64,13 @@ Plan choose(const Machine& machine, bool cores, const Extent& e) {
 }
 
 bool packing_pays(int64_t elements, int64_t size, const Plan& plan) {
-  // Tiles that pass through registers take twice the time at least: the plan's again.
+  // Tiles that are rounded as they are read pass through registers and take at least twice the plan's time.
   return kLaunch + double(elements * (size + 2)) / kBytes < plan.time;
 }
 
 Way choose_way(int64_t m, int64_t n, const Extras& extras, const Plan& own) {
-  // The library cuts a product up as well, and is faster by its rate; what it leaves is a launch more, with the bytes
-  // that pass through memory between the two.
+  // The library's time is the plan's, reduced by the ratio of the rates. What remains for an own kernel costs one more
+  // launch, and the bytes that pass through memory between the two.
   const auto pays = [&](int64_t bytes) {
     return own.time * (1 - kCores / kLibrary) > kLaunch + double(m * n * bytes) / kBytes;
   };

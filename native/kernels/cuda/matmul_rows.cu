@@ -1,5 +1,5 @@
-// Products x Wᵀ of at most eight rows, as in decoding: what takes time is reading W, so a block reads two of its rows
-// once, 16 bytes a thread and several of them in flight, for all rows of x. Products are formed in float32.
+// Products x Wᵀ with at most eight rows, as in decoding. Reading W takes the time: a block reads two rows of W once for
+// all rows of x, 16 bytes a thread, with several loads in flight. The arithmetic is float32.
 #include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kRowThreads = 128, kPair = 2;  // rows of W that a block reads
 
-/// Eight elements as they lie in memory, aligned to 16 bytes or not.
+/// Eight elements in the format of memory; `aligned` to 16 bytes or not.
 template <typename T, bool aligned>
 struct Eight {
   uint4 raw[sizeof(T) / 2];
@@ -45,7 +45,7 @@ struct Eight {
   }
 };
 
-/// Adds up the thread's part of the products of the rows that begin at x and w.
+/// Adds the thread's part of the dot products of the rows that begin at x and w.
 template <typename X, typename W, int rows, bool aligned>
 __device__ void add_products(const Job& j, const int64_t (&x)[rows], const int64_t (&w)[kPair],
                              float (&sum)[kPair][rows]) {
@@ -71,7 +71,7 @@ __device__ void add_products(const Job& j, const int64_t (&x)[rows], const int64
   }
 }
 
-/// Row indices are clamped, so that no load depends on a condition; what rows too many give is not stored.
+/// Row indices are clamped, so that no load depends on a condition; results of clamped rows are not stored.
 template <typename X, typename W, int rows>
 __global__ void __launch_bounds__(kRowThreads) rows_kernel(Job j) {
   __shared__ float part[kRowThreads / 32][kPair][rows];

@@ -1,5 +1,5 @@
-// Matrix products in float32: a block of 128 threads forms 64×64 sums, a thread 4×8 of them, from tiles in shared
-// memory that lie with rows along the inner dimension; the next tiles travel through registers meanwhile.
+// Matrix products in float32. A block of 128 threads forms 64×64 sums, 4×8 a thread, from tiles in shared memory whose
+// rows are steps of the inner dimension. The next tiles are prefetched into registers meanwhile.
 #include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
@@ -7,9 +7,9 @@ namespace {
 
 constexpr int kSide = kSimtTile.rows, kSimtThreads = 128, kPitch = kSide + 4,
               kQuads = kSide * kSimtStep / 4 / kSimtThreads;
-constexpr int kRun = 16;  // tiles whose sums are added up before they meet the total: long sums stay exact
+constexpr int kRun = 16;  // tiles that are summed before they are added to the total, which bounds the rounding error
 
-/// Reads this thread's part of a tile. `along`: rows of memory run along the inner dimension.
+/// Reads this thread's part of a tile. `along`: the inner dimension is contiguous in memory.
 template <bool along>
 __device__ void read_tile(const Operand& o, int64_t outer, int64_t inner, float (&v)[kQuads][4]) {
 #pragma unroll
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
   constexpr int kTileFloats = kSimtStep * kPitch;
   static_assert(kSide * kPitch <= 4 * kTileFloats);
-  SHARED(float, shared);  // a and b, twice; at the end a tile of c
+  SHARED(float, shared);  // two stages of tiles of a and b; at the end a tile of c
   const BlockTile at = block_tile(j, kSide, kSide);
   const int tm = int(threadIdx.x) / 8 * 4, tn = int(threadIdx.x) % 8 * 4;
   float total[8][4] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];

@@ -1,5 +1,4 @@
-// What the kernels of a matrix product share: matrices as they are read, tiles of c and of the inner dimension, and how
-// results are stored.
+// What the kernels of a matrix product share: reading matrices, tiles of c and of the inner dimension, storing results.
 #pragma once
 #include "kernels/cuda/pieces.h"
 #include "kernels/cuda/matmul.h"
@@ -12,7 +11,7 @@ namespace mt::cuda {
 struct Operand {
   const char* data;
   DType type;
-  bool wide;  // rows begin at multiples of 16 bytes and hold a multiple of 8 elements, or zeros up to one
+  bool wide;  // rows begin at multiples of 16 bytes and have a multiple of 8 elements, padded with zeros
   int64_t rows, cols, pitch;
   float factor;
 };
@@ -60,29 +59,30 @@ __device__ inline void fetch(const Operand& o, int64_t row, int64_t col, float (
   for (int e = 0; e < N; ++e) v[e] *= o.factor;
 }
 
-// ---- a product, cut up ----
+// ---- how a product is divided among blocks ----
 
-/// Tiles of the inner dimension count through the first pair and then the second. A split is a run of `per_split` of
-/// them; where there are several, they are the pieces of a tile of c.
+/// A product for the kernels. Tiles of the inner dimension are numbered through the first pair, then the second. A
+/// split is `per_split` consecutive ones; several splits are the pieces of a tile of c.
 struct Job {
   Operand a, b, a2, b2;
   void* c;
   DType type;
-  bool pairs;  // two neighbours of c, the first in an even column, can be stored at once
+  bool pairs;  // two adjacent elements of c, the first in an even column, may be stored at once
   const float* bias;
   float alpha;
   const void* residual;
   void* before;
   bool gelu;
-  bool quads;  // four neighbours of c, of residual and of before, the first in a column of a multiple of 4, likewise
+  bool quads;  // likewise four of c, residual and before, the first in a column that is a multiple of 4
   Pieces splits;
   int64_t m, n;
-  int tiles, more;  // of the first pair, of the second
+  int tiles, more;  // tiles of the inner dimension: of the first pair, of the second
   int per_split;
   int64_t tiles_m, tiles_n;
 };
 
-/// What a block computes. Blocks side by side share columns of b, which is the weight.
+/// What a block computes: the first row and column of a tile of c, its number, and a run of inner tiles. Consecutive
+/// blocks share columns of b, the weight.
 struct BlockTile {
   int64_t row, col, tile;
   int split, begin, end;
@@ -98,7 +98,7 @@ __device__ inline BlockTile block_tile(const Job& j, int rows, int cols) {
           all - begin > j.per_split ? begin + j.per_split : all};
 }
 
-/// Element i of what lies like c.
+/// Element i of a matrix of the shape and type of c.
 __device__ inline float read(const Job& j, const void* from, int64_t i) {
   return j.type == DType::bf16 ? float(static_cast<const bf16*>(from)[i]) : static_cast<const float*>(from)[i];
 }
@@ -112,7 +112,7 @@ __device__ inline float value(const Job& j, int64_t col, float sum) {
 __device__ inline void store(const Job& j, int64_t row, int64_t col, float sum) {
   if (row < j.m && col < j.n) write(j, j.c, row * j.n + col, value(j, col, sum));
 }
-/// Two neighbours in a row, the first in an even column.
+/// Two adjacent elements of a row, the first in an even column.
 __device__ inline void store2(const Job& j, int64_t row, int64_t col, float x, float y) {
   if (!j.pairs || row >= j.m || col >= j.n) {
     store(j, row, col, x);
@@ -124,9 +124,9 @@ __device__ inline void store2(const Job& j, int64_t row, int64_t col, float x, f
   else *reinterpret_cast<float2*>(static_cast<float*>(j.c) + row * j.n + col) = make_float2(x, y);
 }
 
-// ---- storing what more than a product is made of ----
+// ---- storing c with a residual or GELU ----
 
-/// Whether c is what value() gives, which the kernels store straight from their registers.
+/// Whether c has neither, so that kernels store value() from their registers.
 __device__ inline bool plain(const Job& j) { return !j.residual && !j.gelu; }
 /// An element of c, plain or not.
 __device__ inline void complete(const Job& j, int64_t row, int64_t col, float sum) {
@@ -136,7 +136,7 @@ __device__ inline void complete(const Job& j, int64_t row, int64_t col, float su
   if (j.before) write(j, j.before, i, y);
   write(j, j.c, i, j.gelu ? gelu(y) : y);
 }
-/// The first `count` of four neighbours from i on, of what lies like c.
+/// The first `count` of four adjacent elements from i on, of a matrix like c.
 __device__ inline void read4(const Job& j, const void* from, int64_t i, int count, float (&v)[4]) {
   if (!j.quads) {
 #pragma unroll
@@ -160,7 +160,7 @@ __device__ inline void write4(const Job& j, void* to, int64_t i, int count, cons
     *reinterpret_cast<float4*>(static_cast<float*>(to) + i) = make_float4(v[0], v[1], v[2], v[3]);
   }
 }
-/// complete() for the first `count` of four neighbours of a row, the first in a column of a multiple of 4.
+/// complete() for the first `count` of four adjacent elements of a row, the first in a column that is a multiple of 4.
 __device__ inline void complete4(const Job& j, int64_t row, int64_t col, int count, float (&v)[4]) {
   const int64_t i = row * j.n + col;
 #pragma unroll
@@ -178,8 +178,8 @@ __device__ inline void complete4(const Job& j, int64_t row, int64_t col, int cou
   }
   write4(j, j.c, i, count, v);
 }
-/// complete() for a block whose sums lie in shared memory, rows `pitch` apart: from there, threads that are neighbours
-/// read and write neighbours, and the registers of the sums are free.
+/// complete() for a block whose sums lie in shared memory, rows `pitch` apart: adjacent threads then read and write
+/// adjacent elements, and the sums' registers are free.
 template <int rows, int cols, int pitch, int threads>
 __device__ inline void complete_tile(const Job& j, const BlockTile& at, const float* sums) {
 #pragma unroll 1
@@ -195,18 +195,18 @@ __device__ inline void complete_tile(const Job& j, const BlockTile& at, const fl
 
 // ---- kernels, by file ----
 
-/// matmul_simt.cu and matmul_mma.cu: by tiles of kSimtTile, and of kTiles.
+/// matmul_simt.cu and matmul_mma.cu: c by tiles of kSimtTile, and of kTiles[tile].
 void simt(Form form, const Job& j, dim3 grid);
 void mma(Form form, int tile, const Job& j, dim3 grid);
-/// How many blocks of such a kernel a multiprocessor of the device in use holds at a time.
+/// How many blocks of such a kernel a multiprocessor of the current device holds at a time.
 int simt_blocks(Form form);
 int mma_blocks(Form form, int tile);
-/// matmul_rows.cu: form nt for few rows of a multiple of 8 elements: reads b once.
+/// matmul_rows.cu: form nt with few rows, of a multiple of 8 elements; reads b once.
 void few_rows(const Job& j);
-/// matmul.cu: c from a·b [m,n], which another kernel has formed.
+/// matmul.cu: c from `sums` = a·b [m,n], which another kernel has formed.
 void finish(const Job& j, const float* sums);
 Job job(const Matmul& p);
-/// A matrix, or where that is wanted its rows rounded to bfloat16 and padded to a multiple of 8 elements.
+/// A matrix; where `wanted`, a copy whose rows are rounded to bfloat16 and padded to a multiple of 8 elements.
 class Packed {
  public:
   Packed(const Matrix& x, bool wanted);
@@ -216,10 +216,10 @@ class Packed {
   Scratch scratch_;
   Matrix matrix_;
 };
-/// matmul_library.cu: throws where cuBLASLt was asked for and is not there.
+/// matmul_library.cu: throws where cuBLASLt is required by a variable and was not found.
 void require_choice();
-/// Whether cuBLASLt has computed a product whose factors may be rounded and have more than a few rows. `own`: the plan
-/// without it.
+/// Computes a product by cuBLASLt, where that is faster than `own`, the plan without it; else returns false. The
+/// factors may be rounded, and a has more than a few rows.
 bool library_matmul(const Matmul& p, const Plan& own);
 
 }  // namespace mt::cuda

@@ -1,5 +1,5 @@
-// LayerNorm and RMSNorm share their kernels: with n = (x − mean)·rstd the second is the first with mean 0 and no bias.
-// `Team` threads, a warp or a block, take a row; a row of up to Team·4·Held elements is read once and stays in
+// LayerNorm and RMSNorm share their kernels: RMSNorm is LayerNorm with mean 0 and no bias; `Centred` tells them apart.
+// `Team` threads, a warp or a block, have a row; a row of up to Team·4·Held elements is read once and stays in
 // registers.
 #pragma once
 #include <algorithm>
@@ -11,8 +11,8 @@
 
 namespace mt::cuda {
 
-/// f(k, at) for the fours of this thread's share of a row of n elements: the k-th begins at element `at`. Of a row that
-/// is not held, k is 0 always.
+/// f(k, at) for this thread's packs of four of a row of n elements: the k-th begins at element `at`. k is always 0 for
+/// a row that does not stay in registers.
 template <int Team, int Held, typename F>
 __device__ __forceinline__ void each_four(int64_t n, F f) {
   int lane = int(threadIdx.x) % Team;
@@ -24,13 +24,13 @@ __device__ __forceinline__ void each_four(int64_t n, F f) {
     for (int64_t at = 4 * lane; at < n; at += 4 * Team) f(0, at);
   }
 }
-/// In double from here on: rows meet gradients that nearly cancel.
+/// The sum over the team, in double: gradients of a row nearly cancel.
 template <int Team>
 __device__ __forceinline__ float team_sum(float x, double* shared) {
   return float(Team == 32 ? warp_sum(double(x)) : block_sum(double(x), shared));
 }
 
-/// Rows of a norm's result, or of its gradient: in one tensor, in a slice of one, or cut in two.
+/// Rows of a norm's result, or of its gradient: in one tensor, in a slice of one, or split between two (core/parted.h).
 template <typename T>
 struct PartedRows {
   T *head, *tail;
@@ -41,7 +41,7 @@ struct PartedRows {
     int64_t g = r / parts.per, i = r - g * parts.per;
     return i < parts.first ? head + g * parts.head + i * n : tail + g * parts.tail + (i - parts.first) * n;
   }
-  /// What fours() says of all rows.
+  /// fours() of all rows.
   bool fours_of(int64_t n) const {
     return fours(head, n) && fours(tail, n) && parts.head % 4 == 0 && parts.tail % 4 == 0;
   }
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads)
   });
   float variance = team_sum<Team>(squares, shared) / float(n);
   if constexpr (Centred) {
-    // What rounding left in the mean counts where a row is nearly constant and eps small.
+    // The mean's rounding error matters where a row is nearly constant and eps small.
     off = team_sum<Team>(sum, shared) / float(n);
     variance = fmaxf(variance - off * off, 0.0f);
   }
@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-/// With g = dy∘weight: dx = rstd (g − mean(g) − n mean(g∘n)) + more, the first mean for LayerNorm alone. more may be
-/// null.
+/// With g = dy∘weight and n = (x − mean)·rstd: dx = rstd (g − mean(g) − n mean(g∘n)) + more; RMSNorm has no mean(g).
+/// more may be null.
 template <bool Centred, typename T, int Team, int Held>
 __global__ void __launch_bounds__(kThreads)
     norm_rows_backward(PartedRows<const T> dy, const T* x, const float* weight, const float* mean, const float* rstd,
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
     load4(x + r * n + at, n - at, whole, u[k]);
     load4(weight + at, n - at, whole, w);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {  // past the end g is 0, which is all that the sums ask
+    for (int j = 0; j < 4; ++j) {  // past the row's end g is 0 and adds nothing to the sums
       g[k][j] *= w[j];
       u[k][j] = (u[k][j] - m) * s;
     }
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-/// Of chunks of `per` rows: dweight[chunk,:] = Σ dy∘n and dbias[chunk,:] = Σ dy; either may be missing.
+/// Over chunks of `per` rows: dweight[chunk,:] = Σ dy∘n and dbias[chunk,:] = Σ dy; either may be null.
 template <bool Centred, typename T>
 __global__ void __launch_bounds__(kThreads)
     norm_columns(PartedRows<const T> dy, const T* x, const float* mean, const float* rstd, float* dweight, float* dbias,
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 // ---- launches ----
 
-/// f(team, held) with the numbers for rows of n elements.
+/// f(Team, Held) with the numbers for rows of n elements.
 template <typename F>
 void norm_plan(int64_t n, F f) {
   using Warp = std::integral_constant<int, 32>;

@@ -1,22 +1,22 @@
-// Sums that several blocks form in pieces: each block writes its own, and the last of a tile to come adds them all up.
-// No launch of its own does so, and they are added in the order of the pieces, whichever block is last: the same bits
-// in every run.
+// Sums of a tile that several blocks form, a piece each: every block writes its sums, and the tile's last one adds up
+// all of them, so that no second launch is needed. It adds them in the order of the pieces, whichever block is last:
+// the same bits in every run.
 #pragma once
 #include "kernels/cuda/device.h"
 
 namespace mt::cuda {
 
-/// How the sums of each of some tiles are cut up.
+/// How each tile's sums are cut into pieces.
 struct Pieces {
-  int count;           // of a tile: with one, there is nothing to add
-  float* sums;         // of every tile, of every piece of it: the sums of a block, four of every thread side by side
-  unsigned* counters;  // Stream::counters(): of every tile, the blocks that have come
+  int count;           // pieces of a tile
+  float* sums;         // (tile, piece): the sums of a block, four of a thread together
+  unsigned* counters;  // (tile): blocks that are done; Stream::counters()
 };
 
-/// Memory for that. Of the current queue, which runs one kernel after the other.
+/// Memory for the pieces, of the current stream, which runs one kernel after the other.
 class PieceMemory {
  public:
-  /// `each`: sums of a block.
+  /// `each`: how many sums a block has.
   PieceMemory(int64_t tiles, int64_t count, int64_t each)
       : count_(int(count)), sums_(count > 1 ? size_t(tiles * count * each) * sizeof(float) : 0) {}
   Pieces pieces() const { return {count_, sums_.as<float>(), current().counters()}; }
@@ -26,21 +26,21 @@ class PieceMemory {
   Scratch sums_;
 };
 
-/// Whether the calling block is the last of `count` that count themselves in `counter`, which is 0 again then. It sees
-/// all that these wrote to global memory before. All of its threads call this.
+/// Whether the calling block is the last of the `count` blocks that call this with one counter, which is 0 again then.
+/// The last one sees all that the others wrote to global memory before. All threads of a block call it.
 __device__ inline bool is_last(unsigned* counter, int count) {
   __syncthreads();  // the block has written
   bool last = false;
   if (threadIdx.x == 0) {
-    __threadfence();  // that is seen before it is counted
+    __threadfence();  // its sums are visible before it is counted
     last = atomicInc(counter, unsigned(count - 1)) == unsigned(count - 1);
-    __threadfence();  // what others wrote is read after they are counted
+    __threadfence();  // the others' sums are read after they were counted
   }
   return __syncthreads_or(last);
 }
 
-/// Makes of the sums of a piece those of its tile: 4·n of each of the `threads` threads. False where another block
-/// does it, and the calling one is done.
+/// Turns the sums of a piece, 4·n in each of the `threads` threads, into those of its tile. False where another block
+/// does so, and this one has nothing left to do.
 template <int threads, int n>
 __device__ inline bool collect(const Pieces& p, int64_t tile, int64_t piece, float (&sum)[n][4]) {
   if (p.count == 1) return true;
@@ -49,7 +49,7 @@ __device__ inline bool collect(const Pieces& p, int64_t tile, int64_t piece, flo
 #pragma unroll
   for (int i = 0; i < n; ++i) mine[i * threads] = make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
   if (!is_last(p.counters + tile, p.count)) return false;
-  constexpr int ahead = 16, some = n < ahead ? n : ahead;  // on their way at once, for which there are registers
+  constexpr int ahead = 16, some = n < ahead ? n : ahead;  // loads in flight, as many as there are registers for
   static_assert(n % some == 0);
 #pragma unroll
   for (int first = 0; first < n; first += some) {

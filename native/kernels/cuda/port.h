@@ -1,5 +1,5 @@
-// What kernels may use beyond plain CUDA C++, and the one header of CUDA that a .cu file includes: nvcc's half, and
-// beside it the same for the emulator, which compiles the same .cu file as C++. All inline PTX of the project stands
+// What kernels may use beyond plain CUDA C++. This is the only CUDA header that a .cu file includes: the first half is
+// for nvcc, the second for the emulator, which compiles the same .cu file as C++. All inline PTX of the project is
 // here.
 //
 //   launch(kernel, grid, block, shared_bytes, args...)
@@ -43,8 +43,8 @@ void check(cudaError_t e, const char* what);
 inline constexpr size_t kPlainSharedBytes = 48 * 1024;  // more has to be asked for, kernel by kernel
 inline constexpr size_t kMaxArgumentBytes = 4096;
 
-/// Allows a kernel, at its first use on a device, all the shared memory that the device has for a block. The size of
-/// one launch would be a limit that the next smaller one lowers under the feet of what was captured in a graph.
+/// Allows a kernel, at its first use on a device, all the shared memory that the device has for a block. If each launch
+/// set its own size, a smaller one would lower the limit of launches that are captured in a graph.
 template <typename... P>
 void allow_shared(void (*kernel)(P...)) {
   static std::mutex mutex;
@@ -142,7 +142,7 @@ __device__ __forceinline__ float widen_f16(uint32_t bits) {
 
 #define SHARED(type, name) type* name = reinterpret_cast<type*>(mt::simt::cur->block->shared)
 
-/// dim3 that remembers who wrote it, for reports.
+/// dim3 with the source location of its launch, for reports.
 struct Grid : dim3 {
   std::source_location at;
   template <std::convertible_to<dim3> T>

@@ -1,31 +1,32 @@
-// Rows of numbers, several at a time: one access of up to 16 bytes where the row lies so that this is allowed.
+// Access to several elements of a row at a time: up to 16 bytes at once where alignment allows it.
 #pragma once
 #include "kernels/cuda/device.h"
 
 namespace mt::cuda {
 
-/// n elements that are read and written at once, 16 bytes in one access.
+/// n elements that are read and written together, 16 bytes in one access.
 template <typename T, int n>
 struct alignas(n * sizeof(T) < 16 ? n * sizeof(T) : 16) Pack {
   T e[n];
 };
 
-/// As many elements of a type as 16 bytes hold.
+/// How many elements of a type 16 bytes hold.
 template <typename T>
 inline constexpr int kWidth = 16 / sizeof(T);
 
-/// Whether packs of n may be read and written from p on.
+/// Whether p is aligned for packs of n.
 template <int n, typename T>
 bool aligned(const T* p) {
   return reinterpret_cast<uintptr_t>(p) % alignof(Pack<T, n>) == 0;
 }
-/// Whether rows of `size` elements that begin at p consist of whole, aligned fours.
+/// Whether rows of `size` elements from p on consist of whole, aligned packs of four.
 template <typename T>
 bool fours(const T* p, int64_t size) {
   return size % 4 == 0 && aligned<4>(p);
 }
 
-/// n elements from p on as float32, zeros after the `left` that there are. `whole`: all are there, and aligned.
+/// v = n elements from p on as float32, zeros after the `left` that the row has. `whole`: the row has all n, and p is
+/// aligned.
 template <typename T, int n>
 __device__ inline void load(const T* p, int64_t left, bool whole, float (&v)[n]) {
   if (whole) {
@@ -51,7 +52,7 @@ __device__ inline void store(T* p, int64_t left, bool whole, const float (&v)[n]
   }
 }
 
-/// Four elements of a row; `whole`: what fours() says of it.
+/// Four elements of a row; `whole`: fours() of the row.
 template <typename T>
 __device__ inline void load4(const T* p, int64_t left, bool whole, float (&v)[4]) {
   load(p, left, whole, v);

@@ -1,10 +1,9 @@
-// Softmax of rows as keys pass by, on CUDA. Four lanes side by side share a row.
+// Online softmax of rows on CUDA. Four adjacent lanes share a row.
 //
 //   run_max = max_k s_k      run_sum = Σ_k exp(s_k − run_max)      lse = run_max + ln run_sum
 //
-// With further keys both go on (online softmax, Milakov & Gimelshein 2018): the sum, and whatever was summed up with
-// it, is first multiplied by exp(run_max before − run_max now). Where nothing is visible, run_max and lse are −∞ and
-// run_sum 0.
+// Further keys update both (Milakov & Gimelshein 2018): run_sum, and every sum weighted like it, is first multiplied by
+// exp(old run_max − new run_max). Where no key is visible, run_max and lse are −∞ and run_sum is 0.
 #pragma once
 #include "kernels/cuda/mask.h"
 
@@ -19,7 +18,7 @@ __device__ inline float quad_max(float x) {
   return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
 }
 
-/// run_max with a lane's greatest new score; what sums of before are multiplied by.
+/// Updates run_max by each lane's greatest new score. Returns by what earlier sums are multiplied.
 __device__ inline float raise(float& run_max, float lane_max) {
   const float now = fmaxf(quad_max(lane_max), run_max);
   const float shrink = now == kNone ? 1.0f : __expf(run_max - now);

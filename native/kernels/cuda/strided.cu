@@ -1,4 +1,4 @@
-// Moves of whole elements, for every operator that is one: copies, permutations, patches.
+// Copies of elements as bytes, for the operators that are nothing else: copies, permutations, patches.
 #include "kernels/cuda/strided.h"
 
 namespace mt::cuda {

@@ -1,6 +1,6 @@
 // Moves elements from one strided view to another: copies, casts, permutations, repetitions. A thread takes up to 16
-// bytes at once where the innermost dimension lies side by side on both sides and all rows begin where such an access
-// may; indices have 32 bits where all of them fit.
+// bytes at once where the innermost dimension is contiguous on both sides and all rows are aligned. Indices have 32
+// bits where all of them fit.
 #pragma once
 #include <algorithm>
 
@@ -10,16 +10,16 @@
 
 namespace mt::cuda {
 
-/// How a pair of views is walked: `width` elements at a time, which loops then count as one.
+/// How a pair of views is walked: `width` elements at a time, which the loop counts as one.
 struct Walk {
   Loop loop;
   int width;
   int64_t count;     // of accesses
-  bool short_index;  // counts and places are below 2^31
+  bool short_index;  // the count and all offsets are below 2^31
 };
 
-/// x and y: addresses of the first elements, of `from` and `to` bytes each. `most`: elements that may be taken at once,
-/// a power of two.
+/// x and y: addresses of the first elements; `from` and `to`: bytes of an element of each. `most`: the most elements at
+/// a time, a power of two.
 inline Walk plan_walk(Loop loop, uintptr_t x, uintptr_t y, size_t from, size_t to, int most) {
   const int last = loop.rank - 1;
   auto fits = [&](int width) {
@@ -53,7 +53,7 @@ struct Steps {
     for (int d = 0; d < rank; ++d)
       from[d] = I(w.loop.from[d]), to[d] = I(w.loop.to[d]), shape[d] = Divider<I>(w.loop.shape[d]);
   }
-  /// Adds the places of access i to a and b.
+  /// Adds the offsets of access i to a and b.
   __device__ void find(I i, I& a, I& b) const {
 #pragma unroll
     for (int d = kMaxRank - 1; d > 0; --d) {
@@ -90,8 +90,8 @@ void launch_walk(const A* x, B* y, const Walk& w, F f) {
   else launch(walk_kernel<A, B, width, int64_t, F>, blocks(w.count), dim3(kThreads), 0, x, y, Steps<int64_t>(w), f);
 }
 
-/// y = f(x), element by element: a thread takes `most` of them, by default what 16 bytes hold of the narrower type, or
-/// one.
+/// y = f(x), element by element. A thread takes `most` elements, by default as many of the narrower type as 16 bytes
+/// hold, or one.
 template <typename A, typename B, int most = 16 / std::min(sizeof(A), sizeof(B)), typename F>
 void walk(const View& x, const View& y, F f) {
   const A* from = x.data<A>();
@@ -104,7 +104,7 @@ void walk(const View& x, const View& y, F f) {
   else launch_walk<A, B, 1>(from, to, plan_walk(loop, uintptr_t(from), uintptr_t(to), sizeof(A), sizeof(B), 1), f);
 }
 
-/// Calls f with a value of the unsigned type of so many bytes.
+/// Calls f with a value of the unsigned type that has `bytes` bytes.
 template <typename F>
 void each_unit(size_t bytes, F f) {
   bytes == 16  ? f(uint4{})
@@ -114,7 +114,7 @@ void each_unit(size_t bytes, F f) {
                : f(uint8_t{});
 }
 
-/// y = x, both of one type, whatever it is: bytes are moved.
+/// y = x, both of the same type, which may be any: bytes are moved.
 void move(const View& x, const View& y);
 
 }  // namespace mt::cuda

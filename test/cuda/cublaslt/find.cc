@@ -1,5 +1,5 @@
-// Looks for cuBLASLt as the addon does, and prints what was found: its version and file, or why there is none. With
-// "list": where it is looked for.
+// Searches for cuBLASLt as the addon does, and prints its version and file, or why there is none. With "list": prints
+// where the search looks.
 #include <cstdio>
 #include <cstring>
 

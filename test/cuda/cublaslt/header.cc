@@ -1,4 +1,4 @@
-// kernels/cuda/cublaslt.h held against NVIDIA's own header, where there is one: compiles or does not.
+// Compares kernels/cuda/cublaslt.h with NVIDIA's header: this file compiles only where they agree.
 #include <cublasLt.h>
 
 #include "kernels/cuda/cublaslt.h"
@@ -23,7 +23,7 @@ static_assert(sizeof(cublasLtMatmulHeuristicResult_t) == sizeof(lt::Heuristic));
 static_assert(offsetof(cublasLtMatmulHeuristicResult_t, workspaceSize) == offsetof(lt::Heuristic, workspace));
 static_assert(offsetof(cublasLtMatmulHeuristicResult_t, state) == offsetof(lt::Heuristic, status));
 
-/// Every argument is passed where the header expects one, in a register of the same kind.
+/// Both declare the same number of parameters, each passed in a register of the same kind.
 template <typename T>
 constexpr bool whole = std::is_pointer_v<T> || std::is_integral_v<T> || std::is_enum_v<T>;
 template <typename R, typename... A, typename Q, typename... B>

@@ -1,7 +1,6 @@
-// Products of bfloat16 on a CUDA device, one of every kind that cuBLASLt is asked for or is not: run by
-// test/cuda/cublaslt.test.ts in processes of its own, since MT_GEMM is read once. Prints, by name, how far results and
-// gradients are from the CPU's, and whether a rerun, a replayed graph and operands that lie elsewhere give the same
-// bits.
+// Products of bfloat16 on a CUDA device, of every kind, whether cuBLASLt computes it or not. test/cuda/cublaslt.test.ts
+// runs this in processes of its own, since MT_GEMM is read once. Prints, by name, the error of results and gradients
+// against the CPU's, and whether a rerun, a replayed graph and operands at other addresses give the same bits.
 import { fileURLToPath } from 'node:url'
 import { cast, write } from '../../../lib/ops/copy.js'
 import { linear, linearGelu } from '../../../lib/ops/linear.js'
@@ -35,7 +34,7 @@ interface Case {
   run(t: Record<string, Tensor>): Tensor[]
 }
 
-/** Of inputs that require a gradient, under `dy`. */
+/** y, and the gradients of the inputs `of` for dy. */
 function gradients(y: Tensor, dy: Tensor, ...of: Tensor[]): Tensor[] {
   backward(y, dy)
   return [y, ...of.map((t) => t.grad!)]
@@ -129,7 +128,7 @@ const numbers = (t: Tensor): Float64Array => widen(t.dataBlocking(), t.dtype)
 const bits = (list: Tensor[]): Buffer[] => list.map((t) => Buffer.from(new Uint8Array(t.dataBlocking().buffer)))
 const equal = (a: Buffer[], b: Buffer[]): boolean => a.every((x, i) => x.equals(b[i]!))
 
-/** The same numbers one element further: no row is aligned. */
+/** The same numbers at an address one element further, so that no row is aligned. */
 function moved(t: Tensor): Tensor {
   const all = empty([t.size + 1], t.dtype, t.device)
   const place = narrow(all, 0, 1, t.size)

@@ -1,9 +1,11 @@
-// A library with the symbols of cuBLASLt, for the emulator: it holds every call against what the real one's
-// documentation asks for, and computes on the host in float32. Built by test/cuda/cublaslt.test.ts. A call that the
-// real library would not take gets status 7 and a sentence on the error stream.
-//   STAND_IN_LOG=FILE     a line for every product: its sizes, transpositions, type, beta, epilogue, workspace
-//   STAND_IN_FAILS=WHAT:STATUS   create, heuristic or product end with that status; heuristic:none finds no algorithm
-// -DWITHOUT_PRODUCT leaves out cublasLtMatmul; -DFOR_DEVICES the emulator's door, which a library for devices lacks.
+// A library with the symbols of cuBLASLt, for the emulator. It checks every call against the real library's
+// documentation, and computes on the host in float32. Built by test/cuda/cublaslt.test.ts. A call that the real library
+// would reject returns status 7 and prints a sentence to stderr.
+//
+//   STAND_IN_LOG=FILE           appends a line for every product: sizes, transpositions, type, beta, epilogue,
+//   workspace STAND_IN_FAILS=WHAT:STATUS  create, heuristic or product returns that status; heuristic:none finds no
+//   algorithm -DWITHOUT_PRODUCT           leaves out cublasLtMatmul -DFOR_DEVICES               leaves out the pointer
+//   to the emulator's function, as a library for devices does
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -14,7 +16,7 @@
 #define API extern "C" __attribute__((visibility("default")))
 
 #ifndef FOR_DEVICES
-/// Set by the emulated addon: puts work into a stream.
+/// Set by the emulated addon: a function that puts work into a stream.
 extern "C" {
 __attribute__((visibility("default"))) int (*mt_emulator_enqueue)(void* stream, void (*run)(void*), void* argument,
                                                                   void (*release)(void*)) = nullptr;
@@ -74,7 +76,7 @@ T* checked(void* p, uint32_t kind) {
   return p && reinterpret_cast<uintptr_t>(p) % alignof(T) == 0 && static_cast<T*>(p)->kind == kind ? static_cast<T*>(p)
                                                                                                    : nullptr;
 }
-/// The status that STAND_IN_FAILS asks of a call; -1: no algorithm; 0: none.
+/// The status that STAND_IN_FAILS sets for a call; -1: no algorithm; 0: no failure.
 int failure(const char* what) {
   const char* fails = std::getenv("STAND_IN_FAILS");
   const size_t n = std::strlen(what);
@@ -97,7 +99,7 @@ float read(const void* data, int type, uint64_t i) {
   return type == 14 ? wide(static_cast<const uint16_t*>(data)[i]) : static_cast<const float*>(data)[i];
 }
 
-/// Of the matrices, as the real one checks: empty, or what is wrong. Sizes of the product in m, n, k.
+/// Checks the matrices as the real library does: returns what is wrong, or "". Sets the product's sizes m, n, k.
 std::string wrong(const Operation& o, const Layout& a, const Layout& b, const Layout& c, const Layout& d, uint64_t& m,
                   uint64_t& n, uint64_t& k) {
   if (o.compute != 68 || o.scale != 0) return "a compute type other than float32";
@@ -120,7 +122,7 @@ uint64_t kinds(const Operation& o, const Layout& d) {
   return uint64_t(d.type) << 16 | uint64_t(o.epilogue) << 2 | uint64_t(o.transpose_a) << 1 | uint64_t(o.transpose_b);
 }
 
-/// A product as it waits in a stream.
+/// A product that waits in a stream.
 struct Work {
   Operation o;
   Layout a, b, c, d;
@@ -132,8 +134,8 @@ struct Work {
   size_t bytes;
 
   void run() {
-    if (bytes) std::memset(workspace, 0xff, bytes);  // it is the library's alone
-    // Rows of both factors along the inner dimension.
+    if (bytes) std::memset(workspace, 0xff, bytes);  // nobody else may use it
+    // Copies of both factors whose rows run along the inner dimension.
     std::vector<float> left(m * k), right(n * k);
     for (uint64_t i = 0; i < m; ++i)
       for (uint64_t l = 0; l < k; ++l)
@@ -241,7 +243,7 @@ API int cublasLtMatmulAlgoGetHeuristic(void* handle, void* operation, void* a, v
   if (o->bias && reinterpret_cast<uintptr_t>(o->bias) % 16) return invalid("a bias that is not aligned");
   if (int status = failure("heuristic")) return status < 0 ? kSuccess : status;
   std::memset(results, 0, sizeof *results);
-  // Some algorithms ask for memory.
+  // Some algorithms need a workspace.
   const uint64_t bytes = k >= 512 && p->workspace >= 4096 ? 4096 : 0;
   results->algorithm = {m, n, k, kinds(*o, *l[3]), 16, bytes, 0x616c676f, 0};
   results->workspace = bytes;

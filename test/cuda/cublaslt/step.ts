@@ -1,5 +1,5 @@
-// One training step of a model of full size on the null device: the stand-in sees every product's sizes and places, and
-// computes none. Run by test/cuda/cublaslt.test.ts.
+// One training step of a model of full size on the null device: the stand-in checks the sizes and addresses of every
+// product, and computes none. Run by test/cuda/cublaslt.test.ts.
 import { inputsOf, randomModel, trainerOf } from '../../../bench/full-model.js'
 import { scope } from '../../../lib/tensor/scope.js'
 import { syncBlocking } from '../../../lib/tensor/runtime.js'

@@ -1,6 +1,9 @@
-// Prints the plan of every product that is asked for on the standard input, a line each: multiprocessors, the blocks of
-// each tile that one holds, and m n k; then what else it consists of: bias, low-rank, gelu, or plain. For
-// test/cuda/matmul-plan.test.ts.
+// Prints plans of matrix products, for test/cuda/matmul-plan.test.ts. A line of input:
+//
+//   processors             multiprocessors
+//   blocks...              for each tile, how many blocks a multiprocessor holds
+//   m n k
+//   extra                  bias, low-rank, gelu or plain
 #include "kernels/cuda/matmul_plan.h"
 
 #include <array>

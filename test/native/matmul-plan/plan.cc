@@ -1,6 +1,13 @@
-// Prints how products on the CPU are cut: a line of input is mr, nr, whether the machine multiplies pairs of bfloat16,
-// threads, m, n, k, the dtypes of left factor, right factor and result, whether the right one is packed, elements
-// between rows and between columns of the left one. Output: the plan, then ok, or the first rule that it breaks.
+// Prints plans of the CPU's matrix products. A line of input:
+//
+//   mr nr                              rows and columns of a tile
+//   pairs                              whether the machine multiplies pairs of bfloat16
+//   threads m n k
+//   dtypes                             of the left factor, the right factor, the result
+//   packed                             whether the right factor is packed
+//   row col                            elements between rows and between columns of the left factor
+//
+// A line of output: the plan, then ok, or the first rule that it breaks.
 #include <cstdio>
 #include <iostream>
 #include <string>
@@ -16,7 +23,7 @@ namespace {
 
 void tile(int64_t, const float*, int64_t, int64_t, const float*, int64_t, const Target&) {}
 
-/// What every plan keeps: all of the result once, no tile too high, no block along k too deep.
+/// The rules of every plan: each element of the result once, no tile too high, no block along k too deep.
 std::string broken(const Plan& p, int64_t m, int64_t n, int mr, int nr) {
   if (p.few_rows) return "ok";
   if (p.strip < 1 || p.strip > mr) return text("strips of ", p.strip, " rows");
