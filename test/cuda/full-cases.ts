@@ -1,13 +1,15 @@
-// The whole product of sizes over the dimensions of every operator: tails of one, of seven, tiles, tiles and one,
-// several tiles. Where three dimensions are free the third goes with the sum of the other two places, so that each pair
-// of sizes of any two of them is there. `npm test` runs test/ops/cases.ts instead; this list is `npm run test:full`'s.
+// The cases of `npm run test:full`: every pair of sizes for the dimensions of every operator, with tails of one and of
+// seven, tiles, tiles and one, several tiles. With three free dimensions the index of the third size is the sum of the
+// other two, so that any two of them have every pair of sizes. `npm test` runs test/ops/cases.ts instead.
 import { adamw, addSquareSum } from '../../lib/ops/adamw.js'
+import { argmax } from '../../lib/ops/argmax.js'
+import { cacheAppend } from '../../lib/ops/cache-append.js'
 import { cast, contiguous, copy, full, zeros } from '../../lib/ops/copy.js'
 import { add, gate, gelu, multiply, relu, scale } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
 import { linear } from '../../lib/ops/linear.js'
 import { layerNorm } from '../../lib/ops/layernorm.js'
-import { lora } from '../../lib/ops/lora.js'
+import { lora, loraPack } from '../../lib/ops/lora.js'
 import { patchify } from '../../lib/ops/patchify.js'
 import { mean, sumDim, sumLeading } from '../../lib/ops/reduce.js'
 import { rmsNorm } from '../../lib/ops/rmsnorm.js'
@@ -15,7 +17,7 @@ import { rope } from '../../lib/ops/rope.js'
 import { siluMul } from '../../lib/ops/silu-mul.js'
 import { narrow, permute, reshape, swap } from '../../lib/ops/views.js'
 import { attend, attendToSource, cases, define, loss, manyAtOnce, routed } from '../ops/cases.js'
-import { type Draw, type Input, type OpCase, canBeNarrow } from '../ops/support.js'
+import { type Draw, type Input, type OpCase, canBeNarrow, input } from '../ops/support.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'
 import * as nd from '../oracle/array.js'
 import * as oracle from '../oracle/ops.js'
@@ -25,14 +27,14 @@ const modes = ['off', 'score', 'attention'] as const
 const weights = ['float32', 'bfloat16', 'float16'] as const
 
 const turn = <T>(list: readonly T[], i: number): T => list[i % list.length]!
-/** Every pair of sizes, with its places in the list. */
+/** Every pair of sizes, with their indices. */
 const pairs = sizes.flatMap((a, i) => sizes.map((b, j) => [a, b, i, j] as const))
 const weight = (d: Draw, shape: readonly number[], dtype: (typeof weights)[number]): Input =>
   dtype === 'float32' ? d.normal(shape) : d.half(shape, dtype)
 
 /**
- * Cases in which a query sees no key: 0 for the operators, as attention.h says, but the mean of all keys for the
- * formulas in float64.
+ * Cases in which a query sees no key. The operators' result is 0 then, as attention.h says, but the formulas in float64
+ * give the mean of all values.
  */
 export const unseen = new Set<string>()
 
@@ -112,7 +114,7 @@ for (const [a, b, i, j] of pairs) {
     (t) => nd.zip(t.a, t.b, (x, y) => x + Math.tanh(t.g.data[0]!) * (y - x)),
   )
 
-  /** What lies behind one element, where no access of 16 bytes begins. */
+  /** All elements but the first: no access of 16 bytes may begin there. */
   const behind = (t: Tensor): Tensor => reshape(narrow(t, 0, 1, a * b), shape)
   const after = (t: nd.NdArray): nd.NdArray => nd.reshape(nd.slice(t, 0, 1, a * b + 1), shape)
   const [longer, other] = [(d: Draw) => ({ x: d.normal([a * b + 1]) }), (d: Draw) => ({ a: d.normal([a * b + 1]) })]
@@ -139,6 +141,14 @@ for (const [a, b, i, j] of pairs) {
     ['a', 'b'],
     (t) => siluMul(behind(t.a), t.b),
     (t) => oracle.siluMul(after(t.a), t.b),
+  )
+  define(
+    'siluMul',
+    `columns of [${a},${2 * b}]`,
+    (d) => ({ x: d.normal([a, 2 * b], 2) }),
+    ['x'],
+    (t) => siluMul({ of: t.x, start: 0, width: b }, { of: t.x, start: b, width: b }),
+    (t) => oracle.siluMul(nd.slice(t.x, 1, 0, b), nd.slice(t.x, 1, b, 2 * b)),
   )
 
   // ---- copies ----
@@ -228,7 +238,7 @@ for (const [a, b, i, j] of pairs) {
     weight: d.normal([b], 0.5, 1),
     bias: d.normal([b]),
   })
-  // Of one number both norms have a slope of eps/…: nothing but rounding where eps is small.
+  // The gradient of a row of one number is a multiple of eps: with a small eps it is rounding error.
   const eps = b === 1 ? 1 : 1e-5
   define(
     'layerNorm',
@@ -255,6 +265,68 @@ for (const [a, b, i, j] of pairs) {
     (r, d) => (r % 3 === 1 ? -1 : Number(d.integers([1], 0, b).data[0])),
     1 / a,
   )
+
+  // ---- decoding ----
+  const best = (t: { x: nd.NdArray }): nd.NdArray =>
+    nd.array(
+      [a],
+      Array.from({ length: a }, (_, row) => {
+        const values = [...t.x.data.slice(row * b, (row + 1) * b)]
+        return values.every(Number.isFinite) ? values.indexOf(Math.max(...values)) : -1
+      }),
+    )
+  /** A row in three has a number that is not finite. */
+  const odd = ({ shape, wide, dtype }: Input): Input =>
+    input(
+      shape,
+      wide.data.map((v, k) => {
+        const row = Math.floor(k / b)
+        return row % 3 === 1 && k % b === (row * 5) % b ? turn([NaN, Infinity, -Infinity], row) : v
+      }),
+      dtype,
+    )
+  for (const [variant, x, narrow] of [
+    ['', (d: Draw) => d.normal(shape), false],
+    [' with equals', (d: Draw) => input(shape, d.integers(shape, -2, 3).wide.data), false],
+    [' with equals, bfloat16', (d: Draw) => d.half(shape, 'bfloat16', 0.02, 1), true],
+    [', some not finite', (d: Draw) => odd(d.normal(shape)), false],
+  ] as const)
+    define(
+      'argmax',
+      `[${shape}]${variant}`,
+      (d) => ({ x: x(d) }),
+      [],
+      (t) => cast(argmax(t.x), 'float32'),
+      best,
+      { narrow },
+    )
+  const [batch, start] = [turn([1, 2, 3], i + j), turn([0, 1, third], i + 2 * j)]
+  const slots = start + a + turn([0, 5], i + j)
+  for (const dtype of ['float32', 'bfloat16'] as const)
+    define(
+      'cacheAppend',
+      `${batch}×${a} of ${slots} rows of ${b} at ${start}, ${dtype}`,
+      (d) => ({
+        new: weight(d, [batch, a, 2 * b], dtype),
+        at: d.integers([1], start, start + 1),
+        keys: weight(d, [batch, slots, b], dtype),
+        values: weight(d, [batch, slots, b], dtype),
+      }),
+      [],
+      (t) => {
+        const [keys, values] = [copy(t.keys), copy(t.values)]
+        cacheAppend(narrow(t.new, 2, 0, b), narrow(t.new, 2, b, b), t.at, keys, values)
+        return [keys, values]
+      },
+      (t) =>
+        [t.keys, t.values].map((cache, which) => {
+          const [rows, out] = [nd.slice(t.new, 2, which * b, (which + 1) * b), nd.clone(cache)]
+          for (let r = 0; r < batch; r++)
+            out.data.set(rows.data.slice(r * a * b, (r + 1) * a * b), (r * slots + start) * b)
+          return out
+        }),
+      { narrow: dtype === 'bfloat16' },
+    )
 
   // ---- rows by id, the router, the optimiser ----
   const places = (d: Draw) => d.integers([a], 0, third)
@@ -343,6 +415,37 @@ for (const [a, b, i, j] of pairs) {
     (t) => oracle.lora(t.x, t.w, t.bias, t.a, t.b, 16),
   )
 
+  // Updates of the first and of the last rows of a weight, or of the last ones alone, with rows between that have none.
+  const [ranks, gap, both] = [[rank, turn([1, 3, 16], j)] as const, turn([0, 1, 9], i), (i + j) % 4 !== 0]
+  const [from, all] = both ? [third + gap, third + gap + a] : [gap, gap + a]
+  define(
+    'loraPack',
+    `${both ? `${third} rows of rank ${ranks[1]} and ` : ''}${a} of rank ${rank}, of ${all}×${b}`,
+    (d) => ({
+      a1: d.normal([ranks[0], b]),
+      b1: d.normal([a, ranks[0]]),
+      ...(both && { a2: d.normal([ranks[1], b]), b2: d.normal([third, ranks[1]]) }),
+    }),
+    both ? ['a1', 'b1', 'a2', 'b2'] : ['a1', 'b1'],
+    (t: Record<string, Tensor>) => {
+      const last = { A: t.a1!, B: t.b1!, first: from }
+      const { A, B } = loraPack(both ? [last, { A: t.a2!, B: t.b2!, first: 0 }] : [last], all)
+      return [A, B]
+    },
+    (t: Record<string, nd.NdArray>) => {
+      const width = both ? ranks[0] + ranks[1] : ranks[0]
+      const B = nd.array([all, width])
+      const put = (x: nd.NdArray, first: number, column: number): void => {
+        const [rows, r] = x.shape as [number, number]
+        for (let row = 0; row < rows; row++)
+          B.data.set(x.data.slice(row * r, (row + 1) * r), (first + row) * width + column)
+      }
+      put(t.b1!, from, 0)
+      if (both) put(t.b2!, 0, ranks[0])
+      return [both ? nd.concat([t.a1!, t.a2!], 0) : t.a1!, B]
+    },
+  )
+
   // ---- attention across: queries × keys ----
   attend({
     q: [1, a, turn([64, 8, 88], i + j)],
@@ -407,17 +510,17 @@ for (const [i, n] of sizes.entries())
       attend({ q: [1, n, d], heads: 1, mode, choices, padding: (i + j + m) % 2 === 1, causal: (i + j) % 4 > 1 })
   }
 
-/** The list, apart from `npm test`'s. */
+/** The cases of this file, without those of `npm test`. */
 const whole: readonly OpCase[] = cases.splice(before)
 
-/** Functions of lib/ops by the native operator whose kernels they show. */
+/** For functions of lib/ops, the native operator whose kernels they run, where its name is another. */
 const native: Record<string, string> = {
   add: 'elementwise',
   scale: 'elementwise',
   multiply: 'elementwise',
   gelu: 'elementwise',
   relu: 'elementwise',
-  siluMul: 'elementwise',
+  siluMul: 'silu_mul',
   gate: 'elementwise',
   contiguous: 'copy',
   cast: 'copy',
@@ -430,11 +533,13 @@ const native: Record<string, string> = {
   addSquareSum: 'adamw',
   adamwAll: 'adamw',
   sourceAttention: 'source_attention',
+  cacheAppend: 'cache_append',
+  loraPack: 'lora_pack',
 }
 export const operators = [...new Set(whole.map((c) => native[c.operator] ?? c.operator))]
 export type Precision = 'float32' | 'bfloat16'
 
-/** The cases of an operator. What rounds to bfloat16 by itself is a bfloat16 case alone. */
+/** The cases of an operator. Cases whose inputs or results are bfloat16 run only as bfloat16 cases. */
 export const casesOf = (operator: string, dtype: Precision): OpCase[] =>
   whole.filter(
     (c) =>
@@ -442,7 +547,7 @@ export const casesOf = (operator: string, dtype: Precision): OpCase[] =>
   )
 
 const known = new Map<string, boolean>()
-/** Whether a function's activations can be bfloat16, as one of its cases shows. */
+/** Whether a function's activations can be bfloat16, decided by its first case. */
 const canNarrow = (c: OpCase): boolean => {
   if (!known.has(c.operator)) known.set(c.operator, canBeNarrow(c))
   return known.get(c.operator)!

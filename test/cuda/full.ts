@@ -1,7 +1,7 @@
-// npm run test:full [-- OPERATOR...]: every size of full-cases.ts on the addon whose kernels run on the CPU, against
-// the CPU twins and, forward, against float64; MT_EMULATOR says in which order threads run. Pieces of the list run in
-// processes of their own, two at a time. Results go into docs/kernels-full.json, which docs/kernels.md shows; ends with
-// 1 where one fails.
+// npm run test:full [-- OPERATOR...]: every size of full-cases.ts on the addon whose kernels run on the CPU, compared with
+// the CPU twins and, forward, with float64. MT_EMULATOR sets the order in which threads run. Pieces of the list run in
+// processes of their own, two at a time. Results go into docs/kernels-full.json, which docs/kernels.md shows; exits with 1
+// where a case fails.
 import { execFileSync, spawn } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -84,7 +84,7 @@ function work(operator: string, dtype: Precision, piece: number, pieces: number)
     try {
       scope(() => check(c, dtype, part))
     } catch (e) {
-      // A device that failed may stay so: what follows would say nothing new.
+      // A device may stay failed: further cases would show nothing new.
       part.failures.push({
         case: c.name,
         what: `${(e as Error).message}; ${list.length - part.cases - 1} cases were left out after it`,
@@ -166,7 +166,7 @@ async function main(wanted: string[]): Promise<void> {
   process.exitCode = failed ? 1 : 0
 }
 
-/** Puts an operator's results in the place of its last ones in the same order of threads. */
+/** Replaces an operator's last results in the same order of threads. */
 function save(entry: Entry): void {
   const before = existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as { results: Entry[] }).results : []
   const key = (e: Entry): string => `${e.operator} ${e.dtype === 'float32' ? 0 : 1} ${e.order}`
