@@ -176,14 +176,14 @@ struct General {
     return a.routing == Routing::score ? score * mask_weight(set, alpha, a.p) : score;
   }
   __device__ float weight(int j) const { return !a.mixes() ? 1.0f : weight_with_lent(j, alpha[j], lent[row]); }
-  /// f(key of the tile, masks, logit) for this thread's keys that the row sees.
+  /// f(i, masks, logit) for this thread's keys that the row sees; i is the pair's index in s and g.
   template <typename F>
   __device__ void each_key(int q0, int k0, F f) const {
     for (int k = lane; k < B; k += 4) {
       float score = s[row * kWidth + k];
       if (score == kNone) continue;
       unsigned set = mask_set(q0, k0, k);
-      f(k, set, logit(score, set));
+      f(row * kWidth + k, set, logit(score, set));
     }
   }
   __device__ void clear(float* values, int count) {
@@ -230,11 +230,11 @@ struct General {
   __device__ void add_centres(int q0, int k0, bool second) {
     for (int j = 0; j < a.m(); ++j) {
       float sum = 0, one = 0, centre = second ? mean[j * B + row] : 0.0f;
-      each_key(q0, k0, [&](int k, unsigned set, float l) {
+      each_key(q0, k0, [&](int i, unsigned set, float l) {
         if (!takes(set, j)) return;
         float p = expf(l - lse[j * B + row]);
         one += p;
-        sum = fmaf(p, g[row * kWidth + k] - centre, sum);
+        sum = fmaf(p, g[i] - centre, sum);
       });
       sum = quad_sum(sum);
       one = quad_sum(one);
@@ -256,9 +256,8 @@ struct General {
     if (shares)
       for (int j = 0; j < a.p; ++j) {
         float sum = 0;
-        each_key(q0, k0, [&](int k, unsigned set, float l) {
-          if (set >> j & 1)
-            sum = fmaf(expf(l - lse[row]) * (g[row * kWidth + k] - mean[row] - rest[row]), s[row * kWidth + k], sum);
+        each_key(q0, k0, [&](int i, unsigned set, float l) {
+          if (set >> j & 1) sum = fmaf(expf(l - lse[row]) * (g[i] - mean[row] - rest[row]), s[i], sum);
         });
         sum = quad_sum(sum);
         if (lane == 0) share[j * B + row] += sum;
