@@ -1,0 +1,72 @@
+/** What a run tells its listeners, and its options. */
+import type { Adapter } from '../adapter/adapter.js'
+import type { GroupCount } from '../adapter/parameters.js'
+import type { Model } from '../session/model.js'
+import type { DeviceChoice } from '../tensor/device.js'
+import type { Precision } from '../tensor/dtype.js'
+import type { Profile } from '../tensor/profile.js'
+import type { StepResult } from './trainer.js'
+
+/** An optimiser step: its results and its place in the run. */
+export interface StepEvent extends StepResult {
+  epoch: number
+  /** Optimiser steps so far, and of the whole run. */
+  step: number
+  steps: number
+  /** Factor on the learning rates. */
+  factor: number
+}
+
+/** The end of an epoch. */
+export interface EpochEvent {
+  epoch: number
+  /** Mean training loss per answer token, over the steps that were finite; NaN where none was. */
+  loss: number
+  /** Share of right answers on the validation manifest. */
+  accuracy?: number
+  tasks?: Record<string, number>
+  /** Whether this is the best epoch so far; never one without a step that was finite. */
+  best: boolean
+  /** A trained tensor that was not finite at the end of the epoch; earlier saved states are kept. */
+  notFinite?: string
+}
+
+/** Listeners; all are optional, and what they throw ends the run. */
+export interface TrainEvents {
+  /** Called once, before the first step: trained parameters by group, samples, and optimiser steps of the whole run. */
+  onStart?(start: { counts: GroupCount[]; samples: number; steps: number; model: Model; adapter: Adapter }): void
+  /** Called while the features of all clips are computed or read. */
+  onFeatures?(done: number, total: number): void
+  /** Called after each optimiser step. */
+  onStep?(event: StepEvent): void
+  /** Called after each epoch, its validation included. */
+  onEpoch?(event: EpochEvent): void
+  /**
+   * Called with the profile of steps 3 to 12, or of the first epoch where it has fewer steps. Recorded only for this
+   * listener. On a CUDA device, graphs hide operators: see {@link TrainOptions.graphs}. The run waits for the promise.
+   */
+  onProfile?(profile: Profile): void | Promise<void>
+}
+
+/** Options of a run that do not change its result, beside {@link TrainConfig}. */
+export interface TrainOptions extends TrainEvents {
+  /** Stops the run after the current step; the adapter is saved, and `train` rejects with the signal's reason. */
+  signal?: AbortSignal | undefined
+  /** Resumes the run whose state is in `config.output`. */
+  resume?: boolean
+  /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link openModel}. */
+  device?: DeviceChoice | undefined
+  precision?: Precision | undefined
+  /** On a CUDA device, whether steps of training and of answers are launched as graphs. Default: true. */
+  graphs?: boolean | undefined
+  /** An open model to use instead of opening `config.model`; its own adapter plays no part, and the caller frees it. */
+  model?: Model | undefined
+}
+
+/** The result of a finished run. */
+export interface TrainResult {
+  epochs: EpochEvent[]
+  /** Folders of the adapters. */
+  best: string
+  last: string
+}
