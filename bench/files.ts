@@ -54,7 +54,7 @@ export class Draw {
 }
 
 /** Matrices are stored in 16 bit where that is asked for, as checkpoints have them. */
-const isMatrix = (name: string, shape: readonly number[]): boolean =>
+export const isMatrix = (name: string, shape: readonly number[]): boolean =>
   shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
 
 /** As bfloat16 bits, rounded. */

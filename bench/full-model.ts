@@ -18,6 +18,7 @@ import { forwardBackward, type StepInputs, StepGraphs } from '../lib/train/graph
 import { AdamW } from '../lib/train/optimizer.js'
 import { expectedTensors } from '../lib/checkpoint/names.js'
 import { allocatePacks } from '../lib/session/pack.js'
+import { isMatrix } from './files.js'
 import { drawn } from './gpu/inputs.js'
 import { IGNORE } from '../lib/ops/cross-entropy.js'
 
@@ -97,8 +98,6 @@ export function randomModel(device: Device, precision: Precision, sizes: object 
   config.vision.layers = 0
   const first = new Map<string, Tensor>()
   let stream = 0
-  const isMatrix = (name: string, shape: readonly number[]): boolean =>
-    shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
   const expected = expectedTensors(config).map(({ name, shape, pack }) => ({
     name,
     shape,

@@ -87,7 +87,7 @@ export function placeOf(name: string): { file: string; key: string } {
   return { file: role === 'temporal' ? `temporal/${PEFT}` : PEFT, key: `base_model.model.${module}.${side}.weight` }
 }
 
-/** Where every parameter of a trained is stored: file to key to parameter. */
+/** Where every trained parameter is stored: by file and key. */
 function storedAt(trained: readonly TrainedParameter[]): Map<string, Map<string, TrainedParameter>> {
   const files = new Map<string, Map<string, TrainedParameter>>()
   for (const parameter of trained) {
@@ -239,8 +239,7 @@ export async function readAdapterInfo(folder: string): Promise<AdapterInfo> {
  * Loads an adapter onto the base model that it was trained on. Every parameter has to be there once and in its shape,
  * and nothing else.
  *
- * @throws InputError for another base, an unfinished or damaged folder, one that is replaced while it is being read,
- * and
+ * @throws InputError for another base, an unfinished or damaged folder, one that is replaced while it is being read, and
  *   for a tensor that is not finite
  */
 export async function loadAdapter(folder: string, base: Base): Promise<Adapter> {

@@ -8,7 +8,7 @@ import { InputError, invalid, show } from '../errors.js'
 import { writeAtomically, type FileSystem } from './atomic.js'
 import { pointerIn, POINTER_BYTES } from './text.js'
 import { parseJson } from './json.js'
-import { sizeOf } from '../shape.js'
+import { roundUp, sizeOf } from '../shape.js'
 
 /** Bytes per element of every dtype that the format knows. */
 export const DTYPE_BYTES = {
@@ -297,7 +297,7 @@ export async function writeSafetensors(
     header[name] = { dtype, shape, data_offsets: [at, (at += wanted)] }
   }
   const text = Buffer.from(JSON.stringify(header), 'utf8')
-  const length = Math.ceil((8 + text.byteLength) / 64) * 64 - 8
+  const length = roundUp(8 + text.byteLength, 64) - 8
   const head = Buffer.alloc(8 + length, ' ')
   head.writeBigUInt64LE(BigInt(length), 0)
   text.copy(head, 8)

@@ -4,6 +4,7 @@ import type { CheckedAdapterConfig } from '../adapter/config.js'
 import { forSample } from '../data/manifest.js'
 import type { QFormerText, TextRows } from '../models/image-model.js'
 import { IGNORE } from '../ops/cross-entropy.js'
+import { roundUp } from '../shape.js'
 import { tensor } from '../tensor/tensor.js'
 import { answerIds, promptIds, promptRoom, qformerIds, routeText, type SampleText } from '../text/prompts.js'
 import { checkIds } from '../text/tokenizer.js'
@@ -104,7 +105,7 @@ function padded(
   widths: Widths,
 ): { width: number; ids: Int32Array; mask: Uint8Array } {
   const longest = Math.max(0, ...rows.map((r) => r.length))
-  const width = Math.max(longest, Math.min(widths.most, Math.ceil(longest / widths.step) * widths.step))
+  const width = Math.max(longest, Math.min(widths.most, roundUp(longest, widths.step)))
   const ids = new Int32Array(rows.length * width).fill(fill)
   const mask = new Uint8Array(rows.length * width)
   rows.forEach((row, r) => {

@@ -9,6 +9,7 @@ import type { ImageModel } from '../models/image-model.js'
 import { argmax } from '../ops/argmax.js'
 import { full, write } from '../ops/copy.js'
 import { narrow, reshape } from '../ops/views.js'
+import { roundUp } from '../shape.js'
 import { Graph } from '../tensor/cuda-graph.js'
 import { keep, scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
@@ -18,8 +19,6 @@ import { tensor, type Tensor } from '../tensor/tensor.js'
 const KEYS = 64
 /** Capacity, in tokens, of a cache that is kept for later answers. */
 const CAPACITY = 256
-
-const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step
 
 export interface DecoderOptions {
   rows: number
@@ -67,21 +66,21 @@ export class Decoder {
   }
 
   /**
-   * A decoder for the model: a kept one where it has room and is not in use, else a new one. Hand it back with {@link
+   * A decoder for the model: a kept one where it has room and is not in use, else a new one. Return it with {@link
    * release}.
    */
   static of(model: ImageModel, options: DecoderOptions): Decoder {
-    for (const kept of model.attached) {
+    for (const decoder of model.attached) {
       if (
-        !(kept instanceof Decoder) ||
-        kept.busy ||
-        kept.options.rows !== options.rows ||
-        kept.capacity < options.limit ||
-        kept.options.graphs !== options.graphs
+        !(decoder instanceof Decoder) ||
+        decoder.busy ||
+        decoder.options.rows !== options.rows ||
+        decoder.capacity < options.limit ||
+        decoder.options.graphs !== options.graphs
       )
         continue
-      kept.busy = true
-      return kept
+      decoder.busy = true
+      return decoder
     }
     return new Decoder(model, options)
   }

@@ -6,7 +6,7 @@ import type { Tokenizer } from '../text/tokenizer.js'
 
 /**
  * Which ids count. The tokenizer overrules config.json, but for the end of an answer in families that say otherwise.
- * Padding is masked, so that where no id is named for it, or a negative one as in old configs, EOS will do.
+ * Padding is masked, so that where no id is named for it, or a negative one as in old configs, EOS is used.
  */
 export function specialIds(tokenizer: Tokenizer, language: LanguageConfig): SpecialIds {
   const eosId =

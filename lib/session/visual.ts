@@ -1,4 +1,4 @@
-/** Visual tokens of clips, looked at before anything is decided by them. */
+/** Visual tokens of clips, checked to be finite before they are used. */
 import type { Adapter } from '../adapter/adapter.js'
 import type { Clip } from '../data/frames.js'
 import { forSample } from '../data/manifest.js'

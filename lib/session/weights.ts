@@ -21,7 +21,7 @@ import { readPlanned, type CheckpointPlan, type FloatDtype, type PlannedTensor }
 const DTYPES: Record<FloatDtype, DType> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
 
 /**
- * Matrices that operators read in 16 bit as well: weights of linear layers and token tables. Everything else is small
+ * Matrices that operators read in 16 bits as well: weights of linear layers and token tables. Everything else is small
  * and widened to float32; widening is exact.
  */
 function keepsDtype({ name, shape }: PlannedTensor): boolean {

@@ -30,7 +30,8 @@ function taken(native: NativeTensor): Handle {
   return handle
 }
 
-// Shapes and strides cross the border in an array of their length: it is read at once there, a JavaScript array is not.
+// Shapes and strides are passed to native code in a typed array of their length: it reads that at once, a JavaScript
+// array element by element.
 const MAX_RANK = 6
 const arraysPerRank = (): Float64Array[] => Array.from({ length: MAX_RANK + 1 }, (_, rank) => new Float64Array(rank))
 const [sizes, steps] = [arraysPerRank(), arraysPerRank()]

@@ -3,6 +3,7 @@ import type { Adapter } from '../adapter/adapter.js'
 import type { ImageModel, DeviceText, QFormerText } from '../models/image-model.js'
 import { accumulate } from '../ops/adamw.js'
 import { fill, write, zeros } from '../ops/copy.js'
+import { roundUp } from '../shape.js'
 import { deviceMemory } from '../tensor/runtime.js'
 import { Graph } from '../tensor/cuda-graph.js'
 import { keep } from '../tensor/scope.js'
@@ -118,7 +119,7 @@ export class StepGraphs {
       let size = 0
       for (const [name, p] of this.adapter.parameters) {
         offsets.set(name, size)
-        size += Math.ceil(p.size / 64) * 64 // aligned as separate tensors are
+        size += roundUp(p.size, 64) // aligned as separate tensors are
       }
       const buffer = keep(zeros([size], 'float32', this.model.device))
       this.#sums = {
