@@ -1,4 +1,4 @@
-// adapter_config.json: what changes nothing about plain LoRA is passed, whatever PEFT wrote it; everything else is
+// adapter_config.json: keys that do not change plain LoRA are accepted, whichever PEFT wrote them; all others are
 // refused by name.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'

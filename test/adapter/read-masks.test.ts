@@ -171,7 +171,7 @@ for (const [name, tensors, axis, rest, queries, expected] of [
   })
 }
 
-test('a file that is none', async () => {
+test('a file that is not a mask set', async () => {
   writeFileSync(join(folder, 'x.txt'), 'hello')
   assert.match(
     await refusal(readMasks(config({ spatialMasks: 'x.txt' }), folder)),

@@ -216,7 +216,7 @@ test('what PEFT reads, to the letter', async () => {
   assert.match(readme, /^# A video adapter for tiny-base\n/)
 })
 
-test('mask sets that were given travel with the adapter', async () => {
+test('mask sets of the caller are saved with the adapter', async () => {
   const path = place()
   const masks = { spatial: spatialWindows(4, 5, [2, 1, 0], 4), temporal: temporalWindows(6, [3, 2, 1], 4) }
   const adapter = make(
@@ -500,7 +500,7 @@ test('killed between the two renames: the old adapter is found, and put back by 
   await saveAdapter(path, first, meta)
   renameSync(path, join(parent, '.adapter.previous'))
   assert.equal(await bits(await loadAdapter(path, base)), await bits(first))
-  // A process that is no more left its temporary folder, too.
+  // A killed process left its temporary folder, too.
   const dead = execFileSync(process.execPath, ['-p', 'process.pid'], { encoding: 'utf8' }).trim()
   mkdirSync(join(parent, `.adapter.${dead}.01234567.tmp`))
   mkdirSync(join(parent, `.adapter.${process.pid}.01234567.tmp`))
@@ -526,7 +526,7 @@ test('a folder behind a link is replaced where it is', async () => {
   assert.equal(await bits(await loadAdapter(join(parent, 'link'), base)), await bits(second))
 })
 
-test('a really full disk (where one can be mounted)', async () => {
+test('a full disk (where one can be mounted)', async () => {
   const disk = place()
   try {
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=96k', 'tmpfs', disk], { stdio: 'ignore' })

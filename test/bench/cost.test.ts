@@ -1,4 +1,4 @@
-// The formulas of docs/model.md#cost against the text's own figures, and against counts by loops.
+// The formulas of docs/model.md#cost against the figures on that page, and against counts by loops.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'

@@ -137,7 +137,7 @@ test('--profile: the table and the trace name the same operators as often, and t
   assert.ok(lines.includes(`trace, for chrome://tracing or ui.perfetto.dev: ${trace}`))
 })
 
-test('what is asked for wrongly is one sentence', () => {
+test('a wrong option is one sentence', () => {
   for (const [args, say] of [
     [['atention'], /suite: expected attention.*did you mean attention\?/],
     [['--dtype', 'float64'], /--dtype: expected float32, bfloat16, mixed or all/],
@@ -207,7 +207,7 @@ function fake(
   }
 }
 
-test('a peer whose results are ours gets a ratio; one whose are not, or that cannot, gets none and is told why', async () => {
+test('a peer gets a ratio where its results equal ours; otherwise the reason is given', async () => {
   const right = fake('right', (o) => o)
   const wrong = fake('wrong', (o) =>
     Object.fromEntries(Object.entries(o).map(([name, y]) => [name, y.map((x, i) => (i === 0 ? x : 1.001 * x))])),
@@ -242,7 +242,7 @@ test('a peer whose results are ours gets a ratio; one whose are not, or that can
   assert.ok(suite.rows.filter((r) => r.sizes.K !== 0).every((r) => r.peers.length === 0))
 })
 
-test('why somebody has no ratio is told once, below the lines that say so', () => {
+test('the reason for a missing ratio is printed once, below the lines that refer to it', () => {
   const notes = new Footnotes()
   const without = (name: string, unavailable: string): Row['peers'][number] => ({ name, kind: 'peer', unavailable })
   const long = `it cannot ${'x'.repeat(100)}`
@@ -298,7 +298,7 @@ test('contenders take turns, ratios are paired by round, and p10 and p90 lie aro
   assert.is(difference([[1]], [[1, 2]]), Infinity)
 })
 
-test('a contender that takes far longer than ours is asked once; the time that there is ends the rounds after two', async () => {
+test('a contender that takes far longer than ours runs once; out of time, the rounds end after two', async () => {
   const asked = { ours: 0, slow: 0 }
   const slow: Contender = {
     name: 'slow',
@@ -323,7 +323,7 @@ test('our own side rotates its inputs, and gives threads back', () => {
   )
 })
 
-test('ceilings are rates; a name that there is not is refused', () => {
+test('ceilings are rates; an unknown name is refused', () => {
   for (const name of ['float32', 'read', 'readSmallPages', 'copy'] as const)
     assert.ok(native().instruments.ceiling(name) > 0, name)
   assert.ok(native().instruments.ceiling('bfloat16') >= 0)

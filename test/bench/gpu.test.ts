@@ -1,6 +1,6 @@
 // bench/gpu/all.sh where there is no GPU: every stage says why it cannot run, the script ends well and its result is
 // valid.
-// On the addon whose CUDA kernels run on the CPU the stages really run, at tiny sizes. No time is checked.
+// On the emulated addon the stages run, at tiny sizes. No time is checked.
 import { spawn, spawnSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -358,7 +358,7 @@ unix('what a sanitizer started ends with it, and errors of racecheck are told fr
   await until('the end of what initcheck started', () => !alive(pid))
 })
 
-test('shapes.json: ids are not used twice, tiny forms of every kind, and streams of inputs the peers know', () => {
+test('shapes.json: unique ids, tiny forms of every kind, and streams of inputs that the peers know', () => {
   const { items, quick } = json(join(root, 'bench', 'gpu', 'shapes.json'))
   for (const list of [items, quick]) assert.is(new Set(list.map((i: any) => i.id)).size, list.length)
   assert.equal([...new Set(quick.map((i: any) => i.kind))].sort(), [...new Set(items.map((i: any) => i.kind))].sort())
@@ -366,7 +366,7 @@ test('shapes.json: ids are not used twice, tiny forms of every kind, and streams
   assert.equal(JSON.parse(listed!), [...streams])
 })
 
-test('the stage of tests names files that there are', () => {
+test('the stage of tests names files that exist', () => {
   const named = [
     ...readFileSync(join(root, 'bench', 'gpu', 'tests.mjs'), 'utf8').matchAll(/file\('(test\/\w+)', '([\w-]+)'/g),
   ].map(([, folder, name]) => `${folder}/${name}.test.ts`)
@@ -395,7 +395,7 @@ test('the stage of tests names files that there are', () => {
       assert.is(status, 0, stderr)
       const given = JSON.parse(stdout)
       assert.equal(given.uniform, draw('uniform'), library)
-      // log, sin and cos of another library may round otherwise.
+      // log, sin and cos of another library may round differently.
       draw('normal').forEach((x, i) =>
         assert.ok(
           Math.abs(x - given.normal[i]) <= 2 ** -22 * Math.max(1, Math.abs(x)),

@@ -127,7 +127,7 @@ const KINDS = {
   linear: (_: Case, t: Weights) => ({ y: linear(t.get('x')!, t.get('weight')!) }),
 }
 
-/** What the oracle's Q-Former has and the peers do not see: their `queries` are its tokens and positions, summed. */
+/** Inputs of the oracle's Q-Former that the peers do not get: their `queries` are its tokens and positions, summed. */
 export function withEmbeddings(c: Case, tensors: Tensors): Tensors {
   if (c.kind !== 'qformer') return {}
   const { B, T, L, D } = c.sizes
@@ -146,7 +146,7 @@ export function withEmbeddings(c: Case, tensors: Tensors): Tensors {
   return own
 }
 
-/** Every output that a peer owes. */
+/** Every output that a peer must give. */
 export function reference(c: Case, tensors: Tensors): Record<string, Float64Array> {
   const t = new Map(Object.entries(tensors).map(([name, { shape, data }]) => [name, array(shape, data)]))
   const outputs = KINDS[c.kind](c, t)

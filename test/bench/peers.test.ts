@@ -139,7 +139,7 @@ test('a prepared case is sampled, by either clock, until it is forgotten', async
   }
 })
 
-test('a file that is none is unavailable, and the peer goes on', async () => {
+test('a file that is not a case is unavailable, and the peer goes on', async () => {
   const full = await write({ ...cases[0]!, id: 'after nonsense' }, draw(shapesOf(cases[0]!), 1))
   for (const peer of peers) {
     assert.ok('unavailable' in (await peer.prepare({ ...full, tensors: join(folder, 'README.md') })), peer.name)
@@ -168,12 +168,11 @@ test('MT_PYTHON names the one python3 that is tried; unknown names and thread co
   )
 })
 
-// ------------------------------------------------------------------------------------------------------------
-// processes
+// ----------------------------------------------------------------------------------------------------------- processes
 
 const program = (code: string): Child => new Child(process.execPath, ['-e', code], process.env, 60_000)
 
-test('a process that dies, talks nonsense or is silent is unavailable, once and for all', async () => {
+test('a process that dies, answers nonsense or not at all is unavailable from then on', async () => {
   for (const [code, reason] of [
     [
       'console.error("KernelError: no such kernel"); console.error("bye"); process.exit(3)',
@@ -197,7 +196,7 @@ test('a process that dies, talks nonsense or is silent is unavailable, once and 
   await nobody.close()
 })
 
-test('answers come in the order of the questions; an answer to none is nonsense', async () => {
+test('answers come in the order of the questions; an answer without a question is nonsense', async () => {
   const echo = program(
     'console.log("{}"); require("readline").createInterface(process.stdin).on("line", (l) => console.log(l))',
   )

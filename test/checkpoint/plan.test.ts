@@ -291,7 +291,7 @@ for (const [name, files, counts] of [
   })
 }
 
-test('an index may name what nobody needs and no file has', async () => {
+test('an index may name a tensor that is not needed and in no file', async () => {
   const data = tensors()
   const [a, b] = [data.slice(0, 9), data.slice(9)]
   const files = { 'a.safetensors': a, 'b.safetensors': b }

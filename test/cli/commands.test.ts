@@ -153,7 +153,7 @@ test('Ctrl-C during training: exit 130, the step is finished, and what was learn
   assert.is(JSON.parse(readFileSync(at(name, 'last', 'training.json'), 'utf8')).steps, steps, 'it is of the last step')
 })
 
-test('where is computed is said once, with the reason; cuda never falls back', async () => {
+test('the device is printed once, with the reason; cuda never falls back', async () => {
   const args = ask('--video', clip(), '--max-tokens', '1')
   const auto = await cli(...args)
   assert.is(auto.code, 0, auto.err)

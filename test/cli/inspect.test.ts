@@ -59,7 +59,7 @@ test('a bare config.json of full size', async () => {
   assert.match(plain(brief), /total 194 2,499,126/)
 })
 
-test('the adapter comes from a training file, whose other sections are passed over', async () => {
+test('the adapter comes from a training file, whose other sections are ignored', async () => {
   const file = yaml(
     'train.yaml',
     'model: some/folder\ntrain: {lr: 1.0e-4}\ntemporal: {residual: gated}\ndar: {mode: score}\nframes: 8\n',
@@ -120,7 +120,7 @@ test('the report says how pictures are prepared and by which file, or what is as
   )
 })
 
-test('one error for whatever is wrong', async () => {
+test('each error is one sentence', async () => {
   assert.match(await refusal(inspect(join(folder, 'nowhere'))), /nowhere: no such folder or file/)
   assert.match(await refusal(inspect(vicuna, { adapter: join(folder, 'none.yaml') })), /none\.yaml: no such file/)
   assert.match(

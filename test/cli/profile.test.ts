@@ -1,4 +1,4 @@
-// `train --profile FILE` as users have it: the trace, the table, and a run that computes what it computes without.
+// `train --profile FILE` as users run it: the trace, the table, and the same results as without it.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'

@@ -74,7 +74,7 @@ test('a file that may not be read', async () => {
   }
 })
 
-test('files that are no video: bytes, a text, a picture, sound', async () => {
+test('files that are not videos: bytes, a text, a picture, sound', async () => {
   writeFileSync(folder.at('noise.mp4'), Buffer.from(Array.from({ length: 5000 }, (_, i) => (i * i * 31 + 7) % 251)))
   await refused({ video: folder.at('noise.mp4') }, /expected a video file, but got something that FFmpeg cannot read/)
   writeFileSync(folder.at('a.txt'), 'Once upon a time there was no video.\n'.repeat(50))

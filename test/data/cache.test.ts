@@ -81,7 +81,7 @@ test('the content hash follows the bytes, not the name; a folder counts names an
   )
 })
 
-test('what was put is got, to the bit; nothing else is', async () => {
+test('stored features are returned to the bit, and no others', async () => {
   const cache = new FeatureCache(folder.at('cache'))
   const key = featureKey(source)
   assert.is(await cache.get(key), undefined)
@@ -110,7 +110,7 @@ test('what was put is got, to the bit; nothing else is', async () => {
   )
 })
 
-test("a damaged file counts as none and is deleted; another key's file too", async () => {
+test("a damaged file counts as absent and is deleted; so does another key's file", async () => {
   const cache = new FeatureCache(folder.at('damaged'))
   const key = featureKey(source)
   const other = featureKey({ ...source, frames: 2 })
@@ -150,7 +150,7 @@ test('writers at the same time leave one whole file and no other', async () => {
   assert.is(readdirSync(folder.at(`race/${key.slice(0, 2)}`)).length, 1)
 })
 
-test('a place that cannot be written is one clear error', async () => {
+test('a folder that cannot be written is one clear error', async () => {
   writeFileSync(folder.at('file'), '')
   const cache = new FeatureCache(folder.at('file/cache'))
   await cache.put(featureKey(source), [1], new Float32Array(1)).then(

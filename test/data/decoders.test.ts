@@ -46,7 +46,7 @@ function fake(name: string, body: string): URL {
   return pathToFileURL(folder.at(name))
 }
 
-/** Whether a process of this id is there, and no zombie. */
+/** Whether a process of this id is alive: not a zombie. */
 const alive = (pid: number): boolean =>
   spawnSync('ps', ['-o', 'stat=', '-p', `${pid}`], { encoding: 'utf8' })
     .stdout.trim()
@@ -95,7 +95,7 @@ test('many clips at once share a few processes', async () => {
   for (const frames of all) assert.equal(frames, first)
 })
 
-test('a decoder that spins, or waits, is given up; the clip is named, the process gone, and the next clip is read', async () => {
+test('a decoder that spins or waits is abandoned: the clip is named, the process ended, and the next clip read', async () => {
   for (const [name, body] of [
     ['spin.mjs', 'while (true);'],
     ['wait.mjs', 'setInterval(() => {}, 1000)'],

@@ -31,7 +31,7 @@ export interface FuzzResult {
   late: number
   /** Decoding processes that crashed: what was in hand is refused, but FFmpeg has a fault. */
   crashes: number
-  /** What should not have been, with the number of the clip. */
+  /** Wrong outcomes, with the number of the clip. */
   faults: string[]
   /**
    * Largest resident sets, in MiB: of this process after the first tenth and at the end, and of a decoding one

@@ -139,7 +139,7 @@ test('a byte order mark before any line, as joined files have it, is no part of 
   )
 })
 
-test('errors about a sample begin with where it stands; twice is once', async () => {
+test('errors about a sample begin with its file, line and id, once', async () => {
   const [, sample] = await readManifest(write(good, '', { ...good, id: 'b' }))
   assert.is(sampleName(sample!), `${folder.at('m.jsonl')}, line 3, sample "b"`)
   assert.is(sampleName({ ...sample! }), 'sample "b"')

@@ -132,7 +132,7 @@ test('transformers 5 keeps it in processor_config.json; the first that is there 
   )
 })
 
-test('what is assumed is said, and nothing else', async () => {
+test('assumptions are noted, and nothing else', async () => {
   const { image_mean: _, rescale_factor: __, ...without } = HALF
   for (const [value, notes] of [
     [HALF, []],

@@ -1,6 +1,6 @@
 /**
- * Videos as people have them: containers that do not speak of their pictures, clocks that fall back, fields, hints,
- * alpha.
+ * Videos as people have them: containers that do not state when pictures end, clocks that fall back, interlaced
+ * fields, display matrices, alpha.
  */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

@@ -1,5 +1,5 @@
-// Evaluation where something is wrong: every error says which sample, what is not finite is no accuracy, and the file
-// of predictions loses nothing, whatever ends the process.
+// Evaluation where something is wrong: every error names its sample, numbers that are not finite give no accuracy, and
+// the file of predictions loses nothing, whatever ends the process.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -66,10 +66,9 @@ function manifest(name: string, changes: Record<number, object>): string {
   return at(name)
 }
 
-// -------------------------------------------------------------------------------------------------------- texts and
-// clips
+// ----------------------------------------------------------------------------------------------------- texts and clips
 
-test('texts that cannot be used are known before anything is computed, with line and sample', async () => {
+test('texts that cannot be used are reported before anything is computed, with line and sample', async () => {
   const config = imageTextConfig(checkpoint, 2)
   const long = Array(200).fill('circle').join(' ')
   const of = async (name: string, changes: object): Promise<Sample> =>
@@ -160,7 +159,7 @@ test('ids that every batch uses are checked when the model is opened', async () 
   }
 })
 
-test('a clip that cannot be used ends evaluation with its line and sample, or is heard of and left out', async () => {
+test('a clip that cannot be used ends evaluation with its line and sample, or is reported to a listener and left out', async () => {
   writeFileSync(at('clips', 'noise.mp4'), 'no video')
   const bad = await readManifest(manifest('bad.jsonl', { 1: { video: at('clips', 'noise.mp4') }, 3: { start: 77 } }))
   assert.match(
@@ -187,8 +186,7 @@ test('a clip that cannot be used ends evaluation with its line and sample, or is
   )
 })
 
-// ------------------------------------------------------------------------------------------------------------- not
-// finite
+// ---------------------------------------------------------------------------------------------------------- not finite
 
 for (const weight of [
   'language_model.lm_head.weight',
@@ -242,8 +240,7 @@ test('an adapter that is not finite is not loaded, and one in memory decides not
   }
 })
 
-// ------------------------------------------------------------------------------------------------------------- the
-// file
+// ------------------------------------------------------------------------------------------------------------ the file
 
 const evaluation = (data: string, output: string, ...more: string[]): string[] => [
   'eval',
@@ -326,7 +323,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGKILL'] as const) {
   })
 }
 
-test('predictions of another run, or of other samples, are not gone on with', async () => {
+test('predictions of another run, or of other samples, are not continued', async () => {
   const line: Prediction = {
     id: samples[0]!.id,
     prompt: samples[0]!.prompt,

@@ -194,7 +194,7 @@ test('a file cut after its header was read is noticed', async () => {
   assert.match(await refusal(readEntry(header, 'a')), /has been cut since it was opened/)
 })
 
-test('what is asked to be written is checked first', async () => {
+test('tensors are checked before they are written', async () => {
   const write = (...tensors: Parameters<typeof writeSafetensors>[1][number][]) =>
     refusal(writeSafetensors(at('w.safetensors'), tensors))
   const two = new Float32Array(2)

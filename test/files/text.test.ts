@@ -36,8 +36,7 @@ async function refusal(act: () => Promise<unknown>): Promise<string> {
 }
 const latin1 = (text: string): Buffer => Buffer.from(text, 'latin1')
 
-// ----------------------------------------------------------------------------------------------------------------
-// decoding
+// ------------------------------------------------------------------------------------------------------------ decoding
 
 for (const [what, bytes, line, byte] of [
   ['Latin-1', latin1('a: 1\nname: M\xfcller\n'), 2, 0xfc],
@@ -59,7 +58,7 @@ for (const [what, bytes, line, byte] of [
   })
 }
 
-test('UTF-8 comes through to the last character, with or without a byte order mark', () => {
+test('UTF-8 is read to the last character, with or without a byte order mark', () => {
   const text = 'Größe: 日本語, 😀, \u00a0, e\u0301\r\n\uFEFFagain'
   assert.is(decodeText(Buffer.from(text), 'x'), text)
   assert.is(decodeText(Buffer.from(`\uFEFF${text}`), 'x'), text)
@@ -87,7 +86,7 @@ test('UTF-16, with a mark or without', async () => {
     assert.match(await refusal(() => readJsonObject(file(name, bytes))), sentence)
 })
 
-test('everything that users write is read so: manifest, YAML, and the JSON files of models', async () => {
+test('every file of users is read this way: manifest, YAML, and the JSON files of models', async () => {
   const bad = latin1('{"id": "1",\n "answer": "caf\xe9"}')
   file('model/config.json', bad)
   file('tokens/tokenizer.json', '{"model": {"vocab": {}}}')
@@ -119,8 +118,7 @@ test('a key twice in one object is refused, wherever it stands and however it is
   )
 })
 
-// ----------------------------------------------------------------------------------------------------------------
-// pointers
+// ------------------------------------------------------------------------------------------------------------ pointers
 
 const lfs = (version: string) => `version ${version}\noid sha256:${'4d7a'.repeat(16)}\nsize 9896533600\n`
 const annex = '/annex/objects/SHA256E-s9896533600--4d7a.safetensors\n'
@@ -156,7 +154,7 @@ for (const [i, [kind, content, remedy]] of pointers.entries()) {
   })
 }
 
-test('what only looks like a pointer is none', () => {
+test('a file that only resembles a pointer is not one', () => {
   for (const text of [
     '',
     'version 2',

@@ -1,5 +1,5 @@
-// What the pages show as code is right: TypeScript passes the strictest settings against the package's own types, JSON and
-// YAML are what the product reads, and commands have the names and options that are shown.
+// Code on the pages is right: TypeScript passes strict settings against the package's own types, JSON and YAML are what
+// the product reads, and commands have the names and options that are shown.
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -40,7 +40,7 @@ const blocks = pages.flatMap((page): Block[] => {
 const of = (language: string): Block[] => blocks.filter((block) => block.language === language)
 const name = ({ page, line }: Block): string => `${page}:${line}`
 
-/** Signatures, which docs/gpu-api.md takes from the source: no programs. */
+/** Signatures, which docs/gpu-api.md takes from the source, are not programs. */
 const isSignature = ({ page, text }: Block): boolean =>
   page === 'docs/gpu-api.md' && /^(function|class|interface|const) \w+/.test(text)
 

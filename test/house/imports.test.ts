@@ -1,4 +1,4 @@
-// The arrows of the house, read from its import lines: the tables of lib/README.md and native/README.md are the rules.
+// Imports between rooms, read from the import lines: the tables of lib/README.md and native/README.md are the rules.
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, normalize, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -58,7 +58,7 @@ function room(folder: string, rooms: Map<string, string[]>, path: string): strin
 }
 
 for (const { folder, sources, rooms } of houses) {
-  test(`${folder}/README.md has no arrow to a later room, and names no room that is not there`, () => {
+  test(`${folder}/README.md lets no room import a later one, and names no room that does not exist`, () => {
     const order = [...rooms.keys()]
     assert.ok(order.length >= 8)
     for (const [name, others] of rooms)
@@ -88,7 +88,7 @@ for (const { folder, sources, rooms } of houses) {
     assert.equal(wrong, [])
   })
 
-  test(`no file of ${folder} imports itself by way of others`, () => {
+  test(`no file of ${folder} imports itself through others`, () => {
     const circles: string[] = []
     const done = new Set<string>()
     const walk = (path: string, way: string[]): void => {

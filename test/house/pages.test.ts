@@ -1,4 +1,4 @@
-// The pages of the repository: what they link to and what code cites is there, and code cites nothing else.
+// Pages of the repository: links and citations lead to files and headings that exist.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join, normalize } from 'node:path'

@@ -1,4 +1,4 @@
-// What only the model itself can notice: too many frames, an id without a row, a sequence past the positions.
+// Errors that only the model itself can detect: too many frames, an id without a row, a sequence past the positions.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Adapter } from '../../lib/adapter/adapter.js'

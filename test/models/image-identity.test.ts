@@ -1,5 +1,5 @@
-// Where an adapter has nothing to say, the video model is the image model: to the bit where no number is computed
-// another way, within a millionth where routing or the mean is.
+// Where an adapter adds nothing, the video model is the image model: to the bit where every number is computed the same
+// way, within a millionth where routing or the mean changes the order of operations.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Adapter } from '../../lib/adapter/adapter.js'
@@ -141,7 +141,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
 
   test.after(() => opened?.native.dispose())
 
-  test(`${kind}: it leaves the image model as soon as something is trained`, () =>
+  test(`${kind}: it differs from the image model as soon as something is trained`, () =>
     within(async (features, text, model) => {
       const config = parseAdapterConfig({
         ...parts,

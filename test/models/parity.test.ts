@@ -1,5 +1,5 @@
 // The parity command over the golden files, where they are; and over a golden folder of one case that the oracle makes
-// here, whole and damaged, so that a comparison that lets everything pass is found out.
+// here, whole and damaged, so that a comparison that accepts everything fails.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, mkdirSync } from 'node:fs'
@@ -133,7 +133,7 @@ test('one number that differs fails by name, from past the limit on and not belo
   assert.is(await faults(folder((t) => nudge(t, 'out.logits', 3e-6))), '')
 })
 
-test('another answer, a NaN, another shape, an output that is not computed, and a file that is no case all fail', async () => {
+test('another answer, a NaN, another shape, an output that is not computed, and a file that is not a case all fail', async () => {
   assert.match(
     await faults(
       folder((t) => {

@@ -313,7 +313,7 @@ test('padding that fills whole blocks of keys, at the beginning too', () => {
     }
 })
 
-test('what is no number stays none, and spoils what sees it alone', () => {
+test('NaN in, NaN out, and only where it is seen', () => {
   for (const nq of [2, 9]) {
     const c: Case = { ...base, batch: [2], heads: 1, nq, nk: 33, d: 16 }
     const [one, all] = [draw(c), draw(c)]
@@ -325,7 +325,7 @@ test('what is no number stays none, and spoils what sees it alone', () => {
   }
 })
 
-test('one key: the gradient of queries and keys is nothing at all', () => {
+test('one key: the gradients of queries and keys are exactly 0', () => {
   for (const mode of modes) {
     const { grads } = run({ ...base, nq: 1, nk: 1, mode }, draw({ ...base, nq: 1, nk: 1, mode }))
     if (mode !== 'attention') assert.ok([...grads.get('q')!, ...grads.get('k')!].every((g) => g === 0))

@@ -261,7 +261,7 @@ async function under(limit: number): Promise<number[]> {
   return JSON.parse(stdout) as number[]
 }
 
-test('where memory is short nothing is packed, where there is some the forward alone, and results are right', async () => {
+test('with little memory nothing is packed, with more the forward alone, and results are right', async () => {
   const MiB = 1 << 20
   assert.equal(await under(2 * MiB), [256, 1024, 0, 0])
   assert.equal(await under(4 * MiB), [256, 1024, MiB, MiB])

@@ -107,7 +107,7 @@ for (const [m, n, k] of [
       )
     }))
 
-test('what GELU saw is saved only where a gradient will ask for it', () =>
+test("GELU's input is saved only where a gradient needs it", () =>
   scope(() => {
     const [x, w] = [upload(normal([64, 16])), upload(normal([32, 16]))]
     const grown = (f: () => Tensor): number => {
@@ -133,7 +133,7 @@ test('what GELU saw is saved only where a gradient will ask for it', () =>
     )
   }))
 
-test('sums over nothing are the bias, or nothing', () =>
+test('sums over no elements are the bias, or 0', () =>
   scope(() => {
     const none = (...shape: number[]): Tensor => tensor([], shape)
     assert.equal([...linear(none(2, 0), none(3, 0), tensor([1, 2, 3])).dataBlocking()], [1, 2, 3, 1, 2, 3])

@@ -1,6 +1,6 @@
 /**
- * NaN in, NaN out: what a number that is none becomes in every operator of the models, on a device. One that was made a
- * finite number on its way would decide what is answered, and nobody could tell.
+ * NaN in, NaN out, for every operator of the models, on a device. A NaN that an operator turned into a finite number
+ * would change answers without any sign of it.
  */
 import { strict as assert } from 'node:assert'
 import { attention, type AttentionOptions } from '../../lib/ops/attention.js'

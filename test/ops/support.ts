@@ -1,5 +1,5 @@
-// What a list of operator cases needs, whoever runs it: inputs by seed, their upload in several layouts, and what a
-// case gives. No assertion here and no list: cases.ts is the list, run-cases.test.ts the test.
+// Tools for lists of operator cases: inputs by seed, their upload in several layouts, and the results of a case. No
+// assertions and no list: cases.ts is the list, run-cases.test.ts the test.
 import { cast } from '../../lib/ops/copy.js'
 import { multiply, add } from '../../lib/ops/elementwise.js'
 import { sumDim } from '../../lib/ops/reduce.js'

@@ -1,5 +1,4 @@
-// What of the oracle can be checked without any golden file: closed forms, small cases by hand, and the model against
-// itself.
+// Checks of the oracle that need no golden file: closed forms, small cases by hand, and the model against itself.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { mkdtempSync, rmSync } from 'node:fs'

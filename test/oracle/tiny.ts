@@ -1,5 +1,4 @@
-// A tiny checkpoint, inputs and trained parameters by seed, so that the whole model can be proven where no files are at
-// hand.
+// A tiny checkpoint, inputs and trained parameters by seed, so that the whole model can be tested without files.
 // Every number is exactly a float32. The sizes are awkward on purpose: odd head widths, odd token counts, nothing a
 // power of two.
 import { mkdirSync, writeFileSync } from 'node:fs'

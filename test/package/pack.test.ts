@@ -74,7 +74,7 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
 /** Dependencies that nothing uses yet: models are not yet read from the hub. */
 const unused = ['@huggingface/hub']
 
-/** What is compiled imports dependencies alone, and what is packed uses each of them. */
+/** Checks that compiled code imports declared dependencies only, and that packed files use each of them. */
 function dependencies(paths: readonly string[]): void {
   const { dependencies: declared } = JSON.parse(readFileSync(join(source, 'package.json'), 'utf8')) as {
     dependencies: Record<string, string>

@@ -1,5 +1,5 @@
-// Features are handed to whom they belong: the cache on disk knows the vision tower's weights, preprocessing and
-// precision, and nothing that features do not depend on.
+// Cached features are returned only where they are right: the key on disk holds the vision tower's weights,
+// preprocessing and precision, and nothing that features do not depend on.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { cpSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'

@@ -1,4 +1,4 @@
-// Numbers that are not finite decide nothing: whoever asks reads one sentence with the tensor or layer, and the sample.
+// Numbers that are not finite decide nothing: one sentence names the tensor or layer, and the sample.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { InputError } from '../../lib/errors.js'
@@ -38,7 +38,7 @@ for (const [kind, weight, value] of [
   ['instructblip', 'language_model.model.layers.1.mlp.down_proj.weight', Infinity],
   ['blip2', 'language_model.model.decoder.layers.0.fc2.bias', -Infinity],
 ] as const) {
-  test(`generation from a damaged weight is no empty answer: ${weight}`, async () => {
+  test(`generation from a damaged weight is an error, not an empty answer: ${weight}`, async () => {
     const { native } = await withWeight(kind, weight, value)
     const message = await scope(() =>
       failure(drain(generate(native, visual(), [1, 2, 3], { maxTokens: 4, eosIds: [0] }))),

@@ -1,4 +1,4 @@
-// Greedy generation: the cache changes nothing, and every way to end ends it.
+// Greedy generation: the cache does not change the answer, and every end condition ends it.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { generate, type GenerateOptions } from '../../lib/session/generate.js'
@@ -42,7 +42,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
       }),
     )
 
-  test(`${kind}: with the cache comes what comes from the whole sequence each time`, async () => {
+  test(`${kind}: the cache gives the ids that the whole sequence gives`, async () => {
     const answers = new Set<string>()
     for (const seed of [1, 2, 3]) {
       await scope(async () => {

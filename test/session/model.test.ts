@@ -1,4 +1,4 @@
-// The way in: a model opens with or without an adapter, answers, changes its adapter, and gives all memory back.
+// openModel: a model opens with or without an adapter, answers, changes its adapter, and frees all memory.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { mkdirSync } from 'node:fs'
@@ -112,7 +112,7 @@ test('questions are answered side by side, and one that has begun keeps its adap
   assert.is(await answer(model), await once({ adapter: at('adapter-2') }))
 })
 
-test('a model that was disposed says so', async () => {
+test('a disposed model says so', async () => {
   const model = await openModel(world.model, { adapter: at('adapter-1') })
   model.dispose()
   model.dispose()

@@ -1,4 +1,4 @@
-/** What native memory is in use, for tests that hold an end against a beginning. All test files share one process. */
+/** Native memory in use, for tests that compare the end with the beginning. All test files share one process. */
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { memory, sync } from '../../lib/tensor/runtime.js'

@@ -1,6 +1,6 @@
 /**
- * A tiny random checkpoint twice: as the native model, loaded from a folder, and as the oracle's float64 arrays. For
- * the tests that hold one against the other.
+ * A tiny random checkpoint twice: as the native model, loaded from a folder, and as the oracle's float64 arrays, for
+ * tests that compare the two.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,6 +1,6 @@
 /**
  * A checkpoint folder and clips for whole runs: the random tiny InstructBLIP or BLIP-2 with the tokenizers of the tiny
- * world, and a few of its rendered clips. Nothing in it has learned anything.
+ * world, and a few of its rendered clips. Its weights are random.
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,4 +1,4 @@
-// Scopes: what is made inside is freed, but for what is returned or kept; across awaits, errors and nesting.
+// Scopes free what is made inside, except what is returned or kept; across awaits, errors and nesting.
 import { spawnSync } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { test } from 'uvu'
@@ -47,7 +47,7 @@ test('finds results in arrays, maps and plain objects', () => {
   }
 })
 
-test('finds results at any depth, in rings, sets, keys and objects without a prototype', () => {
+test('finds results at any depth, in cycles, sets, keys and objects without a prototype', () => {
   const found: Tensor[] = []
   const note = (t: Tensor): Tensor => (found.push(t), t)
   const out = scope(() => {

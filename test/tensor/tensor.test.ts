@@ -1,4 +1,4 @@
-// Tensors as a user meets them: made, read, seen differently, freed; and the queue behind them.
+// Tensors as users see them: made, read, viewed, freed; and the queue behind them.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -58,7 +58,7 @@ test('the shape belongs to the tensor, whatever its maker does to the array', ()
   })
 })
 
-test('what is no tensor is refused in one sentence', () => {
+test('data that is not a tensor is refused in one sentence', () => {
   const wrong: [() => unknown, RegExp][] = [
     [() => tensor('abc' as never), /^tensor: expected a typed array or an array of numbers, but got "abc"\.$/],
     [() => tensor(null as never), /^tensor: expected a typed array or an array of numbers/],
@@ -172,7 +172,7 @@ test('a size of 0 beside enormous ones costs nothing', async () => {
   })
 })
 
-test('dispose frees at once what the queue no longer needs, once; a view keeps the memory alive', async () => {
+test('dispose frees memory at once where the queue no longer needs it, once; a view keeps it alive', async () => {
   await settled()
   const before = memory()
   const t = full([1024], 2)
@@ -384,7 +384,7 @@ test('memory() counts bytes and tensors, resetPeak() starts anew', async () => {
   assert.ok(memory().limit > 0)
 })
 
-test('V8 is told of memory once per storage, and again that it went; of little ones and files never', async () => {
+test('V8 is told of memory once per storage, and again when it is freed; of small ones and files never', async () => {
   const MiB = 1 << 20
   const start = memory()
   const since = (): number[] => [memory().reports - start.reports, memory().external - start.external]

@@ -13,8 +13,7 @@ const random = new Random(3)
 const groups = Array.from({ length: 2000 }, (_, i) => Array.from({ length: 2 + (i % 3) }, () => stillScene(random)))
 const several = groups.map((scenes) => ({ scenes, question: q.severalQuestion(scenes, random) }))
 
-// --- the answer once more, from the words of the prompt and the scene alone
-// --------------------------------------------
+// ---------------------------------------------- the answer once more, from the words of the prompt and the scene alone
 
 const NUMBERS = ['zero', 'one', 'two', 'three', 'four']
 const ORDINALS = ['first', 'second', 'third', 'fourth']
@@ -111,8 +110,7 @@ test('answers about several stills are right, and mostly change with the order o
   assert.ok(changed > several.length / 2, `${changed} of ${several.length}`)
 })
 
-// --- balance
-// ------------------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------------------- balance
 
 /** Answers of one task, and the share of each. */
 function shares(questions: q.Question[], task: string): Map<string, number> {

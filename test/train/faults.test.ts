@@ -1,5 +1,5 @@
-// Runs that go wrong: numbers that are not finite, data that cannot be used, and errors in the middle. What is known
-// beforehand is said before the first step, what was learned is saved, and success is said of what is there.
+// Runs that go wrong: numbers that are not finite, data that cannot be used, and errors in the middle. What can be known
+// beforehand is reported before the first step, what was learned is saved, and success is reported for files that exist.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -48,14 +48,13 @@ async function damaged(name: string, weight: string, value = NaN): Promise<strin
   return folder
 }
 
-// --------------------------------------------------------------------------------------------------- nothing was
-// learned
+// ------------------------------------------------------------------------------------------------- nothing was learned
 
 for (const [what, weight, value] of [
   ['the output matrix', 'language_model.lm_head.weight', NaN],
   ['the Q-Former', 'qformer.encoder.layer.1.intermediate_query.dense.bias', -Infinity],
 ] as const) {
-  test(`a short run whose every step was not finite is no success: ${what}`, async () => {
+  test(`a short run without a finite step is not a success: ${what}`, async () => {
     const folder = await damaged(`damaged-${weight}`, weight, value)
     const config = trainConfig(world, `nothing-${weight}`, {
       model: folder,
@@ -78,7 +77,7 @@ for (const [what, weight, value] of [
   })
 }
 
-test('the command ends with 1 and names no folder that is not there', async () => {
+test('the command ends with 1 and names no folder that does not exist', async () => {
   writeFileSync(
     at('none.yaml'),
     JSON.stringify(
@@ -98,7 +97,7 @@ test('the command ends with 1 and names no folder that is not there', async () =
   )
 })
 
-test('an epoch that is not finite takes nothing from those after it', async () => {
+test('an epoch that is not finite does not affect those after it', async () => {
   let t: Tensor
   const epochs: EpochEvent[] = []
   const result = await train(
@@ -140,7 +139,7 @@ test('an adapter that is not finite at the end of an epoch is not the best, and 
   for (const folder of [best, last]) (await loadAdapter(folder, checkpoint)).dispose()
 })
 
-test('bad steps are counted on when a run goes on', async () => {
+test('the count of bad steps continues when a run is resumed', async () => {
   const config = trainConfig(world, 'counted', { train: { epochs: 4, maxBadSteps: 5 }, data: { val: undefined } })
   const run = (stopAt: number, resume: boolean, seen: StepEvent[]): Promise<unknown> => {
     const stop = new AbortController()
@@ -181,8 +180,7 @@ test('a bad step that no tensor explains names its samples', async () => {
   assert.match(seen[1]!.bad!, /^(the loss|the gradient of \S+) \(samples "[^"]+"(, "[^"]+"){3}\)$/)
 })
 
-// ----------------------------------------------------------------------------------------------------- errors in the
-// middle
+// ------------------------------------------------------------------------------------------------ errors in the middle
 
 for (const [what, error] of [
   ['of ours', new InputError('the disk of the listener is full.')],
@@ -215,7 +213,7 @@ for (const [what, error] of [
   })
 }
 
-test('what is known of the data is said before the first step, of every clip at once', async () => {
+test('problems of the data are reported before the first step, all clips together', async () => {
   writeFileSync(at('clips', 'noise.mp4'), 'this is no video')
   const lines = jsonLines(world.train).map(
     (l): Record<string, unknown> => ({ ...l, video: join(world.root, 'clips', 'train', l.video.split('/').at(-1)!) }),
@@ -231,7 +229,7 @@ test('what is known of the data is said before the first step, of every clip at 
   )
 })
 
-test('many bad clips are enough; nobody waits for thousands', async () => {
+test('after ten bad clips the run ends, without reading thousands', async () => {
   const [line] = jsonLines(world.train)
   writeFileSync(
     at('many-bad.jsonl'),

@@ -1,6 +1,5 @@
-// Whole training runs on a tiny random checkpoint: that they learn, what they write, that they can be repeated, stopped
-// and resumed, what becomes of numbers that are not finite, and that they neither block the process nor keep its
-// memory.
+// Whole training runs on a tiny random checkpoint: they learn, write what they should, repeat to the bit, can be stopped
+// and resumed, skip steps that are not finite, do not block the event loop and free their memory.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
@@ -283,8 +282,7 @@ test('what a sample is predicted as does not depend on the batch it is in', asyn
   assert.is(await bytes(), held)
 })
 
-// --------------------------------------------------------------------------------------------- numbers that are not
-// finite
+// ----------------------------------------------------------------------------------------- numbers that are not finite
 
 test('a step that is not finite is skipped and names the tensor; the next good one goes on', async () => {
   const { trainer, optimizer, adapter, dispose } = makeTrainer()

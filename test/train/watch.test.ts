@@ -24,13 +24,13 @@ function lines(n: number, during: (watch: Watch, count: number) => void = () => 
   })
 }
 
-test('where nothing ends, a line says so, and again, with the place', async () => {
+test('without progress a line says so, again and again, with what the run is at', async () => {
   const said = await lines(3)
   for (const [i, line] of said.entries())
     assert.match(line, new RegExp(`^training: no progress for [\\d.]+ minutes; it is at step ${i}\\.$`))
 })
 
-test('what ends puts the line off, and nothing is said after the end', async () => {
+test('progress delays the line, and nothing is printed after the end', async () => {
   const said: string[] = []
   const watch = new Watch(
     () => 'step 1',
