@@ -155,7 +155,7 @@ export class StepGraphs {
   }
 
   /** The step ended without a failure. */
-  settled(): void {
+  succeeded(): void {
     this.#fresh.clear()
   }
   /** The step failed: graphs captured in it are dropped, and their shapes count as new. */

@@ -64,7 +64,7 @@ export class Trainer {
     return scope(async () => {
       try {
         const { norm, losses, taken } = await optimizer.finish(await this.queue(microBatches, encoded, tokens))
-        this.graphs?.settled()
+        this.graphs?.succeeded()
         const loss = losses.reduce((sum, l) => sum + l / tokens, 0)
         if (taken) return { loss, tokens, norm }
         const gradient = this.graphs?.gradient

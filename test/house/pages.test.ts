@@ -67,6 +67,17 @@ test('every link of a page to a file of the repository leads there', () => {
   assert.equal(wrong, [])
 })
 
+test("lib/README.md's walk names files and functions that exist", () => {
+  const text = read('lib/README.md')
+  const files = [...text.matchAll(/`([\w/-]+\.ts)`(?: `([\w.]+)`)?/g)]
+  assert.ok(files.length > 25, `${files.length} files`)
+  for (const [, file, name] of files) {
+    const path = file!.startsWith('test/') ? file! : join('lib', file!)
+    assert.ok(existsSync(join(root, path)), `${file} is not there`)
+    if (name) assert.match(read(path), new RegExp(`\\b${name.split('.').at(-1)}\\b`), `${file} has no ${name}`)
+  }
+})
+
 test("README's times and memory are figures of docs/benchmarks.md", () => {
   const rows = read('README.md').match(/^\| .*, 1 thread \|.*\|$/gm) ?? []
   assert.ok(rows.length >= 3)
