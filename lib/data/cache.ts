@@ -14,7 +14,7 @@ import type { Preprocessor } from './preprocess.js'
 import { sizeOf } from '../shape.js'
 
 /** Raise this when a change of decoding, sampling or resizing changes pixels. */
-const VERSION = 3
+const VERSION = 4
 
 const known = new Map<string, { stamp: string; hash: Promise<string> }>()
 

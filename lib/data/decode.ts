@@ -20,14 +20,37 @@ export interface Decoded {
   damaged: boolean
 }
 
+/** The time of a packet by which pictures are counted. */
+type Counter = 'pts' | 'dts'
+
 /** What the packets of a file say about its pictures, without decoding. */
 interface Measured {
-  /** Where the last picture ends: seconds on the file's own clock, or from the first picture where it has none. */
+  /**
+   * Where the last picture begins and ends: seconds on the file's own clock, or from the first picture where it has
+   * none.
+   */
+  last: number
   end: number
-  /** Whether the clock falls back or leaps somewhere: files joined end to end. */
+  /** Whether the clock falls back, stands or leaps somewhere: files joined end to end. */
   joined: boolean
-  /** Whether no packet has a presentation time. */
-  counted: boolean
+  /** Set where packets do not say when pictures are shown. */
+  counted: Counter | undefined
+}
+
+/** Pictures of one clock, while packets are read. */
+interface Part {
+  first: number
+  /** Beginning and end of the picture that is shown last. */
+  latest: number
+  end: number
+  /** The last decoding time. */
+  fed: number | undefined
+  /** Seconds of all pictures up to the last packet with a time, and of those after it. */
+  timed: number
+  untimed: number
+  /** The last stamps, and whether one of them is there twice. */
+  recent: number[]
+  doubled: boolean
 }
 
 /** Containers whose stated duration comes from the file; for others, FFmpeg estimates it. */
@@ -47,6 +70,8 @@ const TREMOR = 0.1
 const LEAP = 10
 /** Seconds of a picture where neither the file nor a rate tells. */
 const UNKNOWN_LENGTH = 0.04
+/** A declared end within this many seconds after the last picture is that picture's end, rounded. */
+const ROUNDING = 0.1
 
 const measured = new Map<string, { stamp: string; result: Measured }>()
 
@@ -81,10 +106,11 @@ export class FrameStream {
   private shift = 0 // seconds by which the clock fell back, summed up
   private joined = false // the clock falls back somewhere: times say nothing about places in the file
   private restarts = false // this kind of container may begin its clock anew
+  private untimed = false // this kind of container has no times: FFmpeg makes them up
   private fragmented = false
-  private counted = false // packets carry decoding times alone, or none
+  private counted: Counter | undefined // packets carry decoding times alone, or none
   private delay = 0 // packets that the decoder keeps before it gives a frame; NaN where that varies
-  // decoding times of the packets that it keeps: the first one's is when the next frame is shown
+  // where pictures are counted, the times of the packets that it keeps: the first one's is when the next frame is shown
   private sent: bigint[] = []
   stream!: Stream
 
@@ -102,8 +128,7 @@ export class FrameStream {
       self.cut = about.cut
       self.fragmented = about.fragmented
       await self.begin()
-      if (!self.speaksForSure()) await self.measureOnce()
-      await self.checkStamps()
+      await self.measureOnce()
     } catch (error) {
       await self.close()
       throw error
@@ -141,19 +166,15 @@ export class FrameStream {
    * without a gap and nothing is decoded twice: true. Otherwise they begin anew: false.
    */
   async seek(time: number, forward: boolean): Promise<boolean> {
-    if (this.joined || (this.counted && Number.isNaN(this.delay))) {
+    if (this.joined || this.untimed || (this.counted && Number.isNaN(this.delay))) {
       if (!forward) await this.restart()
       return forward
     }
     const stamp = BigInt(Math.floor((time + this.zero) / this.tick))
     if (this.pending) this.packet.unref()
     this.pending = false
-    let code = await this.format.seekFrame(this.stream.index, stamp, AV.AVSEEK_FLAG_BACKWARD)
-    while (code >= 0 && (code = await this.format.readFrame(this.packet)) >= 0) {
-      if (this.packet.streamIndex === this.stream.index) break
-      this.packet.unref()
-    }
-    if (code < 0) {
+    const found = await this.format.seekFrame(this.stream.index, stamp, AV.AVSEEK_FLAG_BACKWARD)
+    if (found < 0 || (await this.nextPacket()) < 0) {
       await this.restart()
       return false
     }
@@ -231,7 +252,11 @@ export class FrameStream {
       const sound = format.streams.some((s) => s.codecpar.codecType === AV.AVMEDIA_TYPE_AUDIO)
       throw notAVideo(path, sound ? 'sound without pictures' : 'a file without a video stream')
     }
-    for (const other of format.streams) if (other.index !== index) other.discard = AV.AVDISCARD_ALL
+    this.restarts = Boolean(format.iformat!.flags & AV.AVFMT_TS_DISCONT)
+    for (const other of format.streams) {
+      const film = this.restarts && other.codecpar.codecType === AV.AVMEDIA_TYPE_VIDEO
+      if (other.index !== index && !film) other.discard = AV.AVDISCARD_ALL
+    }
     const codec = decoderOf(stream)
     if (!codec)
       throw notAVideo(path, `${lib.avGetCodecName(stream.codecpar.codecId)} video, which this FFmpeg cannot decode`)
@@ -244,21 +269,27 @@ export class FrameStream {
     if (ok >= 0) ok = await decoder.open2(codec, null)
     if (ok < 0) throw notAVideo(path, `${codec.name} video that its decoder refuses (${lib.FFmpegError.strerror(ok)})`)
     this.stream = stream
-    this.readTimes()
+    await this.readTimes()
   }
 
   /** Time zero, rate and duration as the container states them. */
-  private readTimes(): void {
-    const { format, stream } = this
+  private async readTimes(): Promise<void> {
+    const { format, stream, packet } = this
     const name = format.iformat!.name ?? ''
     this.tick = stream.timeBase.num / stream.timeBase.den
     this.fps = stream.avgFrameRate.den ? stream.avgFrameRate.num / stream.avgFrameRate.den : 0
-    this.restarts = Boolean(format.iformat!.flags & AV.AVFMT_TS_DISCONT)
+    this.untimed = Boolean(format.iformat!.flags & AV.AVFMT_NOTIMESTAMPS)
     const { videoDelay } = stream.codecpar
-    this.counted ||= Boolean(format.iformat!.flags & AV.AVFMT_NOTIMESTAMPS) || (name === 'avi' && videoDelay > 0)
+    if (this.untimed || (name === 'avi' && videoDelay > 0)) this.counted ??= 'dts'
     this.delay = VARYING_DELAY.has(lib.avGetCodecName(stream.codecpar.codecId) ?? '') ? NaN : videoDelay
-    const first = stream.startTime === AV.AV_NOPTS_VALUE ? undefined : Number(stream.startTime) * this.tick
-    this.zero = this.counted || format.startTime === AV.AV_NOPTS_VALUE ? (first ?? 0) : Number(format.startTime) / 1e6
+    const begins = stream.startTime === AV.AV_NOPTS_VALUE ? undefined : Number(stream.startTime) * this.tick
+    this.zero = format.startTime === AV.AV_NOPTS_VALUE ? (begins ?? 0) : Number(format.startTime) / 1e6
+    if (this.counted) {
+      this.pending = (await this.nextPacket()) >= 0
+      const at = this.pending ? packet[this.counted] : AV.AV_NOPTS_VALUE
+      this.zero = at === AV.AV_NOPTS_VALUE ? (begins ?? 0) : Number(at) * this.tick
+    }
+    const first = this.counted ? this.zero : begins
     if (!STATES_DURATION.test(name) || this.fragmented) return
     const whole = format.duration > 0n ? Number(format.duration) / 1e6 : undefined
     // Matroska: where the track ends
@@ -271,38 +302,47 @@ export class FrameStream {
     this.duration = this.declaredEnd
   }
 
-  /** A table of all samples of this very stream, as MP4 has it. */
-  private speaksForSure(): boolean {
-    return /^mov\b/.test(this.format.iformat!.name ?? '') && this.stream.nbFrames > 0n && this.duration !== undefined
-  }
-
-  /** Measures the pictures; a file that many clips are cut from is read once. */
+  /** Measures the pictures; a file that many clips are cut from is measured once. */
   private async measureOnce(): Promise<void> {
     const { size, mtimeMs, ino } = await stat(this.path)
     const stamp = `${size} ${mtimeMs} ${ino}`
     let known = measured.get(this.path)
     if (known?.stamp !== stamp) {
+      if (await this.stampsDecoding()) this.counted = 'pts'
       known = { stamp, result: await this.measure() }
       if (measured.size >= 1000) measured.clear()
       measured.set(this.path, known)
-      await this.restart()
     }
-    const { end, joined, counted } = known.result
-    this.joined = joined
+    const { last, end, joined, counted } = known.result
     this.counted = counted
-    this.duration = Math.max(end - this.zero, this.declaredEnd ?? 0)
+    await this.restart()
+    this.joined = joined
+    const declared = (this.declaredEnd ?? 0) + this.zero
+    // A declared end may cut the last picture short, or hold it.
+    const holds = declared > last && !(declared > end && declared <= end + ROUNDING)
+    this.duration = (holds ? declared : end) - this.zero
   }
 
   /** From the last keyframe on where an index finds it; else all packets. */
   private async measure(): Promise<Measured> {
     if (INDEXED.test(this.format.iformat!.name ?? '')) {
-      const far = BigInt(Math.ceil((this.duration ?? Number(this.format.duration) / 1e6) / this.tick))
-      if ((await this.format.seekFrame(this.stream.index, far, AV.AVSEEK_FLAG_BACKWARD)) >= 0) {
+      await this.restart()
+      const far = (this.duration ?? Number(this.format.duration) / 1e6) + this.zero
+      if (this.pending) this.packet.unref()
+      this.pending = false
+      const to = BigInt(Math.ceil(far / this.tick))
+      if ((await this.format.seekFrame(this.stream.index, to, AV.AVSEEK_FLAG_BACKWARD)) >= 0) {
         const tail = await this.scan(true)
         if (tail) return tail
       }
-      await this.restart()
     }
+    await this.restart()
+    const all = (await this.scan(false))!
+    const films = this.format.streams.filter((s) => s.codecpar.codecType === AV.AVMEDIA_TYPE_VIDEO)
+    if (this.restarts && films.length > 1) await this.checkOneStream()
+    if (this.counted === all.counted) return all
+    this.counted = all.counted
+    await this.restart()
     return (await this.scan(false))!
   }
 
@@ -312,77 +352,154 @@ export class FrameStream {
    */
   private async scan(tail: boolean): Promise<Measured | undefined> {
     const { packet, tick, fps } = this
-    // between falls of the clock
-    const parts: { first: number; latest: number; end: number; fed: number | undefined }[] = []
-    let stamped = false
-    let summed = 0
+    const parts: Part[] = [] // between falls of the clock
+    let [begun, stamped, summed] = [false, false, 0]
     let delay: number | undefined // from decoding to presentation, of the first packet
-    while ((await this.format.readFrame(packet)) >= 0) {
-      const { streamIndex, pts, dts, isKeyframe } = packet
+    while ((await this.nextPacket()) >= 0) {
+      const { pts, dts, isKeyframe } = packet
       const length = packet.duration > 0n ? Number(packet.duration) * tick : fps ? 1 / fps : UNKNOWN_LENGTH
+      const omitted = packet.hasFlags(AV.AV_PKT_FLAG_DISCARD) // by an edit list
+      const at = packet[this.counted ?? 'pts']
       packet.unref()
-      if (streamIndex !== this.stream.index) continue
+      const [shown, fed, counter] = [pts, dts, at].map((t) => (t === AV.AV_NOPTS_VALUE ? undefined : Number(t) * tick))
+      if (tail && !begun && (!isKeyframe || counter === undefined)) return undefined
+      begun = true
+      if (omitted) continue
       summed += length
-      const [shown, fed] = [pts, dts].map((t) => (t === AV.AV_NOPTS_VALUE ? undefined : Number(t) * tick))
-      let part = parts.at(-1)
-      if (tail && !part && (!isKeyframe || (this.counted ? fed : shown) === undefined)) return undefined
       if (shown !== undefined) stamped = true
       if (shown !== undefined && fed !== undefined) delay ??= shown - fed
       const later = Math.max(delay ?? 0, (this.delay || 0) * length)
-      const time = this.counted ? fed : (shown ?? (fed === undefined ? undefined : fed + later))
-      if (time === undefined) continue
+      const time = counter ?? (this.counted || fed === undefined ? undefined : fed + later)
+      let part = parts.at(-1)
+      if (time === undefined) {
+        if (part) part.untimed += length
+        continue
+      }
       if (part && !this.counted) {
         const ahead = fed === undefined || part.fed === undefined ? 0 : fed - part.fed
-        const back = this.restarts && isKeyframe ? time <= part.latest : ahead < -TREMOR
+        // A keyframe is shown after everything before it.
+        const back = isKeyframe ? time <= part.latest - (this.restarts ? 0 : TREMOR) : !this.restarts && ahead < -TREMOR
         if (back || (this.restarts && ahead > length + LEAP)) part = undefined
       }
-      if (!part) parts.push((part = { first: time, latest: time, end: time + length, fed }))
+      if (!part)
+        parts.push(
+          (part = {
+            first: time,
+            latest: time,
+            end: time + length,
+            fed,
+            timed: 0,
+            untimed: 0,
+            recent: [],
+            doubled: false,
+          }),
+        )
       part.first = Math.min(part.first, time)
-      part.latest = Math.max(part.latest, time)
-      part.end = Math.max(part.end, time + length)
+      if (time >= part.latest) [part.latest, part.end] = [time, time + length]
       part.fed = fed ?? part.fed
+      part.timed += part.untimed + length
+      part.untimed = 0
+      if (counter === undefined || !this.restarts) continue
+      part.doubled ||= part.recent.includes(counter)
+      part.recent = [...part.recent.slice(1 - MOST_DELAY), counter]
     }
-    const counted = this.counted || !stamped
+    if (tail && !parts.length) return undefined
+    for (const part of parts) {
+      // Where times are missing at the end, or wrong, the number of pictures tells.
+      const counts = part.untimed > 0 || part.doubled
+      const missing = counts ? Math.max(0, part.first + part.timed + part.untimed - part.end) : 0
+      part.latest += missing
+      part.end += missing
+    }
     const lasts = parts.reduce((sum, part) => sum + part.end - part.first, 0)
-    const joined = parts.length > 1
-    if (tail && !parts[0]) return undefined
-    return { end: parts[0] ? parts[0].first + lasts : summed, joined, counted }
+    const end = parts.length ? parts[0]!.first + lasts : summed
+    const final = parts.at(-1)
+    const last = final ? end - (final.end - final.latest) : end - UNKNOWN_LENGTH
+    const joined = parts.length > 1 || parts.some((part) => part.doubled)
+    return { last, end, joined, counted: this.counted ?? (stamped ? undefined : 'dts') }
   }
 
   /**
-   * Where packets carry one time each and pictures come out of that order, it is the decoding time: pictures are
-   * counted.
+   * Refuses joined files that number their streams differently: pictures go on in another stream where this one is
+   * over, and FFmpeg reads one of them.
    */
-  private async checkStamps(): Promise<void> {
-    const { packet, stream } = this
-    if (this.counted || this.restarts || stream.codecpar.videoDelay === 0) return
-    while (!this.pending && (await this.format.readFrame(packet)) >= 0) {
-      if (packet.streamIndex === stream.index) this.pending = true
-      else packet.unref()
+  private async checkOneStream(): Promise<void> {
+    await this.restart()
+    const { packet, format, stream } = this
+    const reach = new Map<number, { from: bigint; to: bigint; packets: number }>() // bytes of the file
+    while ((await format.readFrame(packet)) >= 0) {
+      const { streamIndex, pos } = packet
+      packet.unref()
+      const known = reach.get(streamIndex)
+      reach.set(streamIndex, { from: known?.from ?? pos, to: pos, packets: (known?.packets ?? 0) + 1 })
     }
-    if (this.pending && packet.pts !== packet.dts) return
-    let last = AV.AV_NOPTS_VALUE
-    for (let i = 0; i < 2 * MOST_DELAY && !this.counted; i++) {
+    const own = reach.get(stream.index)
+    const apart = format.streams.find(({ index, codecpar }) => {
+      const other = reach.get(index)
+      if (!own || !other || codecpar.codecType !== AV.AVMEDIA_TYPE_VIDEO || 10 * other.packets < own.packets)
+        return false
+      return other.from > own.to || other.to < own.from
+    })
+    if (apart) {
+      const names = [stream, apart].map((s) => lib.avGetCodecName(s.codecpar.codecId)).join(' and ')
+      throw notAVideo(
+        this.path,
+        `files joined end to end with different streams of pictures (${names})`,
+        'join them as one stream, or take one of them',
+      )
+    }
+  }
+
+  /**
+   * Whether packets are stamped with the time of their decoding alone: the stamps grow from packet to packet, and fall
+   * from picture to picture.
+   */
+  private async stampsDecoding(): Promise<boolean> {
+    const { packet, stream } = this
+    if (this.counted || this.restarts || stream.codecpar.videoDelay === 0) return false
+    let [grow, last] = [true, AV.AV_NOPTS_VALUE]
+    for (let i = 0; i < 2 * MOST_DELAY && grow && (await this.nextPacket()) >= 0; i++) {
+      grow = packet.pts > last
+      last = packet.pts
+      packet.unref()
+    }
+    if (!grow) return false
+    await this.restart()
+    last = AV.AV_NOPTS_VALUE
+    for (let i = 0; i < 2 * MOST_DELAY; i++) {
       const decoded = await this.read()
       if (!decoded) break
       const { pts } = decoded.frame
       decoded.frame.free()
-      this.counted = pts !== AV.AV_NOPTS_VALUE && pts < last
+      if (pts !== AV.AV_NOPTS_VALUE && pts < last) return true
       last = pts
     }
-    await this.restart()
+    return false
   }
 
   // ------------------------------------------------------------------------------------------------------------
   // decoding
+
+  /** Reads the next packet of pictures; FFmpeg's code. */
+  private async nextPacket(): Promise<number> {
+    const { packet, stream } = this
+    if (this.pending) {
+      this.pending = false
+      return 0
+    }
+    for (;;) {
+      const code = await this.format.readFrame(packet)
+      if (code < 0 || packet.streamIndex === stream.index) return code
+      packet.unref()
+    }
+  }
 
   /** Gives the decoder one more packet, or the end of the file; false when that is done. */
   private async feed(): Promise<boolean> {
     if (this.draining) return false
     const { packet, tick } = this
     for (;;) {
-      const code = this.pending ? 0 : await this.format.readFrame(packet)
-      this.pending = false
+      const code = await this.nextPacket()
       if (code < 0) {
         if (code !== AV.AVERROR_EOF) {
           this.cut = true
@@ -393,15 +510,15 @@ export class FrameStream {
         return (await this.decoder!.sendPacket(null)) >= 0
       }
       try {
-        if (packet.streamIndex !== this.stream.index) continue
-        const { pts, dts, isKeyframe } = packet
+        const { pts, isKeyframe } = packet
         const at = this.identity(packet)
         if (this.skipping && !this.passed(at, isKeyframe)) continue
         if (this.needKey && !isKeyframe) continue
         this.needKey = false
         this.lastPacket = at
         if (isKeyframe) this.lastKey = at
-        if (dts !== AV.AV_NOPTS_VALUE) this.sent.push(dts)
+        const told = at !== AV.AV_NOPTS_VALUE
+        if (told) this.sent.push(at)
         if (this.sent.length > (Number.isNaN(this.delay) ? MOST_DELAY : this.delay) + 1) this.sent.shift()
         const time =
           pts === AV.AV_NOPTS_VALUE || this.counted ? this.lastTime : Number(pts) * tick - this.zero + this.shift
@@ -410,7 +527,7 @@ export class FrameStream {
         const cut = packet.hasFlags(AV.AV_PKT_FLAG_CORRUPT) && !this.restarts
         if (cut || (await this.decoder!.sendPacket(packet)) < 0) {
           this.lose(time)
-          if (dts !== AV.AV_NOPTS_VALUE) this.sent.pop() // it gives no frame
+          if (told) this.sent.pop() // it gives no frame
         }
         return true
       } finally {
@@ -421,7 +538,7 @@ export class FrameStream {
 
   /** The time stamp by which a packet is recognised. */
   private identity(packet: Packet): bigint {
-    return this.counted ? packet.dts : packet.pts
+    return packet[this.counted ?? 'pts']
   }
 
   /**
@@ -485,7 +602,7 @@ export class FrameStream {
 
   /** After a loss, pictures that are counted are counted wrongly. */
   private miscounts(): boolean {
-    return this.counted && Number.isNaN(this.delay)
+    return this.counted !== undefined && Number.isNaN(this.delay)
   }
 }
 

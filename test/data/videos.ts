@@ -52,12 +52,14 @@ export interface VideoOptions {
   sound?: number
   /** Seconds by which the sound begins before the pictures. */
   soundBefore?: number
-  /** Packets say when they are decoded, and not when they are shown. */
-  decodingTimes?: boolean
+  /** Packets say when they are decoded, so many pictures late, and not when they are shown. */
+  decodingTimes?: number
   /** An alpha channel beside 4:2:0. */
   alpha?: boolean
   /** Options of the container's writer. */
   container?: Record<string, string>
+  /** FFmpeg's name of the container, where the file's does not tell. */
+  format?: string
 }
 
 /** Codecs whose time unit is a frame. */
@@ -65,6 +67,7 @@ const FRAME_UNIT = new Set(['mpeg4', 'mpeg2video', 'wmv2', 'flv', 'mjpeg'])
 const SOUND: Record<string, string> = {
   webm: 'libopus',
   mpg: 'mp2',
+  vob: 'mp2',
   ts: 'mp2',
   wmv: 'wmav2',
   flv: 'libmp3lame',
@@ -118,7 +121,7 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
   const encoder = new CodecContext()
   const [frame, packet] = [new Frame(), new Packet()]
   try {
-    ok(out.allocOutputContext2(null, null, path), 'allocOutputContext2')
+    ok(out.allocOutputContext2(null, options.format ?? null, path), 'allocOutputContext2')
     const codec = Codec.findEncoderByName(name as never)
     if (!codec) throw new Error(`no encoder ${name}`)
     encoder.allocContext3(codec)
@@ -175,10 +178,10 @@ export async function writeVideo(path: string, pictures: Picture[], options: Vid
         ok(code, 'receivePacket')
         packet.streamIndex = 0
         packet.rescaleTs({ num: 1, den: unit }, stream.timeBase)
-        if (options.decodingTimes) {
+        if (options.decodingTimes !== undefined) {
           first ??= packet.dts
           packet.dts -= first
-          packet.pts = packet.dts
+          packet.pts = packet.dts + BigInt(Math.round((options.decodingTimes * stream.timeBase.den) / fps))
         }
         ok(await out.interleavedWriteFrame(packet), 'interleavedWriteFrame')
         packet.unref()

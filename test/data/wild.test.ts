@@ -117,6 +117,36 @@ test('2: sound that is longer than the pictures, begins before them, or is short
   }
 })
 
+test('2: headers of MP4 that know fewer pictures, or other times, than the table of samples', async () => {
+  for (const [name, options] of [
+    ['short.mp4', { bFrames: 2 }],
+    ['short.mov', { codec: 'mpeg4' }],
+  ] as const) {
+    const path = await write(name, 50, options)
+    const bytes = readFileSync(path)
+    const at = bytes.indexOf('mdhd') + 20
+    bytes.writeUInt32BE(bytes.readUInt32BE(at) / 2, at)
+    writeFileSync(path, bytes)
+    assert.equal(await numbers(path, 4), [6, 18, 31, 43], name)
+    assert.equal(await numbers(path, 50), upTo(50), name)
+  }
+  // With B-frames and lengths that vary, the decoding times, which the header sums up, end early.
+  const pts = upTo(30).map((i) => 40 * i + 400 * Math.max(0, i - 24))
+  for (const ext of ['mp4', 'mov', 'mkv']) {
+    const path = await write(`uneven.${ext}`, 30, { bFrames: 3, pts })
+    assert.equal(await numbers(path, 1, { start: 3.2, end: 3.25 }), [29], ext)
+    assert.equal(await numbers(path, 1, { start: 2, end: 2.1 }), [26], ext)
+  }
+})
+
+test('2: an edit list that leaves out the beginning', async () => {
+  for (const [name, options] of [
+    ['trim.mp4', { bFrames: 2 }],
+    ['trim.mov', { codec: 'mpeg4', sound: 6 }],
+  ] as const)
+    assert.equal(await numbers(await write(name, 50, { ...options, offset: -400 }), 4), [15, 25, 35, 45], name)
+})
+
 /** Seconds as Matroska's Duration element (milliseconds, float64). */
 const duration = (s: number): Buffer => {
   const element = Buffer.from([0x44, 0x89, 0x88, 0, 0, 0, 0, 0, 0, 0, 0])
@@ -189,15 +219,32 @@ test('4: pictures of an AVI with B-frames, which knows decoding times alone', as
   }
 })
 
-test('4: an MP4 whose table says when pictures are decoded alone', async () => {
+test('4: stamps that say when pictures are decoded, in any container, at once or later', async () => {
   for (const [name, options] of [
     ['dts.mp4', { bFrames: 2, gop: 10 }],
     ['dts.mov', { bFrames: 3, gop: 25 }],
     ['dts4.mp4', { codec: 'mpeg4', bFrames: 2 }],
+    ['dts.mkv', { bFrames: 2, gop: 10 }],
+    ['dts4.mkv', { codec: 'mpeg4', bFrames: 2 }],
+    ['dts.flv', { bFrames: 3 }],
   ] as const) {
-    const path = await write(name, 50, { ...options, decodingTimes: true })
+    for (const decodingTimes of [0, 1]) {
+      const path = await write(name, 50, { ...options, decodingTimes })
+      assert.equal(await numbers(path, 50), upTo(50), `${name}, ${decodingTimes} late`)
+      assert.equal(await numbers(path, 2, { start: 1, end: 2 }), [31, 43], `${name}, ${decodingTimes} late`)
+    }
+  }
+})
+
+test('4: a program stream that stamps few of its pictures', async () => {
+  for (const [name, options] of [
+    ['few.mpg', { bFrames: 2 }],
+    ['few.vob', { bFrames: 2, gop: 25, sound: 3 }],
+    ['few2.mpg', { codec: 'mpeg2video', bFrames: 2, offset: 1000 }],
+  ] as const) {
+    const path = await write(name, 50, options)
+    assert.equal(await numbers(path, 4), [6, 18, 31, 43], name)
     assert.equal(await numbers(path, 50), upTo(50), name)
-    assert.equal(await numbers(path, 2, { start: 1, end: 2 }), [31, 43], name)
   }
 })
 
@@ -222,6 +269,37 @@ test('5: streams joined end to end: all of them, in order', async () => {
   for (const overlap of [1960, 1920]) {
     const next = await write('next.ts', 50, { bFrames: 2, offset: overlap }) // the clock goes on, and a picture or two too early
     assert.equal(await numbers(join('overlap.ts', ts, next), 100), [...upTo(50), ...upTo(50)], `${overlap}`)
+  }
+})
+
+test('5: joined in other containers; and where the pictures go on in another stream', async () => {
+  for (const [name, options] of [
+    ['one.mkv', { bFrames: 2 }],
+    ['one.webm', { codec: 'libvpx-vp9' }],
+  ] as const) {
+    const path = await write(name, 50, options)
+    const bytes = readFileSync(path)
+    writeFileSync(path, Buffer.concat([bytes, bytes]))
+    assert.equal(await numbers(path, 4), [12, 37, 12, 37], name)
+    assert.equal(await numbers(path, 100), [...upTo(50), ...upTo(50)], name)
+  }
+  const one = readFileSync(await write('stream.ts', 50, { bFrames: 2 }))
+  const container = { mpegts_start_pid: '512', mpegts_pmt_start_pid: '5000' }
+  for (const [name, options] of [
+    ['stream2.ts', { bFrames: 2 }],
+    ['stream3.ts', { codec: 'mpeg2video' }],
+  ] as const) {
+    const two = readFileSync(await write(name, 50, { ...options, container }))
+    for (const parts of [
+      [one, two],
+      [two, one],
+    ]) {
+      writeFileSync(folder.at('streams.ts'), Buffer.concat(parts))
+      await refused(
+        folder.at('streams.ts'),
+        /files joined end to end with different streams of pictures \((h264|mpeg2)/,
+      )
+    }
   }
 })
 
@@ -264,7 +342,8 @@ test('7: elementary streams without time stamps', async () => {
     ['raw.h264', { bFrames: 2 }],
     ['raw2.h264', { gop: 5 }],
     ['raw.hevc', { codec: 'libx265' }],
-    ['raw.m4v', { codec: 'mpeg4', bFrames: 2 }],
+    ['raw.m4v', { codec: 'mpeg4', bFrames: 2, format: 'm4v' }],
+    ['raw2.m4v', { codec: 'mpeg4', format: 'm4v' }],
     ['raw.m2v', { codec: 'mpeg2video', bFrames: 2 }],
     ['raw.mjpeg', { codec: 'mjpeg' }],
   ]
