@@ -1,12 +1,13 @@
 /**
- * The program of a decoding process: clips in, pictures out; see decoders.ts. It ends with the process that started it.
+ * The program of a decoding process: clips in, pictures or hashes out; see decoders.ts. It ends with the process that started it.
  */
 
 import { Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import { InputError } from '../errors.js'
-import { readClip, type Clip, type ClipOptions } from './clip.js'
-import type { Reply } from './decoders.js'
+import { contentHash } from './cache.js'
+import { readClip } from './clip.js'
+import type { Reply, Request } from './decoders.js'
 import { loadFfmpeg } from './ffmpeg.js'
 
 const out = new Socket({ fd: 3 })
@@ -25,8 +26,10 @@ async function send(reply: object, pictures: Uint8Array[] = []): Promise<void> {
   for (const data of pictures) await new Promise<void>((resolve) => out.write(data, () => resolve()))
 }
 
-async function read(clip: Clip, options: ClipOptions): Promise<void> {
+async function answer(request: Request): Promise<void> {
   try {
+    if ('hash' in request) return await send({ hash: await contentHash(request.hash) })
+    const { clip, options } = request
     const frames = await readClip(clip, options)
     const distinct = [...new Set(frames)]
     const pictures = distinct.map(({ width, height, time }) => ({ width, height, time }))
@@ -42,8 +45,7 @@ async function read(clip: Clip, options: ClipOptions): Promise<void> {
 const lines = createInterface({ input: process.stdin })
 lines.on('close', stop)
 lines.on('line', (line) => {
-  const { clip, options } = JSON.parse(line) as { clip: Clip; options: ClipOptions }
-  void read(clip, options)
+  void answer(JSON.parse(line) as Request)
 })
 await loadFfmpeg()
 await send({ ready: true })

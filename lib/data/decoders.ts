@@ -2,8 +2,8 @@
  * Decoding processes (decoder.ts), reused over clips. A decoder that never returns, or a file system that never
  * answers, can only be abandoned in another process.
  *
- * A clip is sent as a line of JSON on the standard input. The fourth pipe returns a line of JSON, a {@link Reply}, and
- * then the bytes of its pictures.
+ * A {@link Request} is sent as a line of JSON on the standard input. The fourth pipe returns a line of JSON, a
+ * {@link Reply}, and then the bytes of its pictures.
  */
 
 import { spawn, type ChildProcess } from 'node:child_process'
@@ -15,11 +15,15 @@ import { InputError, invalid } from '../errors.js'
 import type { Clip, ClipOptions } from './clip.js'
 import { seconds, type RgbFrame } from './video.js'
 
-/** The answer of a decoding process to a clip; or that it has started. */
+/** For the pictures of a clip, or the hash of a video's content. */
+export type Request = { clip: Clip; options: ClipOptions } | { hash: string }
+
+/** The answer of a decoding process to a request; or that it has started. */
 export type Reply = { rss: number } & (
   | { ready: true }
   /** `order`: which of the pictures each of the T frames is. */
   | { pictures: { width: number; height: number; time: number }[]; order: number[] }
+  | { hash: string }
   /** `input`: the error is an InputError. */
   | { error: string; input: boolean }
 )
@@ -32,12 +36,12 @@ const START = 60
 const FOREVER = 2 ** 31 / 1000 - 1
 
 interface Job {
-  clip: Clip
-  options: ClipOptions
+  request: Request
   timeout: number
-  resolve(frames: RgbFrame[]): void
+  resolve(result: RgbFrame[] | string): void
   reject(error: Error): void
 }
+const videoOf = ({ request }: Job): string => ('hash' in request ? request.hash : request.clip.video)
 
 export interface DecodersOptions {
   /** Most processes at a time. Default: one less than the processor has threads, at most 4. */
@@ -64,9 +68,18 @@ export class Decoders {
 
   /** The frames of a clip. @throws InputError as `readFrames` says */
   read(clip: Clip, options: ClipOptions, timeout: number): Promise<RgbFrame[]> {
+    return this.ask({ clip, options }, timeout) as Promise<RgbFrame[]>
+  }
+
+  /** The hash of a video's content. @throws InputError as `contentHash` does, or after `timeout` seconds */
+  hash(video: string, timeout: number): Promise<string> {
+    return this.ask({ hash: video }, timeout) as Promise<string>
+  }
+
+  private ask(request: Request, timeout: number): Promise<RgbFrame[] | string> {
     if (!(timeout > 0)) throw invalid('timeout', 'seconds above 0', timeout)
     return new Promise((resolve, reject) => {
-      this.waiting.push({ clip, options, timeout, resolve, reject })
+      this.waiting.push({ request, timeout, resolve, reject })
       this.next()
     })
   }
@@ -157,9 +170,9 @@ class Decoder {
   }
 
   private send(): void {
-    const { clip, options, timeout } = this.job!
+    const { request, timeout } = this.job!
     this.limit(timeout)
-    this.child.stdin!.write(`${JSON.stringify({ clip, options })}\n`)
+    this.child.stdin!.write(`${JSON.stringify(request)}\n`)
   }
 
   private limit(time: number): void {
@@ -170,8 +183,8 @@ class Decoder {
         ? new InputError(`decoding: its process did not start within ${seconds(time)}; the machine may be overloaded.`)
         : job &&
           invalid(
-            job.clip.video,
-            `its frames within ${seconds(time)}`,
+            videoOf(job),
+            `its ${'hash' in job.request ? 'bytes' : 'frames'} within ${seconds(time)}`,
             new Error('none'),
             'the file is damaged, or its disk does not answer; leave the clip out, or raise the limit (data.timeout of a configuration, --timeout of a command)',
           )
@@ -200,7 +213,7 @@ class Decoder {
       error ??
         (this.ready
           ? invalid(
-              job.clip.video,
+              videoOf(job),
               'a video that can be decoded',
               new Error(`a decoder that crashed (${how}${says ? `: ${says}` : ''})`),
               'the file is damaged, or memory ran out',
@@ -251,6 +264,7 @@ class Decoder {
     this.job = undefined
     this.hold(false)
     if ('error' in reply!) job!.reject(reply.input ? new InputError(reply.error) : new Error(reply.error))
+    else if ('hash' in reply!) job!.resolve(reply.hash)
     else {
       const frames = reply!.pictures.map((picture, i) => ({ data: pictures[i]!, ...picture }))
       job!.resolve(reply!.order.map((i) => frames[i]!))

@@ -29,3 +29,11 @@ let decoders: Decoders | undefined
 export async function readFrames(clip: Clip, { timeout = TIMEOUT, ...options }: ReadOptions): Promise<RgbFrame[]> {
   return (decoders ??= new Decoders()).read(clip, options, timeout)
 }
+
+/**
+ * The hash of a video's content, `contentHash`, read in another process too: a disk may never answer.
+ * @throws InputError if it cannot be read, or not within `timeout` seconds
+ */
+export async function hashVideo(video: string, timeout = TIMEOUT): Promise<string> {
+  return (decoders ??= new Decoders()).hash(video, timeout)
+}

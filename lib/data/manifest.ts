@@ -11,12 +11,12 @@ import { readText } from '../files/text.js'
 import { parseJson } from '../files/json.js'
 import { valueAt } from '../files/schema.js'
 
-/** A text with at least one visible character: neither space nor control nor format character. */
+/** A text with at least one visible character: no space, control or format character, filler or blank. */
 const text = () =>
   z
     .string()
     .min(1)
-    .regex(/[^\s\p{Cc}\p{Cf}]/u)
+    .regex(/[^\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2800]/u)
 
 const schema = z.strictObject({
   id: text().describe('Unique within the manifest.'),

@@ -146,6 +146,9 @@ function parse(value: Record<string, unknown>, path: string, imageSize: number):
       got,
     )
   }
+  const step = Object.keys(value).find((key) => /^do_/.test(key) && value[key] === true && !STEPS.has(key))
+  if (step !== undefined)
+    throw invalid(`${path}, ${step}`, 'false, since this program does not take that step', true, HINT)
   const p = parsed.data
   const size = sizeOf(p.size) ?? { height: imageSize, width: imageSize }
   if (size.height !== imageSize || size.width !== imageSize) {
@@ -164,6 +167,10 @@ function parse(value: Record<string, unknown>, path: string, imageSize: number):
     resample: KERNELS[p.resample ?? 3],
   }
 }
+
+/** Steps that are taken, or change nothing: frames are chosen by the caller, and pictures are RGB. */
+const STEPS = new Set(['do_resize', 'do_rescale', 'do_normalize', 'do_convert_rgb', 'do_sample_frames'])
+const HINT = 'the pictures would not be those that the model was trained with'
 
 const EXPECTED: Record<string, string> = {
   size: 'a number, {height, width} or {shortest_edge}, in whole pixels',

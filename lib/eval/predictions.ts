@@ -1,11 +1,13 @@
 /** The file of an evaluation: JSON lines, appended at once, so that no prediction is lost when the process ends. */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { appendFile, open, unlink, writeFile } from 'node:fs/promises'
+import { appendFile, open, readFile, unlink, writeFile } from 'node:fs/promises'
+import { basename } from 'node:path'
 import type { Adapter } from '../adapter/adapter.js'
 import type { Sample } from '../data/manifest.js'
 import { InputError, invalid, show } from '../errors.js'
-import { readText } from '../files/text.js'
+import { parseJson } from '../files/json.js'
+import { decodeText } from '../files/text.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import type { Prediction, Unpredicted } from './evaluate.js'
@@ -31,16 +33,26 @@ export async function runName(
   return hash.digest('hex').slice(0, 16)
 }
 
+/** Identifies what a sample says; its folder may move. */
+const digestOf = ({ video, ...sample }: Sample): string =>
+  createHash('sha256')
+    .update(JSON.stringify([basename(video), Object.entries(sample).sort()]))
+    .digest('hex')
+    .slice(0, 8)
+
 export class PredictionFile {
   /** What the file holds, by id. */
   readonly #lines = new Map<string, Prediction | Unpredicted>()
+  readonly #digests: ReadonlyMap<string, string>
   #fresh = true
 
   private constructor(
     readonly path: string,
     readonly run: string,
     readonly samples: readonly Sample[],
-  ) {}
+  ) {
+    this.#digests = new Map(samples.map((s) => [s.id, digestOf(s)]))
+  }
 
   /**
    * Opens the file for the samples of a manifest. An old one of that name is overwritten with the first line that is
@@ -108,34 +120,38 @@ export class PredictionFile {
   }
 
   #text(line: Prediction | Unpredicted): string {
-    return `${JSON.stringify({ ...line, run: this.run })}\n`
+    return `${JSON.stringify({ ...line, run: this.run, sample: this.#digests.get(line.id) })}\n`
   }
 
   /** Reads what an earlier process wrote. */
   async #take(): Promise<void> {
-    const lines = (await readText(this.path)).split('\n')
+    const bytes = await readFile(this.path).catch((error: unknown) => {
+      throw invalid(this.path, 'a file that can be read', error)
+    })
+    // What comes after the last whole line was being written when the process ended, or the machine.
+    const lines = decodeText(bytes.subarray(0, bytes.lastIndexOf(10) + 1), this.path).split('\n')
     const byId = new Map(this.samples.map((s) => [s.id, s]))
     for (const [i, text] of lines.entries()) {
       if (text.trim() === '') continue
       const where = `${this.path}, line ${i + 1}`
-      let line: Prediction & { run?: unknown; error?: unknown }
-      try {
-        line = JSON.parse(text)
-      } catch (error) {
-        if (i === lines.length - 1) continue // the process ended while it was writing
-        throw invalid(where, 'a prediction as JSON', text, (error as Error).message)
-      }
-      const { run, ...prediction } = line
+      const value = parseJson(
+        text,
+        (error) => invalid(where, 'a prediction as JSON', text, error.message),
+        (key) => invalid(where, 'every key once', key),
+      )
+      const line = (value ?? {}) as Prediction & { run?: unknown; sample?: unknown; error?: unknown }
+      const { run, sample: digest, ...prediction } = line
       if (run !== this.run)
         throw new InputError(
           `${where}: this prediction is of another model, adapter, precision or choice of frames; write to another file, or leave out --resume.`,
         )
+      if (line.error !== undefined) continue // it is tried again, and may have been mended
       const sample = byId.get(line.id)
-      if (!sample || sample.prompt !== line.prompt || sample.answer !== line.answer)
+      if (!sample || digest !== digestOf(sample))
         throw new InputError(
           `${where}: sample ${show(line.id)} is not in the manifest as it was; write to another file, or leave out --resume.`,
         )
-      if (line.error === undefined) this.#lines.set(line.id, prediction)
+      this.#lines.set(line.id, prediction)
     }
   }
 }

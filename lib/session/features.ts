@@ -2,8 +2,8 @@
  * Image features E_v of clips: decoded, resized and computed by the frozen vision tower once, then cached on disk and
  * in memory.
  */
-import { contentHash, featureKey, FeatureCache } from '../data/cache.js'
-import { clipKey, readFrames, type Clip, type Sampling } from '../data/frames.js'
+import { featureKey, FeatureCache } from '../data/cache.js'
+import { clipKey, hashVideo, readFrames, type Clip, type Sampling } from '../data/frames.js'
 import { forSample } from '../data/manifest.js'
 import { preprocess } from '../data/preprocess.js'
 import { cast } from '../ops/copy.js'
@@ -58,7 +58,7 @@ export class Features {
   }
 
   async #of(clip: Clip): Promise<Float32Array> {
-    const { frames, sampling } = this.options
+    const { frames, sampling, timeout } = this.options
     const {
       preprocessor,
       visionFingerprint,
@@ -74,7 +74,7 @@ export class Features {
     const key =
       this.#disk &&
       featureKey({
-        content: await contentHash(clip.video),
+        content: await hashVideo(clip.video, timeout),
         start: clip.start,
         end: clip.end,
         fps: clip.fps,

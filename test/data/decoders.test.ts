@@ -6,7 +6,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 import { contentHash } from '../../lib/data/cache.js'
 import { Decoders } from '../../lib/data/decoders.js'
-import { readClip, readFrames, type ReadOptions } from '../../lib/data/frames.js'
+import { hashVideo, readClip, readFrames, type ReadOptions } from '../../lib/data/frames.js'
 import { InputError } from '../../lib/errors.js'
 import { bars, temporaryFolder, writeVideo } from './videos.js'
 
@@ -28,7 +28,7 @@ async function refused(work: Promise<unknown>, message: RegExp): Promise<void> {
     (e: Error) => e,
   )
   assert.instance(error, InputError, error.message)
-  assert.match(error.message, message)
+  assert.match(error.message, message, error.message)
 }
 
 /** A decoding process of our own: `body` handles each `line`; `reply(object, bytes?)` answers. */
@@ -40,7 +40,10 @@ function fake(name: string, body: string): URL {
     import { createInterface } from 'node:readline'
     const reply = (o, bytes) => { writeSync(3, JSON.stringify({ rss: 1, ...o }) + '\\n'); if (bytes) writeSync(3, bytes) }
     const picture = { pictures: [{ width: 1, height: 1, time: 0 }], order: [0, 0] }
-    createInterface({ input: process.stdin }).on('line', (line) => { const { clip } = JSON.parse(line); ${body} }).on('close', () => process.exit())
+    createInterface({ input: process.stdin }).on('line', (line) => {
+      const { clip, hash } = JSON.parse(line)
+      ${body}
+    }).on('close', () => process.exit())
     reply({ ready: true })`,
   )
   return pathToFileURL(folder.at(name))
@@ -114,7 +117,10 @@ test('a decoder that spins or waits is abandoned: the clip is named, the process
     const { pid } = (decoders as unknown as { all: Set<{ child: { pid: number } }> }).all.values().next().value!.child
     const work = decoders.read({ video: 'bad.mp4' }, options, 0.3)
     const queued = decoders.read({ video: 'good.mp4' }, options, 30)
-    await refused(work, /^bad\.mp4: expected its frames within 0\.3 s, but got none; .* raise data\.timeout\.$/)
+    await refused(
+      work,
+      /^bad\.mp4: expected its frames within 0\.3 s, but got none; .* raise the limit \(data\.timeout of/,
+    )
     assert.is((await queued).length, 2)
     assert.is(decoders.lost, 1)
     for (let i = 0; alive(pid) && i < 100; i++) await new Promise((r) => setTimeout(r, 50))
@@ -158,6 +164,20 @@ test('a pipe that never yields is refused, wherever it stands', async () => {
   )
   await refused(contentHash(folder.at('pipe.mp4')), /neither a file nor a folder/)
   await refused(contentHash(folder.at('images')), /neither a file nor a folder/)
+})
+
+test('a disk that never answers is given up while a video is hashed, too', async () => {
+  const path = await video('hash.mp4')
+  mkdirSync(folder.at('hashed'))
+  writeFileSync(folder.at('hashed/1.png'), 'bytes')
+  for (const what of [path, folder.at('hashed')]) assert.is(await hashVideo(what), await contentHash(what))
+  await refused(hashVideo(folder.at('none.mp4')), /none\.mp4: expected a readable video file/)
+  const program = fake('disk.mjs', `if (hash === 'good.mp4') reply({ hash: 'abc' }); else while (true);`)
+  const decoders = new Decoders({ size: 1, program })
+  const work = [decoders.hash('bad.mp4', 0.3), decoders.hash('good.mp4', 30)]
+  await refused(work[0]!, /^bad\.mp4: expected its bytes within 0\.3 s, but got none/)
+  assert.is(await work[1], 'abc')
+  decoders.close()
 })
 
 test('a process ends by itself when a clip was given up and others are idle', async () => {

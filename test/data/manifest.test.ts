@@ -112,6 +112,7 @@ test('blank texts, keys twice and broken characters are refused with the line', 
   })
   await refused(/line 1, prompt: expected a text that is not blank/, { ...good, prompt: '\u200b\u2060' })
   await refused(/line 1, choices\.1: expected a text that is not blank/, { ...good, choices: ['a', '\n'] })
+  await refused(/line 1, prompt: expected a text that is not blank/, { ...good, prompt: '\u3164\u2800' })
   await refused(/line 1, id: expected a text that is not blank/, { ...good, id: ' ' })
   await refused(/line 1, task: expected a text that is not blank/, { ...good, task: '\uFEFF' })
   const line = JSON.stringify(good)

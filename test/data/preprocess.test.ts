@@ -61,6 +61,8 @@ test('a file that does not fit is refused by name', async () => {
     [{ image_mean: [1, 2] }, /image_mean: expected three numbers/],
     [{ image_std: [1, 0, 1] }, /image_std: expected three numbers above 0/],
     [{ do_center_crop: true }, /do_center_crop: expected false/],
+    [{ do_pad: true }, /do_pad: expected false, since this program does not take that step, but got true/],
+    [{ do_flip_channel_order: true, do_convert_rgb: true }, /do_flip_channel_order: expected false/],
     [{ resample: 9 }, /resample: expected 0 \(nearest\)/],
     ['{', /expected a readable JSON file/],
   ]

@@ -3,7 +3,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
@@ -256,7 +256,7 @@ const evaluation = (data: string, output: string, ...more: string[]): string[] =
   output,
   ...more,
 ]
-const withoutRun = (path: string): object[] => jsonLines(path).map(({ run: _, ...l }) => l)
+const withoutRun = (path: string): object[] => jsonLines(path).map(({ run: _, sample: __, ...l }) => l)
 
 test('eval: a bad clip is a line with its reason, the others are predicted, and --resume tries it again', async () => {
   writeFileSync(at('clips', 'later.mp4'), 'not yet a video')
@@ -287,7 +287,12 @@ test('eval: a bad clip is a line with its reason, the others are predicted, and 
   assert.equal(withoutRun(at('later-out.jsonl')), withoutRun(at('whole.jsonl')))
 })
 
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGKILL'] as const) {
+// What is left of the last line when a process, or a machine, ends.
+for (const [signal, rest] of [
+  ['SIGINT', '{"id": "half a li'],
+  ['SIGTERM', Buffer.from('{"id": "half a caf\u00e9').subarray(0, -1)],
+  ['SIGKILL', Buffer.alloc(64)],
+] as const) {
   test(`eval: ${signal} loses no prediction, and --resume ends with the file of an undisturbed run`, async () => {
     const name = `stopped-${signal}`
     // Open answers, many times over: long enough to be stopped in the middle.
@@ -313,7 +318,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGKILL'] as const) {
     }
     const kept = jsonLines(at(`${name}-out.jsonl`))
     assert.ok(kept.length >= 3 && kept.length < lines.length, `${kept.length} of ${lines.length}`)
-    appendFileSync(at(`${name}-out.jsonl`), '{"id": "half a li')
+    appendFileSync(at(`${name}-out.jsonl`), rest)
     const resumed = await cli(...args, '--resume')
     assert.is(resumed.code, 0, resumed.err)
     assert.equal(jsonLines(at(`${name}-out.jsonl`)).slice(0, kept.length), kept)
@@ -348,6 +353,13 @@ test('predictions of another run, or of other samples, are not continued', async
     await failure(() => PredictionFile.open(path, 'run one', [{ ...samples[0]!, answer: 'other' }], { resume: true })),
     /is not in the manifest as it was/,
   )
+  for (const change of [{ start: 0.1 }, { qformerText: 'other' }, { choices: undefined }, { video: '/other.mp4' }])
+    assert.match(
+      await failure(() => PredictionFile.open(path, 'run one', [{ ...samples[0]!, ...change }], { resume: true })),
+      /is not in the manifest as it was/,
+    )
+  const moved = samples.map((s) => ({ ...s, video: join('/elsewhere', basename(s.video)) }))
+  assert.equal((await PredictionFile.open(path, 'run one', moved, { resume: true })).predictions, [line])
   assert.match(
     await failure(() => PredictionFile.open(at('no', 'such.jsonl'), 'run', samples)),
     /such\.jsonl: expected a file that can be written/,
