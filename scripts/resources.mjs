@@ -1,6 +1,7 @@
 // The resources of every CUDA kernel, as ptxas reports them: registers, static shared memory, stack, spilled bytes.
 // node scripts/resources.mjs [--archs=sm_80,sm_90] [--json]: compiles every .cu file with nvcc, nothing is kept of it;
-// ends with 1 where a kernel spills that is not on the list below. --write makes docs/kernels.md of it. Needs no GPU.
+// ends with 1 where a kernel spills that is not on the list below. With --import tsx, --write makes docs/kernels.md of it.
+// Needs no GPU.
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -10,7 +10,6 @@ import { add } from '../ops/elementwise.js'
 import { cast } from '../ops/copy.js'
 import { mean } from '../ops/reduce.js'
 import { concat, expand, narrow, reshape } from '../ops/views.js'
-import { keep } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import type { Precision } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
@@ -264,8 +263,3 @@ export function answerRows(text: TextRows, V: number): { indices: number[]; targ
 
 /** How many answer tokens a batch has: labels that count. */
 export const answerTokens = (text: TextRows): number => answerRows(text, 0).targets.length
-
-/** Marks every weight as trained: for pre-training, not for adapters. They must be float32. */
-export function trainAll(model: ImageModel): Map<string, Tensor> {
-  return new Map([...model.weights].map(([name, t]) => [name, keep(t).requireGrad(name)]))
-}

@@ -1,9 +1,10 @@
 // The text of docs/kernels.md: ptxas's report of every kernel (scripts/resources.mjs), the results of every size on the
 // emulator (docs/kernels-full.json, by npm run test:full), and the host's times (docs/kernels-host.json, by npm run
-// bench:host). npm run docs:kernels writes it.
+// bench:host). npm run docs:kernels writes it, by tsx.
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { markdownTable } from '../../lib/report/table.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const read = (path) => readFileSync(join(root, path), 'utf8')
@@ -46,12 +47,6 @@ const about = (header) =>
     .trim()
     .replace(/(?<![.])$/, '.')
 
-const table = (head, rows) =>
-  [
-    `| ${head.join(' | ')} |`,
-    `|${head.map(() => ' --- ').join('|')}|`,
-    ...rows.map((r) => `| ${r.join(' | ')} |`),
-  ].join('\n')
 const figure = (x) =>
   x === 0
     ? '0'
@@ -69,7 +64,7 @@ const sum = (entries, f) => entries.reduce((n, e) => n + f(e), 0)
 
 function kernelTable(kernels, archs) {
   const names = [...new Set(kernels.map((k) => k.kernel))]
-  return table(
+  return markdownTable(
     ['kernel', ...archs.flatMap((a) => [`${a}: registers`, 'shared', 'spilled'])],
     names.map((name) => [
       `\`${name}\``,
@@ -88,7 +83,7 @@ const leaves = {
   strided: 'Its elements are moved',
 }
 const resultTable = (results) =>
-  table(
+  markdownTable(
     [
       'dtype',
       'threads',
@@ -133,7 +128,7 @@ export function hostSection({ sizes, before, after }) {
   return [
     '## The host’s side',
     `What JavaScript, the border and the queue need, on the emulator’s null device, which checks and counts every call and computes nothing (\`MT_EMULATOR=null\`; \`npm run bench:host\`): InstructBLIP over a LLaMA of 7 B in bfloat16 at full size, features given, B=${B}, T=${T}, ${text} tokens of text for the Q-Former and ${prompt} for the language model, full adapter; decoding of one sample. Medians in milliseconds, with what the JavaScript thread itself spent on a processor in brackets: ${after.machine.cpu}, ${after.machine.cores} cores, with other work on them.`,
-    table(
+    markdownTable(
       ['', 'goal, ms', 'before, ms', 'now, ms', 'launches before', 'now', 'graph nodes before', 'now'],
       pairs.map(([b, a]) => [
         a.name,
@@ -173,7 +168,7 @@ export function page({ nvcc, archs, kernels, full, host, gpu }) {
     'Written by `npm run docs:kernels` from what nvcc says, from `docs/kernels-full.json`, which `npm run test:full` writes, and from `docs/kernels-host.json`, which `npm run bench:host` writes; not by hand.',
     `State: ${state}.`,
     'A claim about these kernels rests on one of three proofs:',
-    table(
+    markdownTable(
       ['proof', 'shows', 'state'],
       [
         [
