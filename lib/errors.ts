@@ -12,13 +12,17 @@ export function show(value: unknown): string {
   let text: string
   if (typeof value === 'string') text = JSON.stringify(value)
   else if (typeof value === 'bigint') text = `${value}n`
+  else if (typeof value === 'number') text = `${value}`
   else if (typeof value === 'function') text = `function ${value.name || '(anonymous)'}`
   else if (ArrayBuffer.isView(value))
     text = `${value.constructor.name}(${(value as Uint8Array).length ?? value.byteLength})`
   else if (value instanceof Error) text = value.message
   else {
     try {
-      text = JSON.stringify(value) ?? String(value)
+      // JSON writes null for numbers that are not finite
+      text =
+        JSON.stringify(value, (_, v: unknown) => (Number.isFinite(v) || typeof v !== 'number' ? v : `${v}`)) ??
+        String(value)
     } catch {
       text = Object.prototype.toString.call(value)
     }

@@ -8,6 +8,7 @@ import { open, readdir, type FileHandle } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { InputError, invalid, show } from '../errors.js'
 import { readJsonObject } from '../files/json.js'
+import { brokenLink } from '../files/text.js'
 import { HEAD } from '../models/decoder.js'
 import type { ModelConfig } from '../models/image-model.js'
 import { familyOf } from '../models/language.js'
@@ -117,11 +118,14 @@ function needed(stored: string, expected: Map<string, ExpectedTensor>): boolean 
 
 // --------------------------------------------------------------------------------------------------------------- files
 
+/** Also where it is a link whose target is absent, so that reading it says so. */
+const isThere = (path: string): boolean => existsSync(path) || brokenLink(path) !== undefined
+
 async function openFiles(folder: string, isNeeded: (stored: string) => boolean): Promise<SafetensorsHeader[]> {
   const single = join(folder, 'model.safetensors')
-  if (existsSync(single)) return [await readHeader(single)]
+  if (isThere(single)) return [await readHeader(single)]
   const index = join(folder, 'model.safetensors.index.json')
-  if (existsSync(index)) return openShards(folder, index, isNeeded)
+  if (isThere(index)) return openShards(folder, index, isNeeded)
   const others = (await readdir(folder)).filter((name) => /\.(bin|pth|pt|ckpt|h5|msgpack)$/.test(name))
   if (others.length === 0)
     throw new InputError(`${folder}: there is no model.safetensors and no model.safetensors.index.json in this folder.`)
@@ -147,8 +151,8 @@ async function openShards(
   const weightMap = map as Record<string, string>
   const all = [...new Set(Object.values(weightMap))].sort()
   const wanted = new Set(Object.entries(weightMap).flatMap(([tensor, file]) => (isNeeded(tensor) ? [file] : [])))
-  const absent = all.filter((name) => wanted.has(name) && !existsSync(join(folder, name)))
-  const names = all.filter((name) => existsSync(join(folder, name)))
+  const absent = all.filter((name) => wanted.has(name) && !isThere(join(folder, name)))
+  const names = all.filter((name) => wanted.has(name) || existsSync(join(folder, name)))
   if (absent.length)
     throw new InputError(
       `${folder}: ${absent.length} of the ${all.length} files named in the index are not there: ${absent.slice(0, 10).join(', ')}.`,

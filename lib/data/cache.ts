@@ -11,6 +11,7 @@ import { invalid } from '../errors.js'
 import { readEntry, readHeader, writeSafetensors } from '../files/safetensors.js'
 import { frameImages, type Sampling } from './clip.js'
 import type { Preprocessor } from './preprocess.js'
+import { absent } from './reject.js'
 import { sizeOf } from '../shape.js'
 
 /** Raise this when a change of decoding, sampling or resizing changes pixels. */
@@ -32,7 +33,7 @@ export async function contentHash(path: string): Promise<string> {
     return hash.digest('hex')
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === undefined) throw error
-    throw invalid(path, 'a readable video file or folder of frame images', error)
+    throw absent(path, path, 'a readable video file or folder of frame images', error)
   }
 }
 

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { invalid, show } from '../errors.js'
 import { onBlack } from './picture.js'
 import { resize, type Preprocessor } from './preprocess.js'
-import { notAnImage } from './reject.js'
+import { absent, notAnImage } from './reject.js'
 import { openVideo, seconds, type RgbFrame } from './video.js'
 
 /**
@@ -178,7 +178,7 @@ async function isFolder(path: string): Promise<boolean> {
   try {
     return (await stat(path)).isDirectory()
   } catch (error) {
-    throw invalid(path, 'a video file or a folder of frame images', error)
+    throw absent(path, path, 'a video file or a folder of frame images', error)
   }
 }
 

@@ -8,6 +8,7 @@ import { dirname, resolve } from 'node:path'
 import { z } from 'zod'
 import { InputError, invalid, nearest, show } from '../errors.js'
 import { readText } from '../files/text.js'
+import { absent } from './reject.js'
 import { parseJson } from '../files/json.js'
 import { valueAt } from '../files/schema.js'
 
@@ -182,7 +183,8 @@ async function checkVideos(path: string, samples: Sample[], lines: number[]): Pr
     const where = `${path}, line ${lines[i]}`
     const kind = await kinds.get(video)!
     if (kind instanceof Error)
-      throw invalid(
+      throw absent(
+        video,
         `${where}, video`,
         'a video file or a folder of frame images',
         kind,

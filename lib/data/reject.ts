@@ -2,7 +2,7 @@
 
 import { open, stat } from 'node:fs/promises'
 import { invalid, type InputError } from '../errors.js'
-import { pointerIn, POINTER_BYTES } from '../files/text.js'
+import { brokenLink, pointerIn, POINTER_BYTES } from '../files/text.js'
 import { outline, type Outline } from './outline.js'
 
 /**
@@ -21,7 +21,7 @@ export async function checkFile(path: string): Promise<Outline> {
     head = await readHead(path)
     about = await outline(path, size)
   } catch (error) {
-    throw invalid(path, 'a readable video file', error)
+    throw absent(path, path, 'a readable video file', error)
   }
   const pointer = pointerIn(head)
   if (pointer) throw notAVideo(path, pointer.what, pointer.remedy)
@@ -36,6 +36,16 @@ export async function checkFile(path: string): Promise<Outline> {
     )
   }
   return about
+}
+
+/**
+ * The error for a path that cannot be read: a link without a target is named as one.
+ *
+ * @param name what the message begins with
+ */
+export function absent(path: string, name: string, expected: string, error: unknown, hint?: string): InputError {
+  const link = brokenLink(path)
+  return invalid(name, expected, link ? new Error(link.what) : error, link?.remedy ?? hint)
 }
 
 /** The first bytes, zeros after the end. */

@@ -6,7 +6,7 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import { InputError, invalid, show } from '../errors.js'
 import { writeAtomically, type FileSystem } from './atomic.js'
-import { pointerIn, POINTER_BYTES } from './text.js'
+import { pointerIn, POINTER_BYTES, unreadable } from './text.js'
 import { parseJson } from './json.js'
 import { roundUp, sizeOf } from '../shape.js'
 
@@ -157,8 +157,7 @@ async function openForReading(path: string): Promise<FileHandle> {
     throw new InputError(`${path}: expected a safetensors file, but it is a folder or a device.`)
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
-    if (code === 'ENOENT' || code === 'ENOTDIR') throw new InputError(`${path}: no such file.`, { cause: error })
-    if (code !== undefined) throw new InputError(`${path}: cannot be read (${code}).`, { cause: error })
+    if (code !== undefined) throw unreadable(path, error)
     throw error
   }
 }

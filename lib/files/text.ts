@@ -3,12 +3,15 @@
  * fetched.
  */
 import { isUtf8 } from 'node:buffer'
+import { existsSync, readlinkSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { InputError, show } from '../errors.js'
 
 /** The default error of {@link readText} for a file that cannot be read. */
 export function unreadable(path: string, error: unknown, missing = ''): InputError {
   const code = (error as NodeJS.ErrnoException).code
+  const link = brokenLink(path)
+  if (link) return new InputError(`${path}: is ${link.what}; ${link.remedy}.`, { cause: error })
   if (code === 'ENOENT' || code === 'ENOTDIR')
     return new InputError(`${path}: no such file${missing ? `; ${missing}` : ''}.`, { cause: error })
   return new InputError(`${path}: cannot be read (${code}).`, { cause: error })
@@ -78,6 +81,20 @@ function firstBad(bytes: Uint8Array): number {
 export interface Pointer {
   what: string
   remedy: string
+}
+
+/** The same for a link whose target is absent, as git-annex and download caches leave them. */
+export function brokenLink(path: string): Pointer | undefined {
+  if (existsSync(path)) return undefined
+  let target: string
+  try {
+    target = readlinkSync(path)
+  } catch {
+    return undefined
+  }
+  const annex = /\.git[\\/]annex[\\/]objects[\\/]/.test(target)
+  const remedy = annex ? 'run "git annex get" on it' : 'fetch the file that it stands for'
+  return { what: `a link to ${target}, which is not there`, remedy }
 }
 
 /** Bytes of a file's beginning that are enough for {@link pointerIn}. */

@@ -1,21 +1,23 @@
 /** YAML files (JSON is YAML too). */
-import { parse, YAMLParseError } from 'yaml'
+import { parseDocument } from 'yaml'
 import { InputError } from '../errors.js'
 import { readText } from './text.js'
 
 /**
- * Reads one document; a key that is there twice is an error. @throws InputError naming the file, and the line where it
- * is not YAML
+ * Reads one document; a key that is there twice and a tag that is not known are errors. @throws InputError naming the
+ * file, and the line where it is not YAML
  */
 export async function readYaml(path: string): Promise<unknown> {
   const text = await readText(path)
+  const document = parseDocument(text, { logLevel: 'error' })
+  const fail = (error: Error, hint = ''): InputError =>
+    new InputError(`${path}: not YAML: ${error.message.split('\n')[0]!.replace(/[.:]$/, '')}${hint}.`, { cause: error })
+  const [fault] = [...document.errors, ...document.warnings]
+  if (fault) throw fail(fault)
   try {
-    return parse(text, { logLevel: 'error' })
+    return document.toJS() as unknown
   } catch (error) {
-    if (error instanceof YAMLParseError)
-      throw new InputError(`${path}: not YAML: ${error.message.split('\n')[0]!.replace(/[.:]$/, '')}.`, {
-        cause: error,
-      })
-    throw error
+    const alias = /^Unresolved alias/.test((error as Error).message)
+    throw fail(error as Error, alias ? '; quote a value that begins with *' : '')
   }
 }

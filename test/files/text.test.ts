@@ -2,7 +2,7 @@
 // such.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { inspect } from '../../lib/cli/inspect.js'
 import { readFrames } from '../../lib/data/frames.js'
@@ -116,6 +116,17 @@ test('a key twice in one object is refused, wherever it stands and however it is
     await refusal(() => readJsonObject(file('comma.json', '{\n"a": 1,\n}'))),
     /comma\.json: not JSON in line 3: /,
   )
+  for (const [text, sentence] of [
+    ['data: { train: *.jsonl }', /not YAML: Unresolved alias .*: \.jsonl; quote a value that begins with \*\.$/],
+    ['model: !ckpt a', /not YAML: Unresolved tag: !ckpt at line 1/],
+    ['data: { train: t }\ntrain: { lr: .nan }', /train\.lr: expected a number or an object, but got NaN\.$/],
+  ] as const)
+    assert.match(
+      await refusal(() =>
+        readTrainConfig(file('odd.yaml', `${text}\n${/model/.test(text) ? '' : 'model: m\n'}output: b\n`)),
+      ),
+      sentence,
+    )
 })
 
 // ------------------------------------------------------------------------------------------------------------ pointers
@@ -153,6 +164,42 @@ for (const [i, [kind, content, remedy]] of pointers.entries()) {
       assert.match(await refusal(act), new RegExp(`a ${kind} pointer and not the file itself.*${remedy}`))
   })
 }
+
+test('a link whose target is absent is named, whatever should have been there', async () => {
+  const link = (name: string, target: string): string => {
+    mkdirSync(dirname(join(folder, name)), { recursive: true })
+    symlinkSync(target, join(folder, name))
+    return join(folder, name)
+  }
+  const object = '../.git/annex/objects/aa/bb/SHA256E-s9--4d7a/SHA256E-s9--4d7a'
+  const clip = link('linked/clip.mp4', object)
+  const line = JSON.stringify({ id: '1', video: clip, prompt: 'p', answer: 'a' })
+  file('shards/config.json', '{"model_type": "instructblip", "text_config": {"model_type": "llama"}}')
+  file('shards/model.safetensors.index.json', '{"weight_map": {"query_tokens": "model-1.safetensors"}}')
+  link('shards/model-1.safetensors', '../../blobs/4d7a')
+  file('one/config.json', '{"model_type": "instructblip", "text_config": {"model_type": "llama"}}')
+  link('one/model.safetensors', '../../blobs/4d7a')
+  for (const [act, sentence] of [
+    [
+      () => readJsonObject(link('config.json', object)),
+      /config\.json: is a link to .*4d7a, which is not there; run "git/,
+    ],
+    [
+      () => readManifest(file('linked.jsonl', line)),
+      /line 1, video: expected .* but got a link to .*; run "git annex get"/,
+    ],
+    [() => readFrames({ video: clip }, { frames: 1, sampling: { kind: 'first' } }), /clip\.mp4: .* a link to .* on it/],
+    [
+      () => planCheckpoint(join(folder, 'one')),
+      /model\.safetensors: is a link to .*blobs\/4d7a, which is not there; fetch/,
+    ],
+    [
+      () => planCheckpoint(join(folder, 'shards')),
+      /model-1\.safetensors: is a link to .*blobs\/4d7a, which is not there/,
+    ],
+  ] as const)
+    assert.match(await refusal(act as () => Promise<unknown>), sentence)
+})
 
 test('a file that only resembles a pointer is not one', () => {
   for (const text of [
