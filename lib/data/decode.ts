@@ -1,12 +1,14 @@
 /**
- * A video file as a stream of decoded frames in the order of presentation, with seeking. Only this file and picture.ts
- * call FFmpeg. Calls that may take long are asynchronous and leave the event loop free.
+ * A video file as a stream of decoded frames in the order of presentation, with seeking. Only this file, open.ts and
+ * picture.ts call FFmpeg. Calls that may take long are asynchronous and leave the event loop free.
  */
 
 import type { CodecContext, FormatContext, Frame, Packet, Stream } from 'node-av/lib'
 import { stat } from 'node:fs/promises'
 import { AV, lib, loadFfmpeg } from './ffmpeg.js'
-import { checkFile, notAVideo, unopened } from './reject.js'
+import { LEAP, Measure, MOST_DELAY, TREMOR, UNKNOWN_LENGTH, type Counter, type Measured } from './measure.js'
+import { decoderOf, openPictures, restarts } from './open.js'
+import { checkFile, notAVideo } from './reject.js'
 
 /**
  * A decoded frame, owned by whoever received it. `time` in seconds from time zero; `damaged`: its pixels cannot be
@@ -20,56 +22,12 @@ export interface Decoded {
   damaged: boolean
 }
 
-/** The time of a packet by which pictures are counted. */
-type Counter = 'pts' | 'dts'
-
-/** What the packets of a file say about its pictures, without decoding. */
-interface Measured {
-  /**
-   * Where the last picture begins and ends: seconds on the file's own clock, or from the first picture where it has
-   * none.
-   */
-  last: number
-  end: number
-  /** Whether the clock falls back, stands or leaps somewhere: files joined end to end. */
-  joined: boolean
-  /** Set where packets do not say when pictures are shown. */
-  counted: Counter | undefined
-}
-
-/** Pictures of one clock, while packets are read. */
-interface Part {
-  first: number
-  /** Beginning and end of the picture that is shown last. */
-  latest: number
-  end: number
-  /** The last decoding time. */
-  fed: number | undefined
-  /** Seconds of all pictures up to the last packet with a time, and of those after it. */
-  timed: number
-  untimed: number
-  /** The last stamps, and whether one of them is there twice. */
-  recent: number[]
-  doubled: boolean
-}
-
 /** Containers whose stated duration comes from the file; for others, FFmpeg estimates it. */
 const STATES_DURATION = /^(mov|matroska|avi|asf|flv)\b/
 /** Containers with an index: their last packets are found by a seek. */
 const INDEXED = /^(mov|matroska|avi)\b/
 /** Codecs whose delay between packet and picture changes from picture to picture. */
 const VARYING_DELAY = new Set(['h264', 'hevc', 'vvc'])
-/** Packets that a decoder keeps at most. */
-const MOST_DELAY = 16
-/** A fall of the clock below this (seconds) from one picture to the next is jitter. */
-const TREMOR = 0.1
-/**
- * A clock that may begin anew (transport streams) and leaps further than this (seconds) did so. FFmpeg's own limits,
- * both.
- */
-const LEAP = 10
-/** Seconds of a picture where neither the file nor a rate tells. */
-const UNKNOWN_LENGTH = 0.04
 /** A declared end within this many seconds after the last picture is that picture's end, rounded. */
 const ROUNDING = 0.1
 
@@ -228,38 +186,16 @@ export class FrameStream {
     this.sent = []
   }
 
-  // -------------------------------------------------------------------------------------------------------------
-  // opening
+  // ----------------------------------------------------------------------------------------------------------- opening
 
   private async begin(): Promise<void> {
     const { path } = this
     this.forget()
     this.fromStart = true
     const format = (this.format = new lib.FormatContext())
-    // a playlist must not open network addresses
-    const options = lib.Dictionary.fromObject({ protocol_whitelist: 'file' })
-    const code = await format.openInput(`file:${path}`, null, options)
-    options.free()
-    if (code < 0) throw await unopened(path, lib.FFmpegError.strerror(code))
-    const name = format.iformat?.name ?? ''
-    if (name === 'tty') throw notAVideo(path, 'a text')
-    if (/_pipe$|^image2|^ico$/.test(name))
-      throw notAVideo(path, 'a still image', 'put it into a folder and name that, with fps')
-    const found = await format.findStreamInfo()
-    const index = found < 0 ? found : format.findBestStream(AV.AVMEDIA_TYPE_VIDEO)
-    const stream = format.streams.find((s) => s.index === index)
-    if (!stream || stream.disposition & AV.AV_DISPOSITION_ATTACHED_PIC) {
-      const sound = format.streams.some((s) => s.codecpar.codecType === AV.AVMEDIA_TYPE_AUDIO)
-      throw notAVideo(path, sound ? 'sound without pictures' : 'a file without a video stream')
-    }
-    this.restarts = Boolean(format.iformat!.flags & AV.AVFMT_TS_DISCONT)
-    for (const other of format.streams) {
-      const film = this.restarts && other.codecpar.codecType === AV.AVMEDIA_TYPE_VIDEO
-      if (other.index !== index && !film) other.discard = AV.AVDISCARD_ALL
-    }
-    const codec = decoderOf(stream)
-    if (!codec)
-      throw notAVideo(path, `${lib.avGetCodecName(stream.codecpar.codecId)} video, which this FFmpeg cannot decode`)
+    const stream = await openPictures(path, format)
+    this.restarts = restarts(format)
+    const codec = decoderOf(path, stream)
     const decoder = (this.decoder = new lib.CodecContext())
     decoder.allocContext3(codec)
     let ok = decoder.parametersToContext(stream.codecpar)
@@ -351,72 +287,20 @@ export class FrameStream {
    * packet before that is shown later; undefined where they do not.
    */
   private async scan(tail: boolean): Promise<Measured | undefined> {
-    const { packet, tick, fps } = this
-    const parts: Part[] = [] // between falls of the clock
-    let [begun, stamped, summed] = [false, false, 0]
-    let delay: number | undefined // from decoding to presentation, of the first packet
+    const { packet, tick, fps, counted, restarts, delay } = this
+    const measure = new Measure({ counted, restarts, delay })
+    let begun = false
     while ((await this.nextPacket()) >= 0) {
       const { pts, dts, isKeyframe } = packet
       const length = packet.duration > 0n ? Number(packet.duration) * tick : fps ? 1 / fps : UNKNOWN_LENGTH
       const omitted = packet.hasFlags(AV.AV_PKT_FLAG_DISCARD) // by an edit list
-      const at = packet[this.counted ?? 'pts']
       packet.unref()
-      const [shown, fed, counter] = [pts, dts, at].map((t) => (t === AV.AV_NOPTS_VALUE ? undefined : Number(t) * tick))
-      if (tail && !begun && (!isKeyframe || counter === undefined)) return undefined
+      const [shown, fed] = [pts, dts].map((t) => (t === AV.AV_NOPTS_VALUE ? undefined : Number(t) * tick))
+      if (tail && !begun && (!isKeyframe || (counted === 'dts' ? fed : shown) === undefined)) return undefined
       begun = true
-      if (omitted) continue
-      summed += length
-      if (shown !== undefined) stamped = true
-      if (shown !== undefined && fed !== undefined) delay ??= shown - fed
-      const later = Math.max(delay ?? 0, (this.delay || 0) * length)
-      const time = counter ?? (this.counted || fed === undefined ? undefined : fed + later)
-      let part = parts.at(-1)
-      if (time === undefined) {
-        if (part) part.untimed += length
-        continue
-      }
-      if (part && !this.counted) {
-        const ahead = fed === undefined || part.fed === undefined ? 0 : fed - part.fed
-        // A keyframe is shown after everything before it.
-        const back = isKeyframe ? time <= part.latest - (this.restarts ? 0 : TREMOR) : !this.restarts && ahead < -TREMOR
-        if (back || (this.restarts && ahead > length + LEAP)) part = undefined
-      }
-      if (!part)
-        parts.push(
-          (part = {
-            first: time,
-            latest: time,
-            end: time + length,
-            fed,
-            timed: 0,
-            untimed: 0,
-            recent: [],
-            doubled: false,
-          }),
-        )
-      part.first = Math.min(part.first, time)
-      if (time >= part.latest) [part.latest, part.end] = [time, time + length]
-      part.fed = fed ?? part.fed
-      part.timed += part.untimed + length
-      part.untimed = 0
-      if (counter === undefined || !this.restarts) continue
-      part.doubled ||= part.recent.includes(counter)
-      part.recent = [...part.recent.slice(1 - MOST_DELAY), counter]
+      if (!omitted) measure.add({ shown, fed, length, isKeyframe })
     }
-    if (tail && !parts.length) return undefined
-    for (const part of parts) {
-      // Where times are missing at the end, or wrong, the number of pictures tells.
-      const counts = part.untimed > 0 || part.doubled
-      const missing = counts ? Math.max(0, part.first + part.timed + part.untimed - part.end) : 0
-      part.latest += missing
-      part.end += missing
-    }
-    const lasts = parts.reduce((sum, part) => sum + part.end - part.first, 0)
-    const end = parts.length ? parts[0]!.first + lasts : summed
-    const final = parts.at(-1)
-    const last = final ? end - (final.end - final.latest) : end - UNKNOWN_LENGTH
-    const joined = parts.length > 1 || parts.some((part) => part.doubled)
-    return { last, end, joined, counted: this.counted ?? (stamped ? undefined : 'dts') }
+    return tail && measure.empty ? undefined : measure.result()
   }
 
   /**
@@ -477,8 +361,7 @@ export class FrameStream {
     return false
   }
 
-  // ------------------------------------------------------------------------------------------------------------
-  // decoding
+  // ---------------------------------------------------------------------------------------------------------- decoding
 
   /** Reads the next packet of pictures; FFmpeg's code. */
   private async nextPacket(): Promise<number> {
@@ -604,17 +487,4 @@ export class FrameStream {
   private miscounts(): boolean {
     return this.counted !== undefined && Number.isNaN(this.delay)
   }
-}
-
-/** FFmpeg's own VP8 and VP9 decoders ignore the alpha channel, which WebM stores beside the pictures. */
-function decoderOf(stream: Stream): ReturnType<typeof lib.Codec.findDecoder> {
-  const { codecId } = stream.codecpar
-  const withAlpha =
-    codecId === AV.AV_CODEC_ID_VP8
-      ? AV.FF_DECODER_LIBVPX_VP8
-      : codecId === AV.AV_CODEC_ID_VP9
-        ? AV.FF_DECODER_LIBVPX_VP9
-        : undefined
-  const named = withAlpha && stream.metadata?.get('alpha_mode') === '1' ? lib.Codec.findDecoderByName(withAlpha) : null
-  return named ?? lib.Codec.findDecoder(codecId)
 }

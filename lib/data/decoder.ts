@@ -1,5 +1,6 @@
 /**
- * The program of a decoding process: clips in, pictures or hashes out; see decoders.ts. It ends with the process that started it.
+ * The program of a decoding process: clips in, pictures or hashes out; see decoders.ts. It ends with the process that
+ * started it.
  */
 
 import { Socket } from 'node:net'

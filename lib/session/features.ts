@@ -50,8 +50,8 @@ export class Features {
   /**
    * E_v of one clip, row-major of {@link shape}.
    *
-   * @throws InputError, with the sample's name where the clip is one's, for a clip that cannot be read, and for features
-   *   that are not finite
+   * @throws InputError, with the sample's name where the clip is one's, for a clip that cannot be read, and for
+   *   features that are not finite
    */
   of(clip: Clip & { id?: string }): Promise<Float32Array> {
     return forSample(clip, () => this.#of(clip))

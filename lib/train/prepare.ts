@@ -16,7 +16,7 @@ export interface Samples {
   validation: readonly Sample[]
 }
 
-/** Encodes every text of training and validation. Throws an InputError that names the sample whose text does not fit. */
+/** Encodes every text of training and validation. @throws InputError naming the sample whose text does not fit */
 export function checkTexts(checkpoint: Checkpoint, config: TextConfig, { train, validation }: Samples): void {
   for (const sample of train) encode(checkpoint, config, sample)
   for (const sample of validation)
