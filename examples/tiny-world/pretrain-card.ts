@@ -4,6 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { readManifest } from '../../lib/data/manifest.js'
+import { markdownTable } from '../../lib/report/table.js'
 import { openCheckpoint } from '../../lib/session/checkpoint.js'
 import { accuracy, predictSamples, type Accuracy, type Prediction } from '../../lib/eval/evaluate.js'
 import { Features } from '../../lib/session/features.js'
@@ -83,14 +84,14 @@ export function card(
     ((1 - severalFrom) * severalShare * several) /
     ((1 - severalFrom) * severalShare * several + (1 - (1 - severalFrom) * severalShare) * images * each)
   const table = ({ accuracy, total, tasks }: Scores['one'], title: string): string =>
-    [
-      `| ${title} | for example | questions | right, % |`,
-      '| --- | --- | ---: | ---: |',
-      ...Object.entries(tasks).map(
-        ([task, a]) => `| ${task} | ${example(task)} | ${a.total} | ${(100 * a.accuracy).toFixed(1)} |`,
-      ),
-      `| **all** | | **${total}** | **${(100 * accuracy).toFixed(1)}** |`,
-    ].join('\n')
+    markdownTable(
+      [title, 'for example', 'questions', 'right, %'],
+      [
+        ...Object.entries(tasks).map(([task, a]) => [task, example(task), a.total, (100 * a.accuracy).toFixed(1)]),
+        ['**all**', '', `**${total}**`, `**${(100 * accuracy).toFixed(1)}**`],
+      ],
+      (column) => column > 1,
+    )
   return `# A tiny InstructBLIP
 
 An image language model of ${result.parameters.toLocaleString('en')} parameters that answers questions about coloured shapes: a ViT (3 layers), a Q-Former

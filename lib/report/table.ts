@@ -13,9 +13,9 @@ export function textTable(rows: Rows, right = (column: number): boolean => colum
   return rows.map((row) => row.map(aligned).join('  ').trimEnd()).join('\n')
 }
 
-/** A Markdown table; a bar in a cell is escaped. */
-export function markdownTable(head: readonly Cell[], rows: Rows): string {
+/** A Markdown table; columns for which `right` holds are set on the right, and a bar in a cell is escaped. */
+export function markdownTable(head: readonly Cell[], rows: Rows, right = (_column: number): boolean => false): string {
   const line = (row: readonly Cell[]): string =>
     `| ${row.map((cell) => `${cell}`.replaceAll('|', '\\|')).join(' | ')} |`
-  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
+  return [line(head), line(head.map((_, i) => (right(i) ? '---:' : '---'))), ...rows.map(line)].join('\n')
 }
