@@ -82,33 +82,37 @@ export function chosen({ device, precision, graphs }: Computes): {
   }
 }
 
+/** The signals that stop a command, and its exit code then: 128 and the signal's number. */
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
+
 /**
- * A signal that Ctrl-C or SIGTERM aborts; a second Ctrl-C ends the process at once. Call `done` at the end.
+ * A signal that Ctrl-C, SIGTERM or SIGHUP aborts; a second one ends the process at once. Call `done` at the end.
  *
  * @param what what the command then does, for the message
  */
 export function interruptible(what = 'stopping'): { signal: AbortSignal; done(): void } {
   const controller = new AbortController()
-  const stop = (): void => {
-    if (controller.signal.aborted) process.exit(130)
+  const stop = (name: keyof typeof SIGNALS): void => {
+    if (controller.signal.aborted) process.exit(SIGNALS[name])
+    // A terminal that hung up takes no more output; that must not end what is being saved.
+    if (name === 'SIGHUP') for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
     console.error(`\nmtransllama: ${what}; press Ctrl-C again to end at once.`)
-    controller.abort(new Interrupted())
+    controller.abort(new Interrupted(SIGNALS[name]))
   }
-  process.on('SIGINT', stop)
-  process.on('SIGTERM', stop)
+  const names = Object.keys(SIGNALS) as (keyof typeof SIGNALS)[]
+  for (const name of names) process.on(name, stop)
   return {
     signal: controller.signal,
     done() {
-      process.off('SIGINT', stop)
-      process.off('SIGTERM', stop)
+      for (const name of names) process.off(name, stop)
     },
   }
 }
 
-/** The error of an aborted command; the exit code is 130. */
+/** The error of an aborted command. */
 export class Interrupted extends Error {
   override name = 'AbortError'
-  constructor() {
+  constructor(readonly code: number) {
     super('stopped by the user')
   }
 }

@@ -19,7 +19,7 @@ async function main(): Promise<void> {
 }
 
 main().catch((error: unknown) => {
-  if (error instanceof Interrupted) return void (process.exitCode = 130)
+  if (error instanceof Interrupted) return void (process.exitCode = error.code)
   // An InputError prints one sentence; any other error is a bug and prints its stack.
   console.error(error instanceof InputError ? `mtransllama: ${error.message}` : error)
   process.exitCode = 1

@@ -2,6 +2,7 @@
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { countTrained } from '../adapter/parameters.js'
+import { invalid } from '../errors.js'
 import { readTrainConfig } from '../train/config.js'
 import { train } from '../train/loop.js'
 import { textTable } from '../report/table.js'
@@ -16,12 +17,20 @@ export function register(program: Command): void {
       '--profile <file>',
       'time steps 3 to 12 of the first epoch (all of a shorter one) by operator: a table, and a Chrome trace in the file',
     )
-    .option('--resume', 'resume the run in the output folder')
+    .option('--resume [save]', 'resume the run in the output folder: its last save, or one such as step-120')
+    .option('--extend', 'with --resume: train.epochs may be more than it was')
     .action(
       async (
         path: string,
-        { output, resume = false, profile, ...o }: { output?: string; resume?: boolean; profile?: string } & Computes,
+        {
+          output,
+          resume = false,
+          extend = false,
+          profile,
+          ...o
+        }: { output?: string; resume?: boolean | string; extend?: boolean; profile?: string } & Computes,
       ) => {
+        if (extend && resume === false) throw invalid('--extend', 'with --resume alone', new Error('no --resume'))
         const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
         const trace = profile === undefined ? undefined : await profilePath(profile)
         const { signal, done } = interruptible('stopping after this step and saving')
@@ -39,6 +48,7 @@ export function register(program: Command): void {
           const result = await train(config, {
             signal,
             resume,
+            extend,
             device: where.device,
             precision: where.precision,
             graphs: where.graphs,
@@ -78,9 +88,23 @@ export function register(program: Command): void {
                 speed: (tokens / bar!.seconds).toFixed(0),
                 memory: memoryText(),
               })
+              if (e.spike !== undefined)
+                console.error(
+                  `\nstep ${e.step}: the loss ${e.loss.toFixed(4)} stands out (robust z ${e.spike.toFixed(1)}); samples ${e.samples!.join(', ')}`,
+                )
               if (e.bad === undefined) return
               skipped++
               console.error(`\nstep ${e.step} skipped: ${e.bad} is not finite`)
+            },
+            onNotice(sentence) {
+              console.error(`\nmtransllama: ${sentence}`)
+            },
+            onValidation(e) {
+              bar?.stop()
+              epoch = 0 // the next step starts the bar again
+              console.log(
+                `step ${e.step}: ${e.accuracy === undefined ? `loss ${e.loss.toFixed(4)}` : `validation ${percent(e.accuracy)}`}${e.best ? ' (best so far)' : ''}`,
+              )
             },
             onEpoch(e) {
               bar?.stop()
@@ -101,6 +125,12 @@ export function register(program: Command): void {
               },
             }),
           })
+          if (result.skipped.length)
+            console.error(`${result.skipped.length} samples were left out, since their clips cannot be used`)
+          if (result.early)
+            console.log(
+              `ended after epoch ${result.epochs.length}: ${config.train.patience} validations brought no new best`,
+            )
           if (skipped) console.error(`${skipped} of the steps were skipped, since they were not finite`)
           console.log(`best adapter: ${result.best}\nlast adapter: ${result.last}`)
         } finally {

@@ -251,6 +251,36 @@ async function openAnswer(
   return checkpoint.tokenizer.decode(ids).trim()
 }
 
+/**
+ * Mean loss per answer token of the samples' answers under an adapter.
+ *
+ * @throws InputError naming a sample whose clip or texts cannot be used
+ */
+export async function answerLoss(
+  checkpoint: Checkpoint,
+  features: Features,
+  samples: readonly Sample[],
+  { adapter, batch = 16, signal }: Pick<PredictOptions, 'batch' | 'signal'> & { adapter: Adapter },
+): Promise<number> {
+  const { model, special } = checkpoint
+  let [sum, tokens] = [0, 0]
+  for (let at = 0; at < samples.length; at += batch) {
+    signal?.throwIfAborted()
+    const some = samples.slice(at, at + batch)
+    const encoded = some.map((s) => encode(checkpoint, adapter.config, s))
+    const losses = await scope(() =>
+      noGrad(async () => {
+        const visual = await checkedVisual(checkpoint, features, some, encoded, adapter)
+        const text = textRows(encoded, special.padId)
+        return rowLosses(model, model.hidden(visual, text), text)
+      }),
+    )
+    encoded.forEach(({ answer }, i) => (sum += losses[i]! * answer.length))
+    tokens += encoded.reduce((n, { answer }) => n + answer.length, 0)
+  }
+  return sum / tokens
+}
+
 /** How many answers were right, of how many. */
 export interface Accuracy {
   correct: number

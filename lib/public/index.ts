@@ -17,6 +17,8 @@ export {
   type TrainEvents,
   type TrainOptions,
   type TrainResult,
+  type Validation,
+  type ValidationEvent,
 } from '../train/loop.js'
 export {
   accuracy,

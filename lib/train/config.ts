@@ -11,6 +11,12 @@ import { isBuiltIn } from '../adapter/masks.js'
 
 const rate = z.number().positive()
 
+/** The logs that a run may write. */
+const LOGS = ['jsonl', 'tensorboard', 'csv'] as const
+export type LogKind = (typeof LOGS)[number]
+
+const METRIC = /^(accuracy(:.+)?|valLoss|loss)$/
+
 const Schema = z.strictObject({
   model: z.string().min(1).describe('Checkpoint folder of the image model.'),
   output: z.string().min(1).describe('Folder that receives the adapter, the metrics and the state of the run.'),
@@ -59,9 +65,9 @@ const Schema = z.strictObject({
         .default(0.05)
         .describe('Decoupled weight decay of matrices; biases, norms, positions and gates have none.'),
       schedule: z
-        .enum(['constant', 'cosine'])
+        .enum(['constant', 'linear', 'cosine'])
         .default('constant')
-        .describe('Learning rate after warm-up: constant, or half a cosine down to 0.'),
+        .describe('Learning rate after warm-up: constant, or down to 0 in a line or in half a cosine.'),
       warmup: z.int().min(0).default(0).describe('Steps of linear warm-up.'),
       clip: z.number().min(0).default(0).describe('Largest global norm of the gradient; 0: no clipping.'),
       seed: z.int().min(0).default(0).describe('Seed of initial values and of the order of samples.'),
@@ -70,12 +76,65 @@ const Schema = z.strictObject({
         .min(1)
         .default(5)
         .describe('Steps in a row whose loss or gradient is not finite before training stops.'),
+      batching: z
+        .enum(['shuffled', 'length'])
+        .default('shuffled')
+        .describe(
+          'Which samples share a batch: any, or those whose texts are about as long, so that there is less padding. Both are drawn anew each epoch.',
+        ),
+      ema: z
+        .number()
+        .min(0)
+        .lt(1)
+        .default(0)
+        .describe(
+          'Decay of a moving average of the trained tensors, which is then validated and saved as the best; 0: none.',
+        ),
+      evalEvery: z
+        .int()
+        .min(0)
+        .default(0)
+        .describe('Steps between validations, beside that at the end of each epoch; 0: none.'),
+      metric: z
+        .string()
+        .regex(METRIC, 'accuracy, accuracy:TASK, valLoss or loss')
+        .optional()
+        .describe(
+          'What the best adapter is chosen by: `accuracy`, `accuracy:TASK`, `valLoss` (mean loss per answer token of the validation samples) or `loss` (that of training). Default: `accuracy`, or `loss` without validation.',
+        ),
+      patience: z
+        .int()
+        .min(0)
+        .default(0)
+        .describe('Validations in a row without a new best after which training ends; 0: it never ends early.'),
+      saveEvery: z
+        .int()
+        .min(0)
+        .default(0)
+        .describe('Steps between saves, beside that at the end of each epoch; 0: none. A killed run loses no more.'),
+      keepLast: z
+        .int()
+        .min(1)
+        .default(1)
+        .describe('Saves that are kept: `last`, and the ones before it as `step-N`; `--resume step-N` resumes one.'),
+      maxSkipped: z
+        .int()
+        .min(0)
+        .default(0)
+        .describe('Samples that may be left out since their clip cannot be used; with more the run does not start.'),
+      log: z
+        .array(z.enum(LOGS))
+        .default(['jsonl'])
+        .describe('Logs in the output folder: `metrics.jsonl`, TensorBoard event files, `metrics.csv`.'),
     })
     .prefault({}),
   ...AdapterKeys,
 })
 
 type Parsed = z.output<typeof Schema>
+
+/** The section `train` with nothing given. */
+export const defaultTrain = (): Parsed['train'] => Schema.shape.train.parse({})
 
 /** A training run's configuration, all defaults filled in: paths are absolute, the adapter's keys are in `adapter`. */
 export interface TrainConfig {
@@ -103,6 +162,9 @@ export function parseTrainConfig(value: unknown, base = process.cwd(), where = '
       data.fps,
     )
   }
+  const metric = train.metric
+  if (data.val === undefined && metric !== undefined && metric !== 'loss')
+    throw invalid(`${where}: train.metric`, 'loss, since data.val is not given', metric)
   return {
     model: at(model),
     output: at(output),

@@ -15,20 +15,47 @@ export interface StepEvent extends StepResult {
   steps: number
   /** Factor on the learning rates. */
   factor: number
+  /** The learning rate; the first group's where there are several. */
+  lr: number
+  /** Seconds that the step took; answer tokens per second; the share of the time that it waited for data. */
+  seconds: number
+  tokensPerSecond: number
+  waiting: number
+  /** Bytes of native memory in use, of the device that computes. */
+  memory: number
+  /** Set where the loss stands out from those before: its robust z-score, and the ids of the samples. */
+  spike?: number
+  samples?: string[]
 }
 
-/** The end of an epoch. */
-export interface EpochEvent {
-  epoch: number
-  /** Mean training loss per answer token, over the steps that were finite; NaN where none was. */
-  loss: number
+/** What a validation found. */
+export interface Validation {
   /** Share of right answers on the validation manifest. */
   accuracy?: number
   tasks?: Record<string, number>
-  /** Whether this is the best epoch so far; never one without a step that was finite. */
-  best: boolean
-  /** A trained tensor that was not finite at the end of the epoch; earlier saved states are kept. */
+  /** Mean loss per answer token of the validation samples; computed where `train.metric` asks for it. */
+  valLoss?: number
+  /** A trained tensor that was not finite; earlier saved states are kept. */
   notFinite?: string
+}
+
+/** A validation within an epoch, by `train.evalEvery`. */
+export interface ValidationEvent extends Validation {
+  epoch: number
+  step: number
+  /** Mean training loss per answer token of the epoch so far. */
+  loss: number
+  /** Whether this is the best so far. */
+  best: boolean
+}
+
+/** The end of an epoch. */
+export interface EpochEvent extends Validation {
+  epoch: number
+  /** Mean training loss per answer token, over the steps that were finite; NaN where none was. */
+  loss: number
+  /** Whether this is the best so far; never an epoch without a step that was finite. */
+  best: boolean
 }
 
 /** Listeners; all are optional, and what they throw ends the run. */
@@ -39,8 +66,15 @@ export interface TrainEvents {
   onFeatures?(done: number, total: number): void
   /** Called after each optimiser step. */
   onStep?(event: StepEvent): void
+  /** Called after each validation within an epoch. */
+  onValidation?(event: ValidationEvent): void
   /** Called after each epoch, its validation included. */
   onEpoch?(event: EpochEvent): void
+  /**
+   * Called with one sentence about something that does not end the run: a clip that is left out, a save or a log that
+   * failed, and that it works again. Default: the error stream.
+   */
+  onNotice?(sentence: string): void
   /**
    * Called with the profile of steps 3 to 12, or of the first epoch where it has fewer steps. Recorded only for this
    * listener. On a CUDA device, graphs hide operators: see {@link TrainOptions.graphs}. The run waits for the promise.
@@ -52,8 +86,10 @@ export interface TrainEvents {
 export interface TrainOptions extends TrainEvents {
   /** Stops the run after the current step; the adapter is saved, and `train` rejects with the signal's reason. */
   signal?: AbortSignal | undefined
-  /** Resumes the run whose state is in `config.output`. */
-  resume?: boolean
+  /** Resumes the run whose state is in `config.output`: its last save, or the one of this name, such as `step-120`. */
+  resume?: boolean | string
+  /** With `resume`: `train.epochs` may be more than it was. */
+  extend?: boolean
   /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link openModel}. */
   device?: DeviceChoice | undefined
   precision?: Precision | undefined
@@ -66,6 +102,10 @@ export interface TrainOptions extends TrainEvents {
 /** The result of a finished run. */
 export interface TrainResult {
   epochs: EpochEvent[]
+  /** Whether the run ended before its last epoch, since `train.patience` validations brought no new best. */
+  early: boolean
+  /** Samples that were left out, since their clip cannot be used. */
+  skipped: string[]
   /** Folders of the adapters. */
   best: string
   last: string

@@ -1,30 +1,34 @@
 /** A training run: everything checked first, then epochs of steps, each validated and saved. */
+import { performance } from 'node:perf_hooks'
 import { Adapter } from '../adapter/adapter.js'
 import { readMasks } from '../adapter/read-masks.js'
 import { countGroups } from '../adapter/parameters.js'
-import { readManifest } from '../data/manifest.js'
+import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
 import { openModel, type Model } from '../session/model.js'
-import { accuracy, predictSamples, type Prediction } from '../eval/evaluate.js'
+import { accuracy, answerLoss, predictSamples, type Prediction } from '../eval/evaluate.js'
+import { encode } from '../session/encode.js'
 import { Features } from '../session/features.js'
 import { firstNotFinite } from '../session/finite.js'
+import { deviceMemory, memory } from '../tensor/runtime.js'
+import { Average } from './average.js'
 import { BadSteps } from './bad-steps.js'
 import type { TrainConfig } from './config.js'
-import type { EpochEvent, TrainOptions, TrainResult } from './events.js'
+import type { StepEvent, TrainOptions, TrainResult, Validation } from './events.js'
 import { AdamW } from './optimizer.js'
 import { checkTexts, computeFeatures, type Samples } from './prepare.js'
 import { StepProfile } from './profile.js'
 import { RunFolder } from './run-folder.js'
 import { RunState } from './run-state.js'
-import { chunks, rateFactor, shuffled } from './schedule.js'
+import { byLength, chunks, rateFactor, shuffled } from './schedule.js'
 import { Trainer } from './trainer.js'
 import { Watch } from './watch.js'
 
 export type * from './events.js'
 
 /**
- * Trains an adapter as `config` says and writes to `config.output`: `last/` and `best/` (adapters), `metrics.jsonl`. A
- * run that ends early saves its state in `last/`.
+ * Trains an adapter as `config` says and writes to `config.output`: `last/` and `best/` (adapters), logs. A run
+ * that ends early saves its state in `last/`.
  *
  * @throws InputError for anything wrong with configuration, model or data, before the first step; when
  *   `train.maxBadSteps` steps in a row were not finite; and when not one step of the run was
@@ -53,13 +57,15 @@ export async function train(config: TrainConfig, options: TrainOptions = {}): Pr
 }
 
 class Run {
-  private readonly state = new RunState()
+  private readonly state: RunState
   private readonly features: Features
   private readonly optimizer: AdamW
+  private readonly average: Average | undefined
   private readonly trainer: Trainer
   private readonly folder: RunFolder
   private readonly badSteps: BadSteps
   private readonly profile: StepProfile | undefined
+  private readonly notice: (sentence: string) => void
   /** What the run waits for, for the watchdog's message. */
   private at = 'the start'
   private watch: Watch | undefined
@@ -69,10 +75,12 @@ class Run {
     private readonly options: TrainOptions,
     private readonly model: Model,
     private readonly adapter: Adapter,
-    private readonly samples: Samples,
+    private samples: Samples,
   ) {
     const { data, train: t } = config
     const { checkpoint } = model
+    this.notice = options.onNotice?.bind(options) ?? ((sentence) => console.error(`training: ${sentence}`))
+    this.state = new RunState(t.metric)
     this.features = new Features(checkpoint, {
       frames: adapter.config.frames,
       sampling: data.sampling,
@@ -87,9 +95,10 @@ class Run {
       adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
       { lr, betas: t.betas, eps: t.eps, weightDecay: t.weightDecay, clip: t.clip },
     )
-    const { state, optimizer } = this
+    if (t.ema > 0) this.average = new Average(adapter, t.ema)
+    const { state, optimizer, average } = this
     this.trainer = new Trainer(checkpoint, adapter, this.features, optimizer, { graphs: options.graphs })
-    this.folder = new RunFolder(config, { checkpoint, adapter, optimizer, samples: samples.train, state })
+    this.folder = new RunFolder(config, { checkpoint, adapter, optimizer, average, samples, state }, this.notice)
     this.badSteps = new BadSteps(checkpoint.model, adapter)
     if (options.onProfile) this.profile = new StepProfile((p) => options.onProfile!(p))
   }
@@ -98,35 +107,30 @@ class Run {
     try {
       return await this.begin()
     } finally {
+      await this.folder.close()
       this.trainer.dispose()
       this.optimizer.dispose()
+      this.average?.dispose()
     }
   }
 
   private async begin(): Promise<TrainResult> {
     const {
-      config: { train: t },
-      options: { signal, resume = false },
-      state,
+      options: { signal, resume = false, extend = false },
       samples,
       adapter,
       model,
     } = this
-    await this.folder.open(resume)
+    await this.folder.open({ resume, extend })
     checkTexts(model.checkpoint, adapter.config, samples)
-    const steps = Math.ceil(Math.ceil(samples.train.length / t.batch) / t.accumulation) * t.epochs
     const counts = countGroups(adapter.trained())
-    this.options.onStart?.({ counts, samples: samples.train.length, steps, model, adapter })
+    this.options.onStart?.({ counts, samples: samples.train.length, steps: this.steps, model, adapter })
     const watch = new Watch(() => this.at)
     this.watch = watch
     try {
-      const done = (ready: number, total: number): void => {
-        watch.ended()
-        this.options.onFeatures?.(ready, total)
-      }
-      await computeFeatures(this.features, samples, { at: (what) => (this.at = what), done }, signal)
-      while (state.epoch < t.epochs) await this.epoch(state.epoch + 1, steps)
-      return this.result()
+      await this.prepare(watch)
+      await this.epochs()
+      return await this.result()
     } catch (error) {
       throw await this.folder.rescued(error, signal?.aborted === true)
     } finally {
@@ -134,39 +138,102 @@ class Run {
     }
   }
 
+  /** Optimiser steps of an epoch. */
+  private get perEpoch(): number {
+    const { batch, accumulation } = this.config.train
+    return Math.ceil(Math.ceil(this.samples.train.length / batch) / accumulation)
+  }
+  /** Optimiser steps of the whole run. */
+  private get steps(): number {
+    return this.perEpoch * this.config.train.epochs
+  }
+
+  /** Computes all features. A resumed run leaves out the samples that it left out before. */
+  private async prepare(watch: Watch): Promise<void> {
+    const { state, samples, notice } = this
+    const done = (ready: number, total: number): void => {
+      watch.ended()
+      this.options.onFeatures?.(ready, total)
+    }
+    const lost: string[] = []
+    const skipped = ({ id }: Sample, reason: string): void => {
+      lost.push(id)
+      if (!state.skipped.includes(id)) notice(`sample ${JSON.stringify(id)} is left out: ${reason}`)
+    }
+    this.samples = await computeFeatures(
+      this.features,
+      samples,
+      { at: (what) => (this.at = what), done },
+      { most: this.config.train.maxSkipped, skipped },
+      this.options.signal,
+    )
+    const other = lost.find((id) => !state.skipped.includes(id)) ?? state.skipped.find((id) => !lost.includes(id))
+    if (state.step > 0 && other !== undefined)
+      throw new InputError(
+        `data: the saved run ${lost.includes(other) ? 'used' : 'left out'} the sample ${JSON.stringify(other)}, whose clip ${lost.includes(other) ? 'cannot be used now' : 'can be used now'}; restore the file to resume, or start a new run in another folder.`,
+      )
+    state.skipped = lost
+  }
+
+  private async epochs(): Promise<void> {
+    const { state } = this
+    const { epochs, patience } = this.config.train
+    const early = (): boolean => patience > 0 && state.sinceBest >= patience
+    while (state.epoch < epochs && !early()) await this.epoch(state.epoch + 1, early)
+  }
+
   /** Throws an InputError where no step was finite, or nothing was saved. */
-  private result(): TrainResult {
+  private async result(): Promise<TrainResult> {
     const { state, folder, badSteps } = this
     if (this.optimizer.steps === 0)
       throw new InputError(
         `training: none of the ${state.step} steps was finite, the last because of ${badSteps.reason}, so nothing was learned; ${badSteps.remedy}.`,
       )
-    folder.checkSaved()
-    return { epochs: state.epochs, best: folder.best, last: folder.last }
+    await folder.checkSaved()
+    const { epochs, epoch, skipped } = state
+    return { epochs, early: epoch < this.config.train.epochs, skipped, best: folder.best, last: folder.last }
   }
 
-  private async epoch(epoch: number, steps: number): Promise<void> {
-    const { state, badSteps } = this
-    const { train: t } = this.config
-    const order = shuffled(this.samples.train.length, t.seed, epoch).map((i) => this.samples.train[i]!)
-    const todo = chunks(chunks(order, t.batch), t.accumulation).slice(state.position)
+  /** The samples of an epoch's steps, by micro-batch. */
+  private order(epoch: number): Sample[][][] {
+    const { batch, accumulation, seed, batching } = this.config.train
+    const { train } = this.samples
+    const order =
+      batching === 'length' ? byLength(this.lengths(), batch, seed, epoch) : shuffled(train.length, seed, epoch)
+    return chunks(
+      chunks(
+        order.map((i) => train[i]!),
+        batch,
+      ),
+      accumulation,
+    )
+  }
+
+  /** Tokens of each training sample's texts. */
+  private lengths(): number[] {
+    return this.samples.train.map((sample) => {
+      const { prompt, answer, qformer } = encode(this.model.checkpoint, this.adapter.config, sample)
+      return prompt.length + answer.length + (qformer?.length ?? 0)
+    })
+  }
+
+  private async epoch(epoch: number, early: () => boolean): Promise<void> {
+    const { state } = this
+    const { evalEvery, saveEvery } = this.config.train
+    const order = this.order(epoch)
+    const todo = order.slice(state.position)
+    const within = (): boolean => state.position < order.length
     try {
       for (const [i, microBatches] of todo.entries()) {
+        // A run that was stopped during a validation repeats it when it resumes.
+        if (due(state.step, evalEvery) && state.position > 0 && state.validated < state.step) await this.validate(epoch)
+        if (early()) return await this.folder.savePoint()
         this.options.signal?.throwIfAborted()
         this.profile?.before(i, todo.length)
-        this.at = `step ${state.step + 1} of ${steps}`
-        const factor = rateFactor(state.step, steps, t.warmup, t.schedule)
-        const result = await badSteps.explained(await this.trainer.step(microBatches, factor), microBatches)
-        this.watch?.ended()
-        state.stepped(result)
-        const event = { ...result, epoch, step: state.step, steps, factor }
-        await this.folder.log({ kind: 'step', ...event })
-        this.options.onStep?.(event)
-        if (state.bad >= t.maxBadSteps)
-          throw new InputError(
-            `training: ${state.bad} steps in a row were not finite, the last because of ${badSteps.reason}; ${badSteps.remedy}.`,
-          )
+        await this.step(epoch, microBatches)
         await this.profile?.after(i)
+        if (due(state.step, evalEvery) && within()) await this.validate(epoch)
+        if (due(state.step, saveEvery) && within()) await this.folder.savePoint()
       }
     } finally {
       await this.profile?.stop()
@@ -174,33 +241,85 @@ class Run {
     await this.finish(epoch)
   }
 
+  private async step(epoch: number, microBatches: readonly (readonly Sample[])[]): Promise<void> {
+    const { state, badSteps, optimizer, steps } = this
+    const { train: t } = this.config
+    this.at = `step ${state.step + 1} of ${steps}`
+    const factor = rateFactor(state.step, steps, t.warmup, t.schedule)
+    const begin = performance.now()
+    const before = optimizer.steps
+    const { waited, ...result } = await badSteps.explained(await this.trainer.step(microBatches, factor), microBatches)
+    if (optimizer.steps > before) this.average?.update(optimizer.steps)
+    const seconds = (performance.now() - begin) / 1000
+    this.watch?.ended()
+    const z = state.stepped({ waited, ...result })
+    const event: StepEvent = {
+      ...result,
+      epoch,
+      step: state.step,
+      steps,
+      factor,
+      lr:
+        factor *
+        (typeof optimizer.options.lr === 'number' ? optimizer.options.lr : Object.values(optimizer.options.lr)[0]!),
+      seconds,
+      tokensPerSecond: result.tokens / seconds,
+      waited,
+      waiting: Math.min(1, waited / seconds),
+      memory: this.adapter.device === 'cpu' ? memory().bytes : deviceMemory(this.adapter.device).bytes,
+      ...(z !== undefined && { spike: z, samples: microBatches.flat().map((s) => s.id) }),
+    }
+    await this.folder.log({ kind: 'step', ...event })
+    this.options.onStep?.(event)
+    if (state.bad >= t.maxBadSteps)
+      throw new InputError(
+        `training: ${state.bad} steps in a row were not finite, the last because of ${badSteps.reason}; ${badSteps.remedy}.`,
+      )
+  }
+
+  /** Validates within an epoch. */
+  private async validate(epoch: number): Promise<void> {
+    const { state } = this
+    const event = await this.judged((about) => state.checked({ epoch, step: state.step, ...about }))
+    await this.folder.log({ kind: 'validation', ...event })
+    this.options.onValidation?.(event)
+  }
+
   /** Ends an epoch: validates it, unless none of its steps was finite, and saves it. */
   private async finish(epoch: number): Promise<void> {
-    const loss = this.state.meanLoss
-    const notFinite = await firstNotFinite(this.adapter.parameters)
-    const scored = notFinite === undefined && Number.isFinite(loss) ? await this.validated() : undefined
-    // Complete only now: a run that is stopped during validation repeats it when it resumes.
-    const event = this.state.finished({ epoch, loss, ...(notFinite !== undefined && { notFinite }), ...scored })
-    await this.folder.log({ kind: 'epoch', ...event })
-    await this.folder.saveEpoch(event)
+    // Complete only then: a run that is stopped during validation repeats it when it resumes.
+    const event = await this.judged((about) => this.state.finished({ epoch, ...about }))
+    await this.folder.log({ kind: 'epoch', step: this.state.step, ...event })
+    await this.folder.savePoint()
     this.options.onEpoch?.(event)
   }
 
-  /** Shares of right answers on the validation samples, where there are any. */
-  private async validated(): Promise<Pick<EpochEvent, 'accuracy' | 'tasks'> | undefined> {
+  /** Validates the adapter, or its average where there is one, which is taken for the best where `take` says so. */
+  private judged<E extends { best: boolean }>(take: (about: Validation & { loss: number }) => E): Promise<E> {
+    const judge = async (): Promise<E> => {
+      const loss = this.state.meanLoss
+      const notFinite = await firstNotFinite(this.adapter.parameters)
+      const scored = notFinite === undefined && Number.isFinite(loss) ? await this.validated() : undefined
+      const event = take({ loss, ...(notFinite !== undefined && { notFinite }), ...scored })
+      if (event.best) await this.folder.takeBest(event)
+      return event
+    }
+    return this.average ? this.average.during(judge) : judge()
+  }
+
+  /** Shares of right answers on the validation samples, where there are any, and their loss where it is asked for. */
+  private async validated(): Promise<Validation | undefined> {
     const {
       samples: { validation },
       options: { graphs, signal },
       adapter,
+      features,
+      model: { checkpoint },
     } = this
     if (!validation.length) return undefined
     this.at = `the validation after step ${this.state.step}`
     const all: Prediction[] = []
-    for await (const p of predictSamples(this.model.checkpoint, this.features, validation, {
-      adapter,
-      graphs,
-      signal,
-    })) {
+    for await (const p of predictSamples(checkpoint, features, validation, { adapter, graphs, signal })) {
       all.push(p)
       this.watch?.ended()
     }
@@ -208,6 +327,11 @@ class Run {
     return {
       accuracy: overall.accuracy,
       tasks: Object.fromEntries(Object.entries(tasks).map(([task, { accuracy }]) => [task, accuracy])),
+      ...(this.config.train.metric === 'valLoss' && {
+        valLoss: await answerLoss(checkpoint, features, validation, { adapter, signal }),
+      }),
     }
   }
 }
+
+const due = (step: number, every: number): boolean => every > 0 && step > 0 && step % every === 0

@@ -23,6 +23,14 @@ export function checkTexts(checkpoint: Checkpoint, config: TextConfig, { train, 
     for (const answer of sample.choices ?? [undefined]) encode(checkpoint, config, sample, answer)
 }
 
+/** Bad clips beyond those that may be left out. */
+export interface Skipping {
+  /** Samples that may be left out. */
+  most: number
+  /** Hears of each sample that is left out, with the reason. */
+  skipped(sample: Sample, reason: string): void
+}
+
 /** Listeners of {@link computeFeatures}. */
 export interface FeatureEvents {
   /** Before a clip: what is done next. */
@@ -31,32 +39,49 @@ export interface FeatureEvents {
   done(done: number, total: number): void
 }
 
-/** Computes the features of every clip. Bad clips are collected and reported together; too many end it. */
+/**
+ * Computes the features of every clip, and returns the samples whose clips can be used. Where more cannot than may be
+ * left out, bad clips are collected and reported together; many end it.
+ */
 export async function computeFeatures(
   features: Features,
   { train, validation }: Samples,
   on: FeatureEvents,
+  { most, skipped }: Skipping,
   signal?: AbortSignal,
-): Promise<void> {
-  const clips = new Map([...train, ...validation].map((s) => [clipKey(s), s]))
-  const bad: InputError[] = []
+): Promise<Samples> {
+  const all = [...train, ...validation]
+  const clips = new Map(all.map((s) => [clipKey(s), s]))
+  const bad = new Map<string, InputError>()
   let done = 0
-  for (const clip of clips.values()) {
-    if (bad.length === MANY) break
+  for (const [key, clip] of clips) {
+    if (bad.size === MANY + most) break
     signal?.throwIfAborted()
     on.at(`clip ${done + 1} of ${clips.size}, ${clip.video}`)
     try {
       await features.of(clip)
     } catch (error) {
       if (!(error instanceof InputError) || error instanceof NotFiniteError) throw error
-      bad.push(error)
+      bad.set(key, error)
     }
     on.done(++done, clips.size)
   }
-  if (bad.length === 1) throw bad[0]!
-  const seen = done === clips.size ? `${done}` : `the first ${done} of ${clips.size}`
-  if (bad.length)
-    throw new InputError(
-      `data: ${bad.length} of ${seen} clips cannot be used: ${bad.map((e) => e.message.replace(/\.$/, '')).join('; ')}.`,
-    )
+  const lost = all.filter((s) => bad.has(clipKey(s)))
+  if (lost.length > most) throw refusal([...bad.values()], done, clips.size, lost.length, most)
+  for (const sample of lost) skipped(sample, bad.get(clipKey(sample))!.message)
+  const usable = (samples: readonly Sample[]): Sample[] => samples.filter((s) => !bad.has(clipKey(s)))
+  const left = { train: usable(train), validation: usable(validation) }
+  if (!left.train.length) throw new InputError(`data: no sample is left, since no clip can be used.`)
+  if (validation.length && !left.validation.length)
+    throw new InputError(`data: no validation sample is left, since no clip can be used.`)
+  return left
+}
+
+function refusal(bad: readonly InputError[], done: number, clips: number, samples: number, most: number): InputError {
+  if (most === 0 && bad.length === 1) return bad[0]!
+  const seen = done === clips ? `${done}` : `the first ${done} of ${clips}`
+  const shown = bad.slice(0, MANY).map((e) => e.message.replace(/\.$/, ''))
+  const more = bad.length > MANY ? `; and ${bad.length - MANY} more` : ''
+  const limit = most ? `, so ${samples} samples would be left out, and train.maxSkipped is ${most}` : ''
+  return new InputError(`data: ${bad.length} of ${seen} clips cannot be used${limit}: ${shown.join('; ')}${more}.`)
 }

@@ -1,110 +1,210 @@
-/** What a run writes: its log, its adapters and its state, also where it ends early. */
+/** What a run writes: its logs, its adapters and its state, also where it ends early or the disk is full. */
+import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { appendFile, mkdir, writeFile } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import type { Adapter } from '../adapter/adapter.js'
-import type { AdapterMeta } from '../adapter/save.js'
+import { ADAPTER_FOLDER, adapterFiles, type AdapterMeta } from '../adapter/save.js'
 import type { Sample } from '../data/manifest.js'
 import { InputError, invalid } from '../errors.js'
+import { replaceFolder, type FolderFile } from '../files/folder.js'
+import { lock } from '../files/lock.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { firstNotFinite } from '../session/finite.js'
-import type { TrainConfig } from './config.js'
-import type { EpochEvent } from './events.js'
+import type { Average } from './average.js'
+import { defaultTrain, type TrainConfig } from './config.js'
+import { RunLog, type LogEntry } from './log.js'
 import type { AdamW } from './optimizer.js'
+import type { Samples } from './prepare.js'
 import type { RunState } from './run-state.js'
-import { checkOutput, hasState, loadState, saveBest, saveState } from './state.js'
+import { checkOutput, hasState, keepSave, loadState, saveState, savesOf, type RunData } from './state.js'
 
 /** What of a run is saved and restored. */
 export interface Saved {
   checkpoint: Checkpoint
   adapter: Adapter
   optimizer: AdamW
-  samples: readonly Sample[]
+  average: Average | undefined
+  samples: Samples
   state: RunState
+}
+
+/** How a run begins. */
+export interface Begin {
+  /** Resumes the last save, or the one of this name. */
+  resume: boolean | string
+  extend: boolean
 }
 
 /** The output folder of a run. */
 export class RunFolder {
   readonly last: string
   readonly best: string
-  private readonly metrics: string
-  /** Optimiser steps that are saved in `last/`. */
+  private logs: RunLog | undefined
+  private unlock: (() => Promise<void>) | undefined
+  /** Optimiser steps that are saved in `last/`; the steps of the run at that save, where this process made one. */
   private saved = 0
+  private savedAt: number | undefined
+  /** The best adapter, while it is not on the disk. */
+  private newBest: FolderFile[] | undefined
+  /** Why the last save failed. */
+  private failure: InputError | undefined
 
+  /** @param notice hears of failures that do not end the run */
   constructor(
     private readonly config: TrainConfig,
     private readonly run: Saved,
+    private readonly notice: (sentence: string) => void,
   ) {
-    const at = (name: string): string => join(config.output, name)
-    this.last = at('last')
-    this.best = at('best')
-    this.metrics = at('metrics.jsonl')
+    this.last = join(config.output, 'last')
+    this.best = join(config.output, 'best')
   }
 
   /** Makes the folder, or restores the run that it holds. Throws an InputError where that is not possible. */
-  async open(resume: boolean): Promise<void> {
-    const { output } = this.config
-    if (resume) await this.restore()
-    else if (await hasState(output))
+  async open({ resume, extend }: Begin): Promise<void> {
+    const { output, train } = this.config
+    const { state } = this.run
+    if (resume === false && (await hasState(output)))
       throw new InputError(`output: ${output} holds a run already; go on with it (--resume), or choose another folder.`)
-    await checkOutput(output)
+    if (extend && resume === false) throw invalid('extend', 'resume with it', new Error('none'))
     try {
-      await mkdir(output, { recursive: true })
-      if (!resume) await writeFile(this.metrics, '')
+      if (resume === false) await mkdir(output, { recursive: true })
     } catch (error) {
       throw invalid('output', 'a folder that can be written', error, `choose another than ${output}`)
     }
-  }
-
-  /** Appends a line to the log. */
-  async log(entry: object): Promise<void> {
+    if (existsSync(output)) await this.lock()
     try {
-      await appendFile(this.metrics, `${JSON.stringify(entry)}\n`)
+      if (resume !== false) await this.restore(resume === true ? 'last' : resume, extend)
+      await checkOutput(output)
+      const place = resume === false ? undefined : { step: state.step, epoch: state.epoch }
+      this.logs = await RunLog.open(output, train.log, place, this.notice)
     } catch (error) {
-      throw invalid(
-        this.metrics,
-        'a file that can be written',
-        error,
-        'free space on the disk, or choose another output',
-      )
+      await this.close()
+      throw error instanceof InputError
+        ? error
+        : invalid('output', 'a folder that can be written', error, `choose another than ${output}`)
     }
   }
 
-  /** Saves the run, and before that the adapter as the best one where the epoch is. */
-  async saveEpoch(event: EpochEvent): Promise<void> {
-    if (event.best) await saveBest(this.config.output, this.run.adapter, this.meta(event))
-    await this.save()
+  private async lock(): Promise<void> {
+    const { output } = this.config
+    this.unlock = await lock(join(output, 'run.lock'), `output: ${output}`).catch((error: unknown) => {
+      if (error instanceof InputError) throw error
+      throw invalid('output', 'a folder that can be written', error, `choose another than ${output}`)
+    })
+  }
+
+  /** Closes the logs. */
+  async close(): Promise<void> {
+    const { logs, unlock } = this
+    this.logs = this.unlock = undefined
+    await logs?.close().catch((error: Error) => this.notice(error.message))
+    await unlock?.()
+  }
+
+  /** Appends an entry to the logs. */
+  async log(entry: LogEntry): Promise<void> {
+    await this.logs?.write(entry)
+  }
+
+  /** Takes the adapter as it is now for the best one; the next save writes it. */
+  async takeBest(info: object): Promise<void> {
+    this.newBest = await adapterFiles(this.run.adapter, this.meta(info))
+  }
+
+  /**
+   * Saves the run at one of its save points. A failure is said once; the run goes on, and the next save point writes
+   * what this one could not.
+   */
+  async savePoint(): Promise<void> {
+    try {
+      await this.save()
+      if (this.failure) this.notice(`${this.last}: saved again, with all that was learned since the last save.`)
+      this.failure = undefined
+    } catch (error) {
+      if (!(error instanceof InputError)) throw error
+      if (!this.failure)
+        this.notice(
+          `${error.message.replace(/\.$/, '')}; training goes on, and the next save point tries again (free space on the disk).`,
+        )
+      this.failure = error
+    }
   }
 
   /** Saves the run. A state that is not finite is not saved; the name of the trained tensor is returned. */
   private async save(): Promise<string | undefined> {
-    const { adapter, optimizer, state } = this.run
-    const culprit = (await hasState(this.config.output)) ? await firstNotFinite(adapter.parameters) : undefined
+    const { output, train } = this.config
+    const { adapter, optimizer, average, state } = this.run
+    const culprit = (await hasState(output)) ? await firstNotFinite(adapter.parameters) : undefined
+    if (this.newBest) await replaceFolder(this.best, this.newBest, ADAPTER_FOLDER)
+    this.newBest = undefined
     if (culprit !== undefined) return culprit
     const { steps } = optimizer
-    const { progress } = state
-    const random = { seed: this.config.train.seed }
-    await saveState(this.config.output, { adapter, optimizer, progress, random, config: this.unchanging }, this.meta())
+    const at = state.step
+    await this.logs?.sync()
+    if (train.keepLast > 1 && this.savedAt !== undefined && this.savedAt !== at)
+      await keepSave(output, this.savedAt, train.keepLast - 1).catch((error: Error) => {
+        throw new InputError(`${output}: the save before could not be kept: ${error.message}.`, { cause: error })
+      })
+    await saveState(
+      output,
+      {
+        adapter,
+        optimizer,
+        average: average?.values,
+        progress: state.progress,
+        random: { seed: train.seed },
+        config: this.unchanging,
+        data: this.data,
+      },
+      this.meta(),
+    )
     this.saved = steps
+    this.savedAt = at
     return undefined
   }
 
-  private async restore(): Promise<void> {
-    const { adapter, optimizer, checkpoint, state } = this.run
-    const { progress } = await loadState(this.config.output, {
-      adapter,
-      optimizer,
-      config: this.unchanging,
-      base: checkpoint,
+  private async restore(save: string, extend: boolean): Promise<void> {
+    const { output } = this.config
+    const { adapter, optimizer, average, checkpoint, state } = this.run
+    const saves = await savesOf(output)
+    if (save !== 'last' && !saves.includes(save))
+      throw invalid('--resume', `a save of ${output}`, save, saves.length ? `there are ${saves.join(', ')}` : undefined)
+    const { progress } = await loadState(
+      output,
+      {
+        adapter,
+        optimizer,
+        average: average?.values,
+        config: this.unchanging,
+        data: this.data,
+        base: checkpoint,
+      },
+      { save, extend, assumed: { train: fixed(defaultTrain()) } },
+    ).catch((error: unknown) => {
+      const earlier = saves.filter((name) => name !== save)
+      // A damaged save is named with those that can be used in its place.
+      if (
+        error instanceof InputError &&
+        save === 'last' &&
+        earlier.length &&
+        /usable|missing|no such/.test(error.message)
+      )
+        throw new InputError(
+          `${error.message.replace(/\.$/, '')}; earlier saves are ${earlier.join(', ')}: --resume ${earlier[0]}.`,
+          { cause: error },
+        )
+      throw error
     })
     state.restore(progress)
     this.saved = optimizer.steps
+    if (save === 'last') this.savedAt = state.step
   }
 
   /** What ends the run, once what was learned since the last save is saved; the message says where that is. */
   async rescued(error: unknown, stopped: boolean): Promise<unknown> {
     const { steps } = this.run.optimizer
-    if (steps === this.saved && !(stopped && this.run.state.step > 0)) return error
+    if (steps === this.saved && !this.newBest && !(stopped && this.run.state.step > 0)) return error
     let outcome: string
     try {
       const bad = await this.save()
@@ -121,7 +221,8 @@ export class RunFolder {
   }
 
   /** Throws an InputError where an adapter of the finished run is not there. */
-  checkSaved(): void {
+  async checkSaved(): Promise<void> {
+    if (this.failure) await this.save()
     const gone = [this.best, this.last].find((folder) => !existsSync(folder))
     if (gone !== undefined)
       throw new InputError(
@@ -141,6 +242,22 @@ export class RunFolder {
   /** The part of the configuration that must not change between stop and resume. Folders may move. */
   private get unchanging(): object {
     const { train, adapter, data } = this.config
-    return { train, adapter, sampling: data.sampling, samples: this.run.samples.map((s) => s.id) }
+    return { train: fixed(train), adapter, sampling: data.sampling }
   }
+
+  private get data(): RunData {
+    const { train, validation } = this.run.samples
+    return { training: train.map(hashed), validation: validation.map(hashed) }
+  }
+}
+
+/** Without the keys that change neither what is learned nor what is chosen. */
+function fixed({ saveEvery, keepLast, log, ...rest }: TrainConfig['train']): object {
+  return rest
+}
+
+/** A sample's id, and a hash of what it says and where its clip lies; the folder of the video does not count. */
+function hashed({ id, video, ...rest }: Sample): [string, string] {
+  const text = JSON.stringify([basename(video), ...Object.entries(rest).sort(([a], [b]) => (a < b ? -1 : 1))])
+  return [id, createHash('sha256').update(text).digest('hex').slice(0, 16)]
 }

@@ -1,7 +1,12 @@
 /** How far a run is. */
-import type { EpochEvent } from './events.js'
+import type { TrainConfig } from './config.js'
+import type { EpochEvent, Validation } from './events.js'
+import { spike } from './spikes.js'
 import type { Progress } from './state.js'
 import type { StepResult } from './trainer.js'
+
+/** What a validation is judged by: {@link Validation} and the mean training loss. */
+type Scored = Validation & { loss: number }
 
 /** How far a run is: saved whole, and restored as it was. */
 export class RunState {
@@ -15,16 +20,28 @@ export class RunState {
   bad = 0
   /** The epochs that are complete. */
   epochs: EpochEvent[] = []
+  /** The best score so far; validations since then. */
+  best = -Infinity
+  sinceBest = 0
+  /** The step of the last validation within an epoch. */
+  validated = 0
+  /** Losses of the last steps, which those of the next ones are compared with. */
+  recent: number[] = []
+  /** Ids of samples that are left out, since their clips cannot be used. */
+  skipped: string[] = []
 
-  /** Counts a step. */
-  stepped({ loss, tokens, bad }: StepResult): void {
+  /** @param metric what the best is chosen by */
+  constructor(private readonly metric: TrainConfig['train']['metric']) {}
+
+  /** Counts a step. The robust z-score of its loss where that is a spike. */
+  stepped({ loss, tokens, bad }: StepResult): number | undefined {
     this.step++
     this.position++
-    if (bad === undefined) {
-      this.loss += loss * tokens
-      this.tokens += tokens
-    }
     this.bad = bad === undefined ? 0 : this.bad + 1
+    if (bad !== undefined) return undefined
+    this.loss += loss * tokens
+    this.tokens += tokens
+    return spike(loss, this.recent)
   }
 
   /** Mean loss per answer token of the epoch so far; NaN where no step was finite. */
@@ -32,9 +49,24 @@ export class RunState {
     return this.tokens ? this.loss / this.tokens : NaN
   }
 
-  /** Completes the epoch. It is the best so far by accuracy, or by loss where there is none. */
+  /** Takes a validation into account; whether it is the best so far. */
+  private judged(about: Scored): boolean {
+    const score = scored(about, this.metric)
+    const best = score > this.best
+    if (best) this.best = score
+    this.sinceBest = best ? 0 : this.sinceBest + 1
+    return best
+  }
+
+  /** Completes a validation within an epoch. */
+  checked<E extends Scored>(about: E): E & { best: boolean } {
+    this.validated = this.step
+    return { ...about, best: this.judged(about) }
+  }
+
+  /** Completes the epoch. */
   finished(about: Omit<EpochEvent, 'best'>): EpochEvent {
-    const event = { ...about, best: score(about) > Math.max(-Infinity, ...this.epochs.map(score)) }
+    const event = { ...about, best: this.judged(about) }
     Object.assign(this, { epoch: about.epoch, position: 0, loss: 0, tokens: 0 })
     this.epochs.push(event)
     return event
@@ -42,15 +74,25 @@ export class RunState {
 
   /** What is saved. */
   get progress(): Progress {
-    return { ...(this as RunState) }
+    const { metric, ...saved } = this as unknown as Record<string, unknown> & { metric: unknown }
+    return saved as Progress
   }
-  /** Takes over what was saved. */
+
+  /** Takes over what was saved. Earlier versions saved no more than the epochs, of which the best follows. */
   restore(progress: Progress): void {
-    const { epoch, position, loss, tokens, step, bad = 0, epochs } = progress as Progress & RunState
-    Object.assign(this, { epoch, position, loss, tokens, step, bad, epochs })
+    const { epochs = [] } = progress as { epochs?: EpochEvent[] }
+    const best = Math.max(-Infinity, ...epochs.map((e) => scored(e, this.metric)))
+    const sinceBest = epochs.length - 1 - epochs.findLastIndex((e) => e.best)
+    Object.assign(this, { bad: 0, best, sinceBest, ...progress })
   }
 }
 
-function score({ accuracy, loss, notFinite }: Omit<EpochEvent, 'best'>): number {
-  return Number.isFinite(loss) && notFinite === undefined ? (accuracy ?? -loss) : -Infinity
+/** The score of a validation: higher is better, and -Infinity where something was not finite. */
+function scored(about: Scored, metric: TrainConfig['train']['metric']): number {
+  const { accuracy, tasks, valLoss, loss, notFinite } = about
+  if (!Number.isFinite(loss) || notFinite !== undefined) return -Infinity
+  if (metric === undefined) return accuracy ?? -loss
+  if (metric === 'loss') return -loss
+  if (metric === 'valLoss') return -(valLoss ?? Infinity)
+  return (metric === 'accuracy' ? accuracy : tasks?.[metric.slice('accuracy:'.length)]) ?? -Infinity
 }

@@ -1,6 +1,6 @@
 /**
  * The state of a run, from which it resumes to the bit. `OUTPUT/last/` holds the adapter, AdamW's moments
- * (`training.safetensors`: `m.NAME`, `v.NAME`, float32), and its steps, the place in the data, the random state and the
+ * (`training.safetensors`: `m.NAME`, `v.NAME` and, of a moving average, `ema.NAME`, float32), and its steps, the place in the data, the random state and the
  * configuration (`training.json`). The folder is replaced as a whole, so adapter and moments always belong to the same
  * step. `OUTPUT/best/` is an adapter alone.
  */
@@ -22,7 +22,7 @@ import { checkReplaceable, findFolder, replaceFolder } from '../files/folder.js'
 import { readAsFloat32, readHeader, type TensorData } from '../files/safetensors.js'
 import type { AdamW } from './optimizer.js'
 
-const [FORMAT, VERSION] = ['mtransllama-training', 1] as const
+const [FORMAT, VERSION] = ['mtransllama-training', 2] as const
 const [STATE, MOMENTS] = ['training.json', 'training.safetensors'] as const
 
 /**
@@ -48,9 +48,16 @@ export interface TrainingState {
   optimizer: AdamW
   progress: Progress
   random: RandomState
+  /** The moving average of the trained tensors, where there is one. */
+  average?: ReadonlyMap<string, Tensor> | undefined
   /** The values that must be the same when the run resumes: the configuration without output paths. Plain JSON. */
   config: object
+  /** The samples that must be the same. */
+  data?: RunData | undefined
 }
+
+/** The samples of a run by id, each with a hash of its text and of where its clip lies in the video, in order. */
+export type RunData = Readonly<Record<string, readonly (readonly [id: string, hash: string])[]>>
 
 // ---------------------------------------------------------------------------------------------------------------- save
 
@@ -64,7 +71,7 @@ export async function saveState(
   meta: AdapterMeta,
   on: FileSystem = fs,
 ): Promise<void> {
-  const { adapter, optimizer, config, progress, random } = state
+  const { adapter, optimizer, average, config, progress, random } = state
   const about = {
     format: FORMAT,
     version: VERSION,
@@ -73,9 +80,10 @@ export async function saveState(
     random: pack(random),
     configHash: configHash(config),
     config: pack(config),
+    data: state.data ?? {},
   }
   const text = `${JSON.stringify(about, null, 2)}\n`
-  const [files, moments] = await Promise.all([adapterFiles(adapter, meta), momentData(optimizer)])
+  const [files, moments] = await Promise.all([adapterFiles(adapter, meta), momentData(optimizer, average)])
   await replaceFolder(
     join(dir, 'last'),
     [...files, { path: MOMENTS, tensors: moments }, { path: STATE, text }],
@@ -89,23 +97,71 @@ export function saveBest(dir: string, adapter: Adapter, meta: AdapterMeta, on: F
   return saveAdapter(join(dir, 'best'), adapter, meta, on)
 }
 
-function momentData({ moments }: AdamW): Promise<TensorData[]> {
+function momentData({ moments }: AdamW, average: TrainingState['average']): Promise<TensorData[]> {
   return Promise.all(
-    named(moments).map(async ([name, t]) => ({ name, dtype: 'F32' as const, shape: t.shape, data: await t.data() })),
+    named(moments, average).map(async ([name, t]) => ({
+      name,
+      dtype: 'F32' as const,
+      shape: t.shape,
+      data: await t.data(),
+    })),
   )
 }
 
-const named = (moments: AdamW['moments']): [string, Tensor][] =>
-  [...moments].flatMap(([name, { m, v }]): [string, Tensor][] => [
+const named = (moments: AdamW['moments'], average: TrainingState['average']): [string, Tensor][] => [
+  ...[...moments].flatMap(([name, { m, v }]): [string, Tensor][] => [
     [`m.${name}`, m],
     [`v.${name}`, v],
-  ])
+  ]),
+  ...[...(average ?? [])].map(([name, t]): [string, Tensor] => [`ema.${name}`, t]),
+]
+
+/** Saves that are kept beside `last`, by their steps, the newest first. */
+async function keptSaves(dir: string): Promise<number[]> {
+  const names = await fs.readdir(dir).catch(() => [])
+  return names
+    .flatMap((name) => /^step-(\d+)$/.exec(name)?.[1] ?? [])
+    .map(Number)
+    .sort((a, b) => b - a)
+}
+
+/** Names of the saves that can be resumed, the newest first. */
+export async function savesOf(dir: string): Promise<string[]> {
+  return [...((await hasState(dir)) ? ['last'] : []), ...(await keptSaves(dir)).map((step) => `step-${step}`)]
+}
+
+/**
+ * Keeps `last/` as `step-N/` before it is replaced, and removes the oldest, so that `count` are there. The files are
+ * links to the same bytes where the file system has links: a save never changes a file, it replaces the folder.
+ */
+export async function keepSave(dir: string, step: number, count: number): Promise<void> {
+  const [from, to] = [await findFolder(join(dir, 'last')), join(dir, `step-${step}`)]
+  if (count > 0 && existsSync(join(from, STATE))) {
+    const temporary = join(dir, `.step-${step}.${process.pid}.tmp`)
+    await fs.rm(temporary, { recursive: true, force: true })
+    await linkFolder(from, temporary)
+    await fs.rm(to, { recursive: true, force: true })
+    await fs.rename(temporary, to)
+  }
+  for (const old of (await keptSaves(dir)).slice(count))
+    await fs.rm(join(dir, `step-${old}`), { recursive: true, force: true })
+}
+
+async function linkFolder(from: string, to: string): Promise<void> {
+  await fs.mkdir(to)
+  for (const entry of await fs.readdir(from, { withFileTypes: true })) {
+    const [a, b] = [join(from, entry.name), join(to, entry.name)]
+    if (entry.isDirectory()) await linkFolder(a, b)
+    else await fs.link(a, b).catch(() => fs.cp(a, b))
+  }
+}
 
 // ---------------------------------------------------------------------------------------------------------------- load
 
 const State = z.strictObject({
   format: z.literal(FORMAT),
-  version: z.literal(VERSION),
+  version: z.union([z.literal(1), z.literal(VERSION)]),
+  data: z.record(z.string(), z.array(z.tuple([z.string(), z.string()]))).default({}),
   steps: z.int().min(0),
   configHash: z.string(),
   config: z.looseObject({}),
@@ -133,24 +189,26 @@ export async function hasState(dir: string): Promise<boolean> {
  */
 export async function loadState(
   dir: string,
-  { adapter, optimizer, config, base }: Pick<TrainingState, 'adapter' | 'optimizer' | 'config'> & { base: Base },
+  { adapter, optimizer, average, config, data, base }: Omit<TrainingState, 'progress' | 'random'> & { base: Base },
+  { save = 'last', ...differences }: { save?: string } & Differences = {},
 ): Promise<{ progress: Progress; random: RandomState }> {
-  const folder = await findFolder(join(dir, 'last'))
+  const folder = await findFolder(join(dir, save))
   const path = join(folder, STATE)
   const value = await readJsonObject(path, 'there is no training run to go on with; start a new one')
   if (value.format !== FORMAT) throw invalid(`${path}: format`, `"${FORMAT}"`, value.format)
-  if (value.version !== VERSION)
+  if (value.version !== VERSION && value.version !== 1)
     throw invalid(
       `${path}: version`,
       `${VERSION}, the one that this program reads`,
       value.version,
       'resume with the program that wrote it',
     )
-  const state = checkWith(State, value, path)
-  checkConfig(path, unpack(state.config), state.configHash, config)
+  const state = upgraded(checkWith(State, value, path))
+  checkConfig(path, state, config, differences)
+  if (data) checkData(path, state.data, data)
   await scope(async () => {
-    const moments = await readMoments(join(folder, MOMENTS), optimizer)
-    const saved = await loadSaved(join(dir, 'last'), base)
+    const moments = await readMoments(join(folder, MOMENTS), optimizer, average)
+    const saved = await loadSaved(join(dir, save), base)
     try {
       checkSameTable(folder, saved, adapter)
       for (const [name, t] of saved.parameters) write(adapter.parameters.get(name)!, t)
@@ -163,10 +221,21 @@ export async function loadState(
   return { progress: unpack(state.progress) as Progress, random: unpack(state.random) as RandomState }
 }
 
+/** A state of version 1 with its samples, which were ids in the configuration, where they are now. */
+function upgraded(state: z.output<typeof State>): z.output<typeof State> {
+  const { samples } = state.config as { samples?: unknown }
+  if (state.version !== 1 || !Array.isArray(samples)) return state
+  return { ...state, data: { training: samples.map((id): [string, string] => [String(id), '']) } }
+}
+
 /** The saved moments with their destination tensors. */
-async function readMoments(path: string, { moments }: AdamW): Promise<Map<Tensor, Tensor>> {
+async function readMoments(
+  path: string,
+  { moments }: AdamW,
+  average: TrainingState['average'],
+): Promise<Map<Tensor, Tensor>> {
   const header = await readHeader(path)
-  const expected = new Map(named(moments))
+  const expected = new Map(named(moments, average))
   const unknown = [...header.entries.keys()].find((name) => !expected.has(name))
   if (unknown !== undefined)
     throw invalid(path, 'the moments of the parameters that are trained', `${unknown}, which is not one of them`)
@@ -211,23 +280,65 @@ function flat(value: unknown, key = ''): [string, string][] {
     .sort(([a], [b]) => (a < b ? -1 : 1))
 }
 
-function checkConfig(path: string, saved: unknown, hash: string, config: object): void {
-  const [before, now] = [new Map(flat(saved)), new Map(flat(config))]
-  const differ = [...new Set([...before.keys(), ...now.keys()])].filter((key) => before.get(key) !== now.get(key))
+/** Differences between the saved configuration and the present one that are accepted. */
+export interface Differences {
+  /** Values of keys that the program which saved the run did not know. */
+  assumed?: object
+  /** Whether `train.epochs` may be more than it was. */
+  extend?: boolean
+}
+
+function checkConfig(
+  path: string,
+  saved: { config: object; configHash: string; version: number },
+  config: object,
+  { assumed = {}, extend = false }: Differences,
+): void {
+  const old = unpack(saved.config) as Record<string, unknown>
+  const { samples, ...rest } = old
+  const then = saved.version === 1 && Array.isArray(samples) ? rest : old
+  const [before, now] = [new Map([...flat(assumed), ...flat(then)]), new Map(flat(config))]
+  const epochs = 'train.epochs'
+  const more = Number(now.get(epochs)) >= Number(before.get(epochs))
+  const differ = [...new Set([...before.keys(), ...now.keys()])].filter(
+    (key) => before.get(key) !== now.get(key) && !(extend && more && key === epochs),
+  )
   const words = differ.map((key) => `${key} was ${brief(before.get(key))} and is now ${brief(now.get(key))}`)
   if (words.length) {
-    const more = words.length > 5 ? `, and ${words.length - 5} more` : ''
+    const rest = words.length > 5 ? `, and ${words.length - 5} more` : ''
+    const hint = differ.length === 1 && differ[0] === epochs && more ? 'allow it with --extend, or ' : ''
     throw new InputError(
-      `${path}: the saved run had another configuration: ${words.slice(0, 5).join(', ')}${more}; restore it to resume, or start a new run in another folder.`,
+      `${path}: the saved run had another configuration: ${words.slice(0, 5).join(', ')}${rest}; ${hint}restore it to resume, or start a new run in another folder.`,
     )
   }
-  if (hash !== configHash(config))
+  if (saved.configHash !== configHash(old))
     throw invalid(
       `${path}: configHash`,
-      `${configHash(config)}, that of its configuration`,
-      hash,
+      `${configHash(old)}, that of its configuration`,
+      saved.configHash,
       'the file was changed by hand',
     )
+}
+
+/** Refuses other samples than those of the saved run, and names the differences. */
+function checkData(path: string, saved: RunData, data: RunData): void {
+  for (const [split, now] of Object.entries(data)) {
+    const then = saved[split]
+    if (!then) continue // saved by an earlier version, which did not record this
+    const [before, after] = [new Map(then), new Map(now)]
+    const words = [
+      ...[...before.keys()].filter((id) => !after.has(id)).map((id) => `${show(id)} is gone`),
+      ...now.flatMap(([id, hash]) => {
+        const old = before.get(id)
+        return old === undefined ? `${show(id)} is new` : old && old !== hash ? `${show(id)} says something else` : []
+      }),
+    ]
+    if (!words.length && then.some(([id], i) => now[i]![0] !== id)) words.push('the samples are in another order')
+    if (words.length)
+      throw new InputError(
+        `${path}: the saved run had other ${split} samples: ${words.slice(0, 5).join(', ')}${words.length > 5 ? `, and ${words.length - 5} more` : ''}; restore the manifest to resume, or start a new run in another folder.`,
+      )
+  }
 }
 
 const brief = (text: string | undefined): string =>

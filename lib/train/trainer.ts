@@ -1,6 +1,7 @@
 /**
  * One optimiser step: forward and backward over its micro-batches, the check for numbers that are not finite, AdamW.
  */
+import { performance } from 'node:perf_hooks'
 import type { Adapter } from '../adapter/adapter.js'
 import type { Sample } from '../data/manifest.js'
 import type { Checkpoint } from '../session/checkpoint.js'
@@ -21,6 +22,10 @@ export interface StepResult {
   tokens: number
   /** Global norm of the gradient before clipping. */
   norm: number
+  /** Share of padding in the texts of both language towers, from 0 to 1. */
+  padding: number
+  /** Seconds that the step waited for data. */
+  waited: number
   /** Set where the step was skipped: the name of what was not finite. */
   bad?: string
 }
@@ -30,6 +35,8 @@ const powerOfTwo = (n: number): number => 2 ** Math.ceil(Math.log2(n))
 /** Takes optimiser steps on an adapter. The caller owns the model, the adapter, the features and the optimiser. */
 export class Trainer {
   private readonly graphs: StepGraphs | undefined
+  /** Of the step: positions of texts, those that are no padding, and seconds waited for data. */
+  private seen = { positions: 0, filled: 0, waited: 0 }
 
   /**
    * @param options `graphs: false` launches operators one by one on a CUDA device too; `graphBytes`: most bytes of
@@ -61,18 +68,21 @@ export class Trainer {
     const encoded = microBatches.map((samples) => samples.map((s) => encode(checkpoint, adapter.config, s)))
     const tokens = encoded.reduce((n, batch) => n + answerTokens(textRows(batch, checkpoint.special.padId)), 0)
     optimizer.prepare(factor)
+    this.seen = { positions: 0, filled: 0, waited: 0 }
     return scope(async () => {
       try {
         const { norm, losses, taken } = await optimizer.finish(await this.queue(microBatches, encoded, tokens))
         this.graphs?.succeeded()
         const loss = losses.reduce((sum, l) => sum + l / tokens, 0)
-        if (taken) return { loss, tokens, norm }
+        const { positions, filled, waited } = this.seen
+        const result = { loss, tokens, norm, padding: positions ? 1 - filled / positions : 0, waited }
+        if (taken) return result
         const gradient = this.graphs?.gradient
         const bad =
           (await this.badParameter()) ??
           (await optimizer.firstBad(gradient).then((name) => name && `the gradient of ${name}`)) ??
           'the loss'
-        return { loss, tokens, norm, bad }
+        return { ...result, bad }
       } catch (error) {
         this.graphs?.failed()
         throw error
@@ -116,19 +126,21 @@ export class Trainer {
       graphs,
     } = this
     const { numQueryTokens: L, language, qformer } = model.config
-    const seen = (await features.batch(samples)).to(model.device)
+    const begin = performance.now()
+    const batch = await features.batch(samples)
+    this.seen.waited += (performance.now() - begin) / 1000
+    const seen = batch.to(model.device)
     const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L
     // Widths are rounded up so that few shapes recur often. Padding is masked, or is an answer that does not count.
     const step = graphs ? 32 : 1
     const words = qformerRows(encoded, { step, most: qformer.maxPositions })
+    const rows = textRows(encoded, special.padId, { step, most: language.maxPositions - V })
+    this.seen.positions += rows.ids.length + (words?.ids.size ?? 0)
+    for (const e of encoded) this.seen.filled += e.prompt.length + e.answer.length + (e.qformer?.length ?? 0)
     return {
       features: seen,
       qformer: words && { ids: words.ids.to(model.device), mask: words.mask.to(model.device) },
-      text: model.upload(
-        textRows(encoded, special.padId, { step, most: language.maxPositions - V }),
-        V,
-        graphs && powerOfTwo,
-      ),
+      text: model.upload(rows, V, graphs && powerOfTwo),
       factor: full([], 1 / tokens, 'float32', model.device),
     }
   }

@@ -182,7 +182,7 @@ for (const [name, spoil, expected] of [
   [
     'a later version',
     (p) => edit(join(p, 'training.json'), (v) => (v.version = 9)),
-    /version: expected 1, .* got 9; resume with the program that wrote it/,
+    /version: expected 2, .* got 9; resume with the program that wrote it/,
   ],
   [
     'another format',
