@@ -1,6 +1,6 @@
 /**
  * The batch of one pre-training step: pictures, the content of each of their patches, and questions about one or
- * several of them as ids. Every step draws new scenes. Imports the world, its questions and the library's batching.
+ * several of them as ids. Every step draws new scenes.
  */
 
 import { qformerRows, textRows } from '../../lib/session/encode.js'

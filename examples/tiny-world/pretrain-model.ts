@@ -1,6 +1,6 @@
 /**
  * The tiny InstructBLIP before and after pre-training: weights by seed, the heads that pre-training throws away, and
- * the checkpoint's folder. Imports sizes, tokenizer files and the library.
+ * the checkpoint's folder.
  */
 
 import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises'

@@ -1,4 +1,4 @@
-/** The losses of pre-training, and what of it counts: exact answers. Imports the batches, the heads and the library. */
+/** The losses of pre-training, and what of it counts: exact answers. */
 
 import type { Parameter } from '../../lib/train/optimizer.js'
 import { logits } from '../../lib/models/decoder.js'

@@ -1,7 +1,7 @@
 /**
  * Questions about scenes, with their right answers. Clips are asked the four tasks of the paper's CLEVRER-MC (moving
  * direction, count, attribute, existence), stills what an image model must know first, and groups of stills what can
- * only be answered by keeping images apart and in order. Imports the world and its words.
+ * only be answered by keeping images apart and in order.
  */
 
 import {

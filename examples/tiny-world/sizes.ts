@@ -1,6 +1,5 @@
 /**
- * How large the tiny InstructBLIP is: its config.json in the Hugging Face layout. Imports the vocabulary and the frame
- * size.
+ * How large the tiny InstructBLIP is: its config.json in the Hugging Face layout.
  */
 
 import { parseModelConfig } from '../../lib/checkpoint/config.js'

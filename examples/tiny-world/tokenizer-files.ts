@@ -1,6 +1,6 @@
 /**
  * The text and picture side of the tiny checkpoint in the Hugging Face layout: two word-level tokenizers and the
- * preprocessor, as plain JSON. Imports the vocabulary and the frame size.
+ * preprocessor, as plain JSON.
  */
 
 import { mkdir, writeFile } from 'node:fs/promises'

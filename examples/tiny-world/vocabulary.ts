@@ -1,6 +1,6 @@
 /**
  * Every word of the tiny world. One word is one token; both tokenizers put their four special tokens first, so that a
- * word has the same id in both. Imports nothing.
+ * word has the same id in both.
  */
 
 export const WORDS = [

@@ -1,7 +1,6 @@
 /**
  * The tiny world: coloured shapes on a grey ground, at rest (stills) or gliding (clips). Scenes are drawn from a named
  * stream of random numbers and rasterised here, in plain TypeScript, so that a seed means the same pixels everywhere.
- * Imports nothing.
  *
  * Units: pixels, with pixel (i, j) covering [i, i+1) × [j, j+1); y grows downwards. Frames are 48 × 48 × 3 bytes, RGB.
  */

@@ -18,9 +18,11 @@ import { parseTrainConfig } from '../../lib/train/config.js'
 import { temporaryFolder } from '../support/tiny.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
-const pages = spawnSync('git', ['ls-files', '-co', '--exclude-standard', '*.md'], { cwd: root, encoding: 'utf8' })
+const tracked = spawnSync('git', ['ls-files', '-co', '--exclude-standard'], { cwd: root, encoding: 'utf8' })
   .stdout.split('\n')
   .filter((file) => file && existsSync(join(root, file)))
+const pages = tracked.filter((file) => file.endsWith('.md'))
+const sources = tracked.filter((file) => /\.(ts|mjs|cc|cu|h|py|sh|cmake)$|^CMakeLists\.txt$/.test(file))
 
 interface Block {
   page: string
@@ -153,6 +155,22 @@ test('commands on the pages have the scripts, files, commands and options that a
   }
   assert.ok(seen > 50, `${seen} names`)
   assert.equal(wrong, [])
+})
+
+test('environment variables on the pages are read by code', () => {
+  const read = new Set(
+    sources.flatMap((file) =>
+      [...readFileSync(join(root, file), 'utf8').matchAll(/\bMT_[A-Z_]+\b/g)].map(([name]) => name),
+    ),
+  )
+  const named = pages.flatMap((page) =>
+    [...readFileSync(join(root, page), 'utf8').matchAll(/\bMT_[A-Z_]+\b/g)].map(([name]) => ({ page, name })),
+  )
+  assert.ok(named.length > 20, `${named.length} names`)
+  assert.equal(
+    named.filter(({ name }) => !read.has(name)),
+    [],
+  )
 })
 
 test.run()
