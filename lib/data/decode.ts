@@ -244,7 +244,10 @@ export class FrameStream {
     const stamp = `${size} ${mtimeMs} ${ino}`
     let known = measured.get(this.path)
     if (known?.stamp !== stamp) {
-      if (await this.stampsDecoding()) this.counted = 'pts'
+      if (await this.stampsDecoding()) {
+        this.counted = 'pts'
+        await this.restart()
+      }
       known = { stamp, result: await this.measure() }
       if (measured.size >= 1000) measured.clear()
       measured.set(this.path, known)
@@ -262,7 +265,6 @@ export class FrameStream {
   /** From the last keyframe on where an index finds it; else all packets. */
   private async measure(): Promise<Measured> {
     if (INDEXED.test(this.format.iformat!.name ?? '')) {
-      await this.restart()
       const far = (this.duration ?? Number(this.format.duration) / 1e6) + this.zero
       if (this.pending) this.packet.unref()
       this.pending = false

@@ -16,6 +16,7 @@ import type { Precision } from '../tensor/dtype.js'
 import type { SpecialIds } from '../text/prompts.js'
 import { checkTokenizer, loadTokenizer, type Tokenizer } from '../text/tokenizer.js'
 import { specialIds } from './special-ids.js'
+import { firstNotFinite, NotFiniteError } from './finite.js'
 import { loadWeights } from './weights.js'
 
 /** An open checkpoint folder. */
@@ -100,6 +101,12 @@ export async function loadImageModel(
   return (await load(folder, options)).model
 }
 
+/**
+ * Weights in which an infinity may mask the keys of attention, and reach no result. In all others it makes results that
+ * are not finite, which are noticed.
+ */
+const MASKING = /(\.key|\.k_proj|\.qkv)\.bias$|relative_attention_bias\.weight$/
+
 async function load(
   folder: string,
   { trained = false, device = 'cpu', precision = 'float32' }: LoadOptions & { trained?: boolean },
@@ -110,5 +117,11 @@ async function load(
   const plan = await planCheckpoint(folder)
   assertComplete(plan)
   const weights = await loadWeights(plan, { trained, device: chosen, precision })
-  return { plan, model: new ImageModel(plan.config, weights, precision) }
+  const model = new ImageModel(plan.config, weights, precision)
+  const bad = await firstNotFinite([...weights].filter(([name]) => MASKING.test(name)))
+  if (bad === undefined) return { plan, model }
+  model.dispose()
+  throw new NotFiniteError(
+    `${folder}: the weight ${bad} holds a NaN or an infinity; the checkpoint is damaged, fetch it again.`,
+  )
 }

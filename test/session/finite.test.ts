@@ -1,13 +1,17 @@
 // Numbers that are not finite decide nothing: one sentence names the tensor or layer, and the sample.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { join } from 'node:path'
 import { InputError } from '../../lib/errors.js'
+import { loadImageModel } from '../../lib/session/checkpoint.js'
 import { isFiniteTensor } from '../../lib/session/finite.js'
 import { generate } from '../../lib/session/generate.js'
 import { cast, full, write } from '../../lib/ops/copy.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
-import { float32, openTiny } from '../support/tiny.js'
+import { poison } from '../support/poison.js'
+import { float32, openTiny, temporaryFolder } from '../support/tiny.js'
+import { writeCheckpoint } from '../support/world.js'
 
 async function failure(promise: Promise<unknown>): Promise<string> {
   try {
@@ -65,6 +69,22 @@ test('where every weight is finite, the first layer whose output is not is named
   )
   for (const m of [native, large.native]) m.dispose()
 })
+
+for (const [kind, weight, value] of [
+  ['instructblip', 'qformer.encoder.layer.3.attention.attention.key.bias', Infinity],
+  ['instructblip', 'vision_model.encoder.layers.0.self_attn.qkv.bias', -Infinity],
+  ['blip2', 'language_model.model.decoder.layers.1.self_attn.k_proj.bias', NaN],
+] as const) {
+  test(`an infinity that would mask keys is found when a model is opened: ${weight}`, async () => {
+    const folder = await writeCheckpoint(temporaryFolder('masking'), kind)
+    await poison(join(folder, 'model.safetensors'), weight, value)
+    for (const precision of ['float32', 'bfloat16'] as const)
+      assert.is(
+        await failure(loadImageModel(folder, { precision })),
+        `${folder}: the weight ${weight} holds a NaN or an infinity; the checkpoint is damaged, fetch it again.`,
+      )
+  })
+}
 
 test('a tensor of any layout and dtype is looked at to its last element', async () => {
   await scope(async () => {
