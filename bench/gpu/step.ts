@@ -177,7 +177,7 @@ async function open(): Promise<Worker<Timed>> {
         await next() // the prompt
         for (let i = 0; i < (quick ? 1 : 3); i++) await next()
         const us = await timeSteps(next, quick ? 2 : 50)
-        await tokens.return()
+        await tokens.return('stop')
         return { item: 'model decode 1', pass: 'forward', us }
       }),
   }

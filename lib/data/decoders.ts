@@ -66,9 +66,12 @@ export class Decoders {
       program ?? new URL(import.meta.url.endsWith('.ts') ? './decoder.ts' : './decoder.js', import.meta.url)
   }
 
-  /** The frames of a clip. @throws InputError as `readFrames` says */
-  read(clip: Clip, options: ClipOptions, timeout: number): Promise<RgbFrame[]> {
-    return this.ask({ clip, options }, timeout) as Promise<RgbFrame[]>
+  /**
+   * The frames of a clip. Once the signal aborts, its process is ended. @throws InputError as `readFrames` says; the
+   * signal's reason
+   */
+  read(clip: Clip, options: ClipOptions, timeout: number, signal?: AbortSignal): Promise<RgbFrame[]> {
+    return this.ask({ clip, options }, timeout, signal) as Promise<RgbFrame[]>
   }
 
   /** The hash of a video's content. @throws InputError as `contentHash` does, or after `timeout` seconds */
@@ -76,12 +79,26 @@ export class Decoders {
     return this.ask({ hash: video }, timeout) as Promise<string>
   }
 
-  private ask(request: Request, timeout: number): Promise<RgbFrame[] | string> {
+  private async ask(request: Request, timeout: number, signal?: AbortSignal): Promise<RgbFrame[] | string> {
     if (!(timeout > 0)) throw invalid('timeout', 'seconds above 0', timeout)
-    return new Promise((resolve, reject) => {
-      this.waiting.push({ request, timeout, resolve, reject })
-      this.next()
-    })
+    signal?.throwIfAborted()
+    let stop: (() => void) | undefined
+    try {
+      return await new Promise((resolve, reject) => {
+        const job: Job = { request, timeout, resolve, reject }
+        stop = () => {
+          reject(signal!.reason as Error)
+          const at = this.waiting.indexOf(job)
+          if (at >= 0) this.waiting.splice(at, 1)
+          else for (const decoder of this.all) if (decoder.has(job)) decoder.kill()
+        }
+        signal?.addEventListener('abort', stop)
+        this.waiting.push(job)
+        this.next()
+      })
+    } finally {
+      if (stop) signal?.removeEventListener('abort', stop)
+    }
   }
 
   /** Ends all processes; pending clips are rejected. */
@@ -156,6 +173,10 @@ class Decoder {
 
   get idle(): boolean {
     return !this.job && !this.gone
+  }
+
+  has(job: Job): boolean {
+    return this.job === job
   }
 
   take(job: Job): void {

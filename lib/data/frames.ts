@@ -15,6 +15,8 @@ export const TIMEOUT = 60
 export interface ReadOptions extends ClipOptions {
   /** Seconds after which the clip is given up; default {@link TIMEOUT}. */
   timeout?: number | undefined
+  /** Gives the clip up; the promise rejects with its reason. */
+  signal?: AbortSignal | undefined
 }
 
 let decoders: Decoders | undefined
@@ -26,8 +28,11 @@ let decoders: Decoders | undefined
  * @throws InputError if the file cannot be read (missing, empty, no video, damaged where a frame is wanted), if start
  *   or end lie outside the video, if the clip is too short for the sampling, or if it takes more than `timeout` seconds
  */
-export async function readFrames(clip: Clip, { timeout = TIMEOUT, ...options }: ReadOptions): Promise<RgbFrame[]> {
-  return (decoders ??= new Decoders()).read(clip, options, timeout)
+export async function readFrames(
+  clip: Clip,
+  { timeout = TIMEOUT, signal, ...options }: ReadOptions,
+): Promise<RgbFrame[]> {
+  return (decoders ??= new Decoders()).read(clip, options, timeout, signal)
 }
 
 /**

@@ -2,7 +2,14 @@
  * `mtransllama`: an image language model answers questions about videos. Open, ask, train, evaluate. Importing it does
  * no work; the native addon is loaded by the first tensor.
  */
-export { openModel, type AskOptions, type Model, type OpenOptions, type Question } from '../session/model.js'
+export {
+  openModel,
+  type Answered,
+  type AskOptions,
+  type Model,
+  type OpenOptions,
+  type Question,
+} from '../session/model.js'
 export type { Checkpoint } from '../session/checkpoint.js'
 export type { Clip, Sampling } from '../data/frames.js'
 export type { DeviceChoice } from '../tensor/device.js'

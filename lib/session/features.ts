@@ -50,14 +50,15 @@ export class Features {
   /**
    * E_v of one clip, row-major of {@link shape}.
    *
+   * @param signal ends the reading of the clip; the promise rejects with its reason
    * @throws InputError, with the sample's name where the clip is one's, for a clip that cannot be read, and for
    *   features that are not finite
    */
-  of(clip: Clip & { id?: string }): Promise<Float32Array> {
-    return forSample(clip, () => this.#of(clip))
+  of(clip: Clip & { id?: string }, signal?: AbortSignal): Promise<Float32Array> {
+    return forSample(clip, () => this.#of(clip, signal))
   }
 
-  async #of(clip: Clip): Promise<Float32Array> {
+  async #of(clip: Clip, signal?: AbortSignal): Promise<Float32Array> {
     const { frames, sampling, timeout } = this.options
     const {
       preprocessor,
@@ -85,7 +86,7 @@ export class Features {
       })
     let data = key === undefined ? undefined : (await this.#disk!.get(key))?.data
     if (!data?.every(Number.isFinite)) {
-      data = await this.#compute(clip)
+      data = await this.#compute(clip, signal)
       if (key !== undefined) await this.#disk!.put(key, this.shape, data)
     }
     this.#remember(here, data)
@@ -93,17 +94,17 @@ export class Features {
   }
 
   /** E_v of several clips as a tensor [B,T,K_V,D_v]. */
-  async batch(clips: readonly Clip[]): Promise<Tensor> {
+  async batch(clips: readonly Clip[], signal?: AbortSignal): Promise<Tensor> {
     const size = sizeOf(this.shape)
     const all = new Float32Array(clips.length * size)
-    for (const [i, clip] of clips.entries()) all.set(await this.of(clip), i * size)
+    for (const [i, clip] of clips.entries()) all.set(await this.of(clip, signal), i * size)
     return tensor(all, [clips.length, ...this.shape])
   }
 
-  async #compute(clip: Clip): Promise<Float32Array> {
+  async #compute(clip: Clip, signal?: AbortSignal): Promise<Float32Array> {
     const { preprocessor, model } = this.checkpoint
     const { frames: count, sampling, timeout } = this.options
-    const frames = await readFrames(clip, { frames: count, sampling, timeout, resize: preprocessor })
+    const frames = await readFrames(clip, { frames: count, sampling, timeout, resize: preprocessor, signal })
     const [t, s] = [frames.length, model.config.vision.imageSize]
     const pixels = new Float32Array(t * 3 * s * s)
     // A frame that occurs twice is preprocessed once.
@@ -113,6 +114,7 @@ export class Features {
       prepared.set(frame, ready)
       pixels.set(ready, i * 3 * s * s)
     }
+    signal?.throwIfAborted()
     const see = (observe?: Observe): Tensor => model.features(tensor(pixels, [1, t, 3, s, s]), observe)
     const data = (await scope(() => noGrad(() => cast(see(), 'float32').data()))) as Float32Array
     if (!data.every(Number.isFinite))

@@ -20,10 +20,13 @@ export interface GenerateOptions {
   graphs?: boolean | undefined
 }
 
+/** Why an answer ended: at an end token, or because there was no room for more. */
+export type Finish = 'stop' | 'length'
+
 /**
- * Greedy decoding of one sample: visual tokens [1,V,D_llm] and the prompt's ids; yields the answer's ids one by one.
- * Stops at an end token, at `maxTokens`, at the end of the model's positions, or when the signal aborts (then it
- * throws).
+ * Greedy decoding of one sample: visual tokens [1,V,D_llm] and the prompt's ids; yields the answer's ids one by one and
+ * returns why it ended. Stops at an end token, at `maxTokens`, at the end of the model's positions, or when the signal
+ * aborts (then it throws).
  *
  * @throws InputError where the scores of a token are not finite, naming the weight or layer
  */
@@ -32,7 +35,7 @@ export async function* generate(
   visual: Tensor,
   prompt: readonly number[],
   options: GenerateOptions = {},
-): AsyncGenerator<number, void> {
+): AsyncGenerator<number, Finish> {
   const { maxTokens = 64, eosIds = [], signal } = options
   if (visual.rank !== 3 || visual.dim(0) !== 1)
     throw invalid('visual', 'visual tokens [1,V,D] of one sample', `[${visual.shape}]`)
@@ -64,11 +67,12 @@ export async function* generate(
       }
       spoilt = false
       fed.push(next!)
-      if (eosIds.includes(next!)) return
+      if (eosIds.includes(next!)) return 'stop'
       yield next!
       spoilt = true
     }
     spoilt = false
+    return 'length'
   } finally {
     decoder.release(spoilt)
   }

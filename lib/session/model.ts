@@ -9,7 +9,7 @@ import type { Tensor } from '../tensor/tensor.js'
 import { openCheckpoint, type Checkpoint, type LoadOptions } from './checkpoint.js'
 import { encode, imageTextConfig, type Encoded } from './encode.js'
 import { Features } from './features.js'
-import { generate, type GenerateOptions } from './generate.js'
+import { generate, type Finish, type GenerateOptions } from './generate.js'
 import { checkedVisual } from './visual.js'
 
 /** Options of {@link openModel}. */
@@ -28,10 +28,24 @@ export interface Question extends Clip {
 /** Options of {@link Model.ask}. */
 export interface AskOptions extends Omit<GenerateOptions, 'eosIds'> {
   /** Frames of the clip. Default: those the adapter was trained with, else 4. */
-  frames?: number
-  sampling?: Sampling
+  frames?: number | undefined
+  sampling?: Sampling | undefined
   /** Seconds that reading the clip may take. Default 60. */
   timeout?: number | undefined
+  /** Another adapter of this checkpoint than the model's own; null: the image model answers. The caller frees it. */
+  adapter?: Adapter | null | undefined
+  /** Where features are kept from one question to the next; its frames and sampling rule. Default: nowhere. */
+  features?: Features | undefined
+}
+
+/** How an answer ended, and the tokens that the language model read and wrote. */
+export interface Answered {
+  finish: Finish
+  /** Visual tokens, and ids of the prompt. */
+  visualTokens: number
+  promptTokens: number
+  /** Ids of the answer, its end token not counted. */
+  answerTokens: number
 }
 
 /**
@@ -51,6 +65,9 @@ export async function openModel(folder: string, { adapter, ...options }: OpenOpt
     throw error
   }
 }
+
+/** Frames of a clip where nobody asks for a number: those that an adapter was trained with, else 4. */
+export const framesOf = (adapter: Adapter | undefined): number => adapter?.config.frames ?? 4
 
 const disposed = (): InputError => new InputError('model: this one was disposed; open it again with openModel().')
 
@@ -95,23 +112,31 @@ export class Model {
   }
 
   /**
-   * Answers one question about one clip, piece by piece as words are generated (greedily).
+   * Answers one question about one clip, piece by piece as words are generated (greedily), and returns how the answer
+   * ended. Reading the clip and generating stop when the caller leaves its loop, or the signal aborts.
    *
    * @throws InputError for a clip that cannot be read, texts that do not fit, and numbers that are not finite; the
    *   signal's reason once that aborts
    */
-  async *ask(question: Question, options: AskOptions = {}): AsyncGenerator<string, void> {
+  async *ask(question: Question, options: AskOptions = {}): AsyncGenerator<string, Answered> {
     const { checkpoint } = this
     const { model, tokenizer, eosIds } = checkpoint
-    const adapter = this.#adapter
-    const frames = options.frames ?? adapter?.config.frames ?? 4
-    const { sampling = { kind: 'uniform' }, timeout } = options
-    const features = new Features(checkpoint, { frames, sampling, timeout })
+    const { signal } = options
+    const adapter = options.adapter === undefined ? this.#adapter : (options.adapter ?? undefined)
+    const features =
+      options.features ??
+      new Features(checkpoint, {
+        frames: options.frames ?? framesOf(adapter),
+        sampling: options.sampling ?? { kind: 'uniform' },
+        timeout: options.timeout,
+      })
+    const { frames } = features.options
     const encoded = encode(checkpoint, adapter?.config ?? imageTextConfig(checkpoint, frames), {
       prompt: question.prompt,
       qformerText: question.dialogue,
     })
-    const visual = await this.#see(features, question, encoded, adapter)
+    const visual = await this.#see(features, question, encoded, adapter, signal)
+    const ids = generate(model, visual, encoded.prompt, { ...options, eosIds })
     try {
       const text = tokenizer.stream()
       let first = true
@@ -120,20 +145,31 @@ export class Model {
         if (out) first = false
         return out
       }
-      for await (const id of generate(model, visual, encoded.prompt, { ...options, eosIds })) {
-        const piece = shown(text.push(id))
+      let answerTokens = 0
+      let next: IteratorResult<number, Finish>
+      for (; !(next = await ids.next()).done; answerTokens++) {
+        const piece = shown(text.push(next.value))
         if (piece) yield piece
       }
       const rest = shown(text.end())
       if (rest) yield rest
+      const { prompt } = encoded
+      return { finish: next.value, visualTokens: visual.dim(1), promptTokens: prompt.length, answerTokens }
     } finally {
+      await ids.return('stop')
       visual.dispose()
     }
   }
 
-  async #see(features: Features, clip: Clip, encoded: Encoded, adapter: Adapter | undefined): Promise<Tensor> {
+  async #see(
+    features: Features,
+    clip: Clip,
+    encoded: Encoded,
+    adapter: Adapter | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<Tensor> {
     const visual = scope(() =>
-      noGrad(async () => keep(await checkedVisual(this.checkpoint, features, [clip], [encoded], adapter))),
+      noGrad(async () => keep(await checkedVisual(this.checkpoint, features, [clip], [encoded], adapter, signal))),
     )
     this.#seeing.add(visual)
     try {

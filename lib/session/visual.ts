@@ -18,9 +18,11 @@ export async function checkedVisual(
   clips: readonly (Clip & { id?: string })[],
   encoded: readonly Encoded[],
   adapter: Adapter | undefined,
+  signal?: AbortSignal,
 ): Promise<Tensor> {
   const { model } = checkpoint
-  const seen = await features.batch(clips)
+  const seen = await features.batch(clips, signal)
+  signal?.throwIfAborted()
   const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, observe)
   const visual = see()
   if (!(await isFiniteTensor(visual))) {

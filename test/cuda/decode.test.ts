@@ -99,7 +99,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     const taken: number[][] = [[], []]
     for (let i = 0; i < 40; i++)
       for (const [j, s] of streams.entries()) taken[j]!.push((await s.next()).value as number)
-    for (const s of streams) await s.return()
+    for (const s of streams) await s.return('stop')
     assert.equal(taken, alone)
 
     for (const graphs of [true, false]) {

@@ -3,37 +3,20 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { Adapter } from '../../lib/adapter/adapter.js'
-import { parseAdapterConfig } from '../../lib/adapter/config.js'
-import { saveAdapter } from '../../lib/adapter/save.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
 import { InputError } from '../../lib/errors.js'
 import { evaluate, predictSamples, type Prediction } from '../../lib/eval/evaluate.js'
-import { write } from '../../lib/ops/copy.js'
-import { Random } from '../../lib/ops/random.js'
+import { loadAdapter } from '../../lib/adapter/save.js'
 import { Features } from '../../lib/session/features.js'
-import { openModel, type Model, type OpenOptions } from '../../lib/session/model.js'
-import { scope } from '../../lib/tensor/scope.js'
+import { type Answered, openModel, type Model, type OpenOptions } from '../../lib/session/model.js'
 import { train } from '../../lib/train/loop.js'
 import { bytes, settled } from '../support/memory.js'
-import { makeWorld, trainConfig, writeCheckpoint, type World } from '../support/world.js'
+import { makeWorld, trainConfig, writeAdapter, writeCheckpoint, type World } from '../support/world.js'
 
 let world: World
 let other: string
 let samples: Sample[]
 const at = (name: string): string => join(world.root, name)
-
-/** Saves an adapter whose LoRA does something. */
-async function writeAdapter(model: Model, folder: string, seed: number): Promise<void> {
-  const { model: image, fingerprint } = model.checkpoint
-  const adapter = new Adapter(image.config, parseAdapterConfig({ frames: 3, lora: { r: 2 } }), { seed })
-  scope(() => {
-    const random = new Random(seed)
-    for (const t of adapter.parameters.values()) write(t, random.normal(t.shape, 0, 0.5))
-  })
-  await saveAdapter(folder, adapter, { fingerprint, base: 'tiny' })
-  adapter.dispose()
-}
 
 test.before(async () => {
   world = await makeWorld()
@@ -110,6 +93,50 @@ test('questions are answered side by side, and one that has begun keeps its adap
   const [begun] = await Promise.all([answer(model), model.loadAdapter(at('adapter-2'))])
   assert.is(begun, a)
   assert.is(await answer(model), await once({ adapter: at('adapter-2') }))
+})
+
+test('a question may name another adapter, or none, and says at the end what was read and written', async () => {
+  using model = await openModel(world.model, { adapter: at('adapter-1') })
+  const adapter = await loadAdapter(at('adapter-2'), model.checkpoint)
+  const all = async (options: Parameters<Model['ask']>[1]): Promise<[string, Answered]> => {
+    const pieces = model.ask(samples[0]!, { maxTokens: 8, ...options })
+    let [text, next] = ['', await pieces.next()]
+    for (; !next.done; next = await pieces.next()) text += next.value
+    return [text, next.value]
+  }
+  const features = new Features(model.checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
+  const [own, own_end] = await all({})
+  const [second] = await all({ adapter, features })
+  const [plain, plain_end] = await all({ adapter: null })
+  assert.equal(
+    [own, second, plain],
+    [await once({ adapter: at('adapter-1') }), await once({ adapter: at('adapter-2') }), await once({})],
+  )
+  assert.is(own_end.visualTokens, model.checkpoint.model.config.numQueryTokens)
+  assert.ok(own_end.promptTokens > 3)
+  for (const { finish, answerTokens } of [own_end, plain_end])
+    assert.ok(finish === 'length' ? answerTokens === 8 : answerTokens < 8, `${finish} ${answerTokens}`)
+  const [, cut] = await all({ maxTokens: 1 })
+  assert.equal([cut.finish, cut.answerTokens], ['length', 1])
+  adapter.dispose()
+})
+
+test('a signal ends a question while its clip is read', async () => {
+  using model = await openModel(world.model)
+  const before = await settled()
+  const stop = new AbortController()
+  const pieces = model.ask(samples[0]!, { signal: stop.signal })
+  const first = pieces.next()
+  stop.abort(new Error('enough'))
+  assert.is(
+    await first.then(
+      () => '',
+      (error: Error) => error.message,
+    ),
+    'enough',
+  )
+  assert.is(await bytes(), before)
+  assert.ok((await answer(model)).length > 0, 'the next question is answered')
 })
 
 test('a disposed model says so', async () => {

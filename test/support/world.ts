@@ -6,6 +6,13 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { renderClips } from '../../examples/tiny-world/render.js'
 import { tokenizerFiles, writeTokenizerFiles } from '../../examples/tiny-world/tokenizer-files.js'
+import { Adapter } from '../../lib/adapter/adapter.js'
+import { parseAdapterConfig } from '../../lib/adapter/config.js'
+import { saveAdapter } from '../../lib/adapter/save.js'
+import { write } from '../../lib/ops/copy.js'
+import { Random } from '../../lib/ops/random.js'
+import type { Model } from '../../lib/session/model.js'
+import { scope } from '../../lib/tensor/scope.js'
 import { parseTrainConfig, type TrainConfig } from '../../lib/train/config.js'
 import { tinyCheckpoint, type TinyKind, writeTiny } from '../oracle/tiny.js'
 import { temporaryFolder } from './tiny.js'
@@ -20,6 +27,18 @@ export async function writeCheckpoint(folder: string, kind: TinyKind = 'instruct
   writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(preprocessor))
   if (kind === 'blip2') rmSync(join(folder, 'qformer_tokenizer'), { recursive: true })
   return folder
+}
+
+/** Saves an adapter of three frames, whose LoRA does something. */
+export async function writeAdapter(model: Model, folder: string, seed: number): Promise<void> {
+  const { model: image, fingerprint } = model.checkpoint
+  const adapter = new Adapter(image.config, parseAdapterConfig({ frames: 3, lora: { r: 2 } }), { seed })
+  scope(() => {
+    const random = new Random(seed)
+    for (const t of adapter.parameters.values()) write(t, random.normal(t.shape, 0, 0.5))
+  })
+  await saveAdapter(folder, adapter, { fingerprint, base: 'tiny' })
+  adapter.dispose()
 }
 
 export interface World {
