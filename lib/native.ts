@@ -161,29 +161,48 @@ export interface Native {
   signatures: string[]
 }
 
-let loaded: Native | undefined
+/** The addon's file, and what was tried before it: each as "file: reason", the environment's first. */
+export interface Addon {
+  path: string
+  failures: string[]
+}
+
+let loaded: (Addon & { native: Native }) | undefined
 
 /** The addon, loaded on first use. Throws an error that lists what was tried and what to do. */
 export function native(): Native {
-  return (loaded ??= load())
+  return (loaded ??= load()).native
 }
 
-function load(): Native {
+/** Where the addon was found; loads it. Throws as {@link native} does. */
+export function addon(): Addon {
+  const { path, failures } = (loaded ??= load())
+  return { path, failures }
+}
+
+/** Where the addon is looked for, in this order. */
+export function addonPlaces(): string[] {
+  const { MT_ADDON: given } = process.env
+  return [
+    ...(given ? [resolve(given)] : []),
+    fileURLToPath(new URL('../build/Release/mtransllama.node', import.meta.url)),
+  ]
+}
+
+function load(): Addon & { native: Native } {
   const require = createRequire(import.meta.url)
-  const candidates = [process.env.MT_ADDON, '../build/Release/mtransllama.node'].filter((p): p is string => !!p)
   const failures: string[] = []
-  for (const candidate of candidates) {
-    const path = candidate.startsWith('..') ? fileURLToPath(new URL(candidate, import.meta.url)) : resolve(candidate)
+  for (const path of addonPlaces()) {
     try {
-      return require(path) as Native
+      return { native: require(path) as Native, path, failures }
     } catch (error) {
-      failures.push(`  ${path}: ${(error as Error).message.split('\n')[0]}`)
+      failures.push(`${path}: ${(error as Error).message.split('\n')[0]}`)
     }
   }
   throw new Error(
     [
       `mtransllama: the native addon could not be loaded (${platform}-${arch}, Node ${versions.node}):`,
-      ...failures,
+      ...failures.map((failure) => `  ${failure}`),
       'Build it with "npm run build" in the package\'s folder; that needs a C++20 compiler, make, and cmake or python3.',
     ].join('\n'),
   )

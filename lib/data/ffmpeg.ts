@@ -17,3 +17,6 @@ export function loadFfmpeg(): Promise<void> {
     lib.Log.setLevel(AV.AV_LOG_QUIET)
   })())
 }
+
+/** The version of FFmpeg, and those of its libraries by name; `loadFfmpeg` first. */
+export const ffmpegInfo = (): { version: string; libraries: Record<string, string> } => lib.getFFmpegInfo()
