@@ -4,7 +4,15 @@ import { Command } from 'commander'
 import { InputError } from '../errors.js'
 import { Interrupted } from './common.js'
 
-const commands = ['./train.js', './eval.js', './ask.js', './inspect.js', './parity.js'] as const
+const commands = [
+  './train.js',
+  './eval.js',
+  './ask.js',
+  './inspect.js',
+  './parity.js',
+  './serve.js',
+  './doctor.js',
+] as const
 
 async function main(): Promise<void> {
   const { version } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8')) as {
@@ -14,7 +22,9 @@ async function main(): Promise<void> {
     .description('Turn an image language model into a video model.')
     .version(version)
     .showHelpAfterError()
-  for (const file of commands) ((await import(file)) as { register(program: Command): void }).register(program)
+  // The doctor must run where a package that another command imports is missing.
+  const wanted = process.argv[2] === 'doctor' ? (['./doctor.js'] as const) : commands
+  for (const file of wanted) ((await import(file)) as { register(program: Command): void }).register(program)
   await program.parseAsync()
 }
 

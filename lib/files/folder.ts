@@ -117,7 +117,8 @@ async function tidy(target: string): Promise<void> {
   }
 }
 
-function alive(pid: number): boolean {
+/** Whether a process of this id runs. */
+export function alive(pid: number): boolean {
   try {
     return process.kill(pid, 0)
   } catch (error) {

@@ -9,9 +9,11 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { parse } from 'yaml'
 import { register as ask } from '../../lib/cli/ask.js'
+import { register as doctor } from '../../lib/cli/doctor.js'
 import { register as evaluate } from '../../lib/cli/eval.js'
 import { register as inspect } from '../../lib/cli/inspect.js'
 import { register as parity } from '../../lib/cli/parity.js'
+import { register as serve } from '../../lib/cli/serve.js'
 import { register as train } from '../../lib/cli/train.js'
 import { readManifest } from '../../lib/data/manifest.js'
 import { parseTrainConfig } from '../../lib/train/config.js'
@@ -128,7 +130,7 @@ test('commands on the pages have the scripts, files, commands and options that a
     scripts: Record<string, string>
   }
   const program = new Command()
-  for (const register of [ask, evaluate, inspect, parity, train]) register(program)
+  for (const register of [ask, doctor, evaluate, inspect, parity, serve, train]) register(program)
   const known = new Map(
     program.commands.map((command) => [command.name(), new Set(command.options.flatMap((o) => [o.long, o.short]))]),
   )

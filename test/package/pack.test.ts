@@ -59,6 +59,7 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
     'bin/mtransllama.mjs',
     ...['index', 'tensor', 'checkpoint'].flatMap((name) => [`dist/public/${name}.js`, `dist/public/${name}.d.ts`]),
     'dist/cli/main.js',
+    'dist/server/page/index.html',
     'scripts/build.mjs',
     'native/exports.map',
     'native/binding/registry.cc',
@@ -238,6 +239,7 @@ test('the command works where it is installed', () => {
   const command = join(app, 'node_modules', '.bin', process.platform === 'win32' ? 'mtransllama.cmd' : 'mtransllama')
   assert.match(run(app, command, ['--version']), /^\d+\.\d+\.\d+/)
   assert.match(run(app, command, ['--help']), /train/)
+  assert.match(run(app, command, ['doctor']), /Training would work here/)
 })
 
 test('in a clone the command runs what is compiled, unless the sources are newer', () => {
