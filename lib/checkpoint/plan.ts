@@ -35,18 +35,23 @@ export type PlannedTensor = Pick<ExpectedTensor, 'name' | 'part' | 'pack'> & { d
 
 /** The tensors of a checkpoint compared with those of the model. Only config.json and headers are read. */
 export interface CheckpointPlan {
+  /** The checkpoint's folder. */
   folder: string
   /** With the vocabularies' sizes as the files have them. */
   config: ModelConfig
+  /** The headers of its weight files. */
   files: SafetensorsHeader[]
   /** By the model's own names, in the order of the data flow. */
   entries: Map<string, PlannedTensor>
+  /** Names in the files that are used. */
   loaded: string[]
   /** Names in the files that are known and not needed. */
   ignored: string[]
+  /** Names of the model that are in no file. */
   missing: string[]
   /** Names in the files that are unknown. */
   unexpected: string[]
+  /** Tensors whose shape or dtype does not fit. */
   wrong: { name: string; expected: string; actual: string }[]
   /** Harmless differences between config.json and the tensors. */
   notes: string[]

@@ -19,9 +19,13 @@ export type Sampling = { kind: 'uniform' } | { kind: 'fps'; fps: number } | { ki
 
 /** The part of a manifest line that says where pictures come from; times in seconds, `fps` for folders alone. */
 export interface Clip {
+  /** A video file, or a folder of frame images. */
   video: string
+  /** Default: the beginning. */
   start?: number | undefined
+  /** Default: the end. */
   end?: number | undefined
+  /** Frames per second of a folder. */
   fps?: number | undefined
 }
 

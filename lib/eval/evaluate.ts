@@ -20,11 +20,14 @@ import { checkedVisual } from '../session/visual.js'
 
 /** The model's answer to a sample, and whether it is right. */
 export interface Prediction {
+  /** The sample's id, task, question and expected answer. */
   id: string
   task?: string | undefined
   prompt: string
   answer: string
+  /** The model's answer. */
   prediction: string
+  /** Whether the two are equal, but for letter case, space around and a final full stop. */
   correct: boolean
   /** Of closed questions: mean loss per token of each choice. */
   losses?: Record<string, number>

@@ -22,9 +22,11 @@ import { vit, vitForward, type Vit, type VisionConfig } from './vit.js'
 /** The configuration of a checkpoint: what its config.json says, defaults filled in. */
 export interface ModelConfig {
   family: 'instructblip' | 'blip-2'
+  /** L: learned queries, and visual tokens of a frame. */
   numQueryTokens: number
-  /** The tokens that stand for pictures and videos in the texts of newer checkpoints. */
+  /** The token that stands for a picture in the texts of newer checkpoints. */
   imageTokenId?: number
+  /** The token that stands for a video. */
   videoTokenId?: number
   /** What config.json says the weights are stored in; the files know better. */
   dtype?: string

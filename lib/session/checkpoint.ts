@@ -22,12 +22,15 @@ import { loadWeights } from './weights.js'
 /** An open checkpoint folder. */
 export interface Checkpoint {
   folder: string
+  /** Its files and tensors. */
   plan: CheckpointPlan
+  /** The image model over its weights; dispose it to free them. */
   model: ImageModel
   /** Identifies this set of weights; adapters record it. */
   fingerprint: string
   /** Identifies what its vision tower computes; cached features record it. */
   visionFingerprint: string
+  /** How pictures are prepared. */
   preprocessor: Preprocessor
   /** Assumptions about what the folder does not state: one sentence each. */
   notes: string[]
@@ -35,6 +38,7 @@ export interface Checkpoint {
   tokenizer: Tokenizer
   /** Of the Q-Former; absent where it has no text path. */
   qformerTokenizer: Tokenizer | undefined
+  /** Ids of BOS, EOS and padding. */
   special: SpecialIds
   /** Any of these ends an answer. */
   eosIds: number[]

@@ -29,6 +29,7 @@ export interface Question extends Clip {
 export interface AskOptions extends Omit<GenerateOptions, 'eosIds'> {
   /** Frames of the clip. Default: those the adapter was trained with, else 4. */
   frames?: number | undefined
+  /** How its frames are chosen. Default: uniform. */
   sampling?: Sampling | undefined
   /** Seconds that reading the clip may take. Default 60. */
   timeout?: number | undefined

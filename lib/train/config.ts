@@ -138,10 +138,15 @@ export const defaultTrain = (): Parsed['train'] => Schema.shape.train.parse({})
 
 /** A training run's configuration, all defaults filled in: paths are absolute, the adapter's keys are in `adapter`. */
 export interface TrainConfig {
+  /** Folder of the frozen model. */
   model: string
+  /** Folder that the run writes to. */
   output: string
+  /** Manifests, the choice of frames, seconds that reading a clip may take, and the folder of cached features. */
   data: { train: string; val?: string | undefined; sampling: Sampling; timeout: number; cache: string }
+  /** Batches, epochs, optimiser, saving and validation; docs/configuration.md has the keys. */
   train: Parsed['train']
+  /** What is trained. */
   adapter: AdapterConfig
 }
 

@@ -30,6 +30,7 @@ export interface AdamWOptions {
 export interface Outcome {
   /** Global norm of all gradients before clipping. */
   norm: number
+  /** The losses that the step was given. */
   losses: number[]
   /** Whether the step was taken: norm and losses are finite. Otherwise parameters and moments are unchanged. */
   taken: boolean
