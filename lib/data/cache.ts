@@ -38,7 +38,9 @@ export async function contentHash(path: string): Promise<string> {
 }
 
 async function fileHash(path: string): Promise<string> {
-  const s = await stat(path)
+  const s = await stat(path).catch((error: unknown) => {
+    throw absent(path, path, 'a readable video file or frame image', error)
+  })
   if (!s.isFile())
     // reading a pipe may block forever
     throw invalid(path, 'a readable video file or folder of frame images', new Error('neither a file nor a folder'))

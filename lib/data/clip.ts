@@ -225,7 +225,10 @@ async function openFolder({ video, fps }: Clip): Promise<Source> {
 async function readImage(path: string, time: number): Promise<RgbFrame> {
   const { default: sharp } = await import('sharp')
   // reading a pipe may block forever
-  if (!(await stat(path)).isFile()) throw invalid(path, 'an image that can be decoded', new Error('not a file'))
+  const about = await stat(path).catch((error: unknown) => {
+    throw absent(path, path, 'an image that can be decoded', error)
+  })
+  if (!about.isFile()) throw invalid(path, 'an image that can be decoded', new Error('not a file'))
   try {
     const image = sharp(path, { failOn: 'error' }).rotate().toColourspace('srgb')
     const { data, info } = await image.raw().toBuffer({ resolveWithObject: true })

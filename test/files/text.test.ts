@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert'
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { inspect } from '../../lib/cli/inspect.js'
-import { readFrames } from '../../lib/data/frames.js'
+import { hashVideo, readFrames } from '../../lib/data/frames.js'
 import { readManifest } from '../../lib/data/manifest.js'
 import { InputError } from '../../lib/errors.js'
 import { decodeText, pointerIn, readText } from '../../lib/files/text.js'
@@ -173,6 +173,7 @@ test('a link whose target is absent is named, whatever should have been there', 
   }
   const object = '../.git/annex/objects/aa/bb/SHA256E-s9--4d7a/SHA256E-s9--4d7a'
   const clip = link('linked/clip.mp4', object)
+  const images = dirname(link('images/1.png', object))
   const line = JSON.stringify({ id: '1', video: clip, prompt: 'p', answer: 'a' })
   file('shards/config.json', '{"model_type": "instructblip", "text_config": {"model_type": "llama"}}')
   file('shards/model.safetensors.index.json', '{"weight_map": {"query_tokens": "model-1.safetensors"}}')
@@ -189,6 +190,11 @@ test('a link whose target is absent is named, whatever should have been there', 
       /line 1, video: expected .* but got a link to .*; run "git annex get"/,
     ],
     [() => readFrames({ video: clip }, { frames: 1, sampling: { kind: 'first' } }), /clip\.mp4: .* a link to .* on it/],
+    [
+      () => readFrames({ video: images, fps: 1 }, { frames: 1, sampling: { kind: 'first' } }),
+      /1\.png: .* a link to .* on it/,
+    ],
+    [() => hashVideo(images), /1\.png: .* a link to .*; run "git annex get"/],
     [
       () => planCheckpoint(join(folder, 'one')),
       /model\.safetensors: is a link to .*blobs\/4d7a, which is not there; fetch/,
