@@ -126,6 +126,12 @@ test('blank texts, keys twice and broken characters are refused with the line', 
     /line 1, answer: expected whole characters, but got .*; one is half of a surrogate pair/,
     line.replace('"a"', '"\\ud83d"'),
   )
+  await refused(/line 2, answer: expected whole characters, but got "caf\uFFFD"; one was lost when/, good, {
+    ...good,
+    id: '2',
+    answer: 'caf\uFFFD',
+  })
+  await refused(/line 1, qformerText: expected whole characters/, { ...good, qformerText: '\uFFFD' })
   await refused(/line 1, choices: expected whole characters/, line.replace('}', ', "choices": ["a", "\\ude00b"]}'))
 })
 
