@@ -1,20 +1,13 @@
 // Code on the pages is right: TypeScript passes strict settings against the package's own types, JSON and YAML are what
 // the product reads, and commands have the names and options that are shown.
 import { spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { parse } from 'yaml'
-import { register as ask } from '../../lib/cli/ask.js'
-import { register as doctor } from '../../lib/cli/doctor.js'
-import { register as evaluate } from '../../lib/cli/eval.js'
-import { register as inspect } from '../../lib/cli/inspect.js'
-import { register as parity } from '../../lib/cli/parity.js'
-import { register as serve } from '../../lib/cli/serve.js'
-import { register as train } from '../../lib/cli/train.js'
 import { readManifest } from '../../lib/data/manifest.js'
 import { parseTrainConfig } from '../../lib/train/config.js'
 import { temporaryFolder } from '../support/tiny.js'
@@ -125,12 +118,18 @@ test('JSON on the pages is a line of a manifest, and YAML a training configurati
   for (const block of yaml) parseTrainConfig(parse(block.text), '.', name(block))
 })
 
-test('commands on the pages have the scripts, files, commands and options that are shown', () => {
+test('commands on the pages have the scripts, files, commands and options that are shown', async () => {
   const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
     scripts: Record<string, string>
   }
   const program = new Command()
-  for (const register of [ask, doctor, evaluate, inspect, parity, serve, train]) register(program)
+  for (const file of readdirSync(join(root, 'lib', 'cli'))) {
+    if (file === 'main.ts') continue // runs a command when it is imported
+    const { register } = (await import(`../../lib/cli/${file.replace(/\.ts$/, '.js')}`)) as {
+      register?: (program: Command) => void
+    }
+    register?.(program)
+  }
   const known = new Map(
     program.commands.map((command) => [command.name(), new Set(command.options.flatMap((o) => [o.long, o.short]))]),
   )
@@ -148,8 +147,9 @@ test('commands on the pages have the scripts, files, commands and options that a
       /(?:\bnode|--import tsx|npx tsx|\bbash) ((?:[\w-]+\/)+[\w.-]+\.(?:ts|mjs|sh))\b/g,
     ))
       check(existsSync(join(root, file!)), `${page}: ${file}`)
-    for (const [, command, rest] of text.matchAll(/\bmtransllama ([a-z]+)\b([^\n`#]*)/g)) {
+    for (const [, command, rest] of text.matchAll(/(?:npx |`)mtransllama ([a-z-]+)\b([^\n`#]*)/g)) {
       const options = known.get(command!)
+      check(options !== undefined, `${page}: mtransllama ${command}`)
       if (!options) continue
       for (const [option] of rest!.replaceAll(/"[^"]*"/g, '').matchAll(/(?<=\s)--[\w-]+/g))
         check(options.has(option), `${page}: mtransllama ${command} ${option}`)
