@@ -12,6 +12,7 @@ import { empty, tensor, type Tensor } from '../lib/tensor/tensor.js'
 import { cast } from '../lib/ops/copy.js'
 import type { Precision } from '../lib/tensor/dtype.js'
 import type { Row } from './record.js'
+import { isMatrix, weightsPolicy } from '../lib/session/budget.js'
 import { loadWeights } from '../lib/session/weights.js'
 import type { Wanted } from '../lib/models/finder.js'
 import type { FloatDtype, PlannedTensor } from '../lib/checkpoint/plan.js'
@@ -53,10 +54,6 @@ export class Draw {
   }
 }
 
-/** Matrices are stored in 16 bit where that is asked for, as checkpoints have them. */
-export const isMatrix = (name: string, shape: readonly number[]): boolean =>
-  shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
-
 /** As bfloat16 bits, rounded. */
 const narrowed = ({ shape, data }: Numbers): Uint16Array =>
   scope(() => cast(tensor(data, shape), 'bfloat16').dataBlocking() as Uint16Array)
@@ -75,7 +72,7 @@ export class Files {
     await writeSafetensors(
       path,
       [...numbers].map(([name, n]): TensorData => {
-        const narrow = matrices(dtype) === 'bfloat16' && isMatrix(name, n.shape)
+        const narrow = matrices(dtype) === 'bfloat16' && isMatrix({ name, shape: n.shape })
         return { name, shape: n.shape, dtype: narrow ? 'BF16' : 'F32', data: narrow ? narrowed(n) : n.data }
       }),
     )
@@ -115,7 +112,13 @@ export async function load(
         piece: { ...entry, header, stored: name },
       })
   }
-  return loadWeights({ entries }, { device, precision: activations(dtype) })
+  const policy = weightsPolicy({
+    entries: [...entries.values()],
+    device,
+    weights: 'stored',
+    precision: activations(dtype),
+  })
+  return loadWeights({ entries }, { device, policy })
 }
 
 /** Numbers as a tensor of the scope at hand, in the dtype of activations. */

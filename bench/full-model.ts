@@ -18,7 +18,7 @@ import { forwardBackward, type StepInputs, StepGraphs } from '../lib/train/graph
 import { AdamW } from '../lib/train/optimizer.js'
 import { expectedTensors } from '../lib/checkpoint/names.js'
 import { allocatePacks } from '../lib/session/pack.js'
-import { isMatrix } from './files.js'
+import { isMatrix } from '../lib/session/budget.js'
 import { drawn } from './gpu/inputs.js'
 import { IGNORE } from '../lib/ops/cross-entropy.js'
 
@@ -102,7 +102,7 @@ export function randomModel(device: Device, precision: Precision, sizes: object 
     name,
     shape,
     pack,
-    dtype: isMatrix(name, shape) ? precision : ('float32' as const),
+    dtype: isMatrix({ name, shape }) ? precision : ('float32' as const),
   }))
   const { parts, packs } = allocatePacks(expected, device) // as weights are loaded
   const made = expected.map(({ name, shape }): [string, Tensor] => [
@@ -114,7 +114,7 @@ export function randomModel(device: Device, precision: Precision, sizes: object 
         write(part, t)
         return part
       }
-      if (!isMatrix(name, shape)) return into(full(shape, /norm.*weight$/i.test(name) ? 1 : 0, 'float32', device))
+      if (!isMatrix({ name, shape })) return into(full(shape, /norm.*weight$/i.test(name) ? 1 : 0, 'float32', device))
       // Drawn once for each shape, then copied: their values do not matter, separate memory does.
       const known = first.get(`${shape}`)
       if (known) return part ? into(known) : keep(copy(known))

@@ -4,7 +4,7 @@
  */
 import { createRequire } from 'node:module'
 import { resolve } from 'node:path'
-import { arch, platform, versions } from 'node:process'
+import { arch, constrainedMemory, platform, versions } from 'node:process'
 import { fileURLToPath } from 'node:url'
 
 /** A tensor on the native side. Opaque; made by `create`, `upload`, `view` and `mapped` alone. */
@@ -43,6 +43,8 @@ export interface Memory {
   tensors: number
   /** Frozen weights in the layout of the CPU's kernels, kept beside the weights themselves. */
   packed: number
+  /** Bytes of files that tensors lie in; the system keeps of them in memory what it has room for. */
+  mapped: number
   /** Bytes of CPU tensors that are reported to the garbage collector, and the number of reports so far. */
   external: number
   reports: number
@@ -56,6 +58,12 @@ export interface DeviceMemory {
   bytes: number
   peak: number
   limit: number
+}
+
+/** What a rehearsed computation would take at one time: in use, and with the freed blocks that are kept. */
+export interface Rehearsed {
+  peak: number
+  resident: number
 }
 
 /** A CUDA device as the driver describes it, or why it cannot be used. */
@@ -77,6 +85,8 @@ export interface NativeDevices {
    */
   counts?: Record<string, number>
   products: { by: 'own' | 'cublaslt'; reason: string }
+  /** The instructions that CPU kernels use, and whether some multiply bfloat16. */
+  cpu: { isa: 'avx512' | 'avx2' | 'portable'; bfloat16: boolean }
 }
 
 /** A captured CUDA graph. */
@@ -148,6 +158,18 @@ export interface Native {
   profileEvents(record: NativeRecord): NativeEvents
   map(path: string): object
   mapped(mapping: object, offset: number, shape: readonly number[], dtype: string): NativeTensor
+  openFile(path: string): object
+  load(
+    file: object,
+    offset: number,
+    shape: readonly number[],
+    stored: string,
+    dtype: string,
+    asItIs: boolean,
+    forget: boolean,
+  ): NativeTensor
+  rehearse: { (begin: true, copies: boolean): void; (begin: false): Rehearsed }
+  limitMemory(bytes: number): void
   read(t: NativeTensor): Promise<ArrayBuffer>
   readBlocking(t: NativeTensor): ArrayBuffer
   release(t: NativeTensor): void
@@ -194,7 +216,11 @@ function load(): Addon & { native: Native } {
   const failures: string[] = []
   for (const path of addonPlaces()) {
     try {
-      return { native: require(path) as Native, path, failures }
+      const native = require(path) as Native
+      // A container's limit, which the addon does not see. 0: none is known.
+      const most = constrainedMemory()
+      if (most > 0 && Number.isSafeInteger(most)) native.limitMemory(most)
+      return { native, path, failures }
     } catch (error) {
       failures.push(`${path}: ${(error as Error).message.split('\n')[0]}`)
     }

@@ -2,6 +2,11 @@
 import type { Command } from 'commander'
 import { invalid } from '../errors.js'
 import { openModel } from '../session/model.js'
+import { readAdapterInfo } from '../adapter/save.js'
+import { openTexts } from '../session/checkpoint.js'
+import { encode, imageTextConfig } from '../session/encode.js'
+import { outlineOf } from '../session/footprint.js'
+import { askingOf, checkFits, type Asked } from './plan.js'
 import { chosen, count, interruptible, number, opens, seconds, type Opens } from './common.js'
 
 interface Options extends Opens {
@@ -45,8 +50,9 @@ export function register(program: Command): void {
         fps: number('--fps', o.fps),
       }
       const [maxTokens, timeout] = [count('--max-tokens', o.maxTokens), seconds('--timeout', o.timeout)]
-      const { device, precision, graphs, say } = chosen(o)
-      const model = await openModel(o.model, { device, precision, adapter: o.adapter })
+      const { graphs, say, ...where } = chosen(o)
+      await checkFits(await questionOf(o, maxTokens), where)
+      const model = await openModel(o.model, { ...where, adapter: o.adapter })
       say(model.checkpoint)
       try {
         const question = { ...clip, prompt: o.prompt, dialogue: o.dialogue }
@@ -58,4 +64,18 @@ export function register(program: Command): void {
         model.dispose()
       }
     })
+}
+
+/** The question as its footprint knows it. */
+async function questionOf({ model, adapter, prompt, dialogue }: Options, maxTokens: number): Promise<Asked> {
+  const outline = await outlineOf(model)
+  const texts = { ...(await openTexts(model, outline.config)), model: { config: outline.config } }
+  const frames = adapter === undefined ? 4 : (await readAdapterInfo(adapter)).config.frames
+  const encoded = encode(texts, imageTextConfig(texts, frames), { prompt, qformerText: dialogue })
+  return askingOf(outline, {
+    frames,
+    qformerTokens: encoded.qformer?.length ?? 0,
+    promptTokens: encoded.prompt.length,
+    answerTokens: maxTokens,
+  })
 }

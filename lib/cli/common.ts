@@ -4,6 +4,8 @@ import cliProgress from 'cli-progress'
 import type { Command } from 'commander'
 import { TIMEOUT } from '../data/frames.js'
 import { invalid } from '../errors.js'
+import { WEIGHTS, type WeightsChoice } from '../session/budget.js'
+import type { Checkpoint, LoadOptions } from '../session/checkpoint.js'
 import type { Precision } from '../tensor/dtype.js'
 import { chooseDevice, type Device, type DeviceChoice } from '../tensor/device.js'
 import { memory } from '../tensor/runtime.js'
@@ -13,13 +15,23 @@ export interface Computes {
   device: string
   precision: string
   graphs: boolean
+  weights: string
 }
 
 /** Adds them to a command. */
 export const computes = (command: Command): Command =>
   command
     .option('--device <device>', 'auto, cpu, cuda or cuda:NUMBER', 'auto')
-    .option('--precision <dtype>', 'what activations and matrices are stored in: float32 or bfloat16', 'float32')
+    .option(
+      '--precision <dtype>',
+      'what activations are stored in: float32, bfloat16 (matrices too then), or auto: as matrices are held, where the processor or the GPU multiplies it',
+      'auto',
+    )
+    .option(
+      '--weights <form>',
+      `how frozen matrices are held: ${WEIGHTS.join(', ')}; auto: as stored, but bfloat16 where float32 would take more than a third of the memory`,
+      'auto',
+    )
     .option('--no-graphs', 'on a GPU, launch operators one by one instead of as a graph')
 
 /** The options of every command that opens a model and reads clips for it. */
@@ -58,25 +70,41 @@ export function seconds(name: string, text: string): number {
   return n
 }
 
-/**
- * Resolves the options of {@link computes}. `say` prints the device with the reason, and what was assumed of the model,
- * to the error stream; call it once everything else was checked.
- */
-export function chosen({ device, precision, graphs }: Computes): {
+/** What {@link chosen} resolves the options to. */
+export interface Chosen extends Pick<LoadOptions, 'onLoad'> {
   device: Device
-  precision: Precision
+  precision: Precision | 'auto'
+  weights: WeightsChoice
   graphs: boolean
-  say(assumed: { notes: readonly string[] }): void
-} {
-  if (precision !== 'float32' && precision !== 'bfloat16')
-    throw invalid('--precision', 'float32 or bfloat16', precision)
+  /**
+   * Prints the device with the reason, a precision other than float32 that was chosen, and what was decided or assumed
+   * for the model, to the error stream; to be called once everything else was checked.
+   */
+  say(checkpoint: Pick<Checkpoint, 'notes' | 'precisionReason' | 'model'>): void
+}
+
+/** Resolves the options of {@link computes}; `onLoad` shows a bar while weights are read. */
+export function chosen({ device, precision, weights, graphs }: Computes): Chosen {
+  if (precision !== 'auto' && precision !== 'float32' && precision !== 'bfloat16')
+    throw invalid('--precision', 'float32 or bfloat16', precision, 'auto chooses one of them')
+  if (!(WEIGHTS as readonly string[]).includes(weights)) throw invalid('--weights', WEIGHTS.join(', '), weights)
   const choice = chooseDevice(device as DeviceChoice)
+  let bar: Bar | undefined
   return {
     device: choice.device,
     precision,
     graphs,
-    say({ notes }) {
+    weights: weights as WeightsChoice,
+    onLoad(bytes, total) {
+      const gigabytes = (n: number): number => Number((n / 1e9).toFixed(1))
+      bar ??= new Bar('weights', gigabytes(total), 'GB')
+      bar.update(gigabytes(bytes))
+      if (bytes >= total) bar.stop()
+    },
+    say({ notes, precisionReason, model }) {
       console.error(`mtransllama: computing on ${choice.device} (${choice.reason})`)
+      if (precision === 'auto' && model.precision !== 'float32')
+        console.error(`mtransllama: in ${model.precision}, ${precisionReason}`)
       for (const note of notes) console.error(`mtransllama: note: ${note}`)
     },
   }

@@ -9,6 +9,7 @@ const commands = [
   './eval.js',
   './ask.js',
   './inspect.js',
+  './plan.js',
   './parity.js',
   './serve.js',
   './doctor.js',
@@ -28,9 +29,14 @@ async function main(): Promise<void> {
   await program.parseAsync()
 }
 
+/** Bad input, or one of the addon's errors about memory and files that were changed. */
+const isUsers = (error: unknown): error is Error =>
+  error instanceof InputError ||
+  (error instanceof Error && /: (out of memory: |the weights file ")/.test(error.message))
+
 main().catch((error: unknown) => {
   if (error instanceof Interrupted) return void (process.exitCode = error.code)
-  // An InputError prints one sentence; any other error is a bug and prints its stack.
-  console.error(error instanceof InputError ? `mtransllama: ${error.message}` : error)
+  // What a user can correct prints one sentence; any other error is a bug and prints its stack.
+  console.error(isUsers(error) ? `mtransllama: ${error.message}` : error)
   process.exitCode = 1
 })

@@ -7,6 +7,7 @@ import { readTrainConfig } from '../train/config.js'
 import { train } from '../train/loop.js'
 import { textTable } from '../report/table.js'
 import { Bar, chosen, computes, interruptible, memoryText, percent, type Computes } from './common.js'
+import { checkFits, runOf } from './plan.js'
 import { profilePath, writeProfile } from './profile.js'
 
 export function register(program: Command): void {
@@ -35,6 +36,7 @@ export function register(program: Command): void {
         const trace = profile === undefined ? undefined : await profilePath(profile)
         const { signal, done } = interruptible('stopping after this step and saving')
         const where = chosen(o)
+        await checkFits(await runOf(config), where)
         let bar: Bar | undefined
         let tokens = 0
         let skipped = 0
@@ -49,9 +51,7 @@ export function register(program: Command): void {
             signal,
             resume,
             extend,
-            device: where.device,
-            precision: where.precision,
-            graphs: where.graphs,
+            ...where,
             onStart({ counts, samples, steps, adapter, model }) {
               where.say(model.checkpoint)
               const rows = [

@@ -108,6 +108,9 @@ export function evaluate(
   })
 }
 
+/** Samples that are predicted at a time, unless options say otherwise. */
+export const PREDICTED = 16
+
 /** {@link evaluate} for an adapter that need not be the model's, such as one in training. */
 export async function* predictSamples(
   checkpoint: Checkpoint,
@@ -115,7 +118,7 @@ export async function* predictSamples(
   samples: readonly Sample[],
   options: PredictOptions & { adapter?: Adapter | undefined } = {},
 ): AsyncGenerator<Prediction, void> {
-  const { adapter, batch = 16, signal } = options
+  const { adapter, batch = PREDICTED, signal } = options
   const config: TextConfig = adapter?.config ?? imageTextConfig(checkpoint, features.options.frames)
   for (let at = 0; at < samples.length; at += batch) {
     signal?.throwIfAborted()

@@ -24,6 +24,7 @@ export async function runName(
       checkpoint.fingerprint,
       checkpoint.preprocessor,
       checkpoint.model.precision,
+      ...(checkpoint.form === 'stored' ? [] : [checkpoint.form]),
       frames,
       sampling,
       adapter?.config ?? null,

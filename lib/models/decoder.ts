@@ -8,7 +8,7 @@ import { linear } from '../ops/linear.js'
 import { expand, narrow, reshape } from '../ops/views.js'
 import { keep } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
-import type { Precision } from '../tensor/dtype.js'
+import { itemSize, type Precision } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { Finder, Observe } from './finder.js'
 
@@ -122,6 +122,11 @@ export class KVCache {
     // Zeros: masked values are multiplied by 0 and must be finite.
     const room = (): Tensor => keep(full([k.dim(0), this.limit, k.dim(2)], 0, k.dtype, k.device))
     return (this.#slots[i] ??= { k: room(), v: room() })
+  }
+
+  /** Bytes of all keys and values. */
+  get bytes(): number {
+    return this.#slots.reduce((n, { k, v }) => n + (k.size + v.size) * itemSize(k.dtype), 0)
   }
 
   dispose(): void {

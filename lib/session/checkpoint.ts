@@ -10,11 +10,12 @@ import {
 } from '../checkpoint/plan.js'
 import { findPreprocessor, type Preprocessor } from '../data/preprocess.js'
 import { invalid } from '../errors.js'
-import { ImageModel } from '../models/image-model.js'
+import { ImageModel, type ModelConfig } from '../models/image-model.js'
 import { chooseDevice, type DeviceChoice } from '../tensor/device.js'
 import type { Precision } from '../tensor/dtype.js'
 import type { SpecialIds } from '../text/prompts.js'
 import { checkTokenizer, loadTokenizer, type Tokenizer } from '../text/tokenizer.js'
+import { weightsPolicy, type WeightsChoice, type WeightsPolicy } from './budget.js'
 import { specialIds } from './special-ids.js'
 import { firstNotFinite, NotFiniteError } from './finite.js'
 import { loadWeights } from './weights.js'
@@ -32,7 +33,11 @@ export interface Checkpoint {
   visionFingerprint: string
   /** How pictures are prepared. */
   preprocessor: Preprocessor
-  /** Assumptions about what the folder does not state: one sentence each. */
+  /** In which form frozen matrices are held: as stored, or what they were converted to. */
+  form: WeightsPolicy['form']
+  /** Why the model computes in its precision. */
+  precisionReason: string
+  /** What was chosen for want of memory, and assumed of what the folder does not state: one sentence each. */
   notes: string[]
   /** Of the language model. */
   tokenizer: Tokenizer
@@ -48,8 +53,18 @@ export interface Checkpoint {
 export interface LoadOptions {
   /** Where the model computes. Default: the CPU. `cuda` throws where there is none; `auto` takes the CPU then. */
   device?: DeviceChoice | undefined
-  /** The dtype of activations. Default: float32. With bfloat16, matrices are bfloat16 too: the fast path of a GPU. */
-  precision?: Precision | undefined
+  /**
+   * The dtype of activations. Default: float32. With bfloat16, matrices are bfloat16 too: the fast path of a GPU.
+   * `auto`: bfloat16 where matrices are held in it and the processor or the GPU multiplies it, else float32.
+   */
+  precision?: Precision | 'auto' | undefined
+  /**
+   * In which form frozen matrices are held: `stored` as in the files, `bfloat16` where those are float32, or `auto`, the
+   * default: bfloat16 where float32 would take more than a third of the memory, else as stored.
+   */
+  weights?: WeightsChoice | undefined
+  /** Called while weights are read into memory: bytes so far, and in all. */
+  onLoad?: ((bytes: number, total: number) => void) | undefined
 }
 
 /**
@@ -60,27 +75,22 @@ export interface LoadOptions {
  */
 export async function openCheckpoint(folder: string, options: LoadOptions = {}): Promise<Checkpoint> {
   const tokenizer = await loadTokenizer(folder)
-  const { plan, model } = await load(folder, options)
+  const { plan, model, policy } = await load(folder, options)
   try {
     const { config } = model
     const { preprocessor, notes } = await findPreprocessor(folder, config.vision.imageSize)
-    const qformerTokenizer = config.qformer.hasText ? await loadTokenizer(join(folder, 'qformer_tokenizer')) : undefined
-    const special = specialIds(tokenizer, config.language)
-    checkTokenizer(tokenizer, config.language.vocabSize, 'language model', {
-      eos_token: special.eosId,
-      bos_token: special.bosId,
-      pad_token: special.padId,
-    })
-    if (qformerTokenizer) checkTokenizer(qformerTokenizer, config.qformer.vocabSize, 'Q-Former')
+    const { qformerTokenizer, special } = await openTexts(folder, config, tokenizer)
     const { eosIds = [] } = await readGenerationConfig(folder)
     return {
       folder,
       plan,
       model,
       fingerprint: await fingerprint(plan),
-      visionFingerprint: await visionFingerprint(plan),
+      visionFingerprint: `${await visionFingerprint(plan)}${policy.form === 'stored' ? '' : ` as ${policy.form}`}`,
       preprocessor,
-      notes,
+      form: policy.form,
+      precisionReason: policy.because,
+      notes: [...policy.notes, ...notes],
       tokenizer,
       qformerTokenizer,
       special,
@@ -90,6 +100,24 @@ export async function openCheckpoint(folder: string, options: LoadOptions = {}):
     model.dispose()
     throw error
   }
+}
+
+/** The tokenizers of a folder, checked against the embeddings. */
+export async function openTexts(
+  folder: string,
+  config: ModelConfig,
+  tokenizer?: Tokenizer,
+): Promise<Pick<Checkpoint, 'tokenizer' | 'qformerTokenizer' | 'special'>> {
+  tokenizer ??= await loadTokenizer(folder)
+  const qformerTokenizer = config.qformer.hasText ? await loadTokenizer(join(folder, 'qformer_tokenizer')) : undefined
+  const special = specialIds(tokenizer, config.language)
+  checkTokenizer(tokenizer, config.language.vocabSize, 'language model', {
+    eos_token: special.eosId,
+    bos_token: special.bosId,
+    pad_token: special.padId,
+  })
+  if (qformerTokenizer) checkTokenizer(qformerTokenizer, config.qformer.vocabSize, 'Q-Former')
+  return { tokenizer, qformerTokenizer, special }
 }
 
 /**
@@ -113,17 +141,18 @@ const MASKING = /(\.key|\.k_proj|\.qkv)\.bias$|relative_attention_bias\.weight$/
 
 async function load(
   folder: string,
-  { trained = false, device = 'cpu', precision = 'float32' }: LoadOptions & { trained?: boolean },
-): Promise<{ plan: CheckpointPlan; model: ImageModel }> {
-  if (precision !== 'float32' && precision !== 'bfloat16') throw invalid('precision', 'float32 or bfloat16', precision)
-  if (trained && precision !== 'float32') throw invalid('precision', 'float32, as all weights are trained', precision)
-  const chosen = chooseDevice(device).device
+  { trained = false, device: wanted = 'cpu', precision, weights: form, onLoad }: LoadOptions & { trained?: boolean },
+): Promise<{ plan: CheckpointPlan; model: ImageModel; policy: WeightsPolicy }> {
+  if (trained && (precision ?? 'float32') !== 'float32')
+    throw invalid('precision', 'float32, as all weights are trained', precision)
+  const { device } = chooseDevice(wanted)
   const plan = await planCheckpoint(folder)
   assertComplete(plan)
-  const weights = await loadWeights(plan, { trained, device: chosen, precision })
-  const model = new ImageModel(plan.config, weights, precision)
+  const policy = weightsPolicy({ entries: [...plan.entries.values()], device, weights: form, precision })
+  const weights = await loadWeights(plan, { trained, device, policy, onLoad })
+  const model = new ImageModel(plan.config, weights, policy.precision)
   const bad = await firstNotFinite([...weights].filter(([name]) => MASKING.test(name)))
-  if (bad === undefined) return { plan, model }
+  if (bad === undefined) return { plan, model, policy }
   model.dispose()
   throw new NotFiniteError(
     `${folder}: the weight ${bad} holds a NaN or an infinity; the checkpoint is damaged, fetch it again.`,

@@ -2,7 +2,7 @@
 import { InputError, invalid } from '../errors.js'
 import type { CheckedAdapterConfig } from '../adapter/config.js'
 import { forSample } from '../data/manifest.js'
-import type { QFormerText, TextRows } from '../models/image-model.js'
+import type { ModelConfig, QFormerText, TextRows } from '../models/image-model.js'
 import { IGNORE } from '../ops/cross-entropy.js'
 import { roundUp } from '../shape.js'
 import { tensor } from '../tensor/tensor.js'
@@ -22,8 +22,13 @@ export interface Encoded {
   answer: number[]
 }
 
+/** What texts are encoded with: the tokenizers of a checkpoint, and the sizes of its model. */
+export type TextSide = Pick<Checkpoint, 'tokenizer' | 'qformerTokenizer' | 'special'> & {
+  model: { config: ModelConfig }
+}
+
 /** How the untrained image model reads a sample: the text in the Q-Former where that has a text path. */
-export function imageTextConfig(checkpoint: Checkpoint, frames: number): TextConfig {
+export function imageTextConfig(checkpoint: TextSide, frames: number): TextConfig {
   const { hasText, maxPositions } = checkpoint.model.config.qformer
   return {
     fusion: hasText,
@@ -42,7 +47,7 @@ export function imageTextConfig(checkpoint: Checkpoint, frames: number): TextCon
  *   embedding
  */
 export function encode(
-  checkpoint: Checkpoint,
+  checkpoint: TextSide,
   config: TextConfig,
   sample: SampleText & { id?: string },
   answer = sample.answer,

@@ -15,6 +15,9 @@ import type { Checkpoint } from './checkpoint.js'
 import { notFinite } from './finite.js'
 import { sizeOf } from '../shape.js'
 
+/** Most bytes of features that are kept in memory, unless options say otherwise. */
+export const FEATURE_MEMORY = 2 ** 30
+
 /** Which frames features are of, and where they are kept. */
 export interface FeatureOptions {
   /** Frames per clip, T. */
@@ -126,7 +129,7 @@ export class Features {
     this.#memory.set(key, data)
     this.#bytes += data.byteLength
     for (const [old, { byteLength }] of this.#memory) {
-      if (this.#bytes <= (this.options.memory ?? 2 ** 30) || old === key) break
+      if (this.#bytes <= (this.options.memory ?? FEATURE_MEMORY) || old === key) break
       this.#memory.delete(old)
       this.#bytes -= byteLength
     }

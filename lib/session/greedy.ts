@@ -134,6 +134,11 @@ export class Decoder {
     return this.#answer()
   }
 
+  /** Bytes of its keys and values. */
+  get cacheBytes(): number {
+    return this.#cache.bytes
+  }
+
   async #answer(): Promise<Int32Array> {
     return (await this.#ids.data()) as Int32Array
   }

@@ -2,8 +2,7 @@
 import type { Adapter } from '../adapter/adapter.js'
 import type { GroupCount } from '../adapter/parameters.js'
 import type { Model } from '../session/model.js'
-import type { DeviceChoice } from '../tensor/device.js'
-import type { Precision } from '../tensor/dtype.js'
+import type { LoadOptions } from '../session/checkpoint.js'
 import type { Profile } from '../tensor/profile.js'
 import type { StepResult } from './trainer.js'
 
@@ -82,17 +81,17 @@ export interface TrainEvents {
   onProfile?(profile: Profile): void | Promise<void>
 }
 
-/** Options of a run that do not change its result, beside {@link TrainConfig}. */
-export interface TrainOptions extends TrainEvents {
+/**
+ * Options of a run beside {@link TrainConfig}; those of {@link openModel} say where it computes, in which precision, and
+ * how weights are held.
+ */
+export interface TrainOptions extends TrainEvents, LoadOptions {
   /** Stops the run after the current step; the adapter is saved, and `train` rejects with the signal's reason. */
   signal?: AbortSignal | undefined
   /** Resumes the run whose state is in `config.output`: its last save, or the one of this name, such as `step-120`. */
   resume?: boolean | string
   /** With `resume`: `train.epochs` may be more than it was. */
   extend?: boolean
-  /** Where to compute, default the CPU, and what activations are stored in, default float32: of {@link openModel}. */
-  device?: DeviceChoice | undefined
-  precision?: Precision | undefined
   /** On a CUDA device, whether steps of training and of answers are launched as graphs. Default: true. */
   graphs?: boolean | undefined
   /** An open model to use instead of opening `config.model`; its own adapter plays no part, and the caller frees it. */

@@ -36,8 +36,8 @@ export type * from './events.js'
 export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
   const { train, val } = config.data
   const samples = { train: await readManifest(train), validation: val === undefined ? [] : await readManifest(val) }
-  const model =
-    options.model ?? (await openModel(config.model, { device: options.device, precision: options.precision }))
+  const { device, precision, weights, onLoad } = options
+  const model = options.model ?? (await openModel(config.model, { device, precision, weights, onLoad }))
   try {
     const { seed } = config.train
     const { model: image } = model.checkpoint

@@ -10,70 +10,6 @@
 namespace mt::binding {
 namespace {
 
-/// The numbers of a shape or of strides.
-struct Integers {
-  int count = 0;
-  int64_t at[kMaxRank] = {};
-};
-
-/// From an array, read number by number, or from a Float64Array, read at once.
-Integers integers(const Napi::Value& v, const char* function, int position) {
-  Integers out;
-  const auto counted = [&](size_t n) {
-    require(n <= kMaxRank, "argument ", position + 1, ": expected at most ", kMaxRank, " dimensions, but got ", n, ".");
-    out.count = int(n);
-  };
-  napi_typedarray_type type;
-  size_t length;
-  void* data;
-  if (napi_get_typedarray_info(v.Env(), v, &type, &length, &data, nullptr, nullptr) == napi_ok &&
-      type == napi_float64_array) {
-    counted(length);
-    for (int i = 0; i < out.count; ++i)
-      out.at[i] = Decoder<int64_t>::integer(static_cast<const double*>(data)[i], v.Env(), function, position);
-    return out;
-  }
-  if (!v.IsArray()) refuse(v, function, position, "an array of integers");
-  auto a = v.As<Napi::Array>();
-  counted(a.Length());
-  for (int i = 0; i < out.count; ++i) out.at[i] = Decoder<int64_t>::decode(a.Get(uint32_t(i)), function, position);
-  return out;
-}
-
-/// A dtype, by its name or by its index in dtype_names.
-DType dtype_argument(const Napi::Value& v, const char* function, int position) {
-  if (v.IsNumber()) {
-    const int64_t number = Decoder<int64_t>::decode(v, function, position);
-    constexpr auto count = int64_t(std::size(dtype_names));
-    require(number >= 0 && number < count, "dtype: expected 0 to ", count - 1, ", but got ", number, ".");
-    return DType(number);
-  }
-  if (!v.IsString()) refuse(v, function, position, "a dtype name");
-  return dtype_of(v.As<Napi::String>().Utf8Value());
-}
-
-constexpr int64_t kMostElements = int64_t(1) << 46;
-
-/// A contiguous view of the given shape, without memory yet. Throws for shapes that no machine could hold.
-View shaped(const int64_t* shape, int rank, DType dtype) {
-  View v;
-  v.dtype = dtype;
-  v.rank = rank;
-  int64_t n = 1;
-  for (int i = v.rank - 1; i >= 0; --i) {
-    require(shape[i] >= 0, "shape: expected sizes of 0 or more, but got ", shape[i], ".");
-    v.shape[i] = shape[i];
-    v.stride[i] = n;
-    // Sizes of 0 are left out: no product of the other sizes may overflow.
-    int64_t size = std::max<int64_t>(shape[i], 1);
-    require(n <= kMostElements / size, "shape: expected at most 2^46 elements, but got ", shape_text(shape, v.rank),
-            ".");
-    n *= size;
-  }
-  return v;
-}
-View shaped(const Integers& shape, DType dtype) { return shaped(shape.at, shape.count, dtype); }
-
 /// create(shape, dtype, device?, into?): a tensor whose memory is allocated when it is first written. Without a device,
 /// it lies on the device of the operator that first writes it.
 Napi::Value create(const Napi::CallbackInfo& info) {
@@ -107,7 +43,10 @@ void gather(const View& v, const char* base, char* out) {
 void fetch(const View& v, cuda::Stream* stream, char* out) {
   prepare(v);
   size_t item = size_of(v.dtype);
-  if (!stream || !v.numel()) return gather(v, static_cast<const char*>(v.storage->data()), out);
+  if (!stream || !v.numel()) {
+    gather(v, static_cast<const char*>(v.storage->data()), out);
+    return require_unchanged(v);
+  }
   cuda::Use use(*stream);
   const char* first = static_cast<const char*>(v.storage->data()) + size_t(v.offset) * item;
   if (v.contiguous()) return stream->download(out, first, size_t(v.numel()) * item);
@@ -129,6 +68,10 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   const size_t bytes = size_t(to.numel()) * size_of(to.dtype);
   to.storage = std::make_shared<Storage>(bytes);
   to.storage->assign_device(target);
+  if (environment.rehearsing) {
+    environment.calls.enqueue("transfer", [to] { to.storage->pretend(); });
+    return wrap(info.Env(), std::move(to));
+  }
   environment.calls.enqueue("transfer", [from, to, source, target, bytes] {
     const profile::Span span("transfer", target ? target : source,
                              [&] { return profile::Bytes{int64_t(bytes), int64_t(bytes)}; });
@@ -176,6 +119,10 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
           ", but got ", data.ByteLength(), ".");
   v.storage = std::make_shared<Storage>(bytes);
   v.storage->assign_device(nullptr);
+  if (auto& environment = Environment::of(info.Env()); environment.rehearsing) {
+    environment.calls.enqueue("upload", [storage = v.storage] { storage->pretend(); });
+    return wrap(info.Env(), std::move(v));
+  }
   v.storage->ensure();
   if (bytes) std::memcpy(v.storage->data(), data.Data(), bytes);
   return wrap(info.Env(), std::move(v));
@@ -208,48 +155,6 @@ Napi::Value view(const Napi::CallbackInfo& info) {
   return wrap(std::move(v), info[4], "view", 4);
 }
 
-constexpr napi_type_tag kFileTag = {0x6d7472616e736c6c, 0x616d612d66696c65};
-using File = std::shared_ptr<Mapping>;
-
-/// map(path): a file's bytes, for mapped().
-Napi::Value map(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) refuse(info[0], "map", 0, "a path");
-  std::string path = info[0].As<Napi::String>().Utf8Value();
-  require(path.find('\0') == std::string::npos, "expected a path, but got one with a zero byte in it.");
-  auto file = std::make_unique<File>(std::make_shared<Mapping>(path));
-  Napi::Object object = Napi::Object::New(info.Env());
-  object.TypeTag(&kFileTag);
-  napi_status status = napi_wrap(
-      info.Env(), object, file.get(), [](napi_env, void* f, void*) { delete static_cast<File*>(f); }, nullptr, nullptr);
-  if (status != napi_ok) throw Napi::Error::New(info.Env());
-  file.release();
-  return object;
-}
-
-/// mapped(file, offset in bytes, shape, dtype): a read-only tensor in the file's memory; a copy where it is not
-/// aligned.
-Napi::Value mapped(const Napi::CallbackInfo& info) {
-  void* file = nullptr;
-  if (!info[0].IsObject() || !info[0].As<Napi::Object>().CheckTypeTag(&kFileTag) ||
-      napi_unwrap(info.Env(), info[0], &file) != napi_ok)
-    refuse(info[0], "mapped", 0, "a file opened with map()");
-  auto mapping = *static_cast<File*>(file);
-  int64_t offset = Decoder<int64_t>::decode(info[1], "mapped", 1);
-  View v = shaped(integers(info[2], "mapped", 2), dtype_argument(info[3], "mapped", 3));
-  size_t bytes = size_t(v.numel()) * size_of(v.dtype);
-  require(offset >= 0 && size_t(offset) <= mapping->size() && bytes <= mapping->size() - size_t(offset), "bytes ",
-          offset, " to ", size_t(offset) + bytes, " lie outside the file's ", mapping->size(), ".");
-  if (reinterpret_cast<uintptr_t>(mapping->data() + offset) % size_of(v.dtype) == 0) {
-    v.storage = std::make_shared<Storage>(mapping, size_t(offset), bytes);
-  } else {
-    v.storage = std::make_shared<Storage>(bytes);
-    v.storage->assign_device(nullptr);
-    v.storage->ensure();
-    std::memcpy(v.storage->data(), mapping->data() + offset, bytes);
-  }
-  return wrap(info.Env(), std::move(v));
-}
-
 /// The memory that a read fills, and the work that fills it.
 std::pair<Napi::Value, std::function<void()>> reading(const Napi::CallbackInfo& info, const char* function) {
   View v = unwrap(info[0], function, 0).view;
@@ -258,6 +163,7 @@ std::pair<Napi::Value, std::function<void()>> reading(const Napi::CallbackInfo& 
           bytes, " bytes.");
   auto& environment = Environment::of(info.Env());
   auto [buffer, out] = environment.array_buffer(bytes);
+  if (environment.rehearsing) return {buffer, [] {}};  // zeros
   auto stream = environment.stream(v.storage->device());
   return {buffer, [v = std::move(v), stream, out = static_cast<char*>(out)] { fetch(v, stream.get(), out); }};
 }
@@ -297,6 +203,37 @@ Napi::Value thread_count(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), threads());
 }
 
+/// rehearse(true, copies): from here on operators of this thread take no memory and compute nothing; what is read is 0.
+/// copies: as the CPU, some of whose operators make float32 copies of bfloat16.
+/// rehearse(false): the end, and what they would have taken: { peak, resident }, bytes in use at one time, and with the
+/// freed blocks that are kept. Blocks until the queue is empty.
+Napi::Value rehearsal(const Napi::CallbackInfo& info) {
+  if (!info[0].IsBoolean()) refuse(info[0], "rehearse", 0, "true or false");
+  auto& environment = Environment::of(info.Env());
+  const bool begins = info[0].As<Napi::Boolean>().Value();
+  environment.calls.sync_blocking();
+  environment.rehearsing = false;
+  environment.calls.hold(begins);
+  if (begins) {
+    mt::rehearse();
+    environment.rehearsing = true;
+    return info.Env().Undefined();
+  }
+  auto o = Napi::Object::New(info.Env());
+  const Rehearsed r = rehearsed();
+  o["peak"] = double(r.peak);
+  o["resident"] = double(r.resident);
+  return o;
+}
+
+/// limitMemory(bytes): what this process may use, where that is less than the machine has.
+Napi::Value limit(const Napi::CallbackInfo& info) {
+  const int64_t bytes = Decoder<int64_t>::decode(info[0], "limitMemory", 0);
+  require(bytes > 0, "bytes: expected a number above 0, but got ", bytes, ".");
+  limit_memory(size_t(bytes));
+  return info.Env().Undefined();
+}
+
 /// ceiling(name): a rate of this machine (instruments/ceilings.h), measured once the queue is empty. Blocks.
 Napi::Value measured_ceiling(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) refuse(info[0], "ceiling", 0, "a name");
@@ -312,18 +249,19 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add<device_of>(exports, "device");
   add<view>(exports, "view");
   add<freeze>(exports, "freeze");
-  add<map>(exports, "map");
-  add<mapped>(exports, "mapped");
   add<read>(exports, "read");
   add<read_blocking>(exports, "readBlocking");
   add<release_handle>(exports, "release");
   add<sync>(exports, "sync");
   add<sync_blocking>(exports, "syncBlocking");
   add<thread_count>(exports, "threads");
+  add<rehearsal>(exports, "rehearse");
+  add<limit>(exports, "limitMemory");
   auto instruments = Napi::Object::New(env);
   add<measured_ceiling>(instruments, "ceiling");
   exports.Set("instruments", instruments);
   add_devices(exports, instruments);
+  add_files(exports);
   add_profile(exports);
   auto ops = Napi::Object::New(env);
   auto signatures = Napi::Array::New(env);

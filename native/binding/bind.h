@@ -143,8 +143,10 @@ template <> struct Decoder<Numbers> {
 // ---- what the queue does before an operator runs ----
 
 inline void prepare(const View& v) {
-  if (v && !v.storage->data())
+  if (!v) return;
+  if (!v.storage->data())
     throw std::runtime_error("an input has no data, because the operator that should have made it failed or never ran");
+  v.storage->require_unchanged();
 }
 inline void prepare(const Out& v) { v.storage->ensure(); }
 inline void prepare(const MaybeOut& v) {
@@ -160,6 +162,35 @@ inline void prepare(const Numbers&) {}
 template <typename T>
   requires std::is_arithmetic_v<T>
 void prepare(T) {}
+
+// ---- and after it ----
+
+/// Throws where an input's file was changed meanwhile: what was computed from it is nothing.
+inline void require_unchanged(const View& v) {
+  if (v) v.storage->require_unchanged();
+}
+inline void require_unchanged(const Views& all) {
+  for (const View& v : all) require_unchanged(v);
+}
+inline void require_unchanged(const InOuts&) {}
+inline void require_unchanged(const Numbers&) {}
+template <typename T>
+  requires std::is_arithmetic_v<T>
+void require_unchanged(T) {}
+
+// ---- or what it does in a rehearsal ----
+
+inline void pretend(const View&) {}
+inline void pretend(const Out& v) { v.storage->pretend(); }
+inline void pretend(const MaybeOut& v) {
+  if (v) v.storage->pretend();
+}
+inline void pretend(const Views&) {}
+inline void pretend(const InOuts&) {}
+inline void pretend(const Numbers&) {}
+template <typename T>
+  requires std::is_arithmetic_v<T>
+void pretend(T) {}
 
 // ---- what holds for the outputs of every operator ----
 
@@ -323,6 +354,20 @@ void widened(const Tuple& args) {
   });
 }
 
+/// What an operator takes of memory, without being run: its outputs, and its float32 copies while it would run.
+template <typename Tuple>
+void rehearse(const Tuple& args, bool wide) {
+  std::apply([](const auto&... a) { (pretend(a), ...); }, args);
+  if (!wide) return;
+  Tuple copies = args;
+  std::vector<size_t> taken;
+  each_activation(copies, [&](size_t, View& v) {
+    if (v) taken.push_back(size_t(v.numel()) * sizeof(float));
+  });
+  for (size_t bytes : taken) rehearse_allocate(bytes);
+  for (size_t bytes : taken) rehearse_release(bytes);
+}
+
 /// The registry's line for an operator: its check runs at once, one of its twins in the queue. `Cuda` is null in a
 /// build without CUDA. A CPU twin with the check's parameters takes bfloat16 activations as they are; a twin with View
 /// where the check has Act gets float32 copies.
@@ -353,12 +398,16 @@ Operator op(const char* name) {
               if (std::none_of(roles.begin(), roles.end(),
                                [](const Role& r) { return r.written && *r.view && r.view->numel(); }))
                 return info.Env().Undefined();
-              if (!stream) {
+              if (environment.rehearsing) {
+                const bool wide = environment.rehearses_copies && narrow && !takes_bf16;
+                environment.calls.enqueue(id, [args = std::move(args), wide] { rehearse(args, wide); });
+              } else if (!stream) {
                 environment.calls.enqueue(id, [args = std::move(args), narrow] {
                   const profile::Span span(id, nullptr, [&] { return traffic(args); });
                   std::apply([](const auto&... a) { (prepare(a), ...); }, args);
                   if (narrow && !takes_bf16) widened<Cpu>(args);
                   else std::apply(Cpu, args);
+                  std::apply([](const auto&... a) { (require_unchanged(a), ...); }, args);
                 });
               } else if constexpr (has_cuda) {
                 environment.calls.enqueue(id, [args = std::move(args), stream] {

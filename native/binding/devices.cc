@@ -3,6 +3,7 @@
 #include "core/arena.h"
 #include "core/storage.h"
 #include "instruments/probe.h"
+#include "kernels/cpu/isa.h"
 #include "kernels/cuda/matmul.h"
 
 namespace mt::binding {
@@ -34,6 +35,7 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   o["cached"] = double(s.cached);
   o["tensors"] = double(s.tensors);
   o["packed"] = double(s.packed);
+  o["mapped"] = double(s.mapped);
   o["external"] = double(reports().bytes);
   o["reports"] = double(reports().count);
   o["limit"] = double(memory_limit());
@@ -87,6 +89,10 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   }
 #endif
   o["products"] = products;
+  auto cpu = Napi::Object::New(info.Env());
+  cpu["isa"] = isa() == Isa::avx512 ? "avx512" : isa() == Isa::avx2 ? "avx2" : "portable";
+  cpu["bfloat16"] = has_bfloat16_dots();
+  o["cpu"] = cpu;
   return o;
 }
 

@@ -24,6 +24,10 @@ class Environment {
 
   CallQueue calls;
 
+  /// Whether operators of this thread only count the memory that they would take; and whether they count the float32
+  /// copies that some of the CPU's make of bfloat16.
+  bool rehearsing = false, rehearses_copies = false;
+
   /// The record of this thread's operators that is being taken; null: none. The queue writes it until it has ended.
   std::shared_ptr<profile::Recorder> recorder;
 

@@ -10,6 +10,21 @@ namespace mt::binding {
 /// A device by its number, -1 for the CPU; undecided where the argument is absent.
 Device device_argument(const Napi::Value& v, const char* function, int position);
 
+/// The numbers of a shape or of strides.
+struct Integers {
+  int count = 0;
+  int64_t at[kMaxRank] = {};
+};
+
+/// Of an array of numbers, or of a Float64Array: that one is read at once, an array number by number.
+Integers integers(const Napi::Value& v, const char* function, int position);
+/// A dtype by its name, or by its number in dtype_names.
+DType dtype_argument(const Napi::Value& v, const char* function, int position);
+inline constexpr int64_t kMostElements = int64_t(1) << 46;
+/// A contiguous view of the given shape without memory yet. Refuses what no machine could hold.
+View shaped(const int64_t* shape, int rank, DType dtype);
+inline View shaped(const Integers& shape, DType dtype) { return shaped(shape.at, shape.count, dtype); }
+
 /// Adds `F` to the module; its exceptions name it.
 template <Napi::Value (*F)(const Napi::CallbackInfo&)>
 inline void add(Napi::Object exports, const char* name) {
@@ -23,6 +38,8 @@ inline void add(Napi::Object exports, const char* name) {
 
 /// Devices, memory and graphs, and what measures a device: devices.cc.
 void add_devices(Napi::Object exports, Napi::Object instruments);
+/// Tensors of files: files.cc.
+void add_files(Napi::Object exports);
 /// Records of what operators cost: profile.cc.
 void add_profile(Napi::Object exports);
 

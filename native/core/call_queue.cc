@@ -29,6 +29,7 @@ void CallQueue::drop() {
   std::deque<Task> dropped;  // destroyed after the lock is: tensors are let go with them
   std::unique_lock lock(mutex_);
   dropped.swap(tasks_);
+  syncs_ = 0;
   idle_.wait(lock, [this] { return !running_; });
 }
 
@@ -38,10 +39,19 @@ void CallQueue::push(Task task) {
     std::lock_guard lock(mutex_);
     if (stopping_) return;
     asleep = asleep_;
+    syncs_ += task.done != nullptr;
     tasks_.push_back(std::move(task));
     called_ = true;
   }
   if (asleep) wake_.notify_one();
+}
+
+void CallQueue::hold(bool on) {
+  {
+    std::lock_guard lock(mutex_);
+    held_ = on;
+  }
+  wake_.notify_one();
 }
 
 void CallQueue::enqueue(const char* name, std::function<void()> task) { push({name, std::move(task), nullptr}); }
@@ -61,20 +71,21 @@ void CallQueue::sync_blocking() {
 void CallQueue::loop() {
   std::unique_lock lock(mutex_);
   while (true) {
-    if (!stopping_ && tasks_.empty()) {
+    if (!stopping_ && !ready()) {
       // The next call is mostly microseconds away, and waking a thread would cost its caller as many.
       called_ = false;
       lock.unlock();
       stay_awake(kAwake, [this] { return called_.load(std::memory_order_acquire); });
       lock.lock();
       asleep_ = true;
-      wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+      wake_.wait(lock, [this] { return stopping_ || ready(); });
       asleep_ = false;
     }
     if (stopping_) return tasks_.clear();
     {
       Task task = std::move(tasks_.front());
       tasks_.pop_front();
+      syncs_ -= task.done != nullptr;
       running_ = true;
       lock.unlock();
       if (task.done) {

@@ -31,6 +31,9 @@ class CallQueue {
   void sync(std::function<void(const std::string& failure)> done);
   /// Waits on the calling thread. Throws std::runtime_error with the failure, if there was one.
   void sync_blocking();
+  /// From now on tasks wait until a sync is called, however long that takes, or no more: of a rehearsal, in which tasks
+  /// would else be over before their caller has gone on.
+  void hold(bool on);
   /// Finishes the running task and drops the waiting ones; later ones run.
   void drop();
   void stop();
@@ -43,12 +46,14 @@ class CallQueue {
     bool always = false;
   };
   void push(Task task);
+  bool ready() const { return !tasks_.empty() && (!held_ || syncs_ > 0); }
   void loop();
 
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
   std::deque<Task> tasks_;
-  bool running_ = false, stopping_ = false, asleep_ = false;
+  bool running_ = false, stopping_ = false, asleep_ = false, held_ = false;
+  int syncs_ = 0;                    // that wait
   std::atomic<bool> called_{false};  // since the queue was last found empty
   std::string failure_;              // touched by the queue's thread alone
   std::function<void()> wait_elsewhere_;

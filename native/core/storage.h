@@ -9,39 +9,13 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <string>
 
+#include "core/allocator.h"
 #include "core/cuda.h"
 #include "core/device.h"
+#include "core/mapping.h"
 
 namespace mt {
-
-struct MemoryStats {
-  size_t bytes;    // of all storages alive, allocated or about to be
-  size_t peak;     // most bytes really allocated at one time
-  size_t cached;   // freed, kept for the next allocation
-  size_t tensors;  // storages alive
-  size_t packed;   // of frozen weights in the layout of the kernels
-};
-MemoryStats memory_stats();
-void reset_peak();
-/// The most bytes that may be allocated at one time: MT_MEMORY_LIMIT, else the machine's memory.
-size_t memory_limit();
-
-/// A file's bytes, read-only, shared by the tensors that lie in it. Files of 64 MiB and more are mapped, so that only
-/// the used parts are read; smaller ones are read at once, and later changes of the file do not matter.
-class Mapping {
- public:
-  explicit Mapping(const std::string& path);
-  ~Mapping();
-  Mapping(const Mapping&) = delete;
-  const char* data() const { return data_; }
-  size_t size() const { return size_; }
-
- private:
-  char* data_ = nullptr;
-  size_t size_ = 0;
-};
 
 class Storage {
  public:
@@ -59,17 +33,26 @@ class Storage {
   void* data() const { return data_.load(std::memory_order_acquire); }
   /// Allocates if nothing was allocated yet. Throws std::runtime_error with the bytes asked for.
   void ensure();
+  /// In a rehearsal, in place of ensure(): counts the memory and takes none.
+  void pretend();
   /// Whether no later call may write to it: a file's bytes, or after freeze().
   bool read_only() const { return read_only_; }
   void freeze() { read_only_ = true; }
   /// Whether it lies in a file.
   bool mapped() const { return mapping_ != nullptr; }
+  /// Throws where it lies in a file that has become another since it was opened.
+  void require_unchanged() const {
+    if (mapping_) mapping_->require_unchanged();
+  }
+  /// Kernels read it as it is and derive nothing: of weights that take much of the memory.
+  void keep_as_it_is() { derives_ = false; }
   /// Whether the queue has passed everything that was called before freeze(): then its contents are final. Called on
   /// the queue's thread alone.
   bool final() const { return final_; }
   void finalise() { final_ = true; }
   /// Data that a kernel derives once from final contents on the CPU: `bytes` that `make` fills, kept as long as this.
-  /// `key` identifies the data. Null where more than so many quarters of all memory would be in use.
+  /// `key` identifies the data. A mapped file's pages are given back for it. Null where more than so many quarters of
+  /// all memory would be in use, and after keep_as_it_is().
   const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters,
                       const std::function<void(void*)>& make);
   /// Its memory on a CUDA device.
@@ -86,7 +69,7 @@ class Storage {
   std::atomic<void*> data_{nullptr};
   std::shared_ptr<Mapping> mapping_;
   std::atomic<bool> read_only_{false};
-  bool final_ = false;
+  bool final_ = false, derives_ = true, pretended_ = false;
   struct Derived {
     void* data;
     size_t bytes;

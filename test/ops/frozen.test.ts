@@ -195,7 +195,7 @@ test('frozen while products with its old contents are still queued: those see th
 
 // ---- memory ----
 
-test('packed once for each direction, and given back with the weight', async () => {
+test('packed once for both directions, and given back with the weight', async () => {
   await settled()
   const start = memory().packed
   const grown = async (): Promise<number> => (await sync(), memory().packed - start)
@@ -224,9 +224,7 @@ test('packed once for each direction, and given back with the weight', async () 
     assert.is(await grown(), forward, 'once')
     use(true)
     const both = await grown()
-    assert.ok(plausible(both - forward, k, n), `${dtype}: ${both - forward} bytes for the gradient`)
-    use(true)
-    assert.is(await grown(), both)
+    assert.is(both, forward, 'the gradient reads what the forward packed')
     const view = w.detach()
     w.dispose()
     assert.is(await grown(), both, 'a view keeps it')
@@ -239,10 +237,7 @@ test('packed once for each direction, and given back with the weight', async () 
   }
 })
 
-/**
- * Of a frozen weight of 1 MiB, all ones, in a process of so much memory: y, dx, bytes packed by the forward and by
- * both.
- */
+/** Of a frozen weight of 1 MiB, all ones, in a process of so much memory: y, dx, bytes packed by the forward and both. */
 async function under(limit: number): Promise<number[]> {
   const { status, stdout, stderr } = await run(
     `const { full, linear, backward, sync, memory } = m
@@ -261,11 +256,11 @@ async function under(limit: number): Promise<number[]> {
   return JSON.parse(stdout) as number[]
 }
 
-test('with little memory nothing is packed, with more the forward alone, and results are right', async () => {
+test('where memory is short nothing is packed, and results are right', async () => {
   const MiB = 1 << 20
   assert.equal(await under(2 * MiB), [256, 1024, 0, 0])
   assert.equal(await under(4 * MiB), [256, 1024, MiB, MiB])
-  assert.equal(await under(16 * MiB), [256, 1024, MiB, 2 * MiB])
+  assert.equal(await under(16 * MiB), [256, 1024, MiB, MiB])
 })
 
 test.run()

@@ -46,15 +46,23 @@ inline Right right_transposed(const View& v) { return {first_of(v), v.dtype, 1, 
 inline Result result(const View& v) { return {const_cast<void*>(first_of(v)), v.dtype, v.size(-1)}; }
 inline const float* numbers(const View& v) { return v ? v.data<float>() : nullptr; }
 
-/// A weight [out, in] as the right factor of a product with its transpose (forward) or with itself (backward), packed
-/// once where it is frozen: for the forward while there is memory, for the backward while there is plenty.
-inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool backward) {
+/// A factor [k, n] made of a weight, packed once where that is frozen and there is memory.
+inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool rows, int quarters) {
   if (w.storage->final())
-    r.packed = w.storage->derived({w.offset, n, k, backward}, size_t(packed_bytes(n, k, w.dtype)), backward ? 2 : 3,
+    r.packed = w.storage->derived({w.offset, n, k, rows}, size_t(packed_bytes(n, k, w.dtype)), quarters,
                                   [&](void* out) { pack_right(n, k, r, out); });
   return r;
 }
-inline Right weight_transposed(const View& w) { return packed(w, right_transposed(w), w.size(0), w.size(1), false); }
-inline Right weight(const View& w) { return packed(w, right(w), w.size(1), w.size(0), true); }
+
+/// A weight [out, in] as the right factor of a product with its transpose (forward), and with itself (backward). Both
+/// read one packed form.
+inline Right weight_transposed(const View& w) { return packed(w, right_transposed(w), w.size(0), w.size(1), false, 3); }
+inline Right weight(const View& w) {
+  Right r = right(w);
+  r.turned = weight_transposed(w).packed;
+  return r;
+}
+/// The weight itself, packed: for products with some of its rows at a time.
+inline Right weight_rows(const View& w) { return packed(w, right(w), w.size(1), w.size(0), true, 2); }
 
 }  // namespace mt

@@ -53,7 +53,7 @@ constexpr int64_t kSoon = 512;        // words between what is read and what is 
 constexpr int64_t kSpeed = 16;        // multiply-adds in the time of one scalar operation
 
 /// Kept for the next product on this thread.
-thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch;
+thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch, turn_scratch;
 
 template <typename Factor>
 const void* at(const Factor& f, int64_t row, int64_t col) {
@@ -275,17 +275,33 @@ class Task {
 
   /// The group's panels from x on: packed once and for all, or where they lie, or packed now.
   Panels panels_at(int64_t x) const {
-    const Right& b = p_.b;
     if (ready_) return {ready_ + first_ * plan_.panel_words + x / plan_.words_per_row * nr_, nr_, plan_.panel_words};
-    if (b.dtype == DType::f32 && b.col == 1 && wide_ % nr_ == 0 && (p_.k * b.row <= kNearRows || s1_ - s0_ <= kReads))
+    const Right b = p_.b.turned ? turn(p_.b, x) : p_.b;
+    if (!b.turned && b.dtype == DType::f32 && b.col == 1 && wide_ % nr_ == 0 &&
+        (p_.k * b.row <= kNearRows || s1_ - s0_ <= kReads))
       return {static_cast<const float*>(at(b, x, left_edge_)), b.row, nr_, true};
     const int64_t words = deep(x), apart = words * nr_;
+    const int64_t first = b.turned ? 0 : x, edge = b.turned ? 0 : left_edge_;
     float* scratch = right_scratch.floats(kGroup * plan_.depth * nr_);
     if (plan_.kind == Kind::dots)
-      p_.level.pack_pairs(at(b, 2 * x, left_edge_), b.col, b.row, wide_, std::min(2 * words, p_.k - 2 * x), scratch,
-                          nr_, apart);
-    else p_.level.pack[size_t(b.dtype)](at(b, x, left_edge_), b.col, b.row, wide_, words, scratch, nr_, apart);
+      p_.level.pack_pairs(at(b, 2 * first, edge), b.col, b.row, wide_, std::min(2 * words, p_.k - 2 * x), scratch, nr_,
+                          apart);
+    else p_.level.pack[size_t(b.dtype)](at(b, first, edge), b.col, b.row, wide_, words, scratch, nr_, apart);
     return {scratch, nr_, apart};
+  }
+
+  /// Rows from word x on, and the group's columns, out of the packed transpose: there the rows are columns of panels,
+  /// and words run along the columns. Blocks along k end where panels do.
+  Right turn(const Right& b, int64_t x) const {
+    const int64_t half = b.dtype == DType::f32 ? 1 : 2, pairs = plan_.kind == Kind::dots ? 2 : 1;
+    const int64_t first = x * pairs, count = std::min(deep(x) * pairs, p_.k - first);
+    const int64_t panel = ceil_div(p_.n, half) * nr_, wide = ceil_div(wide_, half);
+    const int64_t row = round_up(wide, int64_t(p_.level.width));
+    float* rows = turn_scratch.floats(round_up(count, int64_t(nr_)) * row);
+    const float* packed = static_cast<const float*>(b.turned) + left_edge_ / half * nr_;
+    for (int64_t i = 0; i < count; i += nr_)
+      p_.level.pack[size_t(DType::f32)](packed + (first + i) / nr_ * panel, nr_, 1, wide, nr_, rows + i * row, row, 0);
+    return {rows, b.dtype, row * half, 1, nullptr, 0, rows};
   }
 
   void by_panels(int64_t x, const Panels& right) {

@@ -21,7 +21,8 @@ struct Right {
   DType dtype;
   int64_t row, col;
   const void* packed = nullptr;
-  int64_t panel = 0;  // words between packed panels, where these belong to a factor with more rows
+  int64_t panel = 0;             // words between packed panels, where these belong to a factor with more rows
+  const void* turned = nullptr;  // the packed form of its transpose: read in place of `data`
 };
 
 /// The destination, float32 or bfloat16: rows `row` elements apart.

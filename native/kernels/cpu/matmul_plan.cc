@@ -51,7 +51,8 @@ Plan plan(const Level& level, int threads, int64_t m, int64_t n, int64_t k, cons
   p.words = pairs ? ceil_div(k, 2) : k;
   p.words_per_row = p.kind == Kind::bf16 || p.kind == Kind::f16 ? 2 : 1;
   const int64_t blocks = std::max<int64_t>(1, ceil_div(p.words, kDepth));
-  p.depth = std::max(p.words_per_row, round_up(ceil_div(p.words, blocks), p.words_per_row));
+  const int64_t step = b.turned ? level.nr : p.words_per_row;  // a turned factor's blocks begin where its panels do
+  p.depth = std::max(step, round_up(ceil_div(p.words, blocks), step));
 
   // Columns. Few rows wait for panels, which come from memory: a panel's block is multiplied by all rows while the next
   // one is fetched. Threads then share panels out, else rows too.

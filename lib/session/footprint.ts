@@ -1,0 +1,234 @@
+/**
+ * The memory that a model takes, part by part, before a weight is read: weights from their shapes and the policy
+ * (budget.ts), everything else by a rehearsal, which runs the very code without computing.
+ */
+import { existsSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { cast, full, zeros } from '../ops/copy.js'
+import { expectedTensors, type Part } from '../checkpoint/names.js'
+import {
+  assertComplete,
+  planCheckpoint,
+  type CheckpointPlan,
+  type FloatDtype,
+  type PlannedTensor,
+} from '../checkpoint/plan.js'
+import { readModelConfig } from '../checkpoint/config.js'
+import { ImageModel, type ModelConfig } from '../models/image-model.js'
+import { embedTokens, tokenTensor } from '../models/decoder.js'
+import { native, type Rehearsed } from '../native.js'
+import { concat } from '../ops/views.js'
+import { sizeOf } from '../shape.js'
+import type { Device } from '../tensor/device.js'
+import { itemSize } from '../tensor/dtype.js'
+import { rehearse } from '../tensor/rehearsal.js'
+import { scope } from '../tensor/scope.js'
+import { noGrad } from '../tensor/tape.js'
+import { threads } from '../tensor/runtime.js'
+import { empty } from '../tensor/tensor.js'
+import { isMatrix, memoryOf, weightsPolicy, type WeightsPolicy, type WeightsQuestion } from './budget.js'
+import { Decoder } from './greedy.js'
+
+/** Bytes of one part of a footprint. */
+export interface FootprintRow {
+  part: string
+  bytes: number
+}
+
+/** What a computation takes at one time. */
+export interface Footprint {
+  rows: FootprintRow[]
+  total: number
+  /** Of it, what the addon allocates for tensors on the CPU: `memory().peak`. */
+  allocated: number
+  /** Bytes that the device has. */
+  memory: number
+  policy: WeightsPolicy
+}
+
+/** A model before its weights are read. */
+export interface Outline {
+  config: ModelConfig
+  entries: Pick<PlannedTensor, 'name' | 'part' | 'shape' | 'dtype' | 'kind'>[]
+  /** Whether its files are large enough to be mapped. */
+  mapped: boolean
+}
+
+/** Files from this size on are mapped (core/mapping.cc). */
+const MAPPED = 64 * 2 ** 20
+
+const STORED: Record<string, FloatDtype> = { float32: 'F32', float16: 'F16', bfloat16: 'BF16' }
+
+/**
+ * Reads a checkpoint folder's headers, or of one without weights, or a bare config.json, what that says.
+ *
+ * @throws InputError for weights that do not fit
+ */
+export async function outlineOf(target: string): Promise<Outline> {
+  const folder = !target.endsWith('.json')
+  const hasWeights =
+    folder && ['model.safetensors', 'model.safetensors.index.json'].some((name) => existsSync(join(target, name)))
+  if (!hasWeights) return outlineOfConfig(await readModelConfig(target))
+  const plan = await planCheckpoint(target)
+  assertComplete(plan)
+  return outlineOfPlan(plan)
+}
+
+const outlineOfPlan = (plan: CheckpointPlan): Outline => ({
+  config: plan.config,
+  entries: [...plan.entries.values()],
+  mapped: plan.files.some(({ path }) => statSync(path).size >= MAPPED),
+})
+
+function outlineOfConfig(config: ModelConfig): Outline {
+  const dtype = STORED[config.dtype ?? 'float32'] ?? 'F32'
+  const entries = expectedTensors(config)
+    .filter((t) => !t.optional)
+    .map(({ name, part, shape }) => ({ name, part, shape, dtype, kind: 'stored' as const }))
+  return { config, entries, mapped: entries.some((t) => sizeOf(t.shape) * 4 >= MAPPED) }
+}
+
+/** What else decides a footprint. */
+export interface FootprintOptions extends Pick<WeightsQuestion, 'weights' | 'precision'> {
+  /** Where it is to run; a CUDA device need not be there. */
+  device: Device
+  /** Bytes that the device has. Default: what this one has. */
+  memory?: number | undefined
+}
+
+const TITLES: Record<Part, string> = {
+  vision: 'vision',
+  qformer: 'Q-Former',
+  query: 'query tokens',
+  projection: 'projection',
+  language: 'language model',
+}
+
+/** What a CUDA context and a library's workspace take, as a rule. */
+const CONTEXT = 600e6
+/** Scratch memory of each thread's products and attention. */
+const SCRATCH = 24e6
+
+/**
+ * The footprint of a computation on a model.
+ *
+ * @param run rehearsed: gets the model without memory, frees what it made, and returns the parts that are to be listed
+ *   apart from activations
+ */
+export async function footprint(
+  { config, entries, mapped }: Outline,
+  { device, memory = memoryOf(device).limit, weights, precision }: FootprintOptions,
+  run: (model: ImageModel) => Promise<FootprintRow[]>,
+): Promise<Footprint> {
+  const policy = weightsPolicy({ entries, device, weights, precision, memory })
+  const held = new Map<Part, number>()
+  const bytesOf = (t: Outline['entries'][number]): number => policy.bytesOf(t)
+  for (const t of entries) held.set(t.part, (held.get(t.part) ?? 0) + bytesOf(t))
+  const model = new ImageModel(
+    config,
+    new Map(entries.map((t) => [t.name, empty(t.shape, policy.dtypeOf(t), 'cpu')])),
+    policy.precision,
+  )
+  const packs = packedBytes(entries, policy, device)
+  const inMemory = entries.filter((t) => device !== 'cpu' || !(mapped && policy.isMapped(t)))
+  let parts: FootprintRow[] = []
+  let taken: Rehearsed
+  let weightsTaken: Rehearsed
+  try {
+    // The blocks of an allocator are somewhat larger than what was asked for.
+    weightsTaken = await rehearse(() =>
+      scope(() => {
+        for (const bytes of [...inMemory.map(bytesOf), ...packs]) full([bytes], 0, 'uint8', 'cpu')
+      }),
+    )
+    taken = await rehearse(async () => (parts = await run(model)), device)
+  } finally {
+    model.dispose()
+  }
+  const listed = parts.reduce((n, p) => n + p.bytes, 0)
+  const packed = packs.reduce((n, bytes) => n + bytes, 0)
+  const rows: FootprintRow[] = [
+    ...[...held].map(([part, bytes]) => ({ part: `weights: ${TITLES[part]}`, bytes })),
+    // Packs of mapped weights take the place of their pages.
+    ...(packed && !mapped ? [{ part: 'packed weights', bytes: packed }] : []),
+    ...parts,
+    { part: 'activations', bytes: Math.max(0, taken.resident - listed) },
+    device === 'cpu'
+      ? { part: 'process', bytes: process.memoryUsage.rss() + threads() * SCRATCH }
+      : { part: 'device context', bytes: CONTEXT },
+  ]
+  return {
+    rows,
+    total: rows.reduce((n, r) => n + r.bytes, 0),
+    allocated: weightsTaken.peak + taken.peak,
+    memory,
+    policy,
+  }
+}
+
+/** Bytes of each pack that the CPU's kernels make of a matrix: of all but token tables. */
+function packedBytes(entries: Outline['entries'], policy: WeightsPolicy, device: Device): number[] {
+  if (device !== 'cpu' || policy.asItIs) return []
+  const panel = { avx512: 32, avx2: 16, portable: 8 }[native().devices().cpu.isa]
+  return entries
+    .filter((t) => isMatrix(t) && !/embed_tokens|word_embeddings/.test(t.name))
+    .map((t) => {
+      const [out, into] = t.shape as [number, number]
+      const width = itemSize(policy.dtypeOf(t))
+      return Math.ceil(out / panel) * panel * (width === 4 ? into : 2 * Math.ceil(into / 2)) * width
+    })
+}
+
+// ------------------------------------------------------------------------------------------------------- computations
+
+/** E_v of one clip of T frames, as session/features computes it. */
+export function rehearseFeatures(model: ImageModel, frames: number): void {
+  const { channels, imageSize } = model.config.vision
+  scope(() => noGrad(() => void cast(model.features(zeros([1, frames, channels, imageSize, imageSize])), 'float32')))
+}
+
+/** Sizes of a question: frames, tokens for the Q-Former, tokens of the prompt, most tokens of the answer. */
+export interface AskSizes {
+  frames: number
+  qformerTokens: number
+  promptTokens: number
+  answerTokens: number
+}
+
+/** One question, as Model.ask computes it. */
+export async function askFootprint(outline: Outline, sizes: AskSizes, options: FootprintOptions): Promise<Footprint> {
+  const { frames, qformerTokens: K, promptTokens, answerTokens } = sizes
+  const { config } = outline
+  const { language, vision, numQueryTokens: L } = config
+  return footprint(outline, options, async (model) => {
+    rehearseFeatures(model, frames)
+    const ids = (n: number) => new Int32Array(n)
+    const visual = scope(() =>
+      noGrad(() =>
+        model.visualTokens(
+          zeros([1, frames, vision.tokens, vision.hiddenSize]),
+          config.qformer.hasText && K
+            ? {
+                ids: tokenTensor(ids(K), 1, model.device),
+                mask: tokenTensor(new Uint8Array(K).fill(1), 1, model.device),
+              }
+            : undefined,
+        ),
+      ),
+    )
+    const start = L + promptTokens
+    const limit = Math.min(language.maxPositions, start + answerTokens)
+    const decoder = new Decoder(model, { rows: 1, limit })
+    await scope(() =>
+      noGrad(() => {
+        const words = embedTokens(model.language, tokenTensor(ids(promptTokens), 1, model.device), model.precision)
+        return decoder.begin(concat([visual, words], 1), new Uint8Array(start).fill(1))
+      }),
+    )
+    await decoder.next()
+    const kv = decoder.cacheBytes
+    decoder.dispose()
+    visual.dispose()
+    return [{ part: 'KV cache', bytes: kv }]
+  })
+}

@@ -1,0 +1,202 @@
+// What plan says against what then happens: bytes allocated by a question and by training, in processes of their own;
+// and refusals before anything is loaded.
+import { spawnSync } from 'node:child_process'
+import { existsSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { stringify } from 'yaml'
+import { readManifest } from '../../lib/data/manifest.js'
+import { native } from '../../lib/native.js'
+import { askFootprint, outlineOf, type Footprint } from '../../lib/session/footprint.js'
+import { openTexts } from '../../lib/session/checkpoint.js'
+import { encode, imageTextConfig } from '../../lib/session/encode.js'
+import { full } from '../../lib/ops/copy.js'
+import { linear } from '../../lib/ops/linear.js'
+import { rehearse } from '../../lib/tensor/rehearsal.js'
+import { scope } from '../../lib/tensor/scope.js'
+import { memory, sync } from '../../lib/tensor/runtime.js'
+import { readTrainConfig } from '../../lib/train/config.js'
+import { sizesOf, trainFootprint } from '../../lib/train/footprint.js'
+import { cli } from '../support/cli.js'
+import { settled } from '../support/memory.js'
+import { configOf, makeWorld, type World } from '../support/world.js'
+
+let world: World
+const at = (name: string): string => join(world.root, name)
+test.before(async () => {
+  world = await makeWorld()
+})
+
+const module = (path: string): string => JSON.stringify(new URL(`../../lib/${path}.ts`, import.meta.url).href)
+
+/** The most that tensors took in a process that runs `code`. */
+function measured(code: string): number {
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    [
+      ...['--import', 'tsx', '--input-type=module', '-e'],
+      `const { openModel } = await import(${module('session/model')})
+       const { train } = await import(${module('train/loop')})
+       const { readTrainConfig } = await import(${module('train/config')})
+       const { memory, sync } = await import(${module('tensor/runtime')})
+       ${code}
+       await sync()
+       console.log(memory().peak)`,
+    ],
+    { encoding: 'utf8' },
+  )
+  assert.is(status, 0, stderr)
+  return Number(stdout.trim().split('\n').at(-1))
+}
+
+const within = (planned: number, found: number, share: number, what: string): void =>
+  assert.ok(Math.abs(planned / found - 1) <= share, `${what}: planned ${planned}, measured ${found}`)
+
+test('a rehearsal takes no memory, computes nothing and counts what would be taken', async () => {
+  const before = await settled()
+  const peak = memory().peak
+  let seen: unknown[] = []
+  const { peak: found, resident } = await rehearse(() =>
+    scope(async () => {
+      const w = full([1 << 14, 1 << 14], 1) // 1 GiB
+      const x = full([4, 1 << 14], 1)
+      seen = [...(await linear(x, w).data())].slice(0, 3)
+    }),
+  )
+  assert.equal(seen, [0, 0, 0])
+  assert.ok(found >= 2 ** 30 && found < 2 ** 30 + 2 ** 20, `${found}`)
+  assert.ok(resident >= found)
+  assert.is(await settled(), before)
+  assert.is(memory().peak, peak)
+  assert.is((await full([2], 3).data())[1], 3, 'and then it computes again')
+})
+
+for (const precision of ['float32', 'bfloat16'] as const) {
+  test(`a question in ${precision}: within a tenth of what is allocated`, async () => {
+    const [sample] = await readManifest(world.val)
+    const outline = await outlineOf(world.model)
+    const texts = { ...(await openTexts(world.model, outline.config)), model: { config: outline.config } }
+    const encoded = encode(texts, imageTextConfig(texts, 4), { prompt: sample!.prompt })
+    const planned = await askFootprint(
+      outline,
+      {
+        frames: 4,
+        qformerTokens: encoded.qformer?.length ?? 0,
+        promptTokens: encoded.prompt.length,
+        answerTokens: 8,
+      },
+      { device: 'cpu', precision },
+    )
+    const found = measured(
+      `const model = await openModel(${JSON.stringify(world.model)}, { precision: '${precision}' })
+       for await (const _ of model.ask(${JSON.stringify({ video: sample!.video, fps: sample!.fps, prompt: sample!.prompt })}, { maxTokens: 8 }));`,
+    )
+    within(planned.allocated, found, 0.1, precision)
+    sums(planned)
+  })
+
+  test(`training in ${precision}: within a tenth of what is allocated`, async () => {
+    const path = at(`measure-${precision}.yaml`)
+    writeFileSync(path, stringify(configOf(world, at(`measure-${precision}`), { train: { epochs: 2, batch: 3 } })))
+    const config = await readTrainConfig(path)
+    const outline = await outlineOf(world.model)
+    const samples = await readManifest(world.train)
+    const val = config.data.val === undefined ? [] : await readManifest(config.data.val)
+    const sizes = await sizesOf(world.model, outline, config, samples, val)
+    const planned = await trainFootprint(outline, config, sizes, { device: 'cpu', precision })
+    const found = measured(`await train(await readTrainConfig(${JSON.stringify(path)}), { precision: '${precision}' })`)
+    within(planned.allocated, found, 0.1, precision)
+    sums(planned)
+  })
+}
+
+function sums({ rows, total }: Footprint): void {
+  assert.is(
+    rows.reduce((n, r) => n + r.bytes, 0),
+    total,
+  )
+  assert.ok(rows.every((r) => r.bytes >= 0))
+}
+
+test('the hub’s model from its config.json alone: bytes of its parts; a card of 12 GB holds it in no way so far', async () => {
+  const { hubConfig } = await import('../../bench/full-size/checkpoint.js')
+  const path = at('hub-config.json')
+  writeFileSync(path, JSON.stringify(hubConfig('float32')))
+  const outline = await outlineOf(path)
+  const sizes = { frames: 4, qformerTokens: 32, promptTokens: 32, answerTokens: 8 }
+  const planned = await askFootprint(outline, sizes, { device: 'cpu', memory: 24e9, precision: 'bfloat16' })
+  const part = (name: string): number => planned.rows.find((r) => r.part === name)!.bytes
+  // 6.74 · 10⁹ parameters of LLaMA with 32,064 rows, its norms in float32.
+  within(part('weights: language model'), 2 * 6_738_939_904, 0.001, 'language model')
+  within(part('weights: vision'), 2 * 985_952_256, 0.01, 'vision')
+  assert.is(part('KV cache'), 2 * 32 * 4096 * (32 + 32 + 8) * 2)
+  assert.ok(planned.total < 20e9, `${planned.total}`)
+  const start = await settled()
+  const again = await askFootprint(outline, sizes, { device: 'cpu', memory: 24e9, precision: 'bfloat16' })
+  assert.is(again.allocated, planned.allocated, 'the same again')
+  assert.is(await settled(), start)
+})
+
+test('plan: tables for CPU and GPU, the sum, and the nearest setting that fits', async () => {
+  const path = at('planned.yaml')
+  writeFileSync(path, stringify(configOf(world, at('planned'), { train: { batch: 4 } })))
+  const { code, out, err } = await cli('plan', path)
+  assert.is(code, 0, err)
+  for (const part of [
+    'train on cpu',
+    'train on gpu',
+    'weights: vision',
+    'activations',
+    'moments',
+    'feature cache',
+    'total',
+  ])
+    assert.ok(out.includes(part), part)
+  assert.match(out, /all of it fits\n$/)
+  const model = await cli('plan', world.model, '--device', 'cpu', '--memory', '12G')
+  assert.match(model.out, /ask on cpu, float32\n[^]*KV cache[^]*there is +12\.88 GB\n[^]*train on cpu, float32\n/)
+  const on = async (memory: string): Promise<string> =>
+    (await cli('plan', path, '--device', 'cuda', '--memory', memory)).out
+  const total = Number(/^total +([\d.]+) MB$/m.exec(await on('4G'))![1])
+  const small = await on(String(Math.round((total - 0.15) * 1e6)))
+  assert.match(
+    small,
+    /train takes \d+\.\d MB and cuda:0 has \d+\.\d MB; the nearest setting that fits: (--precision|train\.batch)/,
+  )
+  assert.match((await cli('plan', path, '--memory', 'much')).err, /--memory: expected bytes, as 12G, but got "much"/)
+  assert.match((await cli('plan', at('none'))).err, /none: no such folder or file\./)
+})
+
+test('train and ask refuse what MT_MEMORY_LIMIT does not hold, with the table, and write nothing', async () => {
+  const path = at('refused.yaml')
+  writeFileSync(path, stringify(configOf(world, at('refused'), { train: { batch: 4 } })))
+  process.env.MT_MEMORY_LIMIT = '100M'
+  try {
+    const trained = await cli('train', path, '--device', 'cpu')
+    assert.is(trained.code, 1)
+    assert.match(
+      trained.err,
+      /^mtransllama: +train on cpu\nweights: [^]+\ntotal +\d+\.\d MB\nthere is +104\.9 MB\nmemory: train takes \d+\.\d MB and cpu has 104\.9 MB; no setting of this model fits\.\n$/,
+    )
+    assert.not.ok(existsSync(at('refused')))
+    const asked = await cli(
+      'ask',
+      '--model',
+      world.model,
+      '--video',
+      at('none.mp4'),
+      '--prompt',
+      'what',
+      '--device',
+      'cpu',
+    )
+    assert.match(asked.err, /memory: ask takes \d+\.\d MB and cpu has 104\.9 MB/)
+  } finally {
+    delete process.env.MT_MEMORY_LIMIT
+  }
+  assert.ok(native().memory().limit > 1e9)
+  await sync()
+})
+
+test.run()
