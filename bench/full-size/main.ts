@@ -4,7 +4,7 @@
  * long that took and how much memory.
  */
 import { spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -93,6 +93,10 @@ async function run(
   if (!runs.length) return
   const date = new Date().toISOString()
   const about = machine()
+  const file = o.out ?? resolve(here, `../results/full-size/${slug(about.cpu)}-${date.slice(0, 10)}.json`)
+  // Runs of other checkpoints and forms stay: each takes minutes.
+  const earlier = existsSync(file) ? FullSize.parse(JSON.parse(readFileSync(file, 'utf8'))).runs : []
+  const kept = earlier.filter((e) => !runs.some((r) => r.stored === e.stored && r.weights === e.weights))
   const result = FullSize.parse({
     schema: 1,
     machine: about,
@@ -100,9 +104,8 @@ async function run(
     ...commit(),
     date,
     threads: threads(),
-    runs,
+    runs: [...kept, ...runs],
   } satisfies FullSize)
-  const file = o.out ?? resolve(here, `../results/full-size/${slug(about.cpu)}-${date.slice(0, 10)}.json`)
   mkdirSync(join(file, '..'), { recursive: true })
   writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
   console.log(file)
@@ -114,7 +117,7 @@ new Command('bench:full-size')
   .option('--stored <dtype>', 'what the checkpoint holds: float32 (31.7 GB), bfloat16 (15.8 GB) or all', 'all')
   .option('--weights <forms>', `how matrices are held, with commas between: ${WEIGHTS.join(', ')}`, 'auto')
   .option('--folder <dir>', 'where the checkpoints are kept; also MT_FULL_SIZE', FOLDER)
-  .option('--out <file>', 'the file of the result')
+  .option('--out <file>', 'the file of the result; runs of other checkpoints in it stay')
   .action(run)
   .parseAsync()
   .catch((error: unknown) => {
