@@ -236,7 +236,8 @@ async function closedAnswers(
     rows.map((r) => r.encoded),
     special.padId,
   )
-  const losses = await rowLosses(model, model.hidden(repeated, text), text)
+  const hidden = scope(() => model.hidden(repeated, text))
+  const losses = await rowLosses(model, hidden, text)
   rows.forEach(({ i, choice }, k) => result.set(i, { ...result.get(i), [choice]: losses[k]! }))
   return result
 }

@@ -7,7 +7,7 @@ import { clipKey, hashVideo, readFrames, type Clip, type Sampling } from '../dat
 import { forSample } from '../data/manifest.js'
 import { preprocess } from '../data/preprocess.js'
 import { cast } from '../ops/copy.js'
-import { scope } from '../tensor/scope.js'
+import { keep, scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { Observe } from '../models/finder.js'
@@ -119,7 +119,9 @@ export class Features {
     }
     signal?.throwIfAborted()
     const see = (observe?: Observe): Tensor => model.features(tensor(pixels, [1, t, 3, s, s]), observe)
-    const data = (await scope(() => noGrad(() => cast(see(), 'float32').data()))) as Float32Array
+    // What the layers compute between is freed before anyone waits.
+    const seen = scope(() => noGrad(() => keep(cast(see(), 'float32'))))
+    const data = (await seen.data().finally(() => seen.dispose())) as Float32Array
     if (!data.every(Number.isFinite))
       throw await notFinite(`${clip.video}: the features of its frames are`, { model, again: see })
     return data

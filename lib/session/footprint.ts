@@ -24,7 +24,7 @@ import { itemSize } from '../tensor/dtype.js'
 import { rehearse } from '../tensor/rehearsal.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
-import { threads } from '../tensor/runtime.js'
+import { sync, threads } from '../tensor/runtime.js'
 import { empty } from '../tensor/tensor.js'
 import { isMatrix, memoryOf, weightsPolicy, type WeightsPolicy, type WeightsQuestion } from './budget.js'
 import { Decoder } from './greedy.js'
@@ -137,8 +137,9 @@ export async function footprint(
   try {
     // The blocks of an allocator are somewhat larger than what was asked for.
     weightsTaken = await rehearse(() =>
-      scope(() => {
+      scope(async () => {
         for (const bytes of [...inMemory.map(bytesOf), ...packs]) full([bytes], 0, 'uint8', 'cpu')
+        await sync()
       }),
     )
     taken = await rehearse(async () => (parts = await run(model)), device)

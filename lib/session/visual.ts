@@ -24,7 +24,7 @@ export async function checkedVisual(
   const seen = await features.batch(clips, signal)
   signal?.throwIfAborted()
   const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, observe)
-  const visual = see()
+  const visual = scope(() => see())
   if (!(await isFiniteTensor(visual))) {
     for (const [i, clip] of clips.entries()) {
       if (!(await isFiniteTensor(scope(() => narrow(visual, 0, i, 1)))))

@@ -132,10 +132,11 @@ export async function trainFootprint(
       await scope(() =>
         noGrad(async () => {
           const seen = zeros([samples, T, vision.tokens, vision.hiddenSize])
-          const visual = model.visualTokens(seen, K ? text(samples, K) : undefined, adapter)
+          const visual = scope(() => model.visualTokens(seen, K ? text(samples, K) : undefined, adapter))
           if (!rows) return
           const answers = answersOf(rows, textTokens, answerTokens)
-          await rowLosses(model, model.hidden(zeros([rows, V, visual.dim(2)], model.precision), answers), answers)
+          const hidden = scope(() => model.hidden(zeros([rows, V, visual.dim(2)], model.precision), answers))
+          await rowLosses(model, hidden, answers)
         }),
       )
     }
