@@ -50,8 +50,8 @@ export function register(program: Command): void {
       const asked = o.frames === undefined ? undefined : count('--frames', o.frames)
       if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to continue', new Error('none'))
       const samples = await readManifest(o.data)
-      const { device, precision, graphs, say } = chosen(o)
-      const model = await openModel(o.model, { device, precision, adapter: o.adapter })
+      const { graphs, say, ...where } = chosen(o)
+      const model = await openModel(o.model, { ...where, adapter: o.adapter })
       const { checkpoint, adapter } = model
       say(checkpoint)
       const { signal, done } = interruptible(

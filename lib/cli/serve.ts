@@ -68,9 +68,9 @@ export function register(program: Command): void {
       ]
       const { MTRANSLLAMA_TOKEN: token } = process.env
       const timeout = seconds('--timeout', o.timeout)
-      const { device, precision, graphs, say } = chosen(o)
+      const { graphs, say, ...where } = chosen(o)
       const { signal, done } = interruptible()
-      const model = await openModel(o.model, { device, precision })
+      const model = await openModel(o.model, where)
       try {
         say(model.checkpoint)
         const name = o.name ?? basename(resolve(o.model))
