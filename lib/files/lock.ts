@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { InputError } from '../errors.js'
+import { alive } from './folder.js'
 
 /** Names a process beyond its number, which is given out again; empty where the system does not tell. */
 function born(pid: number): string {
@@ -11,14 +12,6 @@ function born(pid: number): string {
     return `${boot} ${readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ')[19]}`
   } catch {
     return ''
-  }
-}
-
-function alive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0)
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
   }
 }
 

@@ -20,9 +20,11 @@ test('five kills, and three with files cut as by a power loss', async () => {
 
 test('a disk that refuses writes for a while', async () => {
   const limited = await killer.limited(2)
-  assert.is(limited.different, 0)
-  assert.is(limited.events, 2)
-  assert.ok(limited.within > 0, 'a save failed')
+  if (limited) {
+    assert.is(limited.different, 0)
+    assert.is(limited.events, 2)
+    assert.ok(limited.within > 0, 'a save failed')
+  } else console.log('SKIP: there is no prlimit here, so no write is refused')
   const full = await killer.full(1)
   if (full) assert.is(full.different, 0)
   else console.log('SKIP: no tmpfs can be mounted here, so no disk is really filled')

@@ -214,7 +214,12 @@ export class Killer {
   }
 
   /** Runs whose files may not grow for a while: no write succeeds until the limit is lifted. */
-  async limited(count: number): Promise<Outcome> {
+  async limited(count: number): Promise<Outcome | undefined> {
+    try {
+      execFileSync('prlimit', ['--version'], { stdio: 'ignore' })
+    } catch {
+      return undefined
+    }
     return this.filled('writes refused for a while (RLIMIT_FSIZE)', count, this.world.root, (pid) => {
       const limit = (n: string): void => void execFileSync('prlimit', ['--pid', String(pid), `--fsize=${n}:unlimited`])
       limit('0')
