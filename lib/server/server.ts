@@ -12,6 +12,7 @@ import { loadAdapter } from '../adapter/save.js'
 import { readFrames, type RgbFrame } from '../data/frames.js'
 import { InputError, invalid } from '../errors.js'
 import { Features } from '../session/features.js'
+import { NotFiniteError } from '../session/finite.js'
 import { framesOf, type Answered, type Model } from '../session/model.js'
 import { Completion, parseAsked, parseVideo, type Asked, type VideoSource } from './chat.js'
 import { Clips, givenFolder, Runs } from './folders.js'
@@ -255,7 +256,9 @@ class Service {
   /** What a client is told of an error. */
   #described(error: unknown): { status: number; message: string; details: Refusal['details'] } {
     if (error instanceof Refusal) return { status: error.status, message: error.message, details: error.details }
-    if (error instanceof InputError) return { status: 400, message: error.message, details: {} }
+    // That the model itself is damaged is no fault of the question.
+    if (error instanceof InputError)
+      return { status: error instanceof NotFiniteError ? 500 : 400, message: error.message, details: {} }
     const { statusCode: status, code = '', message } = error as Error & { statusCode?: number; code?: string }
     if (code === 'FST_ERR_CTP_BODY_TOO_LARGE')
       return {

@@ -103,5 +103,7 @@ const source = (path: string, name: string, release = async (): Promise<void> =>
   path,
   release,
   hidden: (error) =>
-    error instanceof InputError ? new InputError(error.message.replaceAll(path, name), { cause: error }) : error,
+    error instanceof InputError && error.message.includes(path)
+      ? new InputError(error.message.replaceAll(path, name), { cause: error })
+      : error,
 })

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import OpenAI from 'openai'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { NotFiniteError } from '../../lib/session/finite.js'
 import { openModel, type Model, type Question } from '../../lib/session/model.js'
 import { settled, bytes as nativeBytes } from '../support/memory.js'
 import { temporaryFolder } from '../support/tiny.js'
@@ -226,6 +227,24 @@ test('a failure after the first word ends the stream with an error, and the clie
     ['a secret of the server'],
   )
   await broken.close()
+})
+
+test('a model that is damaged is the failure of the server', async () => {
+  const damaged = await serve(
+    {},
+    (model) =>
+      ({
+        checkpoint: model.checkpoint,
+        // biome-ignore lint/correctness/useYield: it fails before its first word
+        async *ask() {
+          throw new NotFiniteError('the visual tokens are not finite: the weight x holds a NaN or an infinity.')
+        },
+      }) as unknown as Model,
+  )
+  const error = await refusal(await post(damaged, '/v1/chat/completions', question(inline(server))))
+  assert.is(error.status, 500)
+  assert.match(error.message, /^the visual tokens are not finite: the weight x/)
+  await damaged.close()
 })
 
 test('http(s) URLs of clips are fetched where that is allowed, within the limits', async () => {

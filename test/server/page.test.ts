@@ -123,6 +123,35 @@ inBrowser('an answer can be stopped, and a clip that is no video is explained', 
   await server.close()
 })
 
+inBrowser('a clip of the folder is chosen, and a part of it', async () => {
+  const gate = gated()
+  gate.open()
+  const { world, close: end } = await serve()
+  await end()
+  const server = await serve({ clips: join(world.root, 'clips', 'val') }, gate.around)
+  const { page, problems, close } = await open(server)
+  await page.getByLabel('or choose one').selectOption('000001.mp4')
+  const captions = page.locator('#frames span')
+  await until(async () => (await captions.count()) === 3)
+  const whole = await captions.allTextContents()
+  await page.getByText('A part of the clip').click()
+  await page.getByLabel('from').fill('0.5')
+  await page.getByLabel('from').press('Tab')
+  await until(async () => {
+    const now = await captions.allTextContents()
+    return now.length === 3 && now.every((time) => Number.parseFloat(time) >= 0.4) && now.join() !== whole.join()
+  })
+  await page.getByLabel('from').fill('100')
+  await page.getByLabel('from').press('Tab')
+  await page.getByText(/^start: expected a time before the end of 000001\.mp4/).waitFor()
+  assert.equal(
+    problems.filter((p) => !/status of 400/.test(p)),
+    [],
+  )
+  await close()
+  await server.close()
+})
+
 inBrowser('a training is followed while it runs', async () => {
   const runs = temporaryFolder('page-runs')
   mkdirSync(join(runs, 'gated'))

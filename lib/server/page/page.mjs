@@ -19,7 +19,10 @@ function problem(message) {
 // ------------------------------------------------------------------------------------------------------------ requests
 
 let token = new URLSearchParams(location.hash.slice(1)).get('token') ?? sessionStorage.getItem('token') ?? ''
-if (location.hash.startsWith('#token=')) history.replaceState(null, '', location.pathname)
+if (location.hash.startsWith('#token=')) {
+  sessionStorage.setItem('token', token)
+  history.replaceState(null, '', location.pathname)
+}
 
 const headers = () => (token ? { authorization: `Bearer ${token}` } : {})
 
