@@ -129,7 +129,9 @@ class Service {
   readonly #following = new Queue(0, FOLLOWERS)
   /** Image features by number of frames: adapters that are compared share them. */
   readonly #features = new Map<number, Features>()
-  readonly #stopping = new AbortController()
+  /** Of the requests that are being answered. */
+  readonly #open = new Set<AbortController>()
+  #stopped: Refusal | undefined
   readonly #started = Math.floor(Date.now() / 1000)
   readonly #sources: Sources
 
@@ -183,8 +185,9 @@ class Service {
   }
 
   async close(): Promise<void> {
-    this.#stopping.abort(new Refusal(503, 'The server is stopping.', { code: 'stopping' }))
-    // Whoever holds a place is told, and gives it back.
+    this.#stopped = new Refusal(503, 'The server is stopping.', { code: 'stopping' })
+    for (const controller of this.#open) controller.abort(this.#stopped)
+    // Whoever has its turn is told, and gives its place back.
     while (this.#queue.running) await new Promise((resolve) => setTimeout(resolve, 5))
     await this.app.close()
     await this.uploads.close()
@@ -275,9 +278,14 @@ class Service {
 
   /** Aborts when the client is gone, or the server stops. */
   #signal(reply: FastifyReply): AbortSignal {
-    const gone = new AbortController()
-    reply.raw.once('close', () => gone.abort(new Refusal(499, 'The client closed the connection.')))
-    return AbortSignal.any([gone.signal, this.#stopping.signal])
+    const controller = new AbortController()
+    this.#open.add(controller)
+    reply.raw.once('close', () => {
+      this.#open.delete(controller)
+      controller.abort(new Refusal(499, 'The client closed the connection.'))
+    })
+    if (this.#stopped) controller.abort(this.#stopped)
+    return controller.signal
   }
 
   // -----------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { openBrowser } from '../support/browser.js'
+import { train } from '../../lib/train/loop.js'
 import { temporaryFolder } from '../support/tiny.js'
+import { trainConfig } from '../support/world.js'
 import { gated, serve, until, type Served } from './support.js'
 
 const docs = fileURLToPath(new URL('../../docs/serve/', import.meta.url))
@@ -157,9 +159,20 @@ inBrowser('a training is followed while it runs', async () => {
   mkdirSync(join(runs, 'gated'))
   const log = join(runs, 'gated', 'metrics.jsonl')
   const write = (entry: object): void => appendFileSync(log, `${JSON.stringify(entry)}\n`)
+  const rates = { lr: 1e-4, seconds: 0.05, tokensPerSecond: 480, waiting: 0.01, memory: 90 * 2 ** 20 }
   const step = (n: number): void => {
     const loss = 2.5 * Math.exp(-n / 60) + 0.25 + 0.15 * Math.sin(n * 12.9898)
-    write({ kind: 'step', loss, tokens: 24, norm: 1, epoch: Math.ceil(n / 50), step: n, steps: 400, factor: 1 })
+    write({
+      kind: 'step',
+      loss,
+      tokens: 24,
+      norm: 1,
+      epoch: Math.ceil(n / 50),
+      step: n,
+      steps: 400,
+      factor: 1,
+      ...rates,
+    })
   }
   const epoch = (n: number): void =>
     write({
@@ -183,8 +196,8 @@ inBrowser('a training is followed while it runs', async () => {
   for (let n = 251; n <= 300; n++) step(n)
   epoch(6)
   await value('step').getByText('300 of 400', { exact: true }).waitFor()
-  await value('best validation').getByText('96.5 % (epoch 6)', { exact: true }).waitFor()
-  assert.is(await page.locator('#epochs tr').count(), 6)
+  await value('best validation').getByText('96.5 % (step 300)', { exact: true }).waitFor()
+  assert.is(await page.locator('#validations tr').count(), 6)
   assert.is(await page.locator('#accuracy canvas').count(), 1)
   // What is drawn is not empty: the middle of the chart has pixels of the line's colour.
   const drawn = await page.locator('#loss canvas').evaluate((canvas) => {
@@ -197,6 +210,29 @@ inBrowser('a training is followed while it runs', async () => {
   assert.ok(drawn > 300, `${drawn} pixels`)
   assert.equal(problems, [])
   await picture(page, 'trainings')
+  await close()
+  await server.close()
+})
+
+inBrowser('a real training is followed from its first step to its last', async () => {
+  const { world, close: end } = await serve()
+  await end()
+  const server = await serve({ runs: world.root, interval: 20 })
+  const { page, problems, close } = await open(server)
+  await page.getByText('no run yet').waitFor()
+  const steps: string[] = []
+  const { best } = await train(trainConfig(world, 'live', { train: { epochs: 4 } }), {
+    onStep: (e) => void steps.push(`${e.step} of ${e.steps}`),
+  })
+  assert.ok(steps.length > 4 && best)
+  const value = (name: string) => page.locator('#figures div', { hasText: name }).first().locator('dd')
+  await value('step').getByText(steps.at(-1)!, { exact: true }).waitFor()
+  await until(async () => (await page.locator('#validations tr').count()) === 4)
+  assert.is(await page.locator('#run').inputValue(), 'live')
+  assert.match((await value('best validation').textContent())!, /^\d+\.\d % \(step \d+\)$/)
+  assert.match((await value('learning rate').textContent())!, /^0\.003$/)
+  assert.match((await value('memory').textContent())!, /^\d+ MiB$/)
+  assert.equal(problems, [])
   await close()
   await server.close()
 })

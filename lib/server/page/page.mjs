@@ -246,7 +246,12 @@ async function answer(model, signal) {
 
 // --------------------------------------------------------------------------------------------------------- trainings
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
+/** A colour of the stylesheet as the theme has it now. */
+const probe = document.body.appendChild(element('span', '', { hidden: '' }))
+function colour(name) {
+  probe.style.color = `var(${name})`
+  return getComputedStyle(probe).color
+}
 
 /** Steps of an axis that counts. */
 const WHOLE = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000].flatMap((n) => [n, 2 * n, 5 * n])
@@ -301,15 +306,19 @@ const charts = {
     { label: 'smoothed', stroke: '--strong', width: 2 },
   ]),
   accuracy: new Chart('accuracy', [
-    { x: 'epoch', label: 'right', stroke: '--second', width: 2, points: { show: true } },
+    { x: 'step', label: 'right', stroke: '--second', width: 2, points: { show: true } },
   ]),
 }
 
+const mebibytes = (x) => (typeof x === 'number' ? `${(x / 2 ** 20).toFixed(0)} MiB` : '–')
+
 /** One run's log so far. */
 class Log {
+  /** Step, loss, and the loss smoothed. */
   steps = [[], [], []]
-  epochs = []
+  validations = []
   last
+  spike
   add(line) {
     if (line.kind === 'step') {
       const [x, loss, smooth] = this.steps
@@ -321,20 +330,27 @@ class Log {
       loss.push(value)
       smooth.push(value === null ? before : 0.9 * before + 0.1 * value)
       this.last = line
-    } else if (line.kind === 'epoch') {
-      while (this.epochs.length && this.epochs.at(-1).epoch >= line.epoch) this.epochs.pop()
-      this.epochs.push(line)
+      if (line.spike !== undefined) this.spike = line
+    } else if (line.kind === 'epoch' || line.kind === 'validation') {
+      const found = { step: this.last?.step ?? 0, ...line }
+      while (this.validations.length && this.validations.at(-1).step >= found.step) this.validations.pop()
+      this.validations.push(found)
     }
   }
   show() {
-    const { last, epochs } = this
-    const best = epochs.findLast((e) => e.best)
+    const { last, validations, spike } = this
+    const best = validations.findLast((v) => v.best)
     const rows = [
       ['step', last ? `${last.step} of ${last.steps}` : '–'],
       ['epoch', last ? String(last.epoch) : '–'],
       ['loss', short(last?.loss)],
       ['smoothed', short(this.steps[2].at(-1))],
-      ['best validation', best?.accuracy === undefined ? '–' : `${percent(best.accuracy)} (epoch ${best.epoch})`],
+      ['best validation', best?.accuracy === undefined ? '–' : `${percent(best.accuracy)} (step ${best.step})`],
+      ['learning rate', short(last?.lr)],
+      ['tokens a second', short(last?.tokensPerSecond)],
+      ['waits for data', percent(last?.waiting)],
+      ['memory', mebibytes(last?.memory)],
+      ['last spike of the loss', spike ? `step ${spike.step}` : 'none'],
     ]
     $('figures').replaceChildren(
       ...rows.map(([name, value]) => {
@@ -347,18 +363,20 @@ class Log {
       this.steps,
       last ? `Loss: ${short(this.steps[2].at(-1))} smoothed, at step ${last.step} of ${last.steps}` : 'No step yet',
     )
-    const scored = epochs.filter((e) => typeof e.accuracy === 'number')
+    const scored = validations.filter((v) => typeof v.accuracy === 'number')
     $('accuracy-figure').hidden = !scored.length
     if (scored.length)
       charts.accuracy.show(
-        [scored.map((e) => e.epoch), scored.map((e) => e.accuracy)],
-        `Right answers: ${percent(scored.at(-1).accuracy)} after epoch ${scored.at(-1).epoch}`,
+        [scored.map((v) => v.step), scored.map((v) => v.accuracy)],
+        `Right answers: ${percent(scored.at(-1).accuracy)} at step ${scored.at(-1).step}`,
       )
-    $('epochs').replaceChildren(
-      ...epochs.slice(-20).map((e) => {
+    $('validations').replaceChildren(
+      ...validations.slice(-20).map((v) => {
         const row = element('tr')
         row.append(
-          ...[String(e.epoch), short(e.loss), percent(e.accuracy), e.best ? 'yes' : ''].map((t) => element('td', t)),
+          ...[String(v.epoch), String(v.step), short(v.loss), percent(v.accuracy), v.best ? 'yes' : ''].map((text) =>
+            element('td', text),
+          ),
         )
         return row
       }),
