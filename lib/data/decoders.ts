@@ -74,9 +74,9 @@ export class Decoders {
     return this.ask({ clip, options }, timeout, signal) as Promise<RgbFrame[]>
   }
 
-  /** The hash of a video's content. @throws InputError as `contentHash` does, or after `timeout` seconds */
-  hash(video: string, timeout: number): Promise<string> {
-    return this.ask({ hash: video }, timeout) as Promise<string>
+  /** The hash of a video's content. @throws as {@link read}, and as `contentHash` */
+  hash(video: string, timeout: number, signal?: AbortSignal): Promise<string> {
+    return this.ask({ hash: video }, timeout, signal) as Promise<string>
   }
 
   private async ask(request: Request, timeout: number, signal?: AbortSignal): Promise<RgbFrame[] | string> {

@@ -37,8 +37,8 @@ export async function readFrames(
 
 /**
  * The hash of a video's content, `contentHash`, read in another process too: a disk may never answer.
- * @throws InputError if it cannot be read, or not within `timeout` seconds
+ * @throws InputError if it cannot be read, or not within `timeout` seconds; the signal's reason once that aborts
  */
-export async function hashVideo(video: string, timeout = TIMEOUT): Promise<string> {
-  return (decoders ??= new Decoders()).hash(video, timeout)
+export async function hashVideo(video: string, timeout = TIMEOUT, signal?: AbortSignal): Promise<string> {
+  return (decoders ??= new Decoders()).hash(video, timeout, signal)
 }

@@ -149,7 +149,7 @@ async function usable(
     signal?.throwIfAborted()
     try {
       for (const answer of sample.choices ?? [undefined]) encode(checkpoint, config, sample, answer)
-      await features.of(sample)
+      await features.of(sample, signal)
       ready.push(sample)
     } catch (error) {
       if (!onUnpredicted || !(error instanceof InputError) || error instanceof NotFiniteError) throw error

@@ -78,7 +78,7 @@ export class Features {
     const key =
       this.#disk &&
       featureKey({
-        content: await hashVideo(clip.video, timeout),
+        content: await hashVideo(clip.video, timeout, signal),
         start: clip.start,
         end: clip.end,
         fps: clip.fps,

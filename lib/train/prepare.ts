@@ -59,7 +59,7 @@ export async function computeFeatures(
     signal?.throwIfAborted()
     on.at(`clip ${done + 1} of ${clips.size}, ${clip.video}`)
     try {
-      await features.of(clip)
+      await features.of(clip, signal)
     } catch (error) {
       if (!(error instanceof InputError) || error instanceof NotFiniteError) throw error
       bad.set(key, error)

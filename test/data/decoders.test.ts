@@ -177,6 +177,11 @@ test('a disk that never answers is given up while a video is hashed, too', async
   const work = [decoders.hash('bad.mp4', 0.3), decoders.hash('good.mp4', 30)]
   await refused(work[0]!, /^bad\.mp4: expected its bytes within 0\.3 s, but got none/)
   assert.is(await work[1], 'abc')
+  const stop = new AbortController()
+  const stuck = decoders.hash('bad.mp4', 600, stop.signal)
+  setTimeout(() => stop.abort(new Error('enough')), 50)
+  assert.is(await stuck.catch((error: Error) => error.message), 'enough')
+  assert.is(await decoders.hash('good.mp4', 30), 'abc')
   decoders.close()
 })
 

@@ -328,6 +328,19 @@ for (const [signal, rest] of [
   })
 }
 
+test('a signal ends an evaluation while a clip is read; that clip is not a bad one', async () => {
+  for (const cache of [undefined, at('signal-features')]) {
+    const stop = new AbortController()
+    const features = new Features(checkpoint, { frames: 2, sampling: { kind: 'uniform' }, cache })
+    const bad: Unpredicted[] = []
+    const onUnpredicted = (u: Unpredicted): void => void bad.push(u)
+    const first = predictSamples(checkpoint, features, samples, { signal: stop.signal, onUnpredicted }).next()
+    setImmediate(() => stop.abort(new Error('enough')))
+    assert.is(await first.then(String, (error: Error) => error.message), 'enough')
+    assert.equal(bad, [])
+  }
+})
+
 test('predictions of another run, or of other samples, are not continued', async () => {
   const line: Prediction = {
     id: samples[0]!.id,
