@@ -17,24 +17,6 @@
 
 namespace mt {
 
-namespace kernels {
-const Level& level() {
-#ifdef MT_X86
-  static const Level best = [] {
-    if (isa() == Isa::avx2) return avx2;
-    if (isa() != Isa::avx512) return portable;
-    Level l = avx512;
-    if (has_bfloat16_dots())
-      for (int v = 0; v < 2; ++v) std::copy_n(bf16_dots.tile[v], kMaxRows, l.tile[int(Kind::dots)][v]);
-    return l;
-  }();
-  return best;
-#else
-  return portable;
-#endif
-}
-}  // namespace kernels
-
 namespace {
 
 using kernels::kGroup;

@@ -29,7 +29,7 @@ struct Target {
   float alpha;
   bool add;
   int columns;        // of the tile, at most `nr`
-  const float* next;  // what is asked for meanwhile, `pace` words on at every step: what a later tile reads, or the
+  const float* next;  // prefetched meanwhile, `pace` words further at every step: what a later tile reads, or the
                       // tile's own panel
   int64_t pace;
 };
@@ -65,14 +65,7 @@ struct Level {
   Dot dot[3][2][kDotRows];
 };
 
-extern const Level portable;
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#ifndef MT_X86
-#define MT_X86
-#endif
-extern const Level avx2, avx512;
-extern const Tiles bf16_dots;
-#endif
+extern const Tiles bf16_dots;  // matmul_avx512_bf16.cc: of Kind::dots, where has_bfloat16_dots()
 
 /// The best level of this machine, or the lower one that MT_CPU names.
 const Level& level();

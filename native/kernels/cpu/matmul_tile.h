@@ -1,13 +1,13 @@
-// The innermost loops, written once over an instruction set. A file that includes this defines `Simd` before it
-// (vector type V, width, rows, load, store, …) and MT_TARGET.
-#pragma once
-#include "kernels/cpu/matmul_kernels.h"
+// The register tile of the matrix product; included like vec.h, after it.
 
-namespace mt::kernels {
 namespace {
 
-using V = Simd::V;
-constexpr int W = Simd::width;
+using kernels::kMaxRows;
+using kernels::Target;
+using kernels::Tile;
+
+/// Rows of a tile: with two vectors a row, the sums and operands fill the registers.
+constexpr int kTileRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 4;
 
 /// Prefetches memory that is read soon; hardware does not predict it, since rows lie pages apart.
 template <typename T>
@@ -34,16 +34,15 @@ inline void prefetch_result([[maybe_unused]] const float* p) {
 
 /// One product of two vectors, added to a third.
 struct Fma {
-  MT_TARGET static inline V of(V sum, V left, V right) { return Simd::fma(left, right, sum); }
+  static inline vec of(vec sum, vec left, vec right) { return fma(left, right, sum); }
 };
 
 /// sum[i] += left(i)·right for R rows, the word of each `at` words behind where its pointer stands.
 template <typename Multiply, int R, int C>
-MT_TARGET inline void add_products(V (&sum)[R][C], const float* const* p, int64_t row, int64_t at,
-                                   const V (&right)[C]) {
+inline void add_products(vec (&sum)[R][C], const float* const* p, int64_t row, int64_t at, const vec (&right)[C]) {
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-    V left = Simd::set(p[i / 3][(i % 3) * row + at]);
+    vec left = splat(p[i / 3][(i % 3) * row + at]);
 #pragma GCC unroll 16
     for (int v = 0; v < C; ++v) sum[i][v] = Multiply::of(sum[i][v], left, right[v]);
   }
@@ -55,10 +54,10 @@ template <typename Multiply>
 struct Words {
   static constexpr int step = 1;
   template <int R, int C>
-  MT_TARGET static inline void next(V (&sum)[R][C], const float* const* p, int64_t row, int64_t, const float* b, bool) {
-    V right[C];
+  static inline void next(vec (&sum)[R][C], const float* const* p, int64_t row, int64_t, const float* b, bool) {
+    vec right[C];
 #pragma GCC unroll 16
-    for (int v = 0; v < C; ++v) right[v] = Simd::load(b + v * W);
+    for (int v = 0; v < C; ++v) right[v] = load(b + v * kLanes);
     add_products<Multiply, R, C>(sum, p, row, 0, right);
   }
 };
@@ -68,28 +67,27 @@ template <typename Half>
 struct Pairs {
   static constexpr int step = 2;
   template <int R, int C>
-  MT_TARGET static inline void next(V (&sum)[R][C], const float* const* p, int64_t row, int64_t col, const float* b,
-                                    bool both) {
-    const Pair* pairs = reinterpret_cast<const Pair*>(b);
-    V right[C];
+  static inline void next(vec (&sum)[R][C], const float* const* p, int64_t row, int64_t col, const float* b,
+                          bool both) {
+    const int32_t* pairs = reinterpret_cast<const int32_t*>(b);
+    vec right[C];
 #pragma GCC unroll 16
-    for (int v = 0; v < C; ++v) right[v] = Simd::low(pairs + v * W, Half{});
+    for (int v = 0; v < C; ++v) right[v] = low(load(pairs + v * kLanes), Half{});
     add_products<Fma, R, C>(sum, p, row, 0, right);
     if (!both) return;
 #pragma GCC unroll 16
-    for (int v = 0; v < C; ++v) right[v] = Simd::high(pairs + v * W, Half{});
+    for (int v = 0; v < C; ++v) right[v] = high(load(pairs + v * kLanes), Half{});
     add_products<Fma, R, C>(sum, p, row, col, right);
   }
 };
 
 template <typename Steps, int R, int C>
-MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb,
-                    const Target& out) {
-  V sum[R][C];
+void tile(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb, const Target& out) {
+  vec sum[R][C];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 16
-    for (int v = 0; v < C; ++v) sum[i][v] = Simd::set(0);
+    for (int v = 0; v < C; ++v) sum[i][v] = splat(0);
   // Three rows share a pointer: base, base + row, base + 2·row are addresses that an x86 instruction forms by itself.
   const float* p[(R + 2) / 3];
 #pragma GCC unroll 16
@@ -98,7 +96,7 @@ MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const f
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 16
-    for (int v = 0; v < C; ++v) prefetch_result(out.c + i * out.ldc + v * W);
+    for (int v = 0; v < C; ++v) prefetch_result(out.c + i * out.ldc + v * kLanes);
   const float* next = out.next;
   for (int64_t x = 0; x < k; x += Steps::step) {
     prefetch_panel(next);
@@ -108,25 +106,25 @@ MT_TARGET void tile(int64_t k, const float* a, int64_t row, int64_t col, const f
     for (int i = 0; i < (R + 2) / 3; ++i) p[i] += Steps::step * col;
     b += ldb;
   }
-  V alpha = Simd::set(out.alpha);
+  vec alpha = splat(out.alpha);
 #pragma GCC unroll 16
   for (int v = 0; v < C; ++v) {
-    int n = out.columns - v * W;
-    if (n >= W) {
-      V bias = out.bias ? Simd::load(out.bias + v * W) : Simd::set(0);
+    int n = out.columns - v * kLanes;
+    if (n >= kLanes) {
+      vec bias = out.bias ? load(out.bias + v * kLanes) : splat(0);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        float* c = out.c + i * out.ldc + v * W;
-        V base = out.add ? Simd::add(Simd::load(c), bias) : bias;
-        Simd::store(c, Simd::fma(alpha, sum[i][v], base));
+        float* c = out.c + i * out.ldc + v * kLanes;
+        vec base = out.add ? load(c) + bias : bias;
+        store(c, fma(alpha, sum[i][v], base));
       }
     } else if (n > 0) {
-      V bias = out.bias ? Simd::load_part(out.bias + v * W, n) : Simd::set(0);
+      vec bias = out.bias ? load_part(out.bias + v * kLanes, n) : splat(0);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        float* c = out.c + i * out.ldc + v * W;
-        V base = out.add ? Simd::add(Simd::load_part(c, n), bias) : bias;
-        Simd::store_part(c, Simd::fma(alpha, sum[i][v], base), n);
+        float* c = out.c + i * out.ldc + v * kLanes;
+        vec base = out.add ? load_part(c, n) + bias : bias;
+        store_part(c, fma(alpha, sum[i][v], base), n);
       }
     }
   }
@@ -142,4 +140,3 @@ constexpr void fill_tiles(Tile (&tiles)[2][kMaxRows]) {
 }
 
 }  // namespace
-}  // namespace mt::kernels

@@ -78,34 +78,15 @@ inline void multiply(float* c, int64_t c_row, const float* a, int64_t a_row, int
 }
 
 #ifdef MT_X86
-/// Four rows by four columns, in registers.
-MT_INLINE void transpose4(float* to, int64_t to_row, const float* p, int64_t from_row) {
-  __m128 x0 = _mm_loadu_ps(p), x1 = _mm_loadu_ps(p + from_row), x2 = _mm_loadu_ps(p + 2 * from_row),
-         x3 = _mm_loadu_ps(p + 3 * from_row);
-  _MM_TRANSPOSE4_PS(x0, x1, x2, x3);
-  _mm_storeu_ps(to, x0);
-  _mm_storeu_ps(to + to_row, x1);
-  _mm_storeu_ps(to + 2 * to_row, x2);
-  _mm_storeu_ps(to + 3 * to_row, x3);
+/// As many rows and columns as a register R has numbers.
+template <typename R>
+MT_INLINE void transpose_block(float* to, int64_t to_row, const float* from, int64_t from_row) {
+  constexpr int n = sizeof(R) / sizeof(float);
+  R r[n];
+  for (int i = 0; i < n; ++i) std::memcpy(&r[i], from + i * from_row, sizeof(R));
+  transpose(r);
+  for (int i = 0; i < n; ++i) std::memcpy(to + i * to_row, &r[i], sizeof(R));
 }
-#if MT_LANES >= 8
-/// Eight by eight: pairs of rows, fours of rows, then the halves of registers.
-MT_INLINE void transpose8(float* to, int64_t to_row, const float* p, int64_t from_row) {
-  __m256 x[8], y[8];
-  for (int i = 0; i < 8; ++i) x[i] = _mm256_loadu_ps(p + i * from_row);
-  for (int i = 0; i < 8; i += 4)
-    for (int h = 0; h < 2; ++h) {
-      __m256 a = h ? _mm256_unpackhi_ps(x[i], x[i + 1]) : _mm256_unpacklo_ps(x[i], x[i + 1]);
-      __m256 b = h ? _mm256_unpackhi_ps(x[i + 2], x[i + 3]) : _mm256_unpacklo_ps(x[i + 2], x[i + 3]);
-      y[i + 2 * h] = _mm256_shuffle_ps(a, b, 0x44);
-      y[i + 2 * h + 1] = _mm256_shuffle_ps(a, b, 0xee);
-    }
-  for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(to + i * to_row, _mm256_permute2f128_ps(y[i], y[i + 4], 0x20));
-    _mm256_storeu_ps(to + (i + 4) * to_row, _mm256_permute2f128_ps(y[i], y[i + 4], 0x31));
-  }
-}
-#endif
 #endif
 
 /// to[c·to_row + r] = from[r·from_row + c]; rows where skip[r], if given, is not 0 become zeros, and so do rows up to
@@ -125,7 +106,8 @@ inline void transpose(float* to, int64_t to_row, const float* from, int64_t from
 #if MT_LANES >= 8
   for (; r + 8 <= rows && kept(8); r += 8) {
     int64_t c = 0;
-    for (; c + 8 <= width; c += 8) transpose8(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
+    for (; c + 8 <= width; c += 8)
+      transpose_block<__m256>(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
     for (; c < width; ++c)
       for (int64_t i = r; i < r + 8; ++i) one(i, c);
   }
@@ -133,7 +115,8 @@ inline void transpose(float* to, int64_t to_row, const float* from, int64_t from
   for (; r + 4 <= rows; r += 4) {
     int64_t c = 0;
     if (kept(4))
-      for (; c + 4 <= width; c += 4) transpose4(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
+      for (; c + 4 <= width; c += 4)
+        transpose_block<__m128>(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
     for (; c < width; ++c)
       for (int64_t i = r; i < r + 4; ++i) one(i, c);
   }

@@ -1,5 +1,5 @@
-// A vector of kLanes floats, and the operations of the CPU kernels' inner loops. No include guard: each_isa.h includes
-// it once per instruction set, inside that set's namespace.
+// A vector of kLanes floats, and the operations of the CPU kernels' inner loops. No include guard: it is included once
+// per instruction set, inside that set's namespace.
 
 constexpr int kLanes = MT_LANES;
 
@@ -13,41 +13,46 @@ MT_INLINE ivec as_int(vec a) { return (ivec)a; }
 MT_INLINE vec as_float(ivec a) { return (vec)a; }
 typedef uint32_t uvec __attribute__((vector_size(MT_LANES * 4)));
 MT_INLINE ivec add_wrapping(ivec a, ivec b) { return (ivec)((uvec)a + (uvec)b); }
+/// Zeros come in from the left.
+MT_INLINE ivec shift_right(ivec a, int n) { return (ivec)((uvec)a >> n); }
 MT_INLINE vec to_float(ivec a) { return __builtin_convertvector(a, vec); }
 #else
 template <typename T>
 struct lanes_of {
   T v[MT_LANES];
   T operator[](int i) const { return v[i]; }
+  T& operator[](int i) { return v[i]; }
 };
 using vec = lanes_of<float>;
 using ivec = lanes_of<int32_t>;
-#define MT_LANEWISE(result, expression)                       \
-  {                                                           \
+#define MT_LANEWISE(result, function, expression)             \
+  MT_INLINE result function {                                 \
     result r;                                                 \
     for (int i = 0; i < MT_LANES; ++i) r.v[i] = (expression); \
     return r;                                                 \
   }
-MT_INLINE vec operator+(vec a, vec b) MT_LANEWISE(vec, a.v[i] + b.v[i]) MT_INLINE vec operator-(vec a, vec b)
-    MT_LANEWISE(vec, a.v[i] - b.v[i]) MT_INLINE vec operator*(vec a, vec b)
-        MT_LANEWISE(vec, a.v[i] * b.v[i]) MT_INLINE vec operator/(vec a, vec b)
-            MT_LANEWISE(vec, a.v[i] / b.v[i]) MT_INLINE ivec operator>(vec a, vec b)
-                MT_LANEWISE(ivec, a.v[i] > b.v[i] ? -1 : 0) MT_INLINE ivec operator+(ivec a, ivec b)
-                    MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i]))) MT_INLINE ivec operator&(ivec a,
-                                                                                                             ivec b)
-                        MT_LANEWISE(ivec, a.v[i] & b.v[i]) MT_INLINE ivec operator!=(ivec a, ivec b)
-                            MT_LANEWISE(ivec, a.v[i] != b.v[i] ? -1 : 0) MT_INLINE ivec operator-(ivec a, ivec b)
-                                MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) -
-                                                          uint32_t(b.v[i]))) MT_INLINE ivec operator>>(ivec a, int n)
-                                    MT_LANEWISE(ivec, a.v[i] >> n) MT_INLINE ivec operator<<(ivec a, int n)
-                                        MT_LANEWISE(ivec, int32_t(uint32_t(a.v[i]) << n)) MT_INLINE vec
-    splat(float x) MT_LANEWISE(vec, x) MT_INLINE ivec isplat(int32_t x) MT_LANEWISE(ivec, x) MT_INLINE vec
-    select(ivec where, vec yes, vec no) MT_LANEWISE(vec, where.v[i] ? yes.v[i] : no.v[i]) MT_INLINE ivec as_int(vec a) {
-  return std::bit_cast<ivec>(a);
-}
+// clang-format off
+MT_LANEWISE(vec, operator+(vec a, vec b), a.v[i] + b.v[i])
+MT_LANEWISE(vec, operator-(vec a, vec b), a.v[i] - b.v[i])
+MT_LANEWISE(vec, operator*(vec a, vec b), a.v[i] * b.v[i])
+MT_LANEWISE(vec, operator/(vec a, vec b), a.v[i] / b.v[i])
+MT_LANEWISE(ivec, operator>(vec a, vec b), a.v[i] > b.v[i] ? -1 : 0)
+MT_LANEWISE(ivec, operator+(ivec a, ivec b), int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i])))
+MT_LANEWISE(ivec, operator-(ivec a, ivec b), int32_t(uint32_t(a.v[i]) - uint32_t(b.v[i])))
+MT_LANEWISE(ivec, operator&(ivec a, ivec b), a.v[i] & b.v[i])
+MT_LANEWISE(ivec, operator|(ivec a, ivec b), a.v[i] | b.v[i])
+MT_LANEWISE(ivec, operator!=(ivec a, ivec b), a.v[i] != b.v[i] ? -1 : 0)
+MT_LANEWISE(ivec, operator>>(ivec a, int n), a.v[i] >> n)
+MT_LANEWISE(ivec, shift_right(ivec a, int n), int32_t(uint32_t(a.v[i]) >> n))
+MT_LANEWISE(ivec, operator<<(ivec a, int n), int32_t(uint32_t(a.v[i]) << n))
+MT_LANEWISE(vec, splat(float x), x)
+MT_LANEWISE(ivec, isplat(int32_t x), x)
+MT_LANEWISE(vec, select(ivec where, vec yes, vec no), where.v[i] ? yes.v[i] : no.v[i])
+MT_LANEWISE(vec, to_float(ivec a), float(a.v[i]))
+// clang-format on
+MT_INLINE ivec as_int(vec a) { return std::bit_cast<ivec>(a); }
 MT_INLINE vec as_float(ivec a) { return std::bit_cast<vec>(a); }
 MT_INLINE ivec add_wrapping(ivec a, ivec b) { return a + b; }
-MT_INLINE vec to_float(ivec a) MT_LANEWISE(vec, float(a.v[i]))
 #undef MT_LANEWISE
 #endif
 
@@ -62,6 +67,88 @@ MT_INLINE ivec load(const int32_t* p) {
   return a;
 }
 MT_INLINE void store(float* p, vec a) { std::memcpy(p, &a, sizeof a); }
+
+#if MT_LANES == 8
+/// All bits of the first n lanes.
+MT_INLINE __m256i first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+/// The first n < kLanes numbers, zeros after them.
+MT_INLINE vec load_part(const float* p, int n) {
+#if MT_LANES == 16
+  return (vec)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+#elif MT_LANES == 8
+  return (vec)_mm256_maskload_ps(p, first_lanes(n));
+#else
+  vec a = splat(0);
+  for (int i = 0; i < n; ++i) a[i] = p[i];
+  return a;
+#endif
+}
+MT_INLINE void store_part(float* p, vec a, int n) {
+#if MT_LANES == 16
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)a);
+#elif MT_LANES == 8
+  _mm256_maskstore_ps(p, first_lanes(n), (__m256)a);
+#else
+  for (int i = 0; i < n; ++i) p[i] = a[i];
+#endif
+}
+
+// ---- 16-bit numbers ----
+
+/// kLanes 16-bit numbers as words.
+MT_INLINE ivec words(const void* p) {
+#if MT_LANES == 16
+  return (ivec)_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+#elif MT_LANES == 8
+  return (ivec)_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+#elif defined(MT_VECTOR_EXTENSION)
+  typedef uint16_t hvec __attribute__((vector_size(MT_LANES * 2)));
+  hvec a;
+  std::memcpy(&a, p, sizeof a);
+  return __builtin_convertvector(a, ivec);
+#else
+  uint16_t part[MT_LANES];
+  std::memcpy(part, p, sizeof part);
+  ivec a;
+  for (int i = 0; i < MT_LANES; ++i) a[i] = part[i];
+  return a;
+#endif
+}
+/// The lower halves of words, as float16.
+MT_INLINE vec widen_f16(ivec a) {
+#if MT_LANES == 16
+  return (vec)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)a));
+#elif MT_LANES == 8
+  // Narrowed within the 128-bit lanes, where words above 2^16 would saturate, then the lanes put side by side.
+  const __m256i narrow = _mm256_packus_epi32((__m256i)a, (__m256i)a);
+  return (vec)_mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(narrow, 0xd8)));
+#else
+  vec b;
+  for (int i = 0; i < MT_LANES; ++i) b[i] = float(std::bit_cast<f16>(uint16_t(a[i])));
+  return b;
+#endif
+}
+MT_INLINE vec load(const bf16* p) { return as_float(words(p) << 16); }
+MT_INLINE vec load(const f16* p) {
+#if MT_LANES == 16
+  return (vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif MT_LANES == 8
+  return (vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  vec a;
+  for (int i = 0; i < MT_LANES; ++i) a[i] = float(p[i]);
+  return a;
+#endif
+}
+/// The lower and the upper halves of words, widened.
+MT_INLINE vec low(ivec a, bf16) { return as_float(a << 16); }
+MT_INLINE vec high(ivec a, bf16) { return as_float(a & isplat(int32_t(0xffff0000))); }
+MT_INLINE vec low(ivec a, f16) { return widen_f16(kLanes == 8 ? a & isplat(0xffff) : a); }
+MT_INLINE vec high(ivec a, f16) { return widen_f16(shift_right(a, 16)); }
+
 /// If one of them is NaN: b.
 MT_INLINE vec max(vec a, vec b) {
 #if MT_LANES == 16
@@ -130,3 +217,77 @@ MT_INLINE float max(vec a) {
   return m;
 #endif
 }
+
+// ---- transposes ----
+
+#ifdef MT_X86  // vec is one of these registers
+MT_INLINE __m128 unpack_low(__m128 a, __m128 b) { return _mm_unpacklo_ps(a, b); }
+MT_INLINE __m128 unpack_high(__m128 a, __m128 b) { return _mm_unpackhi_ps(a, b); }
+template <int picks>
+MT_INLINE __m128 shuffle(__m128 a, __m128 b) {
+  return _mm_shuffle_ps(a, b, picks);
+}
+#if MT_LANES >= 8
+MT_INLINE __m256 unpack_low(__m256 a, __m256 b) { return _mm256_unpacklo_ps(a, b); }
+MT_INLINE __m256 unpack_high(__m256 a, __m256 b) { return _mm256_unpackhi_ps(a, b); }
+template <int picks>
+MT_INLINE __m256 shuffle(__m256 a, __m256 b) {
+  return _mm256_shuffle_ps(a, b, picks);
+}
+#endif
+#if MT_LANES == 16
+MT_INLINE __m512 unpack_low(__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b); }
+MT_INLINE __m512 unpack_high(__m512 a, __m512 b) { return _mm512_unpackhi_ps(a, b); }
+template <int picks>
+MT_INLINE __m512 shuffle(__m512 a, __m512 b) {
+  return _mm512_shuffle_ps(a, b, picks);
+}
+#endif
+/// Transposes 4×4 blocks: four registers each, within their 128-bit lanes.
+template <int n, typename R>
+MT_INLINE void transpose_fours(R* r) {
+  for (int i = 0; i < n; i += 4) {
+    const R a = unpack_low(r[i], r[i + 1]), b = unpack_high(r[i], r[i + 1]);
+    const R c = unpack_low(r[i + 2], r[i + 3]), d = unpack_high(r[i + 2], r[i + 3]);
+    r[i] = shuffle<0x44>(a, c);
+    r[i + 1] = shuffle<0xee>(a, c);
+    r[i + 2] = shuffle<0x44>(b, d);
+    r[i + 3] = shuffle<0xee>(b, d);
+  }
+}
+/// Transposes as many registers as one has numbers.
+MT_INLINE void transpose(__m128* r) { transpose_fours<4>(r); }
+#if MT_LANES >= 8
+MT_INLINE void transpose(__m256* r) {
+  transpose_fours<8>(r);
+  for (int i = 0; i < 4; ++i) {
+    const __m256 a = r[i], b = r[i + 4];
+    r[i] = _mm256_permute2f128_ps(a, b, 0x20);
+    r[i + 4] = _mm256_permute2f128_ps(a, b, 0x31);
+  }
+}
+#endif
+#if MT_LANES == 16
+MT_INLINE void transpose(__m512* r) {
+  transpose_fours<16>(r);
+  for (int i = 0; i < 4; ++i) {
+    const __m512 a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), b = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+    const __m512 c = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88),
+                 d = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    r[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+    r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+    r[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+    r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+  }
+}
+#endif
+#else
+MT_INLINE void transpose(vec* r) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float a = r[i][j];
+      r[i][j] = r[j][i];
+      r[j][i] = a;
+    }
+}
+#endif

@@ -1,0 +1,23 @@
+// Compiles the kernels of the matrix product for every instruction set, and chooses a set.
+#include "kernels/cpu/matmul_kernels.h"
+
+#include <algorithm>
+
+#define MT_EACH_ISA "kernels/cpu/matmul_micro.h"
+#include "kernels/cpu/each_isa.h"
+
+namespace mt::kernels {
+
+const Level& level() {
+  static const Level best = [] {
+    Level l = MT_FOR_ISA(matmul_level);
+#ifdef MT_X86
+    if (has_bfloat16_dots())
+      for (int v = 0; v < 2; ++v) std::copy_n(bf16_dots.tile[v], kMaxRows, l.tile[int(Kind::dots)][v]);
+#endif
+    return l;
+  }();
+  return best;
+}
+
+}  // namespace mt::kernels
