@@ -277,7 +277,8 @@ export class FrameStream {
     await this.restart()
     const all = (await this.scan(false))!
     const films = this.format.streams.filter((s) => s.codecpar.codecType === AV.AVMEDIA_TYPE_VIDEO)
-    if (this.restarts && films.length > 1) await this.checkOneStream()
+    // A short program stream may hold one stream after the other though both are shown at once.
+    if (/^mpegts\b/.test(this.format.iformat!.name ?? '') && films.length > 1) await this.checkOneStream()
     if (this.counted === all.counted) return all
     this.counted = all.counted
     await this.restart()
