@@ -10,8 +10,6 @@
 namespace mt::cuda {
 namespace {
 
-bool narrow(const View& x) { return x.dtype == DType::bf16; }
-
 // ---- gradients of A and B: thin products over all rows of activations, both in one launch ----
 //
 // A block forms a tile of kRank × kColumns sums of one gradient, over a piece of the rows; the sums of the pieces are
@@ -195,28 +193,19 @@ int64_t pieces_of(int64_t m, int64_t tiles) {
 
 void lora_forward(const Act& x, const View& w, const Maybe& bias, const View& a, const View& b, double scaling,
                   ActOut y, Out shrunk) {
-  matmul({.form = Form::nt,
-          .a = matrix(x),
-          .b = matrix(a),
-          .c = shrunk.data<float>(),
-          .type = DType::f32,
-          .narrow = narrow(x)});
-  matmul({.form = Form::nt,
-          .a = matrix(x),
-          .b = matrix(w),
-          .c = address(y),
-          .type = y.dtype,
-          .narrow = narrow(x),
-          .bias = bias ? bias.data<float>() : nullptr,
-          .a2 = matrix(shrunk),
-          .b2 = matrix(b),
-          .factor = float(scaling)});
+  matmul(activations(Form::nt, x, a, shrunk));
+  Matmul p = activations(Form::nt, x, w, y);
+  p.bias = numbers(bias);
+  p.a2 = matrix(shrunk);
+  p.b2 = matrix(b);
+  p.factor = float(scaling);
+  matmul(p);
 }
 
 void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& w, const View& a, const View& b,
                    double scaling, const MaybeAct& residual, MaybeActOut dx, Out da, Out db) {
   const int64_t m = x.rows(), r = a.size(0), in = a.size(1), out = b.size(0);
-  const bool cores = narrow(x) && m > kFewRows;
+  const bool narrow = x.dtype == DType::bf16, cores = narrow && m > kFewRows;
   const int64_t ranks = ceil_div(r, kRank), tiles_a = ceil_div(in, kColumns),
                 tiles = ranks * (tiles_a + ceil_div(out, kColumns));
   const int64_t rows = tiles ? ceil_div(ceil_div(m, pieces_of(m, tiles)), kStep) * kStep : 0,
@@ -231,7 +220,7 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
           .b = matrix(b),
           .c = scratch.as<void>(),
           .type = type,
-          .narrow = narrow(x),
+          .narrow = narrow,
           .alpha = float(scaling)});
   each_activation(x.dtype, [&](auto t) {
     using T = decltype(t);
@@ -256,16 +245,12 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
       if (cores) launch(gradients_mma, grid, dim3(kLoraThreads), 3 * kStep * (kRank + kColumns + 16) * sizeof(bf16), g);
     if (!cores) launch(gradients_plain<T>, grid, dim3(kLoraThreads), 0, g);
   });
-  if (dx)
-    matmul({.form = Form::nn,
-            .a = matrix(dy),
-            .b = matrix(w),
-            .c = address(dx),
-            .type = dx.dtype,
-            .narrow = narrow(x),
-            .a2 = u,
-            .b2 = matrix(a),
-            .residual = residual ? address(residual) : nullptr});
+  if (!dx) return;
+  Matmul p = activations(Form::nn, dy, w, dx);
+  p.a2 = u;
+  p.b2 = matrix(a);
+  p.residual = address(residual);
+  matmul(p);
 }
 
 }  // namespace mt::cuda

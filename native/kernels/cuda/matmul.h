@@ -25,9 +25,11 @@ struct Matrix {
   int64_t padding = 0;         // zeros between one row and the next
   int64_t pitch() const { return cols + padding; }
 };
+/// Where a view begins; null where it is absent.
 inline void* address(const View& v) {
-  return static_cast<char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype));
+  return v ? static_cast<char*>(v.storage->data()) + v.offset * int64_t(size_of(v.dtype)) : nullptr;
 }
+inline const float* numbers(const Maybe& v) { return v ? v.data<float>() : nullptr; }
 /// v [..., width] as [rows, width].
 inline Matrix matrix(const View& v) { return {address(v), v.dtype, v.rows(), v.size(-1)}; }
 
@@ -59,6 +61,12 @@ struct Matmul {
 };
 
 void matmul(const Matmul& p);
+
+/// c = a·b for activations: a, or in form tn both factors. Further terms may be set.
+inline Matmul activations(Form form, const View& a, const View& b, const View& c) {
+  return {
+      .form = form, .a = matrix(a), .b = matrix(b), .c = address(c), .type = c.dtype, .narrow = a.dtype == DType::bf16};
+}
 
 /// Whether cuBLASLt computes large products of bfloat16, and why. MT_GEMM=own|cublaslt decides it; by default the
 /// library is used where it is found (kernels/cuda/cublaslt.h). The search runs once.
