@@ -96,7 +96,7 @@ test('a client that goes away stops its answer, and gives up its place', async (
 test('a client that never reads is waited for, then its answer ends', async () => {
   let [made, ended] = [0, 0]
   const server = await serve(
-    { patience: 0.3 },
+    { patience: 1 },
     (model) =>
       ({
         checkpoint: model.checkpoint,
@@ -321,7 +321,7 @@ test('an upload that is too large is refused before it is read, or as soon as it
 })
 
 test('bodies that are no form, a form without an end, without a clip, or with something else: one sentence, nothing left', async () => {
-  const server = await serve({ patience: 0.3 })
+  const server = await serve({ patience: 1 })
   const cases: [string, string, number, RegExp][] = [
     ['application/json', '{}', 415, /Send the clip as multipart\/form-data/],
     ['multipart/form-data', 'x', 400, /multipart body cannot be read: .*[Bb]oundary/],
@@ -379,7 +379,7 @@ test('bodies that are no form, a form without an end, without a clip, or with so
 })
 
 test('uploads are deleted: when asked, after their time, for newer ones, and with the server', async () => {
-  const server = await serve({ uploadSeconds: 0.2, uploadBytes: 30_000 })
+  const server = await serve({ uploadSeconds: 2, uploadBytes: 30_000 })
   const { client } = server
   const upload = async (): Promise<string> =>
     (await client.files.create({ file: new File([server.bytes], '../../x.mp4'), purpose: 'user_data' })).id

@@ -6,19 +6,25 @@ import { fileURLToPath } from 'node:url'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { openBrowser } from '../support/browser.js'
+import { browserPath, openBrowser } from '../support/browser.js'
 import { train } from '../../lib/train/loop.js'
 import { temporaryFolder } from '../support/tiny.js'
 import { trainConfig } from '../support/world.js'
 import { gated, serve, until, type Served } from './support.js'
 
 const docs = fileURLToPath(new URL('../../docs/serve/', import.meta.url))
-const opened = await openBrowser()
-if (typeof opened === 'string') console.error(`test/server/page: SKIPPED, the page is tested by nothing: ${opened}`)
-const browser = opened as Browser
-const inBrowser = typeof opened === 'string' ? test.skip : test
+const program = browserPath()
+if (!program)
+  console.error(
+    'test/server/page: SKIPPED, nothing tests the page: chromium is not installed (apt-get install chromium), nor named by CHROMIUM',
+  )
+let browser: Browser
+const inBrowser = program ? test : test.skip
+test.before(async () => {
+  if (program) browser = await openBrowser(program)
+})
 test.after(async () => {
-  if (typeof opened !== 'string') await opened.close()
+  if (program) await browser.close()
 })
 
 /** A page, and what went wrong on it. */

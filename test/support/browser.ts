@@ -11,9 +11,9 @@ const PLACES = [
   'C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe',
 ]
 
-/** A browser; or why there is none. The caller closes it. */
-export async function openBrowser(): Promise<Browser | string> {
-  const executablePath = PLACES.find((path) => path && existsSync(path))
-  if (!executablePath) return 'chromium is not installed (apt-get install chromium), nor named by CHROMIUM'
-  return chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'] })
-}
+/** The browser's program; undefined where there is none. */
+export const browserPath = (): string | undefined => PLACES.find((path) => path && existsSync(path))
+
+/** A browser without a window. The caller closes it. */
+export const openBrowser = (executablePath: string): Promise<Browser> =>
+  chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'] })
