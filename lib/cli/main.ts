@@ -6,6 +6,9 @@ import { Interrupted } from './common.js'
 
 const commands = [
   './train.js',
+  './validate.js',
+  './check-data.js',
+  './show-batch.js',
   './eval.js',
   './ask.js',
   './inspect.js',

@@ -7,11 +7,11 @@ import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
 import { openModel, type Model } from '../session/model.js'
 import { accuracy, answerLoss, predictSamples, type Prediction } from '../eval/evaluate.js'
-import { encode } from '../session/encode.js'
 import { Features } from '../session/features.js'
 import { firstNotFinite } from '../session/finite.js'
 import { deviceMemory, memory } from '../tensor/runtime.js'
 import { Average } from './average.js'
+import { batchesOf } from './batches.js'
 import { BadSteps } from './bad-steps.js'
 import type { TrainConfig } from './config.js'
 import type { StepEvent, TrainOptions, TrainResult, Validation } from './events.js'
@@ -20,7 +20,7 @@ import { checkTexts, computeFeatures, type Samples } from './prepare.js'
 import { StepProfile } from './profile.js'
 import { RunFolder } from './run-folder.js'
 import { RunState } from './run-state.js'
-import { byLength, chunks, rateFactor, shuffled } from './schedule.js'
+import { rateFactor } from './schedule.js'
 import { Trainer } from './trainer.js'
 import { Watch } from './watch.js'
 
@@ -194,33 +194,10 @@ class Run {
     return { epochs, early: epoch < this.config.train.epochs, skipped, best: folder.best, last: folder.last }
   }
 
-  /** The samples of an epoch's steps, by micro-batch. */
-  private order(epoch: number): Sample[][][] {
-    const { batch, accumulation, seed, batching } = this.config.train
-    const { train } = this.samples
-    const order =
-      batching === 'length' ? byLength(this.lengths(), batch, seed, epoch) : shuffled(train.length, seed, epoch)
-    return chunks(
-      chunks(
-        order.map((i) => train[i]!),
-        batch,
-      ),
-      accumulation,
-    )
-  }
-
-  /** Tokens of each training sample's texts. */
-  private lengths(): number[] {
-    return this.samples.train.map((sample) => {
-      const { prompt, answer, qformer } = encode(this.model.checkpoint, this.adapter.config, sample)
-      return prompt.length + answer.length + (qformer?.length ?? 0)
-    })
-  }
-
   private async epoch(epoch: number, early: () => boolean): Promise<void> {
     const { state } = this
     const { evalEvery, saveEvery } = this.config.train
-    const order = this.order(epoch)
+    const order = batchesOf(this.samples.train, this.config.train, epoch, this.model.checkpoint, this.adapter.config)
     const todo = order.slice(state.position)
     const within = (): boolean => state.position < order.length
     try {
