@@ -122,7 +122,7 @@ function fileSource(
   throw new Refusal(400, `${where}: a file has file_id, of an upload, or file_data, a data: URL.`)
 }
 
-// -------------------------------------------------------------------------------------------------------------- answers
+// ------------------------------------------------------------------------------------------------------------- answers
 
 /** The objects of one answer. */
 export class Completion {

@@ -59,8 +59,8 @@ export interface LoadOptions {
    */
   precision?: Precision | 'auto' | undefined
   /**
-   * In which form frozen matrices are held: `stored` as in the files, `bfloat16` where those are float32, or `auto`, the
-   * default: bfloat16 where float32 would take more than a third of the memory, else as stored.
+   * In which form frozen matrices are held: `stored` as in the files, `bfloat16` where those are float32, or `auto`,
+   * the default: bfloat16 where float32 would take more than a third of the memory, else as stored.
    */
   weights?: WeightsChoice | undefined
   /** Called while weights are read into memory: bytes so far, and in all. */

@@ -82,8 +82,8 @@ export interface TrainEvents {
 }
 
 /**
- * Options of a run beside {@link TrainConfig}; those of {@link openModel} say where it computes, in which precision, and
- * how weights are held.
+ * Options of a run beside {@link TrainConfig}; those of {@link openModel} say where it computes, in which precision,
+ * and how weights are held.
  */
 export interface TrainOptions extends TrainEvents, LoadOptions {
   /** Stops the run after the current step; the adapter is saved, and `train` rejects with the signal's reason. */

@@ -1,8 +1,8 @@
 /**
  * The state of a run, from which it resumes to the bit. `OUTPUT/last/` holds the adapter, AdamW's moments
- * (`training.safetensors`: `m.NAME`, `v.NAME` and, of a moving average, `ema.NAME`, float32), and its steps, the place in the data, the random state and the
- * configuration (`training.json`). The folder is replaced as a whole, so adapter and moments always belong to the same
- * step. `OUTPUT/best/` is an adapter alone.
+ * (`training.safetensors`: `m.NAME`, `v.NAME` and, of a moving average, `ema.NAME`, float32), and its steps, the place
+ * in the data, the random state and the configuration (`training.json`). The folder is replaced as a whole, so adapter
+ * and moments always belong to the same step. `OUTPUT/best/` is an adapter alone.
  */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'

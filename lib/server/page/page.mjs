@@ -1,4 +1,4 @@
-// The page of `mtransllama serve`: a question about a clip, answered by one or several adapters, and trainings that run.
+// The page of `mtransllama serve`: a question about a clip, answered by one or several adapters, and running trainings.
 import uPlot from '/uplot.mjs'
 
 /** @type {(id: string) => any} */
@@ -237,7 +237,8 @@ async function answer(model, signal) {
     }
     if (!usage) throw new Error('The connection ended before the answer did.')
     const seconds = ((performance.now() - began) / 1000).toFixed(1)
-    notes.textContent = `${usage.completion_tokens} tokens from ${usage.prompt_tokens}, ${seconds} s${finish === 'length' ? '; cut off at the longest answer' : ''}`
+    const cut = finish === 'length' ? '; cut off at the longest answer' : ''
+    notes.textContent = `${usage.completion_tokens} tokens from ${usage.prompt_tokens}, ${seconds} s${cut}`
   } catch (error) {
     notes.textContent = signal.aborted ? 'stopped' : error.message
     if (!signal.aborted) notes.classList.add('failed')
