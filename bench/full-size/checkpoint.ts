@@ -8,7 +8,7 @@ import { mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import { expectedTensors } from '../../lib/checkpoint/names.js'
-import { writeAtomically, writeFileAtomic } from '../../lib/files/atomic.js'
+import { writeAtomically, writeFileAtomic, type FileSystem } from '../../lib/files/atomic.js'
 import { sizeOf } from '../../lib/shape.js'
 
 export type StoredDtype = 'float32' | 'bfloat16'
@@ -147,6 +147,12 @@ function noise(n: number): Float32Array {
   return out
 }
 
+const blocks: Partial<Record<StoredDtype, Float32Array | Uint16Array>> = {}
+/** The block, drawn once. */
+function block(dtype: StoredDtype): Float32Array | Uint16Array {
+  return (blocks[dtype] ??= dtype === 'float32' ? noise(NOISE) : narrowed(block('float32') as Float32Array))
+}
+
 /** Bits of the nearest bfloat16. */
 function narrowed(values: Float32Array): Uint16Array {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
@@ -193,11 +199,13 @@ export interface WriteOptions {
   /** config.json of another size: for tests. */
   config?: object | undefined
   onProgress?: ((bytes: number, total: number) => void) | undefined
+  /** The file system's calls; a test passes ones that fail. */
+  on?: FileSystem | undefined
 }
 
 /** Writes what is missing of a checkpoint; a shard that is there as a whole stays. Returns the bytes of all weights. */
 export async function writeCheckpoint(folder: string, options: WriteOptions): Promise<number> {
-  const { dtype, config = hubConfig(dtype), onProgress } = options
+  const { dtype, config = hubConfig(dtype), onProgress, on } = options
   const json = (content: object): string => `${JSON.stringify(content, null, 2)}\n`
   for (const [name, content] of Object.entries({ 'config.json': config, ...smallFiles() })) {
     await mkdir(dirname(join(folder, name)), { recursive: true })
@@ -211,8 +219,7 @@ export async function writeCheckpoint(folder: string, options: WriteOptions): Pr
   const fileOf = (i: number): string =>
     `model-${String(i + 1).padStart(5, '0')}-of-${String(SHARDS).padStart(5, '0')}.safetensors`
   const total = tensors.reduce((n, t) => n + t.bytes, 0)
-  const drawn = noise(NOISE)
-  const values = dtype === 'float32' ? drawn : narrowed(drawn)
+  const [drawn, values] = [block('float32') as Float32Array, block(dtype)]
   let done = 0
   for (const [i, shard] of shards.entries()) {
     const path = join(folder, fileOf(i))
@@ -220,26 +227,30 @@ export async function writeCheckpoint(folder: string, options: WriteOptions): Pr
     const bytes = shard.reduce((n, t) => n + t.bytes, 0)
     if (existsSync(path) && statSync(path).size === head.byteLength + bytes) done += bytes
     else
-      await writeAtomically(path, async (sink) => {
-        await sink.write(head)
-        for (const { name, shape } of shard) {
-          let left = sizeOf(shape)
-          if (shape.length === 1 && /norm[^.]*\.weight$/i.test(name)) {
-            const ones = drawn.slice(0, left).map((x) => 1 + x)
-            await sink.write(bytesOf(dtype === 'float32' ? ones : narrowed(ones)))
-            done += width * left
-            continue
+      await writeAtomically(
+        path,
+        async (sink) => {
+          await sink.write(head)
+          for (const { name, shape } of shard) {
+            let left = sizeOf(shape)
+            if (shape.length === 1 && /norm[^.]*\.weight$/i.test(name)) {
+              const ones = drawn.slice(0, left).map((x) => 1 + x)
+              await sink.write(bytesOf(dtype === 'float32' ? ones : narrowed(ones)))
+              done += width * left
+              continue
+            }
+            // Another place of the block for each tensor: a step that shares no factor with its length.
+            for (let at = (7_368_787 * (tensors.findIndex((t) => t.name === name) + 1)) % NOISE; left; at = 0) {
+              const count = Math.min(left, NOISE - at)
+              await sink.write(bytesOf(values.subarray(at, at + count)))
+              left -= count
+              done += width * count
+            }
+            onProgress?.(done, total)
           }
-          // Another place of the block for each tensor: a step that shares no factor with its length.
-          for (let at = (7_368_787 * (tensors.findIndex((t) => t.name === name) + 1)) % NOISE; left; at = 0) {
-            const count = Math.min(left, NOISE - at)
-            await sink.write(bytesOf(values.subarray(at, at + count)))
-            left -= count
-            done += width * count
-          }
-          onProgress?.(done, total)
-        }
-      })
+        },
+        on,
+      )
     onProgress?.(done, total)
   }
   const weightMap = Object.fromEntries(shards.flatMap((shard, i) => shard.map((t) => [t.name, fileOf(i)])))

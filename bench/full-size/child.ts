@@ -27,6 +27,7 @@ import { sizesOf, trainFootprint } from '../../lib/train/footprint.js'
 import { AdamW } from '../../lib/train/optimizer.js'
 import { Trainer } from '../../lib/train/trainer.js'
 import { languageFlops, qformerFlops } from '../cost.js'
+import { load } from '../machine.js'
 import type { AskRun, TrainRun } from './record.js'
 
 const [task, folder, weights, scratch] = process.argv.slice(2) as ['ask' | 'train', string, WeightsChoice, string]
@@ -88,6 +89,7 @@ function about(
     peakBytes: peakBytes(),
     plannedBytes,
     rates,
+    load: load(),
   }
 }
 
@@ -155,7 +157,7 @@ async function ask(): Promise<AskRun> {
 }
 
 async function train(): Promise<TrainRun> {
-  const clips = [await clip(0), await clip(1)]
+  const clips = [await clip(0)]
   const samples = Array.from({ length: BATCH * STEPS }, (_, i) => sampleOf(i, clips[i % clips.length]!))
   const config = parseTrainConfig({ model: folder, output: scratch, data: { train: 'none' }, train: { batch: BATCH } })
   const outline = await outlineOf(folder)

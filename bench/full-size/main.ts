@@ -64,7 +64,7 @@ const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`
 
 async function run(
   what: string | undefined,
-  o: { stored: string; weights: string; folder: string; out?: string },
+  o: { stored: string; weights: string; folder: string; only?: string; out?: string },
 ): Promise<void> {
   if (what !== undefined && what !== 'write') throw invalid('argument', 'write or nothing', what)
   const stored: StoredDtype[] =
@@ -72,43 +72,53 @@ async function run(
   if (!['all', ...stored].includes(o.stored)) throw invalid('--stored', 'all, float32 or bfloat16', o.stored)
   const forms = o.weights.split(',') as WeightsChoice[]
   for (const form of forms) if (!WEIGHTS.includes(form)) throw invalid('--weights', WEIGHTS.join(', '), form)
-  const runs: FullSize['runs'] = []
+  const tasks = o.only === undefined ? (['ask', 'train'] as const) : [known(o.only)]
+  const file = o.out ?? resolve(here, `../results/full-size/${slug(machine().cpu)}-${today().slice(0, 10)}.json`)
   for (const dtype of stored) {
     const folder = join(o.folder, dtype)
     await write(folder, dtype)
     if (what === 'write') continue
-    for (const weights of forms) {
-      console.log(`${dtype}, --weights ${weights}`)
-      const ask = AskRun.parse(await child('ask', folder, weights))
-      console.log(
-        `  ask: opened in ${ask.loadSeconds.toFixed(0)} s, ${ask.tokens} tokens, ${ask.totalSeconds.toFixed(0)} s in all, peak ${gigabytes(ask.peakBytes)}`,
-      )
-      const train = TrainRun.parse(await child('train', folder, weights))
-      console.log(
-        `  train: steps of ${train.stepSeconds.map((s) => s.toFixed(1)).join(', ')} s, ${train.reached} of ${train.tensors} tensors reached, peak ${gigabytes(train.peakBytes)}`,
-      )
-      runs.push({ stored: dtype, weights, fileBytes: bytesIn(folder), ask, train })
-    }
+    for (const weights of forms)
+      for (const task of tasks) {
+        console.log(`${task}, ${dtype}, --weights ${weights}`)
+        const found = await child(task, folder, weights)
+        const one = task === 'ask' ? { ask: AskRun.parse(found) } : { train: TrainRun.parse(found) }
+        console.log(`  ${told(one)}`)
+        add(file, { stored: dtype, weights, fileBytes: bytesIn(folder), ...one })
+      }
   }
-  if (!runs.length) return
-  const date = new Date().toISOString()
-  const about = machine()
-  const file = o.out ?? resolve(here, `../results/full-size/${slug(about.cpu)}-${date.slice(0, 10)}.json`)
-  // Runs of other checkpoints and forms stay: each takes minutes.
+  if (what !== 'write') console.log(file)
+}
+
+const today = (): string => new Date().toISOString()
+
+function known(task: string): 'ask' | 'train' {
+  if (task !== 'ask' && task !== 'train') throw invalid('--only', 'ask or train', task)
+  return task
+}
+
+function told({ ask, train }: Partial<FullSize['runs'][number]>): string {
+  if (ask)
+    return `opened in ${ask.loadSeconds.toFixed(0)} s, ${ask.tokens} tokens, ${ask.totalSeconds.toFixed(0)} s in all, peak ${gigabytes(ask.peakBytes)}`
+  const { stepSeconds, reached, tensors, peakBytes } = train!
+  return `steps of ${stepSeconds.map((s) => s.toFixed(1)).join(', ')} s, ${reached} of ${tensors} tensors reached, peak ${gigabytes(peakBytes)}`
+}
+
+/** Adds a run to the file of results. Runs of other checkpoints, forms and tasks stay: each takes minutes. */
+function add(file: string, run: FullSize['runs'][number]): void {
   const earlier = existsSync(file) ? FullSize.parse(JSON.parse(readFileSync(file, 'utf8'))).runs : []
-  const kept = earlier.filter((e) => !runs.some((r) => r.stored === e.stored && r.weights === e.weights))
+  const same = (r: FullSize['runs'][number]): boolean => r.stored === run.stored && r.weights === run.weights
   const result = FullSize.parse({
     schema: 1,
-    machine: about,
+    machine: machine(),
     versions: softwareVersions(),
     ...commit(),
-    date,
+    date: today(),
     threads: threads(),
-    runs: [...kept, ...runs],
+    runs: [...earlier.filter((r) => !same(r)), { ...earlier.find(same), ...run }],
   } satisfies FullSize)
   mkdirSync(join(file, '..'), { recursive: true })
   writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
-  console.log(file)
 }
 
 new Command('bench:full-size')
@@ -117,6 +127,7 @@ new Command('bench:full-size')
   .option('--stored <dtype>', 'what the checkpoint holds: float32 (31.7 GB), bfloat16 (15.8 GB) or all', 'all')
   .option('--weights <forms>', `how matrices are held, with commas between: ${WEIGHTS.join(', ')}`, 'auto')
   .option('--folder <dir>', 'where the checkpoints are kept; also MT_FULL_SIZE', FOLDER)
+  .option('--only <task>', 'ask or train')
   .option('--out <file>', 'the file of the result; runs of other checkpoints in it stay')
   .action(run)
   .parseAsync()

@@ -14,6 +14,7 @@ const shared = {
   loadBytes: positive.describe('of the files'),
   peakBytes: positive.describe('the most that was resident, mapped pages included: VmHWM'),
   plannedBytes: positive.describe('what plan says of it, before anything is loaded'),
+  load: z.number().optional().describe("the system's load average at the end: above the threads, others ran too"),
   rates: z
     .strictObject({ product: positive, read: positive })
     .describe('multiply-adds of the precision, in operations, and a plain read, in bytes, each per second'),
@@ -56,8 +57,8 @@ export const FullSize = z.strictObject({
       stored: z.enum(['float32', 'bfloat16']),
       weights: z.string(),
       fileBytes: positive,
-      ask: AskRun,
-      train: TrainRun,
+      ask: AskRun.optional(),
+      train: TrainRun.optional(),
     }),
   ),
 })

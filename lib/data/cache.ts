@@ -8,6 +8,7 @@ import { createReadStream } from 'node:fs'
 import { mkdir, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { invalid } from '../errors.js'
+import type { FileSystem } from '../files/atomic.js'
 import { readEntry, readHeader, writeSafetensors } from '../files/safetensors.js'
 import { frameImages, type Sampling } from './clip.js'
 import type { Preprocessor } from './preprocess.js'
@@ -103,7 +104,11 @@ export function featureKey({
 
 /** Features by key, one safetensors file each (`features`, float32). Several processes may share a folder. */
 export class FeatureCache {
-  constructor(readonly folder: string) {}
+  /** @param on the file system's calls; a test passes ones that fail */
+  constructor(
+    readonly folder: string,
+    private readonly on?: FileSystem,
+  ) {}
 
   /** The features under `key`; undefined where there are none. A damaged file counts as absent and is deleted. */
   async get(key: string): Promise<{ data: Float32Array; shape: number[] } | undefined> {
@@ -140,10 +145,8 @@ export class FeatureCache {
       throw invalid(this.folder, 'a folder that can be written', error)
     }
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-    await writeSafetensors(path, [{ name: 'features', dtype: 'F32', shape: [...shape], data }], {
-      key,
-      sha256: sha256(bytes),
-    })
+    const stored = { name: 'features', dtype: 'F32' as const, shape: [...shape], data }
+    await writeSafetensors(path, [stored], { key, sha256: sha256(bytes) }, this.on)
   }
 
   /** Two letters of the key make a folder, so that no folder grows without bounds. */

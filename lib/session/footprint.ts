@@ -106,7 +106,7 @@ const TITLES: Record<Part, string> = {
 
 /** What a CUDA context and a library's workspace take, as a rule. */
 const CONTEXT = 600e6
-/** Scratch memory of each thread's products and attention. */
+/** Scratch memory of each thread's products and attention, at most. */
 const SCRATCH = 24e6
 
 /**
@@ -155,7 +155,7 @@ export async function footprint(
     ...parts,
     { part: 'activations', bytes: Math.max(0, taken.resident - listed) },
     device === 'cpu'
-      ? { part: 'process', bytes: process.memoryUsage.rss() + threads() * SCRATCH }
+      ? { part: 'process', bytes: process.memoryUsage.rss() + Math.min(threads() * SCRATCH, taken.peak) }
       : { part: 'device context', bytes: CONTEXT },
   ]
   return {

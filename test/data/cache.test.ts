@@ -3,6 +3,7 @@ import * as assert from 'uvu/assert'
 import { existsSync, mkdirSync, readFileSync, readdirSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
 import { contentHash, featureKey, FeatureCache, type FeatureSource } from '../../lib/data/cache.js'
 import { readHeader } from '../../lib/files/safetensors.js'
+import { fullDisk } from '../support/full-disk.js'
 import { temporaryFolder } from './videos.js'
 
 const test = suite('feature cache')
@@ -148,6 +149,21 @@ test('writers at the same time leave one whole file and no other', async () => {
   const { data } = (await cache.get(key))!
   assert.ok(data.every((x) => x === data[0]))
   assert.is(readdirSync(folder.at(`race/${key.slice(0, 2)}`)).length, 1)
+})
+
+test('a disk that fills up while features are written: one clear error, and nothing half-written', async () => {
+  const key = featureKey(source)
+  const path = folder.at(`full/${key.slice(0, 2)}`)
+  const data = new Float32Array(1000).fill(3)
+  await new FeatureCache(folder.at('full'), fullDisk(1)).put(key, [1000], data).then(
+    () => assert.unreachable(),
+    (error: Error) => assert.match(error.message, /cannot be written: the disk is full \(ENOSPC\); nothing was left/),
+  )
+  assert.equal(readdirSync(path), [])
+  const cache = new FeatureCache(folder.at('full'))
+  assert.is(await cache.get(key), undefined)
+  await cache.put(key, [1000], data)
+  assert.equal((await cache.get(key))!.data, data)
 })
 
 test('a folder that cannot be written is one clear error', async () => {
