@@ -124,34 +124,43 @@ test('ask writes its answer word by word', async () => {
   assert.ok(pieces.length > 3, `it came in ${pieces.length} pieces`)
 })
 
-test('Ctrl-C during training: exit 130, the step is finished, and what was learned is saved and loads', async () => {
-  const name = 'stopped'
-  const running = start('train', config(name, { train: { epochs: 5000 }, data: { val: undefined } }))
-  const metrics = at(name, 'metrics.jsonl')
-  while (!existsSync(metrics) || readFileSync(metrics, 'utf8').split('\n').length < 9) {
-    await sleep(20)
-    assert.is(running.process.exitCode, null, 'it is still training')
-  }
-  running.process.kill('SIGINT')
-  const { code, err } = await running.ended
-  assert.is(code, 130)
-  assert.match(
-    errors(err),
-    /^\nmtransllama: stopping after this step and saving; press Ctrl-C again to end at once\.\n$/,
-  )
-  const steps = jsonLines(metrics).filter((l) => l.kind === 'step').length
-  assert.equal(
-    readdirSync(at(name)).filter((f) => f.startsWith('.')),
-    [],
-    'nothing half-written is left',
-  )
-  const checkpoint = await openCheckpoint(world.model)
-  const adapter = await loadAdapter(at(name, 'last'), checkpoint)
-  for (const t of adapter.parameters.values()) assert.ok(((await t.data()) as Float32Array).every(Number.isFinite))
-  adapter.dispose()
-  checkpoint.model.dispose()
-  assert.is(JSON.parse(readFileSync(at(name, 'last', 'training.json'), 'utf8')).steps, steps, 'it is of the last step')
-})
+for (const [signal, expected] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+  ['SIGHUP', 129],
+] as const)
+  test(`${signal} during training: exit ${expected}, the step is finished, and what was learned is saved and loads`, async () => {
+    const name = `stopped-${signal}`
+    const running = start('train', config(name, { train: { epochs: 5000 }, data: { val: undefined } }))
+    const metrics = at(name, 'metrics.jsonl')
+    while (!existsSync(metrics) || readFileSync(metrics, 'utf8').split('\n').length < 9) {
+      await sleep(20)
+      assert.is(running.process.exitCode, null, 'it is still training')
+    }
+    running.process.kill(signal)
+    const { code, err } = await running.ended
+    assert.is(code, expected)
+    assert.match(
+      errors(err),
+      /^\nmtransllama: stopping after this step and saving; press Ctrl-C again to end at once\.\n$/,
+    )
+    const steps = jsonLines(metrics).filter((l) => l.kind === 'step').length
+    assert.equal(
+      readdirSync(at(name)).filter((f) => f.startsWith('.')),
+      [],
+      'nothing half-written is left',
+    )
+    const checkpoint = await openCheckpoint(world.model)
+    const adapter = await loadAdapter(at(name, 'last'), checkpoint)
+    for (const t of adapter.parameters.values()) assert.ok(((await t.data()) as Float32Array).every(Number.isFinite))
+    adapter.dispose()
+    checkpoint.model.dispose()
+    assert.is(
+      JSON.parse(readFileSync(at(name, 'last', 'training.json'), 'utf8')).steps,
+      steps,
+      'it is of the last step',
+    )
+  })
 
 test('the device is printed once, with the reason; cuda never falls back', async () => {
   const args = ask('--video', clip(), '--max-tokens', '1')
