@@ -57,6 +57,10 @@ export interface TensorData {
   shape: readonly number[]
   data: ArrayBufferView
 }
+/** Or one whose elements a function gives when their turn comes. */
+export type TensorSource = Omit<TensorData, 'data'> & {
+  data: ArrayBufferView | (() => ArrayBufferView | Promise<ArrayBufferView>)
+}
 
 const MAX_HEADER = 100_000_000
 const MAX_READ = 1 << 30
@@ -278,7 +282,7 @@ function isCount(value: unknown): value is number {
  */
 export async function writeSafetensors(
   path: string,
-  tensors: readonly TensorData[],
+  tensors: readonly TensorSource[],
   metadata: Record<string, string> = {},
   on?: FileSystem,
 ): Promise<void> {
@@ -286,13 +290,19 @@ export async function writeSafetensors(
   const header: Record<string, unknown> = Object.create(null)
   if (Object.keys(metadata).length > 0) header.__metadata__ = metadata
   let at = 0
-  for (const { name, dtype, shape, data } of order) {
-    if (!Object.hasOwn(DTYPE_BYTES, dtype))
-      throw invalid(`tensor ${name}`, `a dtype of ${Object.keys(DTYPE_BYTES).join(', ')}`, dtype)
-    if (name === '__metadata__' || Object.hasOwn(header, name)) throw invalid('tensors', 'every name once', name)
+  const checked = ({ name, dtype, shape }: TensorSource, data: ArrayBufferView): ArrayBufferView => {
     const wanted = sizeOf(shape) * DTYPE_BYTES[dtype]
     if (data.byteLength !== wanted)
       throw invalid(`tensor ${name}`, `${wanted} bytes for ${dtype} of shape [${shape}]`, data.byteLength)
+    return data
+  }
+  for (const tensor of order) {
+    const { name, dtype, shape, data } = tensor
+    if (!Object.hasOwn(DTYPE_BYTES, dtype))
+      throw invalid(`tensor ${name}`, `a dtype of ${Object.keys(DTYPE_BYTES).join(', ')}`, dtype)
+    if (name === '__metadata__' || Object.hasOwn(header, name)) throw invalid('tensors', 'every name once', name)
+    if (typeof data !== 'function') checked(tensor, data)
+    const wanted = sizeOf(shape) * DTYPE_BYTES[dtype]
     header[name] = { dtype, shape, data_offsets: [at, (at += wanted)] }
   }
   const text = Buffer.from(JSON.stringify(header), 'utf8')
@@ -304,7 +314,11 @@ export async function writeSafetensors(
     path,
     async (sink) => {
       await sink.write(head)
-      for (const { data } of order) await sink.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+      for (const tensor of order) {
+        const { data: given } = tensor
+        const data = typeof given === 'function' ? checked(tensor, await given()) : given
+        await sink.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+      }
     },
     on,
   )

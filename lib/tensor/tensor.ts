@@ -3,7 +3,7 @@ import { invalid } from '../errors.js'
 import { native, type NativeTensor } from '../native.js'
 import { sizeOf } from '../shape.js'
 import { deviceId, deviceOf, type Device } from './device.js'
-import { ARRAYS, DTYPE_NUMBERS, type DType, type TypedArray } from './dtype.js'
+import { ARRAYS, DTYPE_NUMBERS, isQuantized, type DType, type TypedArray } from './dtype.js'
 import { enter, leave, type Scope } from './scope.js'
 
 /** Strides, in elements, of a contiguous tensor. */
@@ -173,7 +173,10 @@ export class Tensor {
     return new Tensor(handle, this.shape, this.dtype, this.strides)
   }
 
-  /** The elements in row-major order, once everything before has been computed. 16-bit floats come as their bits. */
+  /**
+   * The elements in row-major order, once everything before has been computed. 16-bit floats come as their bits, a
+   * quantised matrix as its bytes.
+   */
   async data(): Promise<TypedArray> {
     return new ARRAYS[this.dtype](await native().read(this.handle))
   }
@@ -275,7 +278,15 @@ export function tensor(
   device: Device = 'cpu',
 ): Tensor {
   const type = dtype ?? dtypeOf(data)
-  if (!Object.hasOwn(ARRAYS, type)) throw invalid('tensor', `a dtype, one of ${Object.keys(ARRAYS).join(', ')}`, type)
+  if (!Object.hasOwn(ARRAYS, type) || isQuantized(type))
+    throw invalid(
+      'tensor',
+      `a dtype, one of ${Object.keys(ARRAYS)
+        .filter((t) => !isQuantized(t as DType))
+        .join(', ')}`,
+      type,
+      ...(Object.hasOwn(ARRAYS, type) ? ['make a float32 tensor and quantize() it'] : []),
+    )
   if (!isTyped(data) && !Array.isArray(data)) throw invalid('tensor', 'a typed array or an array of numbers', data)
   const source = isTyped(data) && data instanceof ARRAYS[type] ? data : convert(data, type)
   const dims = shape ?? [source.length]

@@ -5,17 +5,30 @@
 #include "binding/functions.h"
 #include "core/overlap.h"
 #include "core/parallel.h"
+#include "core/quantised.h"
 #include "instruments/ceilings.h"
 
 namespace mt::binding {
 namespace {
+
+/// Memory for all of a contiguous view.
+std::shared_ptr<Storage> storage_for(const View& v) {
+  auto storage = std::make_shared<Storage>(bytes_of(v));
+  storage->set_elements(v.numel());
+  return storage;
+}
+/// Parts of a quantised matrix have their scales elsewhere: only all of it can be taken.
+void require_whole(const View& v) {
+  require(!is_quantised(v.dtype) || is_whole(v), "expected a whole matrix of dtype ", name(v.dtype),
+          ", but got some of its rows.");
+}
 
 /// create(shape, dtype, device?, into?): a tensor whose memory is allocated when it is first written. Without a device,
 /// it lies on the device of the operator that first writes it.
 Napi::Value create(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[0], "create", 0), dtype_argument(info[1], "create", 1));
   Device device = device_argument(info[2], "create", 2);
-  v.storage = std::make_shared<Storage>(size_t(v.numel()) * size_of(v.dtype));
+  v.storage = storage_for(v);
   if (device.decided()) v.storage->assign_device(Environment::of(info.Env()).stream(device));
   if (!v.numel()) v.storage->ensure();  // an empty tensor is never written
   return wrap(std::move(v), info[3], "create", 3);
@@ -27,7 +40,7 @@ void gather(const View& v, const char* base, char* out) {
   if (!v.numel()) return;
   base += size_t(v.offset) * item;
   if (v.contiguous()) {
-    std::memcpy(out, base, size_t(v.numel()) * item);
+    std::memcpy(out, base, bytes_of(v));
     return;
   }
   int64_t index[kMaxRank] = {};
@@ -49,7 +62,7 @@ void fetch(const View& v, cuda::Stream* stream, char* out) {
   }
   cuda::Use use(*stream);
   const char* first = static_cast<const char*>(v.storage->data()) + size_t(v.offset) * item;
-  if (v.contiguous()) return stream->download(out, first, size_t(v.numel()) * item);
+  if (v.contiguous()) return stream->download(out, first, bytes_of(v));
   std::vector<char> span(size_t(reach(v) + 1) * item);
   stream->download(span.data(), first, span.size());
   View inside = v;
@@ -64,9 +77,10 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   require(device.decided(), "argument 2: expected a device, but got ", shown(info[1]), ".");
   auto& environment = Environment::of(info.Env());
   auto source = environment.stream(from.storage->device()), target = environment.stream(device);
+  require_whole(from);
   View to = shaped(from.shape, from.rank, from.dtype);
-  const size_t bytes = size_t(to.numel()) * size_of(to.dtype);
-  to.storage = std::make_shared<Storage>(bytes);
+  const size_t bytes = bytes_of(to);
+  to.storage = storage_for(to);
   to.storage->assign_device(target);
   if (environment.rehearsing) {
     environment.calls.enqueue("transfer", [to] { to.storage->pretend(); });
@@ -111,13 +125,13 @@ Napi::Value freeze(const Napi::CallbackInfo& info) {
 /// upload(bytes: Uint8Array, shape, dtype): copies at once, on the CPU.
 Napi::Value upload(const Napi::CallbackInfo& info) {
   View v = shaped(integers(info[1], "upload", 1), dtype_argument(info[2], "upload", 2));
-  size_t bytes = size_t(v.numel()) * size_of(v.dtype);
+  size_t bytes = bytes_of(v);
   if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
     refuse(info[0], "upload", 0, "a Uint8Array");
   auto data = info[0].As<Napi::Uint8Array>();
   require(data.ByteLength() == bytes, "expected ", bytes, " bytes for shape ", shape_text(v), " of ", name(v.dtype),
           ", but got ", data.ByteLength(), ".");
-  v.storage = std::make_shared<Storage>(bytes);
+  v.storage = storage_for(v);
   v.storage->assign_device(nullptr);
   if (auto& environment = Environment::of(info.Env()); environment.rehearsing) {
     environment.calls.enqueue("upload", [storage = v.storage] { storage->pretend(); });
@@ -125,6 +139,7 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   }
   v.storage->ensure();
   if (bytes) std::memcpy(v.storage->data(), data.Data(), bytes);
+  require_columns(v);
   return wrap(info.Env(), std::move(v));
 }
 
@@ -146,7 +161,13 @@ Napi::Value view(const Napi::CallbackInfo& info) {
     require(v.shape[i] <= 1 || strides.at[i] < kMostElements / v.shape[i], "stride ", strides.at[i], " is too large.");
     if (v.shape[i] > 0) last += (v.shape[i] - 1) * strides.at[i];
   }
-  int64_t held = int64_t(base.storage->bytes() / size_of(v.dtype));
+  if (is_quantised(v.dtype))
+    require(v.rank == 2 && v.contiguous() && v.shape[1] == base.shape[1] &&
+                (v.offset == base.offset || (v.offset % std::max<int64_t>(v.shape[1], 1) == 0 &&
+                                             (v.dtype == DType::i8 || v.offset % kGroupElements == 0))),
+            "expected whole rows of a matrix of dtype ", name(v.dtype), ", of nf4 from a multiple of ", kGroupElements,
+            " elements on, but got shape ", shape_text(v), " at offset ", v.offset, ".");
+  int64_t held = is_quantised(v.dtype) ? base.storage->elements() : int64_t(base.storage->bytes() / size_of(v.dtype));
   if (v.numel() == 0)
     v.offset = last = base.offset;  // an empty view reads nothing: an offset at the end of a tensor is allowed
   require(v.numel() == 0 || last < held, "shape ", shape_text(v), " at offset ", v.offset,
@@ -158,7 +179,8 @@ Napi::Value view(const Napi::CallbackInfo& info) {
 /// The memory that a read fills, and the work that fills it.
 std::pair<Napi::Value, std::function<void()>> reading(const Napi::CallbackInfo& info, const char* function) {
   View v = unwrap(info[0], function, 0).view;
-  size_t bytes = size_t(v.numel()) * size_of(v.dtype);
+  require_whole(v);
+  size_t bytes = bytes_of(v);
   require(bytes <= memory_limit(), "expected a tensor that fits into memory, but got shape ", shape_text(v), ", ",
           bytes, " bytes.");
   auto& environment = Environment::of(info.Env());

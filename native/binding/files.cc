@@ -4,6 +4,7 @@
 
 #include "binding/functions.h"
 #include "core/mapping.h"
+#include "core/quantised.h"
 #include "ops/copy.h"
 
 namespace mt::binding {
@@ -42,7 +43,7 @@ std::shared_ptr<T> owned(const Napi::Value& v, const napi_type_tag& tag, const c
 
 /// The bytes of a tensor at an offset of a file. Throws where they lie outside of it.
 size_t bytes_within(const View& v, DType stored, int64_t offset, size_t size) {
-  const size_t bytes = size_t(v.numel()) * size_of(stored);
+  const size_t bytes = is_quantised(stored) ? bytes_of(v) : size_t(v.numel()) * size_of(stored);
   require(offset >= 0 && size_t(offset) <= size && bytes <= size - size_t(offset), "bytes ", offset, " to ",
           size_t(offset) + bytes, " lie outside the file's ", size, ".");
   return bytes;
@@ -59,7 +60,8 @@ Napi::Value mapped(const Napi::CallbackInfo& info) {
   int64_t offset = Decoder<int64_t>::decode(info[1], "mapped", 1);
   View v = shaped(integers(info[2], "mapped", 2), dtype_argument(info[3], "mapped", 3));
   const size_t bytes = bytes_within(v, v.dtype, offset, mapping->size());
-  if (reinterpret_cast<uintptr_t>(mapping->data() + offset) % size_of(v.dtype) == 0) {
+  const size_t aligned = is_quantised(v.dtype) ? alignof(float) : size_of(v.dtype);
+  if (reinterpret_cast<uintptr_t>(mapping->data() + offset) % aligned == 0) {
     v.storage = std::make_shared<Storage>(mapping, size_t(offset), bytes);
   } else {
     v.storage = std::make_shared<Storage>(bytes);
@@ -68,6 +70,8 @@ Napi::Value mapped(const Napi::CallbackInfo& info) {
     std::memcpy(v.storage->data(), mapping->data() + offset, bytes);
     mapping->require_unchanged();
   }
+  v.storage->set_elements(v.numel());
+  require_columns(v);
   return wrap(info.Env(), std::move(v));
 }
 

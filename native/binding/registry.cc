@@ -6,6 +6,7 @@
 
 #include "binding/bind.h"
 #include "core/overlap.h"
+#include "core/quantised.h"
 #include "ops/adamw.h"
 #include "ops/argmax.h"
 #include "ops/attention.h"
@@ -19,6 +20,7 @@
 #include "ops/lora.h"
 #include "ops/lora_pack.h"
 #include "ops/patchify.h"
+#include "ops/quantize.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
@@ -73,8 +75,8 @@ profile::Bytes traffic(const Role* roles, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     if (!roles[i].view || !*roles[i].view) continue;
     const View& v = *roles[i].view;
-    int64_t bytes = int64_t(size_of(v.dtype));
-    for (int d = 0; d < v.rank; ++d)
+    int64_t bytes = int64_t(is_quantised(v.dtype) ? bytes_of(v) : size_of(v.dtype));
+    for (int d = 0; d < v.rank && !is_quantised(v.dtype); ++d)
       if (v.stride[d] || !v.shape[d]) bytes *= v.shape[d];
     if (roles[i].read) all.read += bytes;
     if (roles[i].written) all.written += bytes;
@@ -158,6 +160,8 @@ const std::vector<Operator>& registry() {
       op<check_embedding_backward, cpu::embedding_backward, CUDA(embedding_backward)>("embedding_backward"),
       op<check_rope_forward, cpu::rope_forward, CUDA(rope_forward)>("rope_forward"),
       op<check_patchify, cpu::patchify, CUDA(patchify)>("patchify"),
+      op<check_quantize, cpu::quantize, nullptr>("quantize"),
+      op<check_dequantize, cpu::dequantize, CUDA(dequantize)>("dequantize"),
       op<check_reduce_forward, cpu::reduce_forward, CUDA(reduce_forward)>("reduce_forward"),
       op<check_reduce_backward, cpu::reduce_backward, CUDA(reduce_backward)>("reduce_backward"),
       op<check_cross_entropy_forward, cpu::cross_entropy_forward, CUDA(cross_entropy_forward)>("cross_entropy_forward"),

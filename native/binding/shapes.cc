@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "binding/functions.h"
+#include "core/quantised.h"
 
 namespace mt::binding {
 
@@ -40,6 +41,7 @@ DType dtype_argument(const Napi::Value& v, const char* function, int position) {
 }
 
 View shaped(const int64_t* shape, int rank, DType dtype) {
+  if (is_quantised(dtype)) require_quantised_shape(shape, rank, dtype);
   View v;
   v.dtype = dtype;
   v.rank = rank;

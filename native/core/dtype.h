@@ -1,5 +1,6 @@
-// Element types. float32 is computed with; 16-bit floats are stored; int64 and float16 are read from files. The
-// conversions are constexpr, which is what lets nvcc compile them for the device as well.
+// Element types. float32 is computed with; 16-bit floats are stored; int64 and float16 are read from files; int8 and
+// nf4 are matrices with their scales (core/quantised.h), whose elements have no place of their own. The conversions are
+// constexpr, which is what lets nvcc compile them for the device as well.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -11,17 +12,20 @@
 
 namespace mt {
 
-enum class DType : uint8_t { f32, bf16, f16, i64, i32, u8 };
+enum class DType : uint8_t { f32, bf16, f16, i64, i32, u8, i8, nf4 };
 
-inline constexpr std::string_view dtype_names[] = {"float32", "bfloat16", "float16", "int64", "int32", "uint8"};
-inline constexpr size_t dtype_sizes[] = {4, 2, 2, 8, 4, 1};
+inline constexpr std::string_view dtype_names[] = {"float32", "bfloat16", "float16", "int64",
+                                                   "int32",   "uint8",    "int8",    "nf4"};
+inline constexpr size_t dtype_sizes[] = {4, 2, 2, 8, 4, 1, 1, 1};
 
 inline std::string_view name(DType t) { return dtype_names[size_t(t)]; }
 inline size_t size_of(DType t) { return dtype_sizes[size_t(t)]; }
+inline bool is_quantised(DType t) { return t == DType::i8 || t == DType::nf4; }
 inline DType dtype_of(std::string_view s) {
   for (size_t i = 0; i < std::size(dtype_names); ++i)
     if (dtype_names[i] == s) return DType(i);
-  throw shape_error(text("dtype: expected float32, bfloat16, float16, int64, int32 or uint8, but got \"", s, "\"."));
+  throw shape_error(
+      text("dtype: expected float32, bfloat16, float16, int64, int32, uint8, int8 or nf4, but got \"", s, "\"."));
 }
 
 /// The upper half of a float32. Widening is exact; narrowing rounds to nearest, ties to even, and keeps NaN.

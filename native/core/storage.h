@@ -55,6 +55,9 @@ class Storage {
   /// all memory would be in use, and after keep_as_it_is().
   const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters,
                       const std::function<void(void*)>& make);
+  /// Of a quantised matrix: how many elements it has in all, by which its parts are found.
+  int64_t elements() const { return elements_; }
+  void set_elements(int64_t n) { elements_ = n; }
   /// Its memory on a CUDA device.
   const cuda::Block& block() const { return block_; }
 
@@ -70,6 +73,7 @@ class Storage {
   std::shared_ptr<Mapping> mapping_;
   std::atomic<bool> read_only_{false};
   bool final_ = false, derives_ = true, pretended_ = false;
+  int64_t elements_ = 0;
   struct Derived {
     void* data;
     size_t bytes;

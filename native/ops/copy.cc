@@ -21,6 +21,8 @@ bool is_float(DType t) { return t == DType::f32 || t == DType::bf16 || t == DTyp
 
 void check_copy(const View& x, Out y) {
   require_same_shape(y, "y", x, "x");
+  require(!is_quantised(x.dtype) && !is_quantised(y.dtype), "x, y: expected dtypes of numbers, but got ",
+          name(is_quantised(x.dtype) ? x.dtype : y.dtype), "; dequantize() gives the numbers of a quantised matrix.");
   bool to_integer = y.dtype == DType::i32 || y.dtype == DType::i64;
   bool known = x.dtype == y.dtype || (is_float(x.dtype) ? is_float(y.dtype) : to_integer || y.dtype == DType::f32);
   require(known, "y: expected a dtype that ", name(x.dtype), " can be copied to, but got ", name(y.dtype), ".");
@@ -153,6 +155,8 @@ void copy(const View& x, Out y) {
     case DType::i64: return from_integer<int64_t>(x, y);
     case DType::i32: return from_integer<int32_t>(x, y);
     case DType::u8: return from_integer<uint8_t>(x, y);
+    case DType::i8:
+    case DType::nf4: return;  // refused by the check
   }
 }
 

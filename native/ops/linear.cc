@@ -11,7 +11,7 @@ namespace mt {
 // ---- checks ----
 
 void check_linear_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y) {
-  require_weight(w, "w");
+  require_any_weight(w, "w");
   require_last(x, "x", w.size(1), "the weight's second");
   if (bias) require_vector(bias, "bias", w.size(0));
   if (residual) require_rows(residual, "residual", w.size(0), x, "x");
@@ -22,7 +22,7 @@ void check_linear_gelu_forward(const Act& x, const View& w, const Maybe& bias, M
   if (z) require_rows(z, "z", w.size(0), x, "x");
 }
 void check_linear_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx) {
-  require_weight(w, "w");
+  require_any_weight(w, "w");
   require_last(dy, "dy", w.size(0), "the weight's first");
   if (residual) require_rows(residual, "residual", w.size(1), dy, "dy");
   require_rows(dx, "dx", w.size(1), dy, "dy");

@@ -10,7 +10,7 @@ namespace mt {
 
 namespace {
 void check_factors(const View& w, const View& a, const View& b) {
-  require_weight(w, "w");
+  require_any_weight(w, "w");
   require_dense(a, "a");
   require_rank(a, "a", 2);
   require_shape(a, "a", {a.size(0), w.size(1)});

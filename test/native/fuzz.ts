@@ -19,6 +19,7 @@ import { sourceAttention } from '../../lib/ops/source-attention.js'
 import { patchify } from '../../lib/ops/patchify.js'
 import { Random } from '../../lib/ops/random.js'
 import { mean, sumDim } from '../../lib/ops/reduce.js'
+import { quantize } from '../../lib/ops/quantize.js'
 import { rmsNorm } from '../../lib/ops/rmsnorm.js'
 import { rope } from '../../lib/ops/rope.js'
 import { router } from '../../lib/ops/router.js'
@@ -49,7 +50,8 @@ const path = join(folder, 'weights')
 writeFileSync(path, new Uint8Array(4096).fill(1))
 const file = n.map(path)
 
-const dtypes = ['float32', 'bfloat16', 'float16', 'int64', 'int32', 'uint8']
+const quantised = ['int8', 'nf4']
+const dtypes = ['float32', 'bfloat16', 'float16', 'int64', 'int32', 'uint8', ...quantised]
 const sizes: Record<string, number> = { float32: 4, bfloat16: 2, float16: 2, int64: 8, int32: 4, uint8: 1 }
 const dims = [0, 1, 1, 2, 3, 4, 5, 7, 8, 17]
 const numbers = [
@@ -82,6 +84,13 @@ const numbers = [
 ]
 
 function made(shape: number[], dtype: string): NativeTensor {
+  if (quantised.includes(dtype)) {
+    const [rows = 1, ...rest] = shape
+    const whole = [rows, rest.reduce((a, b) => a * b, 1)]
+    const q = n.create(whole, dtype)
+    n.ops.quantize([made(whole, 'float32')], q)
+    return q
+  }
   const bytes = new Uint8Array(shape.reduce((a, b) => a * b, 1) * sizes[dtype]!)
   for (let i = 0; i < bytes.length; i++)
     bytes[i] = dtype === 'float32' ? [0, 0, 128, 63][i % 4]! : dtype === 'uint8' ? i % 4 : i % sizes[dtype]! ? 0 : i % 3
@@ -89,6 +98,7 @@ function made(shape: number[], dtype: string): NativeTensor {
 }
 /** Another view with as many dimensions or fewer: gaps, repeated elements, swapped dimensions, an offset. */
 function odd(shape: number[], dtype: string): NativeTensor {
+  if (quantised.includes(dtype)) return made(shape, dtype)
   const strides = shape.map(() => pick([0, 1, 1, 2, 3, 5, 8]))
   const offset = rng.integer(0, 4)
   const reach = shape.reduce((a, s, i) => a + Math.max(0, s - 1) * strides[i]!, offset) + 1
@@ -113,7 +123,7 @@ function anyTensor(like?: number[], likeType?: string): NativeTensor {
       return t
     }
     case 5:
-      return n.mapped(file, pick([0, 1, 8]), [2, pick(dims)], dtype)
+      return n.mapped(file, pick([0, 1, 8]), [2, pick(dims)], quantised.includes(dtype) ? 'uint8' : dtype)
     case 6:
       return n.create([pick([2 ** 30, 2 ** 40, 2 ** 46]), pick([0, 1])], dtype)
     case 7:
@@ -399,6 +409,7 @@ function programs(): (() => Tensor | undefined)[] {
     () => elementwise.gate(p(a, b), p(a, b), p(1)),
     () => linear(p(a, b), p(c, b), pick([p(c), undefined]), { residual: pick([p(a, c), undefined]) }),
     () => linearGelu(p(a, b), p(c, b), pick([p(c), undefined])),
+    () => linear(p(a, b), quantize(x(c, b), pick(['int8', 'nf4'])), p(c)),
     () => linear(p(a, b), cast(x(c, b), pick(['bfloat16', 'float16']))),
     () => lora(p(a, b), cast(x(c, b), pick(['float32', 'bfloat16'])), pick([x(c), undefined]), p(3, b), p(c, 3), 0.5),
     () =>

@@ -85,7 +85,7 @@ interface Case {
 }
 
 /** Runs all operators with a weight as it is given, frozen or not: results by name. */
-function results(i: Record<string, Input>, w: Tensor, s: number): Record<string, Float32Array> {
+export function results(i: Record<string, Input>, w: Tensor, s: number): Record<string, Float32Array> {
   return scope(() => {
     const out: Record<string, Float32Array> = {}
     const note = (name: string, y: Tensor, leaves: Record<string, Tensor>): void => {
@@ -111,7 +111,7 @@ function results(i: Record<string, Input>, w: Tensor, s: number): Record<string,
 }
 
 /** The same in float64. */
-function expected(i: Record<string, Input>, s: number): Record<string, NdArray> {
+export function expected(i: Record<string, Input>, s: number): Record<string, NdArray> {
   const [x, w, bias, residual, a, b, dy] = ['x', 'w', 'bias', 'residual', 'a', 'b', 'dy'].map((n) => i[n]!.wide) as [
     NdArray,
     NdArray,

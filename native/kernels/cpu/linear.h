@@ -14,6 +14,12 @@ inline void require_weight(const View& w, const char* what) {
   require_rank(w, what, 2);
   require_contiguous(w, what);
 }
+/// One that may also be quantised.
+inline void require_any_weight(const View& w, const char* what) {
+  if (!is_quantised(w.dtype)) return require_weight(w, what);
+  require_rank(w, what, 2);
+  require_contiguous(w, what);
+}
 /// v [..., last]; `why` says where `last` comes from.
 inline void require_last(const View& v, const char* what, int64_t last, const char* why) {
   require_dense(v, what);
@@ -46,9 +52,11 @@ inline Right right_transposed(const View& v) { return {first_of(v), v.dtype, 1, 
 inline Result result(const View& v) { return {const_cast<void*>(first_of(v)), v.dtype, v.size(-1)}; }
 inline const float* numbers(const View& v) { return v ? v.data<float>() : nullptr; }
 
-/// A factor [k, n] made of a weight, packed once where that is frozen and there is memory.
+/// A factor [k, n] made of a weight, packed once where that is frozen and there is memory. A quantised one is read in
+/// place.
 inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool rows, int quarters) {
-  if (w.storage->final())
+  if (is_quantised(w.dtype)) r.quantised = quantised(w);
+  else if (w.storage->final())
     r.packed = w.storage->derived({w.offset, n, k, rows}, size_t(packed_bytes(n, k, w.dtype)), quarters,
                                   [&](void* out) { pack_right(n, k, r, out); });
   return r;
@@ -59,7 +67,8 @@ inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool rows, int
 inline Right weight_transposed(const View& w) { return packed(w, right_transposed(w), w.size(0), w.size(1), false, 3); }
 inline Right weight(const View& w) {
   Right r = right(w);
-  r.turned = weight_transposed(w).packed;
+  if (is_quantised(w.dtype)) r.quantised = quantised(w);
+  else r.turned = weight_transposed(w).packed;
   return r;
 }
 /// The weight itself, packed: for products with some of its rows at a time.

@@ -12,6 +12,7 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/matmul_kernels.h"
 #include "kernels/cpu/matmul_plan.h"
+#include "kernels/cpu/quantised.h"
 
 #include "kernels/cpu/each_isa.h"
 
@@ -32,10 +33,11 @@ constexpr int64_t kNearRows = 16384;  // numbers between its first and last row 
 constexpr int64_t kStretch = 64;      // words of a row packed in one go
 constexpr int64_t kLine = 16;         // words of a line of the cache
 constexpr int64_t kSoon = 512;        // words between what is read and what is asked for where memory is the limit
+constexpr int64_t kUnpacked = 32;     // rows of a quantised matrix that are unpacked at a time: they lie in the cache
 constexpr int64_t kSpeed = 16;        // multiply-adds in the time of one scalar operation
 
 /// Kept for the next product on this thread.
-thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch, turn_scratch;
+thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch, turn_scratch, row_scratch;
 
 template <typename Factor>
 const void* at(const Factor& f, int64_t row, int64_t col) {
@@ -69,7 +71,8 @@ void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Rig
               const MatmulOptions& o) {
   using kernels::kDotColumns;
   using kernels::kDotRows;
-  std::vector<float> wide;  // the left factor as float32
+  const bool unpack = is_quantised(b.dtype);
+  std::vector<float> wide, ordered;  // the left factor as float32, and as codes want it
   if (a.dtype == DType::bf16) {
     wide.resize(size_t(m * k));
     for (int64_t i = 0; i < m; ++i)
@@ -77,19 +80,27 @@ void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Rig
     a = {wide.data(), DType::f32, k, 1};
   }
   const float* left = static_cast<const float*>(a.data);
-  const auto& dots = l.dot[size_t(b.dtype)];
+  if (unpack) {
+    ordered.resize(size_t(m * k));
+    for (int64_t i = 0; i < m; ++i) kernels::in_order_of_codes(b.quantised, left + i * a.row, ordered.data() + i * k);
+    left = ordered.data();
+    a.row = k;
+  }
   parallel_for(ceil_div(n, kDotColumns), m * k * kDotColumns / kSpeed, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kDotColumns, last = std::min(n, end * kDotColumns);
     const bool narrow = c.dtype == DType::bf16;
     float* out = narrow ? wide_scratch.floats(m * (last - first)) : static_cast<float*>(c.data) + first;
     const int64_t ld = narrow ? last - first : c.row;
+    float* unpacked = unpack ? row_scratch.floats(kernels::dots_scratch(b.quantised)) : nullptr;
     float sums[kDotRows * kDotColumns];
     for (int64_t j = first, columns; j < last; j += columns) {
       columns = j + kDotColumns <= n ? kDotColumns : 1;
       for (int64_t i = 0, count; i < m; i += count) {
         count = std::min<int64_t>(kDotRows, m - i);
-        dots[columns > 1][count - 1](k, left + i * a.row, a.row, at(b, 0, j), b.col,
-                                     at(b, 0, j + 2 * columns <= n ? j + columns : j), sums);
+        if (unpack) kernels::quantised_dots(b.quantised, j, columns, left + i * a.row, a.row, count, unpacked, sums);
+        else
+          l.dot[size_t(b.dtype)][columns > 1][count - 1](k, left + i * a.row, a.row, at(b, 0, j), b.col,
+                                                         at(b, 0, j + 2 * columns <= n ? j + columns : j), sums);
         for (int64_t r = 0; r < count; ++r)
           for (int64_t s = 0; s < columns; ++s)
             out[(i + r) * ld + j + s - first] = (o.bias ? o.bias[j + s] : 0) + o.alpha * sums[r * columns + s];
@@ -258,6 +269,7 @@ class Task {
   /// The group's panels from x on: packed once and for all, or where they lie, or packed now.
   Panels panels_at(int64_t x) const {
     if (ready_) return {ready_ + first_ * plan_.panel_words + x / plan_.words_per_row * nr_, nr_, plan_.panel_words};
+    if (is_quantised(p_.b.dtype)) return unpacked(x);
     const Right b = p_.b.turned ? turn(p_.b, x) : p_.b;
     if (!b.turned && b.dtype == DType::f32 && b.col == 1 && wide_ % nr_ == 0 &&
         (p_.k * b.row <= kNearRows || s1_ - s0_ <= kReads))
@@ -284,6 +296,34 @@ class Task {
     for (int64_t i = 0; i < count; i += nr_)
       p_.level.pack[size_t(DType::f32)](packed + (first + i) / nr_ * panel, nr_, 1, wide, nr_, rows + i * row, row, 0);
     return {rows, b.dtype, row * half, 1, nullptr, 0, rows};
+  }
+
+  /// The group's panels from x on, of a quantised matrix whose rows are columns of the factor, or its rows.
+  Panels unpacked(int64_t x) const {
+    const Quantised& q = p_.b.quantised;
+    const bool dots = plan_.kind == Kind::dots, transposed = p_.b.row == 1;
+    const int64_t words = deep(x), apart = words * nr_, each = dots ? 2 : 1, from = x * each,
+                  along = std::min(words * each, p_.k - from);
+    float* scratch = right_scratch.floats(kGroup * plan_.depth * nr_);
+    // Rows of the matrix, a few at a time: a panel's columns, or a stretch along k.
+    const int64_t rows = transposed ? wide_ : along, numbers = transposed ? along : wide_;
+    const int64_t ld = round_up(numbers, kLine) + kLine, height = transposed ? nr_ : kUnpacked;
+    float* row = row_scratch.floats(height * ld + (dots ? ceil_div(height * ld, int64_t(2)) : 0));
+    auto* narrow = reinterpret_cast<bf16*>(row + height * ld);
+    for (int64_t first = 0; first < rows; first += height) {
+      const int64_t count = std::min(height, rows - first);
+      for (int64_t i = 0; i < count; ++i) {
+        if (transposed) kernels::dequantise(q, left_edge_ + first + i, from, numbers, row + i * ld);
+        else kernels::dequantise(q, from + first + i, left_edge_, numbers, row + i * ld);
+        if (dots) MT_FOR_ISA(narrow_row)(row + i * ld, narrow + i * ld, numbers);
+      }
+      const int64_t across = transposed ? ld : 1, step = transposed ? 1 : ld, n = transposed ? count : wide_,
+                    k = transposed ? along : count;
+      float* to = scratch + (transposed ? first / nr_ * apart : first / each * nr_);
+      if (dots) p_.level.pack_pairs(narrow, across, step, n, k, to, nr_, apart);
+      else p_.level.pack[size_t(DType::f32)](row, across, step, n, k, to, nr_, apart);
+    }
+    return {scratch, nr_, apart};
   }
 
   void by_panels(int64_t x, const Panels& right) {

@@ -1,9 +1,9 @@
 // Matrix products on the CPU: float32 accumulation, factors of several float types, kernels chosen once for the machine
-// (AVX-512, AVX2 with FMA, or portable; MT_CPU=avx2 or MT_CPU=portable asks for less). No operator, no tensor.
+// (AVX-512, AVX2 with FMA, or portable; MT_CPU=avx2 or MT_CPU=portable asks for less). No operator.
 #pragma once
 #include <cstdint>
 
-#include "core/dtype.h"
+#include "core/quantised.h"
 
 namespace mt {
 
@@ -15,7 +15,8 @@ struct Left {
 };
 
 /// The right factor: element (k, n) is data[k·row + n·col], float32, bfloat16 or float16. A frozen one may be packed by
-/// pack_right, and is then read in that form alone.
+/// pack_right, and is then read in that form alone. A quantised one is all of its matrix or of its transpose, as row
+/// and col say, and is unpacked panel by panel.
 struct Right {
   const void* data;
   DType dtype;
@@ -23,6 +24,7 @@ struct Right {
   const void* packed = nullptr;
   int64_t panel = 0;             // words between packed panels, where these belong to a factor with more rows
   const void* turned = nullptr;  // the packed form of its transpose: read in place of `data`
+  Quantised quantised = {};
 };
 
 /// The destination, float32 or bfloat16: rows `row` elements apart.

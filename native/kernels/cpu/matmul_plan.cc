@@ -21,7 +21,8 @@ constexpr int64_t kSameLines = 1024;  // words: rows that many apart share the l
 
 /// The kind of tile for two factors.
 Kind kind_of(const Level& l, const Left& a, const Right& b) {
-  if (a.dtype == DType::bf16 && b.dtype == DType::bf16 && l.tile[int(Kind::dots)][0][0]) return Kind::dots;
+  const bool narrow = a.dtype == DType::bf16 && (b.dtype == DType::bf16 || is_quantised(b.dtype));
+  if (narrow && l.tile[int(Kind::dots)][0][0]) return Kind::dots;
   if (!b.packed) return Kind::f32;  // widened as it is packed
   return b.dtype == DType::bf16 ? Kind::bf16 : b.dtype == DType::f16 ? Kind::f16 : Kind::f32;
 }
@@ -51,7 +52,8 @@ Plan plan(const Level& level, int threads, int64_t m, int64_t n, int64_t k, cons
   p.words = pairs ? ceil_div(k, 2) : k;
   p.words_per_row = p.kind == Kind::bf16 || p.kind == Kind::f16 ? 2 : 1;
   const int64_t blocks = std::max<int64_t>(1, ceil_div(p.words, kDepth));
-  const int64_t step = b.turned ? level.nr : p.words_per_row;  // a turned factor's blocks begin where its panels do
+  // A turned factor's blocks begin where its panels do.
+  const int64_t step = b.turned ? level.nr : is_quantised(b.dtype) ? kBlockElements : p.words_per_row;
   p.depth = std::max(step, round_up(ceil_div(p.words, blocks), step));
 
   // Columns. Few rows wait for panels, which come from memory: a panel's block is multiplied by all rows while the next
