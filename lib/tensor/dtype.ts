@@ -53,6 +53,6 @@ export function bytesOf(dtype: DType, shape: readonly number[]): number {
   const parts =
     dtype === 'int8'
       ? [n, 4 * rows, 4 * kept, 2 * rows * kept]
-      : [Math.ceil(n / 2), Math.ceil(n / 64), 8 * Math.ceil(n / 16384), 1024]
+      : [Math.ceil(n / 2), Math.ceil(n / 64), 8 * Math.ceil(n / 16384), 4 * (256 + 16)]
   return parts.reduce((at, bytes) => Math.ceil((at + bytes) / 64) * 64, 0)
 }

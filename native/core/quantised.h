@@ -2,8 +2,8 @@
 // stand for (docs/weights.md). The parts lie behind each other, each from a multiple of 64 bytes on:
 //
 //   int8  codes [N,K] int8 · scales [N] float32 · columns [C] int32, ascending · kept [N,C] bfloat16, C = ⌈K/128⌉
-//   nf4   codes, two in a byte, the first in the upper half · blocks [⌈NK/64⌉] uint8 · groups [⌈NK/16384⌉] · the map
-//         of blocks' codes [256] float32
+//   nf4   codes, two in a byte, the first in the upper half · blocks [⌈NK/64⌉] uint8 · groups [⌈NK/16384⌉] · what
+//         codes stand for: of blocks [256] float32, of numbers [16] float32
 //
 // Rows from a multiple of kGroupElements on are a matrix of their own in the same memory, so that one product computes
 // several.
@@ -38,7 +38,7 @@ struct Quantised {
   // nf4
   const uint8_t* blocks;
   const ScaleGroup* groups;
-  const float* map;
+  const float *map, *levels;
 };
 
 /// Bytes from the start of a matrix to each of its parts, and to its end.
@@ -60,7 +60,7 @@ inline QuantisedLayout quantised_layout(DType t, int64_t rows, int64_t width) {
     l.second = after(0, ceil_div(n, int64_t(2)));
     l.third = after(l.second, ceil_div(n, kBlockElements));
     l.fourth = after(l.third, ceil_div(n, kGroupElements) * int64_t(sizeof(ScaleGroup)));
-    l.end = after(l.fourth, 256 * int64_t(sizeof(float)));
+    l.end = after(l.fourth, (256 + 16) * int64_t(sizeof(float)));
   }
   return l;
 }
@@ -92,6 +92,7 @@ inline Quantised quantised(const View& v) {
     q.blocks = base + l.second + first / kBlockElements;
     q.groups = reinterpret_cast<const ScaleGroup*>(base + l.third) + first / kGroupElements;
     q.map = reinterpret_cast<const float*>(base + l.fourth);
+    q.levels = q.map + 256;
   }
   return q;
 }

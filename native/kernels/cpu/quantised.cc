@@ -148,6 +148,7 @@ void nf4(const Source& s, int64_t width, const Quantised& to) {
 void quantise(const Source* sources, size_t count, const Quantised& to) {
   if (to.dtype == DType::i8) return int8(sources, count, to);
   std::copy_n(dynamic_map(), 256, writable(to.map));
+  std::copy_n(kNf4Levels, 16, writable(to.levels));
   Quantised part = to;
   for (const Source* s = sources; s != sources + count; ++s) {
     part.rows = s->rows;
