@@ -7,13 +7,13 @@ import { availableMemory } from 'node:process'
 import { invalid } from '../errors.js'
 import { native } from '../native.js'
 import { devices, type Device } from '../tensor/device.js'
-import { itemSize, type DType, type Precision } from '../tensor/dtype.js'
+import { bytesOf, type DType, type Precision } from '../tensor/dtype.js'
 import type { FloatDtype, PlannedTensor } from '../checkpoint/plan.js'
 import { DTYPE_BYTES } from '../files/safetensors.js'
 import { sizeOf } from '../shape.js'
 
 /** In which form frozen matrices are held: as the files store them, or converted while they are read. */
-export const WEIGHTS = ['auto', 'stored', 'bfloat16'] as const
+export const WEIGHTS = ['auto', 'stored', 'bfloat16', 'int8', 'nf4'] as const
 export type WeightsChoice = (typeof WEIGHTS)[number]
 
 export const DTYPES: Record<FloatDtype, DType> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' }
@@ -79,6 +79,14 @@ export function isMatrix({ name, shape }: { name: string; shape: readonly number
   return shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
 }
 
+/**
+ * Matrices that int8 and nf4 quantise (docs/weights.md): of the layers of vision tower and language model, as others do.
+ * Token tables, the output matrix, the Q-Former and the projection behind it stay as they are.
+ */
+export function isQuantizable(t: { name: string; shape: readonly number[] }): boolean {
+  return isMatrix(t) && /^(vision_model|language_model)\..*\.layers\.\d+\./.test(t.name)
+}
+
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`
 
 /** Decides how weights are held and in which precision the model computes. */
@@ -88,12 +96,13 @@ export function weightsPolicy(question: WeightsQuestion): WeightsPolicy {
   const memory = question.memory ?? memoryOf(device).limit
   const matrices = entries.filter(isMatrix)
   const bytesAs = (tensors: readonly Held[], dtype: (t: Held) => DType): number =>
-    tensors.reduce((n, t) => n + sizeOf(t.shape) * itemSize(dtype(t)), 0)
+    tensors.reduce((n, t) => n + bytesOf(dtype(t), t.shape), 0)
   const stored = (t: Held): DType => DTYPES[t.dtype]
 
   const wide = matrices.filter((t) => t.dtype === 'F32')
   const wideBytes = bytesAs(wide, stored)
   const large = wideBytes > LARGE * memory
+  const quantized = weights === 'int8' || weights === 'nf4' ? weights : undefined
   const narrows = weights === 'bfloat16' || (weights === 'auto' && large)
   const notes: string[] = []
   if (weights === 'auto' && large)
@@ -103,13 +112,17 @@ export function weightsPolicy(question: WeightsQuestion): WeightsPolicy {
   const held = (t: Held): DType => (narrows && t.dtype === 'F32' ? 'bfloat16' : stored(t))
 
   const { precision, because } = precisionFor(asked, matrices.map(held), device)
-  const dtypeOf = (t: Held): DType => (!isMatrix(t) ? 'float32' : precision === 'bfloat16' ? 'bfloat16' : held(t))
+  const dtypeOf = (t: Held): DType => {
+    if (!isMatrix(t)) return 'float32'
+    if (quantized && isQuantizable(t)) return quantized
+    return precision === 'bfloat16' ? 'bfloat16' : held(t)
+  }
   const bytes = bytesAs(entries, dtypeOf)
   const converts = matrices.some((t) => dtypeOf(t) !== stored(t))
   const files = entries.reduce((n, t) => n + sizeOf(t.shape) * DTYPE_BYTES[t.dtype], 0)
   const asItIs = device === 'cpu' && bytes > LARGE * memory
   return {
-    form: narrows && wide.length ? 'bfloat16' : 'stored',
+    form: quantized ?? (narrows && wide.length ? 'bfloat16' : 'stored'),
     precision,
     because,
     dtypeOf,

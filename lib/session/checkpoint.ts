@@ -16,6 +16,7 @@ import type { Precision } from '../tensor/dtype.js'
 import type { SpecialIds } from '../text/prompts.js'
 import { checkTokenizer, loadTokenizer, type Tokenizer } from '../text/tokenizer.js'
 import { weightsPolicy, type WeightsChoice, type WeightsPolicy } from './budget.js'
+import { cacheFile, cacheFolder } from './quantised-cache.js'
 import { specialIds } from './special-ids.js'
 import { firstNotFinite, NotFiniteError } from './finite.js'
 import { loadWeights } from './weights.js'
@@ -60,9 +61,15 @@ export interface LoadOptions {
   precision?: Precision | 'auto' | undefined
   /**
    * In which form frozen matrices are held: `stored` as in the files, `bfloat16` where those are float32, or `auto`,
-   * the default: bfloat16 where float32 would take more than a third of the memory, else as stored.
+   * the default: bfloat16 where float32 would take more than a third of the memory, else as stored. `int8` and `nf4`
+   * quantise the matrices of the layers of vision tower and language model, on the CPU (docs/weights.md).
    */
   weights?: WeightsChoice | undefined
+  /**
+   * The folder that keeps quantised matrices for the next time, or `false` for none. Default: MT_CACHE, else
+   * `mtransllama` in the user's folder for caches.
+   */
+  weightsCache?: string | false | undefined
   /** Called while weights are read into memory: bytes so far, and in all. */
   onLoad?: ((bytes: number, total: number) => void) | undefined
 }
@@ -141,7 +148,14 @@ const MASKING = /(\.key|\.k_proj|\.qkv)\.bias$|relative_attention_bias\.weight$/
 
 async function load(
   folder: string,
-  { trained = false, device: wanted = 'cpu', precision, weights: form, onLoad }: LoadOptions & { trained?: boolean },
+  {
+    trained = false,
+    device: wanted = 'cpu',
+    precision,
+    weights: form,
+    weightsCache,
+    onLoad,
+  }: LoadOptions & { trained?: boolean },
 ): Promise<{ plan: CheckpointPlan; model: ImageModel; policy: WeightsPolicy }> {
   if (trained && (precision ?? 'float32') !== 'float32')
     throw invalid('precision', 'float32, as all weights are trained', precision)
@@ -149,7 +163,11 @@ async function load(
   const plan = await planCheckpoint(folder)
   assertComplete(plan)
   const policy = weightsPolicy({ entries: [...plan.entries.values()], device, weights: form, precision })
-  const weights = await loadWeights(plan, { trained, device, policy, onLoad })
+  const quantized = policy.form === 'int8' || policy.form === 'nf4' ? policy.form : undefined
+  if (trained && quantized) throw invalid('weights', 'float32 matrices, as all weights are trained', quantized)
+  const cache =
+    quantized && weightsCache !== false ? await cacheFile(weightsCache ?? cacheFolder(), plan, quantized) : undefined
+  const weights = await loadWeights(plan, { trained, device, policy, onLoad, cache })
   const model = new ImageModel(plan.config, weights, policy.precision)
   const bad = await firstNotFinite([...weights].filter(([name]) => MASKING.test(name)))
   if (bad === undefined) return { plan, model, policy }

@@ -20,7 +20,7 @@ import { native, type Rehearsed } from '../native.js'
 import { concat } from '../ops/views.js'
 import { sizeOf } from '../shape.js'
 import type { Device } from '../tensor/device.js'
-import { itemSize } from '../tensor/dtype.js'
+import { isQuantized, itemSize } from '../tensor/dtype.js'
 import { rehearse } from '../tensor/rehearsal.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
@@ -172,7 +172,7 @@ function packedBytes(entries: Outline['entries'], policy: WeightsPolicy, device:
   if (device !== 'cpu' || policy.asItIs) return []
   const panel = { avx512: 32, avx2: 16, portable: 8 }[native().devices().cpu.isa]
   return entries
-    .filter((t) => isMatrix(t) && !/embed_tokens|word_embeddings/.test(t.name))
+    .filter((t) => isMatrix(t) && !isQuantized(policy.dtypeOf(t)) && !/embed_tokens|word_embeddings/.test(t.name))
     .map((t) => {
       const [out, into] = t.shape as [number, number]
       const width = itemSize(policy.dtypeOf(t))

@@ -14,8 +14,11 @@ import { keep, scope } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
 import { sync } from '../tensor/runtime.js'
 import { tensor, Tensor } from '../tensor/tensor.js'
-import type { DType } from '../tensor/dtype.js'
+import { bytesOf, isQuantized, type DType, type QuantizedDType } from '../tensor/dtype.js'
 import { allocatePacks } from './pack.js'
+import { quantize } from '../ops/quantize.js'
+import { sizeOf } from '../shape.js'
+import { readQuantised, writeQuantised, type Unit } from './quantised-cache.js'
 import { readPlanned, type CheckpointPlan, type PlannedTensor } from '../checkpoint/plan.js'
 import { DTYPES, weightsPolicy, type WeightsPolicy } from './budget.js'
 
@@ -26,6 +29,8 @@ export interface WeightsOptions {
   device?: Device | undefined
   /** Default: as the files store them. */
   policy?: WeightsPolicy | undefined
+  /** The file that keeps what was quantised for the next time; absent: it is not kept. */
+  cache?: string | undefined
   /** Called while weights are read: bytes so far, of those that are held. Not called where all stay in their files. */
   onLoad?: ((bytes: number, total: number) => void) | undefined
   /** Bytes that are read between two reports. */
@@ -39,7 +44,7 @@ export interface WeightsOptions {
  */
 export async function loadWeights(
   plan: Pick<CheckpointPlan, 'entries'>,
-  { trained = false, device = 'cpu', policy: given, onLoad, step = 2 ** 28 }: WeightsOptions = {},
+  { trained = false, device = 'cpu', policy: given, onLoad, cache, step = 2 ** 28 }: WeightsOptions = {},
 ): Promise<Map<string, Tensor>> {
   const entries = [...plan.entries.values()]
   const policy = given ?? weightsPolicy({ entries, device, weights: 'stored' })
@@ -57,15 +62,20 @@ export async function loadWeights(
   const weights = new Map<string, Tensor>()
   // On the CPU weights lie one by one: each product packs its panels anyway; on a device they are copies, so that where
   // these go costs nothing.
+  const plain = entries.filter((p) => !isQuantized(dtypeOf(p)))
   const { parts, packs } = allocatePacks(
-    device === 'cpu' || trained ? [] : entries.map((p) => ({ ...p, dtype: dtypeOf(p) })),
+    device === 'cpu' || trained ? [] : plain.map((p) => ({ ...p, dtype: dtypeOf(p) })),
     device,
   )
 
   /** A tensor of the host in the dtype that is wanted. */
-  const onHost = (planned: PlannedTensor, bytes: Uint8Array<ArrayBuffer> | undefined): Tensor => {
+  const onHost = (
+    planned: PlannedTensor,
+    bytes: Uint8Array<ArrayBuffer> | undefined,
+    dtype = dtypeOf(planned),
+  ): Tensor => {
     const { shape } = planned
-    const [stored, dtype] = [DTYPES[planned.dtype], dtypeOf(planned)]
+    const stored = DTYPES[planned.dtype]
     if (planned.kind === 'thirds') {
       const { buffer } = bytes!
       return cast(
@@ -85,8 +95,62 @@ export async function loadWeights(
   }
 
   let [read, told] = [0, 0]
+  const report = async (planned: PlannedTensor): Promise<void> => {
+    read += (planned.kind === 'stored' ? planned.piece.end - planned.piece.begin : 0) || 0
+    if (read - told < step) return
+    await sync()
+    onLoad?.(read, total(entries))
+    told = read
+  }
+  /** Puts a quantised matrix where it is to lie, and its parts by their names. */
+  const place = (unit: QuantizedUnit, q: Tensor): void =>
+    scope(() => {
+      const t = keep(Object.assign(q.to(device).freeze(), { label: unit.name }))
+      if (t !== q) q.dispose()
+      weights.set(unit.name, t)
+      let row = 0
+      for (const { name, shape } of unit.members) {
+        if (name !== unit.name)
+          weights.set(name, keep(Object.assign(t.view(shape, t.strides, row * t.strides[0]!), { label: name })))
+        row += shape[0]!
+      }
+    })
   try {
-    for (const planned of entries) {
+    const units = quantizedUnits(
+      entries.filter((p) => isQuantized(dtypeOf(p))),
+      policy,
+    )
+    const known = units.length && cache ? await readQuantised(cache, units) : undefined
+    if (known instanceof Map)
+      for (const unit of units) {
+        const { shape, dtype } = unit
+        place(
+          unit,
+          scope(() =>
+            keep(new Tensor(native().mapped(map(cache!), known.get(unit.name)!, shape, dtype), shape, dtype)),
+          ),
+        )
+      }
+    else {
+      for (const unit of units) {
+        place(
+          unit,
+          scope(() =>
+            keep(
+              quantize(
+                unit.members.map((p) => onHost(p, undefined, DTYPES[p.dtype])),
+                unit.dtype,
+              ),
+            ),
+          ),
+        )
+        // Its sources are freed before the next are read.
+        await sync()
+        for (const planned of unit.members) await report(planned)
+      }
+      if (units.length && cache) policy.notes.push(await saved(cache, units, weights, known))
+    }
+    for (const planned of plain) {
       const { name } = planned
       // A fused bias that is stored in thirds is put together in memory.
       const bytes = planned.kind === 'thirds' ? await readPlanned(planned) : undefined
@@ -106,11 +170,7 @@ export async function loadWeights(
         }),
       )
       if (!trained && policy.isMapped(planned)) continue
-      read += (planned.kind === 'stored' ? planned.piece.end - planned.piece.begin : 0) || 0
-      if (read - told < step) continue
-      await sync()
-      onLoad?.(read, total(entries))
-      told = read
+      await report(planned)
     }
     if (told) onLoad?.(total(entries), total(entries))
     await sync()
@@ -128,3 +188,46 @@ export async function loadWeights(
 /** Bytes that the tensors take in their files. */
 const total = (entries: readonly PlannedTensor[]): number =>
   entries.reduce((n, t) => n + (t.kind === 'stored' ? t.piece.end - t.piece.begin : 0), 0)
+
+/** A quantised matrix, of one weight or of the weights of one input behind each other. */
+interface QuantizedUnit extends Unit {
+  members: readonly PlannedTensor[]
+}
+
+/** Weights of one input that are multiplied as one are quantised as one, where that leaves nf4's blocks as they are. */
+function quantizedUnits(entries: readonly PlannedTensor[], policy: WeightsPolicy): QuantizedUnit[] {
+  const groups = new Map<string, PlannedTensor[]>()
+  for (const p of entries) groups.set(p.pack ?? p.name, [...(groups.get(p.pack ?? p.name) ?? []), p])
+  return [...groups].flatMap(([name, members]): QuantizedUnit[] => {
+    const unit = (name: string, members: readonly PlannedTensor[]): QuantizedUnit => ({
+      name,
+      shape: [members.reduce((n, p) => n + p.shape[0]!, 0), members[0]!.shape[1]!],
+      dtype: policy.dtypeOf(members[0]!) as QuantizedDType,
+      members,
+    })
+    const whole =
+      members.every((p) => p.shape[1] === members[0]!.shape[1]) &&
+      (policy.dtypeOf(members[0]!) === 'int8' || members.slice(0, -1).every((p) => sizeOf(p.shape) % 16384 === 0))
+    return members.length === 1 || !whole ? members.map((p) => unit(p.name, [p])) : [unit(name, members)]
+  })
+}
+
+/** Writes the cache, and says so; where that fails, why. */
+async function saved(
+  path: string,
+  units: readonly QuantizedUnit[],
+  weights: ReadonlyMap<string, Tensor>,
+  fault: string | undefined,
+): Promise<string> {
+  const again = fault === undefined ? '' : ` again, since ${path} could not be used: ${fault}`
+  const form = units[0]!.dtype
+  const bytes = async (unit: Unit): Promise<Uint8Array> => (await weights.get(unit.name)!.data()) as Uint8Array
+  try {
+    await writeQuantised(path, units, bytes)
+    const size = units.reduce((n, u) => n + bytesOf(u.dtype, u.shape), 0)
+    return `the weights were quantised as ${form}${again}, and kept in ${path} (${(size / 1e9).toFixed(2)} GB) for the next time`
+  } catch (error) {
+    const { message } = error as Error
+    return `the weights were quantised as ${form}${again}, and not kept for the next time: ${message.replace(/\.$/, '')}`
+  }
+}
