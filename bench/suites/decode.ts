@@ -9,10 +9,14 @@ import { KVCache } from '../../lib/models/decoder.js'
 import { finder } from '../../lib/models/finder.js'
 import { languageModel } from '../../lib/models/language.js'
 import { linear } from '../../lib/ops/linear.js'
-import { scope } from '../../lib/tensor/scope.js'
+import { native } from '../../lib/native.js'
+import { quantize } from '../../lib/ops/quantize.js'
+import type { Device } from '../../lib/tensor/device.js'
+import { bytesOf, type QuantizedDType } from '../../lib/tensor/dtype.js'
+import { keep, scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
 import { syncBlocking } from '../../lib/tensor/runtime.js'
-import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
+import { tensor, Tensor } from '../../lib/tensor/tensor.js'
 import { expectedTensors } from '../../lib/checkpoint/names.js'
 import type { Bench, Precision } from '../bench.js'
 import { Draw, load, numbers, upload, type Numbers } from '../files.js'
@@ -25,23 +29,30 @@ function matrix(out: number, into: number): Numbers {
 }
 const drawn = new Map<string, Numbers>()
 
-/** x Wᵀ over several copies of W in turn, so that each comes from memory. */
+/** x Wᵀ over several copies of W in turn, so that each comes from memory; W quantised, where `held` says so. */
 async function products(
   bench: Bench,
   rows: number,
   [out, into]: readonly [number, number],
   dtype: Precision,
   threads?: number,
+  held?: QuantizedDType,
 ): Promise<void> {
   const draw = new Draw(7)
   const one = matrix(out, into)
-  const size = dtype === 'float32' ? 4 : 2
-  const copies = bench.quick ? 2 : Math.max(2, Math.ceil(400e6 / (out * into * size)))
+  const bytes = bytesOf(held ?? (dtype === 'float32' ? 'float32' : 'bfloat16'), [out, into])
+  const copies = bench.quick ? 2 : Math.max(2, Math.ceil(400e6 / bytes))
   const file = await bench.files.write(
-    Array.from({ length: copies }, (_, i): [string, Numbers] => [`${i}.weight`, one]),
+    Array.from({ length: held ? 1 : copies }, (_, i): [string, Numbers] => [`${i}.weight`, one]),
     dtype,
   )
-  const stored = await load(file, bench.device, dtype)
+  const stored = await load(file, held ? 'cpu' : bench.device, dtype)
+  const weights = held
+    ? scope(() => {
+        const q = quantize(stored.values().next().value!, held)
+        return Array.from({ length: copies }, () => keep(copyOf(q, bench.device)))
+      })
+    : [...stored.values()]
   const before = bench.options.threads
   await scope(async () => {
     const given = draw.normal([rows, into])
@@ -50,33 +61,38 @@ async function products(
     const kind = rows === 1 ? 'GEMV' : 'GEMM'
     bench.threads(threads ?? before)
     await bench.time({
-      id: `${kind} ${rows}×${into}→${out}${threads ? `, ${threads} threads` : ''}`,
+      id: `${kind} ${rows}×${into}→${out}${held ? `, ${held} weights` : ''}${threads ? `, ${threads} threads` : ''}`,
       sizes: { M: rows, N: out, K: into },
       dtype,
       pass: 'forward',
-      calls: [...stored.values()].map((w) => () => scope(() => void noGrad(() => forward(w)))),
+      calls: weights.map((w) => () => scope(() => void noGrad(() => forward(w)))),
       flops: 2 * rows * out * into,
-      bytes: rows === 1 ? size * out * into : 0,
-      outputs: () => ({ y: numbers(noGrad(() => forward(stored.values().next().value!))) }),
-      ...(!threads && {
-        peer: {
-          kind: 'linear',
-          pass: 'forward',
-          form: 'factorized',
-          sizes: { B: rows, T: 1, L: 1, K: 0, heads: 1, D: out, DV: into },
-        },
-        numbers: () =>
-          [
-            ['x', given],
-            ['weight', one],
-          ] as [string, Numbers][],
-      }),
+      bytes: rows === 1 ? bytes : 0,
+      outputs: () => ({ y: numbers(noGrad(() => forward(weights[0]!))) }),
+      ...(!threads &&
+        !held && {
+          peer: {
+            kind: 'linear',
+            pass: 'forward',
+            form: 'factorized',
+            sizes: { B: rows, T: 1, L: 1, K: 0, heads: 1, D: out, DV: into },
+          },
+          numbers: () =>
+            [
+              ['x', given],
+              ['weight', one],
+            ] as [string, Numbers][],
+        }),
     })
   })
   bench.threads(before)
-  for (const t of stored.values()) t.dispose()
+  for (const t of [...stored.values(), ...weights]) t.dispose()
   bench.files.forget(file)
 }
+
+/** Another copy of a quantised matrix, on a device. */
+const copyOf = (q: Tensor, device: Device): Tensor =>
+  new Tensor(native().upload(q.dataBlocking() as Uint8Array, q.shape, q.dtype), q.shape, q.dtype).to(device).freeze()
 
 /** A layer of LLaMA-7B's width over a cache of 100 tokens, one token more. */
 async function layer(bench: Bench, dtype: Precision): Promise<void> {
@@ -145,8 +161,8 @@ export async function run(bench: Bench): Promise<void> {
   for (const dtype of bench.options.dtypes) {
     if (dtype !== 'bfloat16' && bench.options.selection === 'some') continue // others would have to read more, or to convert
     for (const shape of shapes) await products(bench, bench.quick ? 3 : 100, shape, dtype)
-    await products(bench, 1, shapes[0]!, dtype)
-    if (bench.options.threads === 1 && bench.device === 'cpu') await products(bench, 1, shapes[0]!, dtype, 2)
+    for (const threads of [undefined, ...(bench.options.threads === 1 && bench.device === 'cpu' ? [2] : [])])
+      for (const held of [undefined, 'int8', 'nf4'] as const) await products(bench, 1, shapes[0]!, dtype, threads, held)
     await layer(bench, dtype)
   }
 }

@@ -4,7 +4,7 @@
  */
 export { memory, resetPeak, sync, syncBlocking, threads, deviceMemory } from '../tensor/runtime.js'
 export { empty, tensor, Tensor, type Backward } from '../tensor/tensor.js'
-export type { DType, TypedArray } from '../tensor/dtype.js'
+export type { DType, QuantizedDType, TypedArray } from '../tensor/dtype.js'
 export type { DeviceMemory, Memory } from '../native.js'
 export {
   chooseDevice,
@@ -55,6 +55,7 @@ export { layerNorm, layerNormJoin, layerNormSplit, type NormOf } from '../ops/la
 export { linear, linearGelu } from '../ops/linear.js'
 export { lora, loraPack, type Update } from '../ops/lora.js'
 export { patchify } from '../ops/patchify.js'
+export { dequantize, quantize } from '../ops/quantize.js'
 export { Random } from '../ops/random.js'
 export { mean, sumDim, sumLeading } from '../ops/reduce.js'
 export { rmsNorm } from '../ops/rmsnorm.js'

@@ -61,10 +61,17 @@ export async function loadWeights(
   const open = once((path) => native().openFile(path))
   const weights = new Map<string, Tensor>()
   // On the CPU weights lie one by one: each product packs its panels anyway; on a device they are copies, so that where
-  // these go costs nothing.
+  // these go costs nothing. Quantised ones are copies everywhere, and the biases beside them follow.
   const plain = entries.filter((p) => !isQuantized(dtypeOf(p)))
+  const units = quantizedUnits(
+    entries.filter((p) => isQuantized(dtypeOf(p))),
+    policy,
+  )
+  const asOne = new Set(units.filter(({ members }) => members.length > 1).map(({ name }) => name))
+  const isPacked = ({ pack }: PlannedTensor): boolean =>
+    device !== 'cpu' || asOne.has(pack?.replace(/bias$/, 'weight') ?? '')
   const { parts, packs } = allocatePacks(
-    device === 'cpu' || trained ? [] : plain.map((p) => ({ ...p, dtype: dtypeOf(p) })),
+    trained ? [] : plain.filter(isPacked).map((p) => ({ ...p, dtype: dtypeOf(p) })),
     device,
   )
 
@@ -116,10 +123,6 @@ export async function loadWeights(
       }
     })
   try {
-    const units = quantizedUnits(
-      entries.filter((p) => isQuantized(dtypeOf(p))),
-      policy,
-    )
     const known = units.length && cache ? await readQuantised(cache, units) : undefined
     if (known instanceof Map)
       for (const unit of units) {

@@ -20,6 +20,7 @@ import {
   bothAdapters,
   errorOf,
   float32,
+  isQuantised,
   nativeName,
   openTiny,
   qformerText,
@@ -316,6 +317,19 @@ for (const [kind, cases] of [
 ] as const) {
   for (const c of cases) test(`${kind}: ${c.name}`, async () => videoCase(await opened(kind), c))
 }
+
+for (const [kind, [first]] of [
+  ['instructblip', instructblip],
+  ['blip2', blip2],
+] as const)
+  for (const weights of ['int8', 'nf4'] as const)
+    test(`${kind} with ${weights} weights, over the numbers that these stand for`, async () => {
+      const model = await openTiny(kind, 7, calmer, weights)
+      for (const [name, t] of model.native.weights)
+        assert.is(t.dtype, isQuantised(name.replace(/(qkv|gate_up)_proj/, 'proj')) ? weights : 'float32', name)
+      await videoCase(model, first!)
+      model.native.dispose()
+    })
 
 test('instructblip over a LLaMA with grouped key heads and a tied output matrix', async () => {
   const model = await openTiny('instructblip', 9, (t) => calmer(grouped(t)))

@@ -10,9 +10,10 @@ import { adapterConfigFromGolden } from '../../lib/parity/adapter-config.js'
 import { loadImageModel } from '../../lib/session/checkpoint.js'
 import type { ImageModel, QFormerText, TextRows } from '../../lib/models/image-model.js'
 import type { DeviceChoice } from '../../lib/tensor/device.js'
+import type { QuantizedDType } from '../../lib/tensor/dtype.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
-import { type NdArray, size } from '../oracle/array.js'
+import { type NdArray, concat, size, slice } from '../oracle/array.js'
 import {
   type Adapter as OracleAdapter,
   type Batch,
@@ -21,6 +22,7 @@ import {
   adapterConfig,
   model as oracleModel,
 } from '../oracle/model.js'
+import { quantised } from '../oracle/quantised.js'
 import { type Tiny, type TinyKind, tinyCheckpoint, tinyParameters, writeTiny } from '../oracle/tiny.js'
 
 /** A folder that is removed when the process ends. */
@@ -42,14 +44,48 @@ export interface Both {
 
 /**
  * On the device that MT_TEST_DEVICE names. @param change what to change about config.json and weights before they are
- * written
+ * written @param weights quantises those of layers; the oracle gets the numbers that they stand for
  */
-export async function openTiny(kind: TinyKind, seed: number, change: (tiny: Tiny) => Tiny = (t) => t): Promise<Both> {
+export async function openTiny(
+  kind: TinyKind,
+  seed: number,
+  change: (tiny: Tiny) => Tiny = (t) => t,
+  weights?: QuantizedDType,
+): Promise<Both> {
   const tiny = change(tinyCheckpoint(kind, seed))
   const folder = temporaryFolder('tiny')
   writeTiny(folder, tiny)
-  const model = await loadImageModel(folder, { device: (process.env.MT_TEST_DEVICE ?? 'cpu') as DeviceChoice })
-  return { kind, config: tiny.config, folder, oracle: oracleModel(tiny.tensors, tiny.config), native: model }
+  const model = await loadImageModel(folder, {
+    device: (process.env.MT_TEST_DEVICE ?? 'cpu') as DeviceChoice,
+    ...(weights && { weights, weightsCache: false }),
+  })
+  const tensors = weights ? keptBy(weights, tiny.tensors) : tiny.tensors
+  return { kind, config: tiny.config, folder, oracle: oracleModel(tensors, tiny.config), native: model }
+}
+
+/** Whether int8 and nf4 quantise a tensor. */
+export const isQuantised = (name: string): boolean =>
+  /^(vision_model|language_model)\..*\.layers\.\d+\..*(proj|qkv|projection|fc\d)\.weight$/.test(name)
+
+/** The tensors with what a form keeps of matrices. Those of one input have their rows behind each other for int8. */
+function keptBy(form: QuantizedDType, tensors: ReadonlyMap<string, NdArray>): Map<string, NdArray> {
+  const groups = new Map<string, string[]>()
+  for (const name of [...tensors.keys()].filter(isQuantised)) {
+    const group = form === 'int8' ? name.replace(/\b[qkv]_proj/, 'qkv').replace(/(gate|up)_proj/, 'gateUp') : name
+    groups.set(group, [...(groups.get(group) ?? []), name])
+  }
+  const out = new Map(tensors)
+  for (const names of groups.values()) {
+    const parts = names.map((name) => tensors.get(name)!)
+    const whole = quantised[form](concat(parts, 0))
+    let row = 0
+    for (const [i, name] of names.entries()) {
+      const rows = parts[i]!.shape[0]!
+      out.set(name, slice(whole, 0, row, row + rows))
+      row += rows
+    }
+  }
+  return out
 }
 
 /** The oracle calls a fresh block's norm as BERT does. */
