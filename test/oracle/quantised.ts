@@ -14,13 +14,23 @@ function quantile(p: number): number {
   return (low + high) / 2
 }
 
-/** 8 quantiles above 0, 0, and 7 below, at equal distances in probability, divided by the largest. Ascending. */
-export const nf4Levels = ((): number[] => {
+/**
+ * How NF4's levels are found: 8 quantiles above 0, 0, and 7 below, at equal distances in probability, divided by the
+ * largest. Ascending.
+ */
+export const nf4Quantiles = ((): number[] => {
   const last = 0.9677083
   const steps = (n: number): number[] => Array.from({ length: n }, (_, i) => quantile(last + ((0.5 - last) * i) / n))
   const [above, below] = [steps(8), steps(7)]
   return [...below.map((x) => -x), 0, ...above.reverse()].map((x) => x / above.at(-1)!)
 })()
+
+/** The levels as they are published: those, rounded on their way. */
+export const nf4Levels = [
+  -1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+  -0.09105003625154495, 0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+  0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
+]
 
 /** The dynamic data type of 8 bits with a sign: a decimal exponent in unary, and as many bits of fraction as are left. */
 export const dynamicMap = ((): number[] => {
