@@ -168,8 +168,11 @@ test('what cannot be done with a quantised weight is an error that says so', () 
       fails(() => linear(full([2, 8], 1), permute(q, [1, 0])), /whole rows of a matrix/)
       fails(() => cast(q, 'float32'), /dequantize\(\) gives the numbers/)
       fails(() => copy(q), /dequantize\(\) gives the numbers/)
-      fails(() => embedding(q, tensor(Int32Array.of(1), [1], 'int32')), /table: expected float32, bfloat16 or float16/)
-      fails(() => sourceAttention(full([1, 2, 8], 1), full([1, 3, 64], 1), q, q, { heads: 1 }), /wk: expected dtype float32, bfloat16/)
+      fails(() => embedding(tensor(Int32Array.of(1), [1], 'int32'), q), /table: expected float32, bfloat16 or float16/)
+      fails(
+        () => sourceAttention(full([1, 2, 8], 1), full([1, 3, 64], 1), q, q, { heads: 1 }),
+        /wk: expected dtype float32, bfloat16/,
+      )
       fails(() => quantize(q, dtype), /expected dtype float32, bfloat16 or float16/)
       fails(() => native().upload(new Uint8Array(3), [8, 64], dtype), /expected \d+ bytes/)
       fails(() => native().create([8, 8, 8], dtype), /expected 2 dimensions/)

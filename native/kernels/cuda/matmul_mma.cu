@@ -72,20 +72,6 @@ struct Stage {
                                                                                        pack_bf16(v[2], v[3]));
     }
   }
-  /// The same of a quantised matrix, which is unpacked on the way; end() has nothing to do.
-  static __device__ void begin(const Quantised& q, const float* levels, int64_t at, int64_t inner, bf16* to) {
-    if (idle()) return;
-    const int r = int(threadIdx.x) / kRowChunks, c = int(threadIdx.x) % kRowChunks * 8;
-    const int64_t row = (along ? at : inner) + r, col = (along ? inner : at) + c, kept = kept_from(q, col);
-    to += r * kPitch + c;
-#pragma unroll 1
-    for (int i = 0; i < kMine; ++i) {
-      float v[8];
-      fetch<8>(q, levels, row + i * kApart, col, kept, v);
-      *reinterpret_cast<uint4*>(to + i * kApart * kPitch) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
-                                                                       pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
-    }
-  }
   __device__ void end(const Operand& o, bf16* to) {
     if (!o.wide || o.type == DType::bf16 || idle()) return;
     to += int(threadIdx.x) / kRowChunks * kPitch + int(threadIdx.x) % kRowChunks * 8;
@@ -128,15 +114,13 @@ __device__ void fragment(uint32_t (&r)[4], const bf16* tile, int pitch, int oute
 
 /// A block of warps_m × warps_n warps forms rows × cols sums. The larger a warp's part, the less often an element is
 /// read from shared memory, whose bandwidth limits large products.
-template <Form form, int rows, int cols, int warps_m, int warps_n, bool quantised>
+template <Form form, int rows, int cols, int warps_m, int warps_n>
 __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
   constexpr int threads = warps_m * warps_n * 32, wm = rows / warps_m, wn = cols / warps_n, fm = wm / 16, fn = wn / 8;
   using A = Stage<rows, a_along, false, threads>;
   using B = Stage<cols, b_along, form != Form::tn, threads>;
   SHARED(bf16, shared);
-  __shared__ float levels[16];
-  if constexpr (quantised) load_levels(j.quantised, levels);
   bf16* const tiles_b = shared + kStages * A::kElements;
   const BlockTile at = block_tile(j, rows, cols);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, row = warp / warps_n * wm,
@@ -150,8 +134,7 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
       const int64_t inner = int64_t(first ? t : t - j.tiles) * kMmaStep;
       const int s = (t - at.begin) % kStages;
       a.begin(first ? j.a : j.a2, at.row, inner, shared + s * A::kElements);
-      if (quantised && first) B::begin(j.quantised, levels, at.col, inner, tiles_b + s * B::kElements);
-      else b.begin(first ? j.b : j.b2, at.col, inner, tiles_b + s * B::kElements);
+      b.begin(first ? j.b : j.b2, at.col, inner, tiles_b + s * B::kElements);
     }
     cp_async_commit();
   };
@@ -159,7 +142,7 @@ __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
     if (t >= at.end) return;
     const int s = (t - at.begin) % kStages;
     a.end(t < j.tiles ? j.a : j.a2, shared + s * A::kElements);
-    if (!quantised || t >= j.tiles) b.end(t < j.tiles ? j.b : j.b2, tiles_b + s * B::kElements);
+    b.end(t < j.tiles ? j.b : j.b2, tiles_b + s * B::kElements);
   };
 #pragma unroll 1
   for (int t = at.begin; t < at.begin + kStages - 1; ++t) {
@@ -223,37 +206,36 @@ struct Kernel {
   int threads;
   size_t shared_bytes;
 };
-template <Form form, bool quantised, int tile, int warps_m, int warps_n>
+template <Form form, int tile, int warps_m, int warps_n>
 Kernel kernel_of() {
   constexpr int rows = kTiles[tile].rows, cols = kTiles[tile].cols, threads = warps_m * warps_n * 32;
   constexpr size_t elements = Stage<rows, form != Form::tn, false, threads>::kElements +
                               Stage<cols, form == Form::nt, form != Form::tn, threads>::kElements;
-  return {mma_kernel<form, rows, cols, warps_m, warps_n, quantised>, threads, kStages * elements * sizeof(bf16)};
+  return {mma_kernel<form, rows, cols, warps_m, warps_n>, threads, kStages * elements * sizeof(bf16)};
 }
-template <Form form, bool quantised>
+template <Form form>
 Kernel kernel_of(int tile) {
   switch (tile) {
-    case 0: return kernel_of<form, quantised, 0, 2, 2>();
-    case 1: return kernel_of<form, quantised, 1, 2, 2>();
-    case 2: return kernel_of<form, quantised, 2, 1, 4>();
-    default: return kernel_of<form, quantised, 3, 4, 1>();
+    case 0: return kernel_of<form, 0, 2, 2>();
+    case 1: return kernel_of<form, 1, 2, 2>();
+    case 2: return kernel_of<form, 2, 1, 4>();
+    default: return kernel_of<form, 3, 4, 1>();
   }
 }
-Kernel kernel_of(Form form, int tile, bool quantised) {
-  if (quantised) return form == Form::nt ? kernel_of<Form::nt, true>(tile) : kernel_of<Form::nn, true>(tile);
-  return form == Form::nt   ? kernel_of<Form::nt, false>(tile)
-         : form == Form::nn ? kernel_of<Form::nn, false>(tile)
-                            : kernel_of<Form::tn, false>(tile);
+Kernel kernel_of(Form form, int tile) {
+  return form == Form::nt   ? kernel_of<Form::nt>(tile)
+         : form == Form::nn ? kernel_of<Form::nn>(tile)
+                            : kernel_of<Form::tn>(tile);
 }
 
 }  // namespace
 
 void mma(Form form, int tile, const Job& j, dim3 grid) {
-  const Kernel k = kernel_of(form, tile, is_quantised(j.b.type));
+  const Kernel k = kernel_of(form, tile);
   launch(k.kernel, grid, dim3(unsigned(k.threads)), k.shared_bytes, j);
 }
 int mma_blocks(Form form, int tile) {
-  const Kernel k = kernel_of(form, tile, false);
+  const Kernel k = kernel_of(form, tile);
   return resident_blocks(k.kernel, k.threads, k.shared_bytes);
 }
 

@@ -1,7 +1,5 @@
 // Products x Wᵀ with at most eight rows, as in decoding. Reading W takes the time: a block reads two rows of W once for
 // all rows of x, 16 bytes a thread, with several loads in flight. The arithmetic is float32.
-#include <type_traits>
-
 #include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
@@ -47,22 +45,6 @@ struct Eight {
   }
 };
 
-/// Adds the products of eight elements of rows of W, from column i on, with those of all rows of x.
-template <typename X, int rows, bool aligned>
-__device__ void add_eight(const Job& j, const int64_t (&x)[rows], int64_t i, const float (&wide)[kPair][8],
-                          float (&sum)[kPair][rows]) {
-#pragma unroll
-  for (int r = 0; r < rows; ++r) {
-    Eight<X, aligned> xs;
-    float v[8];
-    xs.read(j.a.data, x[r] + i);
-    xs.widen(v);
-#pragma unroll
-    for (int p = 0; p < kPair; ++p)
-#pragma unroll
-      for (int e = 0; e < 8; ++e) sum[p][r] = fmaf(wide[p][e], v[e], sum[p][r]);
-  }
-}
 /// Adds the thread's part of the dot products of the rows that begin at x and w.
 template <typename X, typename W, int rows, bool aligned>
 __device__ void add_products(const Job& j, const int64_t (&x)[rows], const int64_t (&w)[kPair],
@@ -75,21 +57,17 @@ __device__ void add_products(const Job& j, const int64_t (&x)[rows], const int64
     float wide[kPair][8];
 #pragma unroll
     for (int p = 0; p < kPair; ++p) raw[p].widen(wide[p]);
-    add_eight<X, rows, aligned>(j, x, i, wide, sum);
-  }
-}
-/// The same of a quantised W, from row n on.
-template <typename X, int rows, bool aligned>
-__device__ void add_unpacked(const Job& j, const float* levels, const int64_t (&x)[rows], int64_t n,
-                             float (&sum)[kPair][rows]) {
-  const Quantised& q = j.quantised;
-#pragma unroll 1
-  for (int64_t i = threadIdx.x * 8; i < j.a.cols; i += kRowThreads * 8) {
-    const int64_t kept = kept_from(q, i);
-    float wide[kPair][8];
 #pragma unroll
-    for (int p = 0; p < kPair; ++p) fetch<8>(q, levels, n + p < j.n ? n + p : j.n - 1, i, kept, wide[p]);
-    add_eight<X, rows, aligned>(j, x, i, wide, sum);
+    for (int r = 0; r < rows; ++r) {
+      Eight<X, aligned> xs;
+      float v[8];
+      xs.read(j.a.data, x[r] + i);
+      xs.widen(v);
+#pragma unroll
+      for (int p = 0; p < kPair; ++p)
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sum[p][r] = fmaf(wide[p][e], v[e], sum[p][r]);
+    }
   }
 }
 
@@ -104,15 +82,8 @@ __global__ void __launch_bounds__(kRowThreads) rows_kernel(Job j) {
 #pragma unroll
   for (int r = 0; r < rows; ++r) x[r] = (r < j.m ? r : j.m - 1) * j.a.cols;
   float sum[kPair][rows] = {};
-  if constexpr (std::is_same_v<W, Quantised>) {
-    __shared__ float levels[16];
-    load_levels(j.quantised, levels);
-    if (j.a.wide) add_unpacked<X, rows, true>(j, levels, x, n0, sum);
-    else add_unpacked<X, rows, false>(j, levels, x, n0, sum);
-  } else {
-    if (j.a.wide && j.b.wide) add_products<X, W, rows, true>(j, x, w, sum);
-    else add_products<X, W, rows, false>(j, x, w, sum);
-  }
+  if (j.a.wide && j.b.wide) add_products<X, W, rows, true>(j, x, w, sum);
+  else add_products<X, W, rows, false>(j, x, w, sum);
   for (int64_t i = threadIdx.x; i < j.a2.cols; i += kRowThreads)
     for (int p = 0; p < kPair; ++p)
 #pragma unroll
@@ -146,10 +117,7 @@ void run(const Job& j) {
 }  // namespace
 
 void few_rows(const Job& j) {
-  each_activation(j.a.type, [&](auto x) {
-    if (is_quantised(j.b.type)) run<decltype(x), Quantised>(j);
-    else each_weight(j.b.type, [&](auto w) { run<decltype(x), decltype(w)>(j); });
-  });
+  each_activation(j.a.type, [&](auto x) { each_weight(j.b.type, [&](auto w) { run<decltype(x), decltype(w)>(j); }); });
 }
 
 }  // namespace mt::cuda

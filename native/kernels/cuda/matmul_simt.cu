@@ -20,17 +20,6 @@ __device__ void read_tile(const Operand& o, int64_t outer, int64_t inner, float 
   }
 }
 template <bool along>
-__device__ void read_tile(const Quantised& q, const float* levels, int64_t outer, int64_t inner,
-                          float (&v)[kQuads][4]) {
-#pragma unroll
-  for (int i = 0; i < kQuads; ++i) {
-    const int t = int(threadIdx.x) + i * kSimtThreads;
-    const int64_t row = along ? outer + t / (kSimtStep / 4) : inner + t / (kSide / 4),
-                  col = along ? inner + t % (kSimtStep / 4) * 4 : outer + t % (kSide / 4) * 4;
-    fetch<4>(q, levels, row, col, kept_from(q, col), v[i]);
-  }
-}
-template <bool along>
 __device__ void store_tile(const float (&v)[kQuads][4], float* to) {
 #pragma unroll
   for (int i = 0; i < kQuads; ++i) {
@@ -45,14 +34,12 @@ __device__ void store_tile(const float (&v)[kQuads][4], float* to) {
   }
 }
 
-template <Form form, bool quantised>
+template <Form form>
 __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
   constexpr int kTileFloats = kSimtStep * kPitch;
   static_assert(kSide * kPitch <= 4 * kTileFloats);
   SHARED(float, shared);  // two stages of tiles of a and b; at the end a tile of c
-  __shared__ float levels[16];
-  if constexpr (quantised) load_levels(j.quantised, levels);
   const BlockTile at = block_tile(j, kSide, kSide);
   const int tm = int(threadIdx.x) / 8 * 4, tn = int(threadIdx.x) % 8 * 4;
   float total[8][4] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];
@@ -60,8 +47,7 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
     bool first = t < j.tiles;
     int64_t inner = int64_t(first ? t : t - j.tiles) * kSimtStep;
     read_tile<a_along>(first ? j.a : j.a2, at.row, inner, ra);
-    if (quantised && first) read_tile<b_along>(j.quantised, levels, at.col, inner, rb);
-    else read_tile<b_along>(first ? j.b : j.b2, at.col, inner, rb);
+    read_tile<b_along>(first ? j.b : j.b2, at.col, inner, rb);
   };
   auto store_tiles = [&](int which) {
     store_tile<a_along>(ra, shared + which * 2 * kTileFloats);
@@ -115,19 +101,14 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
       store(j, at.row + tm + r, at.col + tn + c % 4 + c / 4 * 32, total[2 * r + c / 4][c % 4]);
 }
 
-auto kernel_of(Form form, bool quantised) {
-  if (quantised) return form == Form::nt ? simt_kernel<Form::nt, true> : simt_kernel<Form::nn, true>;
-  return form == Form::nt   ? simt_kernel<Form::nt, false>
-         : form == Form::nn ? simt_kernel<Form::nn, false>
-                            : simt_kernel<Form::tn, false>;
+auto kernel_of(Form form) {
+  return form == Form::nt ? simt_kernel<Form::nt> : form == Form::nn ? simt_kernel<Form::nn> : simt_kernel<Form::tn>;
 }
 constexpr size_t kShared = 4 * kSimtStep * kPitch * sizeof(float);
 
 }  // namespace
 
-void simt(Form form, const Job& j, dim3 grid) {
-  launch(kernel_of(form, is_quantised(j.b.type)), grid, dim3(kSimtThreads), kShared, j);
-}
-int simt_blocks(Form form) { return resident_blocks(kernel_of(form, false), kSimtThreads, kShared); }
+void simt(Form form, const Job& j, dim3 grid) { launch(kernel_of(form), grid, dim3(kSimtThreads), kShared, j); }
+int simt_blocks(Form form) { return resident_blocks(kernel_of(form), kSimtThreads, kShared); }
 
 }  // namespace mt::cuda
