@@ -1,5 +1,7 @@
 /** FFmpeg through node-av, loaded when the first video is opened, so that importing this project stays cheap. */
 
+import { InputError, show } from '../errors.js'
+
 type Lib = typeof import('node-av/lib')
 type Constants = typeof import('node-av/constants')
 
@@ -10,10 +12,16 @@ export let AV: Constants
 
 let loading: Promise<void> | undefined
 
-/** Loads FFmpeg once and silences its log: failures arrive as errors. */
+/** Loads FFmpeg once and silences its log: failures arrive as errors. Throws InputError where node-av is not installed. */
 export function loadFfmpeg(): Promise<void> {
   return (loading ??= (async () => {
-    ;[lib, AV] = await Promise.all([import('node-av/lib'), import('node-av/constants')])
+    try {
+      ;[lib, AV] = await Promise.all([import('node-av/lib'), import('node-av/constants')])
+    } catch (error) {
+      throw new InputError(
+        `node-av: expected FFmpeg, which decodes videos and resizes pictures, but it cannot be loaded (${show(error)}); run "npm install" again.`,
+      )
+    }
     lib.Log.setLevel(AV.AV_LOG_QUIET)
   })())
 }
