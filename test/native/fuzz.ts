@@ -116,7 +116,7 @@ function anyTensor(like?: number[], likeType?: string): NativeTensor {
     case 2:
       return odd(shape, dtype)
     case 3:
-      return n.create(shape, dtype) // never written
+      return n.create(quantised.includes(dtype) ? [2, pick(dims)] : shape, dtype) // never written
     case 4: {
       const t = made(shape, dtype)
       n.release(t)
@@ -383,7 +383,8 @@ for (const name of ['create', 'upload', 'view'] as const) {
     const given = args[name === 'create' ? 1 : 2] as string | number
     const dtype = typeof given === 'number' ? dtypes[given]! : given
     shapes.set(t, [
-      [...(args[name === 'create' ? 0 : 1] as number[])],
+      // A detached array has no numbers, and cannot be spread.
+      (args[name === 'create' ? 0 : 1] as number[]).length ? [...(args[name === 'create' ? 0 : 1] as number[])] : [],
       name === 'view' ? (shapes.get(args[0] as object)?.[1] ?? 'float32') : dtype,
     ])
     return t
