@@ -48,6 +48,7 @@ lines.on('close', stop)
 lines.on('line', (line) => {
   void answer(JSON.parse(line) as Request)
 })
-// Loaded before the first clip's time runs. Pictures of the model's size need no FFmpeg; what needs it says why it is missing.
+// Loaded before the first clip's time runs. Pictures of the model's size need no FFmpeg; what needs it says that it is
+// missing.
 await loadFfmpeg().catch(() => undefined)
 await send({ ready: true })

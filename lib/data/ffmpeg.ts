@@ -12,7 +12,7 @@ export let AV: Constants
 
 let loading: Promise<void> | undefined
 
-/** Loads FFmpeg once and silences its log: failures arrive as errors. Throws InputError where node-av is not installed. */
+/** Loads FFmpeg once and silences its log: failures arrive as errors. @throws InputError where node-av does not load */
 export function loadFfmpeg(): Promise<void> {
   return (loading ??= (async () => {
     try {

@@ -80,8 +80,8 @@ export function isMatrix({ name, shape }: { name: string; shape: readonly number
 }
 
 /**
- * Matrices that int8 and nf4 quantise (docs/weights.md): of the layers of vision tower and language model, as others do.
- * Token tables, the output matrix, the Q-Former and the projection behind it stay as they are.
+ * Matrices that int8 and nf4 quantise (docs/weights.md): of the layers of vision tower and language model, as others
+ * do. Token tables, the output matrix, the Q-Former and the projection behind it stay as they are.
  */
 export function isQuantizable(t: { name: string; shape: readonly number[] }): boolean {
   return isMatrix(t) && /^(vision_model|language_model)\..*\.layers\.\d+\./.test(t.name)

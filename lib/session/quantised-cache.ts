@@ -1,6 +1,6 @@
 /**
- * Quantised matrices on disk: made once, mapped from then on. A file holds those of one checkpoint in one form, by name,
- * and a checksum of each. Whatever is wrong with it, it is made again.
+ * Quantised matrices on disk: made once, mapped from then on. A file holds those of one checkpoint in one form, by
+ * name, and a checksum of each. Whatever is wrong with it, it is made again.
  */
 import { createHash } from 'node:crypto'
 import { mkdir, open, stat } from 'node:fs/promises'

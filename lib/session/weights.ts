@@ -228,9 +228,10 @@ async function saved(
   try {
     await writeQuantised(path, units, bytes)
     const size = units.reduce((n, u) => n + bytesOf(u.dtype, u.shape), 0)
-    return `the weights were quantised as ${form}${again}, and kept in ${path} (${(size / 1e9).toFixed(2)} GB) for the next time`
+    const kept = `kept in ${path} (${(size / 1e9).toFixed(2)} GB) for the next time`
+    return `the weights were quantised as ${form}${again}, and ${kept}`
   } catch (error) {
-    const { message } = error as Error
-    return `the weights were quantised as ${form}${again}, and not kept for the next time: ${message.replace(/\.$/, '')}`
+    const reason = (error as Error).message.replace(/\.$/, '')
+    return `the weights were quantised as ${form}${again}, and not kept for the next time: ${reason}`
   }
 }

@@ -50,7 +50,9 @@ async function picture(page: Page, name: string): Promise<void> {
   mkdirSync(docs, { recursive: true })
   const shot = await page.screenshot({ fullPage: true })
   // A palette takes less than half the bytes, and the page has few colours.
-  await sharp(shot).png({ palette: true, colours: 128, effort: 10 }).toFile(join(docs, `${name}.png`))
+  await sharp(shot)
+    .png({ palette: true, colours: 128, effort: 10 })
+    .toFile(join(docs, `${name}.png`))
 }
 
 inBrowser(
