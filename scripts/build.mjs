@@ -18,7 +18,11 @@ import { released } from './architectures.mjs'
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const require = createRequire(import.meta.url)
 const option = (name) => process.argv.findLast((a) => a.startsWith(`--${name}=`))?.slice(name.length + 3)
-const given = { cuda: option('cuda') ?? process.env.MT_CUDA, archs: option('archs') ?? process.env.MT_CUDA_ARCHS }
+// An empty variable is as good as none.
+const given = {
+  cuda: option('cuda') ?? (process.env.MT_CUDA || undefined),
+  archs: option('archs') ?? (process.env.MT_CUDA_ARCHS || undefined),
+}
 const folder = option('out') ?? (given.cuda?.toLowerCase() === 'emulated' ? 'build-emulated' : 'build')
 /** What was asked for when the folder was built: it stays so until something else is asked for. */
 const stamp = resolve(root, folder, 'options.json')
