@@ -13,6 +13,7 @@ import { type Tensor, empty, tensor } from '../../lib/tensor/tensor.js'
 import { array, dot } from '../oracle/array.js'
 import { directional } from '../oracle/differences.js'
 import * as oracle from '../oracle/ops.js'
+import { settled } from '../support/memory.js'
 import { type Report, error, normal, transpose, upload } from './products.js'
 
 for (const level of ['avx512', 'avx2', 'portable'])
@@ -107,7 +108,8 @@ for (const [m, n, k] of [
       )
     }))
 
-test("GELU's input is saved only where a gradient needs it", () =>
+test("GELU's input is saved only where a gradient needs it", async () => {
+  await settled()
   scope(() => {
     const [x, w] = [upload(normal([64, 16])), upload(normal([32, 16]))]
     const grown = (f: () => Tensor): number => {
@@ -131,7 +133,8 @@ test("GELU's input is saved only where a gradient needs it", () =>
       grown(() => noGrad(() => linearGelu(x, trained))),
       y,
     )
-  }))
+  })
+})
 
 test('sums over no elements are the bias, or 0', () =>
   scope(() => {

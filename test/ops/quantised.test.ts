@@ -22,6 +22,7 @@ import { dynamicMap, nf4Levels, nf4Quantiles, quantised } from '../oracle/quanti
 import { draw, numbers } from './frozen.js'
 import { transpose } from './products.js'
 import { matrix, type Report } from './quantised.js'
+import { settled } from '../support/memory.js'
 import { upload } from './support.js'
 
 const both: QuantizedDType[] = ['int8', 'nf4']
@@ -195,7 +196,7 @@ test('it takes its bits and its scales, and is never unpacked as a whole', async
   const [n, k] = [1024, 1024]
   const w = full([n, k], 0.5)
   for (const dtype of both) {
-    await sync()
+    await settled()
     const before = memory()
     const q: Tensor = quantize(w, dtype)
     await sync()

@@ -283,6 +283,7 @@ test('JavaScript that runs ahead of the queue costs no memory', async () => {
 })
 
 test('a released native tensor becomes another one; one that is alive does not', async () => {
+  await settled()
   const n = native()
   const [first, other] = [n.create([2], 'float32'), n.create([2], 'float32')]
   const before = memory().tensors
@@ -385,6 +386,7 @@ test('memory() counts bytes and tensors, resetPeak() starts anew', async () => {
 })
 
 test('V8 is told of memory once per storage, and again when it is freed; of small ones and files never', async () => {
+  await settled()
   const MiB = 1 << 20
   const start = memory()
   const since = (): number[] => [memory().reports - start.reports, memory().external - start.external]
