@@ -8,7 +8,7 @@ import { InputError, invalid, show } from '../errors.js'
 import { writeAtomically, type FileSystem } from './atomic.js'
 import { pointerIn, POINTER_BYTES, unreadable } from './text.js'
 import { parseJson } from './json.js'
-import { roundUp, sizeOf } from '../shape.js'
+import { offsets, roundUp, sizeOf } from '../shape.js'
 
 /** Bytes per element of every dtype that the format knows. */
 export const DTYPE_BYTES = {
@@ -38,6 +38,8 @@ export interface SafetensorsEntry {
   /** Absolute offsets in the file: [begin, end). */
   begin: number
   end: number
+  /** Elements from one to the next along each dimension, of a tensor of torch that is not row-major. */
+  strides?: readonly number[]
 }
 
 /** The checked header of a file. */
@@ -48,6 +50,8 @@ export interface SafetensorsHeader {
   /** In the order of the header. */
   entries: Map<string, SafetensorsEntry>
   metadata: Record<string, string>
+  /** Compares checksums that the file has with its bytes; throws where one differs. Absent: it has none. */
+  check?: () => Promise<void>
 }
 
 /** A tensor to be written: elements in row-major order. */
@@ -94,10 +98,24 @@ export async function readEntry(header: SafetensorsHeader, name: string): Promis
   const entry = entryOf(header, name)
   const file = await openForReading(header.path)
   try {
-    return await readExactly(header.path, file, entry.begin, entry.end - entry.begin)
+    const bytes = await readExactly(header.path, file, entry.begin, entry.end - entry.begin)
+    return entry.strides ? rowMajor(bytes, entry.shape, entry.strides, DTYPE_BYTES[entry.dtype]) : bytes
   } finally {
     await file.close()
   }
+}
+
+/** Puts strided elements of so many bytes in row-major order. */
+function rowMajor(
+  bytes: Uint8Array,
+  shape: readonly number[],
+  strides: readonly number[],
+  width: number,
+): Uint8Array<ArrayBuffer> {
+  const out = new Uint8Array(sizeOf(shape) * width)
+  let at = 0
+  for (const from of offsets(shape, strides)) for (let k = 0; k < width; k++) out[at++] = bytes[from * width + k]!
+  return out
 }
 
 /** One tensor widened (or, for F64, rounded) to float32. */
