@@ -51,6 +51,28 @@ export type Resolved =
   | { kind: 'ignored' }
   | { kind: 'unexpected' }
 
+/** The names of LAVIS, and those of the Hugging Face releases that stand for them. */
+const LAVIS: [RegExp, string][] = [
+  [/^visual_encoder\.cls_token$/, 'vision_model.embeddings.class_embedding'],
+  [/^visual_encoder\.pos_embed$/, 'vision_model.embeddings.position_embedding'],
+  [/^visual_encoder\.patch_embed\.proj\./, 'vision_model.embeddings.patch_embedding.'],
+  [/^visual_encoder\.blocks\.(\d+)\.norm([12])\./, 'vision_model.encoder.layers.$1.layer_norm$2.'],
+  [/^visual_encoder\.blocks\.(\d+)\.attn\.proj\./, 'vision_model.encoder.layers.$1.self_attn.projection.'],
+  [/^visual_encoder\.blocks\.(\d+)\.attn\./, 'vision_model.encoder.layers.$1.self_attn.'],
+  [/^visual_encoder\.blocks\.(\d+)\.mlp\./, 'vision_model.encoder.layers.$1.mlp.'],
+  [/^ln_vision\./, 'vision_model.post_layernorm.'],
+  [/^Qformer\.bert\.(encoder\.layer\.\d+\.(?:cross)?attention)\.self\./, 'qformer.$1.attention.'],
+  [/^Qformer\.bert\./, 'qformer.'],
+  [/^(?:llm|opt|t5)_proj\./, 'language_projection.'],
+  [/^(?:llm|opt|t5)_model\./, 'language_model.'],
+]
+
+/** Of a name of LAVIS that of the Hugging Face releases; others as they are. */
+function fromLavis(name: string): string {
+  const [pattern, standard] = LAVIS.find(([pattern]) => pattern.test(name)) ?? []
+  return pattern ? name.replace(pattern, standard!) : name
+}
+
 /** Buffers in old files, and heads for other tasks than generation. */
 const IGNORED = [
   /(^|\.)position_ids$/,
@@ -65,16 +87,17 @@ const IGNORED = [
  *
  * Wrappers put `base_model.model.` or `model.` in front; a bare language model lacks its own `model.`; BERT once called
  * LayerNorm's weight and bias gamma and beta; adapters' wrappers insert `base_layer`; the earliest files split the
- * vision bias into q_bias and v_bias.
+ * vision bias into q_bias and v_bias. LAVIS, where the models come from, has names of its own.
  */
 export function resolveName(stored: string, expected: { has(name: string): boolean }): Resolved {
   const bare = stored.replace(/^base_model\.model\./, '').replace('.base_layer.', '.')
-  for (const unwrapped of new Set([stored, bare, bare.replace(/^model\./, '')])) {
+  for (const wrapped of new Set([stored, bare, bare.replace(/^model\./, '')])) {
+    const unwrapped = fromLavis(wrapped)
     for (const name of spellings(unwrapped)) if (expected.has(name)) return { kind: 'tensor', name }
     const split = /^(.*\.self_attn)\.([qv])_bias$/.exec(unwrapped)
     if (split && expected.has(`${split[1]}.qkv.bias`))
       return { kind: 'third', name: `${split[1]}.qkv.bias`, third: split[2] as 'q' | 'v' }
-    if (IGNORED.some((pattern) => pattern.test(unwrapped))) return { kind: 'ignored' }
+    if (IGNORED.some((pattern) => pattern.test(wrapped))) return { kind: 'ignored' }
   }
   return { kind: 'unexpected' }
 }
@@ -86,6 +109,8 @@ function spellings(name: string): string[] {
     .replace(/^qformer\.embeddings\.LayerNorm\./, 'qformer.embeddings.layernorm.')
   return [
     modern,
+    // BLIP-2's Q-Former has no embedding of words, and the norm behind it stands alone.
+    modern.replace(/^qformer\.embeddings\.layernorm\./, 'qformer.layernorm.'),
     modern.replace(/^language_model\.(?!model\.)/, 'language_model.model.'),
     modern.replace(/^lm_head\./, 'language_model.lm_head.'),
   ]

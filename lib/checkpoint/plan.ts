@@ -3,18 +3,15 @@
  * of the files is used, ignored by name, or an error, and every tensor of the model is found or named as missing.
  */
 import { createHash } from 'node:crypto'
-import { existsSync } from 'node:fs'
-import { open, readdir, type FileHandle } from 'node:fs/promises'
-import { basename, join } from 'node:path'
-import { InputError, invalid, show } from '../errors.js'
-import { readJsonObject } from '../files/json.js'
-import { brokenLink } from '../files/text.js'
+import { open, type FileHandle } from 'node:fs/promises'
+import { InputError, show } from '../errors.js'
 import { HEAD } from '../models/decoder.js'
 import type { ModelConfig } from '../models/image-model.js'
 import { familyOf } from '../models/language.js'
 import { readModelConfig } from './config.js'
+import { openFiles } from './files.js'
 import { expectedTensors, resolveName, type ExpectedTensor } from './names.js'
-import { readEntry, readHeader, type SafetensorsEntry, type SafetensorsHeader } from '../files/safetensors.js'
+import { readEntry, type SafetensorsEntry, type SafetensorsHeader } from '../files/safetensors.js'
 
 /** Where bytes lie: absolute offsets in a file. */
 export interface Piece extends SafetensorsEntry {
@@ -26,10 +23,11 @@ export interface Piece extends SafetensorsEntry {
 export type FloatDtype = 'F32' | 'F16' | 'BF16'
 
 /**
- * One of the model's tensors: stored as it is, or a fused bias put together from two stored thirds with zeros between.
+ * One of the model's tensors: stored as it is, stored in another order of its elements, or a fused bias put together
+ * from two stored thirds with zeros between.
  */
 export type PlannedTensor = Pick<ExpectedTensor, 'name' | 'part' | 'pack'> & { dtype: FloatDtype; shape: number[] } & (
-    | { kind: 'stored'; piece: Piece }
+    | { kind: 'stored' | 'strided'; piece: Piece }
     | { kind: 'thirds'; q: Piece; v: Piece }
   )
 
@@ -61,13 +59,29 @@ const FLOATS: readonly string[] = ['F32', 'F16', 'BF16']
 
 /** Reads config.json and the headers of the weight files of a Hugging Face folder. */
 export async function planCheckpoint(folder: string): Promise<CheckpointPlan> {
-  const config = await readModelConfig(folder)
+  return planTensors(folder, await readModelConfig(folder), [{ at: folder }])
+}
+
+/** Where tensors come from: a folder, or a file of torch. */
+export interface Source {
+  at: string
+  /** The name in the model of a name in its files, where these hold a part of one. Default: the same. */
+  rename?: (stored: string) => string
+  /** Only what earlier sources lack is taken, and all else of it ignored. Default: false. */
+  fills?: boolean
+}
+
+/** The same for a configuration and sources of their own. `folder` is what messages speak of. */
+export async function planTensors(
+  folder: string,
+  config: ModelConfig,
+  sources: readonly Source[],
+): Promise<CheckpointPlan> {
   const expected = new Map(expectedTensors(config).map((tensor) => [tensor.name, tensor]))
-  const files = await openFiles(folder, (stored) => needed(stored, expected))
   const plan: CheckpointPlan = {
     folder,
     config,
-    files,
+    files: [],
     entries: new Map(),
     loaded: [],
     ignored: [],
@@ -76,7 +90,18 @@ export async function planCheckpoint(folder: string): Promise<CheckpointPlan> {
     wrong: [],
     notes: [],
   }
-  const found = gather(plan, expected)
+  const found = new Map<string, Found>()
+  for (const source of sources) {
+    const { at, rename = (stored) => stored, fills = false } = source
+    const before = new Set(found.keys())
+    const isNeeded = (stored: string): boolean => {
+      const name = neededName(rename(stored), expected)
+      return name !== undefined && !before.has(name)
+    }
+    const files = await openFiles(at, isNeeded)
+    plan.files.push(...files)
+    gather(plan, expected, found, { files, rename, before: fills ? before : undefined })
+  }
   resolveTied(plan, found)
   for (const tensor of expected.values()) planTensor(plan, tensor, found.get(tensor.name))
   resolveVocabulary(plan)
@@ -102,7 +127,7 @@ export function assertComplete(plan: CheckpointPlan): void {
 
 /** The bytes of one planned tensor. */
 export async function readPlanned(tensor: PlannedTensor): Promise<Uint8Array<ArrayBuffer>> {
-  if (tensor.kind === 'stored') return readEntry(tensor.piece.header, tensor.piece.stored)
+  if (tensor.kind !== 'thirds') return readEntry(tensor.piece.header, tensor.piece.stored)
   const [q, v] = await Promise.all([
     readEntry(tensor.q.header, tensor.q.stored),
     readEntry(tensor.v.header, tensor.v.stored),
@@ -114,102 +139,48 @@ export async function readPlanned(tensor: PlannedTensor): Promise<Uint8Array<Arr
 }
 
 /**
- * Whether the model needs the tensor of this name: buffers of old files, other heads and tied matrices may be absent.
+ * The name of the model's tensor that a file must hold; undefined for what may be absent: buffers of old files, other
+ * heads and tied matrices.
  */
-function needed(stored: string, expected: Map<string, ExpectedTensor>): boolean {
+function neededName(stored: string, expected: Map<string, ExpectedTensor>): string | undefined {
   const what = resolveName(stored, expected)
-  return what.kind !== 'ignored' && !(what.kind === 'tensor' && expected.get(what.name)!.optional)
-}
-
-// --------------------------------------------------------------------------------------------------------------- files
-
-/** Also where it is a link whose target is absent, so that reading it says so. */
-const isThere = (path: string): boolean => existsSync(path) || brokenLink(path) !== undefined
-
-async function openFiles(folder: string, isNeeded: (stored: string) => boolean): Promise<SafetensorsHeader[]> {
-  const single = join(folder, 'model.safetensors')
-  if (isThere(single)) return [await readHeader(single)]
-  const index = join(folder, 'model.safetensors.index.json')
-  if (isThere(index)) return openShards(folder, index, isNeeded)
-  const others = (await readdir(folder)).filter((name) => /\.(bin|pth|pt|ckpt|h5|msgpack)$/.test(name))
-  if (others.length === 0)
-    throw new InputError(`${folder}: there is no model.safetensors and no model.safetensors.index.json in this folder.`)
-  throw new InputError(
-    `${folder}: the weights are there as ${others.slice(0, 3).join(', ')} alone; convert them to safetensors first ` +
-      '(in Python: model.save_pretrained(folder, safe_serialization=True)).',
-  )
-}
-
-async function openShards(
-  folder: string,
-  index: string,
-  isNeeded: (stored: string) => boolean,
-): Promise<SafetensorsHeader[]> {
-  const { weight_map: map } = await readJsonObject(index)
-  if (
-    typeof map !== 'object' ||
-    map === null ||
-    Object.values(map).some((file) => typeof file !== 'string' || file !== basename(file) || file === '')
-  ) {
-    throw invalid(`${index}: weight_map`, 'an object of tensor names and names of files in the same folder', map)
-  }
-  const weightMap = map as Record<string, string>
-  const all = [...new Set(Object.values(weightMap))].sort()
-  const wanted = new Set(Object.entries(weightMap).flatMap(([tensor, file]) => (isNeeded(tensor) ? [file] : [])))
-  const absent = all.filter((name) => wanted.has(name) && !isThere(join(folder, name)))
-  const names = all.filter((name) => wanted.has(name) || existsSync(join(folder, name)))
-  if (absent.length)
-    throw new InputError(
-      `${folder}: ${absent.length} of the ${all.length} files named in the index are not there: ${absent.slice(0, 10).join(', ')}.`,
-    )
-  const headers = await Promise.all(names.map((name) => readHeader(join(folder, name))))
-
-  const home = new Map<string, string>()
-  for (const [i, header] of headers.entries()) {
-    for (const tensor of header.entries.keys()) {
-      const other = home.get(tensor)
-      if (other !== undefined)
-        throw new InputError(`${folder}: the tensor ${tensor} is in two files, ${other} and ${names[i]}.`)
-      home.set(tensor, names[i]!)
-    }
-  }
-  for (const [tensor, file] of Object.entries(weightMap)) {
-    if (home.get(tensor) === file || !isNeeded(tensor)) continue
-    const where = home.has(tensor) ? `, but it is in ${home.get(tensor)}` : ', but it is in none of the files'
-    throw new InputError(`${index}: it says that the tensor ${tensor} is in ${file}${where}.`)
-  }
-  return headers
+  if (what.kind === 'ignored') return undefined
+  return 'name' in what ? (expected.get(what.name)!.optional ? undefined : what.name) : stored
 }
 
 // ------------------------------------------------------------------------------------------------------------ matching
 
 type Found = Piece | { q?: Piece; v?: Piece }
 
-function gather(plan: CheckpointPlan, expected: Map<string, ExpectedTensor>): Map<string, Found> {
-  const found = new Map<string, Found>()
-  for (const header of plan.files) {
+function gather(
+  plan: CheckpointPlan,
+  expected: Map<string, ExpectedTensor>,
+  found: Map<string, Found>,
+  {
+    files,
+    rename,
+    before,
+  }: { files: SafetensorsHeader[]; rename: (stored: string) => string; before: Set<string> | undefined },
+): void {
+  for (const header of files) {
     for (const [stored, entry] of header.entries) {
-      const what = resolveName(stored, expected)
-      if (what.kind === 'ignored') plan.ignored.push(stored)
-      else if (what.kind === 'unexpected') plan.unexpected.push(stored)
+      const what = resolveName(rename(stored), expected)
+      const isIgnored = what.kind === 'ignored' || (before && (!('name' in what) || before.has(what.name)))
+      if (isIgnored) plan.ignored.push(stored)
+      else if (!('name' in what)) plan.unexpected.push(stored)
       else {
         const piece: Piece = { header, stored, ...entry }
-        const before = found.get(what.name)
-        if (
-          what.kind === 'third' &&
-          (before === undefined || !('header' in before)) &&
-          before?.[what.third] === undefined
-        ) {
-          found.set(what.name, { ...before, [what.third]: piece })
-        } else if (before !== undefined) {
+        const known = found.get(what.name)
+        if (what.kind === 'third' && (known === undefined || !('header' in known)) && known?.[what.third] === undefined)
+          found.set(what.name, { ...known, [what.third]: piece })
+        else if (known !== undefined)
           throw new InputError(
             `${plan.folder}: the tensor ${what.name} is there twice, once under the name ${show(stored)}.`,
           )
-        } else found.set(what.name, piece)
+        else found.set(what.name, piece)
       }
     }
   }
-  return found
 }
 
 /** Of a tied pair the files may hold either or both; the model uses the embedding. */
@@ -237,7 +208,7 @@ function planTensor(plan: CheckpointPlan, tensor: ExpectedTensor, found: Found |
       })
     else
       plan.entries.set(name, {
-        kind: 'stored',
+        kind: found.strides ? 'strided' : 'stored',
         ...known,
         dtype: found.dtype as FloatDtype,
         shape: rows,
@@ -329,7 +300,13 @@ async function hashTensors(
     for (const header of plan.files) handles.set(header.path, await open(header.path, 'r'))
     for (const tensor of [...tensors].sort((a, b) => (a.name < b.name ? -1 : 1))) {
       hash.update(`${tensor.name}\0${tensor.dtype}\0${tensor.shape.join()}\0`)
-      for (const { header, begin, end } of tensor.kind === 'stored' ? [tensor.piece] : [tensor.q, tensor.v]) {
+      if (tensor.kind === 'strided') {
+        // As its elements lie once they are in order.
+        const bytes = await readPlanned(tensor)
+        for (const [from, to] of sampler(0, bytes.length)) hash.update(bytes.subarray(from, to))
+        continue
+      }
+      for (const { header, begin, end } of 'piece' in tensor ? [tensor.piece] : [tensor.q, tensor.v]) {
         for (const [from, to] of sampler(begin, end)) hash.update(await sample(handles.get(header.path)!, from, to))
       }
     }

@@ -3,7 +3,7 @@
  * headers of the weight files. No weight is read.
  */
 import { existsSync, statSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { basename } from 'node:path'
 import type { Command } from 'commander'
 import {
   AdapterKeys,
@@ -17,6 +17,7 @@ import { findPreprocessor, type PreprocessorSource } from '../data/preprocess.js
 import { InputError, invalid, nearest } from '../errors.js'
 import { readYaml } from '../files/yaml.js'
 import { readModelConfig } from '../checkpoint/config.js'
+import { hasWeights } from '../checkpoint/files.js'
 import type { ModelConfig } from '../models/image-model.js'
 import { familyOf } from '../models/language.js'
 import { assertComplete, planCheckpoint, type CheckpointPlan } from '../checkpoint/plan.js'
@@ -66,9 +67,7 @@ export function register(program: Command): void {
 async function report(target: string, options: InspectOptions): Promise<{ text: string; check(): void }> {
   if (!existsSync(target)) throw new InputError(`${target}: no such folder or file.`)
   const isFolder = statSync(target).isDirectory()
-  const weights =
-    isFolder && ['model.safetensors', 'model.safetensors.index.json'].some((name) => existsSync(join(target, name)))
-  const plan = weights ? await planCheckpoint(target) : undefined
+  const plan = isFolder && hasWeights(target) ? await planCheckpoint(target) : undefined
   const config = plan?.config ?? (await readModelConfig(target))
   const { adapter, assumed } = await adapterFor(options, config)
   const pictures = isFolder

@@ -5,10 +5,10 @@ import * as fs from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { InputError, invalid } from '../errors.js'
 import { writeFileAtomic, type FileSystem } from './atomic.js'
-import { writeSafetensors, type TensorData } from './safetensors.js'
+import { writeSafetensors, type TensorSource } from './safetensors.js'
 
-/** A file of a folder that is to be written, by its path inside the folder. */
-export type FolderFile = { path: string } & ({ text: string } | { tensors: readonly TensorData[] })
+/** A file of a folder that is to be written, by its path inside the folder; `from` is a file to be copied. */
+export type FolderFile = { path: string } & ({ text: string } | { from: string } | { tensors: readonly TensorSource[] })
 
 /** What sort of folder it is. */
 export interface FolderKind {
@@ -50,6 +50,7 @@ export async function replaceFolder(
       const path = join(temporary, file.path)
       await fs.mkdir(dirname(path), { recursive: true })
       if ('text' in file) await writeFileAtomic(path, file.text, on)
+      else if ('from' in file) await writeFileAtomic(path, await fs.readFile(file.from), on)
       else await writeSafetensors(path, file.tensors, { format: 'pt' }, on)
     }
     const old = existsSync(target)

@@ -162,6 +162,7 @@ async function load(
   const { device } = chooseDevice(wanted)
   const plan = await planCheckpoint(folder)
   assertComplete(plan)
+  for (const file of plan.files) await file.check?.()
   const policy = weightsPolicy({ entries: [...plan.entries.values()], device, weights: form, precision })
   const quantized = policy.form === 'int8' || policy.form === 'nf4' ? policy.form : undefined
   if (trained && quantized) throw invalid('weights', 'float32 matrices, as all weights are trained', quantized)

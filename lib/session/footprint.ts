@@ -2,8 +2,7 @@
  * The memory that a model takes, part by part, before a weight is read: weights from their shapes and the policy
  * (budget.ts), everything else by a rehearsal, which runs the very code without computing.
  */
-import { existsSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { statSync } from 'node:fs'
 import { cast, full, zeros } from '../ops/copy.js'
 import { expectedTensors, type Part } from '../checkpoint/names.js'
 import {
@@ -14,6 +13,7 @@ import {
   type PlannedTensor,
 } from '../checkpoint/plan.js'
 import { readModelConfig } from '../checkpoint/config.js'
+import { hasWeights } from '../checkpoint/files.js'
 import { ImageModel, type ModelConfig } from '../models/image-model.js'
 import { embedTokens, tokenTensor } from '../models/decoder.js'
 import { native, type Rehearsed } from '../native.js'
@@ -66,9 +66,7 @@ const STORED: Record<string, FloatDtype> = { float32: 'F32', float16: 'F16', bfl
  */
 export async function outlineOf(target: string): Promise<Outline> {
   const folder = !target.endsWith('.json')
-  const hasWeights =
-    folder && ['model.safetensors', 'model.safetensors.index.json'].some((name) => existsSync(join(target, name)))
-  if (!hasWeights) return outlineOfConfig(await readModelConfig(target))
+  if (!folder || !hasWeights(target)) return outlineOfConfig(await readModelConfig(target))
   const plan = await planCheckpoint(target)
   assertComplete(plan)
   return outlineOfPlan(plan)

@@ -83,7 +83,7 @@ export async function loadWeights(
   ): Tensor => {
     const { shape } = planned
     const stored = DTYPES[planned.dtype]
-    if (planned.kind === 'thirds') {
+    if (planned.kind !== 'stored') {
       const { buffer } = bytes!
       return cast(
         tensor(stored === 'float32' ? new Float32Array(buffer) : new Uint16Array(buffer), shape, stored),
@@ -136,12 +136,14 @@ export async function loadWeights(
       }
     else {
       for (const unit of units) {
+        const read = new Map<PlannedTensor, Uint8Array<ArrayBuffer>>()
+        for (const p of unit.members) if (p.kind !== 'stored') read.set(p, await readPlanned(p))
         place(
           unit,
           scope(() =>
             keep(
               quantize(
-                unit.members.map((p) => onHost(p, undefined, DTYPES[p.dtype])),
+                unit.members.map((p) => onHost(p, read.get(p), DTYPES[p.dtype])),
                 unit.dtype,
               ),
             ),
@@ -155,8 +157,8 @@ export async function loadWeights(
     }
     for (const planned of plain) {
       const { name } = planned
-      // A fused bias that is stored in thirds is put together in memory.
-      const bytes = planned.kind === 'thirds' ? await readPlanned(planned) : undefined
+      // A fused bias that is stored in thirds is put together in memory, and other orders of elements are undone there.
+      const bytes = planned.kind === 'stored' ? undefined : await readPlanned(planned)
       weights.set(
         name,
         scope(() => {

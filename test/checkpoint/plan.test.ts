@@ -260,8 +260,10 @@ test('faulty indexes are refused', async () => {
 test('a folder without safetensors says what to do', async () => {
   const at = await checkpoint({})
   assert.match(await refusal(() => planCheckpoint(at)), /there is no model\.safetensors/)
+  writeFileSync(join(at, 'blip2.pth'), '')
+  assert.match(await refusal(() => planCheckpoint(at)), /as blip2\.pth alone; "mtransllama convert" reads \.pth files/)
   writeFileSync(join(at, 'pytorch_model.bin'), '')
-  assert.match(await refusal(() => planCheckpoint(at)), /pytorch_model\.bin alone; convert them to safetensors/)
+  assert.match(await refusal(() => planCheckpoint(at)), /pytorch_model\.bin: not a usable file of torch/)
 })
 
 // ------------------------------------------------------------------------------------------------------------- goldens

@@ -67,23 +67,33 @@ export const rebuilt = (
 
 const strides = (shape: readonly number[]): number[] =>
   shape.map((_, i) => shape.slice(i + 1).reduce((a, b) => a * b, 1))
-const bytesOf = ({ data }: TensorData): Buffer => Buffer.from(data.buffer, data.byteOffset, data.byteLength)
+function bytesOf({ data, shape, turned }: Stored): Buffer {
+  const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength)
+  if (!turned) return bytes
+  const [rows, columns] = shape as [number, number]
+  const width = bytes.length / (rows * columns)
+  const at = (r: number, c: number): Buffer => bytes.subarray((r * columns + c) * width, (r * columns + c + 1) * width)
+  return Buffer.concat(Array.from({ length: rows * columns }, (_, i) => at(i % rows, Math.floor(i / rows))))
+}
+
+/** A matrix whose columns lie behind each other in its storage. */
+export type Stored = TensorData & { turned?: boolean }
 
 /** The state dict of tensors, each in a storage of its own, named by its number. */
-const stateDict = (tensors: readonly TensorData[]): Buffer =>
+const stateDict = (tensors: readonly Stored[]): Buffer =>
   ordered(
-    ...tensors.flatMap(({ name, dtype, shape }, i) => [
+    ...tensors.flatMap(({ name, dtype, shape, turned }, i) => [
       str(name),
       rebuilt(
         storage(String(i), { type: CLASSES[dtype]!, size: shape.reduce((a, b) => a * b, 1) }),
         tuple(...shape.map(int)),
-        tuple(...strides(shape).map(int)),
+        tuple(...(turned ? [1, shape[0]!] : strides(shape)).map(int)),
       ),
     ]),
   )
 
 /** As `torch.save(state_dict, path)` writes it; `wrap` puts the state dict below a key, as training programs do. */
-export function torchZip(tensors: readonly TensorData[], wrap?: string): Buffer {
+export function torchZip(tensors: readonly Stored[], wrap?: string): Buffer {
   const state = stateDict(tensors)
   return zip([
     {
@@ -105,7 +115,7 @@ export const oldHead = (): Buffer =>
   )
 
 /** As torch before 1.6 writes it. */
-export const torchOld = (tensors: readonly TensorData[]): Buffer =>
+export const torchOld = (tensors: readonly Stored[]): Buffer =>
   code(
     oldHead(),
     pickle(stateDict(tensors)),
