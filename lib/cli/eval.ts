@@ -18,6 +18,7 @@ interface Options extends Opens {
   frames?: string
   sampling: string
   cache?: string
+  verify?: boolean
 }
 
 /** `uniform`, `first`, or `fps:2`. */
@@ -41,6 +42,7 @@ export function register(program: Command): void {
     .option('--frames <n>', 'frames per clip; default: those the adapter was trained with, else 4')
     .option('--sampling <how>', 'uniform, first or fps:NUMBER', 'uniform')
     .option('--cache <dir>', 'folder for features')
+    .option('--verify', 'compare the content of videos with that of cached features, which reads them whole')
     .action(async (o: Options) => {
       const [batch, choice, timeout] = [
         count('--batch', o.batch),
@@ -63,6 +65,7 @@ export function register(program: Command): void {
           sampling: choice,
           timeout,
           cache: o.cache,
+          verify: o.verify,
         })
         const file =
           o.output === undefined

@@ -19,6 +19,7 @@ export function register(program: Command): void {
       'time steps 3 to 12 of the first epoch (all of a shorter one) by operator: a table, and a Chrome trace in the file',
     )
     .option('--resume [save]', 'resume the run in the output folder: its last save, or one such as step-120')
+    .option('--verify', 'compare the content of videos with that of cached features, which reads them whole')
     .option('--extend', 'with --resume: train.epochs may be more than it was')
     .action(
       async (
@@ -27,9 +28,16 @@ export function register(program: Command): void {
           output,
           resume = false,
           extend = false,
+          verify = false,
           profile,
           ...o
-        }: { output?: string; resume?: boolean | string; extend?: boolean; profile?: string } & Computes,
+        }: {
+          output?: string
+          resume?: boolean | string
+          extend?: boolean
+          verify?: boolean
+          profile?: string
+        } & Computes,
       ) => {
         if (extend && resume === false) throw invalid('--extend', 'with --resume alone', new Error('no --resume'))
         const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
@@ -39,18 +47,21 @@ export function register(program: Command): void {
         await checkFits(await runOf(config), where)
         let bar: Bar | undefined
         let tokens = 0
+        // Seconds of the epoch's steps, and those that they waited for data.
+        let [seconds, waited] = [0, 0]
         let skipped = 0
         const next = (what: string, total: number, details = ''): Bar => {
           bar?.stop()
           return (bar = new Bar(what, total, details))
         }
-        let features: Bar | undefined
+        let clips: Bar | undefined
         let epoch = 0
         try {
           const result = await train(config, {
             signal,
             resume,
             extend,
+            verify,
             ...where,
             onStart({ counts, samples, steps, adapter, model }) {
               where.say(model.checkpoint)
@@ -73,19 +84,26 @@ export function register(program: Command): void {
               )
             },
             onFeatures(ready, total) {
-              ;(features ??= next('features', total)).update(ready)
+              ;(clips ??= next('clips', total)).update(ready)
             },
             onStep(e) {
               if (e.epoch !== epoch) {
                 epoch = e.epoch
                 tokens = 0
-                next(`epoch ${epoch}`, e.steps / config.train.epochs, 'loss {loss} | {speed} tokens/s | {memory}')
+                next(
+                  `epoch ${epoch}`,
+                  e.steps / config.train.epochs,
+                  'loss {loss} | {speed} tokens/s | waiting {waiting} | {memory}',
+                )
               }
               tokens += e.tokens
+              seconds += e.seconds
+              waited += e.waited
               const within = e.step - ((epoch - 1) * e.steps) / config.train.epochs
               bar!.update(within, {
                 loss: e.loss.toFixed(4),
                 speed: (tokens / bar!.seconds).toFixed(0),
+                waiting: percent(waited / seconds),
                 memory: memoryText(),
               })
               if (e.spike !== undefined)
@@ -109,9 +127,10 @@ export function register(program: Command): void {
             onEpoch(e) {
               bar?.stop()
               const loss = Number.isFinite(e.loss) ? `loss ${e.loss.toFixed(4)}` : 'no step was finite'
-              console.log(
-                `epoch ${e.epoch}: ${loss}${e.accuracy === undefined ? '' : `, validation ${percent(e.accuracy)}`}${e.best ? ' (best so far)' : ''}`,
-              )
+              const score = e.accuracy === undefined ? '' : `, validation ${percent(e.accuracy)}`
+              const waiting = seconds ? `; waited for data ${percent(waited / seconds)} of the time` : ''
+              console.log(`epoch ${e.epoch}: ${loss}${score}${e.best ? ' (best so far)' : ''}${waiting}`)
+              seconds = waited = 0
               if (e.notFinite !== undefined)
                 console.error(`epoch ${e.epoch}: ${e.notFinite} is not finite; the last saved adapter is kept`)
             },

@@ -89,7 +89,30 @@ export async function readClip(clip: Clip, options: ClipOptions): Promise<RgbFra
   return stored.map((frame) => resized.get(frame)!)
 }
 
-async function readStored(clip: Clip, { frames, sampling }: ClipOptions): Promise<RgbFrame[]> {
+/**
+ * Opens a clip and checks its part and the times of its frames, but decodes no frame after the video's first one.
+ * @throws InputError as {@link readClip}, unless only the frames themselves are damaged or too few
+ */
+export function openClip(clip: Clip, { frames, sampling }: ClipOptions): Promise<void> {
+  return withSource(clip, frames, async (_, range) => {
+    if (sampling.kind !== 'first') sampleTimes(...range, frames, sampling)
+  })
+}
+
+function readStored(clip: Clip, { frames, sampling }: ClipOptions): Promise<RgbFrame[]> {
+  return withSource(clip, frames, async (source, range) => {
+    if (sampling.kind === 'first') return firstFrames(clip.video, source, frames, ...range)
+    const wanted: RgbFrame[] = []
+    for (const time of sampleTimes(...range, frames, sampling)) wanted.push(await source.frameAt(time))
+    return wanted
+  })
+}
+
+async function withSource<R>(
+  clip: Clip,
+  frames: number,
+  f: (source: Source, range: [number, number]) => Promise<R>,
+): Promise<R> {
   checkFrames(frames)
   const { start, end } = clip
   if (start !== undefined && !(start >= 0)) throw invalid('start', 'seconds, from 0 on', start)
@@ -100,11 +123,7 @@ async function readStored(clip: Clip, { frames, sampling }: ClipOptions): Promis
     throw invalid('fps', 'nothing, for a video file', clip.fps, 'it is the rate of a folder of frame images')
   const source = folder ? await openFolder(clip) : await openVideo(clip.video)
   try {
-    const range = checkRange(clip, source)
-    if (sampling.kind === 'first') return await firstFrames(clip.video, source, frames, ...range)
-    const wanted: RgbFrame[] = []
-    for (const time of sampleTimes(...range, frames, sampling)) wanted.push(await source.frameAt(time))
-    return wanted
+    return await f(source, checkRange(clip, source))
   } finally {
     await source.close()
   }

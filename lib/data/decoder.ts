@@ -6,8 +6,8 @@
 import { Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import { InputError } from '../errors.js'
-import { contentHash } from './cache.js'
-import { readClip } from './clip.js'
+import { contentHash, recordedHash } from './cache.js'
+import { openClip, readClip } from './clip.js'
 import type { Reply, Request } from './decoders.js'
 import { loadFfmpeg } from './ffmpeg.js'
 
@@ -29,8 +29,16 @@ async function send(reply: object, pictures: Uint8Array[] = []): Promise<void> {
 
 async function answer(request: Request): Promise<void> {
   try {
-    if ('hash' in request) return await send({ hash: await contentHash(request.hash) })
-    const { clip, options } = request
+    if ('hash' in request) {
+      const { hash: video, recording } = request
+      const hash = recording ? recordedHash(video, recording.folder, recording.how) : contentHash(video)
+      return await send({ hash: await hash })
+    }
+    const { clip, options, open } = request
+    if (open) {
+      await openClip(clip, options)
+      return await send({ pictures: [], order: [] })
+    }
     const frames = await readClip(clip, options)
     const distinct = [...new Set(frames)]
     const pictures = distinct.map(({ width, height, time }) => ({ width, height, time }))

@@ -15,15 +15,27 @@ import { InputError, invalid } from '../errors.js'
 import type { Clip, ClipOptions } from './clip.js'
 import { seconds, type RgbFrame } from './video.js'
 
-/** For the pictures of a clip, or the hash of a video's content. */
-export type Request = { clip: Clip; options: ClipOptions } | { hash: string }
+/** Where the hash of a video's content is recorded, and how it is found out; see `recordedHash`. */
+export interface Recording {
+  folder: string
+  how?: 'verify' | 'recorded' | undefined
+}
+
+/**
+ * For the pictures of a clip, or none where it is only looked whether the clip is there (`open`); or for the hash of a
+ * video's content.
+ */
+export type Request =
+  | { clip: Clip; options: ClipOptions; open?: boolean }
+  | { hash: string; recording?: Recording | undefined }
 
 /** The answer of a decoding process to a request; or that it has started. */
 export type Reply = { rss: number } & (
   | { ready: true }
   /** `order`: which of the pictures each of the T frames is. */
   | { pictures: { width: number; height: number; time: number }[]; order: number[] }
-  | { hash: string }
+  /** Absent where none was recorded. */
+  | { hash?: string }
   /** `input`: the error is an InputError. */
   | { error: string; input: boolean }
 )
@@ -38,13 +50,16 @@ const FOREVER = 2 ** 31 / 1000 - 1
 interface Job {
   request: Request
   timeout: number
-  resolve(result: RgbFrame[] | string): void
+  resolve(result: RgbFrame[] | string | undefined): void
   reject(error: Error): void
 }
 const videoOf = ({ request }: Job): string => ('hash' in request ? request.hash : request.clip.video)
 
+/** Decoding processes at a time, unless options say otherwise. */
+export const DECODERS = Math.max(1, Math.min(4, availableParallelism() - 1))
+
 export interface DecodersOptions {
-  /** Most processes at a time. Default: one less than the processor has threads, at most 4. */
+  /** Most processes at a time. Default {@link DECODERS}: one less than the processor has threads, at most 4. */
   size?: number
   /** The program that each runs. */
   program?: URL
@@ -61,7 +76,7 @@ export class Decoders {
   lost = 0
 
   constructor({ size, program }: DecodersOptions = {}) {
-    this.size = size ?? Math.max(1, Math.min(4, availableParallelism() - 1))
+    this.size = size ?? DECODERS
     this.program =
       program ?? new URL(import.meta.url.endsWith('.ts') ? './decoder.ts' : './decoder.js', import.meta.url)
   }
@@ -74,12 +89,25 @@ export class Decoders {
     return this.ask({ clip, options }, timeout, signal) as Promise<RgbFrame[]>
   }
 
-  /** The hash of a video's content. @throws as {@link read}, and as `contentHash` */
-  hash(video: string, timeout: number, signal?: AbortSignal): Promise<string> {
-    return this.ask({ hash: video }, timeout, signal) as Promise<string>
+  /** Opens a clip as {@link read} does, and decodes none of its frames but the first. @throws as {@link read} */
+  async open(clip: Clip, options: ClipOptions, timeout: number, signal?: AbortSignal): Promise<void> {
+    await this.ask({ clip, options, open: true }, timeout, signal)
   }
 
-  private async ask(request: Request, timeout: number, signal?: AbortSignal): Promise<RgbFrame[] | string> {
+  /**
+   * The hash of a video's content, undefined where only one that is recorded is asked for. @throws as {@link read}, and
+   * as `contentHash`
+   */
+  hash(
+    video: string,
+    timeout: number,
+    signal?: AbortSignal,
+    recording?: Recording | undefined,
+  ): Promise<string | undefined> {
+    return this.ask({ hash: video, recording }, timeout, signal) as Promise<string | undefined>
+  }
+
+  private async ask(request: Request, timeout: number, signal?: AbortSignal): Promise<RgbFrame[] | string | undefined> {
     if (!(timeout > 0)) throw invalid('timeout', 'seconds above 0', timeout)
     signal?.throwIfAborted()
     let stop: (() => void) | undefined
@@ -285,7 +313,7 @@ class Decoder {
     this.job = undefined
     this.hold(false)
     if ('error' in reply!) job!.reject(reply.input ? new InputError(reply.error) : new Error(reply.error))
-    else if ('hash' in reply!) job!.resolve(reply.hash)
+    else if (!('pictures' in reply!)) job!.resolve(reply!.hash)
     else {
       const frames = reply!.pictures.map((picture, i) => ({ data: pictures[i]!, ...picture }))
       job!.resolve(reply!.order.map((i) => frames[i]!))

@@ -3,10 +3,11 @@
  */
 
 import type { Clip, ClipOptions } from './clip.js'
-import { Decoders } from './decoders.js'
+import { Decoders, type Recording } from './decoders.js'
 import type { RgbFrame } from './video.js'
 
 export * from './clip.js'
+export { DECODERS } from './decoders.js'
 export { openVideo, Video, type RgbFrame } from './video.js'
 
 /** Seconds that one clip may take. */
@@ -36,9 +37,24 @@ export async function readFrames(
 }
 
 /**
- * The hash of a video's content, `contentHash`, read in another process too: a disk may never answer.
+ * Opens a clip as {@link readFrames} does, but decodes no frame after the video's first one: tells cheaply of most clips
+ * that cannot be used.
+ * @throws InputError as {@link readFrames}, unless only the frames themselves are damaged
+ */
+export async function checkClip(clip: Clip, { timeout = TIMEOUT, signal, ...options }: ReadOptions): Promise<void> {
+  await (decoders ??= new Decoders()).open(clip, options, timeout, signal)
+}
+
+/**
+ * The hash of a video's content, `contentHash`, or with `recording` what `recordedHash` says of it; found out in another
+ * process too: a disk may never answer.
  * @throws InputError if it cannot be read, or not within `timeout` seconds; the signal's reason once that aborts
  */
-export async function hashVideo(video: string, timeout = TIMEOUT, signal?: AbortSignal): Promise<string> {
-  return (decoders ??= new Decoders()).hash(video, timeout, signal)
+export async function hashVideo(
+  video: string,
+  timeout = TIMEOUT,
+  signal?: AbortSignal,
+  recording?: Recording,
+): Promise<string | undefined> {
+  return (decoders ??= new Decoders()).hash(video, timeout, signal, recording)
 }

@@ -3,7 +3,7 @@
  * (budget.ts), everything else by a rehearsal, which runs the very code without computing.
  */
 import { statSync } from 'node:fs'
-import { cast, full, zeros } from '../ops/copy.js'
+import { full, zeros } from '../ops/copy.js'
 import { expectedTensors, type Part } from '../checkpoint/names.js'
 import {
   assertComplete,
@@ -183,7 +183,7 @@ function packedBytes(entries: Outline['entries'], policy: WeightsPolicy, device:
 /** E_v of one clip of T frames, as session/features computes it. */
 export function rehearseFeatures(model: ImageModel, frames: number): void {
   const { channels, imageSize } = model.config.vision
-  scope(() => noGrad(() => void cast(model.features(zeros([1, frames, channels, imageSize, imageSize])), 'float32')))
+  scope(() => noGrad(() => void model.features(zeros([1, frames, channels, imageSize, imageSize]))))
 }
 
 /** Sizes of a question: frames, tokens for the Q-Former, tokens of the prompt, most tokens of the answer. */
@@ -205,7 +205,7 @@ export async function askFootprint(outline: Outline, sizes: AskSizes, options: F
     const visual = scope(() =>
       noGrad(() =>
         model.visualTokens(
-          zeros([1, frames, vision.tokens, vision.hiddenSize]),
+          zeros([1, frames, vision.tokens, vision.hiddenSize], model.precision),
           config.qformer.hasText && K
             ? {
                 ids: tokenTensor(ids(K), 1, model.device),

@@ -20,6 +20,8 @@ export interface StepEvent extends StepResult {
   seconds: number
   tokensPerSecond: number
   waiting: number
+  /** Clips whose features arrived during the step, for later ones. */
+  ahead: number
   /** Bytes of native memory in use, of the device that computes. */
   memory: number
   /** Set where the loss stands out from those before: its robust z-score, and the ids of the samples. */
@@ -61,7 +63,7 @@ export interface EpochEvent extends Validation {
 export interface TrainEvents {
   /** Called once, before the first step: trained parameters by group, samples, and optimiser steps of the whole run. */
   onStart?(start: { counts: GroupCount[]; samples: number; steps: number; model: Model; adapter: Adapter }): void
-  /** Called while the features of all clips are computed or read. */
+  /** Called while clips are looked at before the first step: those without features in the cache are opened. */
   onFeatures?(done: number, total: number): void
   /** Called after each optimiser step. */
   onStep?(event: StepEvent): void
@@ -94,6 +96,13 @@ export interface TrainOptions extends TrainEvents, LoadOptions {
   extend?: boolean
   /** On a CUDA device, whether steps of training and of answers are launched as graphs. Default: true. */
   graphs?: boolean | undefined
+  /**
+   * Most bytes of features that are computed ahead of the steps that need them. Default: 256 MiB; 0: none are. Results
+   * do not depend on it.
+   */
+  ahead?: number | undefined
+  /** Whether the cache takes a video for unchanged only where its content is, which reads all of it, once. */
+  verify?: boolean | undefined
   /** An open model to use instead of opening `config.model`; its own adapter plays no part, and the caller frees it. */
   model?: Model | undefined
 }

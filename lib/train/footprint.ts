@@ -24,6 +24,7 @@ import { chunks } from './schedule.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
+import { itemSize } from '../tensor/dtype.js'
 import type { TrainConfig } from './config.js'
 import { forwardBackward, type StepInputs } from './graphs.js'
 import { AdamW } from './optimizer.js'
@@ -98,10 +99,11 @@ export async function trainFootprint(
   const onCuda = options.device !== 'cpu'
   // As the trainer pads on a device (trainer.ts).
   const width = (n: number, most: number): number => (onCuda ? Math.min(most, Math.ceil(n / 32) * 32) : n)
-  const features = T * vision.tokens * vision.hiddenSize * 4
+  let features = 0
   const masks = await readMasks(given, '.', { queries: L })
   const found = await footprint(outline, options, async (model) => {
     rehearseFeatures(model, T)
+    features = T * vision.tokens * vision.hiddenSize * itemSize(model.precision)
     const adapter = new Adapter(config, given, { seed: t.seed, device: model.device, masks })
     const optimizer = new AdamW(
       adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
@@ -115,7 +117,7 @@ export async function trainFootprint(
       mask: tokenTensor(new Uint8Array(rows * n).fill(1), rows, model.device),
     })
     const inputs = (): StepInputs => ({
-      features: zeros([B, T, vision.tokens, vision.hiddenSize]),
+      features: zeros([B, T, vision.tokens, vision.hiddenSize], model.precision),
       qformer: K ? text(B, K) : undefined,
       text: model.upload(answersOf(B, S, sizes.answerTokens), V),
       factor: full([], 1),
@@ -131,7 +133,7 @@ export async function trainFootprint(
       const { samples, rows, textTokens, answerTokens } = sizes.validation
       await scope(() =>
         noGrad(async () => {
-          const seen = zeros([samples, T, vision.tokens, vision.hiddenSize])
+          const seen = zeros([samples, T, vision.tokens, vision.hiddenSize], model.precision)
           const visual = scope(() => model.visualTokens(seen, K ? text(samples, K) : undefined, adapter))
           if (!rows) return
           const answers = answersOf(rows, textTokens, answerTokens)

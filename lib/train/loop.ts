@@ -3,10 +3,11 @@ import { performance } from 'node:perf_hooks'
 import { Adapter } from '../adapter/adapter.js'
 import { readMasks } from '../adapter/read-masks.js'
 import { countGroups } from '../adapter/parameters.js'
+import { clipKey } from '../data/frames.js'
 import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
 import { openModel, type Model } from '../session/model.js'
-import { accuracy, answerLoss, predictSamples, type Prediction } from '../eval/evaluate.js'
+import { accuracy, answerLoss, PREDICTED, predictSamples, type Prediction } from '../eval/evaluate.js'
 import { Features } from '../session/features.js'
 import { firstNotFinite } from '../session/finite.js'
 import { deviceMemory, memory } from '../tensor/runtime.js'
@@ -15,12 +16,13 @@ import { batchesOf } from './batches.js'
 import { BadSteps } from './bad-steps.js'
 import type { TrainConfig } from './config.js'
 import type { StepEvent, TrainOptions, TrainResult, Validation } from './events.js'
+import { Loader } from './loader.js'
 import { AdamW } from './optimizer.js'
-import { checkTexts, computeFeatures, type Samples } from './prepare.js'
+import { checkClips, checkTexts, type Samples } from './prepare.js'
 import { StepProfile } from './profile.js'
 import { RunFolder } from './run-folder.js'
 import { RunState } from './run-state.js'
-import { rateFactor } from './schedule.js'
+import { chunks, rateFactor } from './schedule.js'
 import { Trainer } from './trainer.js'
 import { Watch } from './watch.js'
 
@@ -69,6 +71,8 @@ class Run {
   /** What the run waits for, for the watchdog's message. */
   private at = 'the start'
   private watch: Watch | undefined
+  /** Of the epoch's steps that this process took: their seconds, and those that they waited for data. */
+  private times = { seconds: 0, waited: 0 }
 
   constructor(
     private readonly config: TrainConfig,
@@ -86,6 +90,8 @@ class Run {
       sampling: data.sampling,
       timeout: data.timeout,
       cache: data.cache,
+      verify: options.verify,
+      onNotice: this.notice,
     })
     const lr =
       typeof t.lr === 'number'
@@ -148,7 +154,7 @@ class Run {
     return this.perEpoch * this.config.train.epochs
   }
 
-  /** Computes all features. A resumed run leaves out the samples that it left out before. */
+  /** Looks at all clips. A resumed run leaves out the samples that it left out before. */
   private async prepare(watch: Watch): Promise<void> {
     const { state, samples, notice } = this
     const done = (ready: number, total: number): void => {
@@ -160,7 +166,7 @@ class Run {
       lost.push(id)
       if (!state.skipped.includes(id)) notice(`sample ${JSON.stringify(id)} is left out: ${reason}`)
     }
-    this.samples = await computeFeatures(
+    this.samples = await checkClips(
       this.features,
       samples,
       { at: (what) => (this.at = what), done },
@@ -179,7 +185,60 @@ class Run {
     const { state } = this
     const { epochs, patience } = this.config.train
     const early = (): boolean => patience > 0 && state.sinceBest >= patience
-    while (state.epoch < epochs && !early()) await this.epoch(state.epoch + 1, early)
+    const { ahead, signal } = this.options
+    const loader = new Loader(this.features, this.toCome(), { bytes: ahead, signal, onClip: () => this.watch?.ended() })
+    try {
+      while (state.epoch < epochs && !early()) await this.epoch(state.epoch + 1, loader, early)
+    } finally {
+      await loader.stop()
+    }
+  }
+
+  /** The samples of the run's steps from here on. */
+  private *toCome(): Generator<readonly Sample[]> {
+    const { epoch: done, position } = this.state
+    for (let epoch = done + 1; epoch <= this.config.train.epochs; epoch++)
+      for (const microBatches of this.batches(epoch).slice(epoch === done + 1 ? position : 0))
+        yield this.usable(microBatches.flat(), 'train')
+  }
+
+  /** An epoch's samples by step and micro-batch, those included that a step found to be unusable. */
+  private batches(epoch: number): Sample[][][] {
+    return batchesOf(this.samples.train, this.config.train, epoch, this.model.checkpoint, this.adapter.config)
+  }
+
+  private usable(samples: readonly Sample[], split: keyof Samples): Sample[] {
+    const lost = new Set(this.state.lost[split])
+    return samples.filter(({ id }) => !lost.has(id))
+  }
+
+  /**
+   * Leaves out, from now on, all samples with the clip of one, since it cannot be used. @throws InputError where more
+   * would be left out than may be, or none is left
+   */
+  private leaveOut({ message }: InputError, key: string): void {
+    const { state, samples, config, notice } = this
+    const found = (['train', 'validation'] as const).flatMap((split) =>
+      this.usable(samples[split], split)
+        .filter((sample) => clipKey(sample) === key)
+        .map(({ id }) => ({ split, id })),
+    )
+    const reason = message.replace(/\.$/, '')
+    const { maxSkipped } = config.train
+    const all = state.skipped.length + state.lost.train.length + state.lost.validation.length + found.length
+    if (all > maxSkipped)
+      throw new InputError(
+        `${reason}; without it ${all} samples would be left out, and train.maxSkipped is ${maxSkipped}: repair the clip or allow more (mtransllama check-data finds all such clips).`,
+      )
+    for (const { split, id } of found) {
+      state.lost[split].push(id)
+      notice(`sample ${JSON.stringify(id)} is left out: ${message}`)
+    }
+    for (const split of ['train', 'validation'] as const)
+      if (samples[split].length && !this.usable(samples[split], split).length)
+        throw new InputError(
+          `data: no ${split === 'train' ? 'sample' : 'validation sample'} is left, since no clip can be used.`,
+        )
   }
 
   /** Throws an InputError where no step was finite, or nothing was saved. */
@@ -190,14 +249,16 @@ class Run {
         `training: none of the ${state.step} steps was finite, the last because of ${badSteps.reason}, so nothing was learned; ${badSteps.remedy}.`,
       )
     await folder.checkSaved()
-    const { epochs, epoch, skipped } = state
+    const { epochs, epoch, lost } = state
+    const skipped = [...state.skipped, ...lost.train, ...lost.validation]
     return { epochs, early: epoch < this.config.train.epochs, skipped, best: folder.best, last: folder.last }
   }
 
-  private async epoch(epoch: number, early: () => boolean): Promise<void> {
+  private async epoch(epoch: number, loader: Loader, early: () => boolean): Promise<void> {
     const { state } = this
     const { evalEvery, saveEvery } = this.config.train
-    const order = batchesOf(this.samples.train, this.config.train, epoch, this.model.checkpoint, this.adapter.config)
+    const order = this.batches(epoch)
+    this.times = { seconds: 0, waited: 0 }
     const todo = order.slice(state.position)
     const within = (): boolean => state.position < order.length
     try {
@@ -207,7 +268,7 @@ class Run {
         if (early()) return await this.folder.savePoint()
         this.options.signal?.throwIfAborted()
         this.profile?.before(i, todo.length)
-        await this.step(epoch, microBatches)
+        await this.step(epoch, loader, microBatches)
         await this.profile?.after(i)
         if (due(state.step, evalEvery) && within()) await this.validate(epoch)
         if (due(state.step, saveEvery) && within()) await this.folder.savePoint()
@@ -218,18 +279,26 @@ class Run {
     await this.finish(epoch)
   }
 
-  private async step(epoch: number, microBatches: readonly (readonly Sample[])[]): Promise<void> {
+  private async step(epoch: number, loader: Loader, planned: readonly (readonly Sample[])[]): Promise<void> {
     const { state, badSteps, optimizer, steps } = this
     const { train: t } = this.config
     this.at = `step ${state.step + 1} of ${steps}`
     const factor = rateFactor(state.step, steps, t.warmup, t.schedule)
     const begin = performance.now()
-    const before = optimizer.steps
-    const { waited, ...result } = await badSteps.explained(await this.trainer.step(microBatches, factor), microBatches)
+    const loaded = await loader.next()
+    for (const [sample, error] of loaded.lost)
+      if (!state.lost.train.includes(sample.id)) this.leaveOut(error, clipKey(sample))
+    const microBatches = planned.map((samples) => this.usable(samples, 'train')).filter((samples) => samples.length)
+    if (!microBatches.length) return state.passed()
+    const [before, arrived] = [optimizer.steps, loader.arrived]
+    const taken = await badSteps.explained(await this.trainer.step(microBatches, factor), microBatches)
     if (optimizer.steps > before) this.average?.update(optimizer.steps)
     const seconds = (performance.now() - begin) / 1000
+    const result = { ...taken, waited: taken.waited + loaded.waited }
+    this.times.seconds += seconds
+    this.times.waited += result.waited
     this.watch?.ended()
-    const z = state.stepped({ waited, ...result })
+    const z = state.stepped(result)
     const event: StepEvent = {
       ...result,
       epoch,
@@ -241,8 +310,8 @@ class Run {
         (typeof optimizer.options.lr === 'number' ? optimizer.options.lr : Object.values(optimizer.options.lr)[0]!),
       seconds,
       tokensPerSecond: result.tokens / seconds,
-      waited,
-      waiting: Math.min(1, waited / seconds),
+      waiting: result.waited / seconds,
+      ahead: loader.arrived - arrived,
       memory: this.adapter.device === 'cpu' ? memory().bytes : deviceMemory(this.adapter.device).bytes,
       ...(z !== undefined && { spike: z, samples: microBatches.flat().map((s) => s.id) }),
     }
@@ -266,7 +335,9 @@ class Run {
   private async finish(epoch: number): Promise<void> {
     // Complete only then: a run that is stopped during validation repeats it when it resumes.
     const event = await this.judged((about) => this.state.finished({ epoch, ...about }))
-    await this.folder.log({ kind: 'epoch', step: this.state.step, ...event })
+    const { seconds, waited } = this.times
+    const waiting = seconds > 0 && { waiting: waited / seconds }
+    await this.folder.log({ kind: 'epoch', step: this.state.step, ...event, ...waiting })
     await this.folder.savePoint()
     this.options.onEpoch?.(event)
   }
@@ -287,25 +358,36 @@ class Run {
   /** Shares of right answers on the validation samples, where there are any, and their loss where it is asked for. */
   private async validated(): Promise<Validation | undefined> {
     const {
-      samples: { validation },
-      options: { graphs, signal },
+      options: { graphs, signal, ahead },
       adapter,
       features,
       model: { checkpoint },
     } = this
+    const validation = this.usable(this.samples.validation, 'validation')
     if (!validation.length) return undefined
     this.at = `the validation after step ${this.state.step}`
     const all: Prediction[] = []
-    for await (const p of predictSamples(checkpoint, features, validation, { adapter, graphs, signal })) {
-      all.push(p)
-      this.watch?.ended()
+    const groups = chunks(validation, PREDICTED)
+    const loader = new Loader(features, groups, { bytes: ahead, signal, onClip: () => this.watch?.ended() })
+    try {
+      for (const group of groups) {
+        for (const [sample, error] of (await loader.next()).lost)
+          if (!this.state.lost.validation.includes(sample.id)) this.leaveOut(error, clipKey(sample))
+        const samples = this.usable(group, 'validation')
+        for await (const p of predictSamples(checkpoint, features, samples, { adapter, graphs, signal })) {
+          all.push(p)
+          this.watch?.ended()
+        }
+      }
+    } finally {
+      await loader.stop()
     }
     const { overall, tasks } = accuracy(all)
     return {
       accuracy: overall.accuracy,
       tasks: Object.fromEntries(Object.entries(tasks).map(([task, { accuracy }]) => [task, accuracy])),
       ...(this.config.train.metric === 'valLoss' && {
-        valLoss: await answerLoss(checkpoint, features, validation, { adapter, signal }),
+        valLoss: await answerLoss(checkpoint, features, this.usable(validation, 'validation'), { adapter, signal }),
       }),
     }
   }

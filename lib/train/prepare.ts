@@ -1,11 +1,10 @@
 /** What is found out about the data before the first step: texts that do not fit, and clips that cannot be read. */
-import { clipKey } from '../data/frames.js'
+import { clipKey, DECODERS } from '../data/frames.js'
 import type { Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, type TextConfig } from '../session/encode.js'
 import type { Features } from '../session/features.js'
-import { NotFiniteError } from '../session/finite.js'
 
 /** After this many bad clips the run ends. */
 const MANY = 10
@@ -31,8 +30,8 @@ export interface Skipping {
   skipped(sample: Sample, reason: string): void
 }
 
-/** Listeners of {@link computeFeatures}. */
-export interface FeatureEvents {
+/** Listeners of {@link checkClips}. */
+export interface ClipEvents {
   /** Before a clip: what is done next. */
   at(what: string): void
   /** After a clip. */
@@ -40,31 +39,49 @@ export interface FeatureEvents {
 }
 
 /**
- * Computes the features of every clip, and returns the samples whose clips can be used. Where more cannot than may be
- * left out, bad clips are collected and reported together; many end it.
+ * Opens every clip that has no features yet, and returns the samples whose clips can be used as far as that tells. Where
+ * more cannot than may be left out, bad clips are collected and reported together; many end it.
  */
-export async function computeFeatures(
+export async function checkClips(
   features: Features,
   { train, validation }: Samples,
-  on: FeatureEvents,
+  on: ClipEvents,
   { most, skipped }: Skipping,
   signal?: AbortSignal,
 ): Promise<Samples> {
   const all = [...train, ...validation]
   const clips = new Map(all.map((s) => [clipKey(s), s]))
   const bad = new Map<string, InputError>()
+  const stop = new AbortController()
+  const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal
+  // Several at a time, but their results are taken in order.
+  const todo = [...clips]
+  const running: { key: string; video: string; result: Promise<unknown> }[] = []
   let done = 0
-  for (const [key, clip] of clips) {
-    if (bad.size === MANY + most) break
-    signal?.throwIfAborted()
-    on.at(`clip ${done + 1} of ${clips.size}, ${clip.video}`)
-    try {
-      await features.of(clip, signal)
-    } catch (error) {
-      if (!(error instanceof InputError) || error instanceof NotFiniteError) throw error
-      bad.set(key, error)
+  try {
+    while (bad.size < MANY + most && (todo.length || running.length)) {
+      signal?.throwIfAborted()
+      while (todo.length && running.length < 2 * DECODERS) {
+        const [key, clip] = todo.shift()!
+        const result = features.check(clip, either).then(
+          () => undefined,
+          (error: unknown) => error ?? new Error('unknown'),
+        )
+        running.push({ key, video: clip.video, result })
+      }
+      const { key, video, result } = running.shift()!
+      on.at(`clip ${done + 1} of ${clips.size}, ${video}`)
+      const error = await result
+      if (error !== undefined) {
+        signal?.throwIfAborted()
+        if (!(error instanceof InputError)) throw error
+        bad.set(key, error)
+      }
+      on.done(++done, clips.size)
     }
-    on.done(++done, clips.size)
+  } finally {
+    stop.abort(new Error('enough clips were checked'))
+    for (const { result } of running) await result
   }
   const lost = all.filter((s) => bad.has(clipKey(s)))
   if (lost.length > most) throw refusal([...bad.values()], done, clips.size, lost.length, most)

@@ -180,7 +180,7 @@ export class RunFolder {
         data: this.data,
         base: checkpoint,
       },
-      { save, extend, assumed: { train: fixed(defaultTrain()) } },
+      { save, extend, assumed: { train: fixed(defaultTrain()) }, free: ['train.maxSkipped'] },
     ).catch((error: unknown) => {
       const earlier = saves.filter((name) => name !== save)
       // A damaged save is named with those that can be used in its place.

@@ -27,8 +27,10 @@ export class RunState {
   validated = 0
   /** Losses of the last steps, which those of the next ones are compared with. */
   recent: number[] = []
-  /** Ids of samples that are left out, since their clips cannot be used. */
+  /** Ids of samples that were left out before the first step, since their clips cannot be used. */
   skipped: string[] = []
+  /** Ids of those that are left out since a step, or a validation, found that: their batches are smaller. */
+  lost: { train: string[]; validation: string[] } = { train: [], validation: [] }
 
   /** @param metric what the best is chosen by */
   constructor(private readonly metric: TrainConfig['train']['metric']) {}
@@ -42,6 +44,12 @@ export class RunState {
     this.loss += loss * tokens
     this.tokens += tokens
     return spike(loss, this.recent)
+  }
+
+  /** Counts a step of which no sample is left. */
+  passed(): void {
+    this.step++
+    this.position++
   }
 
   /** Mean loss per answer token of the epoch so far; NaN where no step was finite. */

@@ -286,13 +286,15 @@ export interface Differences {
   assumed?: object
   /** Whether `train.epochs` may be more than it was. */
   extend?: boolean
+  /** Dotted keys that may change. */
+  free?: readonly string[]
 }
 
 function checkConfig(
   path: string,
   saved: { config: object; configHash: string; version: number },
   config: object,
-  { assumed = {}, extend = false }: Differences,
+  { assumed = {}, extend = false, free = [] }: Differences,
 ): void {
   const old = unpack(saved.config) as Record<string, unknown>
   const { samples, ...rest } = old
@@ -301,7 +303,7 @@ function checkConfig(
   const epochs = 'train.epochs'
   const more = Number(now.get(epochs)) >= Number(before.get(epochs))
   const differ = [...new Set([...before.keys(), ...now.keys()])].filter(
-    (key) => before.get(key) !== now.get(key) && !(extend && more && key === epochs),
+    (key) => before.get(key) !== now.get(key) && !free.includes(key) && !(extend && more && key === epochs),
   )
   const words = differ.map((key) => `${key} was ${brief(before.get(key))} and is now ${brief(now.get(key))}`)
   if (words.length) {

@@ -56,7 +56,7 @@ test('train, eval and ask, one after another', async () => {
   )
   assert.match(
     trained,
-    /\nepoch 1: loss \d\.\d{4}, validation \d+\.\d % \(best so far\)\nbest adapter: \S+best\nlast adapter: \S+last\n$/,
+    /\nepoch 1: loss \d\.\d{4}, validation \d+\.\d % \(best so far\); waited for data \d+\.\d % of the time\nbest adapter: \S+best\nlast adapter: \S+last\n$/,
   )
   assert.equal(
     jsonLines(at('run', 'metrics.jsonl')).map((l) => l.kind),

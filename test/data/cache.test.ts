@@ -1,7 +1,8 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, readdirSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
-import { contentHash, featureKey, FeatureCache, type FeatureSource } from '../../lib/data/cache.js'
+import { contentHash, featureKey, FeatureCache, recordedHash, type FeatureSource } from '../../lib/data/cache.js'
 import { readHeader } from '../../lib/files/safetensors.js'
 import { fullDisk } from '../support/full-disk.js'
 import { temporaryFolder } from './videos.js'
@@ -82,6 +83,51 @@ test('the content hash follows the bytes, not the name; a folder counts names an
   )
 })
 
+test('a video whose size and time stamp are those of its record is not read, unless that is asked for', async () => {
+  const [video, cache] = [folder.at('recorded.mp4'), folder.at('records')]
+  const hash = (text: string) => createHash('sha256').update(text).digest('hex')
+  const write = (text: string, time = 1e6): void => {
+    writeFileSync(video, text)
+    utimesSync(video, time, time)
+  }
+  const records = () =>
+    (existsSync(cache) ? (readdirSync(cache, { recursive: true }) as string[]) : []).filter((f) => f.endsWith('.json'))
+  write('one', Date.now() / 1000)
+  assert.is(await recordedHash(video, cache), hash('one'))
+  assert.equal(records(), [], 'it may change again before its time stamp does')
+  write('two')
+  assert.is(await recordedHash(video, cache, 'recorded'), undefined)
+  assert.is(await recordedHash(video, cache), hash('two'))
+  assert.is(records().length, 1)
+  assert.is(await recordedHash(video, cache, 'recorded'), hash('two'))
+  write('new')
+  assert.is(await recordedHash(video, cache), hash('two'), 'it was read')
+  assert.is(await recordedHash(video, cache, 'verify'), hash('new'))
+  assert.is(await recordedHash(video, cache), hash('new'))
+  write('later', 2e6)
+  assert.is(await recordedHash(video, cache), hash('later'))
+  const record = `${cache}/${records()[0]}`
+  for (const damage of ['', '{', 'null', '{"hash":"x"}', readFileSync(record, 'utf8').replace('recorded', 'another')]) {
+    writeFileSync(record, damage)
+    assert.is(await recordedHash(video, cache, 'recorded'), undefined, damage)
+  }
+  mkdirSync(folder.at('recorded'))
+  for (const name of ['1.png', '2.png']) {
+    writeFileSync(folder.at(`recorded/${name}`), name)
+    utimesSync(folder.at(`recorded/${name}`), 1e6, 1e6)
+  }
+  const images = await recordedHash(folder.at('recorded'), cache)
+  assert.is(images, await contentHash(folder.at('recorded')))
+  assert.is(await recordedHash(folder.at('recorded'), cache, 'recorded'), images)
+  utimesSync(folder.at('recorded/2.png'), 2e6, 2e6)
+  assert.is(await recordedHash(folder.at('recorded'), cache, 'recorded'), undefined)
+  await recordedHash(folder.at('none.mp4'), cache).then(
+    () => assert.unreachable(),
+    (error: Error) => assert.match(error.message, /none\.mp4: expected a readable video file/),
+  )
+  assert.is(await recordedHash(video, folder.at('recorded.mp4')), hash('later'), 'a folder that cannot be written')
+})
+
 test('stored features are returned to the bit, and no others', async () => {
   const cache = new FeatureCache(folder.at('cache'))
   const key = featureKey(source)
@@ -97,6 +143,9 @@ test('stored features are returned to the bit, and no others', async () => {
     data.map((x) => -x),
   )
   assert.equal((await cache.get(key))!.shape, [24])
+  const half = Uint16Array.from({ length: 24 }, (_, i) => 0x3f80 + i)
+  await cache.put(key, [2, 3, 4], half)
+  assert.equal(await cache.get(key), { data: half, shape: [2, 3, 4] }, 'bfloat16 in its bits')
   const view = new Float32Array(new Float32Array(10).fill(3).buffer, 8, 4)
   await cache.put(key, [4], view)
   assert.equal((await cache.get(key))!.data, view, 'a part of a buffer')

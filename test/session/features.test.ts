@@ -2,8 +2,9 @@
 // preprocessing and precision, and nothing that features do not depend on.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { cpSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, readdirSync, statSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { FeatureCache, type FeatureData } from '../../lib/data/cache.js'
 import type { Precision } from '../../lib/tensor/dtype.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
 import { openCheckpoint } from '../../lib/session/checkpoint.js'
@@ -30,10 +31,10 @@ const entries = (): number =>
   (readdirSync(cache(), { recursive: true }) as string[]).filter((f) => f.endsWith('.safetensors')).length
 
 /** Features through the shared cache and without one. */
-async function both(folder: string, precision: Precision = 'float32'): Promise<[Float32Array, Float32Array]> {
+async function both(folder: string, precision: Precision = 'float32'): Promise<[FeatureData, FeatureData]> {
   const checkpoint = await openCheckpoint(folder, { precision })
   const options = { frames: 2, sampling: { kind: 'uniform' } } as const
-  const found: [Float32Array, Float32Array] = [
+  const found: [FeatureData, FeatureData] = [
     await new Features(checkpoint, { ...options, cache: cache() }).of(clip),
     await new Features(checkpoint, options).of(clip),
   ]
@@ -89,6 +90,71 @@ test('what features do not depend on shares them', async () => {
     assert.equal(cached, fresh)
     assert.is(entries(), before)
   }
+})
+
+/** The only file of features below a folder. */
+const only = (folder: string): string =>
+  join(folder, (readdirSync(folder, { recursive: true }) as string[]).find((f) => f.endsWith('.safetensors'))!)
+
+test('features in bfloat16 that an earlier version cached as float32 are the same ones', async () => {
+  const checkpoint = await openCheckpoint(world.model, { precision: 'bfloat16' })
+  const folder = join(world.root, 'earlier')
+  const options = { frames: 2, sampling: { kind: 'uniform' }, cache: folder } as const
+  const data = await new Features(checkpoint, options).of(clip)
+  assert.instance(data, Uint16Array)
+  const key = only(folder).split('/').at(-1)!.replace('.safetensors', '')
+  const bits = Uint32Array.from(data, (half) => half << 16)
+  await new FeatureCache(folder).put(key, new Features(checkpoint, options).shape, new Float32Array(bits.buffer))
+  const before = readFileSync(only(folder))
+  assert.equal(await new Features(checkpoint, options).of(clip), data)
+  assert.equal(readFileSync(only(folder)), before, 'they were not computed again')
+  checkpoint.model.dispose()
+})
+
+test('a cache that cannot be written is said once, and costs nothing but the next computation', async () => {
+  const checkpoint = await openCheckpoint(world.model)
+  const cache = join(world.root, 'taken')
+  writeFileSync(cache, 'a file')
+  const notices: string[] = []
+  const features = new Features(checkpoint, {
+    frames: 2,
+    sampling: { kind: 'uniform' },
+    cache,
+    onNotice: (sentence) => void notices.push(sentence),
+  })
+  for (const sample of (await readManifest(world.train)).slice(0, 4)) await features.of(sample)
+  assert.is(notices.length, 1)
+  assert.match(
+    notices[0]!,
+    /taken: expected a folder that can be written.*; features that are not in the cache are computed again\.$/,
+  )
+  checkpoint.model.dispose()
+})
+
+test('a video that changed and kept its size and time stamp is found out with verify', async () => {
+  const checkpoint = await openCheckpoint(world.model)
+  const cache = join(world.root, 'verified')
+  const [one, other] = [join(world.root, 'one'), (await readManifest(world.train))[2]!]
+  const at = { ...clip, video: one }
+  const put = (video: string): void => {
+    cpSync(video, one, { recursive: true })
+    const files = statSync(one).isDirectory() ? readdirSync(one).map((f) => join(one, f)) : [one]
+    // Of one size: FFmpeg and sharp ignore what follows the picture.
+    for (const file of files) {
+      truncateSync(file, 1 << 17)
+      utimesSync(file, 1e6, 1e6)
+    }
+  }
+  const of = (verify: boolean) =>
+    new Features(checkpoint, { frames: 2, sampling: { kind: 'uniform' }, cache, verify }).of(at)
+  put(clip.video)
+  const before = await of(false)
+  put(other.video)
+  assert.equal(await of(false), before)
+  const after = await of(true)
+  assert.not.equal(after, before)
+  assert.equal(await of(false), after)
+  checkpoint.model.dispose()
 })
 
 test.run()

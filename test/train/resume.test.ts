@@ -49,7 +49,7 @@ const weightsIn = (folder: string): Map<string, string> =>
 /** The numbers of a log that do not depend on the machine. */
 const entries = (output: string) =>
   jsonLines(join(output, 'metrics.jsonl')).map(
-    ({ time, seconds, tokensPerSecond, waited, waiting, memory, ...rest }) => rest,
+    ({ time, seconds, tokensPerSecond, waited, waiting, ahead, memory, ...rest }) => rest,
   )
 
 // 12 samples, batches of 2, two micro-batches a step: 3 steps an epoch
