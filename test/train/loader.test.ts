@@ -57,14 +57,17 @@ class Slow extends Features {
   }
   /** Lets clips arrive. */
   async arrive(...ids: string[]): Promise<void> {
+    await new Promise(setImmediate) // what begins, has begun
     for (const id of ids) this.#waiting.get(id)!.arrive()
     await new Promise(setImmediate)
   }
   /** Lets all clips arrive, those included that begin for that. */
   async arriveAll(): Promise<void> {
+    await new Promise(setImmediate)
     for (let i = 0; i < this.begun.length; i++) await this.arrive(this.begun[i]!)
   }
   async fail(id: string, error: Error): Promise<void> {
+    await new Promise(setImmediate)
     this.#waiting.get(id)!.fail(error)
     await new Promise(setImmediate)
   }
@@ -247,7 +250,7 @@ test('a clip that turns out to be damaged is left out at its turn, named once, c
 test('more damaged clips than may be left out end the run with what was learned; it resumes with more', async () => {
   const { path } = await damaged('ruined')
   const config = (maxSkipped: number) =>
-    trainConfig(world, 'ruined-run', { train: { batch: 1, maxSkipped, saveEvery: 1 }, data: { train: path } })
+    trainConfig(world, 'ruined-run', { train: { batch: 1, maxSkipped }, data: { train: path } })
   const { message } = await failure(train(config(1), { model, onNotice: () => {} }))
   assert.match(
     message,
