@@ -37,8 +37,8 @@ export async function readFrames(
 }
 
 /**
- * Opens a clip as {@link readFrames} does, but decodes no frame after the video's first one: tells cheaply of most clips
- * that cannot be used.
+ * Opens a clip as {@link readFrames} does, but decodes no frame after the video's first one: tells cheaply of most
+ * clips that cannot be used.
  * @throws InputError as {@link readFrames}, unless only the frames themselves are damaged
  */
 export async function checkClip(clip: Clip, { timeout = TIMEOUT, signal, ...options }: ReadOptions): Promise<void> {
@@ -46,8 +46,8 @@ export async function checkClip(clip: Clip, { timeout = TIMEOUT, signal, ...opti
 }
 
 /**
- * The hash of a video's content, `contentHash`, or with `recording` what `recordedHash` says of it; found out in another
- * process too: a disk may never answer.
+ * The hash of a video's content, `contentHash`, or with `recording` what `recordedHash` says of it; found out in
+ * another process too: a disk may never answer.
  * @throws InputError if it cannot be read, or not within `timeout` seconds; the signal's reason once that aborts
  */
 export async function hashVideo(

@@ -79,7 +79,8 @@ export class Loader {
   /**
    * Waits for the features of the next group, which are held until the group after it is asked for.
    *
-   * @throws the signal's reason once that aborts; any error that is not a clip's own, such as numbers that are not finite
+   * @throws the signal's reason once that aborts; any error that is not a clip's own, such as numbers that are not
+   *   finite
    */
   async next(): Promise<Loaded> {
     const begin = performance.now()

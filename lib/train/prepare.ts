@@ -39,8 +39,8 @@ export interface ClipEvents {
 }
 
 /**
- * Opens every clip that has no features yet, and returns the samples whose clips can be used as far as that tells. Where
- * more cannot than may be left out, bad clips are collected and reported together; many end it.
+ * Opens every clip that has no features yet, and returns the samples whose clips can be used as far as that tells.
+ * Where more cannot than may be left out, bad clips are collected and reported together; many end it.
  */
 export async function checkClips(
   features: Features,
