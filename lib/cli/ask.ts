@@ -7,7 +7,7 @@ import { openTexts } from '../session/checkpoint.js'
 import { encode, imageTextConfig } from '../session/encode.js'
 import { outlineOf } from '../session/footprint.js'
 import { askingOf, checkFits, type Asked } from './plan.js'
-import { chosen, count, interruptible, number, opens, seconds, type Opens } from './common.js'
+import { chosen, count, interruptible, located, number, opens, seconds, type Opens } from './common.js'
 
 interface Options extends Opens {
   video: string
@@ -30,7 +30,6 @@ export function register(program: Command): void {
     .option('--dialogue <text>', 'what is said in the video; goes to the Q-Former')
     .option('--max-tokens <n>', 'longest answer', '64')
     .action(async (o: Options) => {
-      const { signal, done } = interruptible()
       for (const [name, text] of [
         ['--prompt', o.prompt],
         ['--dialogue', o.dialogue],
@@ -51,8 +50,10 @@ export function register(program: Command): void {
       }
       const [maxTokens, timeout] = [count('--max-tokens', o.maxTokens), seconds('--timeout', o.timeout)]
       const { graphs, say, ...where } = chosen(o)
-      await checkFits(await questionOf(o, maxTokens), where)
-      const model = await openModel(o.model, { ...where, adapter: o.adapter })
+      const folder = await located(o.model, o)
+      await checkFits(await questionOf({ ...o, model: folder }, maxTokens), where)
+      const { signal, done } = interruptible()
+      const model = await openModel(folder, { ...where, adapter: o.adapter })
       say(model.checkpoint)
       try {
         const question = { ...clip, prompt: o.prompt, dialogue: o.dialogue }

@@ -4,6 +4,7 @@ import cliProgress from 'cli-progress'
 import type { Command } from 'commander'
 import { TIMEOUT } from '../data/frames.js'
 import { invalid } from '../errors.js'
+import { findModel } from '../files/hub.js'
 import { WEIGHTS, type WeightsChoice } from '../session/budget.js'
 import type { Checkpoint, LoadOptions } from '../session/checkpoint.js'
 import type { Precision } from '../tensor/dtype.js'
@@ -34,8 +35,39 @@ export const computes = (command: Command): Command =>
     )
     .option('--no-graphs', 'on a GPU, launch operators one by one instead of as a graph')
 
+/** Where a model of the hub comes from. */
+export interface FromHub {
+  revision?: string
+  offline?: boolean
+}
+
+/** Adds its options to a command. */
+export const fromHub = (command: Command): Command =>
+  command
+    .option('--revision <name>', 'branch, tag or commit of a model of the hub (default: main)')
+    .option('--offline', 'take models of the hub from the cache alone (default: where HF_HUB_OFFLINE is set)')
+
+/** The folder of a model: of that name, or in the cache of the hub's; with a bar while it is being loaded. */
+export async function located(name: string, { revision, offline }: FromHub): Promise<string> {
+  const gigabytes = (n: number): number => Number((n / 1e9).toFixed(2))
+  let bar: Bar | undefined
+  const onProgress = (bytes: number, total: number): void => {
+    bar ??= new Bar(name, gigabytes(total), 'GB')
+    bar.update(gigabytes(bytes))
+  }
+  const { signal, done } = interruptible('stopping; what was loaded is kept')
+  try {
+    const { folder, note } = await findModel(name, { revision, offline, signal, onProgress })
+    if (note) console.error(`mtransllama: note: ${note}`)
+    return folder
+  } finally {
+    bar?.stop()
+    done()
+  }
+}
+
 /** The options of every command that opens a model and reads clips for it. */
-export interface Opens extends Computes {
+export interface Opens extends Computes, FromHub {
   model: string
   adapter?: string
   timeout: string
@@ -43,8 +75,8 @@ export interface Opens extends Computes {
 
 /** Adds them to a command. */
 export const opens = (command: Command): Command =>
-  computes(command)
-    .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
+  fromHub(computes(command))
+    .requiredOption('--model <dir>', 'image model: a folder in the Hugging Face layout, or OWNER/NAME of the hub')
     .option('--adapter <dir>', 'trained adapter; without one the image model answers')
     .option('--timeout <seconds>', 'longest time to read one clip', String(TIMEOUT))
 

@@ -8,7 +8,7 @@ import { accuracy, predictSamples, type Prediction, type Unpredicted } from '../
 import { textTable } from '../report/table.js'
 import { Features } from '../session/features.js'
 import { PredictionFile, runName } from '../eval/predictions.js'
-import { Bar, chosen, count, interruptible, opens, percent, seconds, type Opens } from './common.js'
+import { Bar, chosen, count, interruptible, located, opens, percent, seconds, type Opens } from './common.js'
 
 interface Options extends Opens {
   data: string
@@ -53,7 +53,7 @@ export function register(program: Command): void {
       if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to continue', new Error('none'))
       const samples = await readManifest(o.data)
       const { graphs, say, ...where } = chosen(o)
-      const model = await openModel(o.model, { ...where, adapter: o.adapter })
+      const model = await openModel(await located(o.model, o), { ...where, adapter: o.adapter })
       const { checkpoint, adapter } = model
       say(checkpoint)
       const { signal, done } = interruptible(

@@ -14,6 +14,7 @@ import {
 } from '../adapter/config.js'
 import { countGroups, trainedParameters } from '../adapter/parameters.js'
 import { findPreprocessor, type PreprocessorSource } from '../data/preprocess.js'
+import { fromHub, located, type FromHub } from './common.js'
 import { InputError, invalid, nearest } from '../errors.js'
 import { readYaml } from '../files/yaml.js'
 import { readModelConfig } from '../checkpoint/config.js'
@@ -51,14 +52,13 @@ export async function inspect(target: string, options: InspectOptions = {}): Pro
 
 /** Adds `inspect <target> [--adapter config.yaml]`. */
 export function register(program: Command): void {
-  program
-    .command('inspect')
+  fromHub(program.command('inspect'))
     .description('show the parts, shapes and counts of a model and what would be trained, without reading weights')
-    .argument('<target>', 'a model folder, or a config.json')
+    .argument('<target>', 'a model folder, a config.json, or OWNER/NAME of the hub')
     .option('--adapter <file>', 'YAML or JSON file with adapter keys (default: the defaults)')
     .option('--brief', 'leave out the list of tensors')
-    .action(async (target: string, options: { adapter?: string; brief?: boolean }) => {
-      const { text, check } = await report(target, options)
+    .action(async (target: string, options: { adapter?: string; brief?: boolean } & FromHub) => {
+      const { text, check } = await report(await located(target, options), options)
       console.log(text)
       check()
     })

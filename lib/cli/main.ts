@@ -12,6 +12,7 @@ const commands = [
   './eval.js',
   './ask.js',
   './inspect.js',
+  './download.js',
   './convert.js',
   './plan.js',
   './parity.js',

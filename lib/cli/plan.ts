@@ -6,6 +6,7 @@ import { existsSync, statSync } from 'node:fs'
 import type { Command } from 'commander'
 import { parseAdapterConfig } from '../adapter/config.js'
 import { readManifest } from '../data/manifest.js'
+import { fromHub, located, type FromHub } from './common.js'
 import { InputError, invalid } from '../errors.js'
 import { memoryOf, WEIGHTS, type WeightsChoice } from '../session/budget.js'
 import { askFootprint, outlineOf, type AskSizes, type Footprint, type Outline } from '../session/footprint.js'
@@ -150,7 +151,7 @@ function bytesOf(text: string): number {
 /** Questions and runs where no data says more. */
 const TYPICAL = { qformerTokens: 32, promptTokens: 32, answerTokens: 8 }
 
-interface Options {
+interface Options extends FromHub {
   device: string
   memory?: string
   weights: string
@@ -158,10 +159,12 @@ interface Options {
 }
 
 export function register(program: Command): void {
-  program
-    .command('plan')
+  fromHub(program.command('plan'))
     .description('show the memory that training and asking take, before anything is loaded, and what fits')
-    .argument('<target>', 'the configuration of a training run, a model folder, or a config.json')
+    .argument(
+      '<target>',
+      'the configuration of a training run, a model folder, a config.json, or OWNER/NAME of the hub',
+    )
     .option('--device <device>', 'cpu, cuda (which need not be there), or all', 'all')
     .option('--memory <bytes>', 'memory of the device, as 12G; default: what this machine has, 24G for an absent GPU')
     .option('--weights <form>', `how frozen matrices are held: ${WEIGHTS.join(', ')}`, 'auto')
@@ -180,7 +183,7 @@ export function register(program: Command): void {
           memory: memory ?? devices().cuda.devices[0]?.memory ?? 24 * 2 ** 30,
         })
       const unfit: string[] = []
-      for (const asked of await askedOf(target)) {
+      for (const asked of await askedOf(await located(target, o))) {
         const found: [string, Footprint][] = []
         for (const settings of places) {
           const f = await asked.footprint(settings)

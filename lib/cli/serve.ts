@@ -5,9 +5,19 @@ import { InputError, invalid } from '../errors.js'
 import { startServer } from '../server/server.js'
 import { openModel } from '../session/model.js'
 import { TIMEOUT } from '../data/frames.js'
-import { chosen, type Computes, computes, count, interruptible, seconds } from './common.js'
+import {
+  chosen,
+  type Computes,
+  computes,
+  count,
+  type FromHub,
+  fromHub,
+  interruptible,
+  located,
+  seconds,
+} from './common.js'
 
-interface Options extends Computes {
+interface Options extends Computes, FromHub {
   model: string
   name?: string
   adapter: string[]
@@ -38,9 +48,9 @@ export function parseAdapters(given: readonly string[]): Map<string, string> {
 }
 
 export function register(program: Command): void {
-  computes(program.command('serve'))
+  fromHub(computes(program.command('serve')))
     .description('answer questions over HTTP: an API in the form of OpenAI, and a page to ask and to follow trainings')
-    .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
+    .requiredOption('--model <dir>', 'image model: a folder in the Hugging Face layout, or OWNER/NAME of the hub')
     .option('--name <name>', "the model's name without an adapter; default: that of its folder")
     .option(
       '--adapter <name=dir>',
@@ -69,8 +79,9 @@ export function register(program: Command): void {
       const { MTRANSLLAMA_TOKEN: token } = process.env
       const timeout = seconds('--timeout', o.timeout)
       const { graphs, say, ...where } = chosen(o)
+      const folder = await located(o.model, o)
       const { signal, done } = interruptible()
-      const model = await openModel(o.model, where)
+      const model = await openModel(folder, where)
       try {
         say(model.checkpoint)
         const name = o.name ?? basename(resolve(o.model))

@@ -53,7 +53,7 @@ export function writeFileAtomic(path: string, data: string | Uint8Array, on: Fil
 }
 
 /** A write call may take less than it was given. */
-async function writeAll(handle: Pick<fs.FileHandle, 'write'>, bytes: Uint8Array): Promise<void> {
+export async function writeAll(handle: Pick<fs.FileHandle, 'write'>, bytes: Uint8Array): Promise<void> {
   let at = 0
   while (at < bytes.byteLength) {
     const { bytesWritten } = await handle.write(bytes, at, Math.min(CHUNK, bytes.byteLength - at))
@@ -82,11 +82,12 @@ const REASONS: Record<string, string> = {
   EFBIG: 'the file would be too large for this file system',
 }
 
-function explain(path: string, error: unknown): unknown {
+/** The sentence for an error of the system while a file is written; any other error as it is. */
+export function explain(path: string, error: unknown, left = 'nothing was left half-written'): unknown {
   const code = (error as NodeJS.ErrnoException | undefined)?.code
   if (code === undefined || error instanceof InputError) return error
   const reason = REASONS[code] ?? (error as Error).message
-  return new InputError(`${path}: cannot be written: ${reason} (${code}); nothing was left half-written.`, {
+  return new InputError(`${path}: cannot be written: ${reason} (${code}); ${left}.`, {
     cause: error,
   })
 }

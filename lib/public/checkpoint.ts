@@ -4,6 +4,7 @@ export type { ModelConfig } from '../models/image-model.js'
 export type { LanguageConfig } from '../models/language.js'
 export { convertCheckpoint, type Converted, type ConvertOptions } from '../checkpoint/convert.js'
 export { assertComplete, planCheckpoint, type CheckpointPlan } from '../checkpoint/plan.js'
+export { findModel, type Found, type HubOptions } from '../files/hub.js'
 export { readTorch } from '../files/torch.js'
 export {
   readAsFloat32,

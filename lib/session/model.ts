@@ -3,6 +3,7 @@ import type { Adapter } from '../adapter/adapter.js'
 import { loadAdapter } from '../adapter/save.js'
 import type { Clip, Sampling } from '../data/frames.js'
 import { InputError } from '../errors.js'
+import { findModel } from '../files/hub.js'
 import { keep, scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -16,6 +17,10 @@ import { checkedVisual } from './visual.js'
 export interface OpenOptions extends LoadOptions {
   /** Folder of an adapter that was trained on this checkpoint. Absent: the image model answers. */
   adapter?: string | undefined
+  /** Of a model of the hub: a branch, a tag or a commit. Default: main. */
+  revision?: string | undefined
+  /** Take a model of the hub from the cache alone. Default: whether HF_HUB_OFFLINE is set. */
+  offline?: boolean | undefined
 }
 
 /** A question about a clip. */
@@ -50,13 +55,18 @@ export interface Answered {
 }
 
 /**
- * Opens a checkpoint folder (InstructBLIP or BLIP-2 in the Hugging Face layout) and, where `options` name one, an
- * adapter; on the CPU in float32 unless they say otherwise.
+ * Opens a checkpoint (InstructBLIP or BLIP-2 in the Hugging Face layout) and, where `options` name one, an adapter; on
+ * the CPU in float32 unless they say otherwise. `name` is a folder or, where there is none of that name, a model of
+ * the Hugging Face hub, OWNER/NAME, which is loaded into the cache that Python's programs share.
  *
  * @throws InputError, with nothing left open, that lists what is missing, wrong or unexpected; and for an adapter of
  *   another checkpoint
  */
-export async function openModel(folder: string, { adapter, ...options }: OpenOptions = {}): Promise<Model> {
+export async function openModel(
+  name: string,
+  { adapter, revision, offline, ...options }: OpenOptions = {},
+): Promise<Model> {
+  const { folder } = await findModel(name, { revision, offline })
   const model = new Model(await openCheckpoint(folder, options))
   try {
     if (adapter !== undefined) await model.loadAdapter(adapter)
