@@ -1,6 +1,7 @@
-// Copies the page of `serve` beside the compiled server: part of `npm pack`.
+// Copies the pages of `serve` and of the report beside the compiled code: part of `npm pack`.
 import { cpSync } from 'node:fs'
 import { join } from 'node:path'
 import { root } from './setup.mjs'
 
-cpSync(join(root, 'lib', 'server', 'page'), join(root, 'dist', 'server', 'page'), { recursive: true })
+for (const room of ['server', 'report'])
+  cpSync(join(root, 'lib', room, 'page'), join(root, 'dist', room, 'page'), { recursive: true })

@@ -135,7 +135,7 @@ export async function adapterFiles(adapter: Adapter, meta: AdapterMeta): Promise
   const names = [...adapter.parameters.keys()]
   const [values, createdBy] = await Promise.all([
     Promise.all([...adapter.parameters.values()].map((t) => t.data())),
-    program(),
+    programVersion(),
   ])
   const data = new Map(names.map((name, i) => [name, values[i]!]))
   const [trained, { config, files }] = [adapter.trained(), withMasks(adapter)]
@@ -178,7 +178,8 @@ function withMasks(adapter: Adapter): { config: CheckedAdapterConfig; files: Fol
 }
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`
-const program = (): Promise<string> =>
+/** The name and version of this program. */
+export const programVersion = (): Promise<string> =>
   readJsonObject(fileURLToPath(new URL('../../package.json', import.meta.url))).then(
     (about) => `mtransllama ${about.version}`,
     () => 'mtransllama',

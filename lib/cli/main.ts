@@ -9,6 +9,7 @@ const commands = [
   './validate.js',
   './check-data.js',
   './show-batch.js',
+  './report.js',
   './eval.js',
   './ask.js',
   './inspect.js',

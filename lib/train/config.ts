@@ -126,6 +126,12 @@ const Schema = z.strictObject({
         .array(z.enum(LOGS))
         .default(['jsonl'])
         .describe('Logs in the output folder: `metrics.jsonl`, TensorBoard event files, `metrics.csv`.'),
+      report: z
+        .boolean()
+        .default(true)
+        .describe(
+          'Whether the run records what its report shows, and writes `report.html` when it ends: up to 200 samples are answered once more by the best adapter and by the untrained model.',
+        ),
     })
     .prefault({}),
   ...AdapterKeys,
@@ -183,6 +189,13 @@ export function parseTrainConfig(value: unknown, base = process.cwd(), where = '
     train,
     adapter: withPaths(completeAdapterConfig(adapter, where), at),
   }
+}
+
+/** A configuration as its file would say it, with defaults and absolute paths; {@link parseTrainConfig} reads it. */
+export function plainConfig({ data, adapter, ...config }: TrainConfig): Record<string, unknown> {
+  const { sampling, ...paths } = data
+  const fps = sampling.kind === 'fps' ? { fps: sampling.fps } : {}
+  return { ...config, data: { ...paths, sampling: sampling.kind, ...fps }, ...adapter }
 }
 
 /** Names of mask files are relative to the configuration, not to the working directory. */

@@ -20,6 +20,7 @@ import { Loader } from './loader.js'
 import { AdamW } from './optimizer.js'
 import { checkClips, checkTexts, type Samples } from './prepare.js'
 import { StepProfile } from './profile.js'
+import { RunReport } from './report.js'
 import { RunFolder } from './run-folder.js'
 import { RunState } from './run-state.js'
 import { chunks, rateFactor } from './schedule.js'
@@ -66,6 +67,7 @@ class Run {
   private readonly trainer: Trainer
   private readonly folder: RunFolder
   private readonly badSteps: BadSteps
+  private readonly report: RunReport
   private readonly profile: StepProfile | undefined
   private readonly notice: (sentence: string) => void
   /** What the run waits for, for the watchdog's message. */
@@ -106,6 +108,7 @@ class Run {
     this.trainer = new Trainer(checkpoint, adapter, this.features, optimizer, { graphs: options.graphs })
     this.folder = new RunFolder(config, { checkpoint, adapter, optimizer, average, samples, state }, this.notice)
     this.badSteps = new BadSteps(checkpoint.model, adapter)
+    this.report = new RunReport(config, { checkpoint, adapter, features: this.features }, this.notice)
     if (options.onProfile) this.profile = new StepProfile((p) => options.onProfile!(p))
   }
 
@@ -135,10 +138,16 @@ class Run {
     this.watch = watch
     try {
       await this.prepare(watch)
+      await this.report.begin(this.samples, resume !== false)
       await this.epochs()
-      return await this.result()
+      const result = await this.result()
+      this.at = 'the report'
+      await this.report.finish(this.samples, signal)
+      return result
     } catch (error) {
-      throw await this.folder.rescued(error, signal?.aborted === true)
+      const rescued = await this.folder.rescued(error, signal?.aborted === true)
+      if (this.state.step > 0) await this.report.write()
+      throw rescued
     } finally {
       watch.stop()
     }

@@ -3,11 +3,10 @@
 import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import sharp from 'sharp'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { browserPath, openBrowser } from '../support/browser.js'
+import { browserPath, contrasts, openBrowser, picture as save } from '../support/browser.js'
 import { train } from '../../lib/train/loop.js'
 import { temporaryFolder } from '../support/tiny.js'
 import { trainConfig } from '../support/world.js'
@@ -45,15 +44,7 @@ async function open(server: Served, options: BrowserContextOptions = {}, hash = 
   return { page, problems, close: () => context.close() }
 }
 
-async function picture(page: Page, name: string): Promise<void> {
-  if (process.env.MT_SCREENSHOTS !== '1') return
-  mkdirSync(docs, { recursive: true })
-  const shot = await page.screenshot({ fullPage: true })
-  // A palette takes less than half the bytes, and the page has few colours.
-  await sharp(shot)
-    .png({ palette: true, colours: 128, effort: 10 })
-    .toFile(join(docs, `${name}.png`))
-}
+const picture = (page: Page, name: string): Promise<void> => save(page, join(docs, `${name}.png`))
 
 inBrowser(
   'a clip is uploaded, its frames are shown, a question is asked, and the answers stream side by side',
@@ -296,18 +287,12 @@ inBrowser(
     for (const id of ['theme', 'file', 'dialogue', 'question', 'tokens', 'one', 'two', 'ask', 'run'])
       assert.ok(reached.has(id), `${id} of ${[...reached]}`)
     // Text against its ground: at least 4.5 to 1, in both themes.
-    for (const theme of ['light', 'dark']) {
-      const ratios = (await page.evaluate(`(() => {
-      document.documentElement.dataset.theme = '${theme}'
-      const light = (c) => {
-        const [r, g, b] = c.match(/[\\d.]+/g).map((x) => { x /= 255; return x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4 })
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b
-      }
-      const ground = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c)) return c } return 'rgb(255, 255, 255)' }
-      return [...document.querySelectorAll('h1, h2, label, legend, button, a, dt, dd, figcaption, .notes, #frames span')]
-        .filter((e) => e.offsetParent && !e.disabled)
-        .map((e) => { const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x); return [e.textContent.trim().slice(0, 20), (a + 0.05) / (b + 0.05)] })
-    })()`)) as [string, number][]
+    for (const theme of ['light', 'dark'] as const) {
+      const ratios = await contrasts(
+        page,
+        theme,
+        'h1, h2, label, legend, button, a, dt, dd, figcaption, .notes, #frames span',
+      )
       assert.ok(ratios.length > 20)
       for (const [text, ratio] of ratios) assert.ok(ratio >= 4.5, `${theme}: "${text}" has ${ratio.toFixed(2)}`)
     }

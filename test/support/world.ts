@@ -81,7 +81,7 @@ async function shrink(folder: string, side: number): Promise<void> {
   }
 }
 
-/** What a configuration file of a short run says; `more` changes or adds keys, one level deep in `train` and `data`. */
+/** What a configuration file of a short run without a report says; `more` changes or adds keys, one level deep in `train` and `data`. */
 export function configOf(
   world: World,
   output: string,
@@ -92,7 +92,7 @@ export function configOf(
     model: world.model,
     output: join(world.root, output),
     data: { train: world.train, val: world.val, cache: join(world.root, 'features'), ...data },
-    train: { batch: 4, epochs: 2, lr: 3e-3, seed: 5, ...train },
+    train: { batch: 4, epochs: 2, lr: 3e-3, seed: 5, report: false, ...train },
     frames: 3,
     lora: { r: 3, alpha: 6 },
     dar: { routerHidden: 8 },

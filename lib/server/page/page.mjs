@@ -1,15 +1,8 @@
 // The page of `mtransllama serve`: a question about a clip, answered by one or several adapters, and running trainings.
-import uPlot from '/uplot.mjs'
+import { Chart, element, mebibytes, percent, short, themeButton } from '/parts.mjs'
 
 /** @type {(id: string) => any} */
 const $ = (id) => document.getElementById(id)
-
-function element(name, text = '', attributes = {}) {
-  const e = document.createElement(name)
-  e.textContent = text
-  for (const [key, value] of Object.entries(attributes)) e.setAttribute(key, value)
-  return e
-}
 
 function problem(message) {
   $('problem').textContent = message
@@ -247,71 +240,15 @@ async function answer(model, signal) {
 
 // --------------------------------------------------------------------------------------------------------- trainings
 
-/** A colour of the stylesheet as the theme has it now. */
-const probe = document.body.appendChild(element('span', '', { hidden: '' }))
-function colour(name) {
-  probe.style.color = `var(${name})`
-  return getComputedStyle(probe).color
-}
-
-/** Steps of an axis that counts. */
-const WHOLE = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000].flatMap((n) => [n, 2 * n, 5 * n])
-
-/** A chart that is drawn anew when its width or the theme changes. */
-class Chart {
-  constructor(id, series) {
-    this.place = $(id)
-    this.series = series
-    this.data = [[], ...series.map(() => [])]
-    new ResizeObserver(() => this.plot?.setSize(this.size)).observe(this.place)
-  }
-  get size() {
-    return { width: Math.max(200, this.place.clientWidth - 2), height: 240 }
-  }
-  show(data, label) {
-    this.data = data
-    this.place.setAttribute('aria-label', label)
-    if (this.plot) this.plot.setData(data)
-    else if (data[0].length) this.draw()
-  }
-  draw() {
-    this.plot?.destroy()
-    const axis = { stroke: colour('--soft'), grid: { stroke: colour('--line'), width: 0.5 }, ticks: { show: false } }
-    this.plot = new uPlot(
-      {
-        ...this.size,
-        scales: { x: { time: false } },
-        axes: [{ ...axis, incrs: WHOLE }, axis],
-        cursor: { drag: { x: true, y: false } },
-        series: [
-          { label: this.series[0].x },
-          ...this.series.map(({ label, stroke, ...more }) => ({ label, stroke: colour(stroke), ...more })),
-        ],
-      },
-      this.data,
-      this.place,
-    )
-  }
-  clear() {
-    this.plot?.destroy()
-    this.plot = undefined
-  }
-}
-
-const short = (x) => (typeof x === 'number' ? Number(x.toPrecision(4)).toString() : '–')
-const percent = (x) => (typeof x === 'number' ? `${(100 * x).toFixed(1)} %` : '–')
-
 const charts = {
-  loss: new Chart('loss', [
-    { x: 'step', label: 'loss', stroke: '--soft', width: 0.5 },
+  loss: new Chart($('loss'), 'step', [
+    { label: 'loss', stroke: '--soft', width: 0.5 },
     { label: 'smoothed', stroke: '--strong', width: 2 },
   ]),
-  accuracy: new Chart('accuracy', [
-    { x: 'step', label: 'right', stroke: '--second', width: 2, points: { show: true } },
+  accuracy: new Chart($('accuracy'), 'step', [
+    { label: 'right', stroke: '--second', width: 2, points: { show: true } },
   ]),
 }
-
-const mebibytes = (x) => (typeof x === 'number' ? `${(x / 2 ** 20).toFixed(0)} MiB` : '–')
 
 /** One run's log so far. */
 class Log {
@@ -422,22 +359,9 @@ async function listRuns() {
 }
 $('run').addEventListener('change', () => follow($('run').value))
 
-// ------------------------------------------------------------------------------------------------------------- theme
-
-const dark = matchMedia('(prefers-color-scheme: dark)')
-function theme(wanted) {
-  if (wanted) document.documentElement.dataset.theme = wanted
-  const isDark = (document.documentElement.dataset.theme ?? (dark.matches ? 'dark' : 'light')) === 'dark'
-  $('theme').setAttribute('aria-pressed', String(isDark))
-  for (const chart of Object.values(charts)) if (chart.plot) chart.draw()
-}
-$('theme').addEventListener('click', () => {
-  const wanted = $('theme').getAttribute('aria-pressed') === 'true' ? 'light' : 'dark'
-  localStorage.setItem('theme', wanted)
-  theme(wanted)
+themeButton($('theme'), () => {
+  for (const chart of Object.values(charts)) chart.redraw()
 })
-dark.addEventListener('change', () => theme())
-theme(localStorage.getItem('theme') ?? '')
 
 // ------------------------------------------------------------------------------------------------------------- begin
 
