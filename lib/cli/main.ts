@@ -11,6 +11,7 @@ const commands = [
   './show-batch.js',
   './report.js',
   './eval.js',
+  './score.js',
   './ask.js',
   './inspect.js',
   './download.js',

@@ -36,7 +36,18 @@ const schema = z.strictObject({
   prompt: text().describe('What the language model is asked, as it stands.'),
   answer: text().describe('The expected answer; among `choices` where these are given.'),
   choices: z.array(text()).min(2).optional().describe('The possible answers of a closed question.'),
+  references: z
+    .array(text())
+    .min(1)
+    .optional()
+    .describe('Every right answer of an open question, `answer` among them; metrics take the best.'),
   task: text().optional().describe('A name under which accuracy is also reported on its own.'),
+  group: text()
+    .optional()
+    .describe(
+      'What samples have in common that are not independent, such as show or video; intervals draw whole groups.',
+    ),
+  split: text().optional().describe('The part of the data that the sample belongs to, such as `train` or `test`.'),
 })
 
 /** One line of a manifest; `video` is an absolute path once read, times are in seconds. */
@@ -84,11 +95,12 @@ export function manifestJsonSchema(): Record<string, unknown> {
  * Reads and checks a manifest. Blank lines are skipped, as is a byte order mark before a line; `video` becomes an
  * absolute path, and has to exist.
  *
+ * @param options `videos: false`: whether they exist is not looked at
  * @throws InputError naming the file and the line: not UTF-8, not JSON, an unknown, missing, mistyped or blank field, a
  *   duplicate key or id, `choices` without the answer or with a duplicate, `end` not after `start`, a missing video, a
  *   folder without `fps` or a file with it; or where the file is missing or holds no sample
  */
-export async function readManifest(path: string): Promise<Sample[]> {
+export async function readManifest(path: string, { videos = true } = {}): Promise<Sample[]> {
   const text = await readText(path, (error) => invalid(path, 'a readable manifest (JSONL)', error))
   const samples: Sample[] = []
   const lineOf = new Map<string, number>()
@@ -105,7 +117,7 @@ export async function readManifest(path: string): Promise<Sample[]> {
   }
   if (samples.length === 0)
     throw invalid(path, 'at least one sample', new Error(text === '' ? 'an empty file' : 'blank lines alone'))
-  await checkVideos(path, samples, [...lineOf.values()])
+  if (videos) await checkVideos(path, samples, [...lineOf.values()])
   return samples
 }
 
@@ -133,6 +145,9 @@ function parseLine(line: string, where: string): Sample {
   }
   if (sample.choices && !sample.choices.includes(sample.answer)) {
     throw invalid(`${where}, answer`, `one of the choices ${show(sample.choices)}`, sample.answer)
+  }
+  if (sample.references && !sample.references.includes(sample.answer)) {
+    throw invalid(`${where}, answer`, `one of the references ${show(sample.references)}`, sample.answer)
   }
   const twice = sample.choices?.find((choice, i) => sample.choices!.indexOf(choice) !== i)
   if (twice !== undefined)

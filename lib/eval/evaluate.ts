@@ -17,6 +17,7 @@ import { notFinite, NotFiniteError } from '../session/finite.js'
 import { generate } from '../session/generate.js'
 import type { Model } from '../session/model.js'
 import { checkedVisual } from '../session/visual.js'
+import { sameAnswer } from './metrics/classes.js'
 
 /** The model's answer to a sample, and whether it is right. */
 export interface Prediction {
@@ -60,10 +61,6 @@ export interface PredictOptions {
 
 /** How samples are evaluated: predictions, and the frames of their clips. */
 export interface EvaluateOptions extends PredictOptions, Partial<FeatureOptions> {}
-
-/** Which answers count as equal: letter case, surrounding space and a final full stop do not matter. */
-export const sameAnswer = (a: string, b: string): boolean => normal(a) === normal(b)
-const normal = (s: string): string => s.trim().toLowerCase().replace(/\s+/g, ' ').replace(/\.$/, '')
 
 /** Mean loss per answer token of every row, [rows]. Frozen: no gradient. */
 export async function rowLosses(model: ImageModel, hidden: Tensor, text: TextRows): Promise<number[]> {

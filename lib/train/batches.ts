@@ -2,7 +2,8 @@
 import type { Sample } from '../data/manifest.js'
 import { encode, type TextConfig, type TextSide } from '../session/encode.js'
 import type { TrainConfig } from './config.js'
-import { byLength, chunks, shuffled } from './schedule.js'
+import { shuffled } from '../random.js'
+import { byLength, chunks } from './schedule.js'
 
 /** Tokens of a sample's texts, of both towers. */
 function tokensOf(texts: TextSide, config: TextConfig, sample: Sample): number {
