@@ -1,7 +1,11 @@
-// Copies the pages of `serve` and of the report beside the compiled code: part of `npm pack`.
+// Copies what is no TypeScript beside the compiled code, the pages of `serve` and of the report and the data of
+// datasets: part of `npm pack`.
 import { cpSync } from 'node:fs'
 import { join } from 'node:path'
 import { root } from './setup.mjs'
 
-for (const room of ['server', 'report'])
-  cpSync(join(root, 'lib', room, 'page'), join(root, 'dist', room, 'page'), { recursive: true })
+for (const part of ['server/page', 'report/page', 'data/datasets'])
+  cpSync(join(root, 'lib', part), join(root, 'dist', part), {
+    recursive: true,
+    filter: (path) => !path.endsWith('.ts'),
+  })

@@ -5,6 +5,7 @@ import { InputError } from '../errors.js'
 import { Interrupted } from './common.js'
 
 const commands = [
+  './prepare.js',
   './train.js',
   './validate.js',
   './check-data.js',
