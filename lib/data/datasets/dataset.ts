@@ -1,4 +1,4 @@
-/** What a published dataset is to `prepare`: how its files are read, its prompts, and the counts that the paper states. */
+/** What a published dataset is to `prepare`: how its files are read, its prompts, and the paper's counts. */
 import { type InputError, invalid } from '../../errors.js'
 import { randomStream } from '../../random.js'
 import type { Source } from './source.js'

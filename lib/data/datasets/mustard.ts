@@ -131,7 +131,7 @@ const idLists = z.object({
   test: z.array(z.string()).optional(),
 })
 
-/** Parts of entries by lists of ids; `test` defaults to the rest. @throws InputError for an id that is none, or twice */
+/** Parts of entries by lists of ids; `test` defaults to the rest. @throws InputError for a strange id, or one twice */
 function byIds(entries: readonly Entry[], lists: z.output<typeof idLists>, where: string): (Split | undefined)[] {
   const known = new Set(entries.map((e) => e.id))
   const split = new Map<string, Split>()

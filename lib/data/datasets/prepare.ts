@@ -58,7 +58,7 @@ export interface Prepared {
   notices: string[]
 }
 
-/** Reads a dataset. @throws InputError for files in another form, a wrong choice, or not one video where any is looked for */
+/** Reads a dataset. @throws InputError for files that are not there or in another form, and for a wrong choice */
 export async function prepare(dataset: Dataset, options: PrepareOptions): Promise<Prepared> {
   const read = readOptions(dataset, options)
   const source = await Source.open(options.source)
@@ -102,7 +102,7 @@ function readOptions(dataset: Dataset, options: PrepareOptions): ReadOptions {
   return { splitting, fold, seed, trainLimit, ids }
 }
 
-// -------------------------------------------------------------------------------------------------------------- prompts
+// ------------------------------------------------------------------------------------------------------------- prompts
 
 /** A text with its fields filled in. @throws InputError for a field that there is not */
 function filled(text: string, fields: Record<string, string>, where: string): string {
@@ -153,7 +153,7 @@ function sampleOf(entry: Entry, video: string, set: PromptSet, name: string, ope
   }
 }
 
-// --------------------------------------------------------------------------------------------------------------- counts
+// -------------------------------------------------------------------------------------------------------------- counts
 
 function countsOf({ positive }: Dataset, entries: readonly Entry[]): Counts {
   const counts: Counts = { samples: entries.length, videos: new Set(entries.map((e) => e.video)).size }
@@ -188,7 +188,7 @@ function countLines(
   })
 }
 
-// ------------------------------------------------------------------------------------------------------------- manifest
+// ------------------------------------------------------------------------------------------------------------ manifest
 
 /**
  * Writes all samples to `path`, and those of each split beside it (`manifest.train.jsonl`); `video` is

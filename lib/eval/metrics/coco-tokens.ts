@@ -1,6 +1,7 @@
 /**
- * The words of COCO's caption metrics: Penn Treebank tokens in lower case, punctuation dropped. Exact ones come from the
- * jar of Stanford CoreNLP 3.4.1; without it, from a tokenizer of our own that covers plain captions, under another name.
+ * The words of COCO's caption metrics: Penn Treebank tokens in lower case, punctuation dropped. Exact ones come from
+ * the jar of Stanford CoreNLP 3.4.1; without it, from a tokenizer of our own that covers plain captions, under another
+ * name.
  */
 import { execFile } from 'node:child_process'
 import { rm, mkdtemp, writeFile } from 'node:fs/promises'
@@ -61,21 +62,30 @@ export async function cocoTokens(texts: readonly string[], jar?: string, java = 
   }
 }
 
+/** What a token is: the marks made before, numbers, ellipses and dashes, contractions, words, any other sign. */
+const TOKEN = new RegExp(
+  [
+    "-[lr]rb-|''|``",
+    '\\d+(?:[.,:/]\\d+)+',
+    '\\.\\.\\.|--',
+    "[\\p{L}\\p{N}]+?(?=n't\\b)|n't\\b",
+    "'(?:s|re|ve|ll|d|m)\\b",
+    '[\\p{L}\\p{N}]+(?:-[\\p{L}\\p{N}]+)*',
+    '\\S',
+  ].join('|'),
+  'gu',
+)
+
 /** Penn Treebank tokens of a plain English line, in lower case. */
 function ownTokens(line: string): string[] {
-  return (
-    line
-      .toLowerCase()
-      .replace(/["“”]/g, " '' ")
-      .replace(/[‘’]/g, "'")
-      .replaceAll('(', ' -lrb- ')
-      .replaceAll(')', ' -rrb- ')
-      .replace(/\b(can)(not)\b|\b(gon|wan)(na)\b|\b(got)(ta)\b|\b(gim|lem)(me)\b/g, (_, ...parts: string[]) =>
-        parts.slice(0, 8).filter(Boolean).join(' '),
-      )
-      // numbers with marks, ellipses and dashes, words with hyphens, contractions, then any other sign alone
-      .match(
-        /-[lr]rb-|''|``|\d+(?:[.,:/]\d+)+|\.\.\.|--|[\p{L}\p{N}]+?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|[\p{L}\p{N}]+(?:-[\p{L}\p{N}]+)*|\S/gu,
-      ) ?? []
-  )
+  const marked = line
+    .toLowerCase()
+    .replace(/["“”]/g, " '' ")
+    .replace(/[‘’]/g, "'")
+    .replaceAll('(', ' -lrb- ')
+    .replaceAll(')', ' -rrb- ')
+    .replace(/\b(?:(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me))\b/g, (_, ...parts: unknown[]) =>
+      parts.slice(0, 8).filter(Boolean).join(' '),
+    )
+  return marked.match(TOKEN) ?? []
 }

@@ -80,8 +80,8 @@ class Meteor {
 }
 
 /**
- * METEOR 1.5 of tokenised texts. `corpus` is the jar's value of all segments together, which is not their mean; `videos`
- * is the mean over groups of the value of each group's segments together, as lmms-eval computes it.
+ * METEOR 1.5 of tokenised texts. `corpus` is the jar's value of all segments together, which is not their mean;
+ * `videos` is the mean over groups of the value of each group's segments together, as lmms-eval computes it.
  *
  * @param predicted each prediction, `expected` its references, `groups` its video
  * @throws InputError where the jar cannot be run or answers something else

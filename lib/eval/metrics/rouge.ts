@@ -20,8 +20,8 @@ export const googleWords = (text: string): string[] => text.toLowerCase().match(
 
 /**
  * `rougeL:google`, rougeL of Google's rouge_score 0.0.4 and later without stemming, the form of QaEgo4D: F = 2PR/(P+R)
- * with P = lcs/|prediction| and R = lcs/|reference|, 0 where either is empty; the best F of several references; the mean
- * over answers.
+ * with P = lcs/|prediction| and R = lcs/|reference|, 0 where either is empty; the best F of several references; the
+ * mean over answers.
  */
 export const rougeGoogle = (answers: readonly Answered[]): Score =>
   scoreEach('rougeL:google', answers, (a) => {
