@@ -1,11 +1,13 @@
-/** `mtransllama ask --model DIR --adapter DIR --video FILE --prompt "…"`: streams the answer. */
+/** `mtransllama ask --model DIR --adapter DIR --video FILE --prompt "…"`: streams the answer to each question. */
 import type { Command } from 'commander'
 import { invalid } from '../errors.js'
-import { openModel } from '../session/model.js'
 import { readAdapterInfo } from '../adapter/save.js'
+import { choosing, type ChooseOptions } from '../session/choose.js'
 import { openTexts } from '../session/checkpoint.js'
 import { encode, imageTextConfig } from '../session/encode.js'
+import { Features } from '../session/features.js'
 import { outlineOf } from '../session/footprint.js'
+import { framesOf, openModel } from '../session/model.js'
 import { askingOf, checkFits, type Asked } from './plan.js'
 import { chosen, count, interruptible, located, number, opens, seconds, type Opens } from './common.js'
 
@@ -14,29 +16,42 @@ interface Options extends Opens {
   fps?: string
   start?: string
   end?: string
-  prompt: string
+  prompt: string[]
   dialogue?: string
   maxTokens: string
+  temperature?: string
+  topP?: string
+  seed?: string
+  repetitionPenalty?: string
+  beams?: string
+  lengthPenalty?: string
 }
 
 export function register(program: Command): void {
   opens(program.command('ask'))
-    .description('ask one question about one video')
+    .description('ask questions about one video')
     .requiredOption('--video <file>', 'video file, or folder of frame images with --fps')
     .option('--fps <n>', 'frames per second of a folder of images')
     .option('--start <seconds>', 'start of the clip')
     .option('--end <seconds>', 'end of the clip')
-    .requiredOption('--prompt <text>', 'the question')
+    .requiredOption(
+      '--prompt <text>',
+      'the question; may be given several times: one answer a line, and the clip is read once',
+      (one: string, all: string[] = []) => [...all, one],
+    )
     .option('--dialogue <text>', 'what is said in the video; goes to the Q-Former')
     .option('--max-tokens <n>', 'longest answer', '64')
+    .option('--temperature <t>', 'draw tokens, by scores divided by it; 0 takes the likeliest (default: 0)')
+    .option('--top-p <p>', 'draw from the fewest likeliest tokens that have this probability together (default: 1)')
+    .option('--seed <n>', 'the same seed draws the same answer (default: 0)')
+    .option('--repetition-penalty <x>', 'makes words that were said less likely, above 1 (default: 1)')
+    .option('--beams <n>', 'follow so many answers side by side and give the likeliest (default: 1)')
+    .option('--length-penalty <x>', 'with beams: above 0 prefers long answers, below 0 short ones (default: 1)')
     .action(async (o: Options) => {
-      for (const [name, text] of [
-        ['--prompt', o.prompt],
-        ['--dialogue', o.dialogue],
-      ] as const) {
+      for (const [name, text] of [...o.prompt.map((prompt) => ['--prompt', prompt]), ['--dialogue', o.dialogue]]) {
         if (text?.includes('\uFFFD'))
           throw invalid(
-            name,
+            name!,
             'UTF-8 text',
             text,
             "a character of it was lost on the way here; set the terminal's encoding to UTF-8",
@@ -49,17 +64,22 @@ export function register(program: Command): void {
         fps: number('--fps', o.fps),
       }
       const [maxTokens, timeout] = [count('--max-tokens', o.maxTokens), seconds('--timeout', o.timeout)]
+      const choice = chosenTokens(o)
       const { graphs, say, ...where } = chosen(o)
       const folder = await located(o.model, o)
-      await checkFits(await questionOf({ ...o, model: folder }, maxTokens), where)
+      await checkFits(await questionOf({ ...o, model: folder }, maxTokens, choice.beams), where)
       const { signal, done } = interruptible()
       const model = await openModel(folder, { ...where, adapter: o.adapter })
       say(model.checkpoint)
       try {
-        const question = { ...clip, prompt: o.prompt, dialogue: o.dialogue }
-        for await (const piece of model.ask(question, { maxTokens, timeout, graphs, signal }))
-          process.stdout.write(piece)
-        process.stdout.write('\n')
+        const sampling = { kind: 'uniform' } as const
+        const features = new Features(model.checkpoint, { frames: framesOf(model.adapter), sampling, timeout })
+        for (const prompt of o.prompt) {
+          const question = { ...clip, prompt, dialogue: o.dialogue }
+          for await (const piece of model.ask(question, { ...choice, maxTokens, features, graphs, signal }))
+            process.stdout.write(piece)
+          process.stdout.write('\n')
+        }
       } finally {
         done()
         model.dispose()
@@ -67,16 +87,36 @@ export function register(program: Command): void {
     })
 }
 
-/** The question as its footprint knows it. */
-async function questionOf({ model, adapter, prompt, dialogue }: Options, maxTokens: number): Promise<Asked> {
+/** How tokens are chosen, checked before anything is loaded. */
+function chosenTokens(o: Options): ChooseOptions {
+  const options = {
+    temperature: number('--temperature', o.temperature),
+    topP: number('--top-p', o.topP),
+    seed: number('--seed', o.seed),
+    repetitionPenalty: number('--repetition-penalty', o.repetitionPenalty),
+    beams: number('--beams', o.beams),
+    lengthPenalty: number('--length-penalty', o.lengthPenalty),
+  }
+  choosing(options)
+  return options
+}
+
+/** The longest of the questions as its footprint knows it. */
+async function questionOf(
+  { model, adapter, prompt: prompts, dialogue }: Options,
+  maxTokens: number,
+  beams = 1,
+): Promise<Asked> {
   const outline = await outlineOf(model)
   const texts = { ...(await openTexts(model, outline.config)), model: { config: outline.config } }
   const frames = adapter === undefined ? 4 : (await readAdapterInfo(adapter)).config.frames
-  const encoded = encode(texts, imageTextConfig(texts, frames), { prompt, qformerText: dialogue })
+  const config = imageTextConfig(texts, frames)
+  const encoded = prompts.map((prompt) => encode(texts, config, { prompt, qformerText: dialogue }))
   return askingOf(outline, {
     frames,
-    qformerTokens: encoded.qformer?.length ?? 0,
-    promptTokens: encoded.prompt.length,
+    qformerTokens: Math.max(...encoded.map((e) => e.qformer?.length ?? 0)),
+    promptTokens: Math.max(...encoded.map((e) => e.prompt.length)),
     answerTokens: maxTokens,
+    beams,
   })
 }

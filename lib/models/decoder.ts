@@ -2,7 +2,7 @@
 import { attention } from '../ops/attention.js'
 import { cacheAppend } from '../ops/cache-append.js'
 import { type Columns, columnsOf, viewOf } from '../ops/columns.js'
-import { full, write } from '../ops/copy.js'
+import { copy, full, write } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
 import { linear } from '../ops/linear.js'
 import { expand, narrow, reshape } from '../ops/views.js'
@@ -116,6 +116,18 @@ export class KVCache {
         return { k: tokensFrom(slot.k, 0, keys), v: tokensFrom(slot.v, 0, keys) }
       },
     }
+  }
+
+  /** Gives each row the tokens that row `parents[row]` holds. */
+  reorder(parents: readonly number[]): void {
+    const moved = parents.flatMap((parent, row) => (parent === row ? [] : [{ parent, row }]))
+    if (!moved.length) return
+    const rowOf = (t: Tensor, row: number): Tensor => t.view([1, this.length, t.dim(2)], t.strides, row * t.strides[0]!)
+    for (const slot of this.#slots)
+      for (const t of [slot.k, slot.v]) {
+        const before = moved.map(({ parent }) => copy(rowOf(t, parent)))
+        for (const [i, { row }] of moved.entries()) write(rowOf(t, row), before[i]!)
+      }
   }
 
   #slot(i: number, k: Tensor): { k: Tensor; v: Tensor } {

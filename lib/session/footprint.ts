@@ -3,7 +3,7 @@
  * (budget.ts), everything else by a rehearsal, which runs the very code without computing.
  */
 import { statSync } from 'node:fs'
-import { full, zeros } from '../ops/copy.js'
+import { contiguous, full, zeros } from '../ops/copy.js'
 import { expectedTensors, type Part } from '../checkpoint/names.js'
 import {
   assertComplete,
@@ -17,7 +17,7 @@ import { hasWeights } from '../checkpoint/files.js'
 import { ImageModel, type ModelConfig } from '../models/image-model.js'
 import { embedTokens, tokenTensor } from '../models/decoder.js'
 import { native, type Rehearsed } from '../native.js'
-import { concat } from '../ops/views.js'
+import { concat, expand } from '../ops/views.js'
 import { sizeOf } from '../shape.js'
 import type { Device } from '../tensor/device.js'
 import { isQuantized, itemSize } from '../tensor/dtype.js'
@@ -186,17 +186,21 @@ export function rehearseFeatures(model: ImageModel, frames: number): void {
   scope(() => noGrad(() => void model.features(zeros([1, frames, channels, imageSize, imageSize]))))
 }
 
-/** Sizes of a question: frames, tokens for the Q-Former, tokens of the prompt, most tokens of the answer. */
+/**
+ * Sizes of a question: frames, tokens for the Q-Former, tokens of the prompt, most tokens of the answer, and answers
+ * that are followed side by side.
+ */
 export interface AskSizes {
   frames: number
   qformerTokens: number
   promptTokens: number
   answerTokens: number
+  beams?: number
 }
 
 /** One question, as Model.ask computes it. */
 export async function askFootprint(outline: Outline, sizes: AskSizes, options: FootprintOptions): Promise<Footprint> {
-  const { frames, qformerTokens: K, promptTokens, answerTokens } = sizes
+  const { frames, qformerTokens: K, promptTokens, answerTokens, beams = 1 } = sizes
   const { config } = outline
   const { language, vision, numQueryTokens: L } = config
   return footprint(outline, options, async (model) => {
@@ -217,11 +221,12 @@ export async function askFootprint(outline: Outline, sizes: AskSizes, options: F
     )
     const start = L + promptTokens
     const limit = Math.min(language.maxPositions, start + answerTokens)
-    const decoder = new Decoder(model, { rows: 1, limit })
+    const decoder = new Decoder(model, { rows: beams, limit })
     await scope(() =>
       noGrad(() => {
         const words = embedTokens(model.language, tokenTensor(ids(promptTokens), 1, model.device), model.precision)
-        return decoder.begin(concat([visual, words], 1), new Uint8Array(start).fill(1))
+        const x = expand(concat([visual, words], 1), [beams, start, language.hiddenSize])
+        return decoder.begin(contiguous(x), new Uint8Array(beams * start).fill(1))
       }),
     )
     await decoder.next()

@@ -1,16 +1,19 @@
-/** Answers from a model: greedy generation, and the losses of given choices. */
+/** Answers from a model: the likeliest token after another, tokens that are drawn, and beam search. */
 import { invalid } from '../errors.js'
 import { embedTokens, tokenTensor } from '../models/decoder.js'
 import type { ImageModel } from '../models/image-model.js'
-import { concat } from '../ops/views.js'
+import { contiguous } from '../ops/copy.js'
+import { concat, expand } from '../ops/views.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
+import { beamSearch } from './beam.js'
+import { areFinite, Chooser, choosing, type ChooseOptions } from './choose.js'
 import { Decoder } from './greedy.js'
 import { notFinite } from './finite.js'
 
 /** How an answer is generated. */
-export interface GenerateOptions {
+export interface GenerateOptions extends ChooseOptions {
   /** Most tokens of the answer. Default 64. */
   maxTokens?: number | undefined
   /** Ids that end the answer; they are not yielded. */
@@ -24,11 +27,11 @@ export interface GenerateOptions {
 export type Finish = 'stop' | 'length'
 
 /**
- * Greedy decoding of one sample: visual tokens [1,V,D_llm] and the prompt's ids; yields the answer's ids one by one and
- * returns why it ended. Stops at an end token, at `maxTokens`, at the end of the model's positions, or when the signal
- * aborts (then it throws).
+ * The answer to one sample: visual tokens [1,V,D_llm] and the prompt's ids; yields the answer's ids one by one, by beam
+ * search all at the end, and returns why it ended. Takes the likeliest token unless options say otherwise. Stops at an
+ * end token, at `maxTokens`, at the end of the model's positions, or when the signal aborts (then it throws).
  *
- * @throws InputError where the scores of a token are not finite, naming the weight or layer
+ * @throws InputError where the scores of a token are not finite, naming the weight or layer; for options out of range
  */
 export async function* generate(
   model: ImageModel,
@@ -37,6 +40,7 @@ export async function* generate(
   options: GenerateOptions = {},
 ): AsyncGenerator<number, Finish> {
   const { maxTokens = 64, eosIds = [], signal } = options
+  const choice = choosing(options)
   if (visual.rank !== 3 || visual.dim(0) !== 1)
     throw invalid('visual', 'visual tokens [1,V,D] of one sample', `[${visual.shape}]`)
   const { maxPositions } = model.config.language
@@ -49,26 +53,67 @@ export async function* generate(
       'use fewer frames, aggregate: mean, or a shorter prompt',
     )
   const limit = Math.min(maxPositions, start + maxTokens)
-  const decoder = Decoder.of(model, { rows: 1, limit, graphs: options.graphs })
+  // The answer's last token is not fed again, so that it needs no position.
+  const most = Math.min(maxTokens, limit - start + 1)
+  if (most < 1) return 'length'
+  const { beams, temperature, repetitionPenalty } = choice
+  const scores = beams > 1 || temperature > 0 || repetitionPenalty !== 1
+  const decoder = Decoder.of(model, { rows: beams, limit, graphs: options.graphs, scores })
   let spoilt = true // until an answer ends without an error
+  /** The first scores, or ids. */
+  const first = <T>(begin: (x: Tensor, mask: Uint8Array) => Promise<T>): Promise<T> =>
+    scope(() => noGrad(() => begin(rows(model, visual, prompt, beams), new Uint8Array(beams * start).fill(1))))
+  const fed = [...prompt]
+  const failed = (made: number): Promise<Error> => {
+    const text = { rows: 1, ids: Int32Array.from(fed), mask: new Uint8Array(fed.length).fill(1) }
+    return notFinite(`the scores of token ${made} of the answer are`, {
+      model,
+      again: (observe) => model.hidden(visual, text, { observe }),
+    })
+  }
+  // What the penalty counts: as in transformers, the visual tokens' placeholder as well.
+  const { imageTokenId } = model.config
+  const before = imageTokenId === undefined ? [...prompt] : [imageTokenId, ...prompt]
   try {
-    const fed = [...prompt]
-    for (let made = 0; made < maxTokens && (made === 0 || decoder.length < limit); made++) {
-      signal?.throwIfAborted()
-      const [next] = await (made === 0
-        ? scope(() => noGrad(() => decoder.begin(rows(model, visual, prompt), new Uint8Array(start).fill(1))))
-        : decoder.next())
-      if (next === -1) {
-        const text = { rows: 1, ids: Int32Array.from(fed), mask: new Uint8Array(fed.length).fill(1) }
-        throw await notFinite(`the scores of token ${made + 1} of the answer are`, {
-          model,
-          again: (observe) => model.hidden(visual, text, { observe }),
-        })
-      }
+    if (beams > 1) {
+      const { ids, isStopped } = await beamSearch(
+        {
+          begin: () => first((x, mask) => decoder.beginScores(x, mask)),
+          next: (next, parents) => decoder.nextScores(next, parents),
+        },
+        {
+          ...choice,
+          maxTokens: most,
+          eosIds,
+          prompt: before,
+          check: async (s, made) => {
+            signal?.throwIfAborted()
+            if (!areFinite(s)) throw await failed(made)
+          },
+        },
+      )
       spoilt = false
-      fed.push(next!)
-      if (eosIds.includes(next!)) return 'stop'
-      yield next!
+      yield* ids
+      return isStopped ? 'stop' : 'length'
+    }
+    const chooser = new Chooser(choice, most)
+    for (let made = 0; made < most; made++) {
+      signal?.throwIfAborted()
+      let next: number
+      if (scores) {
+        const s =
+          made === 0 ? await first((x, mask) => decoder.beginScores(x, mask)) : await decoder.nextScores([fed.at(-1)!])
+        next = areFinite(s) ? await chooser.choose(s, [...before, ...fed.slice(prompt.length)]) : -1
+      } else {
+        ;[next] = (made === 0 ? await first((x, mask) => decoder.begin(x, mask)) : await decoder.next()) as unknown as [
+          number,
+        ]
+      }
+      if (next === -1) throw await failed(made + 1)
+      spoilt = false
+      fed.push(next)
+      if (eosIds.includes(next)) return 'stop'
+      yield next
       spoilt = true
     }
     spoilt = false
@@ -78,11 +123,13 @@ export async function* generate(
   }
 }
 
-/** Visual tokens and the prompt's words as rows for the language model, [1,V+n,D]. */
-function rows(model: ImageModel, visual: Tensor, prompt: readonly number[]): Tensor {
-  if (!prompt.length) return visual
-  return concat(
-    [visual, embedTokens(model.language, tokenTensor(Int32Array.from(prompt), 1, model.device), model.precision)],
-    1,
-  )
+/** Visual tokens and the prompt's words as rows for the language model, so many times the same, [rows,V+n,D]. */
+function rows(model: ImageModel, visual: Tensor, prompt: readonly number[], beams: number): Tensor {
+  const one = prompt.length
+    ? concat(
+        [visual, embedTokens(model.language, tokenTensor(Int32Array.from(prompt), 1, model.device), model.precision)],
+        1,
+      )
+    : visual
+  return beams === 1 ? one : contiguous(expand(one, [beams, one.dim(1), one.dim(2)]))
 }

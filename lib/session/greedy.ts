@@ -1,13 +1,13 @@
 /**
- * Greedy decoding, one token of every row at a time. On a CUDA device every step has the same launches on the same
- * memory: positions, the key mask and the cache's length are read from device memory. A step is captured once per range
- * of key counts, and replayed.
+ * Decoding, one token of every row at a time: the likeliest, or what a caller chooses by the scores. On a CUDA device
+ * every step has the same launches on the same memory: positions, the key mask and the cache's length are read from
+ * device memory. A step is captured once per range of key counts, and replayed.
  */
 import { invalid } from '../errors.js'
 import { embedTokens, KVCache, logits, tokenTensor } from '../models/decoder.js'
 import type { ImageModel } from '../models/image-model.js'
 import { argmax } from '../ops/argmax.js'
-import { full, write } from '../ops/copy.js'
+import { cast, full, write } from '../ops/copy.js'
 import { narrow, reshape } from '../ops/views.js'
 import { roundUp } from '../shape.js'
 import { Graph } from '../tensor/cuda-graph.js'
@@ -24,6 +24,8 @@ export interface DecoderOptions {
   rows: number
   /** Most tokens of a row, its prompt included. */
   limit: number
+  /** Whether every step gives the scores of all tokens, and the caller chooses; else the likeliest is taken. */
+  scores?: boolean | undefined
   /** On a CUDA device, whether recurring steps are captured and replayed. The results are the same. Default: true. */
   graphs?: boolean | undefined
 }
@@ -36,6 +38,8 @@ export class Decoder {
   /** 1 = token, [rows, capacity]; and the ids of the last step, [rows]. */
   readonly #mask: Uint8Array
   readonly #ids: Tensor
+  /** The scores of the next ids, [rows, V], where a caller chooses. */
+  readonly #scores: Tensor | undefined
   #positions: number[] = []
   /**
    * On a CUDA device, what a step reads there: where the cache goes on and the positions, [1 + rows]; the mask; a
@@ -55,6 +59,7 @@ export class Decoder {
     this.#cache = new KVCache(this.capacity)
     this.#mask = new Uint8Array(rows * this.capacity)
     this.#ids = keep(full([rows], 0, 'int32', device))
+    if (options.scores) this.#scores = keep(full([rows, model.language.head.dim(0)], 0, 'float32', device))
     if (device !== 'cpu') {
       const bytes = (shape: number[], value: number): Tensor => keep(full(shape, value, 'uint8', device))
       this.#device = {
@@ -76,7 +81,8 @@ export class Decoder {
         decoder.busy ||
         decoder.options.rows !== options.rows ||
         decoder.capacity < options.limit ||
-        decoder.options.graphs !== options.graphs
+        decoder.options.graphs !== options.graphs ||
+        (decoder.options.scores ?? false) !== (options.scores ?? false)
       )
         continue
       decoder.busy = true
@@ -108,6 +114,17 @@ export class Decoder {
    * the likeliest next id of each row; −1 where a score is not finite.
    */
   async begin(x: Tensor, mask: Uint8Array): Promise<Int32Array> {
+    this.#begin(x, mask)
+    return (await this.#ids.data()) as Int32Array
+  }
+
+  /** The same for a caller who chooses: the scores [rows·V] of the next ids, NaN included. */
+  async beginScores(x: Tensor, mask: Uint8Array): Promise<Float32Array> {
+    this.#begin(x, mask)
+    return (await this.#scores!.data()) as Float32Array
+  }
+
+  #begin(x: Tensor, mask: Uint8Array): void {
     const { rows } = this.options
     const n = x.dim(1)
     if (x.dim(0) !== rows || mask.length !== rows * n || n > this.capacity)
@@ -122,16 +139,34 @@ export class Decoder {
         this.#forward(x)
       }),
     )
-    return this.#answer()
   }
 
   /** Feeds the previous ids and returns the next ones, as {@link begin} does. */
   async next(): Promise<Int32Array> {
+    this.#next()
+    return (await this.#ids.data()) as Int32Array
+  }
+
+  /**
+   * Feeds one id to every row and returns the scores of the next, as {@link beginScores} does. `parents`: each row goes
+   * on where that row was; all rows have the same mask then.
+   */
+  async nextScores(ids: readonly number[], parents?: readonly number[]): Promise<Float32Array> {
+    scope(() =>
+      noGrad(() => {
+        if (parents) this.#cache.reorder(parents)
+        write(this.#ids, tensor(Int32Array.from(ids), [ids.length], 'int32', this.model.device))
+      }),
+    )
+    this.#next()
+    return (await this.#scores!.data()) as Float32Array
+  }
+
+  #next(): void {
     const { length } = this
     if (length >= this.capacity) throw invalid('context', `at most ${this.capacity} tokens`, length + 1)
     for (let r = 0; r < this.options.rows; r++) this.#mask[r * this.capacity + length] = 1
     scope(() => noGrad(() => (this.#device ? this.#replay(this.#device) : this.#forward(this.#words()))))
-    return this.#answer()
   }
 
   /** Bytes of its keys and values. */
@@ -139,16 +174,15 @@ export class Decoder {
     return this.#cache.bytes
   }
 
-  async #answer(): Promise<Int32Array> {
-    return (await this.#ids.data()) as Int32Array
-  }
   #words(): Tensor {
     return embedTokens(this.model.language, this.#ids.view([this.options.rows, 1]), this.model.precision)
   }
-  /** The likeliest next ids from hidden states [rows,n,D]. */
+  /** The likeliest next ids, or the scores of all, from hidden states [rows,n,D]. */
   #choose(hidden: Tensor): void {
     const [rows, n, width] = hidden.shape as [number, number, number]
-    write(this.#ids, argmax(logits(this.model.language, reshape(narrow(hidden, 1, n - 1, 1), [rows, width]))))
+    const scores = logits(this.model.language, reshape(narrow(hidden, 1, n - 1, 1), [rows, width]))
+    if (this.#scores) write(this.#scores, cast(scores, 'float32'))
+    else write(this.#ids, argmax(scores))
   }
 
   /** Feeds x [rows,n,D] with host-side positions and mask. */
@@ -210,6 +244,6 @@ export class Decoder {
     for (const graph of this.#graphs.values()) graph?.dispose()
     this.#graphs.clear()
     this.#cache.dispose()
-    for (const t of [this.#ids, ...Object.values(this.#device ?? {})]) t.dispose()
+    for (const t of [this.#ids, this.#scores, ...Object.values(this.#device ?? {})]) t?.dispose()
   }
 }

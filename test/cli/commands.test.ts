@@ -162,6 +162,19 @@ for (const [signal, expected] of [
     )
   })
 
+test('ask takes several questions, one answer a line, and ways to choose tokens', async () => {
+  const tokens = ['--max-tokens', '4', '--beams', '3', '--length-penalty', '-1', '--repetition-penalty', '1.2']
+  const [both, second, drawn] = await Promise.all([
+    cli(...ask('--video', clip(), '--prompt', 'is there a red circle ?', ...tokens)),
+    cli('ask', '--model', world.model, '--video', clip(), '--prompt', 'is there a red circle ?', ...tokens),
+    cli(...ask('--video', clip(), '--max-tokens', '4', '--temperature', '0.9', '--top-p', '0.8', '--seed', '7')),
+  ])
+  const lines = succeeded(both).split('\n')
+  assert.is(lines.length, 3)
+  assert.is(`${lines[1]}\n`, succeeded(second), 'as when it is asked alone')
+  assert.match(succeeded(drawn), /^(\S+ ?){0,4}\n$/)
+})
+
 test('the device is printed once, with the reason; cuda never falls back', async () => {
   const args = ask('--video', clip(), '--max-tokens', '1')
   const auto = await cli(...args)
@@ -215,6 +228,8 @@ test('one sentence for arguments that are wrong', async () => {
       ask('--video', clip(), '--timeout', '0.001'),
       /its frames within 0\.001 s.*; .*raise the limit \(data\.timeout of a configuration, --timeout of a command\)\.$/m,
     ],
+    [ask('--video', clip(), '--temperature', '-1'), /temperature: expected a number of at least 0, but got -1/],
+    [ask('--video', clip(), '--beams', '2', '--temperature', '1'), /temperature: expected none with beams, but got 1/],
     [ask('--video', clip(), '--start', 'soon'), /--start: expected a number, but got "soon"/],
     [ask('--video', world.val), /manifest\.jsonl: expected a video file/],
     [

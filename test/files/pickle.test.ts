@@ -1,7 +1,6 @@
 // Pickles, zip archives and files of torch: what is well made is read, and hostile or damaged files are refused.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { InputError } from '../../lib/errors.js'
@@ -11,6 +10,7 @@ import { readTorch } from '../../lib/files/torch.js'
 import { isZip, openZip, readZip } from '../../lib/files/zip.js'
 import { Random } from '../../lib/ops/random.js'
 import * as p from '../support/pickles.js'
+import { hasPython, python } from '../support/python.js'
 import { temporaryFolder } from '../support/tiny.js'
 
 const folder = temporaryFolder('pickle')
@@ -557,19 +557,9 @@ test('damaged files: a value or one sentence, never another error', async () => 
   assert.ok(refusals > 300, `${refusals} refused`)
 })
 
-const python = process.env.MT_PYTHON ?? 'python3'
-const hasTorch = (): boolean => {
-  try {
-    execFileSync(python, ['-c', 'import torch'], { stdio: 'ignore' })
-    return true
-  } catch {
-    return false
-  }
-}
-
 test('files that torch itself writes (MT_PYTHON, with torch)', async () => {
-  if (!hasTorch()) return console.log(`SKIPPED: ${python} has no torch; set MT_PYTHON to one that has`)
-  const program = `
+  if (!hasPython('torch')) return
+  const source = `
 import sys, torch
 sd = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2)).state_dict()
 for i, (k, v) in enumerate(sd.items()): v.copy_(torch.arange(v.numel(), dtype=v.dtype).reshape(v.shape) + i)
@@ -577,7 +567,7 @@ sd['turned'] = sd['0.weight'].t(); sd['half'] = torch.ones(5, dtype=torch.float1
 sd['parameter'] = torch.nn.Parameter(torch.zeros(2)); sd['ids'] = torch.arange(4)
 torch.save({'model': sd, 'epoch': 3, 'config': {'run': {'lr': 1e-4}}}, sys.argv[1] + '/new.pth')
 torch.save(sd, sys.argv[1] + '/old.bin', _use_new_zipfile_serialization=False)`
-  execFileSync(python, ['-c', program, folder])
+  python(source, folder)
   for (const name of ['new.pth', 'old.bin']) {
     assert.ok(readFileSync(join(folder, name)).length)
     const header = await readTorch(join(folder, name))

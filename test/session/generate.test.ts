@@ -1,6 +1,10 @@
-// Greedy generation: the cache does not change the answer, and every end condition ends it.
+// Generation: the cache does not change the answer, every end condition ends it, tokens are drawn by their
+// probability, and beam search finds the likeliest answer.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { InputError } from '../../lib/errors.js'
+import { beamSearch } from '../../lib/session/beam.js'
+import { Chooser, choosing, logSoftmax, type ChooseOptions } from '../../lib/session/choose.js'
 import { generate, type GenerateOptions } from '../../lib/session/generate.js'
 import { logits } from '../../lib/models/decoder.js'
 import { narrow } from '../../lib/ops/views.js'
@@ -135,6 +139,126 @@ test('visual tokens of more than one sample are refused', async () => {
     }
   })
   native.dispose()
+})
+
+test('a drawn answer depends on its seed alone; without temperature, and by one beam, it is the greedy one', async () => {
+  const model = await openTiny('instructblip', 22)
+  try {
+    const rng = random(9)
+    const visual = float32({ shape: [1, 5, 30], data: array([150]).data.map(() => rng.normal()) })
+    const ids = async (options: GenerateOptions): Promise<string> => {
+      const out: number[] = []
+      for await (const id of generate(model.native, visual, prompt, { maxTokens: 12, ...options })) out.push(id)
+      return `${out}`
+    }
+    const greedy = await ids({})
+    assert.is(await ids({ temperature: 0, topP: 0.5, seed: 3, beams: 1, lengthPenalty: 5 }), greedy)
+    assert.is(await ids({ temperature: 0.001, seed: 1 }), greedy, 'almost no temperature')
+    assert.is(await ids({ temperature: 5, topP: 1e-6 }), greedy, 'the likeliest token alone')
+    const drawn = await ids({ temperature: 1, seed: 1 })
+    assert.is(await ids({ temperature: 1, seed: 1 }), drawn)
+    assert.is.not(await ids({ temperature: 1, seed: 2 }), drawn)
+    // A penalty that forbids to repeat: all tokens differ, and none is of the prompt.
+    const once = (await ids({ repetitionPenalty: 1e9 })).split(',')
+    assert.is(new Set([...once, ...prompt.map(String)]).size, 12 + prompt.length)
+    // Several beams find an answer that is at least as likely as the greedy one.
+    const likelihood = (answer: string): Promise<number> =>
+      scope(() =>
+        noGrad(async () => {
+          const words = answer.split(',').map(Number)
+          const text = [...prompt, ...words]
+          const hidden = model.native.hidden(visual, {
+            rows: 1,
+            ids: Int32Array.from(text),
+            mask: new Uint8Array(text.length).fill(1),
+          })
+          const first = hidden.dim(1) - words.length - 1
+          const before = narrow(hidden, 1, first, words.length)
+          const scores = (await logits(model.native.language, before).data()) as Float32Array
+          const V = scores.length / words.length
+          return words.reduce((sum, id, i) => sum + logSoftmax(scores.subarray(i * V, (i + 1) * V))[id]!, 0)
+        }),
+      )
+    const best = await ids({ beams: 6 })
+    assert.is(await ids({ beams: 6 }), best)
+    assert.ok((await likelihood(best)) >= (await likelihood(greedy)) - 1e-4)
+    visual.dispose()
+  } finally {
+    model.native.dispose()
+  }
+})
+
+test('tokens are drawn as often as they are likely', async () => {
+  const scores = Float32Array.of(1, 0, -1, 0.5, -8)
+  const draws = 4000
+  const chooser = new Chooser(choosing({ temperature: 0.8, topP: 0.9, seed: 4 }), draws)
+  const counts = new Array<number>(scores.length).fill(0)
+  for (let i = 0; i < draws; i++) counts[await chooser.choose(scores.slice(), [])]!++
+  // softmax(scores / 0.8), cut to the likeliest three: two have less than 0.9 together.
+  const e = [1, 0, 0.5].map((s) => Math.exp(s / 0.8))
+  const sum = e.reduce((a, b) => a + b)
+  const expected = [e[0]! / sum, e[1]! / sum, 0, e[2]! / sum, 0]
+  for (const [id, p] of expected.entries())
+    assert.ok(Math.abs(counts[id]! / draws - p) < 4 * Math.sqrt((p * (1 - p)) / draws) + 1e-9, `${id}: ${counts}`)
+})
+
+test('beam search with room for every answer finds the best of all, whatever ends them', async () => {
+  const V = 3
+  for (let seed = 1; seed <= 30; seed++) {
+    // Scores of a row depend on all of its tokens.
+    const scoresOf = (ids: readonly number[]): Float32Array => {
+      const rng = random(seed * 1000 + ids.reduce((n, id) => 4 * n + id + 1, 0))
+      return Float32Array.from({ length: V }, () => 2 * rng.normal())
+    }
+    const beams = 27
+    let rows: number[][] = []
+    const all = (): Float32Array => Float32Array.from(rows.flatMap((row) => [...scoresOf(row)]))
+    const options = { beams, repetitionPenalty: 1, maxTokens: 3, eosIds: [0], prompt: [], check: () => {} }
+    for (const lengthPenalty of [0, -1]) {
+      rows = Array.from({ length: beams }, () => [])
+      const { ids, isStopped } = await beamSearch(
+        {
+          begin: async () => all(),
+          next: async (next, parents) => {
+            rows = parents.map((parent, r) => [...rows[parent]!, next[r]!])
+            return all()
+          },
+        },
+        { ...options, lengthPenalty },
+      )
+      let best = { score: -Infinity, text: '' }
+      const walk = (before: number[], score: number): void => {
+        const logs = logSoftmax(scoresOf(before))
+        for (let id = 0; id < V; id++) {
+          const [text, sum] = [[...before, id], score + logs[id]!]
+          if (id !== 0 && text.length < 3) walk(text, sum)
+          else if (sum / text.length ** lengthPenalty > best.score)
+            best = { score: sum / text.length ** lengthPenalty, text: `${text}` }
+        }
+      }
+      walk([], 0)
+      assert.is(`${[...ids, ...(isStopped ? [0] : [])]}`, best.text, `seed ${seed}, length penalty ${lengthPenalty}`)
+    }
+  }
+})
+
+test('options out of range are refused before anything is computed', () => {
+  const cases: [ChooseOptions, RegExp][] = [
+    [{ temperature: -1 }, /temperature: expected a number of at least 0/],
+    [{ temperature: NaN }, /temperature/],
+    [{ topP: 0 }, /topP: expected a number above 0, at most 1/],
+    [{ topP: 1.1 }, /topP/],
+    [{ seed: 1.5 }, /seed: expected a whole number/],
+    [{ repetitionPenalty: 0 }, /repetitionPenalty: expected a number above 0/],
+    [{ beams: 0 }, /beams: expected a whole number from 1 to 64/],
+    [{ lengthPenalty: Infinity }, /lengthPenalty: expected a number/],
+    [{ beams: 2, temperature: 1 }, /temperature: expected none with beams/],
+  ]
+  for (const [options, message] of cases)
+    assert.throws(
+      () => choosing(options),
+      (error: Error) => error instanceof InputError && message.test(error.message),
+    )
 })
 
 test.run()

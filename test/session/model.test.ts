@@ -1,7 +1,7 @@
 // openModel: a model opens with or without an adapter, answers, changes its adapter, and frees all memory.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { mkdirSync } from 'node:fs'
+import { cpSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
 import { InputError } from '../../lib/errors.js'
@@ -119,6 +119,24 @@ test('a question may name another adapter, or none, and says at the end what was
   const [, cut] = await all({ maxTokens: 1 })
   assert.equal([cut.finish, cut.answerTokens], ['length', 1])
   adapter.dispose()
+})
+
+test('further questions about a clip do not read it again', async () => {
+  using model = await openModel(world.model)
+  const features = new Features(model.checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
+  const video = at(`gone${samples[0]!.video.endsWith('.mp4') ? '.mp4' : ''}`)
+  cpSync(samples[0]!.video, video, { recursive: true })
+  const clip = { ...samples[0]!, video }
+  const ask = async (prompt: string, options = {}): Promise<string> => {
+    let text = ''
+    for await (const piece of model.ask({ ...clip, prompt }, { maxTokens: 8, features, ...options })) text += piece
+    return text
+  }
+  const [first, second] = [await ask('is there a red circle ?'), await ask('how many objects move ?', { beams: 3 })]
+  rmSync(video, { recursive: true })
+  assert.is(await ask('is there a red circle ?'), first)
+  assert.is(await ask('how many objects move ?', { beams: 3 }), second)
+  assert.match(await failure(() => ask('what moves ?', { features: undefined })), /no such file/)
 })
 
 test('a signal ends a question while its clip is read', async () => {
