@@ -78,8 +78,6 @@ Napi::Value transfer(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
   auto source = environment.stream(from.storage->device()), target = environment.stream(device);
   require_whole(from);
-  require(!is_quantised(from.dtype) || !target, "expected the CPU for dtype ", name(from.dtype), ", but got ", device,
-          "; CUDA kernels do not read quantised matrices yet.");
   View to = shaped(from.shape, from.rank, from.dtype);
   const size_t bytes = bytes_of(to);
   to.storage = storage_for(to);

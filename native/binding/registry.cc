@@ -161,7 +161,7 @@ const std::vector<Operator>& registry() {
       op<check_rope_forward, cpu::rope_forward, CUDA(rope_forward)>("rope_forward"),
       op<check_patchify, cpu::patchify, CUDA(patchify)>("patchify"),
       op<check_quantize, cpu::quantize, nullptr>("quantize"),
-      op<check_dequantize, cpu::dequantize, nullptr>("dequantize"),
+      op<check_dequantize, cpu::dequantize, CUDA(dequantize)>("dequantize"),
       op<check_reduce_forward, cpu::reduce_forward, CUDA(reduce_forward)>("reduce_forward"),
       op<check_reduce_backward, cpu::reduce_backward, CUDA(reduce_backward)>("reduce_backward"),
       op<check_cross_entropy_forward, cpu::cross_entropy_forward, CUDA(cross_entropy_forward)>("cross_entropy_forward"),

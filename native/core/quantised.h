@@ -1,7 +1,8 @@
 // Frozen matrices in 8 and 4 bits: how one lies in memory, the same on every device and in files, and what its numbers
 // stand for (docs/weights.md). The parts lie behind each other, each from a multiple of 64 bytes on:
 //
-//   int8  codes [N,K] int8 · scales [N] float32 · columns [C] int32, ascending · kept [N,C] bfloat16, C = ⌈K/128⌉
+//   int8  codes [N,K] int8, 0 in columns that are kept · scales [N] float32 · columns [C] int32, ascending ·
+//         kept [N,C] bfloat16, C = ⌈K/128⌉
 //   nf4   codes, two in a byte, the first in the upper half · blocks [⌈NK/64⌉] uint8 · groups [⌈NK/16384⌉] · what
 //         codes stand for: of blocks [256] float32, of numbers [16] float32
 //

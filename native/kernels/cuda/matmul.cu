@@ -90,6 +90,7 @@ Job job(const Matmul& p) {
   j.b = operand(p.b);
   j.a2 = operand(p.a2, p.factor);
   j.b2 = operand(p.b2);
+  j.quantised = p.b.quantised;
   j.c = p.c;
   j.type = p.type;
   j.pairs = n % 2 == 0 && reinterpret_cast<uintptr_t>(p.c) % (2 * size_of(p.type)) == 0;
@@ -127,14 +128,14 @@ void matmul(const Matmul& given) {
   const Tile& tile = cores ? kTiles[plan.tile] : kSimtTile;
   // Whether to round a matrix first, whose rows the tile's kernel could not copy 16 bytes at a time.
   const auto packs = [&](const Matrix& x, bool float32) {
-    return cores && (x.pitch() % 8 || (x.type == DType::f32 && !float32)) &&
+    return cores && !is_quantised(x.type) && (x.pitch() % 8 || (x.type == DType::f32 && !float32)) &&
            packing_pays(x.rows * x.cols, int64_t(size_of(x.type)), plan);
   };
   const Packed a(given.a, packs(given.a, false)), b(given.b, packs(given.b, tile.cols == kNarrow && n <= kNarrow));
   Matmul p = given;
   p.a = a.matrix();
   p.b = b.matrix();
-  if (cores && library_matmul(p, plan)) return;
+  if (cores && !is_quantised(p.b.type) && library_matmul(p, plan)) return;
   Job j = job(p);
   j.tiles = int(tiles);
   j.more = int(more);

@@ -14,6 +14,7 @@
 #pragma once
 #include <string>
 
+#include "core/quantised.h"
 #include "core/view.h"
 
 namespace mt::cuda {
@@ -23,6 +24,7 @@ struct Matrix {
   DType type = DType::f32;
   int64_t rows = 0, cols = 0;  // row-major
   int64_t padding = 0;         // zeros between one row and the next
+  Quantised quantised = {};    // in place of data where the type says so: b of the forms nt and nn
   int64_t pitch() const { return cols + padding; }
 };
 /// Where a view begins; null where it is absent.
@@ -31,7 +33,10 @@ inline void* address(const View& v) {
 }
 inline const float* numbers(const Maybe& v) { return v ? v.data<float>() : nullptr; }
 /// v [..., width] as [rows, width].
-inline Matrix matrix(const View& v) { return {address(v), v.dtype, v.rows(), v.size(-1)}; }
+inline Matrix matrix(const View& v) {
+  if (is_quantised(v.dtype)) return {nullptr, v.dtype, v.size(0), v.size(1), 0, quantised(v)};
+  return {address(v), v.dtype, v.rows(), v.size(-1)};
+}
 
 inline constexpr int kFewRows = 8;  // rows of a up to which a product counts as one of few rows
 

@@ -1,6 +1,8 @@
 // Matrix products on tensor cores: bfloat16 factors, float32 sums. Tiles of a and b pass through four stages of shared
 // memory in the layout of global memory; ldmatrix transposes them where the form needs it. bfloat16 matrices with
 // aligned rows are copied asynchronously; all others are prefetched into registers and rounded.
+#include <type_traits>
+
 #include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
@@ -102,6 +104,64 @@ struct Stage {
   }
 };
 
+/// The same of a quantised factor: its codes are read ahead, and unpacked on their way into the tile. The tiles of the
+/// second pair are plain ones.
+template <int outer, bool along, int threads>
+struct QuantisedStage : Stage<outer, along, false, threads> {
+  using Plain = Stage<outer, along, false, threads>;
+  using Plain::kApart, Plain::kMine, Plain::kPitch, Plain::kRowChunks;
+  const Quantised& q;
+  const float* levels;
+  Codes codes[kMine] = {};
+  int kept;  // the first column from this thread's on in the last tile
+
+  /// A thread's first eight numbers of a tile, and where they go.
+  struct Place {
+    int64_t row, col;
+    int to;
+    __device__ Place(int64_t at, int64_t inner) {
+      const int r = int(threadIdx.x) / kRowChunks, c = int(threadIdx.x) % kRowChunks * 8;
+      row = (along ? at : inner) + r;
+      col = (along ? inner : at) + c;
+      to = r * kPitch + c;
+    }
+  };
+  /// (at, inner): its first tile.
+  __device__ QuantisedStage(const Quantised& q, const float* levels, int64_t at, int64_t inner)
+      : q(q), levels(levels), kept(kept_from(q, Place(at, inner).col)) {}
+
+  __device__ void begin_quantised(int64_t at, int64_t inner, bf16* to) {
+    if (Plain::idle()) return;
+    const Place p(at, inner);
+    if (q.width % 8 == 0) {
+#pragma unroll
+      for (int i = 0; i < kMine; ++i) codes[i] = read_codes(q, p.row + i * kApart, p.col);
+      return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < 2 * kMine; ++i) {
+      const int64_t col = p.col + i % 2 * 4;
+      float v[4];
+      fetch4(q, levels, p.row + i / 2 * kApart, col, kept_from(q, col), v);
+      *reinterpret_cast<uint2*>(to + p.to + i / 2 * kApart * kPitch + i % 2 * 4) = make_uint2(pack_bf16(v[0], v[1]),
+                                                                                              pack_bf16(v[2], v[3]));
+    }
+  }
+  __device__ void end_quantised(int64_t at, int64_t inner, bf16* to) {
+    if (Plain::idle() || q.width % 8) return;
+    const Place p(at, inner);
+    kept = kept_from(q, p.col, kept);
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) {
+      float v[8];
+      decode(q, levels, codes[i], v);
+      put_kept(q, p.row + i * kApart, p.col, kept, v);
+      *reinterpret_cast<uint4*>(to + p.to + i * kApart * kPitch) = make_uint4(
+          pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+    }
+  }
+};
+
 /// Loads four 8×8 matrices: 16 rows of a factor × 16 elements of the inner dimension. `inner_first`: the second matrix
 /// is the next one along the inner dimension (b), not along the rows (a).
 template <bool along, bool inner_first>
@@ -114,35 +174,54 @@ __device__ void fragment(uint32_t (&r)[4], const bf16* tile, int pitch, int oute
 
 /// A block of warps_m × warps_n warps forms rows × cols sums. The larger a warp's part, the less often an element is
 /// read from shared memory, whose bandwidth limits large products.
-template <Form form, int rows, int cols, int warps_m, int warps_n>
+template <Form form, int rows, int cols, int warps_m, int warps_n, bool quantised>
 __global__ void __launch_bounds__(warps_m * warps_n * 32, 2) mma_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
   constexpr int threads = warps_m * warps_n * 32, wm = rows / warps_m, wn = cols / warps_n, fm = wm / 16, fn = wn / 8;
   using A = Stage<rows, a_along, false, threads>;
-  using B = Stage<cols, b_along, form != Form::tn, threads>;
+  using B = std::conditional_t<quantised, QuantisedStage<cols, b_along, threads>,
+                               Stage<cols, b_along, form != Form::tn, threads>>;
   SHARED(bf16, shared);
+  __shared__ float levels[16];
+  if constexpr (quantised) load_levels(j.quantised, levels);
   bf16* const tiles_b = shared + kStages * A::kElements;
   const BlockTile at = block_tile(j, rows, cols);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, row = warp / warps_n * wm,
             col = warp % warps_n * wn;
   float sum[fm * fn][4] = {};
   A a;
-  B b;
+  B b = [&] {
+    if constexpr (quantised) return B(j.quantised, levels, at.col, int64_t(at.begin) * kMmaStep);
+    else return B{};
+  }();
   auto begin = [&](int t) {
     if (t < at.end) {
       const bool first = t < j.tiles;
       const int64_t inner = int64_t(first ? t : t - j.tiles) * kMmaStep;
       const int s = (t - at.begin) % kStages;
       a.begin(first ? j.a : j.a2, at.row, inner, shared + s * A::kElements);
-      b.begin(first ? j.b : j.b2, at.col, inner, tiles_b + s * B::kElements);
+      bf16* const to = tiles_b + s * B::kElements;
+      if constexpr (quantised) {
+        if (first) b.begin_quantised(at.col, inner, to);
+        else b.begin(j.b2, at.col, inner, to);
+      } else {
+        b.begin(first ? j.b : j.b2, at.col, inner, to);
+      }
     }
     cp_async_commit();
   };
   auto end = [&](int t) {
     if (t >= at.end) return;
     const int s = (t - at.begin) % kStages;
-    a.end(t < j.tiles ? j.a : j.a2, shared + s * A::kElements);
-    b.end(t < j.tiles ? j.b : j.b2, tiles_b + s * B::kElements);
+    const bool first = t < j.tiles;
+    bf16* const to = tiles_b + s * B::kElements;
+    a.end(first ? j.a : j.a2, shared + s * A::kElements);
+    if constexpr (quantised) {
+      if (first) b.end_quantised(at.col, int64_t(t) * kMmaStep, to);
+      else b.end(j.b2, to);
+    } else {
+      b.end(first ? j.b : j.b2, to);
+    }
   };
 #pragma unroll 1
   for (int t = at.begin; t < at.begin + kStages - 1; ++t) {
@@ -206,36 +285,37 @@ struct Kernel {
   int threads;
   size_t shared_bytes;
 };
-template <Form form, int tile, int warps_m, int warps_n>
+template <Form form, bool quantised, int tile, int warps_m, int warps_n>
 Kernel kernel_of() {
   constexpr int rows = kTiles[tile].rows, cols = kTiles[tile].cols, threads = warps_m * warps_n * 32;
   constexpr size_t elements = Stage<rows, form != Form::tn, false, threads>::kElements +
                               Stage<cols, form == Form::nt, form != Form::tn, threads>::kElements;
-  return {mma_kernel<form, rows, cols, warps_m, warps_n>, threads, kStages * elements * sizeof(bf16)};
+  return {mma_kernel<form, rows, cols, warps_m, warps_n, quantised>, threads, kStages * elements * sizeof(bf16)};
 }
-template <Form form>
+template <Form form, bool quantised>
 Kernel kernel_of(int tile) {
   switch (tile) {
-    case 0: return kernel_of<form, 0, 2, 2>();
-    case 1: return kernel_of<form, 1, 2, 2>();
-    case 2: return kernel_of<form, 2, 1, 4>();
-    default: return kernel_of<form, 3, 4, 1>();
+    case 0: return kernel_of<form, quantised, 0, 2, 2>();
+    case 1: return kernel_of<form, quantised, 1, 2, 2>();
+    case 2: return kernel_of<form, quantised, 2, 1, 4>();
+    default: return kernel_of<form, quantised, 3, 4, 1>();
   }
 }
-Kernel kernel_of(Form form, int tile) {
-  return form == Form::nt   ? kernel_of<Form::nt>(tile)
-         : form == Form::nn ? kernel_of<Form::nn>(tile)
-                            : kernel_of<Form::tn>(tile);
+Kernel kernel_of(Form form, int tile, bool quantised) {
+  if (quantised) return form == Form::nt ? kernel_of<Form::nt, true>(tile) : kernel_of<Form::nn, true>(tile);
+  return form == Form::nt   ? kernel_of<Form::nt, false>(tile)
+         : form == Form::nn ? kernel_of<Form::nn, false>(tile)
+                            : kernel_of<Form::tn, false>(tile);
 }
 
 }  // namespace
 
 void mma(Form form, int tile, const Job& j, dim3 grid) {
-  const Kernel k = kernel_of(form, tile);
+  const Kernel k = kernel_of(form, tile, is_quantised(j.b.type));
   launch(k.kernel, grid, dim3(unsigned(k.threads)), k.shared_bytes, j);
 }
 int mma_blocks(Form form, int tile) {
-  const Kernel k = kernel_of(form, tile);
+  const Kernel k = kernel_of(form, tile, false);
   return resident_blocks(k.kernel, k.threads, k.shared_bytes);
 }
 

@@ -1,5 +1,7 @@
 // Products x Wᵀ with at most eight rows, as in decoding. Reading W takes the time: a block reads two rows of W once for
 // all rows of x, 16 bytes a thread, with several loads in flight. The arithmetic is float32.
+#include <type_traits>
+
 #include "kernels/cuda/matmul_tile.h"
 
 namespace mt::cuda {
@@ -45,6 +47,22 @@ struct Eight {
   }
 };
 
+/// Adds the products of eight elements of rows of W, from column i on, with those of all rows of x.
+template <typename X, int rows, bool aligned>
+__device__ void add_eight(const Job& j, const int64_t (&x)[rows], int64_t i, const float (&wide)[kPair][8],
+                          float (&sum)[kPair][rows]) {
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+    Eight<X, aligned> xs;
+    float v[8];
+    xs.read(j.a.data, x[r] + i);
+    xs.widen(v);
+#pragma unroll
+    for (int p = 0; p < kPair; ++p)
+#pragma unroll
+      for (int e = 0; e < 8; ++e) sum[p][r] = fmaf(wide[p][e], v[e], sum[p][r]);
+  }
+}
 /// Adds the thread's part of the dot products of the rows that begin at x and w.
 template <typename X, typename W, int rows, bool aligned>
 __device__ void add_products(const Job& j, const int64_t (&x)[rows], const int64_t (&w)[kPair],
@@ -57,18 +75,42 @@ __device__ void add_products(const Job& j, const int64_t (&x)[rows], const int64
     float wide[kPair][8];
 #pragma unroll
     for (int p = 0; p < kPair; ++p) raw[p].widen(wide[p]);
-#pragma unroll
-    for (int r = 0; r < rows; ++r) {
-      Eight<X, aligned> xs;
-      float v[8];
-      xs.read(j.a.data, x[r] + i);
-      xs.widen(v);
-#pragma unroll
-      for (int p = 0; p < kPair; ++p)
-#pragma unroll
-        for (int e = 0; e < 8; ++e) sum[p][r] = fmaf(wide[p][e], v[e], sum[p][r]);
-    }
+    add_eight<X, rows, aligned>(j, x, i, wide, sum);
   }
+}
+/// The same of a quantised W, from row n on. The next codes are on their way while these are used, the first while the
+/// block waits for the levels. All threads call it.
+template <typename X, int rows, bool aligned>
+__device__ void add_quantised(const Job& j, const int64_t (&x)[rows], int64_t n, float (&sum)[kPair][rows]) {
+  __shared__ float levels[16];
+  const Quantised& q = j.quantised;
+  Codes next[kPair];
+  const auto read = [&](int64_t i) {
+#pragma unroll
+    for (int p = 0; p < kPair; ++p) next[p] = read_codes(q, n + p, i);
+  };
+  read(threadIdx.x * 8);
+  load_levels(q, levels);
+#pragma unroll 1
+  for (int i = int(threadIdx.x) * 8; i < q.width; i += kRowThreads * 8) {
+    float wide[kPair][8];
+    Codes now[kPair];
+#pragma unroll
+    for (int p = 0; p < kPair; ++p) now[p] = next[p];
+    read(i + kRowThreads * 8);
+#pragma unroll
+    for (int p = 0; p < kPair; ++p) decode(q, levels, now[p], wide[p]);
+    add_eight<X, rows, aligned>(j, x, i, wide, sum);
+  }
+  // The codes of columns that are kept are 0.
+#pragma unroll 1
+  for (int k = int(threadIdx.x); k < q.kept_columns; k += kRowThreads)
+#pragma unroll
+    for (int p = 0; p < kPair; ++p)
+#pragma unroll
+      for (int r = 0; r < rows; ++r)
+        if (n + p < q.rows)
+          sum[p][r] = fmaf(float(q.kept[(n + p) * q.kept_columns + k]), element(j.a, x[r] + q.columns[k]), sum[p][r]);
 }
 
 /// Row indices are clamped, so that no load depends on a condition; results of clamped rows are not stored.
@@ -82,8 +124,13 @@ __global__ void __launch_bounds__(kRowThreads) rows_kernel(Job j) {
 #pragma unroll
   for (int r = 0; r < rows; ++r) x[r] = (r < j.m ? r : j.m - 1) * j.a.cols;
   float sum[kPair][rows] = {};
-  if (j.a.wide && j.b.wide) add_products<X, W, rows, true>(j, x, w, sum);
-  else add_products<X, W, rows, false>(j, x, w, sum);
+  if constexpr (std::is_same_v<W, Quantised>) {
+    if (j.a.wide) add_quantised<X, rows, true>(j, x, n0, sum);
+    else add_quantised<X, rows, false>(j, x, n0, sum);
+  } else {
+    if (j.a.wide && j.b.wide) add_products<X, W, rows, true>(j, x, w, sum);
+    else add_products<X, W, rows, false>(j, x, w, sum);
+  }
   for (int64_t i = threadIdx.x; i < j.a2.cols; i += kRowThreads)
     for (int p = 0; p < kPair; ++p)
 #pragma unroll
@@ -117,7 +164,10 @@ void run(const Job& j) {
 }  // namespace
 
 void few_rows(const Job& j) {
-  each_activation(j.a.type, [&](auto x) { each_weight(j.b.type, [&](auto w) { run<decltype(x), decltype(w)>(j); }); });
+  each_activation(j.a.type, [&](auto x) {
+    if (is_quantised(j.b.type)) run<decltype(x), Quantised>(j);
+    else each_weight(j.b.type, [&](auto w) { run<decltype(x), decltype(w)>(j); });
+  });
 }
 
 }  // namespace mt::cuda

@@ -19,6 +19,19 @@ __device__ void read_tile(const Operand& o, int64_t outer, int64_t inner, float 
     else fetch<4>(o, inner + q / (kSide / 4), outer + q % (kSide / 4) * 4, v[i]);
   }
 }
+/// The same of a quantised factor. `kept`: the first column that int8 keeps from this thread's on, in the tile before.
+template <bool along>
+__device__ void read_tile(const Quantised& q, const float* levels, int64_t outer, int64_t inner, int& kept,
+                          float (&v)[kQuads][4]) {
+  constexpr int in_row = (along ? kSimtStep : kSide) / 4;
+  static_assert(kSimtThreads % in_row == 0);  // all quads of a thread are in one column
+  const int row = int(threadIdx.x) / in_row, col = int(threadIdx.x) % in_row * 4;
+  const int64_t first = (along ? inner : outer) + col;
+  kept = kept_from(q, first, kept);
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i)
+    fetch4(q, levels, (along ? outer : inner) + row + i * (kSimtThreads / in_row), first, kept, v[i]);
+}
 template <bool along>
 __device__ void store_tile(const float (&v)[kQuads][4], float* to) {
 #pragma unroll
@@ -34,20 +47,25 @@ __device__ void store_tile(const float (&v)[kQuads][4], float* to) {
   }
 }
 
-template <Form form>
+template <Form form, bool quantised>
 __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
   constexpr bool a_along = form != Form::tn, b_along = form == Form::nt;
   constexpr int kTileFloats = kSimtStep * kPitch;
   static_assert(kSide * kPitch <= 4 * kTileFloats);
   SHARED(float, shared);  // two stages of tiles of a and b; at the end a tile of c
+  __shared__ float levels[16];
+  if constexpr (quantised) load_levels(j.quantised, levels);
   const BlockTile at = block_tile(j, kSide, kSide);
   const int tm = int(threadIdx.x) / 8 * 4, tn = int(threadIdx.x) % 8 * 4;
   float total[8][4] = {}, sum[4][8] = {}, ra[kQuads][4], rb[kQuads][4];
+  int kept = 0;
+  if constexpr (quantised) kept = kept_from(j.quantised, b_along ? int64_t(at.begin) * kSimtStep : at.col);
   auto read = [&](int t) {
     bool first = t < j.tiles;
     int64_t inner = int64_t(first ? t : t - j.tiles) * kSimtStep;
     read_tile<a_along>(first ? j.a : j.a2, at.row, inner, ra);
-    read_tile<b_along>(first ? j.b : j.b2, at.col, inner, rb);
+    if (quantised && first) read_tile<b_along>(j.quantised, levels, at.col, inner, kept, rb);
+    else read_tile<b_along>(first ? j.b : j.b2, at.col, inner, rb);
   };
   auto store_tiles = [&](int which) {
     store_tile<a_along>(ra, shared + which * 2 * kTileFloats);
@@ -101,14 +119,19 @@ __global__ void __launch_bounds__(kSimtThreads, 3) simt_kernel(Job j) {
       store(j, at.row + tm + r, at.col + tn + c % 4 + c / 4 * 32, total[2 * r + c / 4][c % 4]);
 }
 
-auto kernel_of(Form form) {
-  return form == Form::nt ? simt_kernel<Form::nt> : form == Form::nn ? simt_kernel<Form::nn> : simt_kernel<Form::tn>;
+auto kernel_of(Form form, bool quantised) {
+  if (quantised) return form == Form::nt ? simt_kernel<Form::nt, true> : simt_kernel<Form::nn, true>;
+  return form == Form::nt   ? simt_kernel<Form::nt, false>
+         : form == Form::nn ? simt_kernel<Form::nn, false>
+                            : simt_kernel<Form::tn, false>;
 }
 constexpr size_t kShared = 4 * kSimtStep * kPitch * sizeof(float);
 
 }  // namespace
 
-void simt(Form form, const Job& j, dim3 grid) { launch(kernel_of(form), grid, dim3(kSimtThreads), kShared, j); }
-int simt_blocks(Form form) { return resident_blocks(kernel_of(form), kSimtThreads, kShared); }
+void simt(Form form, const Job& j, dim3 grid) {
+  launch(kernel_of(form, is_quantised(j.b.type)), grid, dim3(kSimtThreads), kShared, j);
+}
+int simt_blocks(Form form) { return resident_blocks(kernel_of(form, false), kSimtThreads, kShared); }
 
 }  // namespace mt::cuda

@@ -3,6 +3,7 @@
 #include "kernels/cuda/pieces.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/matmul_plan.h"
+#include "kernels/cuda/quantised.h"
 
 namespace mt::cuda {
 
@@ -65,6 +66,7 @@ __device__ inline void fetch(const Operand& o, int64_t row, int64_t col, float (
 /// split is `per_split` consecutive ones; several splits are the pieces of a tile of c.
 struct Job {
   Operand a, b, a2, b2;
+  Quantised quantised;  // b where it is
   void* c;
   DType type;
   bool pairs;  // two adjacent elements of c, the first in an even column, may be stored at once
