@@ -11,6 +11,7 @@ import { languageModel } from '../../lib/models/language.js'
 import { linear } from '../../lib/ops/linear.js'
 import { native } from '../../lib/native.js'
 import { quantize } from '../../lib/ops/quantize.js'
+import type { Device } from '../../lib/tensor/device.js'
 import { bytesOf, type QuantizedDType } from '../../lib/tensor/dtype.js'
 import { keep, scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
@@ -49,7 +50,7 @@ async function products(
   const weights = held
     ? scope(() => {
         const q = quantize(stored.values().next().value!, held)
-        return Array.from({ length: copies }, () => keep(copyOf(q)))
+        return Array.from({ length: copies }, () => keep(copyOf(q, bench.device)))
       })
     : [...stored.values()]
   const before = bench.options.threads
@@ -89,9 +90,9 @@ async function products(
   bench.files.forget(file)
 }
 
-/** Another copy of a quantised matrix. */
-const copyOf = (q: Tensor): Tensor =>
-  new Tensor(native().upload(q.dataBlocking() as Uint8Array, q.shape, q.dtype), q.shape, q.dtype).freeze()
+/** Another copy of a quantised matrix, on a device. */
+const copyOf = (q: Tensor, device: Device): Tensor =>
+  new Tensor(native().upload(q.dataBlocking() as Uint8Array, q.shape, q.dtype), q.shape, q.dtype).to(device).freeze()
 
 /** A layer of LLaMA-7B's width over a cache of 100 tokens, one token more. */
 async function layer(bench: Bench, dtype: Precision): Promise<void> {
@@ -157,13 +158,11 @@ export async function run(bench: Bench): Promise<void> {
   const shapes: [number, number][] = bench.quick
     ? [[24, 16]]
     : [[11008, 4096], [4096, 4096], ...(bench.options.selection === 'all' ? [[4096, 11008] as [number, number]] : [])]
-  // CUDA kernels do not read quantised matrices.
-  const forms = bench.device === 'cpu' ? ([undefined, 'int8', 'nf4'] as const) : [undefined]
   for (const dtype of bench.options.dtypes) {
     if (dtype !== 'bfloat16' && bench.options.selection === 'some') continue // others would have to read more, or to convert
     for (const shape of shapes) await products(bench, bench.quick ? 3 : 100, shape, dtype)
     for (const threads of [undefined, ...(bench.options.threads === 1 && bench.device === 'cpu' ? [2] : [])])
-      for (const held of forms) await products(bench, 1, shapes[0]!, dtype, threads, held)
+      for (const held of [undefined, 'int8', 'nf4'] as const) await products(bench, 1, shapes[0]!, dtype, threads, held)
     await layer(bench, dtype)
   }
 }

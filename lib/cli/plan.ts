@@ -71,8 +71,7 @@ const fits = ({ total, memory }: Footprint): boolean => total <= memory
 
 /** The first change of settings that makes it fit, as options and keys; undefined where none does. */
 async function nearest(asked: Asked, settings: Settings): Promise<string | undefined> {
-  // Quantised weights are read on the CPU alone.
-  const forms = WEIGHTS.slice(WEIGHTS.indexOf('bfloat16')).filter((w) => settings.device === 'cpu' || w === 'bfloat16')
+  const forms = WEIGHTS.slice(WEIGHTS.indexOf('bfloat16'))
   const halves = (n: number): number[] => (n > 1 ? [Math.ceil(n / 2), ...halves(Math.ceil(n / 2))] : [])
   const said = ({ weights, precision, batch, frames }: Partial<Settings>): string =>
     [

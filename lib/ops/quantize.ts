@@ -16,7 +16,7 @@ declare module '../native.js' {
  * A weight [out,in] of any float type in 8 or 4 bits, frozen, for {@link linear}, {@link linearGelu} and {@link lora}
  * (docs/weights.md has the equations). Several weights of one width become one, their rows behind each other: `nf4`
  * quantises each by itself, and all but the last must have a multiple of 16384 elements; `int8` chooses the columns
- * that stay bfloat16 for all together. On the CPU alone.
+ * that stay bfloat16 for all together. The result is made on the CPU and lies where the first weight lies.
  */
 export function quantize(weight: Tensor | readonly Tensor[], dtype: QuantizedDType): Tensor {
   const given = Array.isArray(weight) ? (weight as readonly Tensor[]) : [weight as Tensor]
@@ -26,16 +26,15 @@ export function quantize(weight: Tensor | readonly Tensor[], dtype: QuantizedDTy
   const trained = given.find((w) => w.requiresGrad)
   if (trained)
     throw invalid('quantize', 'a frozen weight', `${trained.label ?? 'one'} that requires a gradient`, 'detach() it')
-  const elsewhere = given.find((w) => (w.device ?? 'cpu') !== 'cpu')
-  if (elsewhere) throw invalid('quantize', 'weights on the CPU', `one on ${elsewhere.device}`)
+  const device = first.device ?? 'cpu'
   return scope(() => {
-    const here = given.map((w) => contiguous(w))
+    const here = given.map((w) => contiguous(w.to('cpu')))
     const out = empty([here.reduce((n, w) => n + w.dim(0), 0), here[0]!.dim(1)], dtype, 'cpu')
     native().ops.quantize(
       here.map((w) => w.handle),
       out.handle,
     )
-    return out.freeze()
+    return out.freeze().to(device).freeze()
   })
 }
 

@@ -103,13 +103,6 @@ export function weightsPolicy(question: WeightsQuestion): WeightsPolicy {
   const wideBytes = bytesAs(wide, stored)
   const large = wideBytes > LARGE * memory
   const quantized = weights === 'int8' || weights === 'nf4' ? weights : undefined
-  if (quantized && device !== 'cpu')
-    throw invalid(
-      'weights',
-      `bfloat16 or stored on ${device}`,
-      quantized,
-      'quantised weights are read on the CPU alone',
-    )
   const narrows = weights === 'bfloat16' || (weights === 'auto' && large)
   const notes: string[] = []
   if (weights === 'auto' && large)

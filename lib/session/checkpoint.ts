@@ -62,7 +62,7 @@ export interface LoadOptions {
   /**
    * In which form frozen matrices are held: `stored` as in the files, `bfloat16` where those are float32, or `auto`,
    * the default: bfloat16 where float32 would take more than a third of the memory, else as stored. `int8` and `nf4`
-   * quantise the matrices of the layers of vision tower and language model, on the CPU (docs/weights.md).
+   * quantise the matrices of the layers of vision tower and language model (docs/weights.md).
    */
   weights?: WeightsChoice | undefined
   /**

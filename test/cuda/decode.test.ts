@@ -132,19 +132,26 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     await sync()
   })
 
-  test(`${kind} in bfloat16: a graph gives what its launches give one by one, and so does a rerun`, async () => {
-    const model = await loadImageModel(folder, { device: 'cuda', precision: 'bfloat16' })
-    const [a, b, c] = [
-      await answer(model, 7, [1, 9, 4], 70),
-      await answer(model, 7, [1, 9, 4], 70),
-      await answer(model, 7, [1, 9, 4], 70, false),
-    ]
-    assert.is(a.length, 70)
-    assert.equal(a, b)
-    assert.equal(a, c)
-    model.dispose()
-    await sync()
-  })
+  for (const weights of ['stored', 'int8', 'nf4'] as const)
+    test(`${kind} in bfloat16, weights ${weights}: a graph gives what its launches give one by one, and so does a rerun`, async () => {
+      const model = await loadImageModel(folder, {
+        device: 'cuda',
+        precision: 'bfloat16',
+        weights,
+        weightsCache: false,
+      })
+      const tokens = weights === 'stored' ? 70 : 12
+      const [a, b, c] = [
+        await answer(model, 7, [1, 9, 4], tokens),
+        await answer(model, 7, [1, 9, 4], tokens),
+        await answer(model, 7, [1, 9, 4], tokens, false),
+      ]
+      assert.is(a.length, tokens)
+      assert.equal(a, b)
+      assert.equal(a, c)
+      model.dispose()
+      await sync()
+    })
 }
 
 test("argmax and cacheAppend in both precisions give the CPU's bits; numbers that are not finite are no answer", async () => {

@@ -399,6 +399,18 @@ for (const [a, b, i, j] of pairs) {
       (t) => linear(t.x, t.w, t.b),
       (t) => oracle.linear(t.x, t.w, t.b),
     )
+  for (const [form, n] of [
+    ['int8', third],
+    ['nf4', turn(sizes, i + 3 * j)],
+  ] as const)
+    define(
+      'linear',
+      `[${shape}] to ${n}, ${form}`,
+      (d) => ({ x: d.normal(shape), w: d.quantised([n, b], form), b: d.normal([n]) }),
+      ['x', 'b'],
+      (t) => linear(t.x, t.w, t.b),
+      (t) => oracle.linear(t.x, t.w, t.b),
+    )
   const rank = turn([1, 4, 7, 8, 16, 17, 32, 40, 64], i + 2 * j)
   define(
     'lora',

@@ -55,41 +55,45 @@ test('fifty steps: the losses of the CPU, as graphs and without, and memory retu
   assert.equal([memory().bytes, deviceMemory('cuda:0').bytes], before)
 })
 
-test('a graph gives the bits of its operators one by one; so does a rerun', async () => {
-  const { Trainer } = await import('../../lib/train/trainer.js')
-  const { Adapter } = await import('../../lib/adapter/adapter.js')
-  const { AdamW } = await import('../../lib/train/optimizer.js')
-  const checkpoint = await openCheckpoint(world.model, { device: 'cuda' })
-  const config = trainConfig(world, 'none')
-  const samples = await readManifest(world.train)
-  const features = new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
-  const run = async (graphs: boolean): Promise<number[]> => {
-    const adapter = new Adapter(checkpoint.model.config, config.adapter, { seed: 3, device: checkpoint.model.device })
-    const optimizer = new AdamW(
-      adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
-      { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05 },
-    )
-    const trainer = new Trainer(checkpoint, adapter, features, optimizer, { graphs })
-    const out: number[] = []
-    // Widths are the same with and without graphs only if they are multiples already, so the texts are compared by one
-    // batch.
-    for (let i = 0; i < 4; i++)
-      out.push(
-        (await trainer.step([samples.slice(0, 4), samples.slice(0, 4)])).loss,
-        (await trainer.step([samples.slice(4, 6)])).norm,
+for (const [weights, rounds] of [
+  ['stored', 4],
+  ['nf4', 2],
+] as const)
+  test(`weights ${weights}: a graph gives the bits of its operators one by one; so does a rerun`, async () => {
+    const { Trainer } = await import('../../lib/train/trainer.js')
+    const { Adapter } = await import('../../lib/adapter/adapter.js')
+    const { AdamW } = await import('../../lib/train/optimizer.js')
+    const checkpoint = await openCheckpoint(world.model, { device: 'cuda', weights, weightsCache: false })
+    const config = trainConfig(world, 'none')
+    const samples = await readManifest(world.train)
+    const features = new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
+    const run = async (graphs: boolean): Promise<number[]> => {
+      const adapter = new Adapter(checkpoint.model.config, config.adapter, { seed: 3, device: checkpoint.model.device })
+      const optimizer = new AdamW(
+        adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
+        { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05 },
       )
-    for (const t of adapter.parameters.values()) out.push(...((await t.data()) as Float32Array))
-    trainer.dispose()
-    optimizer.dispose()
-    adapter.dispose()
-    return out
-  }
-  const [a, b, c] = [await run(true), await run(true), await run(false)]
-  assert.equal(a, b)
-  const error = relativeError(a, c)
-  assert.ok(error <= 1e-5, `with and without graphs differ by ${error}`)
-  checkpoint.model.dispose()
-})
+      const trainer = new Trainer(checkpoint, adapter, features, optimizer, { graphs })
+      const out: number[] = []
+      // Widths are the same with and without graphs only if they are multiples already, so the texts are compared by one
+      // batch.
+      for (let i = 0; i < rounds; i++)
+        out.push(
+          (await trainer.step([samples.slice(0, 4), samples.slice(0, 4)])).loss,
+          (await trainer.step([samples.slice(4, 6)])).norm,
+        )
+      for (const t of adapter.parameters.values()) out.push(...((await t.data()) as Float32Array))
+      trainer.dispose()
+      optimizer.dispose()
+      adapter.dispose()
+      return out
+    }
+    const [a, b, c] = [await run(true), await run(true), await run(false)]
+    assert.equal(a, b)
+    const error = relativeError(a, c)
+    assert.ok(error <= 1e-5, `with and without graphs differ by ${error}`)
+    checkpoint.model.dispose()
+  })
 
 test('an adapter trained on the GPU answers the same on the CPU', async () => {
   const { result } = await losses('there', { device: 'cuda' }, { train: { epochs: 2 } })

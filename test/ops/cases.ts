@@ -15,6 +15,7 @@ import { linear, linearGelu } from '../../lib/ops/linear.js'
 import { layerNorm, layerNormJoin, layerNormSplit } from '../../lib/ops/layernorm.js'
 import { lora, loraPack } from '../../lib/ops/lora.js'
 import { patchify } from '../../lib/ops/patchify.js'
+import { dequantize } from '../../lib/ops/quantize.js'
 import { mean, sumDim, sumLeading } from '../../lib/ops/reduce.js'
 import { rmsNorm } from '../../lib/ops/rmsnorm.js'
 import { rope } from '../../lib/ops/rope.js'
@@ -1260,6 +1261,67 @@ for (const [m, n, k, rank] of [
       ['x', 'a', 'b'],
       (i) => lora(i.x, i.w, i.bias, i.a, i.b, 16 / rank),
       (i) => oracle.lora(i.x, i.w, i.bias, i.a, i.b, 16),
+    )
+  }
+
+// Weights in 8 and 4 bits: few rows and many, blocks that end with rows and not, an odd number of columns, sums in
+// pieces.
+for (const [m, n, k, rank] of [
+  [1, 40, 256, 3],
+  [3, 33, 200, 16],
+  [5, 17, 129, 3],
+  [8, 9, 1000, 1],
+  [13, 66, 64, 16],
+  [20, 9, 33, 4],
+  [130, 72, 384, 16],
+  [40, 24, 2048, 3],
+  [16, 1536, 44, 4],
+] as const)
+  for (const dtype of ['int8', 'nf4'] as const) {
+    const variant = `${text([m, k])} to ${n}, ${dtype}`
+    const inputs = (d: Draw): Record<'x' | 'w' | 'b' | 'r', Input> => ({
+      x: d.normal([m, k]),
+      w: d.quantised([n, k], dtype),
+      b: d.normal([n]),
+      r: d.normal([m, n]),
+    })
+    define(
+      'linear',
+      variant,
+      inputs,
+      ['x', 'r'],
+      (i) => linear(i.x, i.w, i.b, { residual: i.r }),
+      (i) => nd.add(oracle.linear(i.x, i.w, i.b), i.r),
+    )
+    define(
+      'linearGelu',
+      variant,
+      inputs,
+      ['x'],
+      (i) => linearGelu(i.x, i.w, i.b),
+      (i) => oracle.gelu(oracle.linear(i.x, i.w, i.b)),
+    )
+    define(
+      'lora',
+      `${variant}, rank ${rank}`,
+      (d) => ({
+        x: d.normal([m, k]),
+        w: d.quantised([n, k], dtype),
+        bias: d.normal([n]),
+        a: d.normal([rank, k], 1 / rank),
+        b: d.normal([n, rank]),
+      }),
+      ['x', 'a', 'b'],
+      (i) => lora(i.x, i.w, i.bias, i.a, i.b, 16 / rank),
+      (i) => oracle.lora(i.x, i.w, i.bias, i.a, i.b, 16),
+    )
+    define(
+      'dequantize',
+      variant,
+      (d) => ({ w: d.quantised([n, k], dtype) }),
+      [],
+      (i) => dequantize(i.w),
+      (i) => i.w,
     )
   }
 

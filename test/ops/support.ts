@@ -2,15 +2,17 @@
 // assertions and no list: cases.ts is the list, run-cases.test.ts the test.
 import { cast } from '../../lib/ops/copy.js'
 import { multiply, add } from '../../lib/ops/elementwise.js'
+import { quantize } from '../../lib/ops/quantize.js'
 import { sumDim } from '../../lib/ops/reduce.js'
 import { reshape } from '../../lib/ops/views.js'
 import type { Device } from '../../lib/tensor/device.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
 import { type Tensor, tensor } from '../../lib/tensor/tensor.js'
-import type { DType, TypedArray } from '../../lib/tensor/dtype.js'
+import { isQuantized, type DType, type QuantizedDType, type TypedArray } from '../../lib/tensor/dtype.js'
 import { type NdArray, array, dot, norm, size } from '../oracle/array.js'
 import { directional, gradient } from '../oracle/differences.js'
+import { quantised } from '../oracle/quantised.js'
 import { type Random, random } from '../oracle/random.js'
 
 // ---- cases ----
@@ -82,6 +84,11 @@ export class Draw {
       this.#fill(shape, () => this.#r.integer(from, to)),
       dtype,
     )
+  }
+  /** A weight in 8 or 4 bits, whose data are those that it is made of. */
+  quantised(shape: readonly number[], dtype: QuantizedDType): Input {
+    const { data, wide } = this.normal(shape)
+    return { shape, dtype, data, wide: quantised[dtype](wide) }
   }
   /** Normal numbers as a float type holds them. */
   half(shape: readonly number[], dtype: DType, std = 1, mean = 0): Input {
@@ -171,6 +178,7 @@ export function widen(data: TypedArray, dtype: DType): Float64Array {
 export type Layout = 'contiguous' | 'spaced' | 'sliced'
 
 export function upload(x: Input, layout: Layout = 'contiguous', device: Device = 'cpu'): Tensor {
+  if (isQuantized(x.dtype)) return quantize(tensor(x.data, x.shape), x.dtype).to(device).freeze()
   if (layout === 'contiguous' || x.shape.length === 0) return tensor(x.data, x.shape, x.dtype, device)
   const rank = x.shape.length
   const strides = new Array<number>(rank)

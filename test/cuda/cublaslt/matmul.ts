@@ -3,14 +3,17 @@
 // against the CPU's, and whether a rerun, a replayed graph and operands at other addresses give the same bits.
 import { fileURLToPath } from 'node:url'
 import { cast, write } from '../../../lib/ops/copy.js'
+import { add } from '../../../lib/ops/elementwise.js'
 import { linear, linearGelu } from '../../../lib/ops/linear.js'
 import { lora } from '../../../lib/ops/lora.js'
+import { quantize } from '../../../lib/ops/quantize.js'
 import { narrow, reshape } from '../../../lib/ops/views.js'
 import { devices } from '../../../lib/tensor/device.js'
 import { Graph } from '../../../lib/tensor/cuda-graph.js'
 import { keep, scope } from '../../../lib/tensor/scope.js'
 import { backward } from '../../../lib/tensor/tape.js'
 import { syncBlocking } from '../../../lib/tensor/runtime.js'
+import { isQuantized, type QuantizedDType } from '../../../lib/tensor/dtype.js'
 import { type Tensor, empty, tensor } from '../../../lib/tensor/tensor.js'
 import { random } from '../../oracle/random.js'
 import { widen } from '../../ops/support.js'
@@ -30,6 +33,8 @@ interface Case {
   shapes: Record<string, number[]>
   /** Names of tensors that stay float32. */
   wide?: string[]
+  /** What w is quantised as. */
+  weights?: QuantizedDType
   /** Results, and gradients of those that require one. */
   run(t: Record<string, Tensor>): Tensor[]
 }
@@ -121,6 +126,19 @@ export const cases: Case[] = [
     run: ({ x, w }) => [linear(x!, w!)],
   },
   { name: 'a float32 weight', shapes: { x: [41, 72], w: [64, 72] }, wide: ['w'], run: ({ x, w }) => [linear(x!, w!)] },
+  ...(['int8', 'nf4'] as const).map(
+    (weights): Case => ({
+      name: `${weights} weights`,
+      shapes: { x: [m, k], w: [n, k], b: [n], A: [16, k], B: [n, 16], dy: [m, n] },
+      wide: ['b', 'A', 'B'],
+      weights,
+      run: ({ x, w, b, A, B, dy }) => {
+        const t = trained(x!)
+        const u = add(linear(stored(t), w!, b!), lora(stored(t), w!, b!, A!, B!, 0.5))
+        return gradients(u, dy!, t)
+      },
+    }),
+  ),
 ]
 
 const norm = (x: Float64Array): number => Math.sqrt(x.reduce((s, v) => s + v * v, 0))
@@ -128,15 +146,16 @@ const numbers = (t: Tensor): Float64Array => widen(t.dataBlocking(), t.dtype)
 const bits = (list: Tensor[]): Buffer[] => list.map((t) => Buffer.from(new Uint8Array(t.dataBlocking().buffer)))
 const equal = (a: Buffer[], b: Buffer[]): boolean => a.every((x, i) => x.equals(b[i]!))
 
-/** The same numbers at an address one element further, so that no row is aligned. */
+/** The same numbers at an address one element further, so that no row is aligned; quantised ones are always aligned. */
 function moved(t: Tensor): Tensor {
+  if (isQuantized(t.dtype)) return t
   const all = empty([t.size + 1], t.dtype, t.device)
   const place = narrow(all, 0, 1, t.size)
   write(place, reshape(t, [t.size]))
   return reshape(place, t.shape)
 }
 
-function answer({ shapes, wide = [], run }: Case): Answer {
+function answer({ shapes, wide = [], weights, run }: Case): Answer {
   return scope(() => {
     const made: Record<string, Tensor> = {}
     for (const [name, shape] of Object.entries(shapes)) {
@@ -144,7 +163,7 @@ function answer({ shapes, wide = [], run }: Case): Answer {
         Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => rng.normal()),
         shape,
       )
-      made[name] = wide.includes(name) ? x : cast(x, 'bfloat16')
+      made[name] = name === 'w' && weights ? quantize(x, weights) : wide.includes(name) ? x : cast(x, 'bfloat16')
     }
     const expected = run(made).map(numbers)
     const there = Object.fromEntries(Object.entries(made).map(([name, t]) => [name, t.to('cuda:0')]))
