@@ -197,7 +197,9 @@ export class Bar {
   get seconds(): number {
     return (performance.now() - this.#start) / 1000
   }
-  update(value: number, payload: Record<string, string> = {}): void {
+  /** @param total where it was not known at the start */
+  update(value: number, payload: Record<string, string> = {}, total?: number): void {
+    if (total !== undefined) this.#bar.setTotal(total)
     this.#bar.update(value, payload)
   }
   stop(): void {

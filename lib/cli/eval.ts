@@ -8,6 +8,8 @@ import { accuracy, predictSamples, type Prediction, type Unpredicted } from '../
 import { textTable } from '../report/table.js'
 import { Features } from '../session/features.js'
 import { PredictionFile, runName } from '../eval/predictions.js'
+import { probe, PROBED, type Probe } from '../eval/probe.js'
+import { writeFileAtomic } from '../files/atomic.js'
 import { Bar, chosen, count, interruptible, located, opens, percent, seconds, type Opens } from './common.js'
 
 interface Options extends Opens {
@@ -18,6 +20,7 @@ interface Options extends Opens {
   frames?: string
   sampling: string
   cache?: string
+  probe?: string | true
   verify?: boolean
 }
 
@@ -27,6 +30,24 @@ export function sampling(text: string): Sampling {
   const fps = Number(/^fps:(.+)$/.exec(text)?.[1])
   if (!(fps > 0)) throw invalid('--sampling', 'uniform, first or fps:NUMBER', text)
   return { kind: 'fps', fps }
+}
+
+/** The table of a probe in percent, and its findings; a video that makes no difference is a warning. */
+export function probeText({ metric, samples, rows, findings, video }: Probe): string {
+  const hundred = (x: number): string => (100 * x).toFixed(1)
+  const table = textTable([
+    ['frames', metric, 'answers changed', 'loss', '95 % interval', 'p'],
+    ...rows.map(({ view, value, changed, loss }) => [
+      view,
+      hundred(value),
+      hundred(changed),
+      loss ? hundred(loss.difference) : '-',
+      loss?.interval ? `${hundred(loss.interval.low)} to ${hundred(loss.interval.high)}` : '-',
+      loss ? loss.p.toFixed(3) : '-',
+    ]),
+  ])
+  const said = findings.map((finding, i) => `${!video && i === 0 ? 'warning' : 'note'}: ${finding}.`)
+  return [`probe of ${samples} samples, in %; loss: against the frames as they are, paired`, table, ...said].join('\n')
 }
 
 export function register(program: Command): void {
@@ -42,6 +63,10 @@ export function register(program: Command): void {
     .option('--frames <n>', 'frames per clip; default: those the adapter was trained with, else 4')
     .option('--sampling <how>', 'uniform, first or fps:NUMBER', 'uniform')
     .option('--cache <dir>', 'folder for features')
+    .option(
+      '--probe [n]',
+      `whether the video is looked at: n samples (default ${PROBED}) again with frames shuffled, one repeated, blank, of another clip, and with text alone`,
+    )
     .option('--verify', 'compare the content of videos with that of cached features, which reads them whole')
     .action(async (o: Options) => {
       const [batch, choice, timeout] = [
@@ -51,6 +76,7 @@ export function register(program: Command): void {
       ]
       const asked = o.frames === undefined ? undefined : count('--frames', o.frames)
       if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to continue', new Error('none'))
+      const probed = o.probe === undefined ? undefined : o.probe === true ? PROBED : count('--probe', o.probe)
       const samples = await readManifest(o.data)
       const { graphs, say, ...where } = chosen(o)
       const model = await openModel(await located(o.model, o), { ...where, adapter: o.adapter })
@@ -105,6 +131,25 @@ export function register(program: Command): void {
             `${a.correct}/${a.total}`,
           ]
           console.log(textTable([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
+        }
+        if (probed !== undefined && predictions.length) {
+          const usable = new Set(predictions.map((p) => p.id))
+          const bar = new Bar('probe', 0)
+          const found = await probe(
+            checkpoint,
+            features,
+            samples.filter((s) => usable.has(s.id)),
+            {
+              ...{ adapter, batch, graphs, signal, most: probed, known: predictions },
+              onProgress: (done, total) => bar.update(done, {}, total),
+            },
+          ).finally(() => bar.stop())
+          console.log(probeText(found))
+          if (o.output !== undefined)
+            await writeFileAtomic(
+              `${o.output.replace(/\.jsonl$/, '')}.probe.json`,
+              `${JSON.stringify(found, null, 2)}\n`,
+            )
         }
         if (unpredicted.length) {
           const [{ error }] = unpredicted as [Unpredicted]

@@ -9,6 +9,7 @@ import { embedding } from '../ops/embedding.js'
 import { concat, narrow, reshape } from '../ops/views.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
+import { ARRAYS } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, imageTextConfig, textRows, type Encoded, type TextConfig } from '../session/encode.js'
@@ -52,6 +53,11 @@ export interface PredictOptions {
   /** On a CUDA device, whether the steps of an open answer are launched as graphs. Default: true. */
   graphs?: boolean | undefined
   signal?: AbortSignal | undefined
+  /**
+   * Without visual tokens: the language model reads texts alone, the Q-Former's text in front of the prompt, and no
+   * clip is read. Default: false.
+   */
+  textOnly?: boolean | undefined
   /**
    * Called for each sample whose clip or texts cannot be used; evaluation continues without it. Absent: the first such
    * sample ends the evaluation.
@@ -115,8 +121,9 @@ export async function* predictSamples(
   samples: readonly Sample[],
   options: PredictOptions & { adapter?: Adapter | undefined } = {},
 ): AsyncGenerator<Prediction, void> {
-  const { adapter, batch = PREDICTED, signal } = options
-  const config: TextConfig = adapter?.config ?? imageTextConfig(checkpoint, features.options.frames)
+  const { adapter, batch = PREDICTED, signal, textOnly } = options
+  const seen: TextConfig = adapter?.config ?? imageTextConfig(checkpoint, features.options.frames)
+  const config: TextConfig = textOnly ? { ...seen, fusion: false, lateText: 'prompt' } : seen
   for (let at = 0; at < samples.length; at += batch) {
     signal?.throwIfAborted()
     const ready = await usable(checkpoint, features, samples.slice(at, at + batch), config, options)
@@ -139,14 +146,14 @@ async function usable(
   features: Features,
   samples: readonly Sample[],
   config: TextConfig,
-  { onUnpredicted, signal }: PredictOptions,
+  { onUnpredicted, signal, textOnly }: PredictOptions,
 ): Promise<Sample[]> {
   const ready: Sample[] = []
   for (const sample of samples) {
     signal?.throwIfAborted()
     try {
       for (const answer of sample.choices ?? [undefined]) encode(checkpoint, config, sample, answer)
-      await features.of(sample, signal)
+      if (!textOnly) await features.of(sample, signal)
       ready.push(sample)
     } catch (error) {
       if (!onUnpredicted || !(error instanceof InputError) || error instanceof NotFiniteError) throw error
@@ -169,7 +176,9 @@ async function predictBatch(
 ): Promise<void> {
   const { model } = checkpoint
   const encoded = samples.map((s) => encode(checkpoint, config, s, undefined))
-  const visual = await checkedVisual(checkpoint, features, samples, encoded, adapter)
+  const visual = options.textOnly
+    ? noVisual(model, samples.length)
+    : await checkedVisual(checkpoint, features, samples, encoded, adapter)
   const answers = await closedAnswers(checkpoint, samples, encoded, visual, config)
   for (const [i, sample] of samples.entries()) {
     const losses = answers.get(i)
@@ -197,6 +206,10 @@ async function predictBatch(
   }
 }
 
+/** No visual tokens for so many texts, [rows,0,D_llm]. */
+const noVisual = ({ config, precision, device }: ImageModel, rows: number): Tensor =>
+  tensor(new ARRAYS[precision](0), [rows, 0, config.language.hiddenSize], precision, device)
+
 /** The losses of every choice of the closed questions among the samples, all in one pass of the language model. */
 async function closedAnswers(
   checkpoint: Checkpoint,
@@ -216,19 +229,17 @@ async function closedAnswers(
   const result = new Map<number, Record<string, number>>()
   if (!rows.length) return result
   const [, V, D] = visual.shape as [number, number, number]
-  const repeated = reshape(
-    embedding(
-      tensor(
-        Int32Array.from(rows, (r) => r.i),
-        [rows.length],
-        'int32',
-        model.device,
-      ),
-      reshape(visual, [samples.length, V * D]),
-      model.precision,
-    ),
-    [rows.length, V, D],
-  )
+  const places = Int32Array.from(rows, (r) => r.i)
+  const repeated = V
+    ? reshape(
+        embedding(
+          tensor(places, [rows.length], 'int32', model.device),
+          reshape(visual, [samples.length, V * D]),
+          model.precision,
+        ),
+        [rows.length, V, D],
+      )
+    : noVisual(model, rows.length)
   const text = textRows(
     rows.map((r) => r.encoded),
     special.padId,
