@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { countTrained } from '../adapter/parameters.js'
 import { invalid } from '../errors.js'
+import { placeText } from '../train/bad-steps.js'
 import { readTrainConfig } from '../train/config.js'
 import { train } from '../train/loop.js'
 import { textTable } from '../report/table.js'
@@ -112,7 +113,9 @@ export function register(program: Command): void {
                 )
               if (e.bad === undefined) return
               skipped++
-              console.error(`\nstep ${e.step} skipped: ${e.bad} is not finite`)
+              console.error(
+                `\nstep ${e.step} skipped: ${e.bad} is not finite${e.place ? `, first ${placeText(e.place)}` : ''}`,
+              )
             },
             onNotice(sentence) {
               console.error(`\nmtransllama: ${sentence}`)

@@ -4,6 +4,7 @@ import type { GroupCount } from '../adapter/parameters.js'
 import type { Model } from '../session/model.js'
 import type { LoadOptions } from '../session/checkpoint.js'
 import type { Profile } from '../tensor/profile.js'
+import type { Place } from './bad-steps.js'
 import type { StepResult } from './trainer.js'
 
 /** An optimiser step: its results and its place in the run. */
@@ -24,6 +25,8 @@ export interface StepEvent extends StepResult {
   ahead: number
   /** Bytes of native memory in use, of the device that computes. */
   memory: number
+  /** Of a step that was skipped, where a layer's output is not finite: the first such layer, and its sample. */
+  place?: Place
   /** Set where the loss stands out from those before: its robust z-score, and the ids of the samples. */
   spike?: number
   samples?: string[]

@@ -162,7 +162,11 @@ export class Loader {
       }
       this.#running.delete(entry.done)
       if (this.#latest.get(key) === entry.done) this.#latest.delete(key)
-      this.#fill()
+      try {
+        this.#fill()
+      } catch (error) {
+        entry.error ??= error // the plan's own
+      }
     }
     entry.done = read()
     this.#running.add(entry.done)

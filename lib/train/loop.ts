@@ -73,6 +73,8 @@ class Run {
   /** What the run waits for, for the watchdog's message. */
   private at = 'the start'
   private watch: Watch | undefined
+  /** Batches by epoch: of the one that runs, and of those that are read ahead. */
+  private readonly planned = new Map<number, Sample[][][]>()
   /** Of the epoch's steps that this process took: their seconds, and those that they waited for data. */
   private times = { seconds: 0, waited: 0 }
 
@@ -107,7 +109,7 @@ class Run {
     const { state, optimizer, average } = this
     this.trainer = new Trainer(checkpoint, adapter, this.features, optimizer, { graphs: options.graphs })
     this.folder = new RunFolder(config, { checkpoint, adapter, optimizer, average, samples, state }, this.notice)
-    this.badSteps = new BadSteps(checkpoint.model, adapter)
+    this.badSteps = new BadSteps(checkpoint, adapter, this.features)
     this.report = new RunReport(config, { checkpoint, adapter, features: this.features }, this.notice)
     if (options.onProfile) this.profile = new StepProfile((p) => options.onProfile!(p))
   }
@@ -170,6 +172,12 @@ class Run {
       watch.ended()
       this.options.onFeatures?.(ready, total)
     }
+    const before = new Set(
+      [samples.train, samples.validation].flatMap((all, i) => {
+        const usable = new Set(this.usable(all, i ? 'validation' : 'train'))
+        return all.filter((sample) => !usable.has(sample))
+      }),
+    )
     const lost: string[] = []
     const skipped = ({ id }: Sample, reason: string): void => {
       lost.push(id)
@@ -179,7 +187,7 @@ class Run {
       this.features,
       samples,
       { at: (what) => (this.at = what), done },
-      { most: this.config.train.maxSkipped, skipped },
+      { most: this.config.train.maxSkipped, before, skipped },
       this.options.signal,
     )
     const other = lost.find((id) => !state.skipped.includes(id)) ?? state.skipped.find((id) => !lost.includes(id))
@@ -213,7 +221,10 @@ class Run {
 
   /** An epoch's samples by step and micro-batch, those included that a step found to be unusable. */
   private batches(epoch: number): Sample[][][] {
-    return batchesOf(this.samples.train, this.config.train, epoch, this.model.checkpoint, this.adapter.config)
+    const { planned, samples, config, model, adapter } = this
+    const known = planned.get(epoch) ?? batchesOf(samples.train, config.train, epoch, model.checkpoint, adapter.config)
+    planned.set(epoch, known)
+    return known
   }
 
   private usable(samples: readonly Sample[], split: keyof Samples): Sample[] {
@@ -285,6 +296,7 @@ class Run {
     } finally {
       await this.profile?.stop()
     }
+    this.planned.delete(epoch)
     await this.finish(epoch)
   }
 

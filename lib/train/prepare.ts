@@ -26,6 +26,8 @@ export function checkTexts(checkpoint: Checkpoint, config: TextConfig, { train, 
 export interface Skipping {
   /** Samples that may be left out. */
   most: number
+  /** Samples that are left out already, and not looked at. */
+  before: ReadonlySet<Sample>
   /** Hears of each sample that is left out, with the reason. */
   skipped(sample: Sample, reason: string): void
 }
@@ -46,10 +48,10 @@ export async function checkClips(
   features: Features,
   { train, validation }: Samples,
   on: ClipEvents,
-  { most, skipped }: Skipping,
+  { most, before, skipped }: Skipping,
   signal?: AbortSignal,
 ): Promise<Samples> {
-  const all = [...train, ...validation]
+  const all = [...train, ...validation].filter((sample) => !before.has(sample))
   const clips = new Map(all.map((s) => [clipKey(s), s]))
   const bad = new Map<string, InputError>()
   const stop = new AbortController()

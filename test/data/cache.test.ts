@@ -104,6 +104,9 @@ test('a video whose size and time stamp are those of its record is not read, unl
   assert.is(await recordedHash(video, cache), hash('two'), 'it was read')
   assert.is(await recordedHash(video, cache, 'verify'), hash('new'))
   assert.is(await recordedHash(video, cache), hash('new'))
+  write('ahead', Date.now() / 1000 + 1e6)
+  assert.is(await recordedHash(video, cache), hash('ahead'))
+  assert.is(await recordedHash(video, cache, 'recorded'), undefined, 'a file of the future, where a clock jumped')
   write('later', 2e6)
   assert.is(await recordedHash(video, cache), hash('later'))
   const record = `${cache}/${records()[0]}`

@@ -178,6 +178,10 @@ test('a bad step that no tensor explains names its samples', async () => {
     [true, false, true],
   )
   assert.match(seen[1]!.bad!, /^(the loss|the gradient of \S+) \(samples "[^"]+"(, "[^"]+"){3}\)$/)
+  const { layer, sample } = seen[1]!.place!
+  assert.match(layer, /^layer\.0\./, 'the first layer that the parameter is in')
+  assert.ok(seen[1]!.bad!.includes(JSON.stringify(sample)))
+  assert.equal([seen[0]!.place, seen[2]!.place], [undefined, undefined])
 })
 
 // ------------------------------------------------------------------------------------------------ errors in the middle
