@@ -129,17 +129,15 @@ test('where no clip can be used the run says so, whatever may be left out', asyn
 })
 
 test('a run folder that was copied half is one clear error, or resumes to the bit', async () => {
-  const config = trainConfig(world, 'source', { ...settings, train: { ...settings.train, epochs: 3 } })
+  const config = trainConfig(world, 'source', settings)
   const stop = new AbortController()
   await train(config, { model, signal: stop.signal, onStep: ({ step }) => step === 5 && stop.abort() }).catch(() => {})
-  const whole = trainConfig(world, 'through', { ...settings, train: { ...settings.train, epochs: 3 } })
-  await train(whole, { model })
-  const names = [...filesIn(join(config.output, 'last')).keys()]
+  const names = [...filesIn(join(config.output, 'last')).keys()].filter((name) => name !== 'README.md')
   assert.ok(names.length >= 5)
   let refused = 0
   for (const name of names)
     for (const harm of ['gone', 'half'] as const) {
-      const copy = trainConfig(world, `copy-${harm}-${name}`, { ...settings, train: { ...settings.train, epochs: 3 } })
+      const copy = trainConfig(world, `copy-${harm}-${name}`, settings)
       cpSync(config.output, copy.output, { recursive: true })
       const path = join(copy.output, 'last', name)
       if (harm === 'gone') rmSync(path)
@@ -152,14 +150,20 @@ test('a run folder that was copied half is one clear error, or resumes to the bi
         assert.match(outcome.message, /last/)
         assert.equal(filesIn(copy.output), before, `${name} ${harm}`)
         // The save before is there.
-        await train(copy, { model, resume: 'step-4' })
+        const again = await train(copy, { model, resume: 'step-4' }).catch((error: Error) => error)
+        if (again instanceof Error) {
+          // What is no adapter any more may be somebody's, and is not replaced.
+          assert.match(again.message, /last: expected a saved adapter, an empty folder or none, but got /)
+          rmSync(join(copy.output, 'last'), { recursive: true })
+          await train(copy, { model, resume: 'step-4' })
+        }
       }
-      assert.equal(weightsIn(join(copy.output, 'last')), weightsIn(join(whole.output, 'last')), `${name} ${harm}`)
+      assert.equal(weightsIn(join(copy.output, 'last')), weightsIn(at('whole', 'last')), `${name} ${harm}`)
       rmSync(copy.output, { recursive: true })
     }
   assert.ok(refused >= 6, `${refused} of ${2 * names.length} were refused`)
   // Without the last save the one before is named; without any there is nothing to resume.
-  const copy = trainConfig(world, 'copy-none', { ...settings, train: { ...settings.train, epochs: 3 } })
+  const copy = trainConfig(world, 'copy-none', settings)
   cpSync(config.output, copy.output, { recursive: true })
   rmSync(join(copy.output, 'last'), { recursive: true })
   assert.match(await refusal(train(copy, { model, resume: true })), /--resume step-4\.$/)
