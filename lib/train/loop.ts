@@ -140,11 +140,11 @@ class Run {
     this.watch = watch
     try {
       await this.prepare(watch)
-      await this.report.begin(this.samples, resume !== false)
+      await this.report.begin(this.left, resume !== false)
       await this.epochs()
       const result = await this.result()
       this.at = 'the report'
-      await this.report.finish(this.samples, signal)
+      await this.report.finish(this.left, signal)
       return result
     } catch (error) {
       const rescued = await this.folder.rescued(error, signal?.aborted === true)
@@ -172,12 +172,9 @@ class Run {
       watch.ended()
       this.options.onFeatures?.(ready, total)
     }
-    const before = new Set(
-      [samples.train, samples.validation].flatMap((all, i) => {
-        const usable = new Set(this.usable(all, i ? 'validation' : 'train'))
-        return all.filter((sample) => !usable.has(sample))
-      }),
-    )
+    const { left } = this
+    const usable = new Set([...left.train, ...left.validation])
+    const before = new Set([...samples.train, ...samples.validation].filter((sample) => !usable.has(sample)))
     const lost: string[] = []
     const skipped = ({ id }: Sample, reason: string): void => {
       lost.push(id)
@@ -232,6 +229,12 @@ class Run {
     return samples.filter(({ id }) => !lost.has(id))
   }
 
+  /** The samples that are not left out. */
+  private get left(): Samples {
+    const { train, validation } = this.samples
+    return { train: this.usable(train, 'train'), validation: this.usable(validation, 'validation') }
+  }
+
   /**
    * Leaves out, from now on, all samples with the clip of one, since it cannot be used. @throws InputError where more
    * would be left out than may be, or none is left
@@ -254,8 +257,9 @@ class Run {
       state.lost[split].push(id)
       notice(`sample ${JSON.stringify(id)} is left out: ${message}`)
     }
+    const { left } = this
     for (const split of ['train', 'validation'] as const)
-      if (samples[split].length && !this.usable(samples[split], split).length)
+      if (samples[split].length && !left[split].length)
         throw new InputError(
           `data: no ${split === 'train' ? 'sample' : 'validation sample'} is left, since no clip can be used.`,
         )
@@ -384,7 +388,7 @@ class Run {
       features,
       model: { checkpoint },
     } = this
-    const validation = this.usable(this.samples.validation, 'validation')
+    const { validation } = this.left
     if (!validation.length) return undefined
     this.at = `the validation after step ${this.state.step}`
     const all: Prediction[] = []
