@@ -56,7 +56,7 @@ export class BadSteps {
     return { ...result, bad, ...(place && { place }) }
   }
 
-  /** Computes the samples again, one by one, and looks at every layer's output; none where only a gradient overflows. */
+  /** Computes the samples again, one by one, with every layer's output. None where only a gradient overflows. */
   private async find(samples: readonly Sample[]): Promise<Place | undefined> {
     const { checkpoint, adapter, features } = this
     const { model, special } = checkpoint
