@@ -275,14 +275,29 @@ export async function answerLoss(
   checkpoint: Checkpoint,
   features: Features,
   samples: readonly Sample[],
-  { adapter, batch = 16, signal }: Pick<PredictOptions, 'batch' | 'signal'> & { adapter: Adapter },
+  options: Pick<PredictOptions, 'batch' | 'signal'> & { adapter: Adapter },
 ): Promise<number> {
-  const { model, special } = checkpoint
   let [sum, tokens] = [0, 0]
+  for await (const { loss, tokens: n } of answerLosses(checkpoint, features, samples, options)) {
+    sum += loss * n
+    tokens += n
+  }
+  return sum / tokens
+}
+
+/** The same of each sample, with the number of its answer's tokens; without an adapter, of the untrained model. */
+export async function* answerLosses(
+  checkpoint: Checkpoint,
+  features: Features,
+  samples: readonly Sample[],
+  { adapter, batch = PREDICTED, signal }: Pick<PredictOptions, 'batch' | 'signal'> & { adapter: Adapter | undefined },
+): AsyncGenerator<{ loss: number; tokens: number }, void> {
+  const { model, special } = checkpoint
+  const config: TextConfig = adapter?.config ?? imageTextConfig(checkpoint, features.options.frames)
   for (let at = 0; at < samples.length; at += batch) {
     signal?.throwIfAborted()
     const some = samples.slice(at, at + batch)
-    const encoded = some.map((s) => encode(checkpoint, adapter.config, s))
+    const encoded = some.map((s) => encode(checkpoint, config, s))
     const losses = await scope(() =>
       noGrad(async () => {
         const visual = await checkedVisual(checkpoint, features, some, encoded, adapter)
@@ -290,10 +305,8 @@ export async function answerLoss(
         return rowLosses(model, model.hidden(visual, text), text)
       }),
     )
-    encoded.forEach(({ answer }, i) => (sum += losses[i]! * answer.length))
-    tokens += encoded.reduce((n, { answer }) => n + answer.length, 0)
+    for (const [i, { answer }] of encoded.entries()) yield { loss: losses[i]!, tokens: answer.length }
   }
-  return sum / tokens
 }
 
 /** How many answers were right, of how many. */

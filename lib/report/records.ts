@@ -37,3 +37,60 @@ export async function readAbout(folder: string): Promise<About> {
   const path = join(folder, ABOUT)
   return checkWith(AboutSchema, await readJsonObject(path), path)
 }
+
+const alpha = z.array(z.array(z.number().nullable()))
+const answered = z.looseObject({
+  prediction: z.string(),
+  correct: z.boolean(),
+  /** Mean loss per token of the expected answer. */
+  loss: z.number().nullable(),
+  /** That of each choice. */
+  losses: z.record(z.string(), z.number().nullable()).optional(),
+})
+
+const EvaluationSchema = z.looseObject({
+  format: z.literal('mtransllama-evaluation'),
+  version: z.literal(1),
+  made: z.string(),
+  /** Name of the adapter's folder, and the step that it was saved at. */
+  adapter: z.string(),
+  step: z.number().optional(),
+  /** `validation` or `training`: which samples, of how many. */
+  split: z.string(),
+  total: z.number(),
+  samples: z.array(
+    z.looseObject({
+      id: z.string(),
+      task: z.string().optional(),
+      prompt: z.string(),
+      /** What the Q-Former reads beside the frames. */
+      text: z.string().optional(),
+      answer: z.string(),
+      trained: answered,
+      untrained: answered.optional(),
+      /** Weights of the masks by layer; a layer without a router has one mask. */
+      alpha: z.looseObject({ spatial: alpha, temporal: alpha }).optional(),
+    }),
+  ),
+  /** Samples that could not be answered, and why. */
+  lost: z.array(z.looseObject({ id: z.string(), error: z.string() })),
+  /** Indices into `samples`, the first the best or the worst. */
+  best: z.array(z.number()),
+  worst: z.array(z.number()),
+  /** Frames of these by their index: seconds, a picture as a data: URL; and by layer the attention to each frame. */
+  clips: z.record(
+    z.string(),
+    z.looseObject({
+      frames: z.array(z.looseObject({ time: z.number(), image: z.string().startsWith('data:image/') })),
+      weights: z.array(z.array(z.number().nullable()).nullable()).optional(),
+    }),
+  ),
+})
+export type Evaluation = z.output<typeof EvaluationSchema>
+export type Recorded = Evaluation['samples'][number]
+
+/** What `evaluation.json` of a folder says. @throws InputError where it is missing or damaged */
+export async function readEvaluation(folder: string): Promise<Evaluation> {
+  const path = join(folder, EVALUATION)
+  return checkWith(EvaluationSchema, await readJsonObject(path), path)
+}

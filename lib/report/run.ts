@@ -5,7 +5,7 @@ import { basename, join, resolve } from 'node:path'
 import { InputError, invalid } from '../errors.js'
 import { readJsonObject } from '../files/json.js'
 import { readText } from '../files/text.js'
-import { ABOUT, LOG, readAbout, type About } from './records.js'
+import { ABOUT, EVALUATION, LOG, readAbout, readEvaluation, type About, type Evaluation } from './records.js'
 
 /** Most points of a curve; a longer run is averaged over steps that follow each other. */
 const POINTS = 1500
@@ -59,6 +59,8 @@ export interface RunRecord {
   about?: About
   /** The configuration, where `run.json` is missing: as the last save has it. */
   saved?: Record<string, unknown>
+  /** The answers that were recorded. */
+  evaluation?: Evaluation
   /** Sentences about what is missing or damaged. */
   gaps: string[]
 }
@@ -96,11 +98,16 @@ export async function readRun(folder: string): Promise<RunRecord> {
     const { config } = (await attempt(() => readJsonObject(state))) ?? {}
     if (typeof config === 'object' && config !== null) saved = config as Record<string, unknown>
   }
+  let evaluation: Evaluation | undefined
+  if (names.includes(EVALUATION)) evaluation = await attempt(() => readEvaluation(folder))
+  else
+    gaps.push(`${EVALUATION} is missing, so there are no answers to show; mtransllama report --evaluate records them.`)
   return {
     name: basename(resolve(folder)),
     course: courseOf(lines),
     ...(about && { about }),
     ...(saved && { saved }),
+    ...(evaluation && { evaluation }),
     gaps,
   }
 }

@@ -9,7 +9,8 @@ import multipart from '@fastify/multipart'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Adapter } from '../adapter/adapter.js'
 import { loadAdapter } from '../adapter/save.js'
-import { readFrames, type RgbFrame } from '../data/frames.js'
+import { readFrames } from '../data/frames.js'
+import { pictureUrl } from '../data/picture-url.js'
 import { InputError, invalid } from '../errors.js'
 import { Features } from '../session/features.js'
 import { NotFiniteError } from '../session/finite.js'
@@ -520,7 +521,7 @@ class Service {
           signal,
         },
       )
-      return await Promise.all(shown.map(async (frame) => ({ time: frame.time, image: await dataUrl(frame) })))
+      return await Promise.all(shown.map(async (frame) => ({ time: frame.time, image: await pictureUrl(frame) })))
     } catch (error) {
       throw source.hidden(error)
     } finally {
@@ -542,17 +543,6 @@ async function whole(asked: Asked, answer: AsyncGenerator<string, Answered>): Pr
   let next = await answer.next()
   for (; !next.done; next = await answer.next()) text += next.value
   return new Completion(asked.model).whole(text, next.value)
-}
-
-async function dataUrl({ data, width, height }: RgbFrame): Promise<string> {
-  const { default: sharp } = await import('sharp')
-  const picture = sharp(data, { raw: { width, height, channels: 3 } })
-  // Small ones stay as they are, pixel for pixel.
-  const [type, bytes] =
-    width * height < 128 * 128
-      ? ['png', await picture.png().toBuffer()]
-      : ['jpeg', await picture.jpeg({ quality: 85 }).toBuffer()]
-  return `data:image/${type};base64,${bytes.toString('base64')}`
 }
 
 /** Server-sent events. A client that does not read is waited for, as long as the patience lasts. */

@@ -127,7 +127,7 @@ class Run {
 
   private async begin(): Promise<TrainResult> {
     const {
-      options: { signal, resume = false, extend = false },
+      options: { graphs, signal, resume = false, extend = false },
       samples,
       adapter,
       model,
@@ -144,7 +144,7 @@ class Run {
       await this.epochs()
       const result = await this.result()
       this.at = 'the report'
-      await this.report.finish(this.left, signal)
+      await this.report.finish(this.left, { graphs, signal, onAnswer: () => watch.ended() })
       return result
     } catch (error) {
       const rescued = await this.folder.rescued(error, signal?.aborted === true)

@@ -1,16 +1,21 @@
 /** What a run records for its report, and the report at its end. A failure of it does not end the run. */
+import { existsSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import type { Adapter } from '../adapter/adapter.js'
 import { countGroups } from '../adapter/parameters.js'
-import { programVersion } from '../adapter/save.js'
+import { loadAdapter, programVersion, readAdapterInfo } from '../adapter/save.js'
+import { readManifest } from '../data/manifest.js'
 import { InputError } from '../errors.js'
+import { recordEvaluation, type Answering } from '../eval/record.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import { writeReport } from '../report/page.js'
-import { ABOUT, PAGE, readAbout, type About } from '../report/records.js'
+import { ABOUT, EVALUATION, PAGE, readAbout, type About } from '../report/records.js'
 import type { Checkpoint } from '../session/checkpoint.js'
-import type { Features } from '../session/features.js'
+import { Features } from '../session/features.js'
+import { openModel } from '../session/model.js'
 import { devices } from '../tensor/device.js'
-import { plainConfig, type TrainConfig } from './config.js'
+import type { LoadOptions } from '../session/checkpoint.js'
+import { parseTrainConfig, plainConfig, type TrainConfig } from './config.js'
 import type { Samples } from './prepare.js'
 
 /** What a run computes with. */
@@ -49,8 +54,10 @@ export class RunReport {
     return this.attempt(PAGE, async () => void (await writeReport(this.folder)))
   }
 
-  /** Ends the records of a finished run, and writes the page. */
-  async finish(_samples: Samples, _signal: AbortSignal | undefined): Promise<void> {
+  /** Records the answers of a finished run, and writes the page. */
+  async finish(samples: Samples, options: Pick<Answering, 'graphs' | 'signal' | 'onAnswer'>): Promise<void> {
+    const { checkpoint, features } = this.run
+    await this.attempt(EVALUATION, () => record(this.folder, { checkpoint, features, ...options }, samples))
     await this.write()
   }
 
@@ -62,6 +69,57 @@ export class RunReport {
       if (!(error instanceof InputError)) throw error
       this.notice(`${what}: ${error.message.replace(/\.$/, '')}; the run itself is not touched by that.`)
     }
+  }
+}
+
+/** Answers samples with the best adapter of a run's folder and with the untrained model. */
+async function record(
+  folder: string,
+  answering: Omit<Answering, 'adapter' | 'samples' | 'split' | 'name' | 'step'>,
+  { train, validation }: Samples,
+): Promise<void> {
+  const name = existsSync(join(folder, 'best')) ? 'best' : 'last'
+  const { info } = await readAdapterInfo(join(folder, name))
+  const adapter = await loadAdapter(join(folder, name), answering.checkpoint)
+  try {
+    const evaluation = await recordEvaluation({
+      ...answering,
+      adapter,
+      samples: validation.length ? validation : train,
+      split: validation.length ? 'validation' : 'training',
+      name,
+      step: typeof info?.step === 'number' ? info.step : undefined,
+    })
+    await writeFileAtomic(join(folder, EVALUATION), JSON.stringify(evaluation))
+  } finally {
+    adapter.dispose()
+  }
+}
+
+/**
+ * Does for a run's folder what the run does at its end: the samples are answered anew.
+ *
+ * @param given the run's configuration; absent: what its `run.json` says
+ * @throws InputError where the model, the samples or the adapter cannot be used
+ */
+export async function evaluateRun(
+  folder: string,
+  {
+    config: given,
+    ...options
+  }: LoadOptions & Pick<Answering, 'graphs' | 'signal' | 'onAnswer'> & { config?: TrainConfig | undefined } = {},
+): Promise<void> {
+  const config = given ?? parseTrainConfig((await readAbout(folder)).config, folder, join(folder, ABOUT))
+  const { train, val, ...reading } = config.data
+  const samples = { train: await readManifest(train), validation: val === undefined ? [] : await readManifest(val) }
+  const { graphs, signal, onAnswer, ...where } = options
+  const model = await openModel(config.model, where)
+  try {
+    const { checkpoint } = model
+    const features = new Features(checkpoint, { frames: config.adapter.frames, ...reading })
+    await record(folder, { checkpoint, features, graphs, signal, onAnswer }, samples)
+  } finally {
+    model.dispose()
   }
 }
 

@@ -17,9 +17,15 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { readManifest } from '../../lib/data/manifest.js'
 import { InputError } from '../../lib/errors.js'
+import { evaluate } from '../../lib/eval/evaluate.js'
+import { extremes, recordEvaluation, spread } from '../../lib/eval/record.js'
 import { writeReport } from '../../lib/report/page.js'
+import { readEvaluation } from '../../lib/report/records.js'
 import { readRun } from '../../lib/report/run.js'
+import { Features } from '../../lib/session/features.js'
+import { openModel } from '../../lib/session/model.js'
 import { train } from '../../lib/train/loop.js'
 import { browserPath, contrasts, openBrowser, picture } from '../support/browser.js'
 import { cli } from '../support/cli.js'
@@ -245,7 +251,7 @@ inBrowser(
     page.on('dialog', (d) => void problems.push(d.message()))
     await unfold(page)
     assert.ok((await texts(page, '#validations td')).includes(odd))
-    assert.is(await page.locator('main img, main script').count(), 0)
+    assert.is(await page.locator('main [onerror], main script, main [src=x]').count(), 0)
     const loss = page.locator('figure', { hasText: 'Loss per answer token' }).first()
     assert.equal(await loss.locator('details tbody tr:nth-last-child(-n+2) td:nth-child(2)').allTextContents(), [
       '–',
@@ -278,6 +284,115 @@ inBrowser('a run without validation samples, and one whose folder was copied hal
   await close()
 })
 
+test('up to 200 samples are answered once more, by the best adapter and by the untrained model', async () => {
+  const recorded = await readEvaluation(wide)
+  const samples = await readManifest(world.val)
+  using model = await openModel(world.model, { adapter: join(wide, 'best') })
+  using bare = await openModel(world.model)
+  for (const [who, of] of [
+    ['trained', model],
+    ['untrained', bare],
+  ] as const) {
+    const predictions = []
+    for await (const p of evaluate(of, samples, { frames: 3 })) predictions.push(p)
+    assert.equal(
+      recorded.samples.map((s) => [s.id, s.answer, s[who]!.prediction, s[who]!.correct, s[who]!.losses, s[who]!.loss]),
+      predictions.map((p) => [p.id, p.answer, p.prediction, p.correct, p.losses, p.losses![p.answer]]),
+    )
+  }
+  assert.is(recorded.adapter, 'best')
+  assert.is(recorded.step, (await readRun(wide)).course.validations.findLast((v) => v.best)!.step)
+  assert.equal([...recorded.best, ...recorded.worst].sort(), [0, 1, 2, 3, 4])
+  for (const i of [...recorded.best, ...recorded.worst]) {
+    const { frames } = recorded.clips[i]!
+    assert.ok(frames.length === 3 && frames[0]!.time < frames[2]!.time, String(i))
+  }
+  // Without choices the loss is that of the expected answer; a clip that is gone is left out, with the reason.
+  const open = samples.map(({ choices, ...s }, i) => ({
+    ...s,
+    ...(i === 1 && { video: join(world.root, 'gone.mp4') }),
+  }))
+  const { checkpoint, adapter } = model
+  const features = new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
+  const answering = { checkpoint, adapter: adapter!, features, samples: open, split: 'validation', name: 'best' }
+  const { samples: found, lost } = await recordEvaluation(answering)
+  assert.equal(
+    found.map((s) => s.id),
+    samples.filter((_, i) => i !== 1).map((s) => s.id),
+  )
+  assert.is(lost.length, 1)
+  assert.match(lost[0]!.error, /gone\.mp4/)
+  for (const s of found) {
+    const closed = recorded.samples.find((r) => r.id === s.id)!
+    assert.ok(Math.abs(s.trained.loss! - closed.trained.loss!) < 1e-4, s.id)
+    assert.ok(Math.abs(s.untrained!.loss! - closed.untrained!.loss!) < 1e-4, s.id)
+    assert.is(s.trained.losses, undefined)
+  }
+})
+
+test('best and worst clips: right ones first, then by the loss; never one in both lists; many are spread', () => {
+  const made = (correct: boolean, loss: number | null) => ({ trained: { prediction: '', correct, loss } })
+  const { best, worst } = extremes([made(false, 1), made(true, 9), made(true, 2), made(false, 3), made(false, null)])
+  assert.equal(best, [2, 1, 0])
+  assert.equal(worst, [4, 3])
+  const many = Array.from({ length: 500 }, (_, i) => made(i % 2 === 0, i))
+  assert.equal(extremes(many).best, [0, 2, 4, 6, 8, 10, 12, 14, 16, 18])
+  assert.equal(extremes(many).worst, [499, 497, 495, 493, 491, 489, 487, 485, 483, 481])
+  assert.equal(extremes([]), { best: [], worst: [] })
+  const some = spread(Array.from({ length: 1000 }, (_, i) => i))
+  assert.is(some.length, 200)
+  assert.equal(some.slice(0, 3), [0, 5, 10])
+  assert.equal(spread([7]), [7])
+})
+
+inBrowser('answers, confusions, and the best and the worst clips with their frames', async () => {
+  const { page, problems, close } = await open(join(wide, 'report.html'))
+  const { samples, best, worst } = await readEvaluation(wide)
+  const all = await texts(page, '#answers .wide:first-of-type tbody tr:last-child > *')
+  const right = (who: 'trained' | 'untrained'): string =>
+    `${((100 * samples.filter((s) => s[who]!.correct).length) / samples.length).toFixed(1)} %`
+  assert.equal(all.slice(0, 4), ['all', '5', right('trained'), right('untrained')])
+  const counts = samples.filter((s) => s.task === 'count')
+  const rows = page.locator('#answers table', { hasText: 'Task count' }).locator('tbody tr')
+  assert.is(await rows.count(), new Set(counts.map((s) => s.answer)).size)
+  const cards = page.locator('#clips article')
+  assert.equal(
+    (await cards.locator('h4').allTextContents()).map((t) => t.split(',')[0]),
+    [...best, ...worst].map((i) => samples[i]!.id),
+  )
+  for (const [n, i] of [...best, ...worst].entries()) {
+    const card = cards.nth(n)
+    const { prompt, answer, trained } = samples[i]!
+    assert.ok((await card.textContent())!.includes(prompt))
+    assert.equal((await card.locator('dd').allTextContents()).slice(0, 2), [
+      answer,
+      `${trained.prediction} (${trained.correct ? 'right' : 'wrong'})`,
+    ])
+    assert.equal(
+      await card.locator('img').evaluateAll((all) => all.map((e: any) => [e.complete && e.naturalWidth > 0, !!e.alt])),
+      [1, 2, 3].map(() => [true, true]),
+    )
+  }
+  await unfold(page)
+  assert.ok((await texts(page, '#clips article:first-child details td')).length > 2)
+  assert.equal(problems, [])
+  await close()
+})
+
+test('report --evaluate answers the samples of a run that did not', async () => {
+  const folder = copy(wide)
+  rmSync(join(folder, 'evaluation.json'))
+  const before = await cli('report', folder)
+  assert.is(before.code, 0)
+  assert.match(before.err, /^mtransllama: evaluation\.json is missing.*--evaluate records them\.\n$/)
+  const { code, out, err } = await cli('report', folder, '--evaluate', '--device', 'cpu')
+  assert.is(code, 0, err)
+  assert.is(err, '')
+  assert.is(out, `${join(folder, 'report.html')}\n`)
+  const [a, b] = [await readEvaluation(folder), await readEvaluation(wide)]
+  assert.equal({ ...a, made: '' }, { ...b, made: '' })
+})
+
 test('what is no run, is damaged, or cannot be written is one sentence, and nothing is half-written', async () => {
   assert.match(await refusal(writeReport(join(world.root, 'no such run'))), /expected the folder of a run/)
   assert.match(await refusal(writeReport(join(world.root, 'clips'))), /there is no metrics\.jsonl, no run\.json/)
@@ -286,8 +401,9 @@ test('what is no run, is damaged, or cannot be written is one sentence, and noth
   assert.match(await refusal(writeReport(wide, { output: join(wide, 'last') })), /cannot be written: that is a folder/)
   const folder = copy(wide)
   writeFileSync(join(folder, 'run.json'), '{"format": "mtransllama-run", "version": 2}')
+  writeFileSync(join(folder, 'evaluation.json'), readFileSync(join(wide, 'evaluation.json')).subarray(0, 999))
   const { gaps } = await writeReport(folder)
-  assert.match(gaps.join('\n'), /run\.json: version: expected 1/)
+  assert.match(gaps.join('\n'), /run\.json: version: expected 1.*\n.*evaluation\.json: not JSON/)
   if (process.getuid?.() !== 0) {
     chmodSync(folder, 0o500)
     assert.match(await refusal(writeReport(folder)), /there is no permission/)

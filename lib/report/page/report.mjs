@@ -301,6 +301,185 @@ function checks() {
   )
 }
 
+// ------------------------------------------------------------------------------------------------------------- answers
+
+/** Most answers of a confusion matrix that have a row of their own; the rarest are taken together. */
+const ANSWERS = 12
+
+const cut = (text, most = 60) => (text.length > most ? `${text.slice(0, most - 1)}…` : text)
+const shareRight = (list) => (list.length ? percent(list.filter((a) => a.correct).length / list.length) : '–')
+
+function answers() {
+  const { evaluation: e } = run
+  if (!e) return
+  const section = part('answers', 'Answers')
+  const of = e.samples.length < e.total ? `${count(e.samples.length)} of ${count(e.total)}` : `all ${count(e.total)}`
+  const at = e.step === undefined ? '' : ` (step ${e.step})`
+  section.append(
+    paragraph(`${of} ${e.split} samples, answered by the adapter “${e.adapter}”${at} and by the untrained model.`),
+  )
+  if (e.lost.length)
+    section.append(
+      folded(`Samples that could not be answered (${e.lost.length})`, () =>
+        table(
+          'Samples that could not be answered',
+          ['Sample', 'Why'],
+          e.lost.map((l) => [cut(l.id), l.error]),
+          { text: [0, 1] },
+        ),
+      ),
+    )
+  if (!e.samples.length) return
+  const groups = tasksOf(e.samples)
+  const row = ([name, list]) => {
+    const untrained = list.flatMap((s) => s.untrained ?? [])
+    return [
+      name,
+      count(list.length),
+      shareRight(list.map((s) => s.trained)),
+      shareRight(untrained),
+      short(meanOf(list.map((s) => s.trained.loss))),
+      short(meanOf(untrained.map((a) => a.loss))),
+    ]
+  }
+  section.append(
+    table(
+      'Right answers, and loss per token of the expected answer',
+      ['Task', 'Samples', 'This run', 'Untrained', 'Loss', 'Loss, untrained'],
+      [...(groups.length > 1 ? groups.map(row) : []), row(['all', e.samples])],
+    ),
+    element('h3', 'Which answer is taken for which'),
+    element(
+      'div',
+      '',
+      { class: 'charts' },
+      ...groups.map(([name, list]) => confusion(groups.length > 1 ? `Task ${name}` : 'Answers', list)),
+    ),
+  )
+}
+
+/** Samples by task, in the order of names; those without a task last. */
+function tasksOf(samples) {
+  const names = [...new Set(samples.map((s) => s.task))].sort(
+    (a, b) => (a === undefined) - (b === undefined) || (a < b ? -1 : 1),
+  )
+  return names.map((name) => [name ?? 'no task', samples.filter((s) => s.task === name)])
+}
+
+/** Letter case, space around and a final full stop do not matter, as where answers are compared. */
+const plain = (text) => text.trim().toLowerCase().replace(/\s+/g, ' ').replace(/\.$/, '')
+
+/** Expected answers in rows, given ones in columns. */
+function confusion(title, samples) {
+  const counts = new Map()
+  const add = (text, n) => counts.set(text, (counts.get(text) ?? 0) + n)
+  // Expected answers before those that are only given.
+  for (const { answer, trained } of samples) {
+    add(plain(answer), 1000)
+    add(plain(trained.prediction), 1)
+  }
+  const sorted = [...counts].sort((a, b) => b[1] - a[1]).map(([text]) => text)
+  const shown = sorted.slice(0, ANSWERS).sort()
+  const rest = sorted.length > ANSWERS ? ['(another)'] : []
+  const names = [...shown, ...rest]
+  const index = (text) => (shown.includes(plain(text)) ? shown.indexOf(plain(text)) : shown.length)
+  const cells = names.map(() => names.map(() => 0))
+  for (const { answer, trained } of samples) cells[index(answer)][index(trained.prediction)]++
+  const rows = names.flatMap((name, i) => {
+    const all = cells[i].reduce((a, b) => a + b, 0)
+    return all ? [[cut(name), ...cells[i].map((n) => tinted(String(n), n / all)), String(all)]] : []
+  })
+  return table(`${title}: expected in rows, given in columns`, ['', ...names.map((name) => cut(name)), 'all'], rows, {
+    text: [0],
+  })
+}
+
+/** A text on a ground that says how large a share is. */
+function tinted(text, share) {
+  const e = element('span', text, { class: 'tint' })
+  e.style.setProperty('--share', `${Math.round(100 * share)}%`)
+  return e
+}
+
+function clips() {
+  const { evaluation: e } = run
+  if (!e?.samples.length) return
+  const section = part('clips', 'Clips')
+  section.append(
+    paragraph(
+      'Right answers come first, and among these and the wrong ones, those whose expected answer has the least loss.',
+      'notes',
+    ),
+  )
+  for (const [title, list] of [
+    [`The ${e.best.length} best`, e.best],
+    [`The ${e.worst.length} worst, the worst first`, e.worst],
+  ])
+    if (list.length)
+      section.append(
+        element('h3', title),
+        element('div', '', { class: 'cards' }, ...list.map((i) => card(e.samples[i], e.clips[i]))),
+      )
+}
+
+function card(sample, clip) {
+  const { id, task, prompt, text, answer, trained, untrained } = sample
+  const verdict = (a) => {
+    const word = a.correct ? 'right' : 'wrong'
+    return element('dd', '', {}, `${a.prediction || '(nothing)'} `, element('span', `(${word})`, { class: word }))
+  }
+  const pairs = [
+    [element('dt', 'expected'), element('dd', answer)],
+    [element('dt', 'this run'), verdict(trained)],
+    ...(untrained ? [[element('dt', 'untrained'), verdict(untrained)]] : []),
+    [
+      element('dt', 'loss'),
+      element('dd', `${short(trained.loss)}${untrained ? `, untrained ${short(untrained.loss)}` : ''}`),
+    ],
+  ]
+  const article = element(
+    'article',
+    '',
+    {},
+    element('h4', `${cut(id, 80)}${task === undefined ? '' : `, ${cut(task)}`}`),
+  )
+  if (clip) article.append(frames(clip))
+  else article.append(paragraph('The clip could not be read again.', 'notes'))
+  article.append(paragraph(prompt))
+  if (text !== undefined) article.append(folded('Text for the Q-Former', () => paragraph(text)))
+  article.append(element('dl', '', {}, ...pairs.flat()))
+  if (trained.losses)
+    article.append(
+      folded('Loss of each choice', () =>
+        table(
+          'Loss per token of each choice',
+          ['Choice', 'This run', 'Untrained'],
+          Object.keys(trained.losses).map((c) => [c, short(trained.losses[c]), short(untrained?.losses?.[c])]),
+          { text: [0] },
+        ),
+      ),
+    )
+  return article
+}
+
+function frames({ frames: list }) {
+  return element(
+    'ol',
+    '',
+    { class: 'frames', 'aria-label': 'Frames that the model reads' },
+    ...list.map(({ time, image }, i) => {
+      const at = `${time.toFixed(2)} s`
+      return element(
+        'li',
+        '',
+        {},
+        element('img', '', { src: image, alt: `Frame ${i + 1}, at ${at}` }),
+        element('span', at),
+      )
+    }),
+  )
+}
+
 // ------------------------------------------------------------------------------------------------------- configuration
 
 /** Values by dotted keys. */
@@ -343,6 +522,8 @@ figures()
 gaps()
 curves()
 checks()
+answers()
+clips()
 configuration()
 themeButton(document.getElementById('theme'), () => {
   for (const draw of drawn) draw()
