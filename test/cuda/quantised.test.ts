@@ -1,5 +1,6 @@
-// Weights in 8 and 4 bits on a CUDA device (MT_ADDON: the emulator's addon): the CPU's bytes and numbers, rows of a
-// matrix, and no copy of it in numbers. Products are cases of operators.test.ts.
+// Weights in 8 and 4 bits on a CUDA device (MT_ADDON: the emulator's addon): the CPU's bytes and numbers, from the file of
+// the last time as well; rows of a matrix; no copy of it in numbers. Products are cases of operators.test.ts.
+import { join } from 'node:path'
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { native } from '../../lib/native.js'
@@ -7,6 +8,7 @@ import { cast, full } from '../../lib/ops/copy.js'
 import { linear } from '../../lib/ops/linear.js'
 import { dequantize, quantize } from '../../lib/ops/quantize.js'
 import { narrow } from '../../lib/ops/views.js'
+import { openCheckpoint } from '../../lib/session/checkpoint.js'
 import { devices } from '../../lib/tensor/device.js'
 import { deviceMemory, resetPeak, sync } from '../../lib/tensor/runtime.js'
 import { scope } from '../../lib/tensor/scope.js'
@@ -17,6 +19,8 @@ import { settled } from '../support/memory.js'
 import { draw, numbers } from '../ops/frozen.js'
 import { matrix } from '../ops/quantised.js'
 import { upload } from '../ops/support.js'
+import { temporaryFolder } from '../support/tiny.js'
+import { writeCheckpoint } from '../support/world.js'
 
 const { cuda } = devices()
 const test = cuda.devices.length ? plain : plain.skip
@@ -74,6 +78,29 @@ test('rows of several weights that were quantised as one are multiplied as they 
       }
     }
   }))
+
+for (const weights of both)
+  test(`a model with ${weights} weights: the CPU's bytes on the device, made once and found again`, async () => {
+    const root = temporaryFolder('quantised-cuda')
+    await writeCheckpoint(root)
+    const weightsCache = join(root, 'cache')
+    const opened = async (device: 'cpu' | 'cuda'): Promise<{ held: Map<string, Buffer>; said: string }> => {
+      const { model, notes } = await openCheckpoint(root, { device, weights, weightsCache })
+      const held = new Map<string, Buffer>()
+      for (const [name, t] of model.weights)
+        if (t.dtype === weights && !/\.([qkv]|gate|up)_proj\./.test(name)) held.set(name, Buffer.from(bytes(t)))
+      model.dispose()
+      return { held, said: notes.join() }
+    }
+    const there = await opened('cuda')
+    assert.match(there.said, new RegExp(`quantised as ${weights}, and kept in`))
+    assert.ok(there.held.size > 5)
+    for (const device of ['cuda', 'cpu'] as const) {
+      const again = await opened(device)
+      assert.not.match(again.said, /quantised/)
+      assert.equal(again.held, there.held, device)
+    }
+  })
 
 test('a product takes the memory of its result, not that of the numbers of the matrix', async () => {
   // Sizes at which the sums are not cut into pieces, which would be kept as well.
