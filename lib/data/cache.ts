@@ -16,7 +16,7 @@ import { absent } from './reject.js'
 import { sizeOf } from '../shape.js'
 
 /** Raise this when a change of decoding, sampling or resizing changes pixels. */
-const VERSION = 4
+const VERSION = 5
 
 /** Milliseconds in which a file may change twice and keep its time stamp. */
 const TICK = 2000

@@ -84,7 +84,7 @@ export async function readClip(clip: Clip, options: ClipOptions): Promise<RgbFra
   if (!to) return stored
   const resized = new Map<RgbFrame, RgbFrame>() // a frame that is shown twice is resized once
   for (const frame of stored) {
-    if (!resized.has(frame)) resized.set(frame, { ...(await resize(frame, to)), time: frame.time })
+    if (!resized.has(frame)) resized.set(frame, { ...resize(frame, to), time: frame.time })
   }
   return stored.map((frame) => resized.get(frame)!)
 }

@@ -8,8 +8,8 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { invalid, show } from '../errors.js'
 import { readJsonObject } from '../files/json.js'
-import { AV, lib, loadFfmpeg } from './ffmpeg.js'
 import type { Rgb } from './picture.js'
+import { resample } from './resample.js'
 import { valueAt } from '../files/schema.js'
 
 /** Defaults where no preprocessor file says otherwise: CLIP's. */
@@ -17,9 +17,6 @@ const CLIP_MEAN: Triple = [0.48145466, 0.4578275, 0.40821073]
 const CLIP_STD: Triple = [0.26862954, 0.26130258, 0.27577711]
 /** PIL's numbers for filters, by their usual names. */
 const KERNELS = { 0: 'nearest', 1: 'lanczos3', 2: 'linear', 3: 'cubic' } as const
-/** The same filters as FFmpeg's scaler has them. Its cubic has B and C as parameters; PIL's are 0 and 1/2. */
-const SCALERS = { nearest: 'neighbor', lanczos3: 'lanczos', linear: 'bilinear', cubic: 'bicubic' } as const
-
 /** One value each for red, green and blue. */
 export type Triple = [number, number, number]
 
@@ -209,7 +206,7 @@ export async function preprocess(rgb: Rgb, p: Preprocessor): Promise<Float32Arra
       new Error(`${rgb.data.length} bytes for ${show(width)} × ${show(height)}`),
     )
   }
-  const { data } = await resize(rgb, p)
+  const { data } = resize(rgb, p)
   const area = p.size.height * p.size.width
   const out = new Float32Array(3 * area)
   for (const c of [0, 1, 2] as const) {
@@ -219,41 +216,12 @@ export async function preprocess(rgb: Rgb, p: Preprocessor): Promise<Float32Arra
   return out
 }
 
-/**
- * A picture of the model's size, 8-bit RGB; the very same one where it has that size. FFmpeg's scaler with the filter
- * and antialiasing of PIL, which checkpoints were trained behind: bytes differ by rounding (for pictures
- * of at least eight pixels a side).
- */
-export async function resize<T extends Rgb>(rgb: T, p: Pick<Preprocessor, 'size' | 'resample'>): Promise<T | Rgb> {
+/** A picture of the model's size, 8-bit RGB; the very same one where it has that size. */
+export function resize<T extends Rgb>(
+  rgb: T,
+  { size, resample: filter }: Pick<Preprocessor, 'size' | 'resample'>,
+): T | Rgb {
   const { width, height } = rgb
-  if (width === p.size.width && height === p.size.height) return rgb
-  await loadFfmpeg()
-  const [scaler, source, target] = [new lib.SoftwareScaleContext(), new lib.Frame(), new lib.Frame()]
-  const format = AV.AV_PIX_FMT_RGB24
-  try {
-    scaler.allocContext()
-    const flags = `${SCALERS[p.resample]}+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact`
-    const options = { sws_flags: flags, ...(p.resample === 'cubic' && { param0: '0', param1: '0.5' }) }
-    for (const [name, value] of Object.entries(options)) scaler.setOption(name, value)
-    source.alloc()
-    Object.assign(source, { width, height, format })
-    let code = source.getBuffer(1)
-    if (code >= 0) code = source.fromBuffer(Buffer.from(rgb.data.buffer, rgb.data.byteOffset, rgb.data.byteLength))
-    target.alloc()
-    if (code >= 0) code = target.copyProps(source)
-    Object.assign(target, { ...p.size, format })
-    if (code >= 0) code = target.getBuffer(1)
-    if (code >= 0) code = await scaler.scaleFrame(target, source)
-    if (code < 0)
-      throw invalid(
-        'rgb',
-        `a picture that can be resized to ${p.size.width} × ${p.size.height}`,
-        new Error(`${width} × ${height}: ${lib.FFmpegError.strerror(code)}`),
-      )
-    return { data: new Uint8Array(target.toBuffer()), ...p.size }
-  } finally {
-    source.free()
-    target.free()
-    scaler.freeContext()
-  }
+  if (width === size.width && height === size.height) return rgb
+  return { data: resample(rgb.data, rgb, size, filter), ...size }
 }

@@ -2,7 +2,7 @@
  * A checkpoint folder and clips for whole runs: the random tiny InstructBLIP or BLIP-2 with the tokenizers of the tiny
  * world, and a few of its rendered clips. Its weights are random.
  */
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { renderClips } from '../../examples/tiny-world/render.js'
 import { tokenizerFiles, writeTokenizerFiles } from '../../examples/tiny-world/tokenizer-files.js'
@@ -66,19 +66,7 @@ export async function makeWorld(): Promise<World> {
   const set = { dir: join(root, 'clips'), seed: 1, pictures: (await missing('node-av/lib')) !== undefined }
   const train = await renderClips({ ...set, split: 'train', clips: 6 })
   const val = await renderClips({ ...set, split: 'val', clips: 2 })
-  if (set.pictures)
-    await shrink(set.dir, tinyCheckpoint('instructblip', 7).config['vision_config'].image_size as number)
   return { root, model, train, val }
-}
-
-/** Gives every PNG file below `folder` the model's size, since pictures of another one are resized by FFmpeg. */
-async function shrink(folder: string, side: number): Promise<void> {
-  const { default: sharp } = await import('sharp')
-  for (const name of readdirSync(folder, { recursive: true, encoding: 'utf8' })) {
-    if (!name.endsWith('.png')) continue
-    const file = join(folder, name)
-    writeFileSync(file, await sharp(readFileSync(file)).resize(side, side).png().toBuffer())
-  }
 }
 
 /** What a configuration file of a short run without a report says; `more` changes or adds keys, one level deep in `train` and `data`. */
