@@ -1,4 +1,5 @@
 /** Mask sets of the caller's own (docs/model.md#masks): `dar.spatialMasks` or `dar.temporalMasks` naming a file. */
+import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { invalid } from '../errors.js'
 import { readEntry, readHeader } from '../files/safetensors.js'
@@ -61,6 +62,7 @@ export async function readMasks(
 }
 
 async function readSet(name: string, path: string): Promise<MaskSet> {
+  if (!existsSync(path)) throw invalid(name, '"window", "modality" or a safetensors file', new Error('no such file'))
   const header = await readHeader(path)
   const entry = header.entries.get(MASKS)
   if (!entry || header.entries.size !== 1) throw invalid(name, `one tensor, named ${MASKS}`, [...header.entries.keys()])

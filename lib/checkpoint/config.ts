@@ -40,7 +40,10 @@ const Top = z.looseObject({
 /** Reads `config.json`, or the one inside a folder, and the special ids of a generation_config.json beside it. */
 export async function readModelConfig(path: string): Promise<ModelConfig> {
   const file = path.endsWith('.json') ? path : join(path, 'config.json')
-  const config = parseModelConfig(await readJsonObject(file, 'a Hugging Face model folder has one'), file)
+  const config = parseModelConfig(
+    await readJsonObject(file, 'a Hugging Face model folder has one: check the path, or download the whole model'),
+    file,
+  )
   const generation = await readGenerationConfig(dirname(file))
   const { language } = config
   if (language.padId === null && generation.padId !== undefined) language.padId = generation.padId

@@ -122,7 +122,9 @@ export function assertComplete(plan: CheckpointPlan): void {
   }
   if (plan.unexpected.length) faults.push(`${plan.unexpected.length} unexpected (${list(plan.unexpected)})`)
   if (faults.length)
-    throw new InputError(`${plan.folder}: the weights do not fit config.json; of the tensors, ${faults.join('; ')}.`)
+    throw new InputError(
+      `${plan.folder}: the weights do not fit config.json; of the tensors, ${faults.join('; ')}; take both from the same model.`,
+    )
 }
 
 /** The bytes of one planned tensor. */

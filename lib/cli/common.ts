@@ -95,6 +95,19 @@ export function count(name: string, text: string): number {
   return n
 }
 
+/** The whole number of at least 0 in an option's text. */
+export function whole(name: string, text: string): number {
+  if (!/^\d+$/.test(text)) throw invalid(name, 'a whole number of at least 0', text)
+  return Number(text)
+}
+
+/** The number between 0 and 1 in an option's text. */
+export function fraction(name: string, text: string): number {
+  const n = Number(text)
+  if (!(n > 0 && n < 1)) throw invalid(name, 'a number between 0 and 1', text)
+  return n
+}
+
 /** The time in seconds in an option's text. */
 export function seconds(name: string, text: string): number {
   const n = Number(text)

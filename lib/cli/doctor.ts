@@ -9,6 +9,7 @@ import { createRequire } from 'node:module'
 import { availableParallelism, cpus, freemem, homedir, release, tmpdir, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Command } from 'commander'
+import { nearestExisting } from '../files/folder.js'
 import { textTable } from '../report/table.js'
 
 /** `failed`: training would not work. `warning`: something to know; training works. */
@@ -313,7 +314,7 @@ async function hubCache(): Promise<Omit<Check, 'name'>> {
   const { HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME } = process.env
   const folder =
     HF_HUB_CACHE || join(HF_HOME || join(XDG_CACHE_HOME || join(homedir(), '.cache'), 'huggingface'), 'hub')
-  const parent = existing(folder)
+  const parent = nearestExisting(folder)
   try {
     const models = parent === folder ? (await readdir(folder)).filter((n) => n.startsWith('models--')).length : 0
     if (!statSync(parent).isDirectory()) throw new Error(`${parent} is no folder`)
@@ -324,14 +325,8 @@ async function hubCache(): Promise<Omit<Check, 'name'>> {
   }
 }
 
-/** The nearest path above that exists. */
-function existing(path: string): string {
-  while (!existsSync(path) && dirname(path) !== path) path = dirname(path)
-  return path
-}
-
 async function disk(): Promise<Omit<Check, 'name'>> {
-  const places = [...new Set([process.cwd(), existing(tmpdir())])]
+  const places = [...new Set([process.cwd(), nearestExisting(tmpdir())])]
   const free = await Promise.all(places.map((place) => statfs(place).then(({ bavail, bsize }) => bavail * bsize)))
   const found = places.map((place, i) => `${gib(free[i]!)} free in ${place}`).join(', ')
   return room(Math.min(...free), found, 'free space on the disk')

@@ -6,6 +6,8 @@ import { Interrupted } from './common.js'
 
 const commands = [
   './prepare.js',
+  './import-csv.js',
+  './init.js',
   './train.js',
   './validate.js',
   './check-data.js',

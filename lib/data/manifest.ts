@@ -101,7 +101,9 @@ export function manifestJsonSchema(): Record<string, unknown> {
  *   folder without `fps` or a file with it; or where the file is missing or holds no sample
  */
 export async function readManifest(path: string, { videos = true } = {}): Promise<Sample[]> {
-  const text = await readText(path, (error) => invalid(path, 'a readable manifest (JSONL)', error))
+  const importer = 'mtransllama import-csv writes one from a table'
+  if (/\.(csv|tsv|xlsx?)$/i.test(path)) throw invalid(path, 'a manifest (JSONL)', new Error('a table'), importer)
+  const text = await readText(path, (error) => invalid(path, 'a readable manifest (JSONL)', error, importer))
   const samples: Sample[] = []
   const lineOf = new Map<string, number>()
   for (const [i, line] of text.split('\n').entries()) {
@@ -128,48 +130,55 @@ function parseLine(line: string, where: string): Sample {
     (error) => invalid(where, 'a JSON object', line.trim(), error.message),
     (key) => invalid(where, 'every key once', key, 'it is there twice; keep one of them'),
   )
+  return checkSample(value, (key) => (key === undefined ? where : `${where}, ${key}`))
+}
+
+/** What a message calls a line, or the part of it with a key such as `choices.1`. */
+export type Place = (key?: string) => string
+
+/** A value as a sample; checks everything that needs neither another sample nor a file. @throws InputError */
+export function checkSample(value: unknown, place: Place): Sample {
   const holding = (pattern: RegExp, but?: string): [string, unknown] | undefined =>
     Object.entries((value ?? {}) as object).find(
       ([key, v]) => key !== but && [v].flat().some((s) => typeof s === 'string' && pattern.test(s)),
     )
   const broken = holding(/\p{Cs}/u)
-  if (broken) throw invalid(`${where}, ${broken[0]}`, 'whole characters', broken[1], 'one is half of a surrogate pair')
+  if (broken) throw invalid(place(broken[0]), 'whole characters', broken[1], 'one is half of a surrogate pair')
   const lost = holding(/\uFFFD/, 'video')
-  if (lost)
-    throw invalid(`${where}, ${lost[0]}`, 'whole characters', lost[1], 'one was lost when the text was converted')
+  if (lost) throw invalid(place(lost[0]), 'whole characters', lost[1], 'one was lost when the text was converted')
   const parsed = schema.safeParse(value)
-  if (!parsed.success) throw explain(parsed.error.issues, value, where)
+  if (!parsed.success) throw explain(parsed.error.issues, value, place)
   const sample = parsed.data
   if (sample.end !== undefined && sample.end <= (sample.start ?? 0)) {
-    throw invalid(`${where}, end`, `a time after start (${sample.start ?? 0} s)`, sample.end)
+    throw invalid(place('end'), `a time after start (${sample.start ?? 0} s)`, sample.end)
   }
   if (sample.choices && !sample.choices.includes(sample.answer)) {
-    throw invalid(`${where}, answer`, `one of the choices ${show(sample.choices)}`, sample.answer)
+    throw invalid(place('answer'), `one of the choices ${show(sample.choices)}`, sample.answer)
   }
   if (sample.references && !sample.references.includes(sample.answer)) {
-    throw invalid(`${where}, answer`, `one of the references ${show(sample.references)}`, sample.answer)
+    throw invalid(place('answer'), `one of the references ${show(sample.references)}`, sample.answer)
   }
   const twice = sample.choices?.find((choice, i) => sample.choices!.indexOf(choice) !== i)
   if (twice !== undefined)
-    throw invalid(`${where}, choices`, 'choices that differ', sample.choices, `${show(twice)} is there twice`)
+    throw invalid(place('choices'), 'choices that differ', sample.choices, `${show(twice)} is there twice`)
   return sample
 }
 
 /** Zod's first issue as one sentence. An unknown key goes first, since it is often a required one mistyped. */
-function explain(issues: z.core.$ZodIssue[], value: unknown, where: string): InputError {
+function explain(issues: z.core.$ZodIssue[], value: unknown, place: Place): InputError {
   const issue = issues.find((i) => i.code === 'unrecognized_keys') ?? issues[0]!
   if (issue.code === 'unrecognized_keys') {
     const key = issue.keys[0]!
     const near = nearest(key, Object.keys(schema.shape))
     return invalid(
-      where,
+      place(),
       'known keys alone',
       key,
       near ? `did you mean ${show(near)}?` : `known are ${Object.keys(schema.shape).join(', ')}`,
     )
   }
   const got = valueAt(issue, value)
-  const name = issue.path.length ? `${where}, ${issue.path.join('.')}` : where
+  const name = issue.path.length ? place(issue.path.join('.')) : place()
   if (got === undefined && issue.path.length) return invalid(name, 'this field', new Error('nothing'), 'it is required')
   if (issue.code === 'invalid_format') return invalid(name, 'a text that is not blank', got)
   if (issue.code === 'invalid_type')
@@ -187,8 +196,20 @@ function explain(issues: z.core.$ZodIssue[], value: unknown, where: string): Inp
 
 /** Every video is there, and `fps` stands where frames are images and only there. */
 async function checkVideos(path: string, samples: Sample[], lines: number[]): Promise<void> {
-  const kinds = new Map<string, Promise<'file' | 'folder' | Error>>()
-  for (const { video } of samples) {
+  const kinds = await videoKinds(samples.map(({ video }) => video))
+  for (const [i, sample] of samples.entries()) {
+    const place = (key?: string): string => `${path}, line ${lines[i]}, ${key}`
+    checkVideo(sample, kinds.get(sample.video)!, place, 'paths are relative to the manifest')
+  }
+}
+
+/** What a path leads to, or why it leads nowhere. */
+type VideoKind = 'file' | 'folder' | Error
+
+/** What each video is. */
+export async function videoKinds(videos: Iterable<string>): Promise<Map<string, VideoKind>> {
+  const kinds = new Map<string, Promise<VideoKind>>()
+  for (const video of videos) {
     if (kinds.has(video)) continue
     kinds.set(
       video,
@@ -199,20 +220,14 @@ async function checkVideos(path: string, samples: Sample[], lines: number[]): Pr
     )
     if (kinds.size % 64 === 0) await kinds.get(video)
   }
-  for (const [i, { video, fps }] of samples.entries()) {
-    const where = `${path}, line ${lines[i]}`
-    const kind = await kinds.get(video)!
-    if (kind instanceof Error)
-      throw absent(
-        video,
-        `${where}, video`,
-        'a video file or a folder of frame images',
-        kind,
-        'paths are relative to the manifest',
-      )
-    if (kind === 'folder' && fps === undefined)
-      throw invalid(`${where}, fps`, 'the frames per second of the folder of frame images', new Error('nothing'))
-    if (kind === 'file' && fps !== undefined)
-      throw invalid(`${where}, fps`, 'no fps for a video file, whose frames carry their own times', fps)
-  }
+  return new Map(await Promise.all([...kinds].map(async ([video, kind]) => [video, await kind] as const)))
+}
+
+/** Checks that a sample's video is there, and its `fps` for it. @param hint where a path is relative to */
+export function checkVideo({ video, fps }: Sample, kind: VideoKind, place: Place, hint: string): void {
+  if (kind instanceof Error) throw absent(video, place('video'), 'a video file or a folder of frame images', kind, hint)
+  if (kind === 'folder' && fps === undefined)
+    throw invalid(place('fps'), 'the frames per second of the folder of frame images', new Error('nothing'))
+  if (kind === 'file' && fps !== undefined)
+    throw invalid(place('fps'), 'no fps for a video file, whose frames carry their own times', fps)
 }

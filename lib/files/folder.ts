@@ -7,6 +7,12 @@ import { InputError, invalid } from '../errors.js'
 import { writeFileAtomic, type FileSystem } from './atomic.js'
 import { writeSafetensors, type TensorSource } from './safetensors.js'
 
+/** The path, or the nearest above it that exists. */
+export function nearestExisting(path: string): string {
+  while (!existsSync(path) && dirname(path) !== path) path = dirname(path)
+  return path
+}
+
 /** A file of a folder that is to be written, by its path inside the folder; `from` is a file to be copied. */
 export type FolderFile = { path: string } & ({ text: string } | { from: string } | { tensors: readonly TensorSource[] })
 

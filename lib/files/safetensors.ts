@@ -84,7 +84,10 @@ export async function readHeader(path: string): Promise<SafetensorsHeader> {
     if (length > MAX_HEADER)
       throw fault(path, `its header claims ${length} bytes, and the format allows at most ${MAX_HEADER}`)
     if (8 + length > size)
-      throw fault(path, `its header claims ${length} bytes, but the file ends after ${size}; it may be truncated`)
+      throw fault(
+        path,
+        `its header claims ${length} bytes, but the file ends after ${size}; it may be truncated, so fetch it again`,
+      )
     const text = decodeText(path, await readExactly(path, file, 8, length))
     const { entries, metadata } = parseHeader(path, text, 8 + length, size)
     return { path, size, entries, metadata }

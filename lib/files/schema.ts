@@ -48,7 +48,9 @@ function byLastPart(key: string, known: string[]): string | undefined {
 
 function problem(issue: z.core.$ZodIssue, value: unknown, where: string): InputError {
   const path = dotted(issue.path)
-  return invalid(path === '' ? where : `${where}: ${path}`, expected(issue), valueAt(issue, value))
+  const got = valueAt(issue, value)
+  const hint = got === undefined ? 'it is required' : got === null ? 'give it a value, or leave the key out' : undefined
+  return invalid(path === '' ? where : `${where}: ${path}`, expected(issue), got, hint)
 }
 
 /** The part of a value that a problem is about. */

@@ -37,8 +37,8 @@ export async function readText(
   return decodeText(bytes, path)
 }
 
-/** The same from the bytes themselves. */
-export function decodeText(bytes: Uint8Array, path: string): string {
+/** The same from the bytes themselves. @param remedy what to do about another encoding */
+export function decodeText(bytes: Uint8Array, path: string, remedy = 'save the file as UTF-8'): string {
   const pointer = pointerIn(bytes)
   if (pointer) throw new InputError(`${path}: is ${pointer.what}; ${pointer.remedy}.`)
   const line = (at: number): number => 1 + bytes.subarray(0, at).reduce((n, byte) => n + Number(byte === 10), 0)
@@ -49,7 +49,7 @@ export function decodeText(bytes: Uint8Array, path: string): string {
     const at = firstBad(bytes)
     const before = new TextDecoder().decode(bytes.subarray(Math.max(bytes.lastIndexOf(10, at - 1) + 1, at - 24), at))
     throw new InputError(
-      `${path}, line ${line(at)}: expected UTF-8 text, but got the byte 0x${bytes[at]!.toString(16)} behind ${show(before)}; save the file as UTF-8 (it may be Latin-1 or Windows-1252).`,
+      `${path}, line ${line(at)}: expected UTF-8 text, but got the byte 0x${bytes[at]!.toString(16)} behind ${show(before)}; ${remedy} (it may be Latin-1 or Windows-1252).`,
     )
   }
   const zero = bytes.indexOf(0)

@@ -61,7 +61,7 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
     const advice =
       old.length > 0
         ? `there is ${old[0]}; in Python, AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder) writes tokenizer.json from it`
-        : 'a Hugging Face tokenizer folder has one'
+        : 'a Hugging Face tokenizer folder has one: download the whole model'
     throw new InputError(`${file}: no such file; ${advice}.`)
   }
   const optional = async (name: string) => (existsSync(join(folder, name)) ? readJsonObject(join(folder, name)) : {})

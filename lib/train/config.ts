@@ -213,5 +213,5 @@ function withPaths(adapter: AdapterConfig, at: (path: string) => string): Adapte
 
 /** Reads a YAML (or JSON) file; paths in it are relative to it. */
 export async function readTrainConfig(path: string): Promise<TrainConfig> {
-  return parseTrainConfig(await readYaml(path), dirname(resolve(path)), path)
+  return parseTrainConfig(await readYaml(path, 'mtransllama init writes one'), dirname(resolve(path)), path)
 }

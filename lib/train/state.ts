@@ -18,7 +18,7 @@ import { checkWith } from '../files/schema.js'
 import { scope } from '../tensor/scope.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { FileSystem } from '../files/atomic.js'
-import { checkReplaceable, findFolder, replaceFolder } from '../files/folder.js'
+import { checkReplaceable, findFolder, nearestExisting, replaceFolder } from '../files/folder.js'
 import { readAsFloat32, readHeader, type TensorData } from '../files/safetensors.js'
 import type { AdamW } from './optimizer.js'
 
@@ -169,8 +169,15 @@ const State = z.strictObject({
   random: z.looseObject({ seed: z.number() }),
 })
 
-/** Throws where saving into `dir` would be refused: the names of a run are taken by something else. */
+/** Throws where saving into `dir` would be refused: it cannot be a folder, or something else has a run's names in it. */
 export async function checkOutput(dir: string): Promise<void> {
+  const place = nearestExisting(dir)
+  try {
+    if (!(await fs.stat(place)).isDirectory()) throw new Error(`the file ${place}`)
+    await fs.access(place, fs.constants.W_OK)
+  } catch (error) {
+    throw invalid('output', 'a folder that can be written', error, `choose another than ${dir}`)
+  }
   for (const name of ['last', 'best']) await checkReplaceable(join(dir, name), ADAPTER_FOLDER)
 }
 

@@ -86,7 +86,9 @@ export async function validate(config: TrainConfig): Promise<ValidateReport> {
   report.steps = Math.ceil(Math.ceil(train.length / batch) / accumulation)
   const task = /^accuracy:(.+)$/.exec(metric ?? '')?.[1]
   if (task !== undefined && splits.has('validation') && !validation.some((s) => s.task === task))
-    report.problems.push(`train.metric: no validation sample has the task ${show(task)}.`)
+    report.problems.push(
+      `train.metric: no validation sample has the task ${show(task)}; the tasks are ${tasksOf(validation).join(', ') || 'none'}.`,
+    )
   const steps = report.steps * epochs
   for (const [key, value] of Object.entries({ evalEvery, saveEvery, warmup }))
     if (train.length && value > steps) report.warnings.push(`train.${key} is ${value}, but the run has ${steps} steps.`)
@@ -133,11 +135,13 @@ function splitReport(
     name,
     samples: samples.length,
     clips: new Set(samples.map(clipKey)).size,
-    tasks: [...new Set(samples.flatMap((s) => s.task ?? []))].sort(),
+    tasks: tasksOf(samples),
     longest,
     cuts,
   }
 }
+
+const tasksOf = (samples: readonly Sample[]): string[] => [...new Set(samples.flatMap((s) => s.task ?? []))].sort()
 
 /** Tokens of a sample's texts before anything is cut. */
 function wholeTexts(

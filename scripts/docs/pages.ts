@@ -1,61 +1,11 @@
 // Pages about what users write, from the JSON Schemas that check it: docs/configuration.md and docs/data.md.
 import { manifestJsonSchema } from '../../lib/data/manifest.js'
+import { isGroup, values, type JsonSchema } from '../../lib/report/json-schema.js'
 import { markdownTable } from '../../lib/report/table.js'
 import { trainConfigJsonSchema } from '../../lib/train/config.js'
 
-/** What these pages read of a JSON Schema. */
-interface Schema {
-  type?: string
-  description?: string
-  default?: unknown
-  enum?: string[]
-  anyOf?: Schema[]
-  properties?: Record<string, Schema>
-  required?: string[]
-  items?: Schema | false
-  prefixItems?: Schema[]
-  minimum?: number
-  exclusiveMinimum?: number
-  maximum?: number
-  exclusiveMaximum?: number
-  minLength?: number
-  minItems?: number
-}
-
-const NAMES: Record<string, string> = { integer: 'whole number', string: 'text', boolean: '`true` or `false`' }
-
-/** Which values a field takes, in words. */
-function values(schema: Schema): string {
-  const { type = '', enum: choices, anyOf, properties, prefixItems, items, minItems } = schema
-  if (choices) return choices.map((choice) => `\`${choice}\``).join(', ')
-  if (anyOf) return anyOf.map(values).join('; or ')
-  if (prefixItems) return `${prefixItems.length} numbers, each ${range(prefixItems[0]!)}`
-  if (properties)
-    return `an object of ${Object.keys(properties)
-      .map((key) => `\`${key}\``)
-      .join(', ')}, each a ${values(Object.values(properties)[0]!)}`
-  if (type === 'array') return `list of ${minItems ? `at least ${minItems} ` : ''}${plural(items as Schema)}`
-  return [NAMES[type] ?? type, type === 'integer' || type === 'number' ? range(schema) : ''].filter(Boolean).join(' ')
-}
-
-const plural = (schema: Schema): string =>
-  schema.type === 'string' ? 'texts' : `${values(schema).replace('number', 'numbers')}`
-
-/** The range of a number; bounds that only say "a safe integer" are left out. */
-function range({ minimum, exclusiveMinimum, maximum, exclusiveMaximum }: Schema): string {
-  const bounds = [
-    minimum !== undefined && minimum > Number.MIN_SAFE_INTEGER ? `≥ ${minimum}` : '',
-    exclusiveMinimum !== undefined ? `> ${exclusiveMinimum}` : '',
-    maximum !== undefined && maximum < Number.MAX_SAFE_INTEGER ? `≤ ${maximum}` : '',
-    exclusiveMaximum !== undefined ? `< ${exclusiveMaximum}` : '',
-  ]
-  return bounds.filter(Boolean).join(', ')
-}
-
-const isGroup = (schema: Schema): boolean => schema.properties !== undefined && !schema.description
-
 /** A row for each field; `required` fields say so in place of a default. */
-function rows(schema: Schema, prefix: string): string[][] {
+function rows(schema: JsonSchema, prefix: string): string[][] {
   return Object.entries(schema.properties ?? {})
     .filter(([, inner]) => !isGroup(inner))
     .map(([key, inner]) => {
@@ -89,7 +39,7 @@ const LINKS: Record<string, string> = {
 
 /** docs/configuration.md */
 export function configurationPage(): string {
-  const schema = trainConfigJsonSchema() as Schema
+  const schema = trainConfigJsonSchema() as JsonSchema
   const groups = Object.entries(schema.properties!).filter(([, inner]) => isGroup(inner))
   return `${[
     '# Configuration of a training run',
@@ -113,7 +63,7 @@ export function dataPage(): string {
     'Written by `npm run schemas` from the schema that reads a manifest; the same as [JSON Schema](manifest.schema.json), for editors.',
     'A manifest is a UTF-8 file with one JSON object per line, one line per sample (JSONL). Blank lines are skipped. An error names the file, the line and the id.',
     '```json\n{"id": "1", "video": "clips/1.mp4", "start": 2.5, "end": 8, "qformerText": "Sheldon: It\'s just a privilege to watch your mind at work.", "prompt": "Pair with the past dialogue and video, is it sarcastic?", "answer": "Yes! it is sarcastic.", "choices": ["Yes! it is sarcastic.", "No! it is not sarcastic."]}\n```',
-    table(rows(manifestJsonSchema() as Schema, '')),
+    table(rows(manifestJsonSchema() as JsonSchema, '')),
     'A question with `choices` is answered by the choice with the least mean loss per token, others by greedy generation. [How videos are read](video.md) says which frames of a clip are taken.',
   ].join('\n\n')}\n`
 }
