@@ -1,10 +1,11 @@
-// npm run docs:api: writes the API reference to docs/api, in Markdown, from the docstrings. TypeDoc and the TypeScript
-// that it needs are in scripts/docs/api, installed at the first call. The output is not committed (docs/README.md says
-// why). A link of a docstring that leads nowhere is an error; test/house/docstrings.test.ts finds it without TypeDoc.
+// npm run docs:api [-- --out FOLDER]: writes the API reference to docs/api, in Markdown, from the docstrings. TypeDoc and
+// the TypeScript that it needs are in scripts/docs/api, installed at the first call. The output is not committed
+// (docs/README.md says why). A link of a docstring that leads nowhere is an error; test/house/docstrings.test.ts finds
+// it without TypeDoc, test/house/reference.test.ts runs this.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { exit } from 'node:process'
+import { argv, exit } from 'node:process'
 import { fileURLToPath } from 'node:url'
 import { entries } from './entries.js'
 
@@ -24,6 +25,7 @@ run(
     '--options',
     join(tools, 'typedoc.json'),
     ...entries.values(),
+    ...argv.slice(2),
   ],
   root,
 )

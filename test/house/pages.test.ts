@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { configurationPage, dataPage } from '../../scripts/docs/pages.js'
+import { anchorsOf } from '../support/anchors.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const tracked = spawnSync('git', ['ls-files', '-co', '--exclude-standard'], { cwd: root, encoding: 'utf8' })
@@ -15,26 +16,10 @@ const read = (path: string): string => readFileSync(join(root, path), 'utf8')
 const pages = tracked.filter((file) => file.endsWith('.md'))
 const sources = tracked.filter((file) => /\.(ts|mts|mjs|cc|cu|h|py|sh)$|^(CMakeLists\.txt|binding\.gyp)$/.test(file))
 
-/** The anchors of a page, as GitHub makes them of its headings. */
-function anchors(page: string): Set<string> {
-  const headings = read(page)
-    .replace(/^```[\s\S]*?^```/gm, '')
-    .matchAll(/^#+ +(.*)$/gm)
-  const found = new Set<string>()
-  for (const [, heading] of headings) {
-    const words = heading!.replace(/\[([^\]]*)\]\([^)]*\)/g, '$1').toLowerCase()
-    const slug = words.replace(/[^\p{L}\p{N}\s_-]/gu, '').replace(/\s/g, '-')
-    let unique = slug
-    for (let n = 1; found.has(unique); n++) unique = `${slug}-${n}`
-    found.add(unique)
-  }
-  return found
-}
-
 /** What is wrong with a reference to `page#anchor`, if anything. */
 function broken(page: string, anchor: string | undefined): string | undefined {
   if (!existsSync(join(root, page))) return `${page} is not there`
-  return anchor && page.endsWith('.md') && !anchors(page).has(anchor) ? `${page} has no #${anchor}` : undefined
+  return anchor && page.endsWith('.md') && !anchorsOf(read(page)).has(anchor) ? `${page} has no #${anchor}` : undefined
 }
 
 test('every page and anchor that code cites is there', () => {
