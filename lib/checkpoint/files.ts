@@ -36,7 +36,9 @@ export async function openFiles(at: string, isNeeded: (stored: string) => boolea
   if (weights !== undefined) return [await header(weights)]
   const others = (await readdir(at)).filter((name) => /\.(bin|pth|pt|ckpt|h5|msgpack)$/.test(name))
   if (others.length === 0)
-    throw new InputError(`${at}: there is no model.safetensors and no model.safetensors.index.json in this folder.`)
+    throw new InputError(
+      `${at}: there is no model.safetensors and no model.safetensors.index.json in this folder; download the whole model.`,
+    )
   throw new InputError(
     `${at}: the weights are there as ${others.slice(0, 3).join(', ')} alone; "mtransllama convert" reads .pth files, ` +
       'and of other files pytorch_model.bin is read as it is.',

@@ -3,7 +3,7 @@
  * values that it takes. Keys, comments and defaults are the schema's.
  */
 import { existsSync } from 'node:fs'
-import { dirname, relative, resolve, sep } from 'node:path'
+import { dirname, isAbsolute, relative, resolve, sep } from 'node:path'
 import type { Command } from 'commander'
 import { stringify } from 'yaml'
 import { checkAdapterConfig } from '../adapter/config.js'
@@ -12,9 +12,10 @@ import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import { isGroup, values, type JsonSchema } from '../report/json-schema.js'
+import { fromHub, located, type FromHub } from './common.js'
 import { parseTrainConfig, trainConfigJsonSchema } from '../train/config.js'
 
-interface Options {
+interface Options extends FromHub {
   model: string
   train: string
   val?: string
@@ -23,10 +24,9 @@ interface Options {
 }
 
 export function register(program: Command): void {
-  program
-    .command('init <config>')
+  fromHub(program.command('init <config>'))
     .description('write a commented configuration for a model and a data set')
-    .requiredOption('--model <dir>', 'image model in the Hugging Face layout')
+    .requiredOption('--model <dir>', 'image model: a folder in the Hugging Face layout, or OWNER/NAME of the hub')
     .requiredOption('--train <manifest>', 'manifest of the training samples')
     .option('--val <manifest>', 'manifest of the validation samples')
     .option('--output <dir>', 'folder of the run', 'run')
@@ -34,7 +34,8 @@ export function register(program: Command): void {
     .action(async (path: string, options: Options) => {
       if (!options.force && existsSync(path))
         throw new InputError(`${path}: is there already; choose another name, or replace it (--force).`)
-      const { text, notes } = await configurationFor(path, options)
+      const model = await located(options.model, options)
+      const { text, notes } = await configurationFor(path, { ...options, model })
       await writeFileAtomic(path, text)
       console.log([`${path} is written`, ...notes].join('\n'))
     })
@@ -56,10 +57,13 @@ async function configurationFor(path: string, options: Options): Promise<{ text:
     chosen['train'] = { metric }
     notes.push(`train.metric: ${metric}, since most validation samples have no choices`)
   }
-  const written = (target: string): string => {
-    const near = relative(dirname(resolve(path)), resolve(target))
-    return near.split(sep).join('/')
-  }
+  // An absolute path stays one, such as that of a model of the hub in the cache.
+  const written = (target: string): string =>
+    isAbsolute(target)
+      ? target
+      : relative(dirname(resolve(path)), resolve(target))
+          .split(sep)
+          .join('/')
   const value = {
     model: written(options.model),
     output: written(options.output),
