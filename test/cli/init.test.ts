@@ -9,7 +9,6 @@ import { parseTrainConfig, readTrainConfig, trainConfigJsonSchema } from '../../
 import { validate } from '../../lib/train/validate.js'
 import type { JsonSchema } from '../../lib/report/json-schema.js'
 import { cli, inProcess, type Ended } from '../support/cli.js'
-import { temporaryFolder } from '../support/tiny.js'
 import { jsonLines, makeWorld, type World, writeCheckpoint } from '../support/world.js'
 
 let world: World

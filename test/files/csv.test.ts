@@ -30,7 +30,7 @@ const cells = [
 const lines = [1, 2, 3, 6, 9]
 const table = (delimiter: string, newline: string): string =>
   cells
-    .map((row) => row.map((c) => `"${c.replaceAll('"', '""')}"`).join(delimiter) + '\n')
+    .map((row) => `${row.map((c) => `"${c.replaceAll('"', '""')}"`).join(delimiter)}\n`)
     .join('')
     .replaceAll('\n', newline)
 
