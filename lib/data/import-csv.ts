@@ -233,7 +233,7 @@ function secondsOf(text: string, where: string): number {
   return Number(hours) * 3600 + Number(minutes) * 60 + seconds
 }
 
-// --------------------------------------------------------------------------------------------------------------- splits
+// -------------------------------------------------------------------------------------------------------------- splits
 
 /**
  * Gives rows without a split one: about `share` of all for validation, whole groups at a time. The choice depends on

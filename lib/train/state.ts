@@ -169,7 +169,7 @@ const State = z.strictObject({
   random: z.looseObject({ seed: z.number() }),
 })
 
-/** Throws where saving into `dir` would be refused: it cannot be a folder, or something else has a run's names in it. */
+/** Throws where saving into `dir` would be refused: it is no folder, or something else has a run's names in it. */
 export async function checkOutput(dir: string): Promise<void> {
   const place = nearestExisting(dir)
   try {
