@@ -223,5 +223,8 @@ export class Bar {
 /** `0.640` as `64.0 %`. */
 export const percent = (x: number): string => `${(100 * x).toFixed(1)} %`
 
+/** A probability under chance, as text. */
+export const chance = (p: number): string => (p < 0.001 ? '<0.001' : p.toFixed(3))
+
 /** Native memory in use, as text. */
 export const memoryText = (): string => `${(memory().bytes / 2 ** 20).toFixed(0)} MiB`

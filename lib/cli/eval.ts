@@ -10,7 +10,7 @@ import { Features } from '../session/features.js'
 import { PredictionFile, runName } from '../eval/predictions.js'
 import { probe, PROBED, type Probe } from '../eval/probe.js'
 import { writeFileAtomic } from '../files/atomic.js'
-import { Bar, chosen, count, interruptible, located, opens, percent, seconds, type Opens } from './common.js'
+import { Bar, chance, chosen, count, interruptible, located, opens, percent, seconds, type Opens } from './common.js'
 
 interface Options extends Opens {
   data: string
@@ -43,7 +43,7 @@ export function probeText({ metric, samples, rows, findings, video }: Probe): st
       hundred(changed),
       loss ? hundred(loss.difference) : '-',
       loss?.interval ? `${hundred(loss.interval.low)} to ${hundred(loss.interval.high)}` : '-',
-      loss ? loss.p.toFixed(3) : '-',
+      loss ? chance(loss.p) : '-',
     ]),
   ])
   const said = findings.map((finding, i) => `${!video && i === 0 ? 'warning' : 'note'}: ${finding}.`)

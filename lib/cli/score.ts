@@ -7,13 +7,14 @@ import { metricNames, METRICS, type Tools } from '../eval/metrics/metrics.js'
 import type { Interval } from '../eval/metrics/intervals.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import { textTable } from '../report/table.js'
-import { number } from './common.js'
+import { chance, number } from './common.js'
 
 interface Options extends Tools {
   data: string
   metrics?: string[]
   positive?: string
   split?: string
+  by: string
   against?: string
   seed: string
   json?: string
@@ -51,23 +52,23 @@ const between = (interval: Interval | undefined): string =>
 export function scoreText({ lines, binary, unpredicted }: Scored): string {
   const parts = [
     textTable([
-      ['metric', 'task', '%', '95 % interval', 'answers'],
-      ...lines.map((l) => [l.metric, l.task ?? 'all', hundred(l.value), between(l.interval), l.answers]),
+      ['metric', 'part', '%', '95 % interval', 'answers'],
+      ...lines.map((l) => [l.metric, l.part ?? 'all', hundred(l.value), between(l.interval), l.answers]),
     ]),
   ]
   const compared = lines.filter((l) => l.paired)
   if (compared.length)
     parts.push(
       textTable([
-        ['metric', 'task', 'this', 'other', 'difference', '95 % interval', 'p'],
-        ...compared.map(({ metric, task = 'all', value, paired: p }) => [
+        ['metric', 'part', 'this', 'other', 'difference', '95 % interval', 'p'],
+        ...compared.map(({ metric, part = 'all', value, paired: p }) => [
           metric,
-          task,
+          part,
           hundred(value),
           hundred(p!.other),
           hundred(p!.difference),
           between(p!.interval),
-          p!.p.toFixed(3),
+          chance(p!.p),
         ]),
       ]),
     )
@@ -100,34 +101,39 @@ export function register(program: Command): void {
     .description('metrics of predictions that eval wrote, each by its name, with intervals; no model is opened')
     .requiredOption('--data <manifest>', 'the samples that were predicted, JSONL')
     .option('--split <name>', 'only the samples of this split')
+    .option('--by <what>', 'task or group: what figures are broken down by', 'task')
     .option('--against <predictions>', "another run's predictions of the same samples: differences, paired")
     .option('--seed <n>', 'seed of intervals and tests', '0')
     .option('--json <file>', 'where the figures are written as JSON as well')
-    .action(async (predictions: string, { data, metrics, positive, split, against, seed, json, ...tools }: Options) => {
-      const samples = ofSplit(await readManifest(data, { videos: false }), split, data)
-      const names = metricNames(metrics ?? fitting(samples))
-      const answers = await readAnswers(predictions, samples)
-      const scored = await scoreAnswers(answers, {
-        ...tools,
-        metrics: names,
-        positiveLabel: positive,
-        against: against === undefined ? undefined : await readAnswers(against, samples),
-        seed: number('--seed', seed),
-      })
-      if (json !== undefined) {
-        const { lines, binary, unpredicted } = scored
-        const record = {
-          predictions,
-          data,
-          split,
-          against,
-          samples: samples.length,
-          unpredicted,
-          scores: lines,
-          binary,
+    .action(
+      async (predictions: string, { data, metrics, positive, split, by, against, seed, json, ...tools }: Options) => {
+        if (by !== 'task' && by !== 'group') throw invalid('--by', 'task or group', by)
+        const samples = ofSplit(await readManifest(data, { videos: false }), split, data)
+        const names = metricNames(metrics ?? fitting(samples))
+        const answers = await readAnswers(predictions, samples)
+        const scored = await scoreAnswers(answers, {
+          ...tools,
+          metrics: names,
+          positiveLabel: positive,
+          by,
+          against: against === undefined ? undefined : await readAnswers(against, samples),
+          seed: number('--seed', seed),
+        })
+        if (json !== undefined) {
+          const { lines, binary, unpredicted } = scored
+          const record = {
+            predictions,
+            data,
+            split,
+            against,
+            samples: samples.length,
+            unpredicted,
+            scores: lines,
+            binary,
+          }
+          await writeFileAtomic(json, `${JSON.stringify(record, null, 2)}\n`)
         }
-        await writeFileAtomic(json, `${JSON.stringify(record, null, 2)}\n`)
-      }
-      console.log(scoreText(scored))
-    })
+        console.log(scoreText(scored))
+      },
+    )
 }

@@ -44,9 +44,7 @@ const schema = z.strictObject({
   task: text().optional().describe('A name under which accuracy is also reported on its own.'),
   group: text()
     .optional()
-    .describe(
-      'What samples have in common that are not independent, such as show or video; intervals draw whole groups.',
-    ),
+    .describe('What samples have in common, such as the show or the video; `score --by group` reports each.'),
   split: text().optional().describe('The part of the data that the sample belongs to, such as `train` or `test`.'),
 })
 

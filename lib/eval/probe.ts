@@ -18,7 +18,6 @@ import { predictSamples, type PredictOptions, type Prediction } from './evaluate
 import { accuracyScore } from './metrics/classes.js'
 import { bootstrap, paired, type Interval, type Paired } from './metrics/intervals.js'
 import type { Score } from './metrics/metric.js'
-import { groupOf } from './metrics/metrics.js'
 import { rougeGoogle } from './metrics/rouge.js'
 import { answered } from './score.js'
 
@@ -199,7 +198,7 @@ export async function probe(
   const answers = new Map<View, Map<string, string>>([['as they are', asTheyAre]])
   for (const [view, of] of others) answers.set(view, await ask(of))
 
-  const groups = samples.map((s) => groupOf({ ...answered(s, ''), group: s.group ?? s.video }))
+  const groups = samples.map((s) => s.video)
   const score = (of: Map<string, string>): Score => {
     const list = samples.map((s) => answered(s, of.get(s.id)))
     return samples.every((s) => s.choices) ? accuracyScore(list) : rougeGoogle(list)
@@ -228,10 +227,10 @@ export function judged(rows: readonly ProbeRow[], samples: number): Pick<Probe, 
   const video = better(row("another clip's")) || better(row('blank'))
   const findings: string[] = []
   if (!video) {
-    const same = without.every((r) => r.changed === 0)
+    const same = without.every(({ view, changed }) => view === 'text alone' || changed === 0)
     findings.push(
       same
-        ? `the video changes no answer of ${samples} samples: the model answers from the text alone`
+        ? `the pictures change no answer of ${samples} samples: what the model answers comes from the texts`
         : `${samples} samples do not show that the video helps: answers are as good with another clip's frames, or blank ones`,
     )
   } else {

@@ -6,13 +6,13 @@ import { readText } from '../files/text.js'
 import { binaryScore, type Binary } from './metrics/classes.js'
 import { bootstrap, paired, type Interval, type Paired } from './metrics/intervals.js'
 import type { Answered, Score } from './metrics/metric.js'
-import { computeMetrics, groupOf, type Tools } from './metrics/metrics.js'
+import { computeMetrics, type Tools } from './metrics/metrics.js'
 
 /** A sample with what was predicted for it. */
 export const answered = (
-  { id, prompt, answer, references, choices, task, group }: Sample,
+  { id, prompt, answer, references, choices, task, group, video }: Sample,
   prediction: string | undefined,
-): Answered => ({ id, prompt, answer, references, choices, task, group, prediction })
+): Answered => ({ id, prompt, answer, references, choices, task, group, video, prediction })
 
 /**
  * Reads a file of predictions, as `eval --output` writes it, beside its samples.
@@ -52,11 +52,11 @@ export async function readAnswers(path: string, samples: readonly Sample[]): Pro
   return samples.map((sample) => answered(sample, lines.get(sample.id)))
 }
 
-/** A metric with how sure it is; in all, and by task where samples name one. */
+/** A metric with how sure it is, of all samples or of a part of them. */
 export interface ScoreLine {
   metric: string
-  /** Absent for all samples together. */
-  task?: string
+  /** The task, or the group, that the samples have in common; absent for all samples together. */
+  part?: string
   value: number
   interval: Interval | undefined
   /** Answers that the metric counts. */
@@ -79,23 +79,25 @@ export interface ScoreOptions extends Tools {
   metrics: readonly string[]
   /** Of closed questions of two classes: the class that precision and recall are of. */
   positiveLabel?: string | undefined
+  /** What figures are broken down by. Default: `task`. */
+  by?: 'task' | 'group' | undefined
   /** Predictions of another run for the same samples. */
   against?: readonly Answered[] | undefined
   /** Seed of the bootstrap. Default 0. */
   seed?: number | undefined
 }
 
-/** Scores answers by every metric asked for, each in all and by task. @throws InputError as the metrics do */
+/** Scores answers by every metric asked for, each in all and by task or group. @throws InputError as the metrics do */
 export async function scoreAnswers(
   answers: readonly Answered[],
-  { metrics, positiveLabel, against, seed = 0, ...tools }: ScoreOptions,
+  { metrics, positiveLabel, by = 'task', against, seed = 0, ...tools }: ScoreOptions,
 ): Promise<Scored> {
-  const tasks = [...new Set(answers.flatMap((a) => a.task ?? []))].sort()
+  const parts = [...new Set(answers.flatMap((a) => a[by] ?? []))].sort()
   const lines: ScoreLine[] = []
-  for (const task of tasks.length > 1 ? [...tasks, undefined] : [undefined]) {
-    const places = [...answers.keys()].filter((i) => task === undefined || answers[i]!.task === task)
+  for (const part of parts.length > 1 ? [...parts, undefined] : [undefined]) {
+    const places = [...answers.keys()].filter((i) => part === undefined || answers[i]![by] === part)
     const some = places.map((i) => answers[i]!)
-    const groups = some.map(groupOf)
+    const groups = some.map((a) => a.video)
     const scores = await computeMetrics(metrics, some, tools)
     const others = against
       ? await computeMetrics(
@@ -106,7 +108,7 @@ export async function scoreAnswers(
       : []
     for (const [i, score] of scores.entries())
       lines.push({
-        ...(task !== undefined && { task }),
+        ...(part !== undefined && { part }),
         metric: score.metric,
         value: score.value,
         interval: bootstrap(score, groups, { seed }),

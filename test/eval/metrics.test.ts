@@ -20,6 +20,7 @@ const one = (prediction: string | undefined, answer: string, more: Partial<Answe
   prompt: '?',
   answer,
   prediction,
+  video: 'v',
   ...more,
 })
 async function failure(act: () => unknown): Promise<string> {
@@ -257,9 +258,9 @@ if (args[0] === '-cp') {
 test('meteor:1.5 through its jar: the corpus value is the jar’s, the mean of videos another; errors in one sentence', async () => {
   const java = standIn()
   const answers = [
-    one('cut the onion', 'Cut the onion!', { id: 'a', group: 'v1' }), // 3 of 3
-    one('a b c d e ||| f', 'a', { id: 'b', group: 'v1' }), // 1 of 6
-    one('stir it', 'Stir.', { id: 'c', group: 'v2' }), // 1 of 2
+    one('cut the onion', 'Cut the onion!', { id: 'a', video: 'v1' }), // 3 of 3
+    one('a b c d e ||| f', 'a', { id: 'b', video: 'v1' }), // 1 of 6
+    one('stir it', 'Stir.', { id: 'c', video: 'v2' }), // 1 of 2
   ]
   const names = ['meteor:1.5', 'meteor:1.5/mean-of-videos']
   const [corpus, videos] = await computeMetrics(names, answers, { java, meteor: 'meteor.jar', ptb: 'corenlp.jar' })

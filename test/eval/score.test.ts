@@ -17,7 +17,7 @@ const write = (name: string, lines: object[]): string => {
 const choices = ['yes', 'no']
 const sample = (i: number, answer: string, task: string): object => ({
   id: `${i}`,
-  video: `clips/${i}.mp4`, // no clip is there: score reads none
+  video: `clips/${i % 4}.mp4`, // no clip is there: score reads none
   prompt: 'Does it move?',
   answer,
   choices,
@@ -42,9 +42,9 @@ test('figures by task, of both classes, against another run, as text and as JSON
     ...['--against', other, '--json', at('scores.json')],
   )
   assert.is(code, 0, err)
-  assert.match(out, /^metric +task +% +95 % interval +answers\naccuracy +count +66\.7 .* 3\naccuracy +motion +40\.0 /)
+  assert.match(out, /^metric +part +% +95 % interval +answers\naccuracy +count +66\.7 .* 3\naccuracy +motion +40\.0 /)
   assert.match(out, /\naccuracy +all +50\.0 +\S+ to \S+ +8\n/)
-  assert.match(out, /\nmetric +task +this +other +difference +95 % interval +p\n/)
+  assert.match(out, /\nmetric +part +this +other +difference +95 % interval +p\n/)
   assert.match(out, /\naccuracy +all +50\.0 +50\.0 +0\.0 +-100\.0 to 100\.0 +1\.000\n/)
   assert.match(out, /\n"yes" \(positive\) +57\.1 +100\.0 +72\.7 +4\n"no" +0\.0 +0\.0 +0\.0 +4\n/)
   assert.match(
@@ -58,6 +58,11 @@ test('figures by task, of both classes, against another run, as text and as JSON
     ['accuracy', 0.5, 4],
   )
   assert.is(record.binary.positive.label, 'yes')
+  const shows = await cli('score', predictions, '--data', data, '--split', 'test', '--by', 'group')
+  assert.match(
+    shows.out,
+    /\naccuracy +show 0 +100\.0 .*\naccuracy +show 1 +0\.0 .*\naccuracy +show 2 [^]*\naccuracy +all +50\.0 /,
+  )
 })
 
 test('predictions that do not belong to the samples are refused in one sentence', async () => {

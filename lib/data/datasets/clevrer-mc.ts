@@ -12,6 +12,9 @@ const schema = z.array(
   }),
 )
 
+/** Without the differences that the two copies of an option may have. */
+const bare = (text: string): string => text.toLowerCase().replace(/\.$/, '')
+
 export const clevrerMc: Dataset = {
   name: 'clevrer-mc',
   title: 'CLEVRER-MC (VideoChat2-IT)',
@@ -29,7 +32,7 @@ export const clevrerMc: Dataset = {
         const id = `${name}_${place}`
         const { question: text, texts } = question(q)
         const answer = option(a)
-        const right = texts.findIndex((t, k) => answer?.letter === letterOf(k) && answer.text === t)
+        const right = texts.findIndex((t, k) => answer?.letter === letterOf(k) && bare(answer.text) === bare(t))
         if (right < 0 || texts.length < 2) {
           strange.push(id)
           continue

@@ -12,8 +12,10 @@ export interface Answered {
   references?: readonly string[] | undefined
   choices?: readonly string[] | undefined
   task?: string | undefined
-  /** What samples have in common that are not independent of each other, such as the video. */
+  /** What samples have in common beyond their video, such as the show. */
   group?: string | undefined
+  /** The video that the question is about; answers about one video are not independent. */
+  video: string
   /** The model's answer; undefined where there is none. */
   prediction: string | undefined
 }

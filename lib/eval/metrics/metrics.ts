@@ -48,9 +48,6 @@ export function metricNames(asked: readonly string[]): string[] {
   return [...new Set(names)]
 }
 
-/** The group of an answer; alone in its own where it has none. */
-export const groupOf = ({ group, id }: Answered): string => (group === undefined ? `id ${id}` : `group ${group}`)
-
 /**
  * Computes metrics, in the order of their names.
  *
@@ -77,15 +74,16 @@ export async function computeMetrics(
     const named = (name: string): string | undefined => (coco.includes(name) ? `${name}${suffix}` : undefined)
     const rouge = named('rougeL:coco')
     if (rouge !== undefined) scores.set('rougeL:coco', rougeCoco(rouge, predicted, expected, notes))
-    const [corpus, videos] = [named('meteor:1.5'), named('meteor:1.5/mean-of-videos')]
-    if (corpus !== undefined || videos !== undefined) {
+    const [corpus, mean] = [named('meteor:1.5'), named('meteor:1.5/mean-of-videos')]
+    if (corpus !== undefined || mean !== undefined) {
       if (meteor === undefined)
         throw new InputError(
           '--metrics: meteor:1.5 is computed by its own jar; give it with --meteor, and Java with --java.',
         )
-      const asked = { ...(corpus !== undefined && { corpus }), ...(videos !== undefined && { videos }) }
+      const asked = { ...(corpus !== undefined && { corpus }), ...(mean !== undefined && { videos: mean }) }
       const given = { jar: meteor, java }
-      for (const score of await meteorJar(asked, predicted, expected, answers.map(groupOf), given))
+      const videos = answers.map((a) => a.video)
+      for (const score of await meteorJar(asked, predicted, expected, videos, given))
         scores.set(score.metric === corpus ? 'meteor:1.5' : 'meteor:1.5/mean-of-videos', {
           ...score,
           notes: [...score.notes, ...notes],
