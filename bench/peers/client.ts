@@ -17,6 +17,7 @@ import { fileURLToPath } from 'node:url'
 import { InputError, invalid } from '../../lib/errors.js'
 import { readAsFloat32, readHeader } from '../../lib/files/safetensors.js'
 import { Child, type Reply } from './child.js'
+import { KEPT_MEMORY, pythons, torchEnvironment } from './python.js'
 
 /** One case for a peer. Tensors and outputs of each kind: README.md beside this file. */
 export interface PeerCase {
@@ -87,11 +88,6 @@ interface Candidate {
 }
 
 function candidates(threads: number): Candidate[] {
-  const pythons = process.env.MT_PYTHON
-    ? [process.env.MT_PYTHON]
-    : process.platform === 'win32'
-      ? ['python']
-      : ['python3', '/usr/bin/python3']
   const node = (file: string, ...args: string[]): [string, ...string[]] => [
     process.execPath,
     '--import',
@@ -105,32 +101,14 @@ function candidates(threads: number): Candidate[] {
     { name: 'onnxruntime', commands: [node('onnxruntime.ts')], advice: installed },
     { name: 'onnxruntime MHA', commands: [node('onnxruntime.ts', 'MHA')], advice: installed },
     { name: 'tfjs-wasm', commands: [node('tfjs.ts')], advice: installed },
-    {
-      name: 'torch',
-      commands: pythons.map((python) => [python, here('torch_cpu.py'), `${threads}`]),
+    ...[[], ['compile']].map((how) => ({
+      name: ['torch', ...how].join(' '),
+      commands: pythons().map((python): [string, ...string[]] => [python, here('torch_cpu.py'), `${threads}`, ...how]),
       env: torchEnvironment(threads),
       advice:
-        'install PyTorch (Debian: python3-torch and libopenblas0-pthread), or say in MT_PYTHON which python3 has it',
-    },
+        'npm run bench:peers installs it where pip has it; or say in MT_PYTHON which python3 has it (Debian: python3-torch and libopenblas0-pthread)',
+    })),
   ]
-}
-
-/**
- * Makes glibc keep freed memory: returning large tensors to the system and allocating them again costs a page fault per
- * page, which was measured to slow PyTorch's calls three to ten times. Other C libraries ignore it.
- */
-const KEPT_MEMORY = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: `${2 ** 40}`, MALLOC_TOP_PAD_: `${2 ** 28}` }
-
-/** OpenBLAS chooses its kernels by the CPU, unless MT_PEERS_CORETYPE names a core type. OpenMP's idle threads sleep. */
-function torchEnvironment(threads: number): NodeJS.ProcessEnv {
-  const { OPENBLAS_CORETYPE: _, ...env } = process.env
-  const { MT_PEERS_CORETYPE: core } = env
-  return {
-    ...env,
-    ...(core ? { OPENBLAS_CORETYPE: core } : {}),
-    OMP_NUM_THREADS: `${threads}`,
-    OMP_WAIT_POLICY: 'passive',
-  }
 }
 
 const START_MS = 120_000

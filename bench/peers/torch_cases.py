@@ -139,11 +139,13 @@ def of_y(tensors, wanted):
 KINDS = {"core": core, "block": block, "qformer": qformer, "linear": linear}
 
 
-def prepare(case, tensors):
-    """The function that is timed: () -> outputs by name."""
+def prepare(case, tensors, compiled=False):
+    """The function that is timed: () -> outputs by name. Compiled, forward is one graph for these shapes, and so is its backward."""
     dtype = getattr(torch, case["dtype"])
     tensors = {name: t.to(dtype) for name, t in tensors.items()}
     forward, gradients, trained = KINDS[case["kind"]](case, tensors)
+    if compiled:
+        forward = torch.compile(forward, dynamic=False)
     if case["pass"] == "forward":
         def run():
             with torch.inference_mode():

@@ -1,5 +1,5 @@
-"""PyTorch on the CPU as an opponent of bench/: `torch_cpu.py THREADS` answers the requests of client.ts, a line of JSON each,
-until its stdin closes. Needs torch alone, 1.13 or newer."""
+"""PyTorch on the CPU as an opponent of bench/: `torch_cpu.py THREADS [compile]` answers the requests of client.ts, a line of JSON
+each, until its stdin closes. Needs torch alone, 1.13 or newer; with `compile`, torch.compile and a C++ compiler."""
 import ctypes
 import gc
 import json
@@ -75,14 +75,14 @@ def resident(key):
 
 
 class Server:
-    def __init__(self, torch):
+    def __init__(self, torch, compiled):
         import torch_cases
 
-        self.torch, self.cases, self.prepared = torch, torch_cases, {}
+        self.torch, self.cases, self.compiled, self.prepared = torch, torch_cases, compiled, {}
 
     def prepare(self, case, outputs):
         before = resident("VmRSS")
-        run = self.cases.prepare(case, read(self.torch, case["tensors"]))
+        run = self.cases.prepare(case, read(self.torch, case["tensors"]), self.compiled)
         write(self.torch, outputs, run())
         self.prepared[case["id"]] = run, before
         return {}
@@ -112,6 +112,8 @@ class Server:
 
     def forget(self, id):
         self.prepared.pop(id, None)
+        if self.compiled:
+            self.torch._dynamo.reset()
         gc.collect()
         try:
             ctypes.CDLL(None).malloc_trim(0)  # so that the next case's peak is its own
@@ -135,9 +137,15 @@ def main():
     threads = int(sys.argv[1])
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    server = Server(torch)
+    compiled = sys.argv[2:] == ["compile"]
+    if compiled:
+        try:
+            torch.compile(lambda x: torch.sin(x) + 1)(torch.zeros(64))  # compiles C++
+        except Exception as error:
+            return say({"missing": f"{sys.executable}: torch.compile: {(str(error) or type(error).__name__).strip().splitlines()[0][:200]}"})
+    server = Server(torch, compiled)
     attention = "scaled_dot_product_attention" if server.cases.SDPA else "softmax by hand"
-    say({"version": torch.__version__, "details": {"BLAS": blas(torch), "threads": str(torch.get_num_threads()), "attention": attention, "python": sys.executable}})
+    say({"version": torch.__version__, "details": {"BLAS": blas(torch), "threads": str(torch.get_num_threads()), "attention": attention, **({"compiler": "inductor"} if compiled else {}), "python": sys.executable}})
     for line in sys.stdin:
         request = json.loads(line)
         try:

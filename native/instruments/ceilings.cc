@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "kernels/cpu/matmul_kernels.h"
 #define MT_EACH_ISA "instruments/ceilings_loops.h"
 #include "kernels/cpu/each_isa.h"
 
@@ -103,6 +104,13 @@ constexpr int kSums = 12;
 }
 double bfloat16() {
   if (!has_bf16()) return 0;
+#ifdef MT_AMX
+  if (has_bfloat16_tiles()) {
+    const int64_t steps = kMultiplyAdds / 16;
+    const double operations = 4.0 * 2 * 16 * 16 * 32 * double(steps) * threads();
+    return operations / fastest([=](int64_t) { sink = kernels::tile_products(steps); });
+  }
+#endif
   const double operations = 4.0 * 16 * kSums * double(kMultiplyAdds) * threads();  // two products and two sums a lane
   return operations / fastest([](int64_t) { sink = bf16_products(kMultiplyAdds); });
 }

@@ -11,6 +11,12 @@
 #if defined(__x86_64__)
 #define MT_X86
 #include <immintrin.h>
+#if defined(__linux__) && __has_include(<amxbf16intrin.h>)
+#define MT_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
@@ -47,6 +53,24 @@ inline Isa isa() {
 inline bool has_bfloat16_dots() {
 #ifdef MT_X86
   return isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+/// Whether AMX multiplies tiles of such pairs, and the system lends their registers, for which it has to be asked.
+/// MT_CPU=avx512 is without.
+inline bool has_bfloat16_tiles() {
+#ifdef MT_AMX
+  static const bool found = [] {
+    constexpr long kRequestRegisters = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    const char* asked = std::getenv("MT_CPU");
+    if (!has_bfloat16_dots() || (asked && *asked)) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
+    return ::syscall(SYS_arch_prctl, kRequestRegisters, kTileData) == 0;
+  }();
+  return found;
 #else
   return false;
 #endif

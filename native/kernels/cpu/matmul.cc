@@ -226,17 +226,19 @@ class Task {
   /// One tile: strip s of `left`, panel p at `right`. `next` is asked for meanwhile, `pace` words on at every step.
   void multiply(Kind kind, int64_t s, int64_t p, int64_t words, const float* left, int64_t row, int64_t col,
                 const float* right, int64_t right_row, const float* next, int64_t pace, float alpha, bool add) {
-    const int64_t j = p * nr_;
-    const Target out{sums_of(s) + j - left_edge_,
-                     sums_row_,
-                     !add && o_.bias ? o_.bias + j : nullptr,
-                     alpha,
-                     add,
-                     int(std::min<int64_t>(nr_, p_.n - j)),
-                     next ? next : right,
-                     pace};
-    p_.level.tile[int(kind)][out.columns > p_.level.width][height_of(s) - 1](words, left, row, col, right, right_row,
-                                                                             out);
+    const int64_t j = p * nr_, height = height_of(s), most = kind == plan_.kind ? height : p_.level.mr;
+    for (int64_t i = 0; i < height; i += most) {
+      const Target out{sums_of(s) + i * sums_row_ + j - left_edge_,
+                       sums_row_,
+                       !add && o_.bias ? o_.bias + j : nullptr,
+                       alpha,
+                       add,
+                       int(std::min<int64_t>(nr_, p_.n - j)),
+                       next ? next : right,
+                       pace};
+      const auto& tiles = p_.level.tile[int(kind)][out.columns > p_.level.width];
+      tiles[std::min(most, height - i) - 1](words, left + i * row, row, col, right, right_row, out);
+    }
   }
   /// The block along k from x on.
   void along(int64_t s, int64_t p, int64_t x, const Panels& right, const float* next, int64_t pace) {

@@ -12,8 +12,11 @@ const Level& level() {
   static const Level best = [] {
     Level l = MT_FOR_ISA(matmul_level);
 #ifdef MT_X86
-    if (has_bfloat16_dots())
-      for (int v = 0; v < 2; ++v) std::copy_n(bf16_dots.tile[v], kMaxRows, l.tile[int(Kind::dots)][v]);
+    const Tiles* dots = has_bfloat16_dots() ? &bf16_dots : nullptr;
+#ifdef MT_AMX
+    if (has_bfloat16_tiles()) dots = &amx_dots, l.dots_mr = kMaxRows;
+#endif
+    for (int v = 0; dots && v < 2; ++v) std::copy_n(dots->tile[v], kMaxRows, l.tile[int(Kind::dots)][v]);
 #endif
     return l;
   }();

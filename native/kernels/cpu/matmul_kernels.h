@@ -34,7 +34,7 @@ struct Target {
   int64_t pace;
 };
 
-inline constexpr int kMaxRows = 16;    // bound on Level::mr
+inline constexpr int kMaxRows = 32;    // bound on the rows of a tile
 inline constexpr int kDotRows = 4;     // left rows per dot
 inline constexpr int kDotColumns = 4;  // right columns per dot, or 1
 
@@ -46,6 +46,7 @@ struct Tiles {
 
 struct Level {
   int mr, nr, width;  // a tile's rows and columns; floats of a vector
+  int dots_mr = 0;    // rows of a tile of Kind::dots, where rows of the left factor lie; 0: as many as of others
   /// tile[kind][vectors - 1][rows - 1]: element (i, k) of the left factor at a[i·row + k·col], k-th row of the panel
   /// (of pairs: k/2-th) `ldb` 32-bit words after the one before. Null for a kind without an instruction on this
   /// machine.
@@ -66,6 +67,10 @@ struct Level {
 };
 
 extern const Tiles bf16_dots;  // matmul_avx512_bf16.cc: of Kind::dots, where has_bfloat16_dots()
+extern const Tiles amx_dots;   // matmul_amx.cc: the same, where has_bfloat16_tiles()
+
+/// Repeats four of AMX's products, for the rate of the machine: 4·2·16·16·32 operations a step.
+float tile_products(int64_t steps);
 
 /// The best level of this machine, or the lower one that MT_CPU names.
 const Level& level();

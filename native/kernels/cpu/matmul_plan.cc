@@ -17,6 +17,7 @@ constexpr int64_t kFewRows = 16;             // up to which a deep right factor 
 constexpr int64_t kDeep = 64;                // times as deep as there are rows: that pays for adding up a sum's lanes
 constexpr int64_t kWideRows = 256;    // of float32 sums on their way to a bfloat16 result: they lie in the second cache
 constexpr int64_t kLine = 16;         // words of a line of the cache
+constexpr int64_t kTileWords = 16;    // words of a row of a tile register
 constexpr int64_t kSameLines = 1024;  // words: rows that many apart share the lines of the first cache
 
 /// The kind of tile for two factors.
@@ -53,26 +54,31 @@ Plan plan(const Level& level, int threads, int64_t m, int64_t n, int64_t k, cons
   p.words_per_row = p.kind == Kind::bf16 || p.kind == Kind::f16 ? 2 : 1;
   const int64_t blocks = std::max<int64_t>(1, ceil_div(p.words, kDepth));
   // A turned factor's blocks begin where its panels do.
-  const int64_t step = b.turned ? level.nr : is_quantised(b.dtype) ? kBlockElements : p.words_per_row;
+  const int64_t step = b.turned                 ? level.nr
+                       : is_quantised(b.dtype)  ? kBlockElements
+                       : pairs && level.dots_mr ? kTileWords
+                                                : p.words_per_row;
   p.depth = std::max(step, round_up(ceil_div(p.words, blocks), step));
-
-  // Columns. Few rows wait for panels, which come from memory: a panel's block is multiplied by all rows while the next
-  // one is fetched. Threads then share panels out, else rows too.
-  p.panels = ceil_div(n, level.nr);
-  p.panel_words = b.panel ? b.panel : ceil_div(p.words, p.words_per_row) * level.nr;
-  p.panel_by_panel = b.packed && m > level.mr && m <= kLow;
-  p.group = p.panel_by_panel && threads > 1 ? std::clamp<int64_t>(p.panels / (kPieces * threads), 1, kGroup) : kGroup;
-
-  // Rows, shared out evenly, so that the last tile of a block is not a sliver.
-  const int64_t rows = std::min(m, std::max<int64_t>(level.mr, kLeft / std::max<int64_t>(p.words, 1)));
-  p.strip = ceil_div(rows, ceil_div(rows, level.mr));
-  p.block = rows < m ? rows / p.strip * p.strip : m;
 
   // The left factor's words are read where they lie if rows of them do. Rows of bfloat16 that meet float32 are widened
   // first, and rows that would all lie in the same lines of the first cache are copied to others.
   const bool widened = a.dtype == DType::bf16 && a.col == 1 && !pairs;
   const bool lies = a.col == 1 && (pairs ? a.row % 2 == 0 && k % 2 == 0 : widened || a.dtype == DType::f32);
   const int64_t row_words = pairs ? a.row / 2 : a.row;
+  const int64_t most = pairs && lies ? std::max(level.mr, level.dots_mr) : level.mr;
+
+  // Columns. Few rows wait for panels, which come from memory: a panel's block is multiplied by all rows while the next
+  // one is fetched. Threads then share panels out, else rows too.
+  p.panels = ceil_div(n, level.nr);
+  p.panel_words = b.panel ? b.panel : ceil_div(p.words, p.words_per_row) * level.nr;
+  p.panel_by_panel = b.packed && m > most && m <= kLow;
+  p.group = p.panel_by_panel && threads > 1 ? std::clamp<int64_t>(p.panels / (kPieces * threads), 1, kGroup) : kGroup;
+
+  // Rows, shared out evenly, so that the last tile of a block is not a sliver.
+  const int64_t rows = std::min(m, std::max<int64_t>(most, kLeft / std::max<int64_t>(p.words, 1)));
+  p.strip = ceil_div(rows, ceil_div(rows, most));
+  p.block = rows < m ? rows / p.strip * p.strip : m;
+
   p.left = !lies                                                  ? LeftForm::strips
            : widened || (row_words % kSameLines == 0 && rows > 1) ? LeftForm::rows
                                                                   : LeftForm::lies;
