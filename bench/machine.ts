@@ -18,7 +18,7 @@ function git(...args: string[]): string | null {
 /** The widest of the instruction sets that the CPU backend knows. */
 function isa(): string {
   const flags = /^flags\s*:(.*)$/m.exec(read('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? []
-  const known = ['avx512_bf16', 'avx512f', 'avx2'].find((f) => flags.includes(f))
+  const known = ['amx_bf16', 'avx512_bf16', 'avx512f', 'avx2'].find((f) => flags.includes(f))
   return known ?? arch()
 }
 

@@ -142,7 +142,7 @@ async function main(names: string[], options: Options): Promise<void> {
     selection === 'some' &&
     device === 'cpu' &&
     cpuName() === 'best' &&
-    about.machine.isa.startsWith('avx512')
+    /^(avx512|amx)/.test(about.machine.isa)
   ) {
     narrow = withAvx2(join(bench.files.folder, 'avx2.json'), options)
     if (!narrow) failures.push({ suite: 'avx2', reason: 'its process ended without a result' })

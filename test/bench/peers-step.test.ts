@@ -1,12 +1,13 @@
 // The training step in PyTorch (bench/peers/step.py) is the step that we train with: at tiny size and in float32 its
 // loss, its gradients and one update of AdamW are those of lib/train, before any of its times counts. Needs a Python
-// with torch and transformers (MT_PYTHON, else python3); nothing is installed here.
+// with torch and transformers (MT_PYTHON, or what npm run bench:peers made, or python3); nothing is installed here.
 import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { pythons } from '../../bench/peers/python.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { forwardBackward } from '../../lib/train/graphs.js'
@@ -18,7 +19,7 @@ import { tinyCheckpoint, tinyInputs } from '../oracle/tiny.js'
 import { bothAdapters, float32, openTiny, qformerText, temporaryFolder, textRows } from '../support/tiny.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
-const python = process.env.MT_PYTHON ?? 'python3'
+const python = pythons()[0]!
 const asked = spawnSync(python, ['-c', 'import torch, transformers'], { encoding: 'utf8' })
 const reason = asked.error?.message ?? (asked.status === 0 ? undefined : asked.stderr.trim().split('\n').at(-1))
 if (reason !== undefined)

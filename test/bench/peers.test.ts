@@ -59,7 +59,8 @@ const able: Record<string, (c: Case) => boolean> = {
   torch: (c) => c.pass === 'forward' || (c.kind !== 'linear' && (c.kind !== 'qformer' || Boolean(c.sizes.rank))),
 }
 
-const { peers, missing } = await openPeers({ threads: 1 })
+// Compiling a case takes seconds: one test below does it.
+const { peers, missing } = await openPeers({ threads: 1, only: Object.keys(able) })
 test.after(async () => void (await Promise.all(peers.map((peer) => peer.close()))))
 
 test('every peer is there or missing with a reason', () => {
@@ -117,6 +118,19 @@ test('bfloat16: near float64, or unavailable', async () => {
   for (const peer of peers) {
     if (peer.name === 'torch') await holds(peer, full, wanted, 5e-2)
     else assert.ok('unavailable' in (await peer.prepare({ ...full, sizes: small })), peer.name)
+  }
+})
+
+test('compiled by PyTorch: as in float64, forward and backward, or missing with a reason', async () => {
+  const opened = await openPeers({ threads: 1, only: ['torch compile'] })
+  for (const { reason } of opened.missing) assert.ok(reason.length > 20, reason)
+  for (const peer of opened.peers) {
+    const { full, wanted } = await made({
+      ...cases.find((c) => c.kind === 'block' && c.sizes.rank && c.pass === 'forward+backward')!,
+      id: 'compiled',
+    })
+    await holds(peer, full, wanted, 1e-4)
+    await peer.close()
   }
 })
 

@@ -20,7 +20,7 @@ interface Asked {
   n: number
   k: number
   threads?: number
-  tile?: [rows: number, columns: number]
+  tile?: [rows: number, columns: number, ofPairs?: number]
   dots?: boolean
   dtypes?: [left: string, right: string, result: string]
   packed?: boolean
@@ -40,7 +40,19 @@ function plans(asked: Asked[]): { plan: string; kept: string }[] {
       dtypes = Array(3).fill('float32'),
       packed = false,
       left,
-    }) => [...tile, Number(dots), threads, m, n, k, ...dtypes, Number(packed), ...(left ?? [k, 1])].join(' '),
+    }) =>
+      [
+        ...tile.slice(0, 2),
+        tile[2] ?? 0,
+        Number(dots),
+        threads,
+        m,
+        n,
+        k,
+        ...dtypes,
+        Number(packed),
+        ...(left ?? [k, 1]),
+      ].join(' '),
   )
   const { status, stdout, stderr } = spawnSync(program, { input: input.join('\n'), encoding: 'utf8' })
   assert.is(status, 0, stderr)
@@ -71,6 +83,8 @@ test('every row and panel once, tiles of the machine, blocks of the cache: sizes
         { m, n, k, threads: 64, tile: [6, 16], packed: true },
         { m, n, k, left: [1, m] },
         { m, n, k, dots: true, dtypes: bf16, packed: true },
+        { m, n, k, tile: [14, 32, 32], dots: true, dtypes: bf16, packed: true },
+        { m, n, k, tile: [14, 32, 32], dots: true, dtypes: bf16, left: [1, m] },
         { m, n, k, tile: [4, 8], dtypes: bf16, packed: true },
         { m, n, k, dtypes: ['float32', 'float16', 'bfloat16'], packed: true },
       ]),

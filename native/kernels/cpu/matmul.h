@@ -1,5 +1,6 @@
 // Matrix products on the CPU: float32 accumulation, factors of several float types, kernels chosen once for the machine
-// (AVX-512, AVX2 with FMA, or portable; MT_CPU=avx2 or MT_CPU=portable asks for less). No operator.
+// (AMX beside AVX-512, AVX-512, AVX2 with FMA, or portable; MT_CPU=avx512, avx2 or portable asks for less). No
+// operator.
 #pragma once
 #include <cstdint>
 

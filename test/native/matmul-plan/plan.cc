@@ -1,6 +1,6 @@
 // Prints plans of the CPU's matrix products. A line of input:
 //
-//   mr nr                              rows and columns of a tile
+//   mr nr dots_mr                      rows and columns of a tile; rows of one of pairs, 0: as many
 //   pairs                              whether the machine multiplies pairs of bfloat16
 //   threads m n k
 //   dtypes                             of the left factor, the right factor, the result
@@ -8,6 +8,7 @@
 //   row col                            elements between rows and between columns of the left factor
 //
 // A line of output: the plan, then ok, or the first rule that it breaks.
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <string>
@@ -30,6 +31,7 @@ std::string broken(const Plan& p, int64_t m, int64_t n, int mr, int nr) {
   if (p.panels != ceil_div(n, int64_t(nr))) return text(p.panels, " panels");
   if (p.depth < 1 || p.depth > 320) return text("blocks of ", p.depth, " words");
   if (p.depth % p.words_per_row) return "a pair is cut in two";
+  if (mr > 16 && p.depth < p.words && p.depth % 16) return "a row of a tile register is cut in two";
   if (p.group < 1 || p.group > kGroup) return text("groups of ", p.group);
   if (p.block < m && p.block % p.strip) return text("blocks of ", p.block, " rows");
   std::vector<int> seen(size_t(m), 0);
@@ -49,18 +51,20 @@ std::string broken(const Plan& p, int64_t m, int64_t n, int mr, int nr) {
 }  // namespace
 
 int main() {
-  int mr, nr, threads;
+  int mr, nr, dots_mr, threads;
   bool dots, packed;
   int64_t m, n, k, row, col;
   std::string left, right, result;
-  while (std::cin >> mr >> nr >> dots >> threads >> m >> n >> k >> left >> right >> result >> packed >> row >> col) {
+  while (std::cin >> mr >> nr >> dots_mr >> dots >> threads >> m >> n >> k >> left >> right >> result >> packed >>
+         row >> col) {
     Level level{};
-    level.mr = mr, level.nr = nr, level.width = nr / 2;
+    level.mr = mr, level.nr = nr, level.width = nr / 2, level.dots_mr = dots_mr;
     if (dots) level.tile[int(Kind::dots)][0][0] = tile;
     const float word = 0;
     const Left a{&word, dtype_of(left), row, col};
     const Right b{&word, dtype_of(right), 1, k, packed ? &word : nullptr};
     const Plan p = plan(level, threads, m, n, k, a, b, dtype_of(result), false);
-    std::cout << describe(p, m) << "\n" << broken(p, m, n, mr, nr) << "\n";
+    std::cout << describe(p, m) << "\n"
+              << broken(p, m, n, p.kind == Kind::dots && col == 1 ? std::max(mr, dots_mr) : mr, nr) << "\n";
   }
 }
