@@ -23,7 +23,14 @@ import { Request, type Asked, type Trained } from './record.js'
 const request = Request.parse(JSON.parse(readFileSync(process.argv[2]!, 'utf8')))
 const { frames, imageSize } = request
 
-const seconds = (since: number): number => (performance.now() - since) / 1000
+const clock = {
+  wall: () => performance.now() / 1000,
+  cpu() {
+    const { user, system } = process.cpuUsage()
+    return (user + system) / 1e6
+  },
+}[request.clock]
+const seconds = (since: number): number => clock() - since
 
 /** The most that was ever resident, mapped pages included. */
 function peakBytes(): number {
@@ -56,14 +63,14 @@ async function ask(
 ): Promise<Pick<Asked, 'firstTokenSeconds' | 'tokenSeconds' | 'answer'>> {
   const { model } = checkpoint
   const adapter = new Adapter(model.config, parseAdapterConfig(request.adapter), { seed: 1 })
-  let start = performance.now()
+  let start = clock()
   const visual = scope(() =>
     noGrad(() => keep(model.visualTokens(features, qformerRows([{ qformer: request.text[0] }]), adapter))),
   )
   const [times, answer]: [number[], number[]] = [[], []]
   for await (const id of generate(model, visual, request.prompt[0]!, { maxTokens: request.tokens })) {
     times.push(seconds(start))
-    start = performance.now()
+    start = clock()
     answer.push(id)
   }
   return { firstTokenSeconds: times[0]!, tokenSeconds: times.slice(1), answer }
@@ -85,7 +92,7 @@ async function train(
   const { step, adapter } = trainerOf(model, request.adapter, inputs, false)
   const [stepSeconds, losses]: [number[], number[]] = [[], []]
   for (let i = 0; i < request.steps; i++) {
-    const start = performance.now()
+    const start = clock()
     losses.push((await step()) / rows.reduce((n, r) => n + r.answer.length, 0))
     stepSeconds.push(seconds(start))
   }
@@ -94,10 +101,10 @@ async function train(
 }
 
 threads(request.threads)
-let start = performance.now()
+let start = clock()
 const checkpoint = await openCheckpoint(request.folder, { precision: request.dtype })
 const loadSeconds = seconds(start)
-start = performance.now()
+start = clock()
 const features = await featuresOf(checkpoint, request.task === 'ask' ? 1 : request.text.length)
 const featureSeconds = seconds(start)
 const found = await (request.task === 'ask' ? ask : train)(checkpoint, features)

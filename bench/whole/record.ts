@@ -11,6 +11,7 @@ export const Request = z.strictObject({
   folder: z.string().describe('the checkpoint'),
   dtype: z.enum(['float32', 'bfloat16']),
   threads: z.int().min(1),
+  clock: z.enum(['wall', 'cpu']).describe('what times are of: the wall, or CPU time of the process'),
   pixels: z.string().describe('a file of float32 [B,T,3,imageSize,imageSize]'),
   imageSize: z.int(),
   frames: z.int(),
@@ -67,6 +68,7 @@ export const Peers = z.strictObject({
       changed: Result.shape.changed,
       date: z.string(),
       threads: z.int(),
+      clock: Request.shape.clock,
       load: z.strictObject({ before: z.number(), after: z.number() }).describe("the system's load average"),
       sizes: z
         .strictObject({

@@ -109,7 +109,7 @@ export function goalsOf(run: PeersRun): GoalRow[] {
 // ---------------------------------------------------------------------------------------------------------------- page
 
 function runSection(run: PeersRun): string[] {
-  const { dtype, machine, versions, threads, sizes, samples, load } = run
+  const { dtype, machine, versions, threads, clock, sizes, samples, load } = run
   const there = (Object.keys(TITLES) as ContenderName[]).filter((c) => samples.some((s) => s.contender === c))
   const rounds = new Set(samples.map((s) => s.round)).size
   const visual = (c: ContenderName): number => 32 * (c === 'mtransllama' ? 1 : sizes.frames)
@@ -119,7 +119,7 @@ function runSection(run: PeersRun): string[] {
   const missed = REASONS.filter((r) => r.dtype === dtype && goals.some((g) => g.goal === r.goal && !g.reached))
   return [
     `## ${dtype}`,
-    `${machine.cpu} (${machine.isa}), ${machine.cores} cores, ${gigabytes(machine.memory)} of memory; ${threads} thread${threads > 1 ? 's' : ''} on both sides; ${rounds} rounds. PyTorch ${versions.torch ?? 'missing'}, transformers ${versions.transformers ?? 'missing'}, PEFT ${versions.peft ?? 'missing'}; Node.js ${versions.node}. Commit ${run.commit?.slice(0, 10) ?? 'unknown'}${run.changed ? ', changed' : ''}, ${run.date.slice(0, 10)}; load average ${load.before.toFixed(1)} before and ${load.after.toFixed(1)} after.`,
+    `${machine.cpu} (${machine.isa}), ${machine.cores} cores, ${gigabytes(machine.memory)} of memory; ${threads} thread${threads > 1 ? 's' : ''} on both sides; ${rounds} rounds; times ${clock === 'cpu' ? 'are CPU time of the processes, since other programs ran beside them' : 'are of the wall'}. PyTorch ${versions.torch ?? 'missing'}, transformers ${versions.transformers ?? 'missing'}, PEFT ${versions.peft ?? 'missing'}; Node.js ${versions.node}. Commit ${run.commit?.slice(0, 10) ?? 'unknown'}${run.changed ? ', changed' : ''}, ${run.date.slice(0, 10)}; load average ${load.before.toFixed(1)} before and ${load.after.toFixed(1)} after.`,
     `The model: ${sizes.model}; ${(sizes.parameters / 1e6).toFixed(0)} million parameters, ${gigabytes(sizes.fileBytes)} of files.`,
     markdownTable(
       ['', 'visual tokens', ...ALL.map((q) => q.title)],
