@@ -89,8 +89,8 @@ def train(torch, model, pixels, request):
     labels = [[-100] * (len(row) - len(answer)) + answer for row, answer in zip(rows, request["answer"])]
     if request["compile"]:
         torch._dynamo.config.recompile_limit = 64
-        model.qformer.encoder.compile()
-        for layer in model.language_model.model.layers:
+        # Layer by layer: layers that are alike are compiled once.
+        for layer in [*model.qformer.encoder.layer, *model.language_model.model.layers]:
             layer.compile()
     times, losses = [], []
     for _ in range(request["steps"]):
