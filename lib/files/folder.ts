@@ -44,7 +44,7 @@ export async function replaceFolder(
 ): Promise<void> {
   const target = await targetOf(folder)
   const [parent, previous] = [dirname(target), previousOf(target)]
-  const temporary = join(parent, `.${basename(target)}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`)
+  const temporary = temporaryOf(target)
   try {
     await fs.mkdir(parent, { recursive: true })
     await tidy(target)
@@ -113,8 +113,12 @@ export const identity = (at: string): Promise<string> =>
     () => '',
   )
 
+/** A name beside `target` for what is to become it; {@link tidy} knows it. */
+export const temporaryOf = (target: string): string =>
+  join(dirname(target), `.${basename(target)}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`)
+
 /** Undoes what a killed process left behind. */
-async function tidy(target: string): Promise<void> {
+export async function tidy(target: string): Promise<void> {
   const previous = previousOf(target)
   if (existsSync(previous))
     await (existsSync(target) ? fs.rm(previous, { recursive: true }) : fs.rename(previous, target))

@@ -18,7 +18,7 @@ import { checkWith } from '../files/schema.js'
 import { scope } from '../tensor/scope.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { FileSystem } from '../files/atomic.js'
-import { checkReplaceable, findFolder, nearestExisting, replaceFolder } from '../files/folder.js'
+import { checkReplaceable, findFolder, nearestExisting, replaceFolder, temporaryOf, tidy } from '../files/folder.js'
 import { readAsFloat32, readHeader, type TensorData } from '../files/safetensors.js'
 import type { AdamW } from './optimizer.js'
 
@@ -137,8 +137,8 @@ export async function savesOf(dir: string): Promise<string[]> {
 export async function keepSave(dir: string, step: number, count: number): Promise<void> {
   const [from, to] = [await findFolder(join(dir, 'last')), join(dir, `step-${step}`)]
   if (count > 0 && existsSync(join(from, STATE))) {
-    const temporary = join(dir, `.step-${step}.${process.pid}.tmp`)
-    await fs.rm(temporary, { recursive: true, force: true })
+    await tidy(to)
+    const temporary = temporaryOf(to)
     await linkFolder(from, temporary)
     await fs.rm(to, { recursive: true, force: true })
     await fs.rename(temporary, to)

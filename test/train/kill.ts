@@ -203,8 +203,10 @@ export class Killer {
     for (const name of readdirSync(output)) {
       const path = join(output, name)
       if (name.endsWith('.tmp'))
+        // A file with a second name was flushed under its first one.
         for (const file of readdirSync(path, { recursive: true }) as string[])
-          if (statSync(join(path, file)).isFile() && this.random() < 0.7) shorten(join(path, file))
+          if (statSync(join(path, file)).isFile() && statSync(join(path, file)).nlink === 1 && this.random() < 0.7)
+            shorten(join(path, file))
       if (name === 'run.lock') shorten(path)
       if (/^metrics|^events/.test(name)) shorten(path)
     }
