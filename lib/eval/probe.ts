@@ -57,7 +57,7 @@ export interface ProbeOptions extends Omit<PredictOptions, 'textOnly' | 'onUnpre
   /** Default 0. */
   seed?: number
   /** Predictions that there are already for the frames as they are. */
-  known?: readonly Prediction[] | undefined
+  known?: readonly Pick<Prediction, 'id' | 'prediction'>[] | undefined
   onProgress?: ((done: number, total: number) => void) | undefined
 }
 

@@ -8,6 +8,7 @@ import type { Evaluation, Recorded } from '../report/records.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import type { Features } from '../session/features.js'
 import { answerLosses, predictSamples, type Prediction } from './evaluate.js'
+import { probe } from './probe.js'
 
 /** Most samples that are answered for a report. */
 export const RECORDED = 200
@@ -39,16 +40,21 @@ export function spread<T>(samples: readonly T[], most = RECORDED): T[] {
   return Array.from({ length: n }, (_, i) => samples[Math.floor((i * samples.length) / n)]!)
 }
 
-/** Answers up to {@link RECORDED} samples twice. A sample that cannot be used is left out, with the reason. */
+/**
+ * Answers up to {@link RECORDED} samples with the adapter and without, and probes whether the video is looked at. A
+ * sample that cannot be used is left out, with the reason.
+ */
 export async function recordEvaluation(what: Answering): Promise<Evaluation> {
   const { samples: all, split, name, step } = what
   const samples = spread(all)
   const lost: Evaluation['lost'] = []
   let done = 0
-  const answered = (): void => what.onAnswer?.(++done, 2 * samples.length)
+  const total = samples.length * (2 + PROBES)
+  const answered = (): void => what.onAnswer?.(++done, total)
   const trained = await answers(what, samples, what.adapter, answered, lost)
   const usable = samples.filter((s) => trained.has(s.id))
   const untrained = await answers(what, usable, undefined, answered, [])
+  const probed = usable.length ? await probeOf(what, usable, trained, answered) : undefined
   const recorded = usable.map((sample): Recorded => {
     const { id, task, prompt, qformerText, answer } = sample
     const before = untrained.get(id)
@@ -79,6 +85,7 @@ export async function recordEvaluation(what: Answering): Promise<Evaluation> {
     total: all.length,
     samples: recorded,
     lost,
+    ...(probed && { probe: probed }),
     best,
     worst,
     clips,
@@ -86,6 +93,21 @@ export async function recordEvaluation(what: Answering): Promise<Evaluation> {
 }
 
 type Answered = Recorded['trained']
+
+/** Most views beside the frames as they are. */
+const PROBES = 5
+
+/** What the adapter answers with other pictures. */
+async function probeOf(
+  { checkpoint, adapter, features, graphs, signal }: Answering,
+  samples: readonly Sample[],
+  trained: ReadonlyMap<string, Answered>,
+  onProgress: () => void,
+): Promise<Evaluation['probe']> {
+  const known = samples.map(({ id }) => ({ id, prediction: trained.get(id)!.prediction }))
+  const asked = { adapter, graphs, signal, known, most: samples.length, onProgress }
+  return probe(checkpoint, features, samples, asked)
+}
 
 /** Answers by id, with the loss of the expected one. */
 async function answers(

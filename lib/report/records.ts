@@ -48,6 +48,29 @@ const answered = z.looseObject({
   losses: z.record(z.string(), z.number().nullable()).optional(),
 })
 
+const interval = z.object({ low: z.number(), high: z.number() })
+/** The same questions with other pictures; shares from 0 to 1. */
+const probe = z.object({
+  /** Of what the values are. */
+  metric: z.string(),
+  samples: z.number(),
+  rows: z.array(
+    z.object({
+      /** What is shown. */
+      view: z.string(),
+      value: z.number(),
+      /** Answers that differ from those with the frames as they are. */
+      changed: z.number(),
+      /** Against the frames as they are. */
+      loss: z.object({ difference: z.number(), interval: interval.optional(), p: z.number() }).optional(),
+    }),
+  ),
+  /** Sentences; the first is a warning where `video` is false. */
+  findings: z.array(z.string()),
+  /** Whether the video makes the answers better. */
+  video: z.boolean(),
+})
+
 const EvaluationSchema = z.looseObject({
   format: z.literal('mtransllama-evaluation'),
   version: z.literal(1),
@@ -74,6 +97,7 @@ const EvaluationSchema = z.looseObject({
   ),
   /** Samples that could not be answered, and why. */
   lost: z.array(z.looseObject({ id: z.string(), error: z.string() })),
+  probe: probe.optional(),
   /** Indices into `samples`, the first the best or the worst. */
   best: z.array(z.number()),
   worst: z.array(z.number()),

@@ -330,6 +330,36 @@ test('up to 200 samples are answered once more, by the best adapter and by the u
   }
 })
 
+test('the record tells whether the video is looked at, by the same questions with other pictures', async () => {
+  const { probe, samples } = await readEvaluation(wide)
+  assert.equal(
+    probe!.rows.map((r) => r.view),
+    ['as they are', 'shuffled', 'one repeated', 'blank', "another clip's", 'text alone'],
+  )
+  assert.equal([probe!.metric, probe!.samples], ['accuracy', samples.length])
+  const right = samples.filter((s) => s.trained.correct).length
+  assert.is(probe!.rows[0]!.value, right / samples.length)
+  // Five questions about two clips show nothing for sure.
+  assert.not.ok(probe!.video)
+  assert.ok(probe!.findings.length)
+})
+
+inBrowser('the page shows the probe, and warns where the video makes no difference', async () => {
+  const { page, problems, close } = await open(join(wide, 'report.html'))
+  const { probe } = await readEvaluation(wide)
+  assert.equal(
+    await texts(page, '#probe tbody tr > :first-child'),
+    probe!.rows.map((r) => r.view),
+  )
+  assert.equal((await texts(page, '#probe tbody tr:nth-child(2) > *')).slice(1, 3), [
+    `${(100 * probe!.rows[1]!.value).toFixed(1)} %`,
+    `${(100 * probe!.rows[1]!.changed).toFixed(1)} %`,
+  ])
+  assert.is((await texts(page, '#probe p.failed'))[0], `Warning: ${probe!.findings[0]}.`)
+  assert.equal(problems, [])
+  await close()
+})
+
 test('best and worst clips: right ones first, then by the loss; never one in both lists; many are spread', () => {
   const made = (correct: boolean, loss: number | null) => ({ trained: { prediction: '', correct, loss } })
   const { best, worst } = extremes([made(false, 1), made(true, 9), made(true, 2), made(false, 3), made(false, null)])

@@ -358,6 +358,31 @@ function answers() {
   )
 }
 
+/** Whether the video is looked at. */
+function probed() {
+  const { probe: p } = run.evaluation ?? {}
+  if (!p) return
+  const section = part('probe', 'Does the model look at the video?')
+  p.findings.forEach((finding, i) =>
+    section.append(paragraph(`${p.video || i ? 'Note' : 'Warning'}: ${finding}.`, p.video || i ? 'notes' : 'failed')),
+  )
+  const ends = (loss) => (loss?.interval ? `${percent(loss.interval.low)} to ${percent(loss.interval.high)}` : '–')
+  section.append(
+    table(
+      `The same ${count(p.samples)} questions with other pictures`,
+      ['Frames', p.metric === 'accuracy' ? 'Right answers' : p.metric, 'Answers changed', 'Loss', '95 % interval', 'p'],
+      p.rows.map(({ view, value, changed, loss }) => [
+        view,
+        percent(value),
+        percent(changed),
+        loss ? percent(loss.difference) : '–',
+        ends(loss),
+        loss ? (loss.p < 0.001 ? '<0.001' : short(loss.p)) : '–',
+      ]),
+    ),
+  )
+}
+
 /** Samples by task, in the order of names; those without a task last. */
 function tasksOf(samples) {
   const names = [...new Set(samples.map((s) => s.task))].sort(
@@ -523,6 +548,7 @@ gaps()
 curves()
 checks()
 answers()
+probed()
 clips()
 configuration()
 themeButton(document.getElementById('theme'), () => {
