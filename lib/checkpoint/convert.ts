@@ -12,7 +12,14 @@ import { DTYPE_BYTES } from '../files/safetensors.js'
 import { sizeOf } from '../shape.js'
 import { readModelConfig } from './config.js'
 import { hasWeights } from './files.js'
-import { assertComplete, planTensors, readPlanned, type PlannedTensor, type Source } from './plan.js'
+import {
+  assertComplete,
+  planTensors,
+  readPlanned,
+  type CheckpointPlan,
+  type PlannedTensor,
+  type Source,
+} from './plan.js'
 
 /** Options of {@link convertCheckpoint}. */
 export interface ConvertOptions {
@@ -58,7 +65,7 @@ const FOLDER: FolderKind = { name: 'a new folder', mark: 'config.json', ours: /.
 export async function convertCheckpoint(
   source: string,
   out: string,
-  { base, vision, language, shard = 5e9, onProgress, on }: ConvertOptions = {},
+  { base, vision, language, shard, onProgress, on }: ConvertOptions = {},
 ): Promise<Converted> {
   if (!existsSync(source)) throw new InputError(`${source}: no such folder or file.`)
   const home = statSync(source).isDirectory() ? source : base
@@ -69,8 +76,7 @@ export async function convertCheckpoint(
       base,
       'its configuration, tokenizers and preprocessing are taken from there (--base)',
     )
-  if (existsSync(out) && (!statSync(out).isDirectory() || (await readdir(out)).length))
-    throw new InputError(`${out}: expected a new or an empty folder; nothing is written over.`)
+  await checkVacant(out)
   const sources: Source[] = [{ at: source }]
   if (vision !== undefined) sources.push({ at: vision, fills: true, rename: visionName })
   if (language !== undefined) sources.push({ at: language, fills: true, rename: languageName })
@@ -79,8 +85,33 @@ export async function convertCheckpoint(
   const plan = await planTensors(source, await readModelConfig(home), sources)
   assertComplete(plan)
   for (const file of plan.files) await file.check?.()
+  return writeCheckpoint(plan, home, out, { shard, onProgress, on })
+}
 
-  const shards = sharded([...plan.entries.values()], shard)
+/** Options of {@link writeCheckpoint}. */
+export interface WriteOptions extends Pick<ConvertOptions, 'shard' | 'onProgress' | 'on'> {
+  /** Float32 numbers in place of those of some tensors, by name. */
+  changed?: ReadonlyMap<string, () => Promise<Float32Array<ArrayBuffer>>> | undefined
+}
+
+/** Throws unless a folder can be written there without anything being written over. */
+export async function checkVacant(out: string): Promise<void> {
+  if (existsSync(out) && (!statSync(out).isDirectory() || (await readdir(out)).length))
+    throw new InputError(`${out}: expected a new or an empty folder; nothing is written over.`)
+}
+
+/**
+ * Writes the tensors of a complete plan as a folder, with the files of `home` beside them. The folder appears as a
+ * whole or not at all.
+ */
+export async function writeCheckpoint(
+  plan: CheckpointPlan,
+  home: string,
+  out: string,
+  { shard = 5e9, onProgress, on, changed = new Map() }: WriteOptions,
+): Promise<Converted> {
+  const entries = [...plan.entries.values()].map((t) => (changed.has(t.name) ? { ...t, dtype: 'F32' as const } : t))
+  const shards = sharded(entries, shard)
   const total = shards.flat().reduce((n, t) => n + bytesOf(t), 0)
   let written = 0
   const weights = shards.map((tensors, i) => ({
@@ -88,9 +119,9 @@ export async function convertCheckpoint(
     tensors: tensors.map((planned) => {
       const { name, dtype, shape } = planned
       const data = async () => {
-        const bytes = await readPlanned(planned)
-        onProgress?.((written += bytes.length), total)
-        return bytes
+        const data = (await changed.get(name)?.()) ?? (await readPlanned(planned))
+        onProgress?.((written += data.byteLength), total)
+        return data
       }
       return { name, dtype, shape, data }
     }),

@@ -47,21 +47,33 @@ export const fromHub = (command: Command): Command =>
     .option('--revision <name>', 'branch, tag or commit of a model of the hub (default: main)')
     .option('--offline', 'take models of the hub from the cache alone (default: where HF_HUB_OFFLINE is set)')
 
+/** A bar of bytes, in GB, that appears at the first report. */
+export class Progress {
+  #bar: Bar | undefined
+  constructor(readonly what: string) {}
+  readonly onProgress = (bytes: number, total: number): void => {
+    const gigabytes = (n: number): number => Number((n / 1e9).toFixed(2))
+    this.#bar ??= new Bar(this.what, gigabytes(total), 'GB')
+    this.#bar.update(gigabytes(bytes))
+  }
+  stop(): void {
+    this.#bar?.stop()
+  }
+  [Symbol.dispose](): void {
+    this.stop()
+  }
+}
+
 /** The folder of a model: of that name, or in the cache of the hub's; with a bar while it is being loaded. */
 export async function located(name: string, { revision, offline }: FromHub): Promise<string> {
-  const gigabytes = (n: number): number => Number((n / 1e9).toFixed(2))
-  let bar: Bar | undefined
-  const onProgress = (bytes: number, total: number): void => {
-    bar ??= new Bar(name, gigabytes(total), 'GB')
-    bar.update(gigabytes(bytes))
-  }
+  using progress = new Progress(name)
+  const { onProgress } = progress
   const { signal, done } = interruptible('stopping; what was loaded is kept')
   try {
     const { folder, note } = await findModel(name, { revision, offline, signal, onProgress })
     if (note) console.error(`mtransllama: note: ${note}`)
     return folder
   } finally {
-    bar?.stop()
     done()
   }
 }

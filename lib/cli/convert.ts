@@ -1,7 +1,7 @@
 /** `mtransllama convert SOURCE --out DIR`: a checkpoint in another form as a Hugging Face folder with safetensors. */
 import type { Command } from 'commander'
 import { convertCheckpoint } from '../checkpoint/convert.js'
-import { Bar } from './common.js'
+import { Progress } from './common.js'
 
 interface Options {
   out: string
@@ -20,23 +20,14 @@ export function register(program: Command): void {
     .option('--vision <file>', 'where the vision tower comes from: eva_vit_g.pth, or a folder')
     .option('--language <dir>', 'where the language model comes from: a folder')
     .action(async (source: string, { out, ...from }: Options) => {
-      const gigabytes = (n: number): number => Number((n / 1e9).toFixed(1))
-      let bar: Bar | undefined
-      const onProgress = (bytes: number, total: number): void => {
-        bar ??= new Bar('weights', gigabytes(total), 'GB')
-        bar.update(gigabytes(bytes))
-      }
-      try {
-        const { folder, tensors, bytes, files, ignored } = await convertCheckpoint(source, out, { ...from, onProgress })
-        bar?.stop()
-        const of = `${files.length} file${files.length === 1 ? '' : 's'}`
-        console.log(`${folder}: ${tensors} tensors, ${(bytes / 1e9).toFixed(3)} GB in ${of}`)
-        if (ignored.length)
-          console.log(
-            `not needed, and left out: ${ignored.slice(0, 5).join(', ')}${ignored.length > 5 ? `, and ${ignored.length - 5} more` : ''}`,
-          )
-      } finally {
-        bar?.stop()
-      }
+      using progress = new Progress('weights')
+      const { onProgress } = progress
+      const { folder, tensors, bytes, files, ignored } = await convertCheckpoint(source, out, { ...from, onProgress })
+      progress.stop()
+      const of = `${files.length} file${files.length === 1 ? '' : 's'}`
+      console.log(`${folder}: ${tensors} tensors, ${(bytes / 1e9).toFixed(3)} GB in ${of}`)
+      if (!ignored.length) return
+      const more = ignored.length > 5 ? `, and ${ignored.length - 5} more` : ''
+      console.log(`not needed, and left out: ${ignored.slice(0, 5).join(', ')}${more}`)
     })
 }

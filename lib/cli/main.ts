@@ -19,6 +19,7 @@ const commands = [
   './inspect.js',
   './download.js',
   './convert.js',
+  './export.js',
   './plan.js',
   './parity.js',
   './serve.js',

@@ -2,7 +2,7 @@
 import type { Adapter } from '../adapter/adapter.js'
 import { loadAdapter } from '../adapter/save.js'
 import type { Clip, Sampling } from '../data/frames.js'
-import { InputError } from '../errors.js'
+import { InputError, invalid } from '../errors.js'
 import { findModel } from '../files/hub.js'
 import { keep, scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
@@ -86,6 +86,7 @@ const disposed = (): InputError => new InputError('model: this one was disposed;
 export class Model {
   #checkpoint: Checkpoint | undefined
   #adapter: Adapter | undefined
+  readonly #adapters = new Map<string, Adapter>()
   /** Questions whose visual tokens are being computed with the current adapter. */
   readonly #seeing = new Set<Promise<unknown>>()
 
@@ -104,22 +105,43 @@ export class Model {
     return this.#adapter
   }
 
+  /** The names of the adapters that are loaded. */
+  get adapters(): string[] {
+    return [...this.#adapters.keys()]
+  }
+
   /**
-   * Replaces the adapter. Questions that are being answered continue with the old one.
+   * Loads an adapter beside those that there are, and answers with it from now on. One of the same name is replaced;
+   * questions that are being answered continue with it.
    *
    * @param folder an adapter that was trained on this checkpoint
-   * @throws InputError where it cannot be used; the old adapter stays
+   * @param name by which {@link setAdapter} finds it again
+   * @throws InputError where it cannot be used; everything stays as it was
    */
-  async loadAdapter(folder: string): Promise<void> {
+  async loadAdapter(folder: string, name = 'default'): Promise<void> {
     const loaded = await loadAdapter(folder, this.checkpoint)
     if (!this.#checkpoint) {
       loaded.dispose()
       throw disposed()
     }
-    const before = this.#adapter
+    const before = this.#adapters.get(name)
+    this.#adapters.set(name, loaded)
     this.#adapter = loaded
     await Promise.allSettled(this.#seeing)
     before?.dispose()
+  }
+
+  /**
+   * Answers further questions with a loaded adapter, or with none: nothing is read or computed for it.
+   *
+   * @param name the name that it was loaded under; null: the image model answers
+   * @throws InputError where none of that name is loaded
+   */
+  setAdapter(name: string | null): void {
+    const adapter = name === null ? undefined : this.#adapters.get(name)
+    if (name !== null && !adapter)
+      throw invalid('adapter', this.adapters.length ? `one of ${this.adapters.join(', ')}, or null` : 'null', name)
+    this.#adapter = adapter
   }
 
   /**
@@ -192,7 +214,8 @@ export class Model {
 
   /** Frees weights and adapter. Does nothing the second time. */
   dispose(): void {
-    this.#adapter?.dispose()
+    for (const adapter of this.#adapters.values()) adapter.dispose()
+    this.#adapters.clear()
     this.#checkpoint?.model.dispose()
     this.#adapter = undefined
     this.#checkpoint = undefined

@@ -70,6 +70,35 @@ test('an adapter can be opened with the model, loaded later, and replaced', asyn
   assert.is(await bytes(), before)
 })
 
+test('several adapters on one open model, switched between two questions', async () => {
+  const expected = new Map([
+    [null, await once({})],
+    ['one', await once({ adapter: at('adapter-1') })],
+    ['two', await once({ adapter: at('adapter-2') })],
+  ])
+  const before = await settled()
+  {
+    using model = await openModel(world.model)
+    await model.loadAdapter(at('adapter-1'), 'one')
+    await model.loadAdapter(at('adapter-2'), 'two')
+    assert.equal(model.adapters, ['one', 'two'])
+    for (const name of ['one', null, 'two', 'one'] as const) {
+      model.setAdapter(name)
+      assert.is(await answer(model), expected.get(name), String(name))
+    }
+    const held = await settled()
+    await model.loadAdapter(at('adapter-2'), 'one')
+    assert.equal(model.adapters, ['one', 'two'])
+    // An adapter makes its masks when it is first asked.
+    assert.is(await answer(model), expected.get('two'))
+    assert.is(await settled(), held, 'the one of that name is gone')
+    assert.throws(() => model.setAdapter('three'), /adapter: expected one of one, two, or null, but got "three"/)
+    assert.match(await failure(() => model.loadAdapter(at('nowhere'), 'three')), /no such file/)
+    assert.equal(model.adapters, ['one', 'two'])
+  }
+  assert.is(await bytes(), before)
+})
+
 test('an adapter that is refused leaves nothing open, and the one before stays', async () => {
   const before = await settled()
   const wrong =
