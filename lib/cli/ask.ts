@@ -1,12 +1,12 @@
 /** `mtransllama ask --model DIR --adapter DIR --video FILE --prompt "…"`: streams the answer to each question. */
 import type { Command } from 'commander'
 import { invalid } from '../errors.js'
-import { readAdapterInfo } from '../adapter/save.js'
+import { checkAdapterConfig } from '../adapter/config.js'
 import { choosing, type ChooseOptions } from '../session/choose.js'
 import { openTexts } from '../session/checkpoint.js'
 import { encode, imageTextConfig } from '../session/encode.js'
 import { Features } from '../session/features.js'
-import { outlineOf } from '../session/footprint.js'
+import { adapterOutline, outlineOf } from '../session/footprint.js'
 import { framesOf, openModel } from '../session/model.js'
 import { askingOf, checkFits, type Asked } from './plan.js'
 import { chosen, count, interruptible, located, number, opens, seconds, type Opens } from './common.js'
@@ -109,11 +109,13 @@ async function questionOf(
 ): Promise<Asked> {
   const outline = await outlineOf(model)
   const texts = { ...(await openTexts(model, outline.config)), model: { config: outline.config } }
-  const frames = adapter === undefined ? 4 : (await readAdapterInfo(adapter)).config.frames
-  const config = imageTextConfig(texts, frames)
+  const given = adapter === undefined ? undefined : await adapterOutline(adapter)
+  const frames = given?.config.frames ?? 4
+  const config = given ? checkAdapterConfig(given.config, outline.config) : imageTextConfig(texts, frames)
   const encoded = prompts.map((prompt) => encode(texts, config, { prompt, qformerText: dialogue }))
   return askingOf(outline, {
     frames,
+    adapters: given && [given],
     qformerTokens: Math.max(...encoded.map((e) => e.qformer?.length ?? 0)),
     promptTokens: Math.max(...encoded.map((e) => e.prompt.length)),
     answerTokens: maxTokens,

@@ -1,7 +1,7 @@
 /** `mtransllama eval --model DIR [--adapter DIR] --data MANIFEST` */
 import type { Command } from 'commander'
 import type { Sampling } from '../data/frames.js'
-import { readManifest } from '../data/manifest.js'
+import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError, invalid } from '../errors.js'
 import { openModel } from '../session/model.js'
 import { accuracy, predictSamples, type Prediction, type Unpredicted } from '../eval/evaluate.js'
@@ -10,6 +10,9 @@ import { Features } from '../session/features.js'
 import { PredictionFile, runName } from '../eval/predictions.js'
 import { probe, PROBED, type Probe } from '../eval/probe.js'
 import { writeFileAtomic } from '../files/atomic.js'
+import { openTexts } from '../session/checkpoint.js'
+import { adapterOutline, outlineOf } from '../session/footprint.js'
+import { checkFits, predictingOf, type Asked } from './plan.js'
 import { Bar, chance, chosen, count, interruptible, located, opens, percent, seconds, type Opens } from './common.js'
 
 interface Options extends Opens {
@@ -79,7 +82,9 @@ export function register(program: Command): void {
       const probed = o.probe === undefined ? undefined : o.probe === true ? PROBED : count('--probe', o.probe)
       const samples = await readManifest(o.data)
       const { graphs, say, ...where } = chosen(o)
-      const model = await openModel(await located(o.model, o), { ...where, adapter: o.adapter })
+      const folder = await located(o.model, o)
+      await checkFits(await predictions(folder, o.adapter, samples, batch, asked), where)
+      const model = await openModel(folder, { ...where, adapter: o.adapter })
       const { checkpoint, adapter } = model
       say(checkpoint)
       const { signal, done } = interruptible(
@@ -162,4 +167,18 @@ export function register(program: Command): void {
         model.dispose()
       }
     })
+}
+
+/** The evaluation as its footprint knows it. */
+async function predictions(
+  model: string,
+  folder: string | undefined,
+  samples: readonly Sample[],
+  batch: number,
+  frames: number | undefined,
+): Promise<Asked> {
+  const outline = await outlineOf(model)
+  const texts = { ...(await openTexts(model, outline.config)), model: { config: outline.config } }
+  const adapter = folder === undefined ? undefined : await adapterOutline(folder)
+  return predictingOf(outline, { texts, samples, adapter, frames: frames ?? adapter?.config.frames ?? 4, batch })
 }

@@ -10,10 +10,11 @@ import { fromHub, located, type FromHub } from './common.js'
 import { InputError, invalid } from '../errors.js'
 import { memoryOf, WEIGHTS, type WeightsChoice } from '../session/budget.js'
 import { askFootprint, outlineOf, type AskSizes, type Footprint, type Outline } from '../session/footprint.js'
+import { evalFootprint, type EvalSizes } from '../eval/footprint.js'
 import type { Device } from '../tensor/device.js'
 import { devices } from '../tensor/device.js'
 import type { Precision } from '../tensor/dtype.js'
-import { parseTrainConfig, readTrainConfig, type TrainConfig } from '../train/config.js'
+import { parseTrainConfig, readTrainConfig, RECOMPUTE, type Recompute, type TrainConfig } from '../train/config.js'
 import { sizesOf, trainFootprint, type TrainSizes } from '../train/footprint.js'
 import { textTable } from '../report/table.js'
 
@@ -21,8 +22,11 @@ import { textTable } from '../report/table.js'
 export interface Asked {
   what: string
   frames: number
-  /** Of training: samples of a micro-batch. */
+  /** Samples at a time, where there may be several; of training, the layers that the backward pass computes again. */
   batch?: number
+  recompute?: Recompute
+  /** What a user sets these by: of n frames or samples. */
+  named: { frames(n: number): string; batch?(n: number): string }
   footprint(options: Settings): Promise<Footprint>
 }
 
@@ -34,14 +38,28 @@ export interface Settings {
   precision?: Precision | 'auto' | undefined
   frames?: number | undefined
   batch?: number | undefined
+  recompute?: Recompute | undefined
 }
 
-/** A question: by default as long as the bench's. */
-export function askingOf(outline: Outline, sizes: AskSizes): Asked {
+/** A question, or a server's. */
+export function askingOf(outline: Outline, sizes: AskSizes, what: 'ask' | 'serve' = 'ask'): Asked {
   return {
-    what: 'ask',
+    what,
     frames: sizes.frames,
+    named: { frames: (n) => `an adapter of ${n} frames` },
     footprint: ({ frames = sizes.frames, ...options }) => askFootprint(outline, { ...sizes, frames }, options),
+  }
+}
+
+/** Predictions for a manifest. */
+export function predictingOf(outline: Outline, sizes: EvalSizes): Asked {
+  return {
+    what: 'eval',
+    frames: sizes.frames,
+    batch: Math.min(sizes.batch, sizes.samples.length),
+    named: { frames: (n) => `--frames ${n}`, batch: (n) => `--batch ${n}` },
+    footprint: ({ frames = sizes.frames, batch = sizes.batch, ...options }) =>
+      evalFootprint(outline, { ...sizes, frames, batch }, options),
   }
 }
 
@@ -52,8 +70,10 @@ export function trainingOf(outline: Outline, config: Pick<TrainConfig, 'adapter'
     what: 'train',
     frames: adapter.frames,
     batch: train.batch,
-    footprint: ({ frames = adapter.frames, batch = train.batch, ...options }) =>
-      trainFootprint(outline, { adapter: { ...adapter, frames }, train: { ...train, batch } }, sizes, options),
+    recompute: train.recompute,
+    named: { frames: (n) => `frames ${n}`, batch: (n) => `train.batch ${n}` },
+    footprint: ({ frames = adapter.frames, batch = train.batch, recompute = train.recompute, ...options }) =>
+      trainFootprint(outline, { adapter: { ...adapter, frames }, train: { ...train, batch, recompute } }, sizes, options),
   }
 }
 
@@ -69,20 +89,28 @@ const bytesText = (bytes: number): string => {
 
 const fits = ({ total, memory }: Footprint): boolean => total <= memory
 
-/** The first change of settings that makes it fit, as options and keys; undefined where none does. */
+/**
+ * The first change of settings that makes it fit, as options and keys; undefined where none does. What changes no bit
+ * comes first, then what changes few.
+ */
 async function nearest(asked: Asked, settings: Settings): Promise<string | undefined> {
   const forms = WEIGHTS.slice(WEIGHTS.indexOf('bfloat16'))
   const halves = (n: number): number[] => (n > 1 ? [Math.ceil(n / 2), ...halves(Math.ceil(n / 2))] : [])
-  const said = ({ weights, precision, batch, frames }: Partial<Settings>): string =>
+  const said = ({ weights, precision, batch, frames, recompute }: Partial<Settings>): string =>
     [
+      recompute && `train.recompute ${recompute}`,
       precision && `--precision ${precision}`,
       weights && `--weights ${weights}`,
-      batch && `train.batch ${batch}`,
-      frames && (asked.batch ? `frames ${frames}` : `an adapter of ${frames} frames`),
+      batch && asked.named.batch?.(batch),
+      frames && asked.named.frames(frames),
     ]
       .filter(Boolean)
       .join(', ')
+  /** Of training, more recomputation than there is. */
+  const again = asked.recompute ? RECOMPUTE.slice(RECOMPUTE.indexOf(asked.recompute) + 1) : []
+  const most = again.length ? { recompute: again.at(-1) } : {}
   const changes: Partial<Settings>[] = [
+    ...again.map((recompute) => ({ recompute })),
     ...(settings.precision === 'bfloat16' ? [] : [{ precision: 'bfloat16' as const }]),
     ...halves(asked.batch ?? 1).map((batch) => ({ batch })),
     ...forms.map((weights) => ({ weights })),
@@ -90,6 +118,7 @@ async function nearest(asked: Asked, settings: Settings): Promise<string | undef
     ...forms.map((weights) => ({
       weights,
       precision: 'bfloat16' as const,
+      ...most,
       ...(asked.batch && asked.batch > 1 && { batch: 1 }),
       ...(asked.frames > 1 && { frames: 1 }),
     })),
@@ -148,7 +177,7 @@ function bytesOf(text: string): number {
 }
 
 /** Questions and runs where no data says more. */
-const TYPICAL = { qformerTokens: 32, promptTokens: 32, answerTokens: 8 }
+export const TYPICAL = { qformerTokens: 32, promptTokens: 32, answerTokens: 8 }
 
 interface Options extends FromHub {
   device: string

@@ -2,9 +2,11 @@
 import { basename, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { InputError, invalid } from '../errors.js'
-import { startServer } from '../server/server.js'
+import { KEPT, startServer } from '../server/server.js'
+import { adapterOutline, outlineOf } from '../session/footprint.js'
 import { openModel } from '../session/model.js'
 import { TIMEOUT } from '../data/frames.js'
+import { askingOf, checkFits, TYPICAL, type Asked } from './plan.js'
 import {
   chosen,
   type Computes,
@@ -80,6 +82,7 @@ export function register(program: Command): void {
       const timeout = seconds('--timeout', o.timeout)
       const { graphs, say, ...where } = chosen(o)
       const folder = await located(o.model, o)
+      await checkFits(await serving(folder, [...adapters.values()]), where)
       const { signal, done } = interruptible()
       const model = await openModel(folder, where)
       try {
@@ -108,4 +111,12 @@ export function register(program: Command): void {
         model.dispose()
       }
     })
+}
+
+/** A question to the server as its footprint knows it: a long one, while features are kept. */
+async function serving(model: string, folders: readonly string[]): Promise<Asked> {
+  const outline = await outlineOf(model)
+  const adapters = await Promise.all(folders.map(adapterOutline))
+  const frames = Math.max(...(adapters.length ? adapters.map(({ config }) => config.frames) : [4]))
+  return askingOf(outline, { ...TYPICAL, promptTokens: 128, answerTokens: 64, frames, adapters, kept: KEPT }, 'serve')
 }

@@ -59,6 +59,8 @@ export interface Context {
   positions: Tensor
   cache?: KVView | undefined
   observe?: Observe | undefined
+  /** Whether the backward pass computes each layer again, in place of keeping what lies between. */
+  recompute?: boolean | undefined
 }
 
 export interface LanguageModel {

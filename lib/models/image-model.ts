@@ -138,7 +138,12 @@ export class ImageModel implements Parts {
   /**
    * E_v [B,T,K_V,D_v] and a text to visual tokens for the language model: [B,L,D_llm], or [B,T·L,D_llm] with `concat`.
    */
-  visualTokens(features: Tensor, text: QFormerText | undefined, adapter?: VideoAdapter, observe?: Observe): Tensor {
+  visualTokens(
+    features: Tensor,
+    text: QFormerText | undefined,
+    adapter?: VideoAdapter,
+    { observe, recompute }: { observe?: Observe | undefined; recompute?: boolean } = {},
+  ): Tensor {
     const {
       numQueryTokens: L,
       vision,
@@ -166,6 +171,7 @@ export class ImageModel implements Parts {
       text: fused,
       adapters: adapter?.layers(T, fused?.ids.dim(1) ?? 0),
       observe,
+      recompute,
     })
     const perFrame = reshape(out, [B, T, L, D])
     const pooled = adapter?.aggregate === 'concat' ? reshape(perFrame, [B, T * L, D]) : mean(perFrame, 1)
@@ -211,7 +217,7 @@ export class ImageModel implements Parts {
   hidden(
     visual: Tensor,
     text: TextRows | DeviceText,
-    options: { cache?: KVView; observe?: Observe | undefined } = {},
+    options: { cache?: KVView; observe?: Observe | undefined; recompute?: boolean } = {},
   ): Tensor {
     const { ids, mask, positions } = isOnDevice(text) ? text : this.upload(text, visual.dim(1))
     const words = embedTokens(this.language, ids, this.precision)

@@ -7,6 +7,7 @@ import { rmsNorm } from '../ops/rmsnorm.js'
 import { rope } from '../ops/rope.js'
 import { siluMul } from '../ops/silu-mul.js'
 import { reshape } from '../ops/views.js'
+import { recompute } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import {
   causal,
@@ -168,12 +169,15 @@ function build(root: Finder, config: LlamaConfig): LanguageModel {
     forward(x: Tensor, context: Context): Tensor {
       context.observe?.('lm.hidden.0', x)
       for (const [i, block] of blocks.entries()) {
-        const h = rmsNorm(x, block.norm1, config.eps)
-        const [q, k, v] = turned(projectAll(block.qkv, h) as [Columns, Columns, Columns], context.positions)
-        x = projectOnto(x, block.o, causal(q, k, v, heads, kvHeads, i, context))
-        const f = rmsNorm(x, block.norm2, config.eps)
-        const [gate, up] = projectAll(block.gateUp, f) as [Columns, Columns]
-        x = projectOnto(x, block.down, siluMul(gate, up))
+        const layer = (x: Tensor): Tensor => {
+          const h = rmsNorm(x, block.norm1, config.eps)
+          const [q, k, v] = turned(projectAll(block.qkv, h) as [Columns, Columns, Columns], context.positions)
+          const attended = projectOnto(x, block.o, causal(q, k, v, heads, kvHeads, i, context))
+          const f = rmsNorm(attended, block.norm2, config.eps)
+          const [gate, up] = projectAll(block.gateUp, f) as [Columns, Columns]
+          return projectOnto(attended, block.down, siluMul(gate, up))
+        }
+        x = recompute(layer, [x], context.recompute ?? false)
         if (i + 1 < blocks.length) context.observe?.(`lm.hidden.${i + 1}`, x)
       }
       const out = rmsNorm(x, last, config.eps)

@@ -7,6 +7,7 @@ import type { Columns } from '../ops/columns.js'
 import { add, relu } from '../ops/elementwise.js'
 import { embedding } from '../ops/embedding.js'
 import type { Precision } from '../tensor/dtype.js'
+import { recompute } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { causal, outputMatrix, type Context, type DecoderConfig, type Family, type LanguageModel } from './decoder.js'
 import { divides, firstTokenId, flag, section, size, supported, tokenId, word } from './fields.js'
@@ -126,10 +127,13 @@ function build(root: Finder, config: OptConfig): LanguageModel {
       let x = add(inputs, embedding(context.positions, positions, inputs.dtype as Precision))
       context.observe?.('lm.hidden.0', x)
       for (const [i, block] of blocks.entries()) {
-        const h = normalise(block.norm1, x)
-        const [q, k, v] = projectAll(block.qkv, h) as [Columns, Columns, Columns]
-        x = projectOnto(x, block.o, causal(q, k, v, heads, heads, i, context))
-        x = projectOnto(x, block.fc2, relu(project(block.fc1, normalise(block.norm2, x))))
+        const layer = (x: Tensor): Tensor => {
+          const h = normalise(block.norm1, x)
+          const [q, k, v] = projectAll(block.qkv, h) as [Columns, Columns, Columns]
+          const attended = projectOnto(x, block.o, causal(q, k, v, heads, heads, i, context))
+          return projectOnto(attended, block.fc2, relu(project(block.fc1, normalise(block.norm2, attended))))
+        }
+        x = recompute(layer, [x], context.recompute ?? false)
         if (i + 1 < blocks.length) context.observe?.(`lm.hidden.${i + 1}`, x)
       }
       const out = normalise(last, x)

@@ -21,6 +21,7 @@ import { cast, contiguous, full } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
 import { concat, expand, narrow, reshape, split } from '../ops/views.js'
 import type { Precision } from '../tensor/dtype.js'
+import { recompute } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { divides, flag, positive, size, supported, word } from './fields.js'
 import type { Finder, Observe } from './finder.js'
@@ -171,6 +172,8 @@ export interface QFormerInput {
   text?: { ids: Tensor; mask: Tensor } | undefined
   adapters?: readonly LayerAdapter[] | undefined
   observe?: Observe | undefined
+  /** Whether the backward pass computes each layer again, in place of keeping what lies between. */
+  recompute?: boolean | undefined
 }
 
 /** Word and position embeddings of a text, [B,K,D]. */
@@ -212,51 +215,56 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
   }
   x = normalise(model.norm, x)
   observe?.('embeddings', x)
-  let queries = x
-  for (const [m, layer] of model.layers.entries()) {
-    const { spatial, temporal, cross } = input.adapters?.[m] ?? {}
-    const seen = (name: string) => (value: Tensor) => observe?.(`layer.${m}.${name}`, value)
-    const sum = attendSum(layer.self, x, {
-      over: 2,
-      keyMask,
-      pooled: n,
-      lora: spatial?.lora,
-      routing: spatial?.routing,
-      observeAlpha: seen('spatial.alpha'),
-    }) // (7)
-    // Split into queries [B,G,n,D] and text [B,G,K,D], each contiguous.
-    let text: Tensor | undefined
-    if (observe) {
-      const all = normalise(layer.self.norm, sum)
-      seen('spatial')(all)
-      ;[queries, text] = K ? (split(all, [n, K], 2).map(contiguous) as [Tensor, Tensor]) : [all]
-    } else if (K) [queries, text] = normaliseSplit(layer.self.norm, sum, n)
-    else queries = normalise(layer.self.norm, sum)
+  const layerOf =
+    (m: number, layer: Layer) =>
+    (x: Tensor): Tensor => {
+      const { spatial, temporal, cross } = input.adapters?.[m] ?? {}
+      const seen = (name: string) => (value: Tensor) => observe?.(`layer.${m}.${name}`, value)
+      const sum = attendSum(layer.self, x, {
+        over: 2,
+        keyMask,
+        pooled: n,
+        lora: spatial?.lora,
+        routing: spatial?.routing,
+        observeAlpha: seen('spatial.alpha'),
+      }) // (7)
+      // Split into queries [B,G,n,D] and text [B,G,K,D], each contiguous.
+      let queries: Tensor
+      let text: Tensor | undefined
+      if (observe) {
+        const all = normalise(layer.self.norm, sum)
+        seen('spatial')(all)
+        ;[queries, text] = K ? (split(all, [n, K], 2).map(contiguous) as [Tensor, Tensor]) : [all]
+      } else if (K) [queries, text] = normaliseSplit(layer.self.norm, sum, n)
+      else queries = normalise(layer.self.norm, sum)
 
-    if (temporal) {
-      const block = attend(temporal.weights ?? layer.self, queries, {
-        over: 1,
-        lora: temporal.lora,
-        routing: temporal.routing,
-        observeAlpha: seen('temporal.alpha'),
-      }) // (9)
-      queries = temporal.gate ? gate(queries, block, temporal.gate) : block
-      seen('temporal')(queries)
+      if (temporal) {
+        const block = attend(temporal.weights ?? layer.self, queries, {
+          over: 1,
+          lora: temporal.lora,
+          routing: temporal.routing,
+          observeAlpha: seen('temporal.alpha'),
+        }) // (9)
+        queries = temporal.gate ? gate(queries, block, temporal.gate) : block
+        seen('temporal')(queries)
+      }
+      if (layer.cross) {
+        const perFrame = reshape(queries, [B, T, (G * n) / T, D])
+        const crossed = attend(layer.cross, perFrame, { over: 2, kv: input.image, lora: cross?.lora }) // (8)
+        seen('cross')(crossed)
+        queries = reshape(crossed, [B, G, n, D])
+      }
+      // The last layer's text output is unused.
+      const out =
+        text && (m + 1 < model.layers.length || observe)
+          ? normaliseJoin([
+              { norm: layer.queryFeed.norm, x: feedForwardSum(layer.queryFeed, queries) },
+              { norm: layer.textFeed!.norm, x: feedForwardSum(layer.textFeed!, text) },
+            ])
+          : feedForward(layer.queryFeed, queries)
+      seen('ffn')(out)
+      return out
     }
-    if (layer.cross) {
-      const perFrame = reshape(queries, [B, T, (G * n) / T, D])
-      const crossed = attend(layer.cross, perFrame, { over: 2, kv: input.image, lora: cross?.lora }) // (8)
-      seen('cross')(crossed)
-      queries = reshape(crossed, [B, G, n, D])
-    }
-    // The last layer's text output is unused.
-    if (text && (m + 1 < model.layers.length || observe)) {
-      x = normaliseJoin([
-        { norm: layer.queryFeed.norm, x: feedForwardSum(layer.queryFeed, queries) },
-        { norm: layer.textFeed!.norm, x: feedForwardSum(layer.textFeed!, text) },
-      ])
-    } else x = feedForward(layer.queryFeed, queries)
-    seen('ffn')(x)
-  }
+  for (const [m, layer] of model.layers.entries()) x = recompute(layerOf(m, layer), [x], input.recompute ?? false)
   return x.dim(2) === n ? x : contiguous(narrow(x, 2, 0, n))
 }

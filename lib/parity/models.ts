@@ -65,7 +65,7 @@ export async function imageCase(c: GoldenCase, score: Score): Promise<void> {
         const pixels = c.tensor('in.pixel_values')
         const features = model.features(pixels.view([pixels.dim(0), 1, ...pixels.shape.slice(1)]), seen.note)
         const text = textRows(c)
-        const visual = model.visualTokens(features, qformerText(c), undefined, seen.note)
+        const visual = model.visualTokens(features, qformerText(c), undefined, { observe: seen.note })
         const hidden = model.hidden(visual, text, { observe: seen.note })
         const layers = model.config.qformer.layers
         seen.note('vision.last_hidden_state', features)
@@ -123,7 +123,9 @@ export async function videoCase(c: GoldenCase, score: Score): Promise<void> {
     const features = await scope(() => noGrad(() => keep(model.features(inputs!.tensor('in.pixel_values')))))
     const text = textRows(inputs!)
     const forward = (seen?: Seen) => {
-      const visual = model.visualTokens(features, config.fusion ? qformerText(inputs!) : undefined, adapter, seen?.note)
+      const visual = model.visualTokens(features, config.fusion ? qformerText(inputs!) : undefined, adapter, {
+        observe: seen?.note,
+      })
       const hidden = model.hidden(visual, text)
       return { visual, hidden, loss: model.loss(hidden, text, 1 / answerTokens(text)) }
     }

@@ -71,7 +71,7 @@ const FRAMING = 64 * 1024
 /** Uploads, pictures of clips and followed logs at a time. */
 const [UPLOADS, PICTURES, FOLLOWERS] = [4, 2, 64]
 /** Bytes of image features that are kept for the next question about the same clip. */
-const KEPT = 256 * 2 ** 20
+export const KEPT = 256 * 2 ** 20
 
 const HEADERS = {
   'x-content-type-options': 'nosniff',

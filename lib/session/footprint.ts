@@ -3,6 +3,11 @@
  * (budget.ts), everything else by a rehearsal, which runs the very code without computing.
  */
 import { statSync } from 'node:fs'
+import { Adapter, type GivenMasks } from '../adapter/adapter.js'
+import type { AdapterConfig } from '../adapter/config.js'
+import { countTrained } from '../adapter/parameters.js'
+import { readMasks } from '../adapter/read-masks.js'
+import { readAdapterInfo } from '../adapter/save.js'
 import { contiguous, full, zeros } from '../ops/copy.js'
 import { expectedTensors, type Part } from '../checkpoint/names.js'
 import {
@@ -14,7 +19,7 @@ import {
 } from '../checkpoint/plan.js'
 import { readModelConfig } from '../checkpoint/config.js'
 import { hasWeights } from '../checkpoint/files.js'
-import { ImageModel, type ModelConfig } from '../models/image-model.js'
+import { ImageModel, type ModelConfig, type QFormerText } from '../models/image-model.js'
 import { embedTokens, tokenTensor } from '../models/decoder.js'
 import { native, type Rehearsed } from '../native.js'
 import { concat, expand } from '../ops/views.js'
@@ -25,7 +30,7 @@ import { rehearse } from '../tensor/rehearsal.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { sync, threads } from '../tensor/runtime.js'
-import { empty } from '../tensor/tensor.js'
+import { empty, type Tensor } from '../tensor/tensor.js'
 import { isMatrix, memoryOf, weightsPolicy, type WeightsPolicy, type WeightsQuestion } from './budget.js'
 import { Decoder } from './greedy.js'
 
@@ -186,53 +191,109 @@ export function rehearseFeatures(model: ImageModel, frames: number): void {
   scope(() => noGrad(() => void model.features(zeros([1, frames, channels, imageSize, imageSize]))))
 }
 
-/**
- * Sizes of a question: frames, tokens for the Q-Former, tokens of the prompt, most tokens of the answer, and answers
- * that are followed side by side.
- */
+/** Ids and mask of texts for the Q-Former, as a rehearsal gives them; undefined without tokens. */
+export function rehearsedText(model: ImageModel, rows: number, tokens: number): QFormerText | undefined {
+  if (!tokens || !model.config.qformer.hasText) return undefined
+  const n = rows * tokens
+  return {
+    ids: tokenTensor(new Int32Array(n), rows, model.device),
+    mask: tokenTensor(new Uint8Array(n).fill(1), rows, model.device),
+  }
+}
+
+/** An adapter before its tensors are read: its configuration, and the masks that this names as files. */
+export interface AdapterOutline {
+  config: AdapterConfig
+  masks?: GivenMasks | undefined
+}
+
+/** Reads the outline of an adapter's folder. @throws InputError where it holds none */
+export async function adapterOutline(folder: string): Promise<AdapterOutline> {
+  const { config } = await readAdapterInfo(folder)
+  return { config, masks: await readMasks(config, folder, { accepted: true }) }
+}
+
+/** Adapters of a rehearsal, and their row in a footprint. */
+export function openAdapters(
+  model: ImageModel,
+  outlines: readonly AdapterOutline[],
+): { adapters: Adapter[]; row: FootprintRow[]; dispose(): void } {
+  const adapters = outlines.map(
+    ({ config, masks = {} }) => new Adapter(model.config, config, { device: model.device, masks }),
+  )
+  const bytes = adapters.reduce((n, a) => n + 4 * countTrained(a.trained()), 0)
+  return {
+    adapters,
+    row: adapters.length ? [{ part: adapters.length > 1 ? 'adapters' : 'adapter', bytes }] : [],
+    dispose: () => adapters.forEach((a) => a.dispose()),
+  }
+}
+
+/** An answer of one sample as generate() computes it, in a rehearsal. Returns the bytes of its KV cache. */
+export async function rehearseAnswer(
+  model: ImageModel,
+  visual: Tensor,
+  promptTokens: number,
+  answerTokens: number,
+  beams = 1,
+): Promise<number> {
+  const { maxPositions, hiddenSize } = model.config.language
+  const V = visual.dim(1)
+  const n = Math.min(promptTokens, maxPositions - V) // longer ones are cut
+  const limit = Math.min(maxPositions, V + n + answerTokens)
+  const decoder = new Decoder(model, { rows: beams, limit })
+  await scope(() =>
+    noGrad(() => {
+      const words = embedTokens(model.language, tokenTensor(new Int32Array(n), 1, model.device), model.precision)
+      const x = expand(concat([visual, words], 1), [beams, V + n, hiddenSize])
+      return decoder.begin(contiguous(x), new Uint8Array(beams * (V + n)).fill(1))
+    }),
+  )
+  if (V + n < limit) await decoder.next()
+  const bytes = decoder.cacheBytes
+  decoder.dispose()
+  return bytes
+}
+
+/** Sizes of a question: frames, tokens for the Q-Former, tokens of the prompt, most tokens of the answer. */
 export interface AskSizes {
   frames: number
   qformerTokens: number
   promptTokens: number
   answerTokens: number
-  beams?: number
+  /** Answers that are followed side by side. Default: 1. */
+  beams?: number | undefined
+  /** Adapters that are loaded; the question is asked with each. Default: the image model answers. */
+  adapters?: readonly AdapterOutline[] | undefined
+  /** Bytes of features that are kept from one question to the next. Default: none. */
+  kept?: number | undefined
 }
 
 /** One question, as Model.ask computes it. */
 export async function askFootprint(outline: Outline, sizes: AskSizes, options: FootprintOptions): Promise<Footprint> {
-  const { frames, qformerTokens: K, promptTokens, answerTokens, beams = 1 } = sizes
-  const { config } = outline
-  const { language, vision, numQueryTokens: L } = config
-  return footprint(outline, options, async (model) => {
+  const { frames, qformerTokens, promptTokens, answerTokens, beams, adapters: given = [], kept = 0 } = sizes
+  const { vision } = outline.config
+  const found = await footprint(outline, options, async (model) => {
     rehearseFeatures(model, frames)
-    const ids = (n: number) => new Int32Array(n)
-    const visual = scope(() =>
-      noGrad(() =>
-        model.visualTokens(
-          zeros([1, frames, vision.tokens, vision.hiddenSize], model.precision),
-          config.qformer.hasText && K
-            ? {
-                ids: tokenTensor(ids(K), 1, model.device),
-                mask: tokenTensor(new Uint8Array(K).fill(1), 1, model.device),
-              }
-            : undefined,
+    const { adapters, row, dispose } = openAdapters(model, given)
+    let kv = 0
+    for (const adapter of adapters.length ? adapters : [undefined]) {
+      const T = Math.min(frames, adapter?.positions.frame.dim(0) ?? frames)
+      const visual = scope(() =>
+        noGrad(() =>
+          model.visualTokens(
+            zeros([1, T, vision.tokens, vision.hiddenSize], model.precision),
+            rehearsedText(model, 1, qformerTokens),
+            adapter,
+          ),
         ),
-      ),
-    )
-    const start = L + promptTokens
-    const limit = Math.min(language.maxPositions, start + answerTokens)
-    const decoder = new Decoder(model, { rows: beams, limit })
-    await scope(() =>
-      noGrad(() => {
-        const words = embedTokens(model.language, tokenTensor(ids(promptTokens), 1, model.device), model.precision)
-        const x = expand(concat([visual, words], 1), [beams, start, language.hiddenSize])
-        return decoder.begin(contiguous(x), new Uint8Array(beams * start).fill(1))
-      }),
-    )
-    await decoder.next()
-    const kv = decoder.cacheBytes
-    decoder.dispose()
-    visual.dispose()
-    return [{ part: 'KV cache', bytes: kv }]
+      )
+      kv = Math.max(kv, await rehearseAnswer(model, visual, promptTokens, answerTokens, beams))
+      visual.dispose()
+    }
+    dispose()
+    return [{ part: 'KV cache', bytes: kv }, ...row]
   })
+  if (!kept) return found
+  return { ...found, rows: [...found.rows, { part: 'feature cache', bytes: kept }], total: found.total + kept }
 }

@@ -23,7 +23,7 @@ export async function checkedVisual(
   const { model } = checkpoint
   const seen = await features.batch(clips, signal)
   signal?.throwIfAborted()
-  const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, observe)
+  const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, { observe })
   const visual = scope(() => see())
   if (!(await isFiniteTensor(visual))) {
     for (const [i, clip] of clips.entries()) {

@@ -182,10 +182,13 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
 
 /**
  * Recomputation: computes `f(...inputs)` without saving intermediate results, and computes it again in the backward
- * pass. Saves memory, costs time. Parameters that `f` uses without being `inputs` get their gradients too.
+ * pass. Saves memory, costs time, gives the same bits. Parameters that `f` uses without being `inputs` get their
+ * gradients too.
+ *
+ * @param when `false`: as `f` alone
  */
-export function recompute(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]): Tensor {
-  if (disabled.getStore()) return f(...inputs)
+export function recompute(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[], when = true): Tensor {
+  if (!when || disabled.getStore()) return f(...inputs)
   const result = noGrad(() => scope(() => f(...inputs)))
   // an f that returns its input still gets its own node
   const output = inputs.includes(result) ? result.detach() : result
@@ -195,7 +198,11 @@ export function recompute(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]):
   return record('recompute', output, [...inputs, marker], (dy, needs) =>
     scope(() => {
       const copies = inputs.map((t, i) => Object.assign(t.detach(), { requiresGrad: needs[i] === true }))
-      const again = disabled.run(false, () => f(...copies))
+      // Inputs are results of nodes, as they are without recomputation: what an operator may add a gradient to
+      // (`adds`) is the same then, and so is every bit.
+      const again = disabled.run(false, () =>
+        f(...copies.map((t) => record('recompute', t.detach(), [t], (dy) => [dy]))),
+      )
       if (again.requiresGrad) backward(again, dy)
       return [...copies.map((t) => (t.grad ? own(t) : undefined)), undefined]
     }),

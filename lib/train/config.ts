@@ -15,6 +15,10 @@ const rate = z.number().positive()
 const LOGS = ['jsonl', 'tensorboard', 'csv'] as const
 export type LogKind = (typeof LOGS)[number]
 
+/** Layers whose intermediate results are not kept for the backward pass, but computed again. */
+export const RECOMPUTE = ['none', 'language', 'all'] as const
+export type Recompute = (typeof RECOMPUTE)[number]
+
 const METRIC = /^(accuracy(:.+)?|valLoss|loss)$/
 
 const Schema = z.strictObject({
@@ -42,6 +46,12 @@ const Schema = z.strictObject({
       batch: z.int().min(1).default(2).describe('Samples of a micro-batch.'),
       epochs: z.int().min(1).default(25).describe('Passes over the training samples.'),
       accumulation: z.int().min(1).default(1).describe('Micro-batches per optimiser step.'),
+      recompute: z
+        .enum(RECOMPUTE)
+        .default('none')
+        .describe(
+          'Layers whose intermediate results are not kept for the backward pass but computed again: none, those of the language model, or those of the Q-Former too. Less memory, more time, the same bits.',
+        ),
       lr: z
         .union([
           rate,

@@ -10,6 +10,7 @@ import { keep } from '../tensor/scope.js'
 import { backward } from '../tensor/tape.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { itemSize } from '../tensor/dtype.js'
+import type { Recompute } from './config.js'
 import type { AdamW, GradientOf } from './optimizer.js'
 
 /** A micro-batch as tensors on the device of the model. */
@@ -38,14 +39,19 @@ function mapped({ features, qformer, text, factor }: StepInputs, f: (t: Tensor, 
   }
 }
 
-/** The loss, summed over the answer tokens; its gradients, times the factor, are added to those of the adapter. */
+/**
+ * The loss, summed over the answer tokens; its gradients, times the factor, are added to those of the adapter.
+ *
+ * @param recompute the layers that the backward pass computes again: the same bits, for less memory and more time
+ */
 export function forwardBackward(
   model: ImageModel,
   adapter: Adapter,
   { features, qformer, text, factor }: StepInputs,
+  recompute: Recompute = 'none',
 ): Tensor {
-  const visual = model.visualTokens(features, qformer, adapter)
-  const loss = model.loss(model.hidden(visual, text), text)
+  const visual = model.visualTokens(features, qformer, adapter, { recompute: recompute === 'all' })
+  const loss = model.loss(model.hidden(visual, text, { recompute: recompute !== 'none' }), text)
   backward(loss, factor)
   return loss
 }
@@ -86,14 +92,16 @@ export class StepGraphs {
   /** The gradients of the last call. */
   #gradients: ReadonlyMap<string, Tensor> | undefined
   readonly #limit: number
+  readonly #recompute: Recompute
 
-  /** @param options `bytes`: default a quarter of the device's memory */
+  /** @param options `bytes`: default a quarter of the device's memory; `recompute`: see {@link forwardBackward} */
   constructor(
     readonly model: ImageModel,
     readonly adapter: Adapter,
     readonly optimizer: AdamW,
-    { bytes }: { bytes?: number | undefined } = {},
+    { bytes, recompute = 'none' }: { bytes?: number | undefined; recompute?: Recompute | undefined } = {},
   ) {
+    this.#recompute = recompute
     this.#limit = bytes ?? deviceMemory(model.device).limit / 4
     // written here: written in a graph, it would lie in the shared pool
     this.#report = keep(zeros([4], 'float32', model.device))
@@ -109,7 +117,11 @@ export class StepGraphs {
   step(inputs: StepInputs): Tensor {
     const captured = this.#replay('step', inputs)
     this.#gradients = captured?.gradients
-    return captured ? this.#report : this.optimizer.update(forwardBackward(this.model, this.adapter, inputs).view([1]))
+    return captured ? this.#report : this.optimizer.update(this.#forwardBackward(inputs).view([1]))
+  }
+
+  #forwardBackward(inputs: StepInputs): Tensor {
+    return forwardBackward(this.model, this.adapter, inputs, this.#recompute)
   }
 
   /** Begins a step of several micro-batches. */
@@ -139,7 +151,7 @@ export class StepGraphs {
   /** {@link forwardBackward} of one of several micro-batches. The loss it returns is overwritten by the next call. */
   run(inputs: StepInputs): Tensor {
     const captured = this.#replay('run', inputs)
-    const loss = captured?.loss ?? forwardBackward(this.model, this.adapter, inputs)
+    const loss = captured?.loss ?? this.#forwardBackward(inputs)
     const gradients =
       captured?.gradients ??
       new Map([...this.adapter.parameters].flatMap(([name, p]) => (p.grad ? [[name, p.grad]] : [])))
@@ -198,13 +210,13 @@ export class StepGraphs {
   }
 
   #capture(key: string, what: 'step' | 'run', inputs: StepInputs): Captured {
-    const { adapter, model, optimizer } = this
+    const { adapter, optimizer } = this
     this.#fresh.add(key)
     try {
       const { graph, result: loss } = Graph.capture(
-        model.device,
+        this.model.device,
         () => {
-          const loss = forwardBackward(model, adapter, inputs).detach()
+          const loss = this.#forwardBackward(inputs).detach()
           if (what === 'step') optimizer.update(loss.view([1]), undefined, this.#report)
           return keep(loss)
         },

@@ -107,7 +107,8 @@ class Run {
     )
     if (t.ema > 0) this.average = new Average(adapter, t.ema)
     const { state, optimizer, average } = this
-    this.trainer = new Trainer(checkpoint, adapter, this.features, optimizer, { graphs: options.graphs })
+    const { graphs } = options
+    this.trainer = new Trainer(checkpoint, adapter, this.features, optimizer, { graphs, recompute: t.recompute })
     this.folder = new RunFolder(config, { checkpoint, adapter, optimizer, average, samples, state }, this.notice)
     this.badSteps = new BadSteps(checkpoint, adapter, this.features)
     this.report = new RunReport(config, { checkpoint, adapter, features: this.features }, this.notice)

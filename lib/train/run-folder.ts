@@ -252,7 +252,7 @@ export class RunFolder {
 }
 
 /** Without the keys that change neither what is learned nor what is chosen. */
-function fixed({ saveEvery, keepLast, log, report, ...rest }: TrainConfig['train']): object {
+function fixed({ saveEvery, keepLast, log, report, recompute, ...rest }: TrainConfig['train']): object {
   return rest
 }
 

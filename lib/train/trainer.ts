@@ -12,6 +12,7 @@ import { scope } from '../tensor/scope.js'
 import { full, write } from '../ops/copy.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { forwardBackward, type StepInputs, StepGraphs } from './graphs.js'
+import type { Recompute } from './config.js'
 import type { AdamW } from './optimizer.js'
 
 /** The result of one optimiser step. */
@@ -40,18 +41,23 @@ export class Trainer {
 
   /**
    * @param options `graphs: false` launches operators one by one on a CUDA device too; `graphBytes`: most bytes of
-   *   memory for graphs
+   *   memory for graphs; `recompute`: see {@link forwardBackward}
    */
   constructor(
     readonly checkpoint: Checkpoint,
     readonly adapter: Adapter,
     readonly features: Features,
     readonly optimizer: AdamW,
-    options: { graphs?: boolean | undefined; graphBytes?: number | undefined } = {},
+    private readonly options: {
+      graphs?: boolean | undefined
+      graphBytes?: number | undefined
+      recompute?: Recompute | undefined
+    } = {},
   ) {
     const { model } = checkpoint
-    if (model.device !== 'cpu' && options.graphs !== false)
-      this.graphs = new StepGraphs(model, adapter, optimizer, { bytes: options.graphBytes })
+    const { graphs, graphBytes: bytes, recompute } = options
+    if (model.device !== 'cpu' && graphs !== false)
+      this.graphs = new StepGraphs(model, adapter, optimizer, { bytes, recompute })
   }
 
   /** Frees graphs and buffers; not the model, the adapter or the optimiser. */
@@ -103,6 +109,7 @@ export class Trainer {
       adapter,
       graphs,
       optimizer,
+      options: { recompute },
     } = this
     if (graphs && microBatches.length === 1)
       return graphs.step(await this.inputs(microBatches[0]!, encoded[0]!, tokens))
@@ -111,7 +118,8 @@ export class Trainer {
     for (const [i, samples] of microBatches.entries()) {
       await scope(async () => {
         const inputs = await this.inputs(samples, encoded[i]!, tokens)
-        write(losses.view([], [], i), graphs ? graphs.run(inputs) : forwardBackward(model, adapter, inputs).detach())
+        const loss = graphs?.run(inputs) ?? forwardBackward(model, adapter, inputs, recompute).detach()
+        write(losses.view([], [], i), loss)
       })
     }
     return optimizer.update(losses, graphs?.gradient)

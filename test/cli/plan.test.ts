@@ -202,13 +202,13 @@ test('plan: tables for CPU and GPU, the sum, and the nearest setting that fits',
   const small = await on(String(Math.round((total - 0.15) * 1e6)))
   assert.match(
     small,
-    /train takes \d+\.\d MB and cuda:0 has \d+\.\d MB; the nearest setting that fits: (--precision|train\.batch)/,
+    /train takes \d+\.\d MB and cuda:0 has \d+\.\d MB; the nearest setting that fits: train\.recompute (language|all)\n/,
   )
   assert.match((await cli('plan', path, '--memory', 'much')).err, /--memory: expected bytes, as 12G, but got "much"/)
   assert.match((await cli('plan', at('none'))).err, /none: no such folder or file\./)
 })
 
-test('train and ask refuse what MT_MEMORY_LIMIT does not hold, with the table, and write nothing', async () => {
+test('train, ask, eval and serve refuse what MT_MEMORY_LIMIT does not hold, with the table, and write nothing', async () => {
   const path = at('refused.yaml')
   writeFileSync(path, stringify(configOf(world, at('refused'), { train: { batch: 4 } })))
   process.env.MT_MEMORY_LIMIT = '100M'
@@ -232,6 +232,16 @@ test('train and ask refuse what MT_MEMORY_LIMIT does not hold, with the table, a
       'cpu',
     )
     assert.match(asked.err, /memory: ask takes \d+\.\d MB and cpu has 104\.9 MB/)
+    const [predictions, data] = [at('refused.jsonl'), world.val]
+    const on = ['--model', world.model, '--device', 'cpu']
+    const evaluated = await cli('eval', ...on, '--data', data, '--output', predictions)
+    assert.is(evaluated.code, 1)
+    assert.match(evaluated.err, /eval on cpu\n[^]+\nfeatures of a batch +\d+\.\d kB\n/)
+    assert.match(evaluated.err, /memory: eval takes \d+\.\d MB and cpu has 104\.9 MB; no setting of this model fits\.\n$/)
+    assert.not.ok(existsSync(predictions))
+    const served = await cli('serve', ...on, '--port', '0')
+    assert.is(served.code, 1)
+    assert.match(served.err, /memory: serve takes \d+\.\d MB and cpu has 104\.9 MB/)
   } finally {
     delete process.env.MT_MEMORY_LIMIT
   }

@@ -263,7 +263,7 @@ async function videoCase(model: Both, c: Case): Promise<void> {
         vision,
         adapter.native.fusion ? qformerText(batch) : undefined,
         adapter.native,
-        note,
+        { observe: note },
       )
       const hidden = model.native.hidden(visual, text, { observe: note })
       const loss = model.native.loss(hidden, text, 1 / answerTokens(text))
@@ -354,7 +354,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
             model.native.features(pixels.view([3, 1, ...pixels.shape.slice(1)]), note),
             qformerText(batch),
             undefined,
-            note,
+            { observe: note },
           )
           const hidden = model.native.hidden(visual, text, { observe: note })
           await close('visual tokens', visual, reference.visualTokens)
