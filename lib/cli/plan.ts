@@ -73,7 +73,12 @@ export function trainingOf(outline: Outline, config: Pick<TrainConfig, 'adapter'
     recompute: train.recompute,
     named: { frames: (n) => `frames ${n}`, batch: (n) => `train.batch ${n}` },
     footprint: ({ frames = adapter.frames, batch = train.batch, recompute = train.recompute, ...options }) =>
-      trainFootprint(outline, { adapter: { ...adapter, frames }, train: { ...train, batch, recompute } }, sizes, options),
+      trainFootprint(
+        outline,
+        { adapter: { ...adapter, frames }, train: { ...train, batch, recompute } },
+        sizes,
+        options,
+      ),
   }
 }
 

@@ -99,7 +99,9 @@ export async function trainFootprint(
     for (let i = 0; i < 2; i++)
       await scope(async () => {
         optimizer.prepare()
-        await optimizer.finish(optimizer.update(forwardBackward(model, adapter, inputs(), t.recompute).detach().view([1])))
+        await optimizer.finish(
+          optimizer.update(forwardBackward(model, adapter, inputs(), t.recompute).detach().view([1])),
+        )
         optimizer.zeroGrad()
       })
     if (sizes.validation) await rehearsePredictions(model, adapter, T, sizes.validation)

@@ -237,7 +237,10 @@ test('train, ask, eval and serve refuse what MT_MEMORY_LIMIT does not hold, with
     const evaluated = await cli('eval', ...on, '--data', data, '--output', predictions)
     assert.is(evaluated.code, 1)
     assert.match(evaluated.err, /eval on cpu\n[^]+\nfeatures of a batch +\d+\.\d kB\n/)
-    assert.match(evaluated.err, /memory: eval takes \d+\.\d MB and cpu has 104\.9 MB; no setting of this model fits\.\n$/)
+    assert.match(
+      evaluated.err,
+      /memory: eval takes \d+\.\d MB and cpu has 104\.9 MB; no setting of this model fits\.\n$/,
+    )
     assert.not.ok(existsSync(predictions))
     const served = await cli('serve', ...on, '--port', '0')
     assert.is(served.code, 1)
