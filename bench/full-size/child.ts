@@ -21,7 +21,7 @@ import { generate } from '../../lib/session/generate.js'
 import { checkedVisual } from '../../lib/session/visual.js'
 import { keep, scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
-import { itemSize } from '../../lib/tensor/dtype.js'
+import { bytesOf } from '../../lib/tensor/dtype.js'
 import { parseTrainConfig } from '../../lib/train/config.js'
 import { sizesOf, trainFootprint } from '../../lib/train/footprint.js'
 import { AdamW } from '../../lib/train/optimizer.js'
@@ -140,9 +140,11 @@ async function ask(): Promise<AskRun> {
   visual.dispose()
   const peak = peakBytes()
   const rates = ratesOf(model.precision, before)
-  const read = [...model.weights]
-    .filter(([name, t]) => t.rank === 2 && name.startsWith('language_model.') && name !== familyOf(language).embedding)
-    .reduce((n, [, t]) => n + t.size * itemSize(t.dtype), 0)
+  const read = [...checkpoint.plan.entries.values()]
+    .filter(({ name }) => name.startsWith('language_model.') && name !== familyOf(language).embedding)
+    .map(({ name }) => model.weights.get(name)!)
+    .filter((t) => t.rank === 2)
+    .reduce((n, t) => n + bytesOf(t.dtype, t.shape), 0)
   return {
     ...about(checkpoint, rates, loadSeconds, planned.total),
     peakBytes: peak,

@@ -103,12 +103,16 @@ export function weightsPolicy(question: WeightsQuestion): WeightsPolicy {
   const wideBytes = bytesAs(wide, stored)
   const large = wideBytes > LARGE * memory
   const quantized = weights === 'int8' || weights === 'nf4' ? weights : undefined
-  const narrows = weights === 'bfloat16' || (weights === 'auto' && large)
+  const narrows = weights === 'bfloat16' || (weights !== 'stored' && large)
   const notes: string[] = []
-  if (weights === 'auto' && large)
+  if (weights !== 'bfloat16' && narrows) {
+    const taken = quantized
+      ? `those that ${quantized} leaves as they are are taken as bfloat16`
+      : 'they are taken as bfloat16 (--weights stored keeps them)'
     notes.push(
-      `the float32 weights are ${gigabytes(wideBytes)}, more than a third of ${gigabytes(memory)} of memory, so they are taken as bfloat16 (--weights stored keeps them)`,
+      `the float32 weights are ${gigabytes(wideBytes)}, more than a third of ${gigabytes(memory)} of memory, so ${taken}`,
     )
+  }
   const held = (t: Held): DType => (narrows && t.dtype === 'F32' ? 'bfloat16' : stored(t))
 
   const { precision, because } = precisionFor(asked, matrices.map(held), device)

@@ -8,6 +8,7 @@ import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { fingerprint, type CheckpointPlan } from '../checkpoint/plan.js'
+import type { FileSystem } from '../files/atomic.js'
 import { readEntry, readHeader, writeSafetensors, type SafetensorsHeader } from '../files/safetensors.js'
 import { bytesOf, type QuantizedDType } from '../tensor/dtype.js'
 
@@ -94,6 +95,7 @@ export async function writeQuantised(
   path: string,
   units: readonly Unit[],
   bytes: (unit: Unit) => Promise<Uint8Array>,
+  on?: FileSystem,
 ): Promise<void> {
   await mkdir(dirname(path), { recursive: true })
   const sums = new Uint32Array(units.length)
@@ -118,5 +120,6 @@ export async function writeQuantised(
       },
     ],
     { version: String(VERSION) },
+    on,
   )
 }

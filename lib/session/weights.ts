@@ -8,6 +8,7 @@
  * error. What was read into memory no longer depends on the file.
  */
 import { InputError } from '../errors.js'
+import type { FileSystem } from '../files/atomic.js'
 import { native } from '../native.js'
 import { cast, copy, write } from '../ops/copy.js'
 import { keep, scope } from '../tensor/scope.js'
@@ -35,6 +36,8 @@ export interface WeightsOptions {
   onLoad?: ((bytes: number, total: number) => void) | undefined
   /** Bytes that are read between two reports. */
   step?: number | undefined
+  /** The file system that `cache` is written to. Default: the system's. */
+  on?: FileSystem | undefined
 }
 
 /**
@@ -44,7 +47,7 @@ export interface WeightsOptions {
  */
 export async function loadWeights(
   plan: Pick<CheckpointPlan, 'entries'>,
-  { trained = false, device = 'cpu', policy: given, onLoad, cache, step = 2 ** 28 }: WeightsOptions = {},
+  { trained = false, device = 'cpu', policy: given, onLoad, cache, step = 2 ** 28, on }: WeightsOptions = {},
 ): Promise<Map<string, Tensor>> {
   const entries = [...plan.entries.values()]
   const policy = given ?? weightsPolicy({ entries, device, weights: 'stored' })
@@ -153,7 +156,7 @@ export async function loadWeights(
         await sync()
         for (const planned of unit.members) await report(planned)
       }
-      if (units.length && cache) policy.notes.push(await saved(cache, units, weights, known))
+      if (units.length && cache) policy.notes.push(await saved(cache, units, weights, known, on))
     }
     for (const planned of plain) {
       const { name } = planned
@@ -223,12 +226,13 @@ async function saved(
   units: readonly QuantizedUnit[],
   weights: ReadonlyMap<string, Tensor>,
   fault: string | undefined,
+  on: FileSystem | undefined,
 ): Promise<string> {
   const again = fault === undefined ? '' : ` again, since ${path} could not be used: ${fault}`
   const form = units[0]!.dtype
   const bytes = async (unit: Unit): Promise<Uint8Array> => (await weights.get(unit.name)!.data()) as Uint8Array
   try {
-    await writeQuantised(path, units, bytes)
+    await writeQuantised(path, units, bytes, on)
     const size = units.reduce((n, u) => n + bytesOf(u.dtype, u.shape), 0)
     const kept = `kept in ${path} (${(size / 1e9).toFixed(2)} GB) for the next time`
     return `the weights were quantised as ${form}${again}, and ${kept}`

@@ -95,13 +95,15 @@ export async function trainFootprint(
       text: model.upload(answersOf(B, S, sizes.answerTokens), V),
       factor: full([], 1),
     })
-    // Twice: what the first step frees is kept, and the second may not use all of it.
+    // Twice: what the first step frees is kept, and the second may not use all of it. A clip that is read ahead passes
+    // the vision tower before the step lets its tensors go.
     for (let i = 0; i < 2; i++)
       await scope(async () => {
         optimizer.prepare()
-        await optimizer.finish(
-          optimizer.update(forwardBackward(model, adapter, inputs(), t.recompute).detach().view([1])),
-        )
+        const loss = forwardBackward(model, adapter, inputs(), t.recompute)
+        const report = optimizer.update(loss.detach().view([1]))
+        rehearseFeatures(model, T)
+        await optimizer.finish(report)
         optimizer.zeroGrad()
       })
     if (sizes.validation) await rehearsePredictions(model, adapter, T, sizes.validation)

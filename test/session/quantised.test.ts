@@ -7,8 +7,10 @@ import * as assert from 'uvu/assert'
 import { planCheckpoint } from '../../lib/checkpoint/plan.js'
 import { weightsPolicy } from '../../lib/session/budget.js'
 import { loadImageModel, openCheckpoint } from '../../lib/session/checkpoint.js'
+import { loadWeights } from '../../lib/session/weights.js'
 import { bytesOf, type QuantizedDType } from '../../lib/tensor/dtype.js'
 import { sizeOf } from '../../lib/shape.js'
+import { fullDisk } from '../support/full-disk.js'
 import { settled } from '../support/memory.js'
 import { isQuantised, temporaryFolder } from '../support/tiny.js'
 import { writeCheckpoint } from '../support/world.js'
@@ -96,6 +98,27 @@ test('where the file cannot be written the model opens all the same, and says so
   const { bytes, said } = await opened('nf4', join(blocked, 'cache'))
   assert.ok(bytes.size > 5)
   assert.match(said, /quantised as nf4, and not kept for the next time: /)
+})
+
+test('a disk that fills up while the file is written: the model opens, and nothing half-written is left', async () => {
+  const plan = await planCheckpoint(model)
+  const cache = join(root, 'full', 'nf4.safetensors')
+  const open = async (writes: number): Promise<{ bytes: Buffer[]; said: string }> => {
+    const policy = weightsPolicy({ entries: [...plan.entries.values()], device: 'cpu', weights: 'nf4' })
+    const weights = await loadWeights(plan, { policy, cache, on: fullDisk(writes) })
+    const bytes: Buffer[] = []
+    for (const [name, t] of weights)
+      if (t.dtype === 'nf4' && isWhole(name)) bytes.push(Buffer.from((await t.data()) as Uint8Array))
+    for (const t of weights.values()) t.dispose()
+    return { bytes, said: policy.notes.join() }
+  }
+  const full = await open(5)
+  assert.match(full.said, /quantised as nf4, and not kept for the next time: .*the disk is full \(ENOSPC\)/)
+  assert.equal(readdirSync(join(root, 'full')), [])
+  const kept = await open(Infinity)
+  assert.match(kept.said, /quantised as nf4, and kept in/)
+  assert.equal(kept.bytes, full.bytes)
+  assert.equal((await open(0)).said, '', 'found, and not written again')
 })
 
 test('of a checkpoint the layers of vision tower and language model are quantised, nothing else', async () => {

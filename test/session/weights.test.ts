@@ -46,6 +46,30 @@ test('float32 weights: as they are where memory is plenty, else bfloat16, which 
   assert.equal(decided('F32', 7, 'stored'), { ...roomy, mapped: false, asItIs: true, forget: true })
 })
 
+test('float32 weights that are not quantised: bfloat16 where all of them would be too large, which is said', () => {
+  const all = [
+    ...entries('F32'),
+    { kind: 'stored', name: 'language_model.layers.0.up.weight', shape: [10, 10], dtype: 'F32' },
+  ]
+  for (const [memory, dtype] of [
+    [24, 'float32'],
+    [11, 'bfloat16'],
+  ] as const) {
+    const policy = weightsPolicy({ entries: all as Held[], device: 'cpu', memory: memory * GB, weights: 'nf4' })
+    assert.equal(
+      all.map((t) => policy.dtypeOf(t as Held)),
+      [dtype, 'float32', 'float32', 'nf4'],
+    )
+    assert.is(policy.form, 'nf4')
+    assert.is(policy.notes.length, dtype === 'float32' ? 0 : 1)
+  }
+  const { notes } = weightsPolicy({ entries: all as Held[], device: 'cpu', memory: 11 * GB, weights: 'nf4' })
+  assert.match(
+    notes[0]!,
+    /more than a third of 11\.0 GB of memory, so those that nf4 leaves as they are are taken as bfloat16$/,
+  )
+})
+
 test('16-bit weights stay in 16 bits; large ones are loaded once and never packed', () => {
   const roomy = { mapped: true, asItIs: false, forget: false, form: 'stored', said: 0 }
   assert.equal(decided('BF16', 24), { ...roomy, dtype: 'bfloat16' })
