@@ -7,7 +7,7 @@ import { rmsNorm } from '../ops/rmsnorm.js'
 import { rope } from '../ops/rope.js'
 import { siluMul } from '../ops/silu-mul.js'
 import { reshape } from '../ops/views.js'
-import { recompute } from '../tensor/tape.js'
+import { runLayer } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import {
   causal,
@@ -177,7 +177,7 @@ function build(root: Finder, config: LlamaConfig): LanguageModel {
           const [gate, up] = projectAll(block.gateUp, f) as [Columns, Columns]
           return projectOnto(attended, block.down, siluMul(gate, up))
         }
-        x = recompute(layer, [x], context.recompute ?? false)
+        x = runLayer(layer, x, context.recompute)
         if (i + 1 < blocks.length) context.observe?.(`lm.hidden.${i + 1}`, x)
       }
       const out = rmsNorm(x, last, config.eps)

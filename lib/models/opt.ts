@@ -7,7 +7,7 @@ import type { Columns } from '../ops/columns.js'
 import { add, relu } from '../ops/elementwise.js'
 import { embedding } from '../ops/embedding.js'
 import type { Precision } from '../tensor/dtype.js'
-import { recompute } from '../tensor/tape.js'
+import { runLayer } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { causal, outputMatrix, type Context, type DecoderConfig, type Family, type LanguageModel } from './decoder.js'
 import { divides, firstTokenId, flag, section, size, supported, tokenId, word } from './fields.js'
@@ -133,7 +133,7 @@ function build(root: Finder, config: OptConfig): LanguageModel {
           const attended = projectOnto(x, block.o, causal(q, k, v, heads, heads, i, context))
           return projectOnto(attended, block.fc2, relu(project(block.fc1, normalise(block.norm2, attended))))
         }
-        x = recompute(layer, [x], context.recompute ?? false)
+        x = runLayer(layer, x, context.recompute)
         if (i + 1 < blocks.length) context.observe?.(`lm.hidden.${i + 1}`, x)
       }
       const out = normalise(last, x)

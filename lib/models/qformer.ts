@@ -21,7 +21,7 @@ import { cast, contiguous, full } from '../ops/copy.js'
 import { embedding } from '../ops/embedding.js'
 import { concat, expand, narrow, reshape, split } from '../ops/views.js'
 import type { Precision } from '../tensor/dtype.js'
-import { recompute } from '../tensor/tape.js'
+import { runLayer } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { divides, flag, positive, size, supported, word } from './fields.js'
 import type { Finder, Observe } from './finder.js'
@@ -265,6 +265,8 @@ export function qformerForward(model: QFormer, input: QFormerInput): Tensor {
       seen('ffn')(out)
       return out
     }
-  for (const [m, layer] of model.layers.entries()) x = recompute(layerOf(m, layer), [x], input.recompute ?? false)
+  // What is observed has to outlive its layer.
+  for (const [m, layer] of model.layers.entries())
+    x = observe ? layerOf(m, layer)(x) : runLayer(layerOf(m, layer), x, input.recompute)
   return x.dim(2) === n ? x : contiguous(narrow(x, 2, 0, n))
 }

@@ -7,6 +7,7 @@ import { add } from '../ops/elementwise.js'
 import { linear } from '../ops/linear.js'
 import { patchify } from '../ops/patchify.js'
 import { concat, expand, reshape, split } from '../ops/views.js'
+import { runLayer } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { divides, flag, positive, size, supported, word } from './fields.js'
 import type { Finder, Observe } from './finder.js'
@@ -111,13 +112,16 @@ export function vitForward(model: Vit, pixels: Tensor, observe?: Observe): Tenso
   let x = add(concat([first, patches], 1), cast(reshape(model.positions, [-1, config.hiddenSize]), patches.dtype))
   observe?.('vision.hidden.0', x)
   for (const [i, block] of model.blocks.entries()) {
-    const [q, k, v] = split(
-      project(block.qkv, normalise(block.norm1, x)),
-      Array<number>(3).fill(config.hiddenSize),
-      2,
-    ) as [Tensor, Tensor, Tensor]
-    x = projectOnto(x, block.projection, attention(q, k, v, { heads: config.heads, mode: 'off' }))
-    x = projectOnto(x, block.fc2, projectGelu(block.fc1, normalise(block.norm2, x)))
+    const layer = (x: Tensor): Tensor => {
+      const [q, k, v] = split(
+        project(block.qkv, normalise(block.norm1, x)),
+        Array<number>(3).fill(config.hiddenSize),
+        2,
+      ) as [Tensor, Tensor, Tensor]
+      const attended = projectOnto(x, block.projection, attention(q, k, v, { heads: config.heads, mode: 'off' }))
+      return projectOnto(attended, block.fc2, projectGelu(block.fc1, normalise(block.norm2, attended)))
+    }
+    x = runLayer(layer, x)
     observe?.(`vision.hidden.${i + 1}`, x)
   }
   return normalise(model.norm, x)

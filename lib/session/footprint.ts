@@ -175,9 +175,13 @@ function packedBytes(entries: Outline['entries'], policy: WeightsPolicy, device:
   if (device !== 'cpu' || policy.asItIs) return []
   const panel = { avx512: 32, avx2: 16, portable: 8 }[native().devices().cpu.isa]
   return entries
-    .filter((t) => isMatrix(t) && !isQuantized(policy.dtypeOf(t)) && !/embed_tokens|word_embeddings/.test(t.name))
+    .filter(
+      (t) => (isMatrix(t) && !/embed_tokens|word_embeddings/.test(t.name)) || /patch_embedding\.weight$/.test(t.name),
+    )
+    .filter((t) => !isQuantized(policy.dtypeOf(t)))
     .map((t) => {
-      const [out, into] = t.shape as [number, number]
+      const [out] = t.shape as [number]
+      const into = sizeOf(t.shape) / out
       const width = itemSize(policy.dtypeOf(t))
       return Math.ceil(out / panel) * panel * (width === 4 ? into : 2 * Math.ceil(into / 2)) * width
     })

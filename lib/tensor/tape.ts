@@ -184,11 +184,9 @@ export function backward(loss: Tensor, seed?: Tensor, wanted: Tensor[] = []): Te
  * Recomputation: computes `f(...inputs)` without saving intermediate results, and computes it again in the backward
  * pass. Saves memory, costs time, gives the same bits. Parameters that `f` uses without being `inputs` get their
  * gradients too.
- *
- * @param when `false`: as `f` alone
  */
-export function recompute(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[], when = true): Tensor {
-  if (!when || disabled.getStore()) return f(...inputs)
+export function recompute(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[]): Tensor {
+  if (disabled.getStore()) return f(...inputs)
   const result = noGrad(() => scope(() => f(...inputs)))
   // an f that returns its input still gets its own node
   const output = inputs.includes(result) ? result.detach() : result
@@ -207,6 +205,15 @@ export function recompute(f: (...inputs: Tensor[]) => Tensor, inputs: Tensor[], 
       return [...copies.map((t) => (t.grad ? own(t) : undefined)), undefined]
     }),
   )
+}
+
+/**
+ * Runs a layer of a model. Without a tape, all that it makes is freed when it ends, its result excepted; else that is
+ * kept for the backward pass, or with `again` computed again there.
+ */
+export function runLayer(layer: (x: Tensor) => Tensor, x: Tensor, again = false): Tensor {
+  if (disabled.getStore()) return scope(() => layer(x))
+  return again ? recompute(layer, [x]) : layer(x)
 }
 
 /** Hands a leaf's gradient to the current scope. */

@@ -49,7 +49,7 @@ test('float32 weights: as they are where memory is plenty, else bfloat16, which 
 test('float32 weights that are not quantised: bfloat16 where all of them would be too large, which is said', () => {
   const all = [
     ...entries('F32'),
-    { kind: 'stored', name: 'language_model.layers.0.up.weight', shape: [10, 10], dtype: 'F32' },
+    { kind: 'stored', name: 'language_model.model.layers.0.up.weight', shape: [10, 10], dtype: 'F32' },
   ]
   for (const [memory, dtype] of [
     [24, 'float32'],
