@@ -66,7 +66,7 @@ export class BadSteps {
         noGrad(async () => {
           const seen: [string, Tensor][] = []
           const observe = (name: string, t: Tensor): void => void seen.push([name, t])
-          const visual = model.visualTokens(await features.batch([sample]), qformerRows(encoded), adapter, observe)
+          const visual = model.visualTokens(await features.batch([sample]), qformerRows(encoded), adapter, { observe })
           const hidden = model.hidden(visual, textRows(encoded, special.padId), { observe })
           return firstNotFinite([...seen, ['the last hidden states', hidden]])
         }),
