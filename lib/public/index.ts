@@ -10,6 +10,7 @@ export {
   type OpenOptions,
   type Question,
 } from '../session/model.js'
+export { exportMerged, type Exported } from '../session/export.js'
 export type { Checkpoint } from '../session/checkpoint.js'
 export type { Clip, Sampling } from '../data/frames.js'
 export type { DeviceChoice } from '../tensor/device.js'
