@@ -124,6 +124,8 @@ interface Options {
   config?: Config
   /** Of ours and of the peer. */
   say?: (text: string) => void
+  /** Called after every sample: an interrupted run leaves its results. */
+  save?: (run: PeersRun) => void
 }
 
 /** The rounds of a dtype. */
@@ -138,6 +140,21 @@ export async function measure(options: Options): Promise<PeersRun> {
   const before = load()
   let versions = softwareVersions()
   const samples: PeersRun['samples'] = []
+  const { language } = parsed
+  const result = (): PeersRun => ({
+    ...{ dtype, machine: machine(), versions, ...commit(), date: new Date().toISOString(), threads, clock },
+    load: { before, after: load() },
+    sizes: {
+      ...{ batch: BATCH, frames: FRAMES, text: TEXT, prompt: PROMPT, answer: ANSWER },
+      parameters: countParts(expectedTensors(parsed)).reduce((n, part) => n + part.parameters, 0),
+      fileBytes: readdirSync(folder)
+        .filter((name) => name.endsWith('.safetensors'))
+        .reduce((n, name) => n + statSync(join(folder, name)).size, 0),
+      model: `image tower of ${parsed.vision.layers} layers, Q-Former of ${parsed.qformer.layers}, language model of ${language.layers} layers of ${language.hiddenSize}`,
+    },
+    samples,
+    missing,
+  })
   try {
     const pixels = join(scratch, 'pixels')
     writePixels(pixels, imageSize)
@@ -177,25 +194,12 @@ export async function measure(options: Options): Promise<PeersRun> {
           say(`${round + 1} ${contender} ${told(rest)}`)
         }
         samples.push(sample)
+        options.save?.(result())
       }
   } finally {
     rmSync(scratch, { recursive: true, force: true })
   }
-  const { language } = parsed
-  return {
-    ...{ dtype, machine: machine(), versions, ...commit(), date: new Date().toISOString(), threads, clock },
-    load: { before, after: load() },
-    sizes: {
-      ...{ batch: BATCH, frames: FRAMES, text: TEXT, prompt: PROMPT, answer: ANSWER },
-      parameters: countParts(expectedTensors(parsed)).reduce((n, part) => n + part.parameters, 0),
-      fileBytes: readdirSync(folder)
-        .filter((name) => name.endsWith('.safetensors'))
-        .reduce((n, name) => n + statSync(join(folder, name)).size, 0),
-      model: `image tower of ${parsed.vision.layers} layers, Q-Former of ${parsed.qformer.layers}, language model of ${language.layers} layers of ${language.hiddenSize}`,
-    },
-    samples,
-    missing,
-  }
+  return result()
 }
 
 const list = (values: readonly number[], digits: number): string => values.map((x) => x.toFixed(digits)).join(', ')
@@ -217,6 +221,7 @@ async function run(o: {
   folder: string
   out?: string
   tiny?: boolean
+  add?: boolean
 }): Promise<void> {
   const { dtype } = o
   if (dtype !== 'float32' && dtype !== 'bfloat16') throw invalid('--dtype', 'float32 or bfloat16', dtype)
@@ -229,18 +234,28 @@ async function run(o: {
   const rounds = Number(o.rounds)
   for (const [name, n] of Object.entries({ threads, rounds }))
     if (!Number.isInteger(n) || n < 1) throw invalid(`--${name}`, 'a whole number of at least 1', n)
-  const result = await measure({
+  const file =
+    o.out ?? resolve(here('../results/peers'), `${slug(machine().cpu)}-${new Date().toISOString().slice(0, 10)}.json`)
+  const earlier = existsSync(file) ? Peers.parse(JSON.parse(readFileSync(file, 'utf8'))).runs : []
+  mkdirSync(dirname(file), { recursive: true })
+  const { missing } = await measure({
     ...{ dtype, threads, clock, rounds, contenders, say: console.log },
     folder: join(o.folder, `${o.tiny ? 'tiny-' : ''}${dtype}`),
     ...(o.tiny && { config: tinySize(dtype) }),
+    save(found) {
+      const before = o.add ? earlier.find((r) => r.dtype === dtype) : undefined
+      const others = before?.samples.filter((s) => !contenders.includes(s.contender)) ?? []
+      const run = {
+        ...found,
+        versions: { ...before?.versions, ...found.versions },
+        samples: [...others, ...found.samples],
+      }
+      const all = Peers.parse({ schema: 1, runs: [...earlier.filter((r) => r.dtype !== dtype), run] })
+      writeFileSync(file, `${JSON.stringify(all, null, 1)}\n`)
+    },
   })
-  for (const { name, reason } of result.missing)
+  for (const { name, reason } of missing)
     console.error(`MISSING: ${name}, so there is nothing to compare with: ${reason}`)
-  const file = o.out ?? resolve(here('../results/peers'), `${slug(machine().cpu)}-${result.date.slice(0, 10)}.json`)
-  const earlier = existsSync(file) ? Peers.parse(JSON.parse(readFileSync(file, 'utf8'))).runs : []
-  const all = Peers.parse({ schema: 1, runs: [...earlier.filter((r) => r.dtype !== dtype), result] })
-  mkdirSync(dirname(file), { recursive: true })
-  writeFileSync(file, `${JSON.stringify(all, null, 1)}\n`)
   console.log(file)
 }
 
@@ -254,6 +269,7 @@ if (process.argv[1] === here('main.ts'))
     .option('--contenders <names>', CONTENDERS.join(', '), 'mtransllama,concat,same,transformers')
     .option('--folder <dir>', 'where the checkpoint is kept', join(tmpdir(), 'mtransllama-whole'))
     .option('--out <file>', 'the file of the result; a run of another dtype in it stays')
+    .option('--add', 'keep what other contenders gave in an earlier run')
     .option('--tiny', 'sizes that say only whether everything runs')
     .action(run)
     .parseAsync()
