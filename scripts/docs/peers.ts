@@ -73,12 +73,12 @@ function over(run: PeersRun, a: ContenderName, b: ContenderName, what: Quantity)
 
 // --------------------------------------------------------------------------------------------------------------- goals
 
-/** Why a goal is missed, by dtype and goal; looked into by profiles of both sides. */
+/** Why a goal is missed, by dtype and goal; from a profile of our step. */
 const REASONS: readonly { dtype: PeersRun['dtype']; goal: string; why: string }[] = [
   {
     dtype: 'float32',
     goal: 'training step',
-    why: 'both sides spend nearly all of the step in products that run close to the rate of the core. Most of ours is the Q-Former, which both compute for every frame; the 32 tokens save in the language model alone, which is small at this size',
+    why: 'nearly all of our step is products, and the peer’s are of the same kind. More than half of them are the Q-Former’s, which both compute for every frame; the 32 tokens save in the language model alone, which is small at this size',
   },
   {
     dtype: 'bfloat16',
@@ -168,7 +168,9 @@ function runSection(run: PeersRun): string[] {
     ),
     ...(peer
       ? [
-          'The peer over ours, the median of the rounds’ ratios and, in brackets, the least and the largest:',
+          rounds > 1
+            ? 'The peer over ours, the median of the rounds’ ratios and, in brackets, the least and the largest:'
+            : 'The peer over ours:',
           markdownTable(
             ['', ...ALL.map((q) => q.title)],
             there
