@@ -7,6 +7,7 @@ import { InputError } from '../errors.js'
 import type { Evaluation, Recorded } from '../report/records.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import type { Features } from '../session/features.js'
+import { routed, routerWeights, temporalWeights } from './routing.js'
 import { answerLosses, predictSamples, type Prediction } from './evaluate.js'
 import { probe } from './probe.js'
 
@@ -55,7 +56,8 @@ export async function recordEvaluation(what: Answering): Promise<Evaluation> {
   const usable = samples.filter((s) => trained.has(s.id))
   const untrained = await answers(what, usable, undefined, answered, [])
   const probed = usable.length ? await probeOf(what, usable, trained, answered) : undefined
-  const recorded = usable.map((sample): Recorded => {
+  const alpha = routed(what.adapter) ? await routerWeights(what, usable) : undefined
+  const recorded = usable.map((sample, i): Recorded => {
     const { id, task, prompt, qformerText, answer } = sample
     const before = untrained.get(id)
     return {
@@ -66,6 +68,7 @@ export async function recordEvaluation(what: Answering): Promise<Evaluation> {
       answer,
       trained: trained.get(id)!,
       ...(before && { untrained: before }),
+      ...(alpha && { alpha: alpha[i]! }),
     }
   })
   const { best, worst } = extremes(recorded)
@@ -73,7 +76,8 @@ export async function recordEvaluation(what: Answering): Promise<Evaluation> {
   for (const i of [...best, ...worst]) {
     what.signal?.throwIfAborted()
     const frames = await pictures(what, usable[i]!)
-    if (frames) clips[i] = { frames }
+    const weights = await temporalWeights(what, usable[i]!)
+    if (frames) clips[i] = { frames, ...(weights && { weights }) }
   }
   return {
     format: 'mtransllama-evaluation',

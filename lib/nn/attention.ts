@@ -1,11 +1,13 @@
 /** BERT's attention block over any dimension of its input: the Q-Former's attention in space and in time. */
 import { attention } from '../ops/attention.js'
 import { type Columns, columnsOf } from '../ops/columns.js'
-import { contiguous } from '../ops/copy.js'
+import { cast, contiguous } from '../ops/copy.js'
+import { mean } from '../ops/reduce.js'
 import { router } from '../ops/router.js'
 import { sourceAttention } from '../ops/source-attention.js'
+import { concat, expand, narrow, reshape } from '../ops/views.js'
 import { recording } from '../tensor/tape.js'
-import type { Tensor } from '../tensor/tensor.js'
+import { tensor, type Tensor } from '../tensor/tensor.js'
 import { normalise, project, projectAll, projectOnto, type Linear, type LoRA, type Norm } from './layers.js'
 
 export interface AttentionWeights {
@@ -117,4 +119,37 @@ function absorbs(
     value.weight,
     ...[key.bias, value.bias, lora?.v.A, lora?.v.B].filter((t) => t !== undefined),
   ])
+}
+
+/**
+ * What {@link attend} looks at in its own input: the weights of all elements of `over`, routed as there, the mean over
+ * heads. x [a,b,n,D] gives float32 [a,b,n,m] with m the size of `over`; each row sums to 1. Without gradient.
+ */
+export function attentionWeights({ query, key, heads }: AttentionWeights, input: Tensor, o: Attend): Tensor {
+  const x = contiguous(input)
+  const [q, k] = [project(query, x, o.lora?.q), project(key, x)]
+  const alpha = o.routing && router(x, o.routing.router, o.over, o.pooled)
+  const [size, width, last] = [x.dim(o.over), x.dim(-1), x.rank - 1]
+  const d = width / heads
+  const parts: Tensor[] = []
+  for (let first = 0; first < size; first += d) {
+    // Element i has the value 1 in column i − first of each head, so that column of the output is the weight of i.
+    const ones = new Float32Array(size * width)
+    for (let i = first; i < Math.min(size, first + d); i++)
+      for (let h = 0; h < heads; h++) ones[i * width + h * d + i - first] = 1
+    const shape = x.shape.map((n, i) => (i === o.over || i === last ? n : 1))
+    const v = contiguous(expand(cast(tensor(ones, shape, 'float32', x.device), q.dtype as 'float32'), x.shape))
+    const seen = attention(q, k, v, {
+      heads,
+      over: o.over,
+      keyMask: o.keyMask,
+      mode: o.routing?.mode ?? 'off',
+      masks: o.routing?.masks,
+      alpha,
+    })
+    const byHead = reshape(cast(seen, 'float32'), [x.size / width, heads, d])
+    const weights = reshape(mean(byHead, 1), [...x.shape.slice(0, -1), d])
+    parts.push(narrow(weights, last, 0, Math.min(d, size - first)))
+  }
+  return concat(parts, last)
 }

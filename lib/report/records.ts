@@ -48,6 +48,20 @@ const answered = z.looseObject({
   losses: z.record(z.string(), z.number().nullable()).optional(),
 })
 
+/** A line of `routers.jsonl`: the mean over samples of the weights of masks, by layer. */
+const RoutersSchema = z.looseObject({
+  step: z.number(),
+  epoch: z.number(),
+  samples: z.number(),
+  spatial: alpha,
+  temporal: alpha,
+})
+export type Routers = z.output<typeof RoutersSchema>
+
+/** Lines of `routers.jsonl`; those of another form are left out. */
+export const routersIn = (lines: readonly object[]): Routers[] =>
+  lines.flatMap((line) => RoutersSchema.safeParse(line).data ?? [])
+
 const interval = z.object({ low: z.number(), high: z.number() })
 /** The same questions with other pictures; shares from 0 to 1. */
 const probe = z.object({
@@ -106,7 +120,7 @@ const EvaluationSchema = z.looseObject({
     z.string(),
     z.looseObject({
       frames: z.array(z.looseObject({ time: z.number(), image: z.string().startsWith('data:image/') })),
-      weights: z.array(z.array(z.number().nullable()).nullable()).optional(),
+      weights: z.array(z.array(z.number().nullable())).optional(),
     }),
   ),
 })

@@ -5,7 +5,18 @@ import { basename, join, resolve } from 'node:path'
 import { InputError, invalid } from '../errors.js'
 import { readJsonObject } from '../files/json.js'
 import { readText } from '../files/text.js'
-import { ABOUT, EVALUATION, LOG, readAbout, readEvaluation, type About, type Evaluation } from './records.js'
+import {
+  ABOUT,
+  EVALUATION,
+  LOG,
+  ROUTERS,
+  readAbout,
+  readEvaluation,
+  routersIn,
+  type About,
+  type Evaluation,
+  type Routers,
+} from './records.js'
 
 /** Most points of a curve; a longer run is averaged over steps that follow each other. */
 const POINTS = 1500
@@ -59,6 +70,8 @@ export interface RunRecord {
   about?: About
   /** The configuration, where `run.json` is missing: as the last save has it. */
   saved?: Record<string, unknown>
+  /** Weights of masks at each validation. */
+  routers: Routers[]
   /** The answers that were recorded. */
   evaluation?: Evaluation
   /** Sentences about what is missing or damaged. */
@@ -98,6 +111,8 @@ export async function readRun(folder: string): Promise<RunRecord> {
     const { config } = (await attempt(() => readJsonObject(state))) ?? {}
     if (typeof config === 'object' && config !== null) saved = config as Record<string, unknown>
   }
+  // An adapter without routers has no such file.
+  const weights = names.includes(ROUTERS) ? ((await attempt(() => readLines(join(folder, ROUTERS), gaps))) ?? []) : []
   let evaluation: Evaluation | undefined
   if (names.includes(EVALUATION)) evaluation = await attempt(() => readEvaluation(folder))
   else
@@ -105,6 +120,7 @@ export async function readRun(folder: string): Promise<RunRecord> {
   return {
     name: basename(resolve(folder)),
     course: courseOf(lines),
+    routers: routersIn(weights),
     ...(about && { about }),
     ...(saved && { saved }),
     ...(evaluation && { evaluation }),

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { InputError } from '../errors.js'
 import { AppendFile } from '../files/append.js'
 import { writeFileAtomic } from '../files/atomic.js'
+import { ROUTERS } from '../report/records.js'
 import type { LogKind } from './config.js'
 import { eventFileName, scalarRecord, startRecord, versionRecord } from './tensorboard.js'
 
@@ -68,13 +69,19 @@ function csvLine(entry: Record<string, unknown>): string {
   return `${COLUMNS.map((name) => cell(entry[name])).join(',')}\n`
 }
 
-/** An entry as bytes of a log. */
-type Encode = (entry: LogEntry, seconds: number) => string | Uint8Array
+/** An entry as bytes of a log; undefined where it does not belong into that log. */
+type Encode = (entry: LogEntry, seconds: number) => string | Uint8Array | undefined
 
 interface Log {
   file: AppendFile
   encode: Encode
 }
+
+const lineOf = (entry: LogEntry): string => `${JSON.stringify(entry)}\n`
+const others =
+  (encode: Encode): Encode =>
+  (entry, seconds) =>
+    entry.kind === 'routers' ? undefined : encode(entry, seconds)
 
 export class RunLog {
   private constructor(
@@ -87,11 +94,12 @@ export class RunLog {
   /**
    * Opens the logs of a run's folder.
    *
+   * @param kinds those of the configuration; `routers` is a file of its own for entries of that kind
    * @param resume the place at which a run is resumed; absent: the logs are begun anew
    */
   static async open(
     folder: string,
-    kinds: readonly LogKind[],
+    kinds: readonly (LogKind | 'routers')[],
     resume: LogPlace | undefined,
     failed: (message: string) => void,
   ): Promise<RunLog> {
@@ -109,20 +117,25 @@ export class RunLog {
     if (kinds.includes('jsonl')) {
       const path = join(folder, 'metrics.jsonl')
       if (resume) await keepLines(path, (line) => kept(JSON.parse(line) as LogEntry, resume))
-      await add(path, (entry) => `${JSON.stringify(entry)}\n`)
+      await add(path, others(lineOf))
+    }
+    if (kinds.includes('routers')) {
+      const path = join(folder, ROUTERS)
+      if (resume) await keepLines(path, (line) => kept(JSON.parse(line) as LogEntry, resume))
+      await add(path, (entry) => (entry.kind === 'routers' ? lineOf(entry) : undefined))
     }
     if (kinds.includes('csv')) {
       const path = join(folder, 'metrics.csv')
       const head = `${COLUMNS.join(',')}\n`
       const known = resume && (await keepLines(path, (line) => keptCsv(line, resume)))
-      await add(path, csvLine, known ? [] : [head])
+      await add(path, others(csvLine), known ? [] : [head])
     }
     if (kinds.includes('tensorboard')) {
       const now = Date.now() / 1000
       const path = join(folder, await eventFileName(folder, now))
       await add(
         path,
-        (entry, seconds) => scalarRecord(seconds, entry.step, scalars(entry)),
+        others((entry, seconds) => scalarRecord(seconds, entry.step, scalars(entry))),
         [versionRecord(now), startRecord(now, resume ? resume.step + 1 : 0)],
         true,
       )
@@ -134,7 +147,10 @@ export class RunLog {
   async write(entry: LogEntry): Promise<void> {
     const now = new Date()
     const stamped = { ...entry, time: now.toISOString() }
-    await this.each(({ file, encode }) => file.append(encode(stamped, now.getTime() / 1000)))
+    await this.each(async ({ file, encode }) => {
+      const record = encode(stamped, now.getTime() / 1000)
+      if (record !== undefined) await file.append(record)
+    })
   }
 
   /** Makes all entries durable: a saved state is not ahead of its log. */

@@ -373,8 +373,12 @@ class Run {
     const judge = async (): Promise<E> => {
       const loss = this.state.meanLoss
       const notFinite = await firstNotFinite(this.adapter.parameters)
-      const scored = notFinite === undefined && Number.isFinite(loss) ? await this.validated() : undefined
+      const usable = notFinite === undefined && Number.isFinite(loss)
+      const scored = usable ? await this.validated() : undefined
+      const routers = usable && (await this.report.routers(this.left, this.options.signal))
       const event = take({ loss, ...(notFinite !== undefined && { notFinite }), ...scored })
+      const { step, epoch, position } = this.state
+      if (routers) await this.folder.log({ kind: 'routers', step, epoch: epoch + Number(position > 0), ...routers })
       if (event.best) await this.folder.takeBest(event)
       return event
     }

@@ -6,10 +6,11 @@ import { countGroups } from '../adapter/parameters.js'
 import { loadAdapter, programVersion, readAdapterInfo } from '../adapter/save.js'
 import { readManifest } from '../data/manifest.js'
 import { InputError } from '../errors.js'
-import { recordEvaluation, type Answering } from '../eval/record.js'
+import { recordEvaluation, spread, type Answering } from '../eval/record.js'
+import { meanWeights, routed, routerWeights } from '../eval/routing.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import { writeReport } from '../report/page.js'
-import { ABOUT, EVALUATION, PAGE, readAbout, type About } from '../report/records.js'
+import { ABOUT, EVALUATION, PAGE, ROUTERS, readAbout, type About } from '../report/records.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { Features } from '../session/features.js'
 import { openModel } from '../session/model.js'
@@ -49,6 +50,16 @@ export class RunReport {
     })
   }
 
+  /** The entry about routers at a validation: the mean over up to 200 samples; undefined where there are none. */
+  async routers(samples: Samples, signal: AbortSignal | undefined): Promise<object | undefined> {
+    if (!routed(this.run.adapter)) return undefined
+    const some = spread(shownOf(samples).samples)
+    return this.attempt(ROUTERS, async () => ({
+      samples: some.length,
+      ...meanWeights(await routerWeights({ ...this.run, signal }, some)),
+    }))
+  }
+
   /** Writes the page, of whatever there is. */
   write(): Promise<void> {
     return this.attempt(PAGE, async () => void (await writeReport(this.folder)))
@@ -61,22 +72,27 @@ export class RunReport {
     await this.write()
   }
 
-  private async attempt(what: string, act: () => Promise<void>): Promise<void> {
-    if (!this.wanted) return
+  private async attempt<T>(what: string, act: () => Promise<T>): Promise<T | undefined> {
+    if (!this.wanted) return undefined
     try {
-      await act()
+      return await act()
     } catch (error) {
       if (!(error instanceof InputError)) throw error
       this.notice(`${what}: ${error.message.replace(/\.$/, '')}; the run itself is not touched by that.`)
+      return undefined
     }
   }
 }
+
+/** The samples that a report shows: those of validation where there are any. */
+const shownOf = ({ train, validation }: Samples): Pick<Answering, 'samples' | 'split'> =>
+  validation.length ? { samples: validation, split: 'validation' } : { samples: train, split: 'training' }
 
 /** Answers samples with the best adapter of a run's folder and with the untrained model. */
 async function record(
   folder: string,
   answering: Omit<Answering, 'adapter' | 'samples' | 'split' | 'name' | 'step'>,
-  { train, validation }: Samples,
+  samples: Samples,
 ): Promise<void> {
   const name = existsSync(join(folder, 'best')) ? 'best' : 'last'
   const { info } = await readAdapterInfo(join(folder, name))
@@ -85,8 +101,7 @@ async function record(
     const evaluation = await recordEvaluation({
       ...answering,
       adapter,
-      samples: validation.length ? validation : train,
-      split: validation.length ? 'validation' : 'training',
+      ...shownOf(samples),
       name,
       step: typeof info?.step === 'number' ? info.step : undefined,
     })

@@ -77,7 +77,12 @@ export class RunFolder {
       if (resume !== false) await this.restore(resume === true ? 'last' : resume, extend)
       await checkOutput(output)
       const place = resume === false ? undefined : { step: state.step, epoch: state.epoch }
-      this.logs = await RunLog.open(output, train.log, place, this.notice)
+      this.logs = await RunLog.open(
+        output,
+        [...train.log, ...(train.report ? ['routers' as const] : [])],
+        place,
+        this.notice,
+      )
     } catch (error) {
       await this.close()
       throw error instanceof InputError

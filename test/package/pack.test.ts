@@ -60,6 +60,7 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
     ...['index', 'tensor', 'checkpoint'].flatMap((name) => [`dist/public/${name}.js`, `dist/public/${name}.d.ts`]),
     'dist/cli/main.js',
     'dist/server/page/index.html',
+    'dist/report/page/report.html',
     'scripts/build.mjs',
     'native/exports.map',
     'native/binding/registry.cc',

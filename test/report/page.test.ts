@@ -20,6 +20,9 @@ import * as assert from 'uvu/assert'
 import { readManifest } from '../../lib/data/manifest.js'
 import { InputError } from '../../lib/errors.js'
 import { evaluate } from '../../lib/eval/evaluate.js'
+import { Adapter } from '../../lib/adapter/adapter.js'
+import { parseAdapterConfig } from '../../lib/adapter/config.js'
+import { routerWeights, temporalWeights } from '../../lib/eval/routing.js'
 import { extremes, recordEvaluation, spread } from '../../lib/eval/record.js'
 import { writeReport } from '../../lib/report/page.js'
 import { readEvaluation } from '../../lib/report/records.js'
@@ -30,7 +33,7 @@ import { train } from '../../lib/train/loop.js'
 import { browserPath, contrasts, openBrowser, picture } from '../support/browser.js'
 import { cli } from '../support/cli.js'
 import { temporaryFolder } from '../support/tiny.js'
-import { makeWorld, trainConfig, type World } from '../support/world.js'
+import { jsonLines, makeWorld, trainConfig, type World } from '../support/world.js'
 
 const docs = fileURLToPath(new URL('../../docs/report/', import.meta.url))
 const program = browserPath()
@@ -78,9 +81,17 @@ async function open(path: string, options: BrowserContextOptions = {}) {
 }
 const texts = (page: Page, selector: string): Promise<string[]> => page.locator(selector).allTextContents()
 
+/** What is unfolded is made a moment later. */
+async function made(page: Page): Promise<void> {
+  const all = `[...document.querySelectorAll('details[open]')].every((e) => e.children.length > 1)`
+  while (!(await page.evaluate(all))) await page.waitForTimeout(5)
+}
+
 /** Opens all that is folded; the focus stays where the page begins. */
-const unfold = (page: Page): Promise<void> =>
-  page.evaluate(`document.querySelectorAll('details').forEach((e) => (e.open = true))`)
+async function unfold(page: Page): Promise<void> {
+  await page.evaluate(`document.querySelectorAll('details').forEach((e) => (e.open = true))`)
+  await made(page)
+}
 
 /** A run's folder of its own, to be damaged. */
 function copy(of: string): string {
@@ -129,6 +140,7 @@ inBrowser('curves have summaries and tables, and figures are those of the log', 
   assert.is(await page.locator('.chart canvas').count(), charts.length)
   const loss = page.locator('figure', { hasText: 'Loss per answer token' }).first()
   await loss.getByText('As a table').click()
+  await made(page)
   const { course } = await readRun(wide)
   assert.equal(
     await loss.locator('details tbody td:nth-child(2)').allTextContents(),
@@ -144,6 +156,7 @@ inBrowser('curves have summaries and tables, and figures are those of the log', 
   const about = JSON.parse(readFileSync(join(wide, 'run.json'), 'utf8'))
   assert.ok((await texts(page, '#configuration td')).includes(about.model.fingerprint))
   await page.getByText('The whole configuration').click()
+  await made(page)
   const keys = await texts(page, '#configuration details th[scope=row]')
   for (const key of ['train.epochs', 'lora.r', 'dar.mode', 'data.sampling']) assert.ok(keys.includes(key), key)
   // Each part is named by its heading, and the header leads to each.
@@ -190,6 +203,7 @@ inBrowser(
       hasTouch: true,
       isMobile: true,
     })
+    await picture(page, join(docs, 'phone.png'), '#clips article:first-child')
     await unfold(page)
     assert.is(await page.evaluate('document.documentElement.scrollWidth'), 360)
     const wanted = (await page.evaluate(
@@ -202,7 +216,6 @@ inBrowser(
     }
     assert.equal(reached, wanted)
     assert.equal(problems, [])
-    await picture(page, join(docs, 'phone.png'))
     await close()
   },
 )
@@ -245,12 +258,18 @@ inBrowser(
         }) +
         '{"kind":"step","step":27,"lo',
     )
+    const evaluation = await readEvaluation(folder)
+    for (const sample of evaluation.samples) Object.assign(sample, { prompt: odd, task: odd, answer: odd, text: odd })
+    evaluation.samples[evaluation.best[0]!]!.id = odd
+    writeFileSync(join(folder, 'evaluation.json'), JSON.stringify(evaluation))
     const { gaps } = await writeReport(folder)
     assert.match(gaps.join(), /metrics\.jsonl: 1 line is damaged and left out\.$/)
     const { page, problems, close } = await open(join(folder, 'report.html'), { viewport: { width: 360, height: 740 } })
     page.on('dialog', (d) => void problems.push(d.message()))
     await unfold(page)
     assert.ok((await texts(page, '#validations td')).includes(odd))
+    assert.is((await texts(page, '#clips article:first-child p'))[0], odd)
+    assert.match((await texts(page, '#clips article:first-child h4'))[0]!, /^<img src=x onerror=.*…/)
     assert.is(await page.locator('main [onerror], main script, main [src=x]').count(), 0)
     const loss = page.locator('figure', { hasText: 'Loss per answer token' }).first()
     assert.equal(await loss.locator('details tbody tr:nth-last-child(-n+2) td:nth-child(2)').allTextContents(), [
@@ -279,6 +298,7 @@ inBrowser('a run without validation samples, and one whose folder was copied hal
   const { page, problems, close } = await open(join(half, 'report.html'))
   assert.match((await texts(page, '#gaps li')).join('\n'), /damaged and left out.*\n.*run\.json is missing/)
   await page.getByText('The whole configuration').click() // as the last save has it
+  await made(page)
   assert.ok((await texts(page, '#configuration details th[scope=row]')).includes('train.epochs'))
   assert.equal(problems, [])
   await close()
@@ -357,6 +377,106 @@ inBrowser('the page shows the probe, and warns where the video makes no differen
   ])
   assert.is((await texts(page, '#probe p.failed'))[0], `Warning: ${probe!.findings[0]}.`)
   assert.equal(problems, [])
+  await close()
+})
+
+test('what routers choose is recorded at each validation, once, also where a run is resumed', async () => {
+  const { routers, course } = await readRun(wide)
+  assert.equal(
+    routers.map((r) => [r.step, r.samples]),
+    course.validations.map((v) => [v.step, 5]),
+  )
+  // Layers of the tiny model choose among 1, 1, … masks up to 4; each row is a mean of weights that sum to 1.
+  const widths = routers[0]!.spatial.map((masks) => masks.length)
+  assert.ok(widths[0] === 1 && widths.at(-1)! > 1)
+  for (const { spatial, temporal } of routers)
+    for (const masks of [...spatial, ...temporal])
+      assert.ok(Math.abs(masks.reduce<number>((a, b) => a + b!, 0) - 1) < 2e-3)
+  assert.not.equal(routers[0]!.temporal, routers.at(-1)!.temporal)
+
+  const config = trainConfig(world, 'resumed', { train: { epochs: 1, report: true, evalEvery: 1, log: ['csv'] } })
+  await train(config)
+  const lines = (): number[] => jsonLines(join(config.output, 'routers.jsonl')).map((l) => l.step)
+  assert.equal(lines(), [1, 2, 3])
+  appendFileSync(join(config.output, 'routers.jsonl'), line({ kind: 'routers', step: 4, epoch: 2 }))
+  const longer = { ...config, train: { ...config.train, epochs: 2 } }
+  await train(longer, { resume: true, extend: true })
+  assert.equal(lines(), [1, 2, 3, 4, 5, 6])
+  assert.not.match(readFileSync(join(config.output, 'metrics.csv'), 'utf8'), /routers/)
+  const about = JSON.parse(readFileSync(join(config.output, 'run.json'), 'utf8'))
+  assert.is(about.resumed.length, 1)
+  assert.ok(about.started < about.resumed[0])
+  assert.match((await readRun(config.output)).gaps.join(), /metrics\.jsonl is missing/)
+})
+
+test("a sample's router weights are what it gives alone; attention over time sums to 1 in each layer", async () => {
+  using model = await openModel(world.model, { adapter: join(wide, 'best') })
+  const samples = await readManifest(world.val)
+  const { checkpoint, adapter } = model
+  const features = new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
+  const watched = { checkpoint, adapter: adapter!, features }
+  const all = await routerWeights(watched, samples)
+  const alone = await routerWeights(watched, samples.slice(3, 4))
+  const near = (a: number[][], b: number[][]): boolean =>
+    a.every((masks, m) => masks.every((x, j) => Math.abs(x - b[m]![j]!) < 5e-4))
+  assert.ok(near(all[3]!.spatial, alone[0]!.spatial) && near(all[3]!.temporal, alone[0]!.temporal))
+  const recorded = await readEvaluation(wide)
+  assert.equal(
+    recorded.samples.map((s) => s.alpha),
+    all,
+  )
+  for (const i of [0, 4]) {
+    const weights = (await temporalWeights(watched, samples[i]!))!
+    assert.equal(weights, recorded.clips[i]!.weights)
+    assert.is(weights.length, checkpoint.model.config.qformer.layers)
+    for (const layer of weights) assert.ok(layer.length === 3 && Math.abs(layer[0]! + layer[1]! + layer[2]! - 1) < 1e-3)
+  }
+  assert.not.equal(recorded.clips[0]!.weights, recorded.clips[4]!.weights)
+  const joint = new Adapter(checkpoint.model.config, parseAdapterConfig({ frames: 3, temporal: { attention: 'none' } }))
+  assert.is(await temporalWeights({ ...watched, adapter: joint }, samples[0]!), undefined)
+  joint.dispose()
+})
+
+inBrowser('routers as maps over training and by sample, with tables; frames with the attention to them', async () => {
+  const { page, problems, close } = await open(join(wide, 'report.html'))
+  const { routers } = await readRun(wide)
+  const maps = page.locator('#routers [role=img]')
+  assert.is(await maps.count(), 4)
+  for (const map of await maps.all()) {
+    assert.match((await map.getAttribute('aria-label'))!, /layer \d+, M0: \d+\.\d %; layer \d+, M1: /)
+    const inked = await map
+      .locator('canvas')
+      .evaluate((c: any) => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size)
+    assert.ok(inked > 20, String(inked))
+  }
+  const figure = page.locator('#routers figure', { hasText: 'Attention over time, over training' })
+  await figure.locator('summary').click()
+  await made(page)
+  const [, ...cells] = await figure.locator('tbody tr').last().locator('th, td').allTextContents()
+  const last = routers
+    .at(-1)!
+    .temporal.filter((masks) => masks.length > 1)
+    .flat()
+  assert.equal(
+    cells,
+    last.map((x) => `${(100 * x!).toFixed(1)} %`),
+  )
+  await figure.locator('canvas').hover({ position: { x: 200, y: 7 } })
+  assert.match((await figure.locator('p').textContent())!, /^layer \d+, M0, step \d+: \d+\.\d %$/)
+  const card = page.locator('#clips article').first()
+  const alts = await card.locator('img').evaluateAll((all: any[]) => all.map((e) => e.alt))
+  assert.ok(
+    alts.every((alt, i) => new RegExp(`^Frame ${i + 1}, at \\d\\.\\d\\d s, attention \\d+\\.\\d %$`).test(alt)),
+    alts.join(),
+  )
+  await card.getByText('Attention over time, by layer').click()
+  await made(page)
+  assert.ok((await card.locator('table', { hasText: 'each frame' }).locator('tbody tr').count()) > 3)
+  assert.equal(problems, [])
+  await page.reload()
+  await page.locator('#curves canvas').first().waitFor()
+  for (const part of ['curves', 'routers', 'answers', 'clips'])
+    await picture(page, join(docs, `${part}.png`), `#${part}`)
   await close()
 })
 

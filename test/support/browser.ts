@@ -20,11 +20,12 @@ export const browserPath = (): string | undefined => PLACES.find((path) => path 
 export const openBrowser = (executablePath: string): Promise<Browser> =>
   chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'] })
 
-/** Writes a picture of the whole page where MT_SCREENSHOTS=1 asks for it. */
-export async function picture(page: Page, path: string): Promise<void> {
+/** Writes a picture of the whole page, or of a part of it, where MT_SCREENSHOTS=1 asks for it. */
+export async function picture(page: Page, path: string, part?: string): Promise<void> {
   if (process.env.MT_SCREENSHOTS !== '1') return
   mkdirSync(dirname(path), { recursive: true })
-  const shot = await page.screenshot({ fullPage: true })
+  const shot =
+    part === undefined ? await page.screenshot({ fullPage: true }) : await page.locator(part).first().screenshot()
   // A palette takes less than half the bytes, and the page has few colours.
   await sharp(shot).png({ palette: true, colours: 128, effort: 10 }).toFile(path)
 }

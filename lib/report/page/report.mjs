@@ -301,6 +301,138 @@ function checks() {
   )
 }
 
+// ------------------------------------------------------------------------------------------------------------- routers
+
+const [LABELS, ROW] = [92, 14]
+
+/**
+ * Numbers from 0 to 1 as a map: rows by name, one column for each of `columns`. A pointer over a cell shows its value;
+ * the table behind it holds all of them.
+ */
+function heatMap(title, summary, rows, columns, values) {
+  const canvas = element('canvas', '', { class: 'map' })
+  const place = element('div', '', { role: 'img', 'aria-label': `${title}. ${summary}` }, canvas)
+  const readout = element('p', 'Point at a cell to read it.', { class: 'notes', 'aria-hidden': 'true' })
+  const height = rows.length * ROW + 18
+  const draw = () => {
+    const width = place.clientWidth
+    if (!width) return
+    const ratio = globalThis.devicePixelRatio || 1
+    canvas.width = width * ratio
+    canvas.height = height * ratio
+    canvas.style.width = `${width}px`
+    canvas.style.height = `${height}px`
+    const c = canvas.getContext('2d')
+    c.scale(ratio, ratio)
+    c.font = '11px system-ui, sans-serif'
+    c.textBaseline = 'middle'
+    const [soft, full] = [colour('--soft'), colour('--strong')]
+    const cell = (width - LABELS) / columns.length
+    for (const [i, name] of rows.entries()) {
+      c.globalAlpha = 1
+      c.fillStyle = soft
+      c.fillText(name, 0, i * ROW + ROW / 2, LABELS - 6)
+      c.fillStyle = full
+      for (let j = 0; j < columns.length; j++) {
+        c.globalAlpha = Math.sqrt(Math.min(1, Math.max(0, values[i][j] ?? 0)))
+        c.fillRect(LABELS + j * cell, i * ROW + 1, Math.max(1, cell - (cell > 4 ? 1 : 0)), ROW - 2)
+      }
+    }
+    c.globalAlpha = 1
+    c.fillStyle = soft
+    const most = Math.min(30, Math.max(6, Math.floor((width - LABELS) / 14)))
+    c.fillText(cut(columns[0], most), LABELS, height - 7)
+    if (columns.length > 1) {
+      c.textAlign = 'right'
+      c.fillText(cut(columns.at(-1), most), width, height - 7)
+    }
+  }
+  canvas.addEventListener('pointermove', (e) => {
+    const [i, j] = [
+      Math.floor(e.offsetY / ROW),
+      Math.floor(((e.offsetX - LABELS) / (place.clientWidth - LABELS)) * columns.length),
+    ]
+    if (i < rows.length && j >= 0 && j < columns.length)
+      readout.textContent = `${rows[i]}, ${cut(columns[j])}: ${percent(values[i][j])}`
+  })
+  new ResizeObserver(draw).observe(place)
+  drawn.push(draw)
+  return element(
+    'figure',
+    '',
+    {},
+    element('figcaption', title),
+    place,
+    readout,
+    folded('As a table', () =>
+      table(
+        title,
+        ['', ...rows],
+        columns.map((name, j) => [cut(name), ...rows.map((_, i) => percent(values[i][j]))]),
+      ),
+    ),
+  )
+}
+
+/** The masks of layers that choose among several, as rows. */
+const masksOf = (layers) =>
+  layers.flatMap((masks, layer) =>
+    masks.length > 1 ? masks.map((_, j) => ({ layer, j, name: `layer ${layer}, M${j}` })) : [],
+  )
+
+function routers() {
+  const { routers: lines, evaluation: e } = run
+  const sampled = e?.samples.filter((s) => s.alpha) ?? []
+  if (!lines.length && !sampled.length) return
+  const section = part('routers', 'Routers')
+  section.append(
+    paragraph(
+      'What the routers of each layer give to their masks, from 0 (the ground) to 1 (full colour, which grows with the square root, so that small weights show); M0 is plain attention, the others are the masks of the configuration. The masks of a layer add up to 1.',
+      'notes',
+    ),
+  )
+  for (const [kind, title] of [
+    ['spatial', 'Attention in space'],
+    ['temporal', 'Attention over time'],
+  ]) {
+    const grid = element('div', '', { class: 'charts' })
+    const add = (what, summary, list, columns, layersOf) => {
+      const rows = list.length ? masksOf(layersOf(list[0])) : []
+      if (!rows.length) return
+      const values = rows.map(({ layer, j }) => list.map((entry) => layersOf(entry)[layer]?.[j] ?? null))
+      const last = rows.map(
+        ({ name }, i) => `${name}: ${percent(summary === 'last' ? values[i].at(-1) : meanOf(values[i]))}`,
+      )
+      const about = summary === 'last' ? `At ${columns.at(-1)}: ` : 'Means over samples: '
+      grid.append(
+        heatMap(
+          `${title}, ${what}`,
+          `${about}${last.join('; ')}.`,
+          rows.map((r) => r.name),
+          columns,
+          values,
+        ),
+      )
+    }
+    add(
+      'over training',
+      'last',
+      lines,
+      lines.map((l) => `step ${l.step}`),
+      (l) => l[kind],
+    )
+    const sorted = tasksOf(sampled).flatMap(([, list]) => list)
+    add(
+      'by sample',
+      'mean',
+      sorted,
+      sorted.map((s) => (s.task === undefined ? s.id : `${s.task}: ${s.id}`)),
+      (s) => s.alpha[kind],
+    )
+    if (grid.children.length) section.append(element('h3', title), grid)
+  }
+}
+
 // ------------------------------------------------------------------------------------------------------------- answers
 
 /** Most answers of a confusion matrix that have a row of their own; the rarest are taken together. */
@@ -313,7 +445,7 @@ function answers() {
   const { evaluation: e } = run
   if (!e) return
   const section = part('answers', 'Answers')
-  const of = e.samples.length < e.total ? `${count(e.samples.length)} of ${count(e.total)}` : `all ${count(e.total)}`
+  const of = e.samples.length < e.total ? `${count(e.samples.length)} of ${count(e.total)}` : `All ${count(e.total)}`
   const at = e.step === undefined ? '' : ` (step ${e.step})`
   section.append(
     paragraph(`${of} ${e.split} samples, answered by the adapter “${e.adapter}”${at} and by the untrained model.`),
@@ -487,21 +619,37 @@ function card(sample, clip) {
   return article
 }
 
-function frames({ frames: list }) {
-  return element(
+/** The frames of a clip, each with how much attention over time looks at it, the mean over layers. */
+function frames({ frames: list, weights }) {
+  const share = list.map((_, i) => (weights ? meanOf(weights.map((layer) => layer[i])) : undefined))
+  const shown = element(
     'ol',
     '',
     { class: 'frames', 'aria-label': 'Frames that the model reads' },
     ...list.map(({ time, image }, i) => {
       const at = `${time.toFixed(2)} s`
-      return element(
-        'li',
-        '',
-        {},
-        element('img', '', { src: image, alt: `Frame ${i + 1}, at ${at}` }),
-        element('span', at),
-      )
+      const weight = share[i] === undefined ? '' : `attention ${percent(share[i])}`
+      const img = element('img', '', { src: image, alt: `Frame ${i + 1}, at ${at}${weight && `, ${weight}`}` })
+      const text = element('span', at)
+      if (!weight) return element('li', '', {}, img, text)
+      const bar = element('div', '', { class: 'bar', 'aria-hidden': 'true' })
+      bar.style.setProperty('--share', `${100 * share[i]}%`)
+      return element('li', '', {}, img, bar, text, element('br'), element('span', percent(share[i])))
     }),
+  )
+  if (!weights) return shown
+  return element(
+    'div',
+    '',
+    {},
+    shown,
+    folded('Attention over time, by layer', () =>
+      table(
+        'How much each layer looks at each frame',
+        ['Layer', ...list.map((_, i) => `frame ${i + 1}`)],
+        weights.map((layer, m) => [String(m), ...layer.map((x) => tinted(percent(x), x ?? 0))]),
+      ),
+    ),
   )
 }
 
@@ -547,6 +695,7 @@ figures()
 gaps()
 curves()
 checks()
+routers()
 answers()
 probed()
 clips()
