@@ -106,7 +106,9 @@ function told({ ask, train }: Partial<FullSize['runs'][number]>): string {
 
 /** Adds a run to the file of results. Runs of other checkpoints, forms and tasks stay: each takes minutes. */
 function add(file: string, run: FullSize['runs'][number]): void {
-  const earlier = existsSync(file) ? FullSize.parse(JSON.parse(readFileSync(file, 'utf8'))).runs : []
+  const before = existsSync(file) ? FullSize.parse(JSON.parse(readFileSync(file, 'utf8'))) : undefined
+  // Each run keeps what it was measured with.
+  const earlier = (before?.runs ?? []).map((r) => ({ commit: before!.commit, isa: before!.machine.isa, ...r }))
   const same = (r: FullSize['runs'][number]): boolean => r.stored === run.stored && r.weights === run.weights
   const result = FullSize.parse({
     schema: 1,
@@ -115,7 +117,10 @@ function add(file: string, run: FullSize['runs'][number]): void {
     ...commit(),
     date: today(),
     threads: threads(),
-    runs: [...earlier.filter((r) => !same(r)), { ...earlier.find(same), ...run }],
+    runs: [
+      ...earlier.filter((r) => !same(r)),
+      { ...earlier.find(same), ...run, commit: commit().commit, isa: machine().isa },
+    ],
   } satisfies FullSize)
   mkdirSync(join(file, '..'), { recursive: true })
   writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)

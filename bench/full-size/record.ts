@@ -57,6 +57,8 @@ export const FullSize = z.strictObject({
       stored: z.enum(['float32', 'bfloat16']),
       weights: z.string(),
       fileBytes: positive,
+      commit: Result.shape.commit.optional().describe('that it was measured at'),
+      isa: z.string().optional().describe('instructions of the processor that were used'),
       ask: AskRun.optional(),
       train: TrainRun.optional(),
     }),

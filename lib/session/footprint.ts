@@ -132,8 +132,9 @@ export async function footprint(
     new Map(entries.map((t) => [t.name, empty(t.shape, policy.dtypeOf(t), 'cpu')])),
     policy.precision,
   )
+  const staysInFile = (t: Outline['entries'][number]): boolean => device === 'cpu' && mapped && policy.isMapped(t)
+  const inMemory = entries.filter((t) => !staysInFile(t))
   const packs = packedBytes(entries, policy, device)
-  const inMemory = entries.filter((t) => device !== 'cpu' || !(mapped && policy.isMapped(t)))
   let parts: FootprintRow[] = []
   let taken: Rehearsed
   let weightsTaken: Rehearsed
@@ -141,7 +142,7 @@ export async function footprint(
     // The blocks of an allocator are somewhat larger than what was asked for.
     weightsTaken = await rehearse(() =>
       scope(async () => {
-        for (const bytes of [...inMemory.map(bytesOf), ...packs]) full([bytes], 0, 'uint8', 'cpu')
+        for (const bytes of [...inMemory.map(bytesOf), ...packs.map((p) => p.bytes)]) full([bytes], 0, 'uint8', 'cpu')
         await sync()
       }),
     )
@@ -150,11 +151,11 @@ export async function footprint(
     model.dispose()
   }
   const listed = parts.reduce((n, p) => n + p.bytes, 0)
-  const packed = packs.reduce((n, bytes) => n + bytes, 0)
+  // Packs of mapped weights take the place of their pages.
+  const packed = packs.reduce((n, { of, bytes }) => n + (staysInFile(of) ? 0 : bytes), 0)
   const rows: FootprintRow[] = [
     ...[...held].map(([part, bytes]) => ({ part: `weights: ${TITLES[part]}`, bytes })),
-    // Packs of mapped weights take the place of their pages.
-    ...(packed && !mapped ? [{ part: 'packed weights', bytes: packed }] : []),
+    ...(packed ? [{ part: 'packed weights', bytes: packed }] : []),
     ...parts,
     { part: 'activations', bytes: Math.max(0, taken.resident - listed) },
     device === 'cpu'
@@ -170,8 +171,12 @@ export async function footprint(
   }
 }
 
-/** Bytes of each pack that the CPU's kernels make of a matrix: of all but token tables. */
-function packedBytes(entries: Outline['entries'], policy: WeightsPolicy, device: Device): number[] {
+/** The packs that the CPU's kernels make of matrices: of all but token tables. */
+function packedBytes(
+  entries: Outline['entries'],
+  policy: WeightsPolicy,
+  device: Device,
+): { of: Outline['entries'][number]; bytes: number }[] {
   if (device !== 'cpu' || policy.asItIs) return []
   const panel = { avx512: 32, avx2: 16, portable: 8 }[native().devices().cpu.isa]
   return entries
@@ -183,7 +188,8 @@ function packedBytes(entries: Outline['entries'], policy: WeightsPolicy, device:
       const [out] = t.shape as [number]
       const into = sizeOf(t.shape) / out
       const width = itemSize(policy.dtypeOf(t))
-      return Math.ceil(out / panel) * panel * (width === 4 ? into : 2 * Math.ceil(into / 2)) * width
+      const bytes = Math.ceil(out / panel) * panel * (width === 4 ? into : 2 * Math.ceil(into / 2)) * width
+      return { of: t, bytes }
     })
 }
 

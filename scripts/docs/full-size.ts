@@ -30,6 +30,10 @@ type Run = FullSize['runs'][number]
 const asked = (runs: readonly Run[]) => runs.flatMap((r) => (r.ask ? [{ ...r, ...r.ask }] : []))
 const trained = (runs: readonly Run[]) => runs.flatMap((r) => (r.train ? [{ ...r, ...r.train }] : []))
 
+/** Whether quantised weights were not made in this run. */
+const kept = ({ form, notes }: { form: string; notes: readonly string[] }): boolean =>
+  (form === 'int8' || form === 'nf4') && !notes.some((note) => note.includes('were quantised'))
+
 /** The page of a result. */
 export function page({ result, file }: { result: FullSize; file: string }): string {
   const { machine, runs, threads } = result
@@ -48,26 +52,27 @@ export function page({ result, file }: { result: FullSize; file: string }): stri
     '## Memory',
     'Peak: the most that was resident in the process, mapped pages counted (`VmHWM`). Planned: what `mtransllama plan` says before anything is loaded.',
     markdownTable(
-      ['', ...head, 'file bytes', 'peak', 'planned'],
+      ['', ...head, 'file bytes', 'peak', 'planned', 'commit, instructions'],
       [...ask.map((r) => ['ask', r] as const), ...train.map((r) => ['train', r] as const)].map(([task, r]) => [
         task,
         ...named(r),
         gigabytes(r.fileBytes),
         gigabytes(r.peakBytes),
         `${gigabytes(r.plannedBytes)} (${apart(r.plannedBytes / r.peakBytes - 1)})`,
+        `${(r.commit ?? result.commit)?.slice(0, 10) ?? 'unknown'}, ${r.isa ?? machine.isa}`,
       ]),
     ),
     ...(ask[0]
       ? [
           '## A question',
-          `4 frames, ${ask[0].promptTokens} tokens with the visual ones, ${ask[0].tokens} tokens of answer. Opening reads the files, at the speed given. Features are the image tower's; the first token is the Q-Former and the prompt. The bandwidth of a token is the bytes of the weights that it reads over its time, beside a plain read of memory that was measured in the same run.`,
+          `4 frames, ${ask[0].promptTokens} tokens with the visual ones, ${ask[0].tokens} tokens of answer. Opening reads the files, at the speed given; kept: quantised weights were found in the cache of an earlier opening. Features are the image tower's; the first token is the Q-Former and the prompt. The bandwidth of a token is the bytes of the weights that it reads over its time, beside a plain read of memory that was measured in the same run.`,
           markdownTable(
             [...head, 'open', 'features', 'first token', 'a token', 'bandwidth', 'of a plain read', 'load average'],
             ask.map((r) => {
               const token = median(r.tokenSeconds)
               return [
                 ...named(r),
-                `${seconds(r.loadSeconds)} (${(r.loadBytes / r.loadSeconds / 1e9).toFixed(2)} GB/s)`,
+                `${seconds(r.loadSeconds)} (${kept(r) ? 'kept' : `${(r.loadBytes / r.loadSeconds / 1e9).toFixed(2)} GB/s`})`,
                 seconds(r.featureSeconds),
                 seconds(r.firstTokenSeconds),
                 `${token.toFixed(2)} s`,
