@@ -4,6 +4,7 @@ import { existsSync, readdirSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import OpenAI from 'openai'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -150,8 +151,10 @@ test('200 questions at once: some are answered, the others are told to come back
   await server.close()
 })
 
-test('load: 200 questions from 16 clients, none lost, each with its own answer, memory flat', async () => {
-  const server = await serve({ queue: 16 })
+test('load: 200 questions from 16 clients, 429 while the queue is full, none lost, memory flat', async () => {
+  const server = await serve({ queue: 8 })
+  const signal = AbortSignal.timeout(300_000) // it ends, whatever happens
+  let full = 0
   const { id } = await server.client.files.create({
     file: new File([server.bytes], 'clip.mp4'),
     purpose: 'user_data',
@@ -159,7 +162,15 @@ test('load: 200 questions from 16 clients, none lost, each with its own answer, 
   const ask = async (n: number): Promise<string> => {
     const model = ['tiny', 'one', 'two'][n % 3]
     const body = question(`file:${id}`, { model, max_tokens: 4 + (n % 5), stream: n % 2 === 1 })
-    const made: any = await server.client.chat.completions.create(body)
+    let made: any
+    while (!made)
+      try {
+        made = await server.client.chat.completions.create(body, { signal })
+      } catch (error) {
+        if (!(error instanceof OpenAI.RateLimitError)) throw error
+        full++
+        await sleep(20)
+      }
     if (n % 2 === 0) return made.choices[0].message.content
     let text = ''
     for await (const chunk of made) text += chunk.choices[0].delta.content ?? ''
@@ -177,6 +188,7 @@ test('load: 200 questions from 16 clients, none lost, each with its own answer, 
   const answers = await round(0, 30) // what comes again every 30 questions, one by one first
   const heap = async (): Promise<[number, number]> => [await settled(), process.memoryUsage().heapUsed]
   const [native, used] = await heap()
+  full = 0
   let busy = 0 // times that the server said, while it computed, that it computes
   const [more] = await Promise.all([
     round(30, 230),
@@ -185,6 +197,7 @@ test('load: 200 questions from 16 clients, none lost, each with its own answer, 
     })(),
   ])
   assert.ok(busy > 0)
+  assert.ok(full > 0, 'the queue was full')
   for (let n = 30; n < 230; n++) assert.is(more[n], answers[n % 30], `question ${n}`)
   const [native_end, used_end] = await heap()
   assert.is(native_end, native)
