@@ -2,7 +2,7 @@
 // them, and on a disk that fills up and is freed; each has to end with the bits of a run that nothing happened to. Prints
 // the table of docs/runs.md. --add FILE adds to the outcomes that the file holds, and prints the sum; --write puts the
 // table into the page.
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import {
   existsSync,
   mkdirSync,
@@ -215,28 +215,26 @@ export class Killer {
     shorten(join(cache, features[Math.floor(this.random() * features.length)]!))
   }
 
-  /** Runs whose files may not grow for a while: no write succeeds until the limit is lifted. */
-  async limited(count: number): Promise<Outcome | undefined> {
+  /** Runs whose files may not grow for a while, at most `each` times: no write succeeds until the limit is lifted. */
+  async limited(count: number, each = 1): Promise<Outcome | undefined> {
     try {
       execFileSync('prlimit', ['--version'], { stdio: 'ignore' })
     } catch {
       return undefined
     }
-    return this.filled('writes refused for a while (RLIMIT_FSIZE)', count, this.world.root, (pid) => {
-      const limit = (n: string): void => void execFileSync('prlimit', ['--pid', String(pid), `--fsize=${n}:unlimited`])
-      limit('0')
-      return () => {
-        try {
-          limit('unlimited')
-        } catch {
-          // it has ended
-        }
-      }
+    return this.filled('writes refused for a while (RLIMIT_FSIZE)', count, each, this.world.root, (pid) => {
+      /** Whether the process was still there. */
+      const limit = (n: string): boolean =>
+        spawnSync('prlimit', ['--pid', String(pid), `--fsize=${n}:unlimited`]).status === 0
+      return limit('0') ? () => void limit('unlimited') : undefined
     })
   }
 
-  /** Runs on a file system of a few MiB that is filled and freed; undefined where none can be mounted. */
-  async full(count: number): Promise<Outcome | undefined> {
+  /**
+   * Runs on a file system of a few MiB that is filled and freed, at most `each` times; undefined where none can be
+   * mounted.
+   */
+  async full(count: number, each = 1): Promise<Outcome | undefined> {
     const disk = join(this.world.root, 'disk')
     mkdirSync(disk)
     try {
@@ -245,7 +243,7 @@ export class Killer {
       return undefined
     }
     try {
-      return await this.filled('disk filled and freed (tmpfs of 8 MiB)', count, disk, () => {
+      return await this.filled('disk filled and freed (tmpfs of 8 MiB)', count, each, disk, () => {
         const ballast = join(disk, 'ballast')
         const block = Buffer.alloc(4096)
         try {
@@ -263,30 +261,36 @@ export class Killer {
   private async filled(
     what: string,
     count: number,
+    each: number,
     under: string,
-    fill: (pid: number) => () => void,
+    fill: (pid: number) => (() => void) | undefined,
   ): Promise<Outcome> {
     const outcome: Outcome = { what, runs: 0, events: 0, within: 0, different: 0 }
     while (outcome.events < count) {
       const { config, output } = this.fresh(under)
       const run = start(config, false)
-      const from = Math.floor(this.random() * STEPS)
-      await run.steps(from)
-      if (run.process.exitCode !== null) continue
-      const free = fill(run.process.pid!)
-      await run.steps(from + 1 + Math.floor(this.random() * 4))
-      await sleep(this.random() * 2 * this.pace)
-      free()
+      const before = outcome.events
+      for (let k = 0; k < each && outcome.events < count; k++) {
+        const from = Math.floor(((k + this.random()) * STEPS) / each)
+        await run.steps(from)
+        if (run.process.exitCode !== null) break
+        const free = fill(run.process.pid!)
+        if (!free) break
+        await run.steps(from + 1 + Math.floor(this.random() * Math.ceil(4 / each)))
+        await sleep(this.random() * 2 * this.pace)
+        free()
+        outcome.events++
+      }
       const { code, err } = await run.ended
+      if (outcome.events === before) continue
       outcome.runs++
-      outcome.events++
       // The end may have come while the disk was full: then the run says so, and is resumed.
       if (code !== 0) {
         if (!/cannot be (saved|written)|could not be|no space|ENOSPC|EFBIG/i.test(err))
           throw new Error(`a run ended with ${code}: ${err}`)
         await this.finish(start(config, this.resumable(output)))
       }
-      if (/training goes on/.test(err)) outcome.within++
+      outcome.within += Math.min(err.split('training goes on').length - 1, outcome.events - before)
       const said = err.split('the next save point tries again').length - 1
       const again = err.split('saved again').length - 1
       if (said > again + 1) throw new Error(`a failure was said more than once: ${err}`)
