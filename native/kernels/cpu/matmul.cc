@@ -303,7 +303,7 @@ class Task {
   /// The group's panels from x on, of a quantised matrix whose rows are columns of the factor, or its rows.
   Panels unpacked(int64_t x) const {
     const Quantised& q = p_.b.quantised;
-    const bool dots = plan_.kind == Kind::dots, transposed = p_.b.row == 1;
+    const bool dots = plan_.kind == Kind::dots, transposed = is_transposed(p_.b, p_.n);
     const int64_t words = deep(x), apart = words * nr_, each = dots ? 2 : 1, from = x * each,
                   along = std::min(words * each, p_.k - from);
     float* scratch = right_scratch.floats(kGroup * plan_.depth * nr_);

@@ -27,6 +27,11 @@ struct Right {
   const void* turned = nullptr;  // the packed form of its transpose: read in place of `data`
   Quantised quantised = {};
 };
+/// Whether a factor with n columns is the transpose of what lies in memory. A quantised matrix of one column has the
+/// strides of its transpose.
+inline bool is_transposed(const Right& b, int64_t n) {
+  return b.row == 1 && (!is_quantised(b.dtype) || b.quantised.rows == n);
+}
 
 /// The destination, float32 or bfloat16: rows `row` elements apart.
 struct Result {

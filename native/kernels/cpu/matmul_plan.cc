@@ -44,7 +44,7 @@ Plan plan(const Level& level, int threads, int64_t m, int64_t n, int64_t k, cons
   Plan p{};
   p.threads = threads;
   p.narrow = result == DType::bf16;
-  p.few_rows = k > 0 && !b.packed && !low_rank && a.col == 1 && b.row == 1 &&
+  p.few_rows = k > 0 && !b.packed && !low_rank && a.col == 1 && is_transposed(b, n) &&
                m <= std::clamp<int64_t>(k / kDeep, 1, kFewRows);
   p.kind = kind_of(level, a, b);
   const bool pairs = p.kind == Kind::dots;
