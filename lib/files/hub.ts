@@ -9,11 +9,13 @@
 import { existsSync } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
-import { getHFHubCachePath, getRepoFolderName, HUB_URL, HubApiError, listFiles, modelInfo } from '@huggingface/hub'
 import { InputError, invalid, show } from '../errors.js'
 import { writeFileAtomic } from './atomic.js'
 import { download, HttpError, reasonOf, type DownloadOptions, type Remote } from './download.js'
 import { lock } from './lock.js'
+
+/** Loaded where a model is looked for on the hub, so that folders open without it, and sooner. */
+const client = (): Promise<typeof import('@huggingface/hub')> => import('@huggingface/hub')
 
 /** Where a model is looked for, and how. */
 export interface HubOptions extends Omit<DownloadOptions, 'onBytes'> {
@@ -71,6 +73,7 @@ export async function findModel(nameOrFolder: string, options: HubOptions = {}):
  *   token, a connection that breaks for good, and bytes without their checksum; what was loaded stays to be continued
  */
 export async function findOnHub(name: string, options: HubOptions = {}): Promise<Found> {
+  const { getHFHubCachePath, getRepoFolderName, HUB_URL } = await client()
   const { revision = 'main', offline = offlineByEnvironment(), cache = getHFHubCachePath() } = options
   if (!isHubName(name)) throw invalid('model', 'a name of the hub, OWNER/NAME', name)
   if (!REVISION.test(revision) || revision.includes('..') || revision.endsWith('/'))
@@ -84,7 +87,7 @@ export async function findOnHub(name: string, options: HubOptions = {}): Promise
       )
     return found
   }
-  const hub = access(options)
+  const hub = access(options, HUB_URL)
   let commit: string
   let files: Remote[]
   try {
@@ -125,8 +128,8 @@ interface Access {
   accessToken?: string
 }
 
-function access({ endpoint, token }: HubOptions): Access {
-  const hubUrl = (endpoint ?? (process.env.HF_ENDPOINT || HUB_URL)).replace(/\/+$/, '')
+function access({ endpoint, token }: HubOptions, usual: string): Access {
+  const hubUrl = (endpoint ?? (process.env.HF_ENDPOINT || usual)).replace(/\/+$/, '')
   const accessToken = token ?? (process.env.HF_TOKEN || process.env.HUGGING_FACE_HUB_TOKEN)
   if (accessToken && !/^hf_[\x21-\x7e]+$/.test(accessToken))
     throw new InputError('HF_TOKEN: expected a token of the hub, which begins with hf_ and has no spaces.')
@@ -134,6 +137,7 @@ function access({ endpoint, token }: HubOptions): Access {
 }
 
 async function commitOf(name: string, revision: string, hub: Access): Promise<string> {
+  const { modelInfo } = await client()
   const { sha } = (await modelInfo({ name, revision, additionalFields: ['sha'], ...hub })) as { sha?: unknown }
   if (typeof sha !== 'string' || !COMMIT.test(sha)) throw invalid(`${name}: its commit`, '40 digits', sha)
   return sha
@@ -141,6 +145,7 @@ async function commitOf(name: string, revision: string, hub: Access): Promise<st
 
 /** The files of a commit that a model folder needs. */
 async function filesOf(name: string, commit: string, hub: Access): Promise<Remote[]> {
+  const { listFiles } = await client()
   const listed = new Map<string, Remote>()
   const headers = hub.accessToken ? { Authorization: `Bearer ${hub.accessToken}` } : ({} as Record<string, string>)
   for await (const entry of listFiles({ repo: name, recursive: true, revision: commit, ...hub })) {
@@ -172,12 +177,20 @@ function checkPath(name: string, path: unknown): asserts path is string {
     throw new InputError(`${name}: the hub lists a file named ${show(path)}, which is not a plain relative path.`)
 }
 
+/** The status that a server answered with, of an error of the hub's client or of a download. */
+function statusOf(error: unknown): number | undefined {
+  if (error instanceof HttpError) return error.status
+  // HubApiError of the client
+  const { statusCode } = error as { statusCode?: unknown }
+  return error instanceof Error && typeof statusCode === 'number' ? statusCode : undefined
+}
 const isUnreachable = (error: unknown): boolean =>
-  (error instanceof TypeError && error.cause !== undefined) || (error instanceof HubApiError && error.statusCode >= 500)
+  (error instanceof TypeError && error.cause !== undefined) ||
+  (!(error instanceof HttpError) && (statusOf(error) ?? 0) >= 500)
 
 /** The sentence for an answer of the hub. */
 function sentence(name: string, revision: string, { hubUrl, accessToken }: Access, error: unknown): unknown {
-  const status = error instanceof HubApiError ? error.statusCode : error instanceof HttpError ? error.status : undefined
+  const status = statusOf(error)
   if (status === undefined && !isUnreachable(error)) return error
   const because = (what: string): InputError => new InputError(`${name}: ${what}.`, { cause: error })
   if (status === undefined || status >= 500)

@@ -73,9 +73,6 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
   dependencies(paths)
 })
 
-/** Dependencies that nothing uses yet: models are not yet read from the hub. */
-const unused = ['@huggingface/hub']
-
 /** Checks that compiled code imports declared dependencies only, and that packed files use each of them. */
 function dependencies(paths: readonly string[]): void {
   const { dependencies: declared } = JSON.parse(readFileSync(join(source, 'package.json'), 'utf8')) as {
@@ -100,7 +97,7 @@ function dependencies(paths: readonly string[]): void {
   const named = [...texts.values()].join('\n')
   assert.equal(
     names.filter((name) => !new RegExp(`['"]${name}['"/]`).test(named)),
-    unused,
+    [],
   )
 }
 
