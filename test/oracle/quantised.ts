@@ -50,26 +50,22 @@ function nearest(values: readonly number[], x: number): number {
   return best
 }
 
-/**
- * What NF4 keeps of numbers, blocks of 64 in order, their scales quantised by 256. Codes are chosen by quotients in
- * float32, as bitsandbytes does: in float64 a number next to the middle of two levels could get the other one.
- */
+/** What NF4 keeps of numbers, blocks of 64 in order, their scales quantised by 256. */
 export function nf4(w: NdArray): NdArray {
   const scales: number[] = []
   const codes = new Uint8Array(w.data.length)
   for (let at = 0; at < w.data.length; at += 64) {
     const block = w.data.slice(at, at + 64)
     const most = block.reduce((m, x) => Math.max(m, Math.abs(x)), 0)
-    const inverse = Math.fround(1 / most)
-    block.forEach((x, i) => (codes[at + i] = most ? nearest(nf4Levels, Math.fround(x * inverse)) : 7))
+    block.forEach((x, i) => (codes[at + i] = most ? nearest(nf4Levels, x / most) : 7))
     scales.push(most)
   }
-  const mean = Math.fround(scales.reduce((a, b) => a + b, 0) / scales.length)
+  const mean = scales.reduce((a, b) => a + b, 0) / scales.length
   const kept: number[] = []
   for (let at = 0; at < scales.length; at += 256) {
-    const group = scales.slice(at, at + 256).map((s) => Math.fround(s - mean))
+    const group = scales.slice(at, at + 256).map((s) => s - mean)
     const most = group.reduce((m, x) => Math.max(m, Math.abs(x)), 0)
-    for (const s of group) kept.push((most ? dynamicMap[nearest(dynamicMap, Math.fround(s / most))]! * most : 0) + mean)
+    for (const s of group) kept.push((most ? dynamicMap[nearest(dynamicMap, s / most)]! * most : 0) + mean)
   }
   return array(
     w.shape,
