@@ -12,7 +12,7 @@ import { type Tensor, tensor } from '../../lib/tensor/tensor.js'
 import { isQuantized, type DType, type QuantizedDType, type TypedArray } from '../../lib/tensor/dtype.js'
 import { type NdArray, array, dot, norm, size } from '../oracle/array.js'
 import { directional, gradient } from '../oracle/differences.js'
-import { quantised } from '../oracle/quantised.js'
+import { onBorder, quantised } from '../oracle/quantised.js'
 import { type Random, random } from '../oracle/random.js'
 
 // ---- cases ----
@@ -85,10 +85,16 @@ export class Draw {
       dtype,
     )
   }
-  /** A weight in 8 or 4 bits, whose data are those that it is made of. */
+  /** A weight in 8 or 4 bits, whose data are those that it is made of; none lies on the border of two codes. */
   quantised(shape: readonly number[], dtype: QuantizedDType): Input {
-    const { data, wide } = this.normal(shape)
-    return { shape, dtype, data, wide: quantised[dtype](wide) }
+    const { wide } = this.normal(shape)
+    if (dtype === 'nf4')
+      for (let at = 0; at < wide.data.length; at += 64) {
+        const block = wide.data.subarray(at, at + 64)
+        const largest = block.reduce((m, x) => Math.max(m, Math.abs(x)), 0)
+        block.forEach((x, i) => onBorder(x, largest) && (block[i] = 0))
+      }
+    return { shape, dtype, data: Float32Array.from(wide.data), wide: quantised[dtype](wide) }
   }
   /** Normal numbers as a float type holds them. */
   half(shape: readonly number[], dtype: DType, std = 1, mean = 0): Input {

@@ -112,4 +112,10 @@ export function int8({ shape, data }: NdArray): NdArray {
   return out
 }
 
+/** Whether w ÷ largest of its block lies where rounding decides which of two codes is the nearer. */
+export function onBorder(w: number, largest: number): boolean {
+  const x = w / largest
+  return nf4Levels.slice(1).some((level, i) => Math.abs((nf4Levels[i]! + level) / 2 - x) < 1e-6)
+}
+
 export const quantised = { int8, nf4 }
