@@ -12,7 +12,7 @@
 set -euo pipefail
 here=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-archs=90-real addon=1 media=1 golden=../shared/golden preset=9e
+archs=90-real addon=1 media=1 golden=../shared/golden preset=9e,dict=160MiB
 while [ $# -gt 0 ]; do
   case $1 in
     --archs) archs=${2:?--archs needs a list}; shift 2 ;;
@@ -71,8 +71,9 @@ function add(name, from, optional) {
 for (const name of process.argv.slice(2)) add(name, '', false)
 console.log([...found].join('\n'))
 JS
-# esbuild's own program is a second copy of that of its platform's package; maps, types and sources are read by nobody.
-tar -cf - --exclude=node_modules/esbuild/bin --exclude='*.map' --exclude='*.ts' --exclude='*.mts' --exclude='*.cts' --exclude='*.md' -T "$stage/packages" | tar -xf - -C "$stage"
+# esbuild's own program is a second copy of that of its platform's package, zod has each module twice; maps, types and
+# sources are read by nobody.
+tar -cf - --exclude=node_modules/esbuild/bin --exclude='node_modules/zod/*.cjs' --exclude='*.map' --exclude='*.ts' --exclude='*.mts' --exclude='*.cts' --exclude='*.md' -T "$stage/packages" | tar -xf - -C "$stage"
 
 # ---- the addon, and what it asks of the C library ----
 
