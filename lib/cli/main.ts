@@ -34,9 +34,10 @@ async function main(): Promise<void> {
     .description('Turn an image language model into a video model.')
     .version(version)
     .showHelpAfterError()
-  // The doctor must run where a package that another command imports is missing.
-  const wanted = process.argv[2] === 'doctor' ? (['./doctor.js'] as const) : commands
-  for (const file of wanted) ((await import(file)) as { register(program: Command): void }).register(program)
+  // The command that is asked for alone: it starts sooner, and runs where a package that another imports is missing.
+  const named = commands.filter((file) => file === `./${process.argv[2]}.js`)
+  for (const file of named.length ? named : commands)
+    ((await import(file)) as { register(program: Command): void }).register(program)
   await program.parseAsync()
 }
 
