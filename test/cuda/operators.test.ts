@@ -36,8 +36,14 @@ function check(c: OpCase): void {
 function checkNarrow(c: OpCase): void {
   const given = roundedInputs(c)
   const mine = evaluate(c, { device: device!, narrow: true }, given)
-  for (const { what, error } of distances(mine, evaluate(c, { narrow: true }, given), 1e-2))
-    assert.ok(error <= limits.apart, `${c.name}, bfloat16: ${what} is ${error} from the CPU's`)
+  // CUDA rounds quantised weights to bfloat16; a CPU without products of bfloat16 does not.
+  const quantised = Object.values(given).some(({ dtype }) => dtype === 'int8' || dtype === 'nf4')
+  const { forward: first, gradient: second } = limits.bfloat16
+  for (const { what, error, gradient } of distances(mine, evaluate(c, { narrow: true }, given), 1e-2))
+    assert.ok(
+      error <= (!quantised ? limits.apart : gradient ? second : first),
+      `${c.name}, bfloat16: ${what} is ${error} from the CPU's`,
+    )
   const { forward } = errors({ ...c, differentiable: [] }, { ...mine, gradients: {} }, 64, given)
   assert.ok(forward <= limits.bfloat16.forward, `${c.name}, bfloat16: relative error ${forward}`)
 }

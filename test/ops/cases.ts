@@ -1276,8 +1276,8 @@ for (const [m, n, k, rank] of [
   [130, 72, 384, 16],
   [40, 24, 2048, 3],
   [16, 1536, 44, 4],
-  [3, 5, 1, 3],
-  [20, 5, 1, 4],
+  [3, 161, 1, 3],
+  [20, 161, 1, 4],
 ] as const)
   for (const dtype of ['int8', 'nf4'] as const) {
     const variant = `${text([m, k])} to ${n}, ${dtype}`
