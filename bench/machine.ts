@@ -15,10 +15,14 @@ function git(...args: string[]): string | null {
   return status === 0 ? stdout.trim() : null
 }
 
-/** The widest of the instruction sets that the CPU backend knows. */
+/** The instruction sets that the CPU backend knows, the widest first, and what MT_CPU leaves out of them. */
+const SETS = ['amx_bf16', 'avx512_bf16', 'avx512f', 'avx2']
+const LEFT_OUT: Record<string, number> = { avx512: 1, avx2: 3, portable: SETS.length }
+
+/** The widest of them that is used here. */
 function isa(): string {
   const flags = /^flags\s*:(.*)$/m.exec(read('/proc/cpuinfo') ?? '')?.[1]?.split(' ') ?? []
-  const known = ['amx_bf16', 'avx512_bf16', 'avx512f', 'avx2'].find((f) => flags.includes(f))
+  const known = SETS.slice(LEFT_OUT[process.env.MT_CPU ?? ''] ?? 0).find((f) => flags.includes(f))
   return known ?? arch()
 }
 

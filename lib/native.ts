@@ -177,6 +177,7 @@ export interface Native {
   syncBlocking(): void
   memory: { (): Memory; (device: number): DeviceMemory }
   resetPeak(device?: number): void
+  releaseCached(): void
   threads(n?: number): number
   instruments: Instruments
   ops: Ops

@@ -83,7 +83,8 @@ function about(
   return {
     precision: model.precision,
     form,
-    notes,
+    // Where a machine keeps its cache says nothing about the run.
+    notes: notes.map((note) => note.replace(/\S*\/(?=\S+\.safetensors)/g, '')),
     loadSeconds,
     loadBytes: plan.files.reduce((n, f) => n + f.size, 0),
     peakBytes: peakBytes(),

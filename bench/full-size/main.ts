@@ -109,7 +109,9 @@ function add(file: string, run: FullSize['runs'][number]): void {
   const before = existsSync(file) ? FullSize.parse(JSON.parse(readFileSync(file, 'utf8'))) : undefined
   // Each run keeps what it was measured with.
   const earlier = (before?.runs ?? []).map((r) => ({ commit: before!.commit, isa: before!.machine.isa, ...r }))
-  const same = (r: FullSize['runs'][number]): boolean => r.stored === run.stored && r.weights === run.weights
+  const { isa } = machine()
+  const same = (r: FullSize['runs'][number]): boolean =>
+    r.stored === run.stored && r.weights === run.weights && r.isa === isa
   const result = FullSize.parse({
     schema: 1,
     machine: machine(),
@@ -117,10 +119,7 @@ function add(file: string, run: FullSize['runs'][number]): void {
     ...commit(),
     date: today(),
     threads: threads(),
-    runs: [
-      ...earlier.filter((r) => !same(r)),
-      { ...earlier.find(same), ...run, commit: commit().commit, isa: machine().isa },
-    ],
+    runs: [...earlier.filter((r) => !same(r)), { ...earlier.find(same), ...run, commit: commit().commit, isa }],
   } satisfies FullSize)
   mkdirSync(join(file, '..'), { recursive: true })
   writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)

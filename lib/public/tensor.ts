@@ -2,7 +2,7 @@
  * `mtransllama/tensor`: computing on the CPU and on GPUs. Tensors, devices, CUDA graphs, profiles, gradients and every
  * operator; docs/gpu-api.md is the guide. Importing it does no work; the native addon is loaded by the first tensor.
  */
-export { memory, resetPeak, sync, syncBlocking, threads, deviceMemory } from '../tensor/runtime.js'
+export { memory, releaseCached, resetPeak, sync, syncBlocking, threads, deviceMemory } from '../tensor/runtime.js'
 export { empty, tensor, Tensor, type Backward } from '../tensor/tensor.js'
 export type { DType, QuantizedDType, TypedArray } from '../tensor/dtype.js'
 export type { DeviceMemory, Memory } from '../native.js'

@@ -1,7 +1,8 @@
 /** `POST /v1/chat/completions`: OpenAI's form of a question, read; and its form of an answer, written. */
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
 import { z } from 'zod'
 import { checkWith } from '../files/schema.js'
+import { choosing, type ChooseOptions } from '../session/choose.js'
 import type { Answered } from '../session/model.js'
 import { Refusal } from './refusal.js'
 
@@ -35,16 +36,23 @@ const Body = z.strictObject({
   ),
   max_tokens: only(z.int().min(1)),
   max_completion_tokens: only(z.int().min(1)),
-  /** Answers are the likeliest words: only what asks for that is accepted. */
-  temperature: only(z.number().refine((t) => t === 0, 'nothing or 0, since answers are generated greedily')),
-  top_p: only(z.number().refine((p) => p === 1, 'nothing or 1, since answers are generated greedily')),
+  temperature: only(z.number().min(0).max(2)),
+  top_p: only(z.number().gt(0).max(1)),
+  seed: only(
+    z
+      .int()
+      .min(0)
+      .max(2 ** 32 - 1),
+  ),
   n: only(z.literal(1)),
-  // These change nothing about a greedy answer.
-  seed: only(z.int()),
+  // Clients send these where they change nothing.
+  frequency_penalty: only(z.literal(0)),
+  presence_penalty: only(z.literal(0)),
   user: only(z.string()),
   metadata: only(z.record(z.string(), z.string())),
   store: only(z.literal(false)),
-  // Of this project.
+  // Not OpenAI's: the first as vLLM and others name it.
+  repetition_penalty: only(z.number().gt(0)),
   dialogue: only(z.string()),
   frames: only(z.int().min(1).max(64)),
 })
@@ -60,6 +68,7 @@ export interface Asked {
   video: VideoSource
   frames: number | undefined
   maxTokens: number
+  choice: ChooseOptions
   stream: boolean
   /** Whether a stream ends with the counts of tokens. */
   usage: boolean
@@ -108,9 +117,21 @@ export function parseAsked(value: unknown): Asked {
     video: videos[0]!,
     frames: body.frames ?? undefined,
     maxTokens: body.max_completion_tokens ?? body.max_tokens ?? 64,
+    choice: choiceOf(body),
     stream: body.stream ?? false,
     usage: body.stream_options?.include_usage ?? false,
   }
+}
+
+/**
+ * How tokens are chosen. A request that says nothing gets the likeliest, the same each time; one that draws without a
+ * seed gets another answer each time. `top_p` alone draws by the scores as they are.
+ */
+function choiceOf(body: z.infer<typeof Body>): ChooseOptions {
+  const topP = body.top_p ?? 1
+  const temperature = body.temperature ?? (topP < 1 ? 1 : 0)
+  const seed = body.seed ?? (temperature > 0 ? randomInt(2 ** 32) : 0)
+  return choosing({ temperature, topP, seed, repetitionPenalty: body.repetition_penalty ?? 1 })
 }
 
 function fileSource(

@@ -414,7 +414,14 @@ class Service {
             const { graphs } = this.options
             const answer = this.model.ask(
               { video: source.path, start, end, prompt: asked.prompt, dialogue: asked.dialogue },
-              { adapter, features: this.#featuresOf(asked, adapter), maxTokens: asked.maxTokens, graphs, signal },
+              {
+                ...asked.choice,
+                adapter,
+                features: this.#featuresOf(asked, adapter),
+                maxTokens: asked.maxTokens,
+                graphs,
+                signal,
+              },
             )
             return await (asked.stream ? this.#stream(reply, asked, answer) : whole(asked, answer))
           } catch (error) {

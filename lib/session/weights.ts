@@ -13,7 +13,7 @@ import { native } from '../native.js'
 import { cast, copy, write } from '../ops/copy.js'
 import { keep, scope } from '../tensor/scope.js'
 import type { Device } from '../tensor/device.js'
-import { sync } from '../tensor/runtime.js'
+import { releaseCached, sync } from '../tensor/runtime.js'
 import { tensor, Tensor } from '../tensor/tensor.js'
 import { bytesOf, isQuantized, type DType, type QuantizedDType } from '../tensor/dtype.js'
 import { allocatePacks } from './pack.js'
@@ -109,6 +109,8 @@ export async function loadWeights(
     read += (planned.kind === 'stored' ? planned.piece.end - planned.piece.begin : 0) || 0
     if (read - told < step) return
     await sync()
+    // What matrices were converted from is of other sizes than what a model computes.
+    releaseCached()
     onLoad?.(read, total(entries))
     told = read
   }
@@ -182,6 +184,7 @@ export async function loadWeights(
     }
     if (told) onLoad?.(total(entries), total(entries))
     await sync()
+    releaseCached()
     for (const [name, pack] of packs) weights.set(name, Object.assign(pack.freeze(), { label: name }))
   } catch (error) {
     for (const t of [...weights.values(), ...parts.values(), ...packs.values()]) t.dispose()

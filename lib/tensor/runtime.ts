@@ -16,6 +16,13 @@ export function resetPeak(device: Device = 'cpu'): void {
   native().resetPeak(deviceId(device))
 }
 /**
+ * Gives freed blocks of the CPU's memory, which are kept for the next tensors of their sizes, back to the system. For
+ * the end of work whose tensors are of other sizes than those of the work after it. Call after `await sync()`.
+ */
+export function releaseCached(): void {
+  native().releaseCached()
+}
+/**
  * Resolves when everything called so far has been computed; rejects with the first failure, which names its operator.
  */
 export function sync(): Promise<void> {

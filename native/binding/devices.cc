@@ -50,6 +50,10 @@ Napi::Value forget_peak(const Napi::CallbackInfo& info) {
   }
   return info.Env().Undefined();
 }
+Napi::Value give_up_cached(const Napi::CallbackInfo& info) {
+  release_cached();
+  return info.Env().Undefined();
+}
 
 /// devices(): the devices that this build can run on, and why there are no more.
 Napi::Value devices(const Napi::CallbackInfo& info) {
@@ -212,6 +216,7 @@ void add_devices(Napi::Object exports, Napi::Object instruments) {
   add<fragments>(instruments, "fragments");
   add<memory>(exports, "memory");
   add<forget_peak>(exports, "resetPeak");
+  add<give_up_cached>(exports, "releaseCached");
   add<begin_capture>(exports, "beginCapture");
   add<end_capture>(exports, "endCapture");
   add<replay>(exports, "replay");

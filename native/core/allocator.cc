@@ -132,6 +132,10 @@ class Allocator {
     std::lock_guard lock(mutex_);
     peak_ = used_;
   }
+  void release_cached() {
+    std::lock_guard lock(mutex_);
+    trim();
+  }
   size_t limit() const {
     static const size_t asked = [] {
       const char* s = std::getenv("MT_MEMORY_LIMIT");
@@ -205,6 +209,7 @@ Rehearsal& rehearsal() {
 
 MemoryStats memory_stats() { return allocator().stats(); }
 void reset_peak() { allocator().reset_peak(); }
+void release_cached() { allocator().release_cached(); }
 size_t memory_limit() { return allocator().limit(); }
 void limit_memory(size_t bytes) { allocator().lower(bytes); }
 

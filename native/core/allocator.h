@@ -15,6 +15,8 @@ struct MemoryStats {
 };
 MemoryStats memory_stats();
 void reset_peak();
+/// Gives the freed blocks that are kept for the next tensors back to the system.
+void release_cached();
 
 /// The most bytes that may be allocated at one time: MT_MEMORY_LIMIT, else what limit_memory() said, else the machine's
 /// memory. Throws where MT_MEMORY_LIMIT is no number.

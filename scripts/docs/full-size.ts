@@ -87,10 +87,11 @@ export function page({ result, file }: { result: FullSize; file: string }): stri
     ...(train[0]
       ? [
           '## Training',
-          `Batches of ${train[0].batch} clips of ${train[0].frames} frames, ${train[0].sequence} tokens a row of the language model; features are computed once per clip, before the first step. The share is the operations that the formulas count ([bench/cost.ts](../bench/cost.ts)) over the rate of multiply-adds of that precision, measured in the same run.`,
+          `Batches of ${train[0].batch} clips of ${train[0].frames} frames, ${train[0].sequence} tokens a row of the language model; features are computed once per clip, before the first step. The share is the operations that the formulas count ([bench/cost.ts](../bench/cost.ts)) over the rate of multiply-adds of that precision, measured in the same run by the same instructions; \`MT_CPU=avx512\` leaves AMX out. That of AMX is reached by tiles that stay in registers, far from what memory can feed.`,
           markdownTable(
             [
               ...head,
+              'instructions',
               'open',
               'features of a clip',
               'steps',
@@ -101,6 +102,7 @@ export function page({ result, file }: { result: FullSize; file: string }): stri
             ],
             train.map((r) => [
               ...named(r),
+              r.isa ?? machine.isa,
               seconds(r.loadSeconds),
               seconds(median(r.featureSeconds)),
               r.stepSeconds.map(seconds).join(', '),
@@ -112,7 +114,9 @@ export function page({ result, file }: { result: FullSize; file: string }): stri
           ),
         ]
       : []),
-    ...[...new Set([...ask, ...train].flatMap((r) => r.notes))].map((note) => `> ${note}`),
+    ...[...new Set([...ask, ...train].flatMap((r) => r.notes).filter((note) => !note.includes('were quantised')))].map(
+      (note) => `> ${note}`,
+    ),
   ].join('\n\n')}\n`
 }
 

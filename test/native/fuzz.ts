@@ -302,6 +302,7 @@ async function blind(): Promise<void> {
     threads: () => [pick([1, 2, -1, 0, 1.5, 257, 2 ** 40, anything()])],
     memory: () => [anything()],
     resetPeak: () => [anything()],
+    releaseCached: () => [anything()],
     syncBlocking: () => [anything()],
   }
   for (const [name, args] of Object.entries(usual)) judged(name, () => functions[name]!(...args()))

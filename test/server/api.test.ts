@@ -134,7 +134,12 @@ test('what is wrong with a question is said in one sentence, with the status and
     ['', 400, /Body cannot be empty/],
     [{}, 400, /^request: model: expected text, but got undefined/],
     [question(good, { model: 'nope' }), 404, /^model: there is no "nope" here/, 'model_not_found'],
-    [question(good, { temperature: 0.7 }), 400, /temperature: expected nothing or 0/],
+    [question(good, { temperature: 2.5 }), 400, /temperature: expected at most 2, but got 2.5/],
+    [question(good, { temperature: -1 }), 400, /temperature: expected at least 0, but got -1/],
+    [question(good, { top_p: 0 }), 400, /top_p: expected more than 0, but got 0/],
+    [question(good, { seed: -1 }), 400, /seed: expected at least 0, but got -1/],
+    [question(good, { repetition_penalty: 0 }), 400, /repetition_penalty: expected more than 0, but got 0/],
+    [question(good, { presence_penalty: 1 }), 400, /presence_penalty: expected 0, but got 1/],
     [question(good, { n: 2 }), 400, /n: expected 1, but got 2/],
     [question(good, { max_tokens: 0 }), 400, /max_tokens: expected at least 1, but got 0/],
     [question(good, { max_token: 5 }), 400, /there is no key named max_token; did you mean max_tokens\?/],
@@ -195,9 +200,36 @@ test('what is wrong with a question is said in one sentence, with the status and
     }
   await server.client.files.delete(id)
   assert.equal(uploads(), [], 'clips of questions that were refused are gone')
-  const error = await server.client.chat.completions.create(question(good, { temperature: 1 })).catch((e: unknown) => e)
+  const error = await server.client.chat.completions.create(question(good, { temperature: 3 })).catch((e: unknown) => e)
   assert.instance(error, OpenAI.BadRequestError)
   assert.is((error as { type?: string }).type, 'invalid_request_error')
+})
+
+test('a client draws answers by temperature, top_p and seed, and its defaults draw nothing', async () => {
+  const id = await upload()
+  const answer = async (more: object): Promise<string> => {
+    const { choices } = await server.client.chat.completions.create(question(`file:${id}`, { max_tokens: 8, ...more }))
+    return choices[0]!.message.content!
+  }
+  const here = async (options: object): Promise<string> => {
+    let text = ''
+    for await (const piece of server.model.ask(
+      { video: server.clip, prompt: 'how many objects move ?' },
+      { adapter: null, maxTokens: 8, ...options },
+    ))
+      text += piece
+    return text
+  }
+  const greedy = await here({})
+  assert.is(await answer({ temperature: null, frequency_penalty: 0, presence_penalty: 0 }), greedy)
+  const drawn = await Promise.all([1, 2, 3].map((seed) => answer({ temperature: 2, top_p: 0.95, seed })))
+  for (const [i, text] of drawn.entries())
+    assert.is(text, await here({ temperature: 2, topP: 0.95, seed: i + 1 }), `seed ${i + 1}`)
+  assert.is(await answer({ top_p: 0.95, seed: 1 }), await here({ temperature: 1, topP: 0.95, seed: 1 }))
+  assert.is(await answer({ repetition_penalty: 1.5 }), await here({ repetitionPenalty: 1.5 }))
+  const free = new Set(await Promise.all(Array.from({ length: 6 }, () => answer({ temperature: 2 }))))
+  assert.ok(free.size > 1, `six answers without a seed are all ${[...free].join()}`)
+  await server.client.files.delete(id)
 })
 
 test('a failure after the first word ends the stream with an error, and the client throws', async () => {

@@ -13,7 +13,7 @@ import { layerNorm } from '../../lib/ops/layernorm.js'
 import { Random } from '../../lib/ops/random.js'
 import { expand, narrow, permute, reshape } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
-import { memory, resetPeak, sync, syncBlocking, threads } from '../../lib/tensor/runtime.js'
+import { memory, releaseCached, resetPeak, sync, syncBlocking, threads } from '../../lib/tensor/runtime.js'
 import { empty, tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { type DType, itemSize } from '../../lib/tensor/dtype.js'
 import { settled } from '../support/memory.js'
@@ -383,6 +383,17 @@ test('memory() counts bytes and tensors, resetPeak() starts anew', async () => {
   assert.ok(memory().peak < before.bytes + (4 << 20) + 4096)
   assert.is(memory().bytes, before.bytes)
   assert.ok(memory().limit > 0)
+})
+
+test('a freed block is kept for the next tensor, until releaseCached() gives it back', async () => {
+  await settled()
+  const t = full([1 << 20], 1)
+  await sync()
+  t.dispose()
+  await sync()
+  assert.ok(memory().cached >= 4 << 20)
+  releaseCached()
+  assert.is(memory().cached, 0)
 })
 
 test('V8 is told of memory once per storage, and again when it is freed; of small ones and files never', async () => {
