@@ -217,7 +217,20 @@ function vitSet(item: Item, inputs: Inputs): Passes {
       call: () => {
         ops.layernorm_forward(x.handle, one.handle, zero.handle, 1e-6, t.n1.handle, null, mean.handle, rstd.handle)
         ops.linear_forward(t.n1.handle, w.qkv.handle, biases.qkv.handle, null, t.qkv.handle)
-        ops.attention_forward(q.handle, k.handle, v.handle, null, null, null, 0, false, mixed.handle, lse.handle)
+        ops.attention_forward(
+          q.handle,
+          k.handle,
+          v.handle,
+          null,
+          null,
+          null,
+          null,
+          0,
+          false,
+          1 / Math.sqrt(d),
+          mixed.handle,
+          lse.handle,
+        )
         ops.linear_forward(t.mixed.handle, w.out.handle, zero.handle, x.handle, t.mid.handle)
         ops.layernorm_forward(t.mid.handle, one.handle, zero.handle, 1e-6, t.n2.handle, null, mean.handle, rstd.handle)
         ops.linear_gelu_forward(t.n2.handle, w.up.handle, biases.mlp.handle, null, t.act.handle)

@@ -5,7 +5,7 @@
 import { languageFlops } from '../cost.js'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import type { LlamaConfig } from '../../lib/models/llama.js'
-import { KVCache } from '../../lib/models/decoder.js'
+import { KVCache, type CausalModel } from '../../lib/models/decoder.js'
 import { finder } from '../../lib/models/finder.js'
 import { languageModel } from '../../lib/models/language.js'
 import { linear } from '../../lib/ops/linear.js'
@@ -116,7 +116,7 @@ async function layer(bench: Bench, dtype: Precision): Promise<void> {
   ])
   const file = await bench.files.write(all, dtype)
   const stored = await load(file, bench.device, dtype, { expected })
-  const model = languageModel(finder(stored), llama)
+  const model = languageModel(finder(stored), llama) as CausalModel
   const cache = new KVCache(past + 1)
   scope(() => {
     const start = {

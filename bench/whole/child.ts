@@ -86,7 +86,7 @@ async function train(
   const inputs = {
     features,
     qformer: qformerRows(rows),
-    text: model.upload(textRows(rows, special.padId), visual),
+    text: model.upload(textRows(rows, special), visual),
     factor: full([], 1 / rows.reduce((n, r) => n + r.answer.length, 0), 'float32', model.device),
   }
   const { step, adapter } = trainerOf(model, request.adapter, inputs, false)

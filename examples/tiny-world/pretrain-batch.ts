@@ -147,17 +147,20 @@ export interface Words {
   first: Tensor
 }
 
-/** The questions as the tokenizers would have them: a word is a token. */
-export function words(questions: readonly Question[]): Words {
+/**
+ * The questions as the tokenizers would have them: a word is a token. With a start id, for an encoder and a decoder:
+ * without BOS, each prompt with an EOS.
+ */
+export function words(questions: readonly Question[], startId?: number): Words {
   const ids = (list: readonly string[]): number[] => list.map((word) => id.get(word)!)
   const encoded = questions.map(({ prompt, answer }) => ({
     qformer: [CLS, ...ids(prompt), SEP],
-    prompt: [BOS, ...ids(prompt)],
+    prompt: startId === undefined ? [BOS, ...ids(prompt)] : [...ids(prompt), EOS],
     answer: [...ids(answer), EOS],
   }))
   return {
     qformer: qformerRows(encoded)!,
-    text: textRows(encoded, PAD),
+    text: textRows(encoded, { padId: PAD, startId }),
     first: tensor(Int32Array.from(encoded, (e) => e.answer[0]!)),
   }
 }

@@ -76,13 +76,16 @@ const WHAT: Record<string, string> = {
 
 /** README.md of the folder. */
 export function card(
-  { seed, vision, steps, severalShare, severalFrom, images, each, several }: Pretraining,
+  { seed, speaker, vision, steps, severalShare, severalFrom, images, each, several }: Pretraining,
   result: Scores,
   seconds: number,
 ): string {
   const share =
     ((1 - severalFrom) * severalShare * several) /
     ((1 - severalFrom) * severalShare * several + (1 - (1 - severalFrom) * severalShare) * images * each)
+  const first = vision.steps
+    ? `${vision.steps} steps of ${vision.images} images for the ViT alone, then`
+    : 'with the ViT and the Q-Former of the checkpoint over LLaMA at the beginning,'
   const table = ({ accuracy, total, tasks }: Scores['one'], title: string): string =>
     markdownTable(
       [title, 'for example', 'questions', 'right, %'],
@@ -95,15 +98,15 @@ export function card(
   return `# A tiny InstructBLIP
 
 An image language model of ${result.parameters.toLocaleString('en')} parameters that answers questions about coloured shapes: a ViT (3 layers), a Q-Former
-with 8 queries that reads the question (4 layers) and a LLaMA (2 layers), all of width 64, in bfloat16 and in the layout
+with 8 queries that reads the question (4 layers) and ${speaker === 't5' ? 'a T5 (2 + 2 layers)' : 'a LLaMA (2 layers)'}, all of width 64, in bfloat16 and in the layout
 of Hugging Face. It was pre-trained on still images alone, drawn by \`examples/tiny-world\`: it has never seen anything
 move. The demonstration turns it into a video model.
 
 Made by
 
-    npx tsx examples/tiny-world/pretrain.ts --seed ${seed} --steps ${steps}
+    npx tsx examples/tiny-world/pretrain.ts --seed ${seed} --steps ${steps}${speaker === 't5' ? ' --t5 --out FOLDER' : ''}
 
-in ${Math.round(seconds / 60)} minutes on the CPU: ${vision.steps} steps of ${vision.images} images for the ViT alone, then ${steps} steps of ${images} images for everything.
+in ${Math.round(seconds / 60)} minutes on the CPU: ${first} ${steps} steps of ${images} images for everything.
 ${Math.round(100 * share)} % of its prompts show two to four images, whose visual tokens follow one another. The same command and
 build give the same weights on the same kind of processor.
 

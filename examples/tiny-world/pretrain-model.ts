@@ -8,13 +8,13 @@ import { basename, dirname, join } from 'node:path'
 import { invalid } from '../../lib/errors.js'
 import { ImageModel } from '../../lib/models/image-model.js'
 import type { Linear } from '../../lib/nn/layers.js'
-import { cast, full } from '../../lib/ops/copy.js'
+import { cast, full, write } from '../../lib/ops/copy.js'
 import { Random } from '../../lib/ops/random.js'
 import { keep, scope } from '../../lib/tensor/scope.js'
 import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { expectedTensors } from '../../lib/checkpoint/names.js'
 import { writeSafetensors, type TensorData } from '../../lib/files/safetensors.js'
-import { CONFIG, GENERATION, tinyConfig } from './sizes.js'
+import { configOf, generationOf, tinyConfig, type Speaker } from './sizes.js'
 import { writeTokenizerFiles } from './tokenizer-files.js'
 import { VOCABULARY_SIZE } from './vocabulary.js'
 import { COLORS, SHAPES } from './world.js'
@@ -23,15 +23,23 @@ import { sizeOf } from '../../lib/shape.js'
 // --- before ---------------------------------------------------------------------------------------------------------
 
 /** Layers that add to a residual stream start smaller. */
-const ADDS = /(self_attn\.projection|mlp\.fc2|output\.dense|output_query\.dense|o_proj|down_proj)\.weight$/
+const ADDS =
+  /(self_attn\.projection|mlp\.fc2|output\.dense|output_query\.dense|o_proj|down_proj|Attention\.o|DenseReluDense\.wo)\.weight$/
 
-/** A model with fresh weights, all float32 and trained. */
-export function freshModel(seed: number): ImageModel {
-  const config = tinyConfig()
+/** A model with fresh weights, all float32 and trained; those of `known` begin as there. */
+export function freshModel(
+  seed: number,
+  speaker: Speaker = 'llama',
+  known: ReadonlyMap<string, Tensor> = new Map(),
+): ImageModel {
+  const config = tinyConfig(speaker)
   const random = new Random(seed)
   const weights = new Map<string, Tensor>()
   for (const { name, shape } of expectedTensors(config)) {
-    weights.set(name, keep(scope(() => start(name, shape))).requireGrad(name))
+    const first = scope(() => start(name, shape))
+    const from = known.get(name)
+    if (from) write(first, from.detach())
+    weights.set(name, keep(first).requireGrad(name))
   }
   return new ImageModel(config, weights)
 
@@ -39,10 +47,13 @@ export function freshModel(seed: number): ImageModel {
     if (name.endsWith('position_embedding')) return sines(shape)
     if (name.endsWith('.bias')) return full(shape, 0)
     if (/norm/i.test(name)) return full(shape, 1)
+    // T5's biases of distances are not trained, and its scores are not divided by √d.
+    if (name.includes('relative_attention_bias')) return random.normal(shape)
     // position as large a part of a token's embedding as it should be: the table is added and then normalised
-    if (/embed|query_tokens/.test(name) && !name.includes('patch_embedding')) return random.normal(shape, 0, 0.5)
+    if (/embed|query_tokens|shared/.test(name) && !name.includes('patch_embedding')) return random.normal(shape, 0, 0.5)
     const into = sizeOf(shape.slice(1))
-    return random.normal(shape, 0, (ADDS.test(name) ? 0.5 : 1) / Math.sqrt(into))
+    const factor = ADDS.test(name) ? 0.5 : name.endsWith('Attention.q.weight') ? 0.25 : 1
+    return random.normal(shape, 0, factor / Math.sqrt(into))
   }
 }
 
@@ -127,8 +138,9 @@ export async function saveCheckpoint(
   try {
     await rm(part, { recursive: true, force: true })
     await mkdir(part, { recursive: true })
-    await writeFile(join(part, 'config.json'), json(CONFIG))
-    await writeFile(join(part, 'generation_config.json'), json(GENERATION))
+    const speaker = model.config.language.kind === 't5' ? 't5' : 'llama'
+    await writeFile(join(part, 'config.json'), json(configOf(speaker)))
+    await writeFile(join(part, 'generation_config.json'), json(generationOf(speaker)))
     await writeTokenizerFiles(part)
     await writeSafetensors(join(part, 'model.safetensors'), await rounded(model), { format: 'pt' })
     await writeFile(join(part, 'README.md'), await card(part))

@@ -1,11 +1,11 @@
 /** The losses of pre-training, and what of it counts: exact answers. */
 
 import type { Parameter } from '../../lib/train/optimizer.js'
-import { logits } from '../../lib/models/decoder.js'
-import { answerTokens, type ImageModel, type VideoAdapter } from '../../lib/models/image-model.js'
+import { logits, type DecoderConfig } from '../../lib/models/decoder.js'
+import { answerRows, answerTokens, type ImageModel, type VideoAdapter } from '../../lib/models/image-model.js'
 import { vitForward } from '../../lib/models/vit.js'
 import { project } from '../../lib/nn/layers.js'
-import { crossEntropy, IGNORE } from '../../lib/ops/cross-entropy.js'
+import { crossEntropy } from '../../lib/ops/cross-entropy.js'
 import { add, multiply, scale } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
 import { zeros } from '../../lib/ops/copy.js'
@@ -67,7 +67,7 @@ export interface Losses {
 
 /** Answers, 0.3 × patches, and 0.5 × the answer's first word from the mean visual token where there is one picture. */
 export function losses(model: ImageModel, heads: Heads, batch: Batch): Losses {
-  const asked = words(batch.questions)
+  const asked = words(batch.questions, startOf(model))
   const seen = features(model, batch.stills)
   const tokens = visual(model, seen, batch, asked)
   const answer = model.loss(model.hidden(tokens, asked.text), asked.text, 1 / answerTokens(asked.text))
@@ -79,11 +79,13 @@ export function losses(model: ImageModel, heads: Heads, batch: Batch): Losses {
   return { total, answer }
 }
 
+const startOf = ({ config }: ImageModel): number | undefined => (config.language as DecoderConfig).startId
+
 /** For the optimiser; weight decay on matrices alone. */
 export function parameters(tensors: Iterable<Tensor>): Parameter[] {
   return Array.from(tensors, (tensor) => {
     const name = tensor.label!
-    return { name, tensor, group: 'all', decay: tensor.rank >= 2 && !/embed|query_tokens/.test(name) }
+    return { name, tensor, group: 'all', decay: tensor.rank >= 2 && !/embed|query_tokens|shared/.test(name) }
   })
 }
 
@@ -99,25 +101,19 @@ export function rate(step: number, steps: number, warmup: number): number {
 export async function answered(model: ImageModel, batch: Batch): Promise<boolean[]> {
   return scope(() =>
     noGrad(async () => {
-      const asked = words(batch.questions)
+      const asked = words(batch.questions, startOf(model))
       const { text } = asked
       const hidden = model.hidden(visual(model, features(model, batch.stills), batch, asked), text)
       const [rows, n, d] = hidden.shape as [number, number, number]
-      const length = text.ids.length / rows
-      const wanted = Array.from(text.labels!, (label, i) => ({
-        label,
-        row: Math.floor(i / length),
-        at: i % length,
-      })).filter((w) => w.label !== IGNORE)
-      const places = wanted.map(({ row, at }) => row * n + n - length + at - 1)
-      const scores = logits(model.language, embedding(tensor(Int32Array.from(places)), reshape(hidden, [rows * n, d])))
+      const { indices, targets, counts } = answerRows(text, n - text.ids.length / rows)
+      const scores = logits(model.language, embedding(tensor(Int32Array.from(indices)), reshape(hidden, [rows * n, d])))
       const data = (await scores.data()) as Float32Array
-      const right = Array<boolean>(rows).fill(true)
-      for (const [k, { label, row }] of wanted.entries()) {
+      const isLikeliest = targets.map((label, k) => {
         const word = data.subarray(k * scores.dim(1), (k + 1) * scores.dim(1))
-        if (word.some((score) => score > word[label]!)) right[row] = false
-      }
-      return right
+        return word.every((score) => score <= word[label]!)
+      })
+      let next = 0
+      return counts.map((count) => isLikeliest.slice(next, (next += count)).every(Boolean))
     }),
   )
 }

@@ -1,10 +1,11 @@
 /**
  * Pre-trains the tiny InstructBLIP on still images, all weights, and writes it as a Hugging Face folder:
  *
- *     npx tsx examples/tiny-world/pretrain.ts [--out FOLDER] [--seed N] [--steps N]
+ *     npx tsx examples/tiny-world/pretrain.ts [--out FOLDER] [--seed N] [--steps N] [--t5]
  *
  * First the ViT alone learns what is where; then everything learns to answer. A share of the prompts shows two to four
- * images, so that the language model knows longer rows of visual tokens. Nothing moves in any of them.
+ * images, so that the language model knows longer rows of visual tokens. Nothing moves in any of them. With --t5 a
+ * Flan-T5 in small learns to answer, behind the ViT and the Q-Former of the checkpoint that is there.
  */
 
 import { parseArgs } from 'node:util'
@@ -14,16 +15,21 @@ import type { ImageModel } from '../../lib/models/image-model.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { backward } from '../../lib/tensor/tape.js'
 import type { Tensor } from '../../lib/tensor/tensor.js'
+import { loadImageModel } from '../../lib/session/checkpoint.js'
 import { AdamW } from '../../lib/train/optimizer.js'
 import { card, scores, type Scores } from './pretrain-card.js'
 import { groups, singles, type Batch } from './pretrain-batch.js'
 import { checkPlace, freshHeads, freshModel, headTensors, saveCheckpoint, type Heads } from './pretrain-model.js'
 import { answered, features, losses, parameters, patchLoss, rate } from './pretrain-steps.js'
 import { stills } from './render.js'
+import type { Speaker } from './sizes.js'
 import { Random } from './world.js'
 
 export interface Pretraining {
   seed: number
+  speaker: Speaker
+  /** A checkpoint's folder, whose weights begin as there where the model has them too. */
+  from?: string
   /** Steps of the ViT alone, and the stills in each. */
   vision: { steps: number; images: number; lr: number }
   /** Steps of everything. */
@@ -50,6 +56,7 @@ export interface Pretraining {
 
 export const STANDARD: Pretraining = {
   seed: 0,
+  speaker: 'llama',
   vision: { steps: 400, images: 64, lr: 2e-3 },
   steps: 4000,
   lr: 1e-3,
@@ -63,6 +70,17 @@ export const STANDARD: Pretraining = {
   every: 250,
   watch: 96,
   heldOut: 500,
+}
+
+const CHECKPOINT = fileURLToPath(new URL('checkpoint', import.meta.url))
+
+/** T5 behind what sees already. */
+export const OVER_T5: Pretraining = {
+  ...STANDARD,
+  speaker: 't5',
+  from: CHECKPOINT,
+  vision: { ...STANDARD.vision, steps: 0 },
+  steps: 1500,
 }
 
 export interface Progress {
@@ -129,8 +147,10 @@ export async function pretrain(
   options: Pretraining,
   progress: Progress = {},
 ): Promise<{ model: ImageModel; loss: number }> {
-  const { seed, vision, steps, lr, warmup } = options
-  const model = freshModel(seed)
+  const { seed, speaker, from, vision, steps, lr, warmup } = options
+  const known = from === undefined ? undefined : await loadImageModel(from, { trained: true })
+  const model = freshModel(seed, speaker, known?.weights)
+  known?.dispose()
   const heads = freshHeads(seed)
   const settings = { betas: [0.9, 0.98], eps: 1e-8, weightDecay: 0.02, clip: 1 } as const
   const optimizers: AdamW[] = []
@@ -142,23 +162,24 @@ export async function pretrain(
   const seeing = [...model.weights.values()].filter((t) => t.label!.startsWith('vision_model'))
   const { word, ...patch } = heads
   try {
-    await run(
-      {
-        name: 'images',
-        steps: vision.steps,
-        every: options.every,
-        optimizer: optimizer([...seeing, ...headTensors({ ...patch } as Heads)], vision.lr),
-        factor: (step) => rate(step, vision.steps, 50),
-        next: (step) => {
-          const list = stills(seed, vision.images, { split: `images ${step}`, questions: 0 })
-          return () => {
-            const total = patchLoss(heads, features(model, list), list)
-            return { total, shown: total }
-          }
+    if (vision.steps)
+      await run(
+        {
+          name: 'images',
+          steps: vision.steps,
+          every: options.every,
+          optimizer: optimizer([...seeing, ...headTensors({ ...patch } as Heads)], vision.lr),
+          factor: (step) => rate(step, vision.steps, 50),
+          next: (step) => {
+            const list = stills(seed, vision.images, { split: `images ${step}`, questions: 0 })
+            return () => {
+              const total = patchLoss(heads, features(model, list), list)
+              return { total, shown: total }
+            }
+          },
         },
-      },
-      progress,
-    )
+        progress,
+      )
     const held = heldOut(seed, options.watch)
     const loss = await run(
       {
@@ -229,19 +250,21 @@ export async function pretrainTo(folder: string, options: Pretraining, progress:
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
-    options: { out: { type: 'string' }, seed: { type: 'string' }, steps: { type: 'string' } },
+    options: { out: { type: 'string' }, seed: { type: 'string' }, steps: { type: 'string' }, t5: { type: 'boolean' } },
   })
+  const standard = values.t5 ? OVER_T5 : STANDARD
   const whole = (name: 'seed' | 'steps', least: number): number => {
-    const value = values[name] === undefined ? STANDARD[name] : Number(values[name])
+    const value = values[name] === undefined ? standard[name] : Number(values[name])
     if (!Number.isSafeInteger(value) || value < least)
       throw invalid(`--${name}`, `a whole number, at least ${least}`, values[name])
     return value
   }
-  const options = { ...STANDARD, seed: whole('seed', 0), steps: whole('steps', 1) }
+  if (values.t5 && values.out === undefined) throw invalid('--out', 'a folder beside --t5', undefined)
+  const options = { ...standard, seed: whole('seed', 0), steps: whole('steps', 1) }
   const stop = new AbortController()
   process.once('SIGINT', () => stop.abort())
   try {
-    const result = await pretrainTo(values.out ?? fileURLToPath(new URL('checkpoint', import.meta.url)), options, {
+    const result = await pretrainTo(values.out ?? CHECKPOINT, options, {
       log: console.log,
       signal: stop.signal,
     })

@@ -3,7 +3,6 @@
  */
 
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
-import type { LlamaConfig } from '../../lib/models/llama.js'
 import type { ModelConfig } from '../../lib/models/image-model.js'
 import { VOCABULARY_SIZE } from './vocabulary.js'
 import { SIZE } from './world.js'
@@ -53,9 +52,35 @@ export const CONFIG = {
 
 export const GENERATION = { pad_token_id: 0, bos_token_id: 1, eos_token_id: 2 } as const
 
+/** An encoder and a decoder of about the same size, like Flan-T5 in InstructBLIP. */
+const T5_TEXT = {
+  model_type: 't5',
+  architectures: ['T5ForConditionalGeneration'],
+  d_model: WIDTH,
+  d_kv: WIDTH / HEADS,
+  d_ff: 168,
+  num_layers: 2,
+  num_heads: HEADS,
+  feed_forward_proj: 'gated-gelu',
+  dense_act_fn: 'gelu',
+  n_positions: 160,
+  vocab_size: VOCABULARY_SIZE,
+  tie_word_embeddings: false,
+  pad_token_id: 0,
+  eos_token_id: 2,
+  decoder_start_token_id: 0,
+} as const
+
+/** The language models that the tiny InstructBLIP may speak with. */
+export type Speaker = 'llama' | 't5'
+
+/** Its config.json. */
+export const configOf = (speaker: Speaker): object =>
+  speaker === 't5' ? { ...CONFIG, use_decoder_only_language_model: false, text_config: T5_TEXT } : CONFIG
+
+/** Its generation_config.json. */
+export const generationOf = (speaker: Speaker): object =>
+  speaker === 't5' ? { ...GENERATION, decoder_start_token_id: 0 } : GENERATION
+
 /** The same, read as the model reads it. */
-export function tinyConfig(): ModelConfig & { language: LlamaConfig } {
-  const config = parseModelConfig(CONFIG)
-  if (config.language.kind !== 'llama') throw new TypeError('the tiny model speaks LLaMA')
-  return { ...config, language: config.language }
-}
+export const tinyConfig = (speaker: Speaker = 'llama'): ModelConfig => parseModelConfig(configOf(speaker))

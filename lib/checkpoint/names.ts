@@ -77,6 +77,9 @@ function fromLavis(name: string): string {
 const IGNORED = [
   /(^|\.)position_ids$/,
   /\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$/,
+  // T5's embedding under the names of its readers, and a table that old files hold and nothing reads.
+  /^(language|t5)_model\.(encoder|decoder)\.embed_tokens\.weight$/,
+  /\.EncDecAttention\.relative_attention_bias\.weight$/,
   /^temp$/,
   /^q_?former\.cls\./i,
   /^(vision_proj|text_proj|vision_projection|text_projection|itm_head)\./,

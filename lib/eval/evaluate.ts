@@ -185,7 +185,7 @@ async function predictBatch(
     const prediction = await forSample(sample, async () => {
       const odd = losses && Object.entries(losses).find(([, loss]) => !Number.isFinite(loss))
       if (odd) {
-        const text = textRows([encode(checkpoint, config, sample, odd[0])], checkpoint.special.padId)
+        const text = textRows([encode(checkpoint, config, sample, odd[0])], checkpoint.special)
         throw await notFinite(`the loss of ${JSON.stringify(odd[0])} is`, {
           model,
           adapter,
@@ -242,7 +242,7 @@ async function closedAnswers(
     : noVisual(model, rows.length)
   const text = textRows(
     rows.map((r) => r.encoded),
-    special.padId,
+    special,
   )
   const hidden = scope(() => model.hidden(repeated, text))
   const losses = await rowLosses(model, hidden, text)
@@ -301,7 +301,7 @@ export async function* answerLosses(
     const losses = await scope(() =>
       noGrad(async () => {
         const visual = await checkedVisual(checkpoint, features, some, encoded, adapter)
-        const text = textRows(encoded, special.padId)
+        const text = textRows(encoded, special)
         return rowLosses(model, model.hidden(visual, text), text)
       }),
     )

@@ -5,10 +5,9 @@ import { clipKey } from '../data/frames.js'
 import type { Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
 import type { ImageModel, TextRows } from '../models/image-model.js'
-import { IGNORE } from '../ops/cross-entropy.js'
 import { zeros } from '../ops/copy.js'
 import { narrow } from '../ops/views.js'
-import { encode, imageTextConfig, type TextConfig, type TextSide } from '../session/encode.js'
+import { encode, imageTextConfig, textRows, type TextConfig, type TextSide } from '../session/encode.js'
 import { FEATURE_MEMORY } from '../session/features.js'
 import {
   footprint,
@@ -80,13 +79,12 @@ function encoded(...of: Parameters<typeof encode>): ReturnType<typeof encode> | 
   }
 }
 
-/** Rows of text that end in an answer. */
-export const answersOf = (rows: number, tokens: number, answer: number): TextRows => ({
-  rows,
-  ids: new Int32Array(rows * tokens),
-  mask: new Uint8Array(rows * tokens).fill(1),
-  labels: Int32Array.from({ length: rows * tokens }, (_, i) => (i % tokens < tokens - answer ? IGNORE : 0)),
-})
+/** Rows of text that end in an answer, as a language model reads them. */
+export function answersOf(language: { startId?: number }, rows: number, tokens: number, answer: number): TextRows {
+  const prompt = tokens - answer
+  const row = { prompt: new Array<number>(prompt).fill(0), answer: new Array<number>(answer).fill(0) }
+  return textRows(new Array<typeof row>(rows).fill(row), { padId: 0, startId: language.startId })
+}
 
 /** Most tokens of an open answer, as predictions generate it. */
 const ANSWER = 64
@@ -104,7 +102,7 @@ export async function rehearsePredictions(
       const seen = zeros([samples, frames, tokens, hiddenSize], model.precision)
       const visual = scope(() => model.visualTokens(seen, rehearsedText(model, samples, qformerTokens), adapter))
       if (rows) {
-        const answers = answersOf(rows, textTokens, answerTokens)
+        const answers = answersOf(model.config.language, rows, textTokens, answerTokens)
         const repeated = zeros([rows, visual.dim(1), visual.dim(2)], model.precision)
         const hidden = scope(() => model.hidden(repeated, answers))
         await rowLosses(model, hidden, answers)

@@ -1,4 +1,4 @@
-/** What the language families share: a decoder over given input embeddings, with a cache for generation. */
+/** What the language families share: decoders over given input embeddings, with a cache for generation. */
 import { attention } from '../ops/attention.js'
 import { cacheAppend } from '../ops/cache-append.js'
 import { type Columns, columnsOf, viewOf } from '../ops/columns.js'
@@ -28,6 +28,10 @@ export interface DecoderConfig {
   padId: number | null
   bosId: number | null
   eosId: number | null
+  /**
+   * Of an encoder and a decoder: the id that the decoder reads first. Absent: one decoder reads prompt and answer.
+   */
+  startId?: number
 }
 
 /** A family of language models: all that the rest of the project asks of it. */
@@ -63,17 +67,46 @@ export interface Context {
   recompute?: boolean | undefined
 }
 
-export interface LanguageModel {
+interface Tables {
   config: DecoderConfig
   /** Token embeddings [V,D]. */
   tokens: Tensor
   /** Output matrix [V,D]. */
   head: Tensor
+  /** Frees what the model made beside its weights. */
+  dispose?(): void
+}
+
+/** A decoder that reads prompt and answer. */
+export interface CausalModel extends Tables {
   /** x [B,n,D] to the hidden states after the last norm, [B,n,D]. */
   forward(x: Tensor, context: Context): Tensor
   /** Positions of tokens from the mask over all of them. */
   positions(mask: ArrayLike<number>, rows: number): Int32Array
 }
+
+/** What a decoder attends to beside its own tokens: the keys and values of the encoder's rows, [B,n,h·d] per layer. */
+export interface Source {
+  /** [B,n] uint8, 1 = token. */
+  mask: Tensor
+  layers: { k: Columns; v: Columns }[]
+}
+
+/** An encoder that reads the prompt, and a decoder that reads the answer. */
+export interface EncoderDecoder extends Tables {
+  config: DecoderConfig & { startId: number }
+  /** x [B,n,D], padded on the right, and its mask [B,n]. */
+  encode(x: Tensor, mask: Tensor, options?: Pick<Context, 'observe' | 'recompute'>): Source
+  /**
+   * x [B,n,D] to the hidden states that {@link logits} takes, [B,n,D]. Rows see those before them, padding included,
+   * which stands on the right.
+   */
+  decode(x: Tensor, source: Source, options?: { cache?: KVCache; observe?: Observe | undefined }): Tensor
+}
+
+export type LanguageModel = CausalModel | EncoderDecoder
+
+export const isEncoderDecoder = (model: LanguageModel): model is EncoderDecoder => 'encode' in model
 
 /** Rows of the token table: ids [B,n] int32 to [B,n,D]. */
 export const embedTokens = (model: LanguageModel, ids: Tensor, precision: Precision): Tensor =>

@@ -13,7 +13,7 @@ import { concat, expand, narrow, reshape } from '../ops/views.js'
 import type { Device } from '../tensor/device.js'
 import type { Precision } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import { embedTokens, logits, tokenTensor, type KVView, type LanguageModel } from './decoder.js'
+import { embedTokens, isEncoderDecoder, logits, tokenTensor, type LanguageModel } from './decoder.js'
 import { finder, recorded, type Finder, type Observe, type Wanted, type Weights } from './finder.js'
 import { languageModel, type LanguageConfig } from './language.js'
 import { qformer, qformerForward, type LayerAdapter, type QFormer, type QFormerConfig } from './qformer.js'
@@ -65,17 +65,26 @@ export interface TextRows {
   ids: Int32Array
   mask: Uint8Array
   labels?: Int32Array | undefined
+  /**
+   * Of an encoder and a decoder, whose encoder reads `ids`: what the decoder reads, [B,A], each id before the label that
+   * it predicts. Labels are [B,A] then.
+   */
+  decoder?: Int32Array | undefined
 }
 
 /** Text rows as tensors where the model computes. */
 export interface DeviceText {
   /** [B,S] int32 */
   ids: Tensor
-  /** [B,V+S]: uint8, 1 = token; int32 */
+  /** [B,V+S] uint8, 1 = token */
   mask: Tensor
-  positions: Tensor
+  /** [B,V+S] int32; absent where the model has none */
+  positions?: Tensor
+  /** What the decoder reads where an encoder reads `ids`, [B,A] int32. */
+  decoder?: Tensor
   /**
-   * The rows, of B·(V+S), that predict an answer token, and these tokens: [N] int32 each. Where the text has labels.
+   * The rows, of B·(V+S) or of the decoder's B·A, that predict an answer token, and these tokens: [N] int32 each. Where
+   * the text has labels.
    */
   answers?: { indices: Tensor; targets: Tensor }
 }
@@ -185,48 +194,59 @@ export class ImageModel implements Parts {
    * @param padded how many answers to make of so many, with ones that do not count
    */
   upload(text: TextRows, V: number, padded = (n: number): number => n): DeviceText {
-    const { rows, labels } = text
+    const { language, device } = this
+    const { rows, labels, decoder } = text
     const S = text.ids.length / rows
     const limit = this.config.language.maxPositions
     if (V + S > limit)
       throw new InputError(
         `context: ${V} visual tokens and ${S} text tokens make ${V + S}, but the language model has ${limit} positions; use fewer frames, aggregate: mean, or shorter texts.`,
       )
+    if (isEncoderDecoder(language) !== (decoder !== undefined))
+      throw invalid('text', `rows ${decoder ? 'without' : 'with'} ids for a decoder, as the language model is`, text)
+    if (decoder && decoder.length / rows > limit)
+      throw invalid('context', `at most ${limit} tokens of an answer`, decoder.length / rows, 'use shorter answers')
+    const { ids, mask: isToken } = decoder ? withoutGaps(text) : text
     const mask = new Uint8Array(rows * (V + S))
     for (let r = 0; r < rows; r++) {
       mask.fill(1, r * (V + S), r * (V + S) + V)
-      mask.set(text.mask.subarray(r * S, (r + 1) * S), r * (V + S) + V)
+      mask.set(isToken.subarray(r * S, (r + 1) * S), r * (V + S) + V)
     }
     const { indices, targets } = answerRows(text, V)
     for (let more = indices.length && padded(indices.length) - indices.length; more > 0; more--) {
       indices.push(0)
       targets.push(IGNORE)
     }
-    const list = (values: number[]): Tensor => tensor(Int32Array.from(values), [values.length], 'int32', this.device)
+    const list = (values: number[]): Tensor => tensor(Int32Array.from(values), [values.length], 'int32', device)
     return {
-      ids: tokenTensor(text.ids, rows, this.device),
-      mask: tokenTensor(mask, rows, this.device),
-      positions: tokenTensor(this.language.positions(mask, rows), rows, this.device),
+      ids: tokenTensor(ids, rows, device),
+      mask: tokenTensor(mask, rows, device),
+      ...(!isEncoderDecoder(language) && { positions: tokenTensor(language.positions(mask, rows), rows, device) }),
+      ...(decoder && { decoder: tokenTensor(decoder, rows, device) }),
       ...(labels && { answers: { indices: list(indices), targets: list(targets) } }),
     }
   }
 
   /**
-   * Hidden states over [visual rows; text rows], [B,V+S,D_llm]. The sequence must fit the language model's positions.
+   * Hidden states over [visual rows; text rows], [B,V+S,D_llm], or of a decoder's rows, [B,A,D_llm], where an encoder
+   * reads those. The sequence must fit the language model's positions.
    */
   hidden(
     visual: Tensor,
     text: TextRows | DeviceText,
-    options: { cache?: KVView; observe?: Observe | undefined; recompute?: boolean } = {},
+    options: { observe?: Observe | undefined; recompute?: boolean } = {},
   ): Tensor {
-    const { ids, mask, positions } = isOnDevice(text) ? text : this.upload(text, visual.dim(1))
-    const words = embedTokens(this.language, ids, this.precision)
-    return this.language.forward(concat([visual, words], 1), { mask, positions, ...options })
+    const { language } = this
+    const { ids, mask, positions, decoder } = isOnDevice(text) ? text : this.upload(text, visual.dim(1))
+    const embed = (ids: Tensor): Tensor => embedTokens(language, ids, this.precision)
+    const x = concat([visual, embed(ids)], 1)
+    if (!isEncoderDecoder(language)) return language.forward(x, { mask, positions: positions!, ...options })
+    return language.decode(embed(decoder!), language.encode(x, mask, options), options)
   }
 
   /**
    * Cross-entropy of the answers (3), times `factor`: the sum by default; 1/tokens makes it the mean. Text position i
-   * predicts label i+1. The output matrix is applied to those rows alone.
+   * predicts label i+1, a decoder's position i label i. The output matrix is applied to those rows alone.
    */
   loss(hidden: Tensor, text: TextRows | DeviceText, factor = 1): Tensor {
     const [B, N, D] = hidden.shape as [number, number, number]
@@ -244,24 +264,41 @@ export class ImageModel implements Parts {
   dispose(): void {
     for (const a of this.attached) a.dispose()
     this.attached.clear()
+    this.language.dispose?.()
     for (const t of this.weights.values()) t.dispose()
   }
 }
 
+/** The rows with their padding on the right, so that distances between tokens count tokens. */
+function withoutGaps({ rows, ids, mask }: TextRows): Pick<TextRows, 'ids' | 'mask'> {
+  const S = ids.length / rows
+  const out = { ids: new Int32Array(ids.length), mask: new Uint8Array(mask.length) }
+  for (let r = 0; r < rows; r++) {
+    let next = r * S
+    for (const isToken of [1, 0])
+      for (let i = r * S; i < (r + 1) * S; i++) {
+        if (Number(mask[i] !== 0) !== isToken) continue
+        out.ids[next] = ids[i]!
+        out.mask[next++] = isToken
+      }
+  }
+  return out
+}
+
 /**
- * The answer tokens of a batch behind V visual tokens: for each the row of hidden states, of B·(V+S), that predicts it,
- * which is the one before its own, and its id; and how many each text has.
+ * The answer tokens of a batch behind V visual tokens: for each the row of hidden states that predicts it, and its id;
+ * and how many each text has. Of B·(V+S) rows that is the one before its own, of a decoder's B·A the one of its label.
  */
 export function answerRows(text: TextRows, V: number): { indices: number[]; targets: number[]; counts: number[] } {
-  const { rows, labels } = text
-  const S = text.ids.length / rows
+  const { rows, labels, decoder } = text
+  const S = (decoder ?? text.ids).length / rows
   const [indices, targets]: [number[], number[]] = [[], []]
   const counts = new Array<number>(rows).fill(0)
   for (let r = 0; labels && r < rows; r++) {
-    for (let i = 1; i < S; i++) {
+    for (let i = decoder ? 0 : 1; i < S; i++) {
       const label = labels[r * S + i]!
       if (label === IGNORE) continue
-      indices.push(r * (V + S) + V + i - 1)
+      indices.push(decoder ? r * S + i : r * (V + S) + V + i - 1)
       targets.push(label)
       counts[r]!++
     }

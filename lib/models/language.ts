@@ -4,9 +4,10 @@ import type { DecoderConfig, Family, LanguageModel } from './decoder.js'
 import type { Finder } from './finder.js'
 import { LLAMA } from './llama.js'
 import { OPT } from './opt.js'
+import { T5 } from './t5.js'
 
 /** By `model_type` in config.json. */
-const FAMILIES = { llama: LLAMA, opt: OPT }
+const FAMILIES = { llama: LLAMA, opt: OPT, t5: T5 }
 
 type Kind = keyof typeof FAMILIES
 /** Sizes and special ids of the language model. */

@@ -16,7 +16,7 @@ import {
   type Context,
   type DecoderConfig,
   type Family,
-  type LanguageModel,
+  type CausalModel,
 } from './decoder.js'
 import { divides, firstTokenId, flag, positive, section, size, supported, tokenId, word } from './fields.js'
 import type { Finder } from './finder.js'
@@ -120,7 +120,7 @@ interface Block {
   down: Linear
 }
 
-function build(root: Finder, config: LlamaConfig): LanguageModel {
+function build(root: Finder, config: LlamaConfig): CausalModel {
   const { hiddenSize: d, mlpSize, heads, kvHeads } = config
   const at = root.at('language_model.model')
   const kv = (d / heads) * kvHeads

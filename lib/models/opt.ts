@@ -9,7 +9,7 @@ import { embedding } from '../ops/embedding.js'
 import type { Precision } from '../tensor/dtype.js'
 import { runLayer } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { causal, outputMatrix, type Context, type DecoderConfig, type Family, type LanguageModel } from './decoder.js'
+import { causal, outputMatrix, type Context, type DecoderConfig, type Family, type CausalModel } from './decoder.js'
 import { divides, firstTokenId, flag, section, size, supported, tokenId, word } from './fields.js'
 import type { Finder } from './finder.js'
 
@@ -91,7 +91,7 @@ interface Block {
   fc2: Linear
 }
 
-function build(root: Finder, config: OptConfig): LanguageModel {
+function build(root: Finder, config: OptConfig): CausalModel {
   const { hiddenSize: d, mlpSize, heads, eps } = config
   const at = root.at('language_model.model.decoder')
   const tokens = root.get(EMBEDDING, [config.vocabSize, d], { rows: true })

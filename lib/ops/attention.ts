@@ -15,8 +15,10 @@ declare module '../native.js' {
       keyMask: tensor | null,
       masks: tensor | null,
       alpha: tensor | null,
+      bias: tensor | null,
       mode: int,
       causal: bool,
+      scale: float,
       y: actOut,
       lse: out,
     ): void
@@ -28,8 +30,10 @@ declare module '../native.js' {
       keyMask: tensor | null,
       masks: tensor | null,
       alpha: tensor | null,
+      bias: tensor | null,
       mode: int,
       causal: bool,
+      scale: float,
       lse: tensor,
       dq: actOut | null,
       dk: actOut | null,
@@ -60,11 +64,18 @@ export interface AttentionOptions {
   alpha?: Tensor | undefined
   /** Query i sees keys up to i + keys − queries. */
   causal?: boolean | undefined
+  /** Factor of q·kᵀ. Default: 1/√d. */
+  scale?: number | undefined
+  /**
+   * A bias of each distance, [heads, queries + keys − 1] float32: element k − i + queries − 1 of its head is added to
+   * the score of query i and key k. With mode off alone. It is frozen: it gets no gradient.
+   */
+  bias?: Tensor | undefined
 }
 
 /**
- * softmax(q·kᵀ/√d)·v per head, with masks and routing (docs/model.md#modes). q, k and v have three or four dimensions
- * and are float32 or bfloat16. The last dimension holds the heads side by side; `over` is attended; the others are
+ * softmax(scale·q·kᵀ + bias)·v per head, with masks and routing (docs/model.md#modes). q, k and v have three or four
+ * dimensions and are float32 or bfloat16. The last dimension holds the heads side by side; `over` is attended; the others are
  * batch, of equal sizes in all three. q [B,T,L,h·d] with `over` 2 is attention in space, with `over` 1 in time. Columns
  * of a packed tensor are read in place, and their gradients are written side by side. Returns a contiguous tensor of
  * q's shape and dtype.
@@ -89,6 +100,10 @@ export function attention(
   if (mode === undefined) throw invalid('mode', 'off, score or attention', o.mode)
   if (mode && !(o.masks && o.alpha))
     throw invalid('attention', `masks and alpha in mode ${o.mode}`, { masks: o.masks?.shape, alpha: o.alpha?.shape })
+  if (o.bias?.requiresGrad)
+    throw invalid('bias', 'a tensor that needs no gradient', o.bias.label ?? `[${o.bias.shape}]`, 'call detach() first')
+  const factor = o.scale ?? 1 / Math.sqrt(width / o.heads)
+  if (!Number.isFinite(factor)) throw invalid('scale', 'a finite number', factor)
   const batch = shape.filter((_, i) => i !== over && i !== rank - 1)
   const keys = keyShape[over]!
   // `expand` is an operator: its backward sums the gradient over the repeated dimensions.
@@ -128,8 +143,10 @@ export function attention(
       keyMask?.handle ?? null,
       masks,
       weights?.handle ?? null,
+      o.bias?.handle ?? null,
       mode,
       o.causal === true,
+      factor,
       rows(y).handle,
       lse.handle,
     ),
@@ -149,8 +166,10 @@ export function attention(
         keyMask?.handle ?? null,
         o.masks && mode ? o.masks.handle : null,
         weights?.handle ?? null,
+        o.bias?.handle ?? null,
         mode,
         o.causal === true,
+        factor,
         lse.handle,
         into(columns[0]),
         into(columns[1]),

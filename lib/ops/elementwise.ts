@@ -12,6 +12,8 @@ declare module '../native.js' {
     multiply(a: act, b: act, y: actOut): void
     gelu_forward(x: act, y: actOut): void
     gelu_backward(dy: act, x: act, dx: actOut): void
+    gelu_tanh_forward(x: act, y: actOut): void
+    gelu_tanh_backward(dy: act, x: act, dx: actOut): void
     relu_forward(x: act, y: actOut): void
     relu_backward(dy: act, x: act, dx: actOut): void
     gate_forward(a: act, b: act, g: tensor, y: actOut): void
@@ -71,6 +73,18 @@ export function gelu(a: Tensor): Tensor {
   return record('gelu', y, [x], (dy) => {
     const dx = empty(x.shape, x.dtype)
     native().ops.gelu_backward(dy.handle, x.handle, dx.handle)
+    return [dx]
+  })
+}
+
+/** GELU's approximation x/2·(1 + tanh(√(2/π)(x + 0.044715 x³))), float32 or bfloat16. */
+export function geluTanh(a: Tensor): Tensor {
+  const x = contiguous(a)
+  const y = empty(x.shape, x.dtype)
+  native().ops.gelu_tanh_forward(x.handle, y.handle)
+  return record('geluTanh', y, [x], (dy) => {
+    const dx = empty(x.shape, x.dtype)
+    native().ops.gelu_tanh_backward(dy.handle, x.handle, dx.handle)
     return [dx]
   })
 }

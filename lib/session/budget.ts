@@ -76,7 +76,7 @@ export interface WeightsPolicy {
  * and widened to float32; widening is exact.
  */
 export function isMatrix({ name, shape }: { name: string; shape: readonly number[] }): boolean {
-  return shape.length === 2 && name.endsWith('.weight') && !name.includes('position')
+  return shape.length === 2 && name.endsWith('.weight') && !/position|relative/.test(name)
 }
 
 /**
@@ -84,7 +84,7 @@ export function isMatrix({ name, shape }: { name: string; shape: readonly number
  * do. Token tables, the output matrix, the Q-Former and the projection behind it stay as they are.
  */
 export function isQuantizable(t: { name: string; shape: readonly number[] }): boolean {
-  return isMatrix(t) && /^(vision_model|language_model)\..*\.layers\.\d+\./.test(t.name)
+  return isMatrix(t) && /^(vision_model|language_model)\..*\.(layers|block)\.\d+\./.test(t.name)
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`

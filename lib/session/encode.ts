@@ -6,7 +6,16 @@ import type { ModelConfig, QFormerText, TextRows } from '../models/image-model.j
 import { IGNORE } from '../ops/cross-entropy.js'
 import { roundUp } from '../shape.js'
 import { tensor } from '../tensor/tensor.js'
-import { answerIds, promptIds, promptRoom, qformerIds, routeText, type SampleText } from '../text/prompts.js'
+import {
+  answerIds,
+  MAX_ANSWER,
+  promptIds,
+  promptRoom,
+  qformerIds,
+  routeText,
+  type SampleText,
+  type SpecialIds,
+} from '../text/prompts.js'
 import { checkIds } from '../text/tokenizer.js'
 import { visualTokens } from '../adapter/config.js'
 import type { Checkpoint } from './checkpoint.js'
@@ -62,7 +71,8 @@ export function encode(
       special,
     } = checkpoint
     const routed = routeText(sample, config)
-    const ids = answer === undefined ? [] : answerIds(tokenizer, answer, special)
+    const most = Math.min(MAX_ANSWER, language.maxPositions)
+    const ids = answer === undefined ? [] : answerIds(tokenizer, answer, special, most)
     if (ids.length === 1)
       throw invalid('answer', 'a text of at least one token', answer, 'the tokenizer gives no token for it')
     const visual = visualTokens(config, numQueryTokens)
@@ -120,12 +130,30 @@ function padded(
   return { width, ids, mask }
 }
 
-/** The language model's rows: prompt, then answer; labels on the answer and its end alone. */
+/** A decoder's rows are few: as many of them as there are widths of a prompt would double its work. */
+const ANSWER_STEP = 8
+
+/**
+ * The language model's rows: prompt, then answer; labels on the answer and its end alone. For an encoder and a decoder
+ * the prompt alone, and the answer, shifted by the start id, for the decoder.
+ */
 export function textRows(
   encoded: readonly Pick<Encoded, 'prompt' | 'answer'>[],
-  padId: number,
+  { padId, startId }: Pick<SpecialIds, 'padId' | 'startId'>,
   widths = asNeeded,
 ): TextRows {
+  const rows = encoded.length
+  if (startId !== undefined) {
+    const { ids, mask } = padded(
+      encoded.map((e) => e.prompt),
+      padId,
+      widths,
+    )
+    const answers = encoded.map((e) => e.answer)
+    const shifted = answers.map((answer) => [startId, ...answer.slice(0, -1)])
+    const step = { step: Math.min(widths.step, ANSWER_STEP), most: Infinity }
+    return { rows, ids, mask, labels: padded(answers, IGNORE, step).ids, decoder: padded(shifted, padId, step).ids }
+  }
   const { width, ids, mask } = padded(
     encoded.map((e) => [...e.prompt, ...e.answer]),
     padId,
@@ -133,7 +161,7 @@ export function textRows(
   )
   const labels = new Int32Array(ids.length).fill(IGNORE)
   encoded.forEach((e, r) => labels.set(e.answer, r * width + e.prompt.length))
-  return { rows: encoded.length, ids, mask, labels }
+  return { rows, ids, mask, labels }
 }
 
 /** The Q-Former's rows, or undefined where it gets no text. */

@@ -20,7 +20,7 @@ import {
 import { readModelConfig } from '../checkpoint/config.js'
 import { hasWeights } from '../checkpoint/files.js'
 import { ImageModel, type ModelConfig, type QFormerText } from '../models/image-model.js'
-import { embedTokens, tokenTensor } from '../models/decoder.js'
+import { embedTokens, tokenTensor, type DecoderConfig } from '../models/decoder.js'
 import { native, type Rehearsed } from '../native.js'
 import { concat, expand } from '../ops/views.js'
 import { sizeOf } from '../shape.js'
@@ -250,16 +250,19 @@ export async function rehearseAnswer(
   const { maxPositions, hiddenSize } = model.config.language
   const V = visual.dim(1)
   const n = Math.min(promptTokens, maxPositions - V) // longer ones are cut
-  const limit = Math.min(maxPositions, V + n + answerTokens)
+  const { startId }: DecoderConfig = model.config.language
+  const taken = startId === undefined ? V + n : 1
+  const limit = Math.min(maxPositions, taken + answerTokens)
+  const copies = startId === undefined ? beams : 1
   const decoder = new Decoder(model, { rows: beams, limit })
   await scope(() =>
     noGrad(() => {
       const words = embedTokens(model.language, tokenTensor(new Int32Array(n), 1, model.device), model.precision)
-      const x = expand(concat([visual, words], 1), [beams, V + n, hiddenSize])
-      return decoder.begin(contiguous(x), new Uint8Array(beams * (V + n)).fill(1))
+      const x = expand(concat([visual, words], 1), [copies, V + n, hiddenSize])
+      return decoder.begin(contiguous(x), new Uint8Array(copies * (V + n)).fill(1))
     }),
   )
-  if (V + n < limit) await decoder.next()
+  if (taken < limit) await decoder.next()
   const bytes = decoder.cacheBytes
   decoder.dispose()
   return bytes

@@ -1,6 +1,6 @@
 /** Answers from a model: the likeliest token after another, tokens that are drawn, and beam search. */
 import { invalid } from '../errors.js'
-import { embedTokens, tokenTensor } from '../models/decoder.js'
+import { embedTokens, isEncoderDecoder, tokenTensor } from '../models/decoder.js'
 import type { ImageModel } from '../models/image-model.js'
 import { contiguous } from '../ops/copy.js'
 import { concat, expand } from '../ops/views.js'
@@ -52,28 +52,37 @@ export async function* generate(
       `${visual.dim(1)} visual and ${prompt.length} of the prompt`,
       'use fewer frames, aggregate: mean, or a shorter prompt',
     )
-  const limit = Math.min(maxPositions, start + maxTokens)
-  // The answer's last token is not fed again, so that it needs no position.
-  const most = Math.min(maxTokens, limit - start + 1)
+  const { language } = model
+  const startId = isEncoderDecoder(language) ? language.config.startId : undefined
+  // Positions that are taken before the answer's first token is fed; its last one is not fed again and needs none.
+  const taken = startId === undefined ? start : 1
+  const limit = Math.min(maxPositions, taken + maxTokens)
+  const most = Math.min(maxTokens, limit - taken + 1)
   if (most < 1) return 'length'
   const { beams, temperature, repetitionPenalty } = choice
   const scores = beams > 1 || temperature > 0 || repetitionPenalty !== 1
   const decoder = Decoder.of(model, { rows: beams, limit, graphs: options.graphs, scores })
   let spoilt = true // until an answer ends without an error
+  /** An encoder reads the prompt once, whatever the number of beams. */
+  const copies = startId === undefined ? beams : 1
   /** The first scores, or ids. */
   const first = <T>(begin: (x: Tensor, mask: Uint8Array) => Promise<T>): Promise<T> =>
-    scope(() => noGrad(() => begin(rows(model, visual, prompt, beams), new Uint8Array(beams * start).fill(1))))
-  const fed = [...prompt]
+    scope(() => noGrad(() => begin(rows(model, visual, prompt, copies), new Uint8Array(copies * start).fill(1))))
+  const fed: number[] = []
   const failed = (made: number): Promise<Error> => {
-    const text = { rows: 1, ids: Int32Array.from(fed), mask: new Uint8Array(fed.length).fill(1) }
+    const ids = Int32Array.from(startId === undefined ? [...prompt, ...fed] : prompt)
+    const mask = new Uint8Array(ids.length).fill(1)
+    const text = { rows: 1, ids, mask, ...(startId !== undefined && { decoder: Int32Array.of(startId, ...fed) }) }
     return notFinite(`the scores of token ${made} of the answer are`, {
       model,
       again: (observe) => model.hidden(visual, text, { observe }),
     })
   }
-  // What the penalty counts: as in transformers, the visual tokens' placeholder as well.
+  // What the penalty counts: as in transformers, the visual tokens' placeholder as well, and of a decoder beside an
+  // encoder what it reads.
   const { imageTokenId } = model.config
-  const before = imageTokenId === undefined ? [...prompt] : [imageTokenId, ...prompt]
+  const before =
+    startId !== undefined ? [startId] : imageTokenId === undefined ? [...prompt] : [imageTokenId, ...prompt]
   try {
     if (beams > 1) {
       const { ids, isStopped } = await beamSearch(
@@ -103,7 +112,7 @@ export async function* generate(
       if (scores) {
         const s =
           made === 0 ? await first((x, mask) => decoder.beginScores(x, mask)) : await decoder.nextScores([fed.at(-1)!])
-        next = areFinite(s) ? await chooser.choose(s, [...before, ...fed.slice(prompt.length)]) : -1
+        next = areFinite(s) ? await chooser.choose(s, [...before, ...fed]) : -1
       } else {
         ;[next] = (made === 0 ? await first((x, mask) => decoder.begin(x, mask)) : await decoder.next()) as unknown as [
           number,

@@ -1,18 +1,29 @@
 /**
  * Decoding, one token of every row at a time: the likeliest, or what a caller chooses by the scores. On a CUDA device
  * every step has the same launches on the same memory: positions, the key mask and the cache's length are read from
- * device memory. A step is captured once per range of key counts, and replayed.
+ * device memory. A step is captured once per range of key counts, and replayed. Steps of an encoder and a decoder are
+ * launched one by one: the biases of distances depend on the position.
  */
 import { invalid } from '../errors.js'
-import { embedTokens, KVCache, logits, tokenTensor } from '../models/decoder.js'
+import {
+  embedTokens,
+  isEncoderDecoder,
+  KVCache,
+  logits,
+  tokenTensor,
+  type CausalModel,
+  type EncoderDecoder,
+  type Source,
+} from '../models/decoder.js'
 import type { ImageModel } from '../models/image-model.js'
 import { argmax } from '../ops/argmax.js'
 import { cast, full, write } from '../ops/copy.js'
-import { narrow, reshape } from '../ops/views.js'
+import { expand, narrow, reshape } from '../ops/views.js'
 import { roundUp } from '../shape.js'
 import { Graph } from '../tensor/cuda-graph.js'
 import { keep, scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
+import { itemSize } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 
 /** A captured step reads a multiple of this many keys; those not yet written are masked. */
@@ -22,7 +33,7 @@ const CAPACITY = 256
 
 export interface DecoderOptions {
   rows: number
-  /** Most tokens of a row, its prompt included. */
+  /** Most tokens of a row, its prompt included unless an encoder reads that. */
   limit: number
   /** Whether every step gives the scores of all tokens, and the caller chooses; else the likeliest is taken. */
   scores?: boolean | undefined
@@ -41,6 +52,8 @@ export class Decoder {
   /** The scores of the next ids, [rows, V], where a caller chooses. */
   readonly #scores: Tensor | undefined
   #positions: number[] = []
+  /** What an encoder made of the prompts. */
+  #source: Source | undefined
   /**
    * On a CUDA device, what a step reads there: where the cache goes on and the positions, [1 + rows]; the mask; a
    * column of ones.
@@ -55,12 +68,13 @@ export class Decoder {
   ) {
     const { device } = model
     const { rows, limit } = options
-    this.capacity = device === 'cpu' ? limit : roundUp(limit, CAPACITY)
+    const captures = device !== 'cpu' && !isEncoderDecoder(model.language)
+    this.capacity = captures ? roundUp(limit, CAPACITY) : limit
     this.#cache = new KVCache(this.capacity)
     this.#mask = new Uint8Array(rows * this.capacity)
     this.#ids = keep(full([rows], 0, 'int32', device))
     if (options.scores) this.#scores = keep(full([rows, model.language.head.dim(0)], 0, 'float32', device))
-    if (device !== 'cpu') {
+    if (captures) {
       const bytes = (shape: number[], value: number): Tensor => keep(full(shape, value, 'uint8', device))
       this.#device = {
         state: keep(full([1 + rows], 0, 'int32', device)),
@@ -110,8 +124,9 @@ export class Decoder {
   }
 
   /**
-   * Begins with rows of embeddings x [rows,n,D] and their mask, row-major [rows,n]: padding stands on the left. Returns
-   * the likeliest next id of each row; −1 where a score is not finite.
+   * Begins with rows of embeddings x [rows,n,D] and their mask, row-major [rows,n]: padding stands on the left, before
+   * an encoder on the right, and one row may stand for all. Returns the likeliest next id of each row; −1 where a score
+   * is not finite.
    */
   async begin(x: Tensor, mask: Uint8Array): Promise<Int32Array> {
     this.#begin(x, mask)
@@ -126,7 +141,9 @@ export class Decoder {
 
   #begin(x: Tensor, mask: Uint8Array): void {
     const { rows } = this.options
+    const { language } = this.model
     const n = x.dim(1)
+    if (isEncoderDecoder(language)) return this.#read(language, x, mask)
     if (x.dim(0) !== rows || mask.length !== rows * n || n > this.capacity)
       throw invalid('x', `[${rows},n,D] with n up to ${this.capacity}, and its mask`, `[${x.shape}] and ${mask.length}`)
     this.#cache.length = 0
@@ -136,9 +153,54 @@ export class Decoder {
       noGrad(() => {
         if (this.#device)
           write(this.#device.mask, tensor(this.#mask, [rows, this.capacity], 'uint8', this.model.device))
-        this.#forward(x)
+        this.#forward(language, x)
       }),
     )
+  }
+
+  /** Encodes the prompts, and feeds the start id. */
+  #read(language: EncoderDecoder, x: Tensor, mask: Uint8Array): void {
+    const { rows } = this.options
+    const [given, n] = x.shape as [number, number]
+    if ((given !== rows && given !== 1) || mask.length !== given * n)
+      throw invalid('x', `[${rows},n,D] or [1,n,D], and its mask`, `[${x.shape}] and ${mask.length}`)
+    this.#freeSource()
+    this.#cache.length = 0
+    scope(() =>
+      noGrad(() => {
+        const { mask: seen, layers } = language.encode(x, tokenTensor(mask, given, this.model.device))
+        const all = (t: Tensor): Tensor =>
+          keep(
+            given === rows
+              ? t
+              : expand(
+                  t,
+                  t.shape.map((size, i) => (i === 0 ? rows : size)),
+                ),
+          )
+        const made = new Map<Tensor, Tensor>()
+        for (const { k, v } of layers) for (const { of } of [k, v]) if (!made.has(of)) made.set(of, all(of))
+        this.#source = {
+          mask: all(seen),
+          layers: layers.map(({ k, v }) => ({ k: { ...k, of: made.get(k.of)! }, v: { ...v, of: made.get(v.of)! } })),
+        }
+        const start = new Int32Array(rows).fill(language.config.startId)
+        write(this.#ids, tensor(start, [rows], 'int32', this.model.device))
+        this.#decode(language)
+      }),
+    )
+  }
+
+  #freeSource(): void {
+    for (const t of new Set(this.#source?.layers.flatMap(({ k, v }) => [k.of, v.of]))) t.dispose()
+    this.#source?.mask.dispose()
+    this.#source = undefined
+  }
+
+  /** Feeds the last ids to a decoder beside its encoder. */
+  #decode(language: EncoderDecoder): void {
+    this.#choose(language.decode(this.#words(), this.#source!, { cache: this.#cache }))
+    this.#cache.length++
   }
 
   /** Feeds the previous ids and returns the next ones, as {@link begin} does. */
@@ -166,12 +228,22 @@ export class Decoder {
     const { length } = this
     if (length >= this.capacity) throw invalid('context', `at most ${this.capacity} tokens`, length + 1)
     for (let r = 0; r < this.options.rows; r++) this.#mask[r * this.capacity + length] = 1
-    scope(() => noGrad(() => (this.#device ? this.#replay(this.#device) : this.#forward(this.#words()))))
+    const { language } = this.model
+    scope(() =>
+      noGrad(() => {
+        if (isEncoderDecoder(language)) this.#decode(language)
+        else if (this.#device) this.#replay(language, this.#device)
+        else this.#forward(language, this.#words())
+      }),
+    )
   }
 
-  /** Bytes of its keys and values. */
+  /** Bytes of its keys and values, those of an encoder's rows included. */
   get cacheBytes(): number {
-    return this.#cache.bytes
+    const { mask, layers = [] } = this.#source ?? {}
+    const kept = new Set(layers.flatMap(({ k, v }) => [k.of, v.of]))
+    const rows = mask?.strides[0] === 0 ? this.options.rows : 1 // one row that stands for all
+    return [...kept].reduce((n, t) => n + (t.size / rows) * itemSize(t.dtype), this.#cache.bytes)
   }
 
   #words(): Tensor {
@@ -186,9 +258,9 @@ export class Decoder {
   }
 
   /** Feeds x [rows,n,D] with host-side positions and mask. */
-  #forward(x: Tensor): void {
+  #forward(language: CausalModel, x: Tensor): void {
     const {
-      model: { language, device },
+      model: { device },
       options: { rows },
     } = this
     const [n, before] = [x.dim(1), this.length]
@@ -213,7 +285,7 @@ export class Decoder {
   }
 
   /** Feeds the last ids by launches that are the same each time, captured at the second sight of so many keys. */
-  #replay({ state, mask, ones }: { state: Tensor; mask: Tensor; ones: Tensor }): void {
+  #replay(language: CausalModel, { state, mask, ones }: { state: Tensor; mask: Tensor; ones: Tensor }): void {
     const {
       model: { device },
       options: { rows, graphs = true },
@@ -224,7 +296,7 @@ export class Decoder {
     const keys = Math.min(this.capacity, roundUp(length + 1, KEYS))
     const step = (): void => {
       const cache = this.#cache.at(state.view([1]), keys)
-      const hidden = this.model.language.forward(this.#words(), {
+      const hidden = language.forward(this.#words(), {
         mask: mask.view([rows, keys], mask.strides),
         positions: state.view([rows, 1], [1, 1], 1),
         cache,
@@ -244,6 +316,7 @@ export class Decoder {
     for (const graph of this.#graphs.values()) graph?.dispose()
     this.#graphs.clear()
     this.#cache.dispose()
+    this.#freeSource()
     for (const t of [this.#ids, this.#scores, ...Object.values(this.#device ?? {})]) t?.dispose()
   }
 }

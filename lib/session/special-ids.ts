@@ -1,5 +1,6 @@
 /** The ids that a tokenizer and a language model agree on. */
 import { invalid } from '../errors.js'
+import type { DecoderConfig } from '../models/decoder.js'
 import { familyOf, type LanguageConfig } from '../models/language.js'
 import type { SpecialIds } from '../text/prompts.js'
 import type { Tokenizer } from '../text/tokenizer.js'
@@ -16,5 +17,7 @@ export function specialIds(tokenizer: Tokenizer, language: LanguageConfig): Spec
   if (eosId === null)
     throw invalid(`${tokenizer.folder}: eos_token`, 'a token that ends an answer, there or in config.json', null)
   const padId = tokenizer.padId ?? language.padId ?? -1
-  return { bosId: tokenizer.bosId ?? language.bosId, eosId, padId: padId < 0 ? eosId : padId }
+  const ids = { eosId, padId: padId < 0 ? eosId : padId }
+  const { startId }: DecoderConfig = language
+  return startId !== undefined ? { ...ids, bosId: null, startId } : { ...ids, bosId: tokenizer.bosId ?? language.bosId }
 }

@@ -23,6 +23,8 @@ export interface SpecialIds {
   bosId: number | null
   eosId: number
   padId: number
+  /** Of an encoder and a decoder: the id that begins what the decoder reads. Its prompts end with EOS. */
+  startId?: number | undefined
 }
 
 /** Most tokens of an answer, its EOS included. */
@@ -44,14 +46,16 @@ export function qformerIds(tokenizer: Tokenizer, text: string, maxTokens = 128):
   return tokenizer.encode(text, { maxTokens, truncation: 'left' })
 }
 
-/** BOS and the prompt, cut on the left behind the BOS. */
+/** BOS and the prompt, or the prompt and EOS for an encoder, cut on the left of the prompt. */
 export function promptIds(
   tokenizer: Tokenizer,
   prompt: string,
-  special: Pick<SpecialIds, 'bosId'>,
+  special: Pick<SpecialIds, 'bosId'> & Partial<SpecialIds>,
   maxTokens = Infinity,
 ): number[] {
-  const frame = special.bosId === null ? [] : [special.bosId]
+  const before = special.bosId === null ? [] : [special.bosId]
+  const after = special.startId === undefined || special.eosId === undefined ? [] : [special.eosId]
+  const frame = [...before, ...after]
   if (maxTokens < frame.length + 1)
     throw invalid(
       'the room for the prompt',
@@ -60,8 +64,9 @@ export function promptIds(
       'take fewer visual tokens or shorter answers',
     )
   return [
-    ...frame,
+    ...before,
     ...tokenizer.encode(prompt, { addSpecialTokens: false, maxTokens: maxTokens - frame.length, truncation: 'left' }),
+    ...after,
   ]
 }
 
@@ -77,7 +82,11 @@ export function answerIds(
   return [...tokenizer.encode(text, { addSpecialTokens: false, maxTokens: maxTokens - 1 }), special.eosId]
 }
 
-/** Most tokens of a prompt, beside the visual tokens and the answer. */
-export function promptRoom(language: { maxPositions: number }, visualTokens: number, answerTokens: number): number {
-  return language.maxPositions - visualTokens - answerTokens
+/** Most tokens of a prompt, beside the visual tokens and the answer, unless a decoder of its own reads that. */
+export function promptRoom(
+  language: { maxPositions: number; startId?: number },
+  visualTokens: number,
+  answerTokens: number,
+): number {
+  return language.maxPositions - visualTokens - (language.startId === undefined ? answerTokens : 0)
 }

@@ -67,7 +67,7 @@ export class BadSteps {
           const seen: [string, Tensor][] = []
           const observe = (name: string, t: Tensor): void => void seen.push([name, t])
           const visual = model.visualTokens(await features.batch([sample]), qformerRows(encoded), adapter, { observe })
-          const hidden = model.hidden(visual, textRows(encoded, special.padId), { observe })
+          const hidden = model.hidden(visual, textRows(encoded, special), { observe })
           return firstNotFinite([...seen, ['the last hidden states', hidden]])
         }),
       )

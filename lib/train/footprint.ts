@@ -92,7 +92,7 @@ export async function trainFootprint(
     const inputs = (): StepInputs => ({
       features: zeros([B, T, vision.tokens, vision.hiddenSize], model.precision),
       qformer: rehearsedText(model, B, K),
-      text: model.upload(answersOf(B, S, sizes.answerTokens), V),
+      text: model.upload(answersOf(config.language, B, S, sizes.answerTokens), V),
       factor: full([], 1),
     })
     // Twice: what the first step frees is kept, and the second may not use all of it. A clip that is read ahead passes

@@ -4,7 +4,6 @@ import { readFrames } from '../data/frames.js'
 import { readManifest, type Sample } from '../data/manifest.js'
 import { invalid } from '../errors.js'
 import { encode, textRows, type TextConfig, type TextSide } from '../session/encode.js'
-import { IGNORE } from '../ops/cross-entropy.js'
 import type { Tokenizer } from '../text/tokenizer.js'
 import { batchesOf } from './batches.js'
 import type { TrainConfig } from './config.js'
@@ -46,8 +45,8 @@ async function showMicroBatch(
   samples: readonly Sample[],
 ): Promise<ShownSample[]> {
   const encoded = samples.map((s) => encode(texts, text, s))
-  const rows = textRows(encoded, texts.special.padId)
-  const width = rows.ids.length / rows.rows
+  const rows = textRows(encoded, texts.special)
+  const width = (rows.ids.length + (rows.decoder?.length ?? 0)) / rows.rows
   return Promise.all(
     samples.map(async (sample, i) => {
       const frames = await readFrames(sample, {
@@ -55,20 +54,17 @@ async function showMicroBatch(
         sampling: data.sampling,
         timeout: data.timeout,
       })
-      const at = [...rows.ids.keys()].slice(i * width, (i + 1) * width).filter((k) => rows.mask[k] === 1)
-      const { qformer } = encoded[i]!
+      const { qformer, prompt, answer } = encoded[i]!
+      const read = [...prompt, ...answer]
       return {
         id: sample.id,
         video: sample.video,
         times: frames.map((f) => f.time),
         qformer: qformer && tokens(texts.qformerTokenizer!, qformer),
         visual: visualTokens(text, texts.model.config.numQueryTokens),
-        tokens: tokens(
-          texts.tokenizer,
-          at.map((k) => rows.ids[k]!),
-        ),
-        labels: at.map((k) => rows.labels![k] !== IGNORE),
-        padding: width - at.length,
+        tokens: tokens(texts.tokenizer, read),
+        labels: read.map((_, k) => k >= prompt.length),
+        padding: width - read.length,
       }
     }),
   )

@@ -72,7 +72,7 @@ export class Trainer {
   async step(microBatches: readonly (readonly Sample[])[], factor = 1): Promise<StepResult> {
     const { checkpoint, adapter, optimizer } = this
     const encoded = microBatches.map((samples) => samples.map((s) => encode(checkpoint, adapter.config, s)))
-    const tokens = encoded.reduce((n, batch) => n + answerTokens(textRows(batch, checkpoint.special.padId)), 0)
+    const tokens = encoded.reduce((n, batch) => n + answerTokens(textRows(batch, checkpoint.special)), 0)
     optimizer.prepare(factor)
     this.seen = { positions: 0, filled: 0, waited: 0 }
     return scope(async () => {
@@ -142,8 +142,8 @@ export class Trainer {
     // Widths are rounded up so that few shapes recur often. Padding is masked, or is an answer that does not count.
     const step = graphs ? 32 : 1
     const words = qformerRows(encoded, { step, most: qformer.maxPositions })
-    const rows = textRows(encoded, special.padId, { step, most: language.maxPositions - V })
-    this.seen.positions += rows.ids.length + (words?.ids.size ?? 0)
+    const rows = textRows(encoded, special, { step, most: language.maxPositions - V })
+    this.seen.positions += rows.ids.length + (rows.decoder?.length ?? 0) + (words?.ids.size ?? 0)
     for (const e of encoded) this.seen.filled += e.prompt.length + e.answer.length + (e.qformer?.length ?? 0)
     return {
       features: seen,

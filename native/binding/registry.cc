@@ -132,6 +132,8 @@ const std::vector<Operator>& registry() {
       op<check_multiply, cpu::multiply, CUDA(multiply)>("multiply"),
       op<check_gelu_forward, cpu::gelu_forward, CUDA(gelu_forward)>("gelu_forward"),
       op<check_gelu_backward, cpu::gelu_backward, CUDA(gelu_backward)>("gelu_backward"),
+      op<check_gelu_tanh_forward, cpu::gelu_tanh_forward, CUDA(gelu_tanh_forward)>("gelu_tanh_forward"),
+      op<check_gelu_tanh_backward, cpu::gelu_tanh_backward, CUDA(gelu_tanh_backward)>("gelu_tanh_backward"),
       op<check_relu_forward, cpu::relu_forward, CUDA(relu_forward)>("relu_forward"),
       op<check_relu_backward, cpu::relu_backward, CUDA(relu_backward)>("relu_backward"),
       op<check_silu_mul_forward, cpu::silu_mul_forward, CUDA(silu_mul_forward)>("silu_mul_forward"),

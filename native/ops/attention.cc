@@ -1,5 +1,6 @@
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "core/blocks.h"
@@ -32,7 +33,7 @@ void require_writable(const View& v, const char* what) {
 
 /// All arguments but the output.
 void check_inputs(const View& q, const View& k, const View& v, const Maybe& key_mask, const Maybe& masks,
-                  const Maybe& alpha, Routing routing, const View& lse) {
+                  const Maybe& alpha, const Maybe& bias, Routing routing, const View& lse) {
   require_head_rows(q, "q");
   require_head_rows(k, "k");
   require_head_rows(v, "v");
@@ -48,6 +49,11 @@ void check_inputs(const View& q, const View& k, const View& v, const Maybe& key_
   for (const auto& [v, what] : {std::pair<const View&, const char*>{masks, "masks"}, {alpha, "alpha"}})
     require(bool(v) == routed, what, ": expected ",
             routed ? "a tensor in this mode, but got none." : "none in mode 0 (off), but got a tensor.");
+  if (bias) {
+    require(!routed, "bias: expected none with masks, but got a tensor.");
+    require_dtype(bias, "bias", DType::f32);
+    require_shape(bias, "bias", {h, std::max<int64_t>(0, nq + nk - 1)});
+  }
   int64_t p = 1;
   if (routed) {
     require_dtype(masks, "masks", DType::u8);
@@ -71,16 +77,16 @@ void check_like(const View& v, const char* what, const View& x, const char* whos
 }  // namespace
 
 void check_attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha,
-                             int64_t mode, bool, ActOut out, Out lse) {
-  check_inputs(q, k, v, key_mask, masks, alpha, routing_of(mode), lse);
+                             Maybe bias, int64_t mode, bool, double, ActOut out, Out lse) {
+  check_inputs(q, k, v, key_mask, masks, alpha, bias, routing_of(mode), lse);
   check_like(out, "out", q, "q");
   require_writable(out, "out");
 }
 
 void check_attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
-                              Maybe alpha, int64_t mode, bool, const View& lse, MaybeActOut dq, MaybeActOut dk,
-                              MaybeActOut dv, MaybeOut dalpha) {
-  check_inputs(q, k, v, key_mask, masks, alpha, routing_of(mode), lse);
+                              Maybe alpha, Maybe bias, int64_t mode, bool, double, const View& lse, MaybeActOut dq,
+                              MaybeActOut dk, MaybeActOut dv, MaybeOut dalpha) {
+  check_inputs(q, k, v, key_mask, masks, alpha, bias, routing_of(mode), lse);
   check_like(dout, "dout", q, "q");
   if (dq) {
     check_like(dq, "dq", q, "q");
@@ -117,9 +123,10 @@ T* rows_at(const View& v, const UnitIndex& at) {
 
 /// What the units of a call have in common.
 struct Call {
-  const View &q, &k, &v, &key_mask, &masks, &alpha, &lse;
+  const View &q, &k, &v, &key_mask, &masks, &alpha, &bias, &lse;
   Routing routing;
   bool causal;
+  float scale;
   std::vector<int32_t> bits = {};  // [nq, padded(nk)]: masks, as wide as floats
 
   int64_t heads() const { return q.shape[3]; }
@@ -152,7 +159,7 @@ struct Call {
     u.shift = causal ? u.nk - u.nq : u.nk;
     u.routing = routing;
     u.p = routing == Routing::off ? 1 : int(alpha.shape[2]);
-    u.scale = float(1 / std::sqrt(double(u.d)));
+    u.scale = scale;
     key_bias.assign(size_t(padded(u.nk)), -INFINITY);
     const uint8_t* is_token = key_mask ? key_mask.data<uint8_t>() + i0 * key_mask.stride[0] + i1 * key_mask.stride[1]
                                        : nullptr;
@@ -161,6 +168,10 @@ struct Call {
     while (u.keys > 0 && key_bias[size_t(u.keys - 1)] != 0) --u.keys;
     u.key_bias = key_bias.data();
     u.masks = bits.data();
+    if (bias) {
+      u.bias = bias.data<float>() + head * bias.stride[0];
+      u.bias_stride = bias.stride[1];
+    }
     if (routing != Routing::off)
       for (int j = 0; j < u.p; ++j)
         u.alpha[j] = alpha.data<float>()[i0 * alpha.stride[0] + i1 * alpha.stride[1] + j * alpha.stride[2]];
@@ -241,12 +252,12 @@ Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Ke
 
 }  // namespace
 
-void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
-                       bool causal, ActOut out, Out lse) {
+void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, Maybe bias,
+                       int64_t mode, bool causal, double scale, ActOut out, Out lse) {
   if (!out.numel()) return;
-  Call call{q, k, v, key_mask, masks, alpha, lse, routing_of(mode), causal};
+  Call call{q, k, v, key_mask, masks, alpha, bias, lse, routing_of(mode), causal, float(scale)};
   call.widen_masks();
-  const bool across = call.routing == Routing::off && !causal && q.shape[2] >= kLeastAcross;
+  const bool across = call.routing == Routing::off && !causal && !bias && q.shape[2] >= kLeastAcross;
   Kernel run = across ? choose(MT_KERNELS(forward_across), q.shape[2]) : choose(MT_KERNELS(forward), k.shape[2]);
   parallel_for(call.units(), call.cost(), [&](int64_t begin, int64_t end) {
     std::vector<float> key_bias;
@@ -264,9 +275,9 @@ void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask,
 }
 
 void attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
-                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
-                        MaybeActOut dv, MaybeOut dalpha) {
-  Call call{q, k, v, key_mask, masks, alpha, lse, routing_of(mode), causal};
+                        Maybe alpha, Maybe bias, int64_t mode, bool causal, double scale, const View& lse,
+                        MaybeActOut dq, MaybeActOut dk, MaybeActOut dv, MaybeOut dalpha) {
+  Call call{q, k, v, key_mask, masks, alpha, bias, lse, routing_of(mode), causal, float(scale)};
   call.widen_masks();
   Kernel run = choose(MT_KERNELS(backward), k.shape[2]);
   const int64_t heads = call.heads(), p = dalpha ? dalpha.shape[2] : 0;

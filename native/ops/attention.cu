@@ -1,6 +1,5 @@
 #include "ops/attention.h"
 
-#include <cmath>
 #include <type_traits>
 
 #include "kernels/cuda/attention.h"
@@ -17,7 +16,7 @@ Rows<E> rows(const View& v) {
 /// All but the results, and what they are made of in backward.
 template <typename T>
 Attention<T> arguments(const View& q, const View& k, const View& v, const View& key_mask, const View& masks,
-                       const View& alpha, int64_t mode, bool causal, const View& lse) {
+                       const View& alpha, const View& bias, int64_t mode, bool causal, double scale, const View& lse) {
   Attention<T> a{};
   a.q = rows<const T>(q);
   a.k = rows<const T>(k);
@@ -33,6 +32,7 @@ Attention<T> arguments(const View& q, const View& k, const View& v, const View& 
     a.alpha_j = alpha.stride[2];
     a.p = int(alpha.shape[2]);
   }
+  if (bias) a.bias = bias.data<float>(), a.bias_head = bias.stride[0], a.bias_step = bias.stride[1];
   a.lse = lse.data<float>();
   a.units = q.shape[0] * q.shape[1] * q.shape[3];
   a.nq = int(q.shape[2]);
@@ -41,29 +41,29 @@ Attention<T> arguments(const View& q, const View& k, const View& v, const View& 
   a.heads = int(q.shape[3]);
   a.b1 = int(q.shape[1]);
   a.causal = causal;
-  a.scale = float(1 / std::sqrt(double(a.d)));
+  a.scale = float(scale);
   return a;
 }
 
 }  // namespace
 
-void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, int64_t mode,
-                       bool causal, ActOut out, Out lse) {
+void attention_forward(const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks, Maybe alpha, Maybe bias,
+                       int64_t mode, bool causal, double scale, ActOut out, Out lse) {
   if (!out.numel()) return;
   each_activation(q.dtype, [&](auto t) {
     using T = decltype(t);
-    auto a = arguments<T>(q, k, v, key_mask, masks, alpha, mode, causal, lse);
+    auto a = arguments<T>(q, k, v, key_mask, masks, alpha, bias, mode, causal, scale, lse);
     a.out = rows<T>(out);
     attention_forward(a);
   });
 }
 
 void attention_backward(const Act& dout, const Act& q, const Act& k, const Act& v, Maybe key_mask, Maybe masks,
-                        Maybe alpha, int64_t mode, bool causal, const View& lse, MaybeActOut dq, MaybeActOut dk,
-                        MaybeActOut dv, MaybeOut dalpha) {
+                        Maybe alpha, Maybe bias, int64_t mode, bool causal, double scale, const View& lse,
+                        MaybeActOut dq, MaybeActOut dk, MaybeActOut dv, MaybeOut dalpha) {
   each_activation(q.dtype, [&](auto t) {
     using T = decltype(t);
-    auto a = arguments<T>(q, k, v, key_mask, masks, alpha, mode, causal, lse);
+    auto a = arguments<T>(q, k, v, key_mask, masks, alpha, bias, mode, causal, scale, lse);
     a.dout = rows<const T>(dout);
     a.dq = rows<T>(dq);
     a.dk = rows<T>(dk);

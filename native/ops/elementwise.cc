@@ -46,6 +46,8 @@ void check_gelu_backward(const Act& dy, const Act& x, ActOut dx) {
   same(dy, "dy", x, "x");
   same(dx, "dx", x, "x");
 }
+void check_gelu_tanh_forward(const Act& x, ActOut y) { check_gelu_forward(x, y); }
+void check_gelu_tanh_backward(const Act& dy, const Act& x, ActOut dx) { check_gelu_backward(dy, x, dx); }
 void check_relu_forward(const Act& x, ActOut y) { check_gelu_forward(x, y); }
 void check_relu_backward(const Act& dy, const Act& x, ActOut dx) { check_gelu_backward(dy, x, dx); }
 void check_gate_forward(const Act& a, const Act& b, const View& g, ActOut y) {
@@ -92,6 +94,8 @@ void stretches(const View* const (&in)[In], const View* const (&out)[Out], int64
   });
 }
 
+float gelu_tanh_gate(float x) { return 1 / (1 + std::exp(-x * (1.5957691f + 0.0713548163f * x * x))); }
+
 /// out = f(in), number by number.
 template <size_t In, typename F>
 void each(const View* const (&in)[In], const View& out, F f) {
@@ -130,6 +134,21 @@ void gelu_forward(const Act& x, ActOut y) {
 void gelu_backward(const Act& dy, const Act& x, ActOut dx) {
   stretches({&dy, &x}, {&dx}, 5,
             [run = MT_FOR_ISA(gelu_backward)](auto in, auto out, int64_t n) { run(in[0], in[1], out[0], n); });
+}
+
+// x/2·(1 + tanh u) = x·s, s = 1/(1 + e^(−2u)), which keeps its relative error where tanh u is near −1.
+void gelu_tanh_forward(const Act& x, ActOut y) {
+  stretches({&x}, {&y}, 20, [](auto in, auto out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) out[0][i] = in[0][i] * gelu_tanh_gate(in[0][i]);
+  });
+}
+void gelu_tanh_backward(const Act& dy, const Act& x, ActOut dx) {
+  stretches({&dy, &x}, {&dx}, 20, [](auto in, auto out, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      const float a = in[1][i], s = gelu_tanh_gate(a);
+      out[0][i] = in[0][i] * s * (1 + a * (1 - s) * (1.5957691f + 0.2140644488f * a * a));
+    }
+  });
 }
 
 void relu_forward(const Act& x, ActOut y) {

@@ -135,6 +135,18 @@ struct GeluBackward {
     return dy * (0.5f * erfcf(-x * 0.70710678118654752f) + x * 0.39894228040143268f * expf(-0.5f * x * x));
   }
 };
+__device__ inline float gelu_tanh_gate(float x) {
+  return 1.0f / (1.0f + expf(-x * (1.5957691f + 0.0713548163f * x * x)));
+}
+struct GeluTanh {
+  __device__ float operator()(float x) const { return x * gelu_tanh_gate(x); }
+};
+struct GeluTanhBackward {
+  __device__ float operator()(float dy, float x) const {
+    const float s = gelu_tanh_gate(x);
+    return dy * s * (1.0f + x * (1.0f - s) * (1.5957691f + 0.2140644488f * x * x));
+  }
+};
 struct Relu {
   __device__ float operator()(float x) const { return x <= 0 ? 0.0f : x; }
 };
@@ -195,6 +207,8 @@ void scale(const Act& x, double factor, ActOut out) { apply(x, out, Scale{float(
 void multiply(const Act& a, const Act& b, ActOut out) { apply(a, b, out, Product{}); }
 void gelu_forward(const Act& x, ActOut y) { apply(x, y, Gelu{}); }
 void gelu_backward(const Act& dy, const Act& x, ActOut dx) { apply(dy, x, dx, GeluBackward{}); }
+void gelu_tanh_forward(const Act& x, ActOut y) { apply(x, y, GeluTanh{}); }
+void gelu_tanh_backward(const Act& dy, const Act& x, ActOut dx) { apply(dy, x, dx, GeluTanhBackward{}); }
 void relu_forward(const Act& x, ActOut y) { apply(x, y, Relu{}); }
 void relu_backward(const Act& dy, const Act& x, ActOut dx) { apply(dy, x, dx, ReluBackward{}); }
 void gate_forward(const Act& a, const Act& b, const View& g, ActOut y) {

@@ -14,6 +14,10 @@ void check_multiply(const Act& a, const Act& b, ActOut out);
 /// y = gelu(x) = x Φ(x), Φ(x) = (1 + erf(x/√2))/2, not its approximation by tanh; dx = dy∘(Φ(x) + x φ(x)).
 void check_gelu_forward(const Act& x, ActOut y);
 void check_gelu_backward(const Act& dy, const Act& x, ActOut dx);
+/// Its approximation y = x/2·(1 + tanh u), u = √(2/π)(x + 0.044715 x³); dx = dy∘((1 + tanh u)/2 + x/2·(1 − tanh²
+/// u)·u′).
+void check_gelu_tanh_forward(const Act& x, ActOut y);
+void check_gelu_tanh_backward(const Act& dy, const Act& x, ActOut dx);
 /// y = max(x, 0); dx = dy where x > 0. At 0 the slope is 0.
 void check_relu_forward(const Act& x, ActOut y);
 void check_relu_backward(const Act& dy, const Act& x, ActOut dx);
@@ -27,6 +31,8 @@ void scale(const Act& x, double factor, ActOut out);
 void multiply(const Act& a, const Act& b, ActOut out);
 void gelu_forward(const Act& x, ActOut y);
 void gelu_backward(const Act& dy, const Act& x, ActOut dx);
+void gelu_tanh_forward(const Act& x, ActOut y);
+void gelu_tanh_backward(const Act& dy, const Act& x, ActOut dx);
 void relu_forward(const Act& x, ActOut y);
 void relu_backward(const Act& dy, const Act& x, ActOut dx);
 void gate_forward(const Act& a, const Act& b, const View& g, ActOut y);
@@ -38,6 +44,8 @@ void scale(const Act& x, double factor, ActOut out);
 void multiply(const Act& a, const Act& b, ActOut out);
 void gelu_forward(const Act& x, ActOut y);
 void gelu_backward(const Act& dy, const Act& x, ActOut dx);
+void gelu_tanh_forward(const Act& x, ActOut y);
+void gelu_tanh_backward(const Act& dy, const Act& x, ActOut dx);
 void relu_forward(const Act& x, ActOut y);
 void relu_backward(const Act& dy, const Act& x, ActOut dx);
 void gate_forward(const Act& a, const Act& b, const View& g, ActOut y);

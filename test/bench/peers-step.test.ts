@@ -90,7 +90,7 @@ const trained = {
           tokens: rows(batch.qformerMask!.data),
           ids: rows(batch.inputIds.data),
           attended: rows(await numbers(text.mask)),
-          positions: rows(await numbers(text.positions)),
+          positions: rows(await numbers(text.positions!)),
           places: [...(await numbers(text.answers!.indices))],
           targets: [...(await numbers(text.answers!.targets))],
         },

@@ -153,16 +153,52 @@ test('both generations of names are read', () => {
   assert.is(parsed.kind === 'llama' && parsed.ropeTheta, 2e4)
 })
 
+const t5 = (t: object) => ({
+  model_type: 'blip-2',
+  text_config: { model_type: 't5', feed_forward_proj: 'gated-gelu', ...t },
+})
+test("Flan-T5's fields, its defaults, and the ids that it has whatever a config says", () => {
+  const { language } = parseModelConfig(
+    t5({ d_model: 2048, d_kv: 64, d_ff: 5120, num_layers: 24, num_heads: 32, dense_act_fn: 'gelu', bos_token_id: 1 }),
+  )
+  assert.equal(language, {
+    kind: 't5',
+    hiddenSize: 2048,
+    headSize: 64,
+    mlpSize: 5120,
+    layers: 24,
+    decoderLayers: 24,
+    heads: 32,
+    buckets: 32,
+    maxDistance: 128,
+    activation: 'gelu',
+    eps: 1e-6,
+    maxPositions: 512,
+    vocabSize: 32128,
+    tied: true,
+    padId: 0,
+    bosId: null,
+    eosId: 1,
+    startId: 0,
+  })
+  const plain = parseModelConfig(t5({ num_decoder_layers: 3, decoder_start_token_id: 7 })).language
+  assert.ok(plain.kind === 't5' && plain.activation === 'gelu_new' && plain.decoderLayers === 3 && plain.startId === 7)
+})
+
 const text = (t: object) => ({ ...instructblip, text_config: { ...llama, ...t } })
 const opt = (t: object) => ({ model_type: 'blip-2', text_config: { model_type: 'opt', ...t } })
 for (const [name, json, expected] of [
   ['nothing', null, /model_type: expected instructblip or blip-2, but got undefined/],
   ['another family', { model_type: 'llava' }, /expected instructblip or blip-2, but got "llava"/],
   [
-    'T5',
-    { ...instructblip, text_config: { model_type: 't5' } },
-    /text_config.model_type: expected llama or opt, but got "t5"/,
+    'another language model',
+    { ...instructblip, text_config: { model_type: 'mt5' } },
+    /text_config.model_type: expected llama or opt or t5, but got "mt5"/,
   ],
+  ['T5 without a gate', t5({ feed_forward_proj: 'relu' }), /feed_forward_proj: "relu" is not supported; .*gated-gelu/],
+  ['another activation', t5({ dense_act_fn: 'silu' }), /dense_act_fn: expected gelu or gelu_new, but got "silu"/],
+  ['odd buckets', t5({ relative_attention_num_buckets: 6 }), /num_buckets: expected a multiple of 4, but got 6/],
+  ['near distances', t5({ relative_attention_max_distance: 16 }), /max_distance: expected more than 16, .*but got 16/],
   [
     'text for a number',
     { ...instructblip, vision_config: { hidden_size: 'wide' } },

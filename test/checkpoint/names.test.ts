@@ -48,6 +48,30 @@ test('the full-size BLIP-2 has a Q-Former without text and a tied OPT', () => {
   })
 })
 
+test('BLIP-2 over Flan-T5-XL: its tensors, and the aliases of its embedding', () => {
+  const t5 = parseModelConfig({
+    model_type: 'blip-2',
+    text_config: {
+      ...{ model_type: 't5', d_model: 2048, d_kv: 64, d_ff: 5120, num_layers: 24, num_heads: 32, vocab_size: 32128 },
+      ...{ feed_forward_proj: 'gated-gelu', tie_word_embeddings: false },
+    },
+  })
+  const expected = new Map(expectedTensors(t5).map((t) => [t.name, t]))
+  const language = countParts(expected.values()).at(-1)!
+  // shared and head, tables, final norms; 24 × (4 + 3 matrices, 2 norms) and 24 × (8 + 3, 3)
+  assert.equal([language.tensors, language.parameters], [558, 2_849_757_184])
+  const at = 'language_model.decoder.block.0.layer'
+  assert.equal(expected.get(`${at}.0.SelfAttention.relative_attention_bias.weight`)!.shape, [32, 32])
+  assert.equal(expected.get(`${at}.1.EncDecAttention.k.weight`)!.shape, [2048, 2048])
+  for (const [stored, kind] of [
+    ['language_model.encoder.embed_tokens.weight', 'ignored'],
+    ['t5_model.decoder.embed_tokens.weight', 'ignored'],
+    [`${at}.1.EncDecAttention.relative_attention_bias.weight`, 'ignored'],
+    ['t5_model.shared.weight', 'tensor'],
+  ])
+    assert.is(resolveName(stored!, expected).kind, kind, stored)
+})
+
 test('shapes with grouped keys, without a vision bias, with another frequency', () => {
   const config = parseModelConfig({
     model_type: 'instructblip',

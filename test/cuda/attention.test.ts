@@ -238,8 +238,10 @@ else {
             null,
             null,
             null,
+            null,
             0,
             false,
+            1 / Math.sqrt(d),
             rows(y, nq).handle,
             lse.handle,
           )

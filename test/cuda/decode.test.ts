@@ -37,6 +37,30 @@ const normal = (shape: readonly number[], seed: number, device: 'cpu' | 'cuda:0'
   )
 }
 
+test("T5: answers are the CPU's, by beam search too, and memory returns", async () => {
+  const folder = temporaryFolder('decode')
+  writeTiny(folder, tinyCheckpoint('instructblip-t5', 21))
+  const before = [await settled(), deviceMemory('cuda:0').bytes]
+  const [there, here] = [await loadImageModel(folder, { device: 'cuda' }), await loadImageModel(folder)]
+  for (const options of [{ maxTokens: 12 }, { maxTokens: 6, beams: 3, eosIds: [5, 7] }]) {
+    const [expected, actual] = await Promise.all(
+      [here, there].map((model) =>
+        scope(async () => {
+          const ids: number[] = []
+          const visual = normal([1, 5, 30], 3, model.device as 'cpu')
+          for await (const id of generate(model, visual, [4, 9, 33, 60, 1], options)) ids.push(id)
+          return ids
+        }),
+      ),
+    )
+    assert.ok(expected!.length > 0)
+    assert.equal(actual, expected)
+  }
+  there.dispose()
+  here.dispose()
+  assert.equal([await settled(), deviceMemory('cuda:0').bytes], before)
+})
+
 for (const kind of ['instructblip', 'blip2'] as const) {
   const folder = temporaryFolder('decode')
   plain.before(() => writeTiny(folder, tinyCheckpoint(kind, 21)))

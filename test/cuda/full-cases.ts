@@ -5,7 +5,7 @@ import { adamw, addSquareSum } from '../../lib/ops/adamw.js'
 import { argmax } from '../../lib/ops/argmax.js'
 import { cacheAppend } from '../../lib/ops/cache-append.js'
 import { cast, contiguous, copy, full, zeros } from '../../lib/ops/copy.js'
-import { add, gate, gelu, multiply, relu, scale } from '../../lib/ops/elementwise.js'
+import { add, gate, gelu, geluTanh, multiply, relu, scale } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
 import { linear } from '../../lib/ops/linear.js'
 import { layerNorm } from '../../lib/ops/layernorm.js'
@@ -88,6 +88,14 @@ for (const [a, b, i, j] of pairs) {
     ['x'],
     (t) => gelu(t.x),
     (t) => oracle.gelu(t.x),
+  )
+  define(
+    'geluTanh',
+    `[${shape}]`,
+    one,
+    ['x'],
+    (t) => geluTanh(t.x),
+    (t) => oracle.geluTanh(t.x),
   )
   define(
     'relu',
@@ -469,6 +477,8 @@ for (const [a, b, i, j] of pairs) {
     causal: i % 3 === 1,
   })
   if (i % 3 === 1 && a > b) unseen.add(cases.at(-1)!.name)
+  const d = turn([64, 8, 88], i + j + 1)
+  attend({ q: [1, a, d], k: [1, b, d], heads: 1, padding: i % 2 === 1, causal: a <= b, biased: true })
   attendToSource(
     [1, a, turn([64, 16, 88], i + j)],
     b,
@@ -531,6 +541,7 @@ const native: Record<string, string> = {
   scale: 'elementwise',
   multiply: 'elementwise',
   gelu: 'elementwise',
+  geluTanh: 'elementwise',
   relu: 'elementwise',
   siluMul: 'silu_mul',
   gate: 'elementwise',

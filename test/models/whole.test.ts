@@ -13,7 +13,7 @@ import { type NdArray, array, clone, dot, map, norm } from '../oracle/array.js'
 import { directional } from '../oracle/differences.js'
 import { type Adapter as OracleAdapter, type Batch, type Json, features, forward, greedyIds } from '../oracle/model.js'
 import { random } from '../oracle/random.js'
-import { type Tiny, type TinyInputOptions, tinyInputs } from '../oracle/tiny.js'
+import { type Tiny, type TinyInputOptions, type TinyKind, tinyInputs } from '../oracle/tiny.js'
 import { bytes, settled } from '../support/memory.js'
 import {
   type Both,
@@ -112,6 +112,23 @@ const instructblip: Case[] = [
     inputs: { videos: 3, frames: 2, padding: 'left' },
   },
 ]
+/** Of both families over T5: every way in which visual tokens come about once. */
+const overT5: Record<'instructblip-t5' | 'blip2-t5', Case[]> = {
+  'instructblip-t5': [
+    { name: 'defaults but for the sizes', config: { ...small, dar: dar() } },
+    {
+      name: 'concat, texts longer than the buckets',
+      config: { ...small, dar: dar({ mode: 'score' }), temporal: { attention: 'none' }, aggregate: 'concat' },
+      inputs: { text: 14 },
+    },
+  ],
+  'blip2-t5': [
+    {
+      name: 'gated, no fusion',
+      config: { ...small, fusion: false, dar: dar({ mode: 'score' }), temporal: { residual: 'gated' } },
+    },
+  ],
+}
 const blip2: Case[] = [
   { name: 'no fusion', config: { ...small, fusion: false, dar: dar() } },
   {
@@ -157,7 +174,7 @@ function calmer({ config, tensors }: Tiny): Tiny {
 }
 
 const open = new Map<string, Promise<Both>>()
-const opened = (kind: 'instructblip' | 'blip2'): Promise<Both> => {
+const opened = (kind: TinyKind): Promise<Both> => {
   if (!open.has(kind)) open.set(kind, openTiny(kind, 7, calmer))
   return open.get(kind)!
 }
@@ -258,7 +275,7 @@ async function videoCase(model: Both, c: Case): Promise<void> {
       const seen = new Map<string, Tensor>()
       const note = (name: string, value: Tensor): void => void seen.set(name, value)
       const vision = noGrad(() => model.native.features(float32(batch.pixelValues!), note))
-      const text = textRows(batch)
+      const text = textRows(batch, model.oracle.config.language)
       const visual = model.native.visualTokens(
         vision,
         adapter.native.fusion ? qformerText(batch) : undefined,
@@ -297,30 +314,33 @@ async function compareGreedy(model: Both, visual: Tensor, batch: Batch, referenc
   const expected = greedyIds(model.oracle, reference, batch, steps).data
   for (let r = 0; r < visual.dim(0); r++) {
     const ids: number[] = []
-    for await (const id of generate(model.native, narrow(visual, 0, r, 1), promptOf(batch, r), { maxTokens: steps }))
+    for await (const id of generate(model.native, narrow(visual, 0, r, 1), promptOf(model, batch, r), {
+      maxTokens: steps,
+    }))
       ids.push(id)
     assert.equal(ids, [...expected.subarray(r * steps, (r + 1) * steps)], `greedy ids of video ${r}`)
   }
 }
 
-function promptOf({ inputIds, attentionMask, labels }: Batch, r: number): number[] {
+function promptOf({ oracle }: Both, { inputIds, attentionMask, labels }: Batch, r: number): number[] {
   const s = inputIds.shape[1]!
   const ids: number[] = []
   for (let i = r * s; i < (r + 1) * s; i++)
-    if (attentionMask.data[i] && labels.data[i] === -100) ids.push(inputIds.data[i]!)
+    if (attentionMask.data[i] && (oracle.config.language.t5 || labels.data[i] === -100)) ids.push(inputIds.data[i]!)
   return ids
 }
 
-for (const [kind, cases] of [
-  ['instructblip', instructblip],
-  ['blip2', blip2],
-] as const) {
+for (const [kind, cases] of [['instructblip', instructblip], ['blip2', blip2], ...Object.entries(overT5)] as [
+  TinyKind,
+  Case[],
+][]) {
   for (const c of cases) test(`${kind}: ${c.name}`, async () => videoCase(await opened(kind), c))
 }
 
 for (const [kind, [first]] of [
   ['instructblip', instructblip],
   ['blip2', blip2],
+  ['instructblip-t5', overT5['instructblip-t5']],
 ] as const)
   for (const weights of ['int8', 'nf4'] as const)
     test(`${kind} with ${weights} weights, over the numbers that these stand for`, async () => {
@@ -337,8 +357,9 @@ test('instructblip over a LLaMA with grouped key heads and a tied output matrix'
   model.native.dispose()
 })
 
-for (const kind of ['instructblip', 'blip2'] as const) {
-  for (const padding of ['right', 'left'] as const) {
+for (const kind of ['instructblip', 'blip2', 'instructblip-t5', 'blip2-t5'] as const) {
+  // The oracle's T5 counts padding on the left as Hugging Face's does; ours is compared below.
+  for (const padding of kind.endsWith('t5') ? (['right'] as const) : (['right', 'left'] as const)) {
     test(`${kind}: the image model, text padded on the ${padding}`, async () => {
       const model = await opened(kind)
       const batch = tinyInputs(model.config, 4, { frames: 0, videos: 3, padding })
@@ -349,7 +370,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
           const seen = new Map<string, Tensor>()
           const note = (name: string, value: Tensor): void => void seen.set(name, value)
           const pixels = float32(batch.pixelValues!)
-          const text = textRows(batch)
+          const text = textRows(batch, model.oracle.config.language)
           const visual = model.native.visualTokens(
             model.native.features(pixels.view([3, 1, ...pixels.shape.slice(1)]), note),
             qformerText(batch),
@@ -369,7 +390,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
 
   test(`${kind}: padding is as if it were not there, on either side, whatever ids it has`, async () => {
     const model = await opened(kind)
-    const adapter = bothAdapters(model, { ...small, fusion: kind === 'instructblip', dar: dar() }, 3, 11).native
+    const adapter = bothAdapters(model, { ...small, fusion: kind.startsWith('instructblip'), dar: dar() }, 3, 11).native
     const loss = (batch: Batch): Promise<number> =>
       scope(() =>
         noGrad(() => {
@@ -378,7 +399,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
             adapter.fusion ? qformerText(batch) : undefined,
             adapter,
           )
-          const text = textRows(batch)
+          const text = textRows(batch, model.oracle.config.language)
           return model.native.loss(model.native.hidden(visual, text), text, 1 / answerTokens(text)).item()
         }),
       )
@@ -404,8 +425,7 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     })
     assert.is(await loss(noisy), padded)
     // The second video alone, without the padding that the first one forced on it.
-    const alone = cut(right, 1)
-    const both = [await loss(cut(right, 0)), await loss(alone)]
+    const both = [await loss(cut(right, 0)), await loss(cut(right, 1))]
     const tokens = [0, 1].map((r) => cut(right, r).labels.data.filter((x) => x !== -100).length)
     near((both[0]! * tokens[0]! + both[1]! * tokens[1]!) / (tokens[0]! + tokens[1]!), padded)
     adapter.dispose()
@@ -425,7 +445,14 @@ function cut(batch: Batch, r: number): Batch {
     pixelValues: array([1, ...pixels.shape.slice(1)], pixels.data.subarray(r * each, (r + 1) * each)),
     inputIds: row(batch.inputIds, batch.attentionMask),
     attentionMask: row(batch.attentionMask, batch.attentionMask),
-    labels: row(batch.labels, batch.attentionMask),
+    // Of T5 the answers stand apart.
+    labels:
+      batch.labels.shape[1] === batch.inputIds.shape[1]
+        ? row(batch.labels, batch.attentionMask)
+        : row(
+            batch.labels,
+            map(batch.labels, (id) => Number(id !== -100)),
+          ),
     ...(batch.qformerIds &&
       batch.qformerMask && {
         qformerIds: row(batch.qformerIds, batch.qformerMask),

@@ -406,6 +406,7 @@ function programs(): (() => Tensor | undefined)[] {
     () => elementwise.scale(p(a, b), 2),
     () => elementwise.multiply(p(a), p(a)),
     () => elementwise.gelu(p(a, b)),
+    () => elementwise.geluTanh(p(a, b)),
     () => elementwise.relu(p(a, b)),
     () => siluMul(p(a, b), p(a, b)),
     () => elementwise.gate(p(a, b), p(a, b), p(1)),
@@ -444,6 +445,7 @@ function programs(): (() => Tensor | undefined)[] {
         heads: 2,
         causal: pick([true, false]),
         keyMask: pick([undefined, full([batch, b], 1, 'uint8')]),
+        ...pick([{}, { bias: x(2, Math.max(0, a + b - 1)), scale: 1 }]),
       }),
     () =>
       all.attention(p(batch, 3, a, 8), p(batch, 3, a, 8), p(batch, 3, a, 8), {

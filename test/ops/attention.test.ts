@@ -424,7 +424,19 @@ test('refuses what does not fit, by name', () => {
     assert.throws(call({ keyMask: tensor(new Uint8Array(4)) }), /keyMask: expected a shape that repeats to \[2,3\]/)
     assert.throws(call({ keyMask: tensor(new Float32Array(3)) }), /key_mask: expected dtype uint8/)
     assert.throws(call({}, tensor(new Float32Array(2 * 3 * 4), [2, 3, 4])), /k: expected shape \[2,1,3,2,4\]/)
+    const bias = tensor(new Float32Array(2 * 5), [2, 5])
+    assert.throws(call({ bias: tensor(new Float32Array(2 * 6), [2, 6]) }), /bias: expected shape \[2,5\]/)
+    assert.throws(call({ bias: tensor(new Int32Array(2 * 5), [2, 5]) }), /bias: expected dtype float32/)
+    assert.throws(call({ scale: NaN }), /scale: expected a finite number/)
     const masks = tensor(new Uint8Array(9), [3, 3])
+    assert.throws(
+      call({ mode: 'score', masks, alpha: tensor(new Float32Array(4), [2, 2]), bias }),
+      /bias: expected none with masks/,
+    )
+    assert.throws(
+      call({ bias: bias.requireGrad('table') }),
+      /bias: expected a tensor that needs no gradient, but got "table"/,
+    )
     assert.throws(
       call({ mode: 'attention', masks, alpha: tensor(new Float32Array(18), [2, 9]) }),
       /alpha: expected 1 to 8 choices/,

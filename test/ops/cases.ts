@@ -9,7 +9,7 @@ import { attention } from '../../lib/ops/attention.js'
 import { cacheAppend } from '../../lib/ops/cache-append.js'
 import { cast, contiguous, copy, full, zeros } from '../../lib/ops/copy.js'
 import { IGNORE, crossEntropy } from '../../lib/ops/cross-entropy.js'
-import { add, gate, gelu, multiply, relu, scale } from '../../lib/ops/elementwise.js'
+import { add, gate, gelu, geluTanh, multiply, relu, scale } from '../../lib/ops/elementwise.js'
 import { embedding } from '../../lib/ops/embedding.js'
 import { linear, linearGelu } from '../../lib/ops/linear.js'
 import { layerNorm, layerNormJoin, layerNormSplit } from '../../lib/ops/layernorm.js'
@@ -37,6 +37,7 @@ Object.assign(activations, {
   scale: ['x'],
   multiply: ['a', 'b', 'x'],
   gelu: ['x'],
+  geluTanh: ['x'],
   relu: ['x'],
   siluMul: ['a', 'b', 'x'],
   gate: ['a', 'b'],
@@ -143,6 +144,14 @@ for (const shape of flat) {
     ['x'],
     (i) => gelu(i.x),
     (i) => oracle.gelu(i.x),
+  )
+  define(
+    'geluTanh',
+    text(shape),
+    one,
+    ['x'],
+    (i) => geluTanh(i.x),
+    (i) => oracle.geluTanh(i.x),
   )
   define(
     'relu',
@@ -1441,6 +1450,18 @@ export interface Attention {
   choices?: number
   padding?: boolean
   causal?: boolean
+  /** A bias of each distance, and scores that are not divided by √d. */
+  biased?: boolean
+}
+
+/** Biases of distances [heads, nq + nk − 1] as the oracle takes them, by pair [heads, nq, nk]. */
+const byPair = (bias: NdArray, nq: number, nk: number): NdArray => {
+  const heads = bias.shape[0]!
+  const out = nd.array([heads, nq, nk])
+  for (let h = 0; h < heads; h++)
+    for (let i = 0; i < nq; i++)
+      for (let k = 0; k < nk; k++) out.data[(h * nq + i) * nk + k] = bias.data[h * bias.shape[1]! + k - i + nq - 1]!
+  return out
 }
 
 /**
@@ -1474,6 +1495,7 @@ export function attend({
   choices = 3,
   padding = false,
   causal = false,
+  biased = false,
 }: Attention): void {
   const [nq, nk] = [q[over]!, k[over]!]
   const batch = q.filter((_, i) => i !== over && i !== q.length - 1)
@@ -1485,6 +1507,7 @@ export function attend({
     mode === 'off' ? '' : `${mode} of ${choices}`,
     padding ? 'padding' : '',
     causal ? 'causal' : '',
+    biased ? 'biased' : '',
   ]
     .filter(Boolean)
     .join(' ')
@@ -1508,6 +1531,7 @@ export function attend({
         'uint8',
       ),
       alpha: d.uniform([...batch, choices], 0.1, 1),
+      bias: d.normal([heads, Math.max(0, nq + nk - 1)]),
     }),
     mode === 'off' ? ['q', 'k', 'v'] : ['q', 'k', 'v', 'alpha'],
     (i) =>
@@ -1517,6 +1541,7 @@ export function attend({
         mode,
         causal,
         ...(padding && { keyMask: i.keyMask }),
+        ...(biased && { bias: i.bias, scale: 1 / 3 }),
         ...(mode !== 'off' && { masks: i.masks, alpha: i.alpha }),
       }),
     (i) =>
@@ -1525,6 +1550,7 @@ export function attend({
           mode,
           causal,
           keyMask: padding ? i.keyMask : undefined,
+          ...(biased && { bias: byPair(i.bias, nq, nk), scale: 1 / 3 }),
           masks: i.masks,
           alpha: nd.reshape(i.alpha, [-1, choices]),
         }),
@@ -1547,6 +1573,17 @@ attend({ q: [2, 2, 5, 24], heads: 2, over: 2, padding: true })
 attend({ q: [1, 16, 7, 88], heads: 1, over: 1, padding: true })
 attend({ q: [2, 65, 128], heads: 2, mode: 'attention', choices: 4 })
 attend({ q: [0, 7, 24], heads: 2 })
+// Biases of distances: both kinds of tiles, one query behind a cache, wide and odd heads, tensor cores' widths.
+for (const causal of [false, true]) {
+  attend({ q: [1, 1, 2], heads: 1, causal, biased: true })
+  attend({ q: [2, 7, 24], heads: 2, causal, biased: true })
+  attend({ q: [2, 17, 36], heads: 3, padding: true, causal, biased: true })
+  attend({ q: [2, 1, 24], k: [2, 33, 24], heads: 2, causal, biased: true })
+  attend({ q: [1, 7, 64], k: [1, 65, 64], heads: 1, padding: true, causal, biased: true })
+  attend({ q: [1, 40, 128], heads: 2, causal, biased: true })
+}
+attend({ q: [2, 7, 3, 24], heads: 2, over: 1, biased: true })
+attend({ q: [2, 0, 24], k: [2, 7, 24], heads: 2, biased: true })
 attend({ q: [2, 0, 24], k: [2, 7, 24], heads: 2 })
 // Heads as wide as the tensor cores' forms have them, lengths around their tiles; test/cuda/attention.test.ts has more.
 for (const s of [64, 96, 161]) attend({ q: [1, s, 64], heads: 1, mode: 'attention', choices: 4, padding: true })

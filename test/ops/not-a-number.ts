@@ -6,7 +6,7 @@ import { strict as assert } from 'node:assert'
 import { attention, type AttentionOptions } from '../../lib/ops/attention.js'
 import { cast } from '../../lib/ops/copy.js'
 import { crossEntropy } from '../../lib/ops/cross-entropy.js'
-import { add, gate, gelu, multiply, relu, scale } from '../../lib/ops/elementwise.js'
+import { add, gate, gelu, geluTanh, multiply, relu, scale } from '../../lib/ops/elementwise.js'
 import { linear, linearGelu } from '../../lib/ops/linear.js'
 import { layerNorm, layerNormJoin, layerNormSplit } from '../../lib/ops/layernorm.js'
 import { Random } from '../../lib/ops/random.js'
@@ -50,6 +50,7 @@ export async function rowsKeepNaN(device: Device, dtype: Dtype): Promise<void> {
       const cases: Record<string, [Tensor, number]> = {
         relu: [relu(x), element],
         gelu: [gelu(x), element],
+        geluTanh: [geluTanh(x), element],
         scale: [scale(x, 2), element],
         add: [add(x, y), element],
         multiply: [multiply(y, x), element],

@@ -1,4 +1,5 @@
-// Attention with dynamic routing (docs/model.md#modes). S = q k^T / sqrt(d), P from S by one of three modes, out = P v.
+// Attention with dynamic routing (docs/model.md#modes). S = scale q k^T + bias, P from S by one of three modes, out = P
+// v.
 import { type NdArray, array } from './array.js'
 
 export type DarMode = 'off' | 'score' | 'attention'
@@ -13,6 +14,10 @@ export interface AttentionOptions {
   keyMask?: NdArray | undefined
   /** Query i sees keys <= i + nk - nq. */
   causal?: boolean
+  /** Default: 1 / sqrt(d). */
+  scale?: number
+  /** [heads, nq, nk], added to the scores. */
+  bias?: NdArray | undefined
 }
 
 /**
@@ -37,7 +42,9 @@ export function attention(q: NdArray, k: NdArray, v: NdArray, options: Attention
       const keys = (r * heads + h) * nk
       for (let i = 0; i < nq; i++) {
         const row = (r * heads + h) * nq + i
-        weights(p, scores(q.data.subarray(row * d, (row + 1) * d), k.data, keys, nk), r, i, nq, options)
+        const s = scores(q.data.subarray(row * d, (row + 1) * d), k.data, keys, nk, options.scale ?? 1 / Math.sqrt(d))
+        if (options.bias) for (let j = 0; j < nk; j++) s[j]! += options.bias.data[(h * nq + i) * nk + j]!
+        weights(p, s, r, i, nq, options)
         const at = row * width
         for (let j = 0; j < nk; j++) {
           const weight = p[j]!
@@ -58,13 +65,13 @@ export function attentionWeights(q: NdArray, k: NdArray, options: AttentionOptio
   return attention(q, k, identity, options)
 }
 
-function scores(q: Float64Array, k: Float64Array, first: number, nk: number): Float64Array {
+function scores(q: Float64Array, k: Float64Array, first: number, nk: number, scale: number): Float64Array {
   const d = q.length
   const s = new Float64Array(nk)
   for (let j = 0; j < nk; j++) {
     let sum = 0
     for (let c = 0, at = (first + j) * d; c < d; c++, at++) sum += q[c]! * k[at]!
-    s[j] = sum / Math.sqrt(d)
+    s[j] = sum * scale
   }
   return s
 }

@@ -21,13 +21,23 @@ export interface QFormerConfig {
   text: boolean
 }
 export interface LanguageConfig {
-  family: 'llama' | 'opt'
+  family: 'llama' | 'opt' | 't5'
   width: number
   layers: number
   heads: number
   keyHeads: number
   eps: number
   theta: number
+  /** Of T5 alone. */
+  t5?: {
+    decoderLayers: number
+    buckets: number
+    maxDistance: number
+    /** The exact GELU, not the one by tanh. */
+    exact: boolean
+    start: number
+    pad: number
+  }
 }
 export interface ModelConfig {
   queries: number
@@ -42,7 +52,8 @@ export function modelConfig(json: Json): ModelConfig {
   const q: Json = json['qformer_config'] ?? {}
   const t: Json = json['text_config'] ?? {}
   const family = t['model_type']
-  if (family !== 'llama' && family !== 'opt') throw new Error(`the oracle knows llama and opt, not ${family}`)
+  if (family !== 'llama' && family !== 'opt' && family !== 't5')
+    throw new Error(`the oracle knows llama, opt and t5, not ${family}`)
   const heads = t['num_attention_heads'] ?? (family === 'llama' ? 32 : 12)
   return {
     queries: json['num_query_tokens'] ?? 32,
@@ -63,14 +74,39 @@ export function modelConfig(json: Json): ModelConfig {
       visionWidth: q['encoder_hidden_size'] ?? 1408,
       text: json['model_type'] === 'instructblip',
     },
-    language: {
-      family,
-      heads,
-      keyHeads: t['num_key_value_heads'] ?? heads,
-      width: t['hidden_size'] ?? (family === 'llama' ? 4096 : 768),
-      layers: t['num_hidden_layers'] ?? (family === 'llama' ? 32 : 12),
-      eps: family === 'llama' ? (t['rms_norm_eps'] ?? 1e-6) : 1e-5,
-      theta: t['rope_theta'] ?? t['rope_parameters']?.['rope_theta'] ?? 10000,
+    language:
+      family === 't5'
+        ? t5Config(t)
+        : {
+            family,
+            heads,
+            keyHeads: t['num_key_value_heads'] ?? heads,
+            width: t['hidden_size'] ?? (family === 'llama' ? 4096 : 768),
+            layers: t['num_hidden_layers'] ?? (family === 'llama' ? 32 : 12),
+            eps: family === 'llama' ? (t['rms_norm_eps'] ?? 1e-6) : 1e-5,
+            theta: t['rope_theta'] ?? t['rope_parameters']?.['rope_theta'] ?? 10000,
+          },
+  }
+}
+
+function t5Config(t: Json): LanguageConfig {
+  const layers = t['num_layers'] ?? 6
+  const heads = t['num_heads'] ?? 8
+  return {
+    family: 't5',
+    heads,
+    keyHeads: heads,
+    width: t['d_model'] ?? 512,
+    layers,
+    eps: t['layer_norm_epsilon'] ?? 1e-6,
+    theta: 0,
+    t5: {
+      decoderLayers: t['num_decoder_layers'] ?? layers,
+      buckets: t['relative_attention_num_buckets'] ?? 32,
+      maxDistance: t['relative_attention_max_distance'] ?? 128,
+      exact: t['dense_act_fn'] === 'gelu',
+      start: t['decoder_start_token_id'] ?? 0,
+      pad: t['pad_token_id'] ?? 0,
     },
   }
 }

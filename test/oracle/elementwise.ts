@@ -33,6 +33,10 @@ function erfcTail(x: number): number {
 /** Exact GELU: x/2 (1 + erf(x/sqrt2)). */
 export const gelu = (a: NdArray): NdArray => map(a, (x) => 0.5 * x * erfc(-x * Math.SQRT1_2))
 
+/** Its approximation by tanh. */
+export const geluTanh = (a: NdArray): NdArray =>
+  map(a, (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))))
+
 export const relu = (a: NdArray): NdArray => map(a, (x) => Math.max(x, 0))
 
 /** silu(gate) * up */

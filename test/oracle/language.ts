@@ -1,4 +1,4 @@
-// The frozen language models, LLaMA and OPT, over given input embeddings; the loss; greedy decoding.
+// The frozen language models over given input embeddings, LLaMA and OPT here, T5 in t5.ts; the loss; greedy decoding.
 import { type NdArray, array, concat, repeat, reshape, slice } from './array.js'
 import { type Tap, type Weights, dense, norm, sum, untapped, weight } from './blocks.js'
 import type { LanguageConfig } from './config.js'
@@ -14,15 +14,18 @@ import {
   siluMul,
   splitHeads,
 } from './ops.js'
+import { greedyT5, SHARED } from './t5.js'
 
 /** Rows of the token table for ids [B, S]. */
 export const tokenEmbeddings = (weights: Weights, config: LanguageConfig, ids: NdArray): NdArray =>
   embedding(ids, weight(weights, tokenTable(config)))
 
-const tokenTable = (config: LanguageConfig): string =>
-  config.family === 'llama'
-    ? 'language_model.model.embed_tokens.weight'
-    : 'language_model.model.decoder.embed_tokens.weight'
+const tokenTable = ({ family }: LanguageConfig): string =>
+  family === 't5'
+    ? SHARED
+    : family === 'llama'
+      ? 'language_model.model.embed_tokens.weight'
+      : 'language_model.model.decoder.embed_tokens.weight'
 
 /** x [B, n, D_llm], mask [B, n] (1 = token) -> logits [B, n, V]. */
 export function languageModel(
@@ -144,6 +147,14 @@ export function greedy(
   prompt: readonly number[],
   steps: number,
 ): number[] {
+  if (config.family === 't5') {
+    const ones = array(
+      [1, prompt.length],
+      prompt.map(() => 1),
+    )
+    const { x, mask } = withText(weights, config, visual, array([1, prompt.length], prompt), ones)
+    return greedyT5(weights, config, x, mask, steps)
+  }
   const ids = [...prompt]
   for (let i = 0; i < steps; i++) {
     const text = array([1, ids.length], ids)

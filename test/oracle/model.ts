@@ -3,7 +3,9 @@ import { type NdArray, array, reshape, slice } from './array.js'
 import { type Tap, type Weights, dense, untapped } from './blocks.js'
 import { type Json, type ModelConfig, modelConfig } from './config.js'
 import { answerLoss, greedy, languageModel, withText } from './language.js'
+import { crossEntropy } from './loss.js'
 import { type Adapter, aggregate, qformer } from './qformer.js'
+import { shifted, t5 } from './t5.js'
 import { vision } from './vision.js'
 
 export { type Adapter, trainedShapes } from './qformer.js'
@@ -26,7 +28,7 @@ export interface Batch {
   qformerMask?: NdArray | undefined
   inputIds: NdArray
   attentionMask: NdArray
-  /** Ids on the answer, -100 elsewhere. */
+  /** Ids on the answer, -100 elsewhere; of T5 what the decoder is to say, [B, A], then -100. */
   labels: NdArray
 }
 
@@ -50,10 +52,14 @@ export function visualTokens(m: Model, batch: Batch, adapter: Adapter | undefine
   return tap('visual_tokens', dense(m.weights, 'language_projection', pooled))
 }
 
-/** [B, V + S, vocabulary] over [visual; text]. */
+/** [B, V + S, vocabulary] over [visual; text], of T5 [B, A, vocabulary] over the labels shifted right. */
 export function logits(m: Model, visual: NdArray, batch: Batch, tap: Tap = untapped): NdArray {
   const { x, mask } = withText(m.weights, m.config.language, visual, batch.inputIds, batch.attentionMask)
-  return tap('logits', languageModel(m.weights, m.config.language, x, mask, tap))
+  const { language } = m.config
+  const out = language.t5
+    ? t5(m.weights, language, x, mask, shifted(batch.labels, language.t5), tap)
+    : languageModel(m.weights, language, x, mask, tap)
+  return tap('logits', out)
 }
 
 export interface Outputs {
@@ -65,7 +71,10 @@ export interface Outputs {
 export function forward(m: Model, batch: Batch, adapter?: Adapter, tap: Tap = untapped): Outputs {
   const visual = visualTokens(m, batch, adapter, tap)
   const out = logits(m, visual, batch, tap)
-  const loss = answerLoss(out, batch.labels)
+  // T5's row i predicts label i itself.
+  const loss = m.config.language.t5
+    ? crossEntropy(reshape(out, [-1, out.shape[2]!]), batch.labels.data)
+    : answerLoss(out, batch.labels)
   tap('loss', array([], [loss]))
   return { visualTokens: visual, logits: out, loss }
 }
@@ -77,7 +86,8 @@ export function greedyIds(m: Model, visual: NdArray, batch: Batch, steps: number
   for (let r = 0; r < b; r++) {
     const prompt: number[] = []
     for (let i = r * s; i < (r + 1) * s; i++)
-      if (batch.attentionMask.data[i] === 1 && batch.labels.data[i] === -100) prompt.push(batch.inputIds.data[i]!)
+      if (batch.attentionMask.data[i] === 1 && (m.config.language.t5 || batch.labels.data[i] === -100))
+        prompt.push(batch.inputIds.data[i]!)
     out.data.set(greedy(m.weights, m.config.language, slice(visual, 0, r, r + 1), prompt, steps), r * steps)
   }
   return out

@@ -10,7 +10,7 @@ import { trainedShapes } from './qformer.js'
 import { type Random, random } from './random.js'
 import { writeSafetensors } from './safetensors.js'
 
-export type TinyKind = 'instructblip' | 'blip2'
+export type TinyKind = 'instructblip' | 'blip2' | 'instructblip-t5' | 'blip2-t5'
 
 export interface Tiny {
   /** As config.json would hold it. */
@@ -22,7 +22,7 @@ export interface Tiny {
 const qformerWords = 61
 const words = 97
 
-/** InstructBLIP over LLaMA, or BLIP-2 over OPT. */
+/** InstructBLIP over LLaMA, BLIP-2 over OPT, or either over T5. */
 export function tinyCheckpoint(kind: TinyKind, seed: number): Tiny {
   const config = tinyConfig(kind)
   const rng = random(seed)
@@ -35,12 +35,12 @@ export function tinyCheckpoint(kind: TinyKind, seed: number): Tiny {
 }
 
 function tinyConfig(kind: TinyKind): Json {
-  const instruct = kind === 'instructblip'
+  const instruct = kind.startsWith('instructblip')
   return {
     architectures: [instruct ? 'InstructBlipForConditionalGeneration' : 'Blip2ForConditionalGeneration'],
     model_type: instruct ? 'instructblip' : 'blip-2',
     num_query_tokens: 5,
-    use_decoder_only_language_model: true,
+    use_decoder_only_language_model: !kind.endsWith('t5'),
     torch_dtype: 'float32',
     vision_config: {
       model_type: instruct ? 'instructblip_vision_model' : 'blip_2_vision_model',
@@ -67,45 +67,70 @@ function tinyConfig(kind: TinyKind): Json {
       hidden_act: 'gelu',
       vocab_size: qformerWords,
     },
-    text_config: instruct
-      ? {
-          model_type: 'llama',
-          architectures: ['LlamaForCausalLM'],
-          hidden_size: 30,
-          intermediate_size: 46,
-          num_hidden_layers: 2,
-          num_attention_heads: 3,
-          num_key_value_heads: 3,
-          rms_norm_eps: 1e-6,
-          rope_theta: 10000,
-          hidden_act: 'silu',
-          max_position_embeddings: 96,
-          vocab_size: words,
-          tie_word_embeddings: false,
-          attention_bias: false,
-          bos_token_id: 1,
-          eos_token_id: 2,
-          pad_token_id: 0,
-        }
-      : {
-          model_type: 'opt',
-          architectures: ['OPTForCausalLM'],
-          hidden_size: 30,
-          ffn_dim: 46,
-          num_hidden_layers: 2,
-          num_attention_heads: 3,
-          max_position_embeddings: 96,
-          word_embed_proj_dim: 30,
-          vocab_size: words,
-          activation_function: 'relu',
-          do_layer_norm_before: true,
-          dropout: 0,
-          bos_token_id: 2,
-          eos_token_id: 2,
-          pad_token_id: 1,
-        },
+    text_config: kind.endsWith('t5')
+      ? t5Text(instruct)
+      : instruct
+        ? {
+            model_type: 'llama',
+            architectures: ['LlamaForCausalLM'],
+            hidden_size: 30,
+            intermediate_size: 46,
+            num_hidden_layers: 2,
+            num_attention_heads: 3,
+            num_key_value_heads: 3,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10000,
+            hidden_act: 'silu',
+            max_position_embeddings: 96,
+            vocab_size: words,
+            tie_word_embeddings: false,
+            attention_bias: false,
+            bos_token_id: 1,
+            eos_token_id: 2,
+            pad_token_id: 0,
+          }
+        : {
+            model_type: 'opt',
+            architectures: ['OPTForCausalLM'],
+            hidden_size: 30,
+            ffn_dim: 46,
+            num_hidden_layers: 2,
+            num_attention_heads: 3,
+            max_position_embeddings: 96,
+            word_embed_proj_dim: 30,
+            vocab_size: words,
+            activation_function: 'relu',
+            do_layer_norm_before: true,
+            dropout: 0,
+            bos_token_id: 2,
+            eos_token_id: 2,
+            pad_token_id: 1,
+          },
   }
 }
+
+/** Heads that together are narrower than the model, more layers in the decoder, and buckets that short texts fill. */
+const t5Text = (exact: boolean): Json => ({
+  model_type: 't5',
+  architectures: ['T5ForConditionalGeneration'],
+  d_model: 30,
+  d_kv: 7,
+  d_ff: 46,
+  num_layers: 2,
+  num_decoder_layers: 3,
+  num_heads: 3,
+  relative_attention_num_buckets: 8,
+  relative_attention_max_distance: 11,
+  layer_norm_epsilon: 1e-6,
+  feed_forward_proj: 'gated-gelu',
+  dense_act_fn: exact ? 'gelu' : 'gelu_new',
+  n_positions: 96,
+  vocab_size: words,
+  tie_word_embeddings: false,
+  pad_token_id: 0,
+  eos_token_id: 1,
+  decoder_start_token_id: 0,
+})
 
 /** Names and shapes of every tensor of such a checkpoint (facts of the Hugging Face layout). */
 export function tinyShapes(config: Json): Map<string, number[]> {
@@ -159,9 +184,10 @@ export function tinyShapes(config: Json): Map<string, number[]> {
     }
   }
 
-  const w = t!['hidden_size'] as number
+  const w = (t!['hidden_size'] ?? t!['d_model']) as number
   linear('language_projection', w, d)
-  if (t!['model_type'] === 'llama') llamaShapes(t!, out)
+  if (t!['model_type'] === 't5') t5Shapes(t!, out)
+  else if (t!['model_type'] === 'llama') llamaShapes(t!, out)
   else optShapes(t!, out, linear, norm)
   return out
 }
@@ -181,6 +207,37 @@ function llamaShapes(t: Json, out: Map<string, number[]>): void {
     out.set(`${p}.input_layernorm.weight`, [w]).set(`${p}.post_attention_layernorm.weight`, [w])
   }
   out.set('language_model.model.norm.weight', [w]).set('language_model.lm_head.weight', [t['vocab_size'], w])
+}
+
+function t5Shapes(t: Json, out: Map<string, number[]>): void {
+  const [w, f, heads] = [t['d_model'], t['d_ff'], t['num_heads']] as [number, number, number]
+  const inner = heads * t['d_kv']
+  out.set('language_model.shared.weight', [t['vocab_size'], w])
+  for (const [stack, layers] of [
+    ['encoder', t['num_layers']],
+    ['decoder', t['num_decoder_layers']],
+  ] as [string, number][]) {
+    const at = `language_model.${stack}`
+    const table = `${at}.block.0.layer.0.SelfAttention.relative_attention_bias.weight`
+    out.set(table, [t['relative_attention_num_buckets'], heads]).set(`${at}.final_layer_norm.weight`, [w])
+    for (let i = 0; i < layers; i++) {
+      const modules = stack === 'encoder' ? ['SelfAttention', ''] : ['SelfAttention', 'EncDecAttention', '']
+      for (const [j, name] of modules.entries()) {
+        const p = `${at}.block.${i}.layer.${j}`
+        out.set(`${p}.layer_norm.weight`, [w])
+        if (name === '')
+          out
+            .set(`${p}.DenseReluDense.wi_0.weight`, [f, w])
+            .set(`${p}.DenseReluDense.wi_1.weight`, [f, w])
+            .set(`${p}.DenseReluDense.wo.weight`, [w, f])
+        else {
+          for (const part of ['q', 'k', 'v']) out.set(`${p}.${name}.${part}.weight`, [inner, w])
+          out.set(`${p}.${name}.o.weight`, [w, inner])
+        }
+      }
+    }
+  }
+  out.set('language_model.lm_head.weight', [t['vocab_size'], w])
 }
 
 type Named = (name: string, ...sizes: [number, number]) => void
@@ -205,16 +262,17 @@ function optShapes(t: Json, out: Map<string, number[]>, linear: Named, norm: (na
 
 /**
  * Norm weights near 1, biases near 0, tables of deviation 0.5, matrices that keep the size of what they multiply; 1.5
- * times that for queries and keys, so that attention is far from uniform.
+ * times that for queries and keys, so that attention is far from uniform, and half of it for T5's queries, whose scores
+ * are not divided.
  */
 function draw(rng: Random, name: string, shape: readonly number[]): NdArray {
   const isNorm = /norm/i.test(name.split('.').at(-2) ?? '')
   const deviation =
     isNorm || name.endsWith('bias')
       ? 0.1
-      : /embed|query_tokens/.test(name) && !name.includes('patch')
+      : /embed|query_tokens|shared|relative_attention/.test(name) && !name.includes('patch')
         ? 0.5
-        : (/query\.weight|key\.weight|[qk]_proj|qkv/.test(name) ? 1.5 : 1) /
+        : (/query\.weight|key\.weight|[qk]_proj|qkv/.test(name) ? 1.5 : /Attention\.q\./.test(name) ? 0.5 : 1) /
           Math.sqrt(shape.slice(1).reduce((a, b) => a * b, 1))
   const middle = isNorm && name.endsWith('weight') ? 1 : 0
   return map(array(shape), () => Math.fround(middle + deviation * rng.normal()))
@@ -256,7 +314,8 @@ export interface TinyInputOptions {
 }
 
 /**
- * Sample 0 fills its rows; every later one is shorter and padded. The last two or three attended tokens are the answer.
+ * Sample 0 fills its rows; every later one is shorter and padded. The last two or three attended tokens are the answer;
+ * T5 has its answers apart, of two or three tokens.
  */
 export function tinyInputs(config: Json, seed: number, options: TinyInputOptions = {}): Batch {
   const {
@@ -267,13 +326,14 @@ export function tinyInputs(config: Json, seed: number, options: TinyInputOptions
     padding = 'right',
   } = options
   const rng = random(seed)
+  const isT5 = config['text_config'].model_type === 't5'
   const image = config['vision_config'].image_size as number
   const pixels = array(frames === 0 ? [videos, 3, image, image] : [videos, frames, 3, image, image])
   const batch: Batch = {
     pixelValues: map(pixels, () => Math.fround(rng.normal())),
     inputIds: array([videos, text]),
     attentionMask: array([videos, text]),
-    labels: map(array([videos, text]), () => -100),
+    labels: map(array([videos, isT5 ? 3 : text]), () => -100),
   }
   for (let r = 0; r < videos; r++) {
     const length = Math.max(4, text - 2 * r)
@@ -283,9 +343,13 @@ export function tinyInputs(config: Json, seed: number, options: TinyInputOptions
     for (let i = from; i < from + length; i++) {
       batch.inputIds.data[i] = rng.integer(3, config['text_config'].vocab_size as number)
       batch.attentionMask.data[i] = 1
-      if (i >= from + length - 2 - (r % 2)) batch.labels.data[i] = batch.inputIds.data[i]!
+      if (!isT5 && i >= from + length - 2 - (r % 2)) batch.labels.data[i] = batch.inputIds.data[i]!
     }
   }
+  if (isT5)
+    for (let r = 0; r < videos; r++)
+      for (let i = 0; i < 2 + (r % 2); i++)
+        batch.labels.data[r * 3 + i] = rng.integer(3, config['text_config'].vocab_size as number)
   if (qformerText > 0) {
     const ids = array([videos, qformerText])
     const mask = array([videos, qformerText])

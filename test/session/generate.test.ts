@@ -6,11 +6,13 @@ import { InputError } from '../../lib/errors.js'
 import { beamSearch } from '../../lib/session/beam.js'
 import { Chooser, choosing, logSoftmax, type ChooseOptions } from '../../lib/session/choose.js'
 import { generate, type GenerateOptions } from '../../lib/session/generate.js'
-import { logits } from '../../lib/models/decoder.js'
-import { narrow } from '../../lib/ops/views.js'
+import { Decoder } from '../../lib/session/greedy.js'
+import { embedTokens, logits } from '../../lib/models/decoder.js'
+import type { TextRows } from '../../lib/models/image-model.js'
+import { concat, narrow } from '../../lib/ops/views.js'
 import { scope } from '../../lib/tensor/scope.js'
 import { noGrad } from '../../lib/tensor/tape.js'
-import type { Tensor } from '../../lib/tensor/tensor.js'
+import { tensor, type Tensor } from '../../lib/tensor/tensor.js'
 import { array } from '../oracle/array.js'
 import { random } from '../oracle/random.js'
 import { bytes, settled } from '../support/memory.js'
@@ -18,7 +20,15 @@ import { type Both, float32, openTiny } from '../support/tiny.js'
 
 const prompt = [1, 17, 23, 5]
 
-for (const kind of ['instructblip', 'blip2'] as const) {
+/** The prompt and the answer so far as a model reads them. */
+function textOf({ oracle }: Both, prompt: readonly number[], answer: readonly number[]): TextRows {
+  const { t5 } = oracle.config.language
+  const ids = Int32Array.from(t5 ? prompt : [...prompt, ...answer])
+  const mask = new Uint8Array(ids.length).fill(1)
+  return { rows: 1, ids, mask, ...(t5 && { decoder: Int32Array.of(t5.start, ...answer) }) }
+}
+
+for (const kind of ['instructblip', 'blip2', 'instructblip-t5'] as const) {
   let model: Both
   test.before(async () => void (model = await openTiny(kind, 21)))
   test.after(() => model.native.dispose())
@@ -32,19 +42,19 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     for await (const id of generate(model.native, visual, words, options)) out.push(id)
     return out
   }
-  /** The likeliest next id, from the whole sequence at once. */
-  const next = ({ native }: Both, visual: Tensor, words: number[]): Promise<number> =>
+  /** The scores of the next id, from the whole sequence at once. */
+  const scoresOf = (model: Both, visual: Tensor, words: readonly number[], answer: readonly number[]) =>
     scope(() =>
       noGrad(async () => {
-        const hidden = native.hidden(visual, {
-          rows: 1,
-          ids: Int32Array.from(words),
-          mask: new Uint8Array(words.length).fill(1),
-        })
-        const scores = (await logits(native.language, narrow(hidden, 1, hidden.dim(1) - 1, 1)).data()) as Float32Array
-        return scores.indexOf(Math.max(...scores))
+        const { native } = model
+        const hidden = native.hidden(visual, textOf(model, words, answer))
+        return (await logits(native.language, narrow(hidden, 1, hidden.dim(1) - 1, 1)).data()) as Float32Array
       }),
     )
+  const next = async (...asked: Parameters<typeof scoresOf>): Promise<number> => {
+    const scores = await scoresOf(...asked)
+    return scores.indexOf(Math.max(...scores))
+  }
 
   test(`${kind}: the cache gives the ids that the whole sequence gives`, async () => {
     const answers = new Set<string>()
@@ -52,14 +62,37 @@ for (const kind of ['instructblip', 'blip2'] as const) {
       await scope(async () => {
         const visual = visualTokens(seed)
         const cached = await ids(model, visual, { maxTokens: 12 })
-        const words = [...prompt]
-        for (let i = 0; i < 12; i++) words.push(await next(model, visual, words))
-        assert.equal(cached, words.slice(prompt.length))
+        const answer: number[] = []
+        for (let i = 0; i < 12; i++) answer.push(await next(model, visual, prompt, answer))
+        assert.equal(cached, answer)
         assert.equal(await ids(model, visual, { maxTokens: 12 }), cached, 'a second time')
         answers.add(`${cached}`)
       })
     }
     assert.ok(answers.size > 1, 'the frames matter')
+  })
+
+  test(`${kind}: beam search over the cache finds what it finds over whole sequences`, async () => {
+    const options = { beams: 3, lengthPenalty: 1, repetitionPenalty: 1, maxTokens: 8, eosIds: [5, 7, 11] }
+    await scope(async () => {
+      const visual = visualTokens(4)
+      let rows: number[][] = [[], [], []]
+      const all = async (): Promise<Float32Array> => {
+        const scores = await Promise.all(rows.map((answer) => scoresOf(model, visual, prompt, answer)))
+        return Float32Array.from(scores.flatMap((s) => [...s]))
+      }
+      const whole = await beamSearch(
+        {
+          begin: all,
+          next: (ids, parents) => {
+            rows = parents.map((parent, r) => [...rows[parent]!, ids[r]!])
+            return all()
+          },
+        },
+        { ...options, prompt: [], check: () => {} },
+      )
+      assert.equal(await ids(model, visual, options), whole.ids)
+    })
   })
 
   test(`${kind}: it ends at an end token, which is not shown, or after maxTokens`, async () => {
@@ -81,11 +114,21 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     await scope(async () => {
       const visual = visualTokens(2)
       const limit = model.native.config.language.maxPositions
+      if (kind.endsWith('t5')) {
+        // An encoder reads the prompt, so that all positions are the answer's.
+        assert.is((await ids(model, visual, { maxTokens: 200 })).length, limit)
+        const full = Array.from({ length: limit - 5 }, () => 9)
+        assert.is((await ids(model, visual, { maxTokens: 3 }, full)).length, 3)
+        return assert.match(
+          await ids(model, visual, { maxTokens: 3 }, [...full, 9]).then(String, (error: Error) => error.message),
+          /^context: expected at most 96 tokens, the positions of the language model, but got "5 visual and 92 of the/,
+        )
+      }
       const long = Array.from({ length: limit - 5 - 2 }, (_, i) => 3 + (i % 90))
       const out = await ids(model, visual, { maxTokens: 50 }, long)
       // The two positions left are fed; what follows the last of them needs none.
       assert.is(out.length, 3)
-      assert.is(out[2], await next(model, visual, [...long, ...out.slice(0, 2)]))
+      assert.is(out[2], await next(model, visual, long, out.slice(0, 2)))
       assert.equal(
         await ids(model, visual, { maxTokens: 50 }, [...long, 9, 9]).then((o) => o.length),
         1,
@@ -126,6 +169,37 @@ for (const kind of ['instructblip', 'blip2'] as const) {
     assert.is(await bytes(), before)
   })
 }
+
+test('T5: prompts of one batch, padded on the right, have the answers that each has alone', async () => {
+  const { native, oracle } = await openTiny('blip2-t5', 21)
+  const prompts = [prompt, [9, 30, 31, 32, 33, 34, 35]]
+  const most = Math.max(...prompts.map((p) => p.length))
+  await scope(() =>
+    noGrad(async () => {
+      const visual = float32({ shape: [2, 5, 30], data: array([300]).data.map((_, i) => Math.sin(i * i)) })
+      const ids = Int32Array.from(prompts.flatMap((p) => [...p, ...new Array<number>(most - p.length).fill(17)]))
+      const mask = Uint8Array.from(
+        prompts.flatMap((p) => Array.from({ length: 5 + most }, (_, i) => +(i < 5 + p.length))),
+      )
+      const words = embedTokens(native.language, tensor(ids, [2, most]), 'float32')
+      const decoder = Decoder.of(native, { rows: 2, limit: 8 })
+      const steps = [[...(await decoder.begin(concat([visual, words], 1), mask))]]
+      while (steps.length < 8) steps.push([...(await decoder.next())])
+      decoder.release()
+      for (const [r, words] of prompts.entries()) {
+        const alone: number[] = []
+        for await (const id of generate(native, narrow(visual, 0, r, 1), words, { maxTokens: 8 })) alone.push(id)
+        assert.equal(
+          steps.map((ids) => ids[r]),
+          alone,
+          `prompt ${r}`,
+        )
+      }
+      assert.ok(oracle.config.language.t5)
+    }),
+  )
+  native.dispose()
+})
 
 test('visual tokens of more than one sample are refused', async () => {
   const { native } = await openTiny('blip2', 21)

@@ -66,6 +66,7 @@ for q in asked['questions']:
             num_beams=s.get('beams', 1), length_penalty=s.get('lengthPenalty', 1.0),
             repetition_penalty=s.get('repetitionPenalty', 1.0), eos_token_id=s.get('eosIds', asked['eos']) or None, pad_token_id=0)
         ids = ids[0].tolist()
+        if model.config.text_config.is_encoder_decoder: ids = ids[1:]  # the start id
         row.append(ids[words.shape[1]:] if ids[:words.shape[1]] == words[0].tolist() else ids)
     out.append(row)
 print(json.dumps(out))`
@@ -123,6 +124,13 @@ test('greedy answers, repetition penalty and beam search are those of transforme
 test('the same on a checkpoint with random weights, whose answers are long and doubtful', async () => {
   if (!hasPython('torch', 'transformers')) return
   const answers = await compared(await writeCheckpoint(temporaryFolder('transformers'), 'instructblip', 3), long)
+  const of = (k: number): string => JSON.stringify(answers.map((row) => row[k]))
+  assert.is(new Set(long.map((_, k) => of(k))).size, long.length, 'every setting changes an answer')
+})
+
+test('the same over T5, whose encoder reads the prompt and whose decoder answers', async () => {
+  if (!hasPython('torch', 'transformers')) return
+  const answers = await compared(await writeCheckpoint(temporaryFolder('transformers'), 'instructblip-t5', 3), long)
   const of = (k: number): string => JSON.stringify(answers.map((row) => row[k]))
   assert.is(new Set(long.map((_, k) => of(k))).size, long.length, 'every setting changes an answer')
 })

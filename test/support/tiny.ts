@@ -22,7 +22,9 @@ import {
   adapterConfig,
   model as oracleModel,
 } from '../oracle/model.js'
+import type { LanguageConfig } from '../oracle/config.js'
 import { quantised } from '../oracle/quantised.js'
+import { shifted } from '../oracle/t5.js'
 import { type Tiny, type TinyKind, tinyCheckpoint, tinyParameters, writeTiny } from '../oracle/tiny.js'
 
 /** A folder that is removed when the process ends. */
@@ -65,13 +67,20 @@ export async function openTiny(
 
 /** Whether int8 and nf4 quantise a tensor. */
 export const isQuantised = (name: string): boolean =>
-  /^(vision_model|language_model)\..*\.layers\.\d+\..*(proj|qkv|projection|fc\d)\.weight$/.test(name)
+  /^(vision_model|language_model)\..*\.layers\.\d+\..*(proj|qkv|projection|fc\d)\.weight$/.test(name) ||
+  /^language_model\..*\.block\.\d+\..*\.(q|k|v|o|qkv|kv|wi_\d|wo)\.weight$/.test(name)
 
 /** The tensors with what a form keeps of matrices. Those of one input have their rows behind each other for int8. */
 function keptBy(form: QuantizedDType, tensors: ReadonlyMap<string, NdArray>): Map<string, NdArray> {
   const groups = new Map<string, string[]>()
   for (const name of [...tensors.keys()].filter(isQuantised)) {
-    const group = form === 'int8' ? name.replace(/\b[qkv]_proj/, 'qkv').replace(/(gate|up)_proj/, 'gateUp') : name
+    const group =
+      form === 'int8'
+        ? name
+            .replace(/\b[qkv]_proj|(?<=SelfAttention\.)[qkv]\b/, 'qkv')
+            .replace(/(gate|up)_proj/, 'gateUp')
+            .replace(/(?<=EncDecAttention\.)[kv]\b/, 'kv')
+        : name
     groups.set(group, [...(groups.get(group) ?? []), name])
   }
   const out = new Map(tensors)
@@ -98,11 +107,13 @@ const uint8 = (a: NdArray): Tensor => tensor(Uint8Array.from(a.data), a.shape)
 /** The two texts of a batch as the native model takes them. */
 export const qformerText = (b: Batch): QFormerText | undefined =>
   b.qformerIds && b.qformerMask ? { ids: int32(b.qformerIds), mask: uint8(b.qformerMask) } : undefined
-export const textRows = (b: Batch): TextRows => ({
+/** @param language of T5, whose decoder reads the labels shifted while an encoder reads the ids */
+export const textRows = (b: Batch, language: Pick<LanguageConfig, 't5'> = {}): TextRows => ({
   rows: b.inputIds.shape[0]!,
   ids: Int32Array.from(b.inputIds.data),
   mask: Uint8Array.from(b.attentionMask.data),
   labels: Int32Array.from(b.labels.data),
+  ...(language.t5 && { decoder: Int32Array.from(shifted(b.labels, language.t5).data) }),
 })
 
 /** One adapter for both, in mid-training: nothing of it is zero. `json` is a golden configuration (snake case). */

@@ -25,7 +25,7 @@ export async function writeCheckpoint(folder: string, kind: TinyKind = 'instruct
   const side = tiny.config['vision_config'].image_size as number
   const preprocessor = { ...tokenizerFiles()['preprocessor_config.json'], size: { height: side, width: side } }
   writeFileSync(join(folder, 'preprocessor_config.json'), JSON.stringify(preprocessor))
-  if (kind === 'blip2') rmSync(join(folder, 'qformer_tokenizer'), { recursive: true })
+  if (kind.startsWith('blip2')) rmSync(join(folder, 'qformer_tokenizer'), { recursive: true })
   return folder
 }
 

@@ -32,6 +32,14 @@ test('the prompt begins with BOS and keeps its end', () => {
   )
 })
 
+test("an encoder's prompt ends with EOS, has no BOS, and keeps its end", () => {
+  const special = { bosId: null, eosId: 2, padId: 0, startId: 0 }
+  assert.equal(promptIds(llamaTokenizer, 'What is unusual about this image?', special), [...what, 2])
+  assert.equal(promptIds(llamaTokenizer, 'What is unusual about this image?', special, 4), [445, 1967, 29973, 2])
+  const t5 = language({ model_type: 't5', feed_forward_proj: 'gated-gelu', bos_token_id: 1 })
+  assert.equal(specialIds(llamaTokenizer, t5), { bosId: null, eosId: 2, padId: 32000, startId: 0 })
+})
+
 test('the answer has no BOS and always its EOS', () => {
   assert.equal(
     answerIds(llamaTokenizer, 'The man is ironing clothes.', { eosId: 2 }),
@@ -85,6 +93,7 @@ test("LLaMA's tokenizer overrules a wrong config; OPT's config says what ends an
 
 test('what remains for the prompt', () => {
   assert.is(promptRoom({ maxPositions: 2048 }, 32, 256), 1760)
+  assert.is(promptRoom({ maxPositions: 512, startId: 0 }, 32, 256), 480)
 })
 
 test.run()

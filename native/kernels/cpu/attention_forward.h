@@ -1,5 +1,5 @@
-// Forward attention of one unit; included by each_isa.h. Two kernels: keys lie across the lanes where masks route or
-// causality hides keys, and where queries are few; else queries do.
+// Forward attention of one unit; included by each_isa.h. Two kernels: keys lie across the lanes where masks route,
+// where causality hides keys, with biases of distances, and where queries are few; else queries do.
 #include "kernels/cpu/multiply.h"
 #include "kernels/cpu/softmax.h"
 

@@ -28,16 +28,18 @@ struct AttentionUnit {
   int64_t shift;  // query i sees keys up to i + shift; at least nk where not causal
   Routing routing;
   int p;                          // masks; 1 without routing
-  float scale;                    // 1/√d
+  float scale;                    // of scores
   HeadRows<const float> q, k, v;  // [nq, d], [nk, d], [nk, d]
   const float* key_bias;          // [padded(nk)]: 0, or −∞ for padding and behind the end
   const int32_t* masks;           // [nq, padded(nk)], bit j = M_j
-  float alpha[kMostChoices];      // [p]
-  float* lse;                     // [nq, m]
-  HeadRows<float> out;            // forward: [nq, d]
-  HeadRows<const float> dout;     // backward: [nq, d]
-  HeadRows<float> dq, dk, dv;     // backward: [nq, d], [nk, d], [nk, d]
-  double* dalpha;                 // backward: [p], this unit's share; null where not wanted
+  const float* bias;              // [nq + nk − 1]: of query i and key k that at k − i + nq − 1; null: none
+  int64_t bias_stride;
+  float alpha[kMostChoices];   // [p]
+  float* lse;                  // [nq, m]
+  HeadRows<float> out;         // forward: [nq, d]
+  HeadRows<const float> dout;  // backward: [nq, d]
+  HeadRows<float> dq, dk, dv;  // backward: [nq, d], [nk, d], [nk, d]
+  double* dalpha;              // backward: [p], this unit's share; null where not wanted
 
   /// Softmaxes of a query.
   int64_t m() const { return softmaxes(routing, p); }

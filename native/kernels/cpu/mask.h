@@ -6,11 +6,15 @@ constexpr float kNone = -INFINITY;  // the bias of a key that is not seen, and w
 
 inline int64_t round_up(int64_t keys) { return (keys + kLanes - 1) / kLanes * kLanes; }
 
-/// [width]: the bias of the keys for query i. `room` is used where the query does not see them all.
+/// [width]: the bias of the keys for query i. `room` is used where it differs from one query to the next.
 inline const float* query_bias(const AttentionUnit& u, int64_t i, int64_t width, float* room) {
-  if (u.sees_all()) return u.key_bias;
+  if (u.sees_all() && !u.bias) return u.key_bias;
   int64_t seen = u.keys_seen(i);
   for (int64_t k = 0; k < width; ++k) room[k] = k < seen ? u.key_bias[k] : kNone;
+  if (u.bias) {
+    const float* bias = u.bias + (u.nq - 1 - i) * u.bias_stride;
+    for (int64_t k = 0; k < seen; ++k) room[k] += bias[k * u.bias_stride];
+  }
   return room;
 }
 

@@ -1,6 +1,6 @@
 // Attention's kernels on CUDA: their argument struct, and the two calls that choose a kernel. bfloat16 runs on tensor
-// cores (attention_mma_forward.h, attention_mma_backward.h) where sizes and alignment allow it. All else runs in
-// float32 (attention_general.h).
+// cores (attention_mma_forward.h, attention_mma_backward.h) where sizes and alignment allow it. All else, and biases of
+// distances, runs in float32 (attention_general.h).
 #pragma once
 #include "kernels/cuda/device.h"
 #include "kernels/routing.h"
@@ -25,6 +25,8 @@ struct Attention {
   int64_t mask_q, mask_k;           // its strides
   const float* alpha;               // [b0,b1,p]; null without routing
   int64_t alpha_b0, alpha_b1, alpha_j;
+  const float* bias;  // [h,nq+nk−1], of query i and key k that at k − i + nq − 1; null: none
+  int64_t bias_head, bias_step;
   float* lse;      // [units,nq,m]
   float2* centre;  // backward: D and the rounding error of D, [units,nq,m]
   float* shares;   // backward: dα by unit, tile of queries and mask; null where not wanted
@@ -35,7 +37,7 @@ struct Attention {
   Routing routing;
   int p;  // masks; 1 without routing
   bool causal;
-  float scale;  // 1/√d
+  float scale;  // of scores
 
   /// Softmaxes of a query.
   __host__ __device__ int m() const { return softmaxes(routing, p); }

@@ -25,8 +25,8 @@ void add_shares(const Attention<T>& a, const View& dalpha, int tiles) {
 
 template <typename T>
 void general(Attention<T> a, const View& dalpha) {
-  each_tile(a, [&](auto G, auto R) {
-    using Form = General<T, G(), R()>;
+  each_tile(a, [&](auto G, auto R, auto biased) {
+    using Form = General<T, G(), R(), biased()>;
     int tiles = pieces(a.nq, Form::B), key_tiles = pieces(a.nk, Form::B), chunks = pieces(a.d, kColumns);
     bool centres = a.dq.data || a.dk.data || dalpha;
     Scratch centre(centres ? size_t(a.units * a.nq * a.m()) * sizeof(float2) : 0),
@@ -35,12 +35,12 @@ void general(Attention<T> a, const View& dalpha) {
     a.shares = shares.as<float>();
     if (centres) {
       int columns = a.dq.data ? chunks : 1;
-      launch(general_backward_queries<T, G(), R()>, dim3(unsigned(a.units * tiles * columns)), dim3(Form::kBlock),
-             sizeof(typename Form::Shared), a, tiles, columns);
+      launch(general_backward_queries<T, G(), R(), biased()>, dim3(unsigned(a.units * tiles * columns)),
+             dim3(Form::kBlock), sizeof(typename Form::Shared), a, tiles, columns);
     }
     if (a.dk.data || a.dv.data)
-      launch(general_backward_keys<T, G(), R()>, dim3(unsigned(a.units * key_tiles * chunks)), dim3(Form::kBlock),
-             sizeof(typename Form::Shared), a, key_tiles, chunks);
+      launch(general_backward_keys<T, G(), R(), biased()>, dim3(unsigned(a.units * key_tiles * chunks)),
+             dim3(Form::kBlock), sizeof(typename Form::Shared), a, key_tiles, chunks);
     add_shares(a, dalpha, tiles);
   });
 }

@@ -26,10 +26,10 @@ __global__ void __launch_bounds__(kThreads) merge_pieces(Attention<bf16> a, cons
 
 template <typename T>
 void general(const Attention<T>& a) {
-  each_tile(a, [&](auto G, auto R) {
-    using Form = General<T, G(), R()>;
+  each_tile(a, [&](auto G, auto R, auto biased) {
+    using Form = General<T, G(), R(), biased()>;
     int tiles = pieces(a.nq, Form::B), chunks = pieces(a.d, kColumns);
-    launch(general_forward<T, G(), R()>, dim3(unsigned(a.units * tiles * chunks)), dim3(Form::kBlock),
+    launch(general_forward<T, G(), R(), biased()>, dim3(unsigned(a.units * tiles * chunks)), dim3(Form::kBlock),
            sizeof(typename Form::Shared), a, tiles, chunks);
   });
 }

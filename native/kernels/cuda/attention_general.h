@@ -45,7 +45,7 @@ struct GeneralShared {
   float alpha[kMostChoices];  // (mask)
 };
 
-template <typename T, int G, int R>
+template <typename T, int G, int R, bool biased>
 struct General {
   static constexpr int B = G * R, kBlock = G * G, kWidth = B + 1, kPad = kSlice + 1, kWide = kSlice / G;
   static_assert(kBlock == 4 * B);
@@ -90,8 +90,8 @@ struct General {
     }
   }
 
-  /// to (B queries, B keys) = factor · left[q0+i]·right[k0+k]; −∞ where `hide` and the query does not see the key. All
-  /// threads call it; it begins and ends with a barrier.
+  /// to (B queries, B keys) = factor · left[q0+i]·right[k0+k]; where `hide`, plus the bias of the distance, and −∞
+  /// where the query does not see the key. All threads call it; it begins and ends with a barrier.
   __device__ void products(float* to, const T* left, int64_t left_row, const T* right, int64_t right_row, int q0,
                            int k0, float factor, bool hide) {
     float sum[R][R] = {};
@@ -112,6 +112,7 @@ struct General {
       }
     }
     const uint8_t* key_mask = hide ? at.key_mask(a) : nullptr;
+    const float* bias = biased && hide ? a.bias + at.head * a.bias_head : nullptr;
 #pragma unroll
     for (int k = 0; k < R; ++k) {
       int key = k0 + tx + G * k;
@@ -120,12 +121,15 @@ struct General {
       for (int i = 0; i < R; ++i) {
         int query = q0 + ty + G * i;
         bool seen = token && query < a.nq && (!a.causal || key <= query + a.nk - a.nq);
-        to[(ty + G * i) * kWidth + tx + G * k] = !hide || seen ? factor * sum[i][k] : kNone;
+        float x = factor * sum[i][k];
+        if constexpr (biased)
+          if (hide && seen) x += bias[(key - query + a.nq - 1) * a.bias_step];
+        to[(ty + G * i) * kWidth + tx + G * k] = !hide || seen ? x : kNone;
       }
     }
     __syncthreads();
   }
-  /// s = q kᵀ/√d.
+  /// s = scale·q kᵀ + b.
   __device__ void form_scores(int q0, int k0) {
     products(s, at(a.q), a.q.row, at(a.k), a.k.row, q0, k0, a.scale, true);
   }
@@ -295,17 +299,20 @@ struct General {
   }
 };
 
-/// f(G, R) of the tiles: 16 rows where both sides are short, else 64.
+/// f(G, R, biased) of the tiles: 16 rows where both sides are short, else 64.
 template <typename T, typename F>
 void each_tile(const Attention<T>& a, F f) {
-  if (a.nq <= 32 && a.nk <= 32) f(std::integral_constant<int, 8>{}, std::integral_constant<int, 2>{});
-  else f(std::integral_constant<int, 16>{}, std::integral_constant<int, 4>{});
+  const auto tiles = [&](auto biased) {
+    if (a.nq <= 32 && a.nk <= 32) f(std::integral_constant<int, 8>{}, std::integral_constant<int, 2>{}, biased);
+    else f(std::integral_constant<int, 16>{}, std::integral_constant<int, 4>{}, biased);
+  };
+  a.bias ? tiles(std::true_type{}) : tiles(std::false_type{});
 }
 
 /// out and lse. Blocks: units × tiles of queries × chunks of columns.
-template <typename T, int G, int R>
+template <typename T, int G, int R, bool biased>
 __global__ void __launch_bounds__(G* G, 1) general_forward(Attention<T> a, int tiles, int chunks) {
-  using Form = General<T, G, R>;
+  using Form = General<T, G, R, biased>;
   SHARED(typename Form::Shared, shared);
   int64_t block = blockIdx.x;
   Form f(a, block / chunks / tiles, *shared);
@@ -337,9 +344,9 @@ __global__ void __launch_bounds__(G* G, 1) general_forward(Attention<T> a, int t
 }
 
 /// dq, D and the shares of dα. Blocks as in general_forward.
-template <typename T, int G, int R>
+template <typename T, int G, int R, bool biased>
 __global__ void __launch_bounds__(G* G, 1) general_backward_queries(Attention<T> a, int tiles, int chunks) {
-  using Form = General<T, G, R>;
+  using Form = General<T, G, R, biased>;
   SHARED(typename Form::Shared, shared);
   int64_t block = blockIdx.x;
   Form f(a, block / chunks / tiles, *shared);
@@ -395,9 +402,9 @@ __global__ void __launch_bounds__(G* G, 1) general_backward_queries(Attention<T>
 }
 
 /// dk and dv. Blocks: units × tiles of keys × chunks of columns.
-template <typename T, int G, int R>
+template <typename T, int G, int R, bool biased>
 __global__ void __launch_bounds__(G* G, 1) general_backward_keys(Attention<T> a, int tiles, int chunks) {
-  using Form = General<T, G, R>;
+  using Form = General<T, G, R, biased>;
   SHARED(typename Form::Shared, shared);
   int64_t block = blockIdx.x;
   Form f(a, block / chunks / tiles, *shared);
