@@ -4,7 +4,7 @@
  * question.
  */
 import { rm, writeFile } from 'node:fs/promises'
-import { dirname, join, relative } from 'node:path'
+import { dirname, join, relative, resolve } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
@@ -23,7 +23,14 @@ import { renderClips, renderStills, type Order } from './render.js'
 const here = dirname(fileURLToPath(import.meta.url))
 const root = join(here, '..', '..')
 const out = join(root, 'demo-out')
-const checkpoint = join(here, 'checkpoint')
+
+const { json, model: given } = new Command('demo')
+  .description('learn to answer questions about videos of coloured shapes')
+  .option('--json <file>', 'write the accuracies there as well')
+  .option('--model <folder>', 'the image model that learns; default: the checkpoint beside this file')
+  .parse()
+  .opts<{ json?: string; model?: string }>()
+const checkpoint = given === undefined ? join(here, 'checkpoint') : resolve(given)
 
 /** Clips of each split, and the seed that all of them follow from. */
 const SEED = 7
@@ -56,7 +63,7 @@ async function render(split: keyof typeof CLIPS, order: Order = 'normal'): Promi
 }
 
 async function learn(name: string): Promise<string> {
-  const config = await readTrainConfig(join(here, `${name}.yaml`))
+  const config = { ...(await readTrainConfig(join(here, `${name}.yaml`))), model: checkpoint }
   await rm(config.output, { recursive: true, force: true })
   console.log(`\ntraining ${name} (${config.train.epochs} epochs)`)
   let bar: Bar | undefined
@@ -117,7 +124,7 @@ const TITLES: Record<string, string> = {
   oneFrame: 'full model, one frame repeated',
 }
 
-async function main(json: string | undefined): Promise<void> {
+async function main(): Promise<void> {
   const start = performance.now()
   const manifests = { train: await render('train'), val: await render('val'), test: await render('test') }
   const [training, test] = [await readManifest(manifests.train), await readManifest(manifests.test)]
@@ -186,11 +193,7 @@ async function show(folder: string, test: readonly Sample[]): Promise<void> {
   console.log(`   (the answer is: ${sample.answer})`)
 }
 
-const program = new Command('demo')
-  .description('learn to answer questions about videos of coloured shapes')
-  .option('--json <file>', 'write the accuracies there as well')
-program.parse()
-main(program.opts<{ json?: string }>().json)
+main()
   .catch((error: unknown) => {
     if (error instanceof Interrupted || signal.aborted) process.exitCode = 130
     else {

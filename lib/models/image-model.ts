@@ -212,19 +212,23 @@ export class ImageModel implements Parts {
       mask.fill(1, r * (V + S), r * (V + S) + V)
       mask.set(isToken.subarray(r * S, (r + 1) * S), r * (V + S) + V)
     }
-    const { indices, targets } = answerRows(text, V)
-    for (let more = indices.length && padded(indices.length) - indices.length; more > 0; more--) {
-      indices.push(0)
-      targets.push(IGNORE)
-    }
-    const list = (values: number[]): Tensor => tensor(Int32Array.from(values), [values.length], 'int32', device)
     return {
       ids: tokenTensor(ids, rows, device),
       mask: tokenTensor(mask, rows, device),
       ...(!isEncoderDecoder(language) && { positions: tokenTensor(language.positions(mask, rows), rows, device) }),
       ...(decoder && { decoder: tokenTensor(decoder, rows, device) }),
-      ...(labels && { answers: { indices: list(indices), targets: list(targets) } }),
+      ...(labels && { answers: this.#answers(text, V, padded) }),
     }
+  }
+
+  #answers(text: TextRows, V: number, padded = (n: number): number => n): { indices: Tensor; targets: Tensor } {
+    const { indices, targets } = answerRows(text, V)
+    for (let more = indices.length && padded(indices.length) - indices.length; more > 0; more--) {
+      indices.push(0)
+      targets.push(IGNORE)
+    }
+    const list = (values: number[]): Tensor => tensor(Int32Array.from(values), [values.length], 'int32', this.device)
+    return { indices: list(indices), targets: list(targets) }
   }
 
   /**
@@ -250,7 +254,9 @@ export class ImageModel implements Parts {
    */
   loss(hidden: Tensor, text: TextRows | DeviceText, factor = 1): Tensor {
     const [B, N, D] = hidden.shape as [number, number, number]
-    const { answers } = isOnDevice(text) ? text : this.upload(text, N - text.ids.length / text.rows)
+    const answers = isOnDevice(text)
+      ? text.answers
+      : text.labels && this.#answers(text, N - text.ids.length / text.rows)
     if (!answers) throw invalid('labels', 'one label per text token', undefined)
     if (!answers.indices.size) throw invalid('labels', 'at least one answer token', 'none in the batch')
     const chosen = embedding(answers.indices, reshape(hidden, [B * N, D]), this.precision)

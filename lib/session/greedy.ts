@@ -169,15 +169,7 @@ export class Decoder {
     scope(() =>
       noGrad(() => {
         const { mask: seen, layers } = language.encode(x, tokenTensor(mask, given, this.model.device))
-        const all = (t: Tensor): Tensor =>
-          keep(
-            given === rows
-              ? t
-              : expand(
-                  t,
-                  t.shape.map((size, i) => (i === 0 ? rows : size)),
-                ),
-          )
+        const all = (t: Tensor): Tensor => keep(given === rows ? t : expand(t, [rows, ...t.shape.slice(1)]))
         const made = new Map<Tensor, Tensor>()
         for (const { k, v } of layers) for (const { of } of [k, v]) if (!made.has(of)) made.set(of, all(of))
         this.#source = {

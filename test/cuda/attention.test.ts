@@ -29,6 +29,8 @@ interface Case {
   mode?: AttentionOptions['mode']
   choices?: number
   causal?: boolean
+  /** With a bias of each distance, and scores that are not divided. */
+  biased?: boolean
   /** Which keys are tokens. */
   token?: (key: number, keys: number, row: number) => boolean
   keeps?: (query: number, key: number, mask: number) => boolean
@@ -85,6 +87,7 @@ function results(c: Case, on: Device, dtype: DType): Record<string, Float64Array
       over,
       mode,
       causal,
+      ...(c.biased && { bias: normal([heads, nq + nk - 1]), scale: 0.2 }),
       ...(token && { keyMask: bytes([...batch, nk], (i) => Number(token(i % nk, nk, Math.floor(i / nk)))) }),
       ...(mode !== 'off' && {
         alpha,
@@ -207,6 +210,19 @@ else {
         ]),
     ),
   )
+  sizes(
+    'biases of distances',
+    [1, 17, 40, 65, 161, 210].flatMap((n, i): Case[] => [
+      { shape: [i < 3 ? 2 : 1, n], heads: i < 3 ? 2 : 1, biased: true, token: (k) => k < 40 || k % 3 > 0 },
+      { shape: [1, n], heads: 1, d: i % 2 ? 64 : 24, causal: true, biased: true },
+    ]),
+  )
+  sizes('biases where queries and keys differ', [
+    { shape: [2, 1], keys: 70, causal: true, biased: true, wanted: 'q' },
+    { shape: [1, 1], keys: 300, heads: 1, causal: true, biased: true },
+    { shape: [1, 50], keys: 20, heads: 1, biased: true, wanted: 'kv' },
+    { shape: [1, 12], d: 88, biased: true },
+  ])
   sizes('a few queries over split keys', [
     { shape: [1, 7], keys: 200, heads: 1, causal: true, wanted: 'q' },
     { shape: [3, 2], keys: 300, heads: 1, wanted: 'q', token: (k, _, row) => row !== 1 && k > 100 },

@@ -1,5 +1,6 @@
 // Graphs of training steps on a CUDA device (MT_ADDON: the emulator's addon): which shapes get one, how padding to common
 // shapes affects the numbers, the memory that they share, and what follows a capture that fails.
+import { join } from 'node:path'
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Adapter } from '../../lib/adapter/adapter.js'
@@ -17,7 +18,7 @@ import { shuffled } from '../../lib/random.js'
 import { Trainer } from '../../lib/train/trainer.js'
 import { relativeError } from '../oracle/array.js'
 import { settled } from '../support/memory.js'
-import { makeWorld, trainConfig, type World } from '../support/world.js'
+import { makeWorld, trainConfig, writeCheckpoint, type World } from '../support/world.js'
 import { emulated, lines } from './emulated.js'
 
 const { cuda } = devices()
@@ -53,14 +54,15 @@ class Recorder extends AdamW {
     return outcome
   }
 }
-function made(options: { graphs?: boolean; graphBytes?: number } = {}) {
+function made(options: { graphs?: boolean; graphBytes?: number } = {}, over = { checkpoint, features }) {
   const { adapter: config } = trainConfig(world, 'none')
-  const adapter = new Adapter(checkpoint.model.config, config, { seed: 3, device: checkpoint.model.device })
+  const { model } = over.checkpoint
+  const adapter = new Adapter(model.config, config, { seed: 3, device: model.device })
   const optimizer = new Recorder(
     adapter.trained().map((p) => ({ ...p, tensor: adapter.parameters.get(p.name)! })),
     { lr: 1e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.05, clip: 5 },
   )
-  const trainer = new Trainer(checkpoint, adapter, features, optimizer, options)
+  const trainer = new Trainer(over.checkpoint, adapter, over.features, optimizer, options)
   const values = async (): Promise<number[]> => {
     const all: number[] = []
     for (const t of adapter.parameters.values()) all.push(...((await t.data()) as Float32Array))
@@ -109,6 +111,32 @@ function shape(batch: Sample[]): string {
 }
 
 const graphsSoFar = (): number => (syncBlocking(), native().devices().counts!['graphs']!)
+
+test('over T5, an encoder and a decoder: captured steps give the bits of operators one by one', async () => {
+  const checkpoint = await openCheckpoint(await writeCheckpoint(join(world.root, 't5'), 'instructblip-t5'), {
+    device: 'cuda',
+  })
+  const features = new Features(checkpoint, { frames: 3, sampling: { kind: 'uniform' } })
+  const run = async (graphs: boolean): Promise<number[]> => {
+    const { trainer, adapter, optimizer, values, dispose } = made({}, { checkpoint, features })
+    const losses: number[] = []
+    for (let i = 0; i < 5; i++) {
+      // A new trainer has seen no shape yet.
+      const one = graphs ? trainer : new Trainer(checkpoint, adapter, features, optimizer)
+      losses.push((await one.step([batches(1)[0]!])).loss)
+      if (!graphs) one.dispose()
+    }
+    const all = [...losses, ...(await values())]
+    dispose()
+    assert.ok(losses[4]! < losses[0]!, `${losses}`)
+    return all
+  }
+  const start = graphsSoFar()
+  const captured = await run(true)
+  assert.ok(!emulated || graphsSoFar() > start, 'a graph was made')
+  assert.equal(await run(false), captured)
+  checkpoint.model.dispose()
+})
 
 ;(emulated ? test : plain.skip)(
   'shuffled data of 40 shapes: at most 12 graphs, and the bits of operators one by one',

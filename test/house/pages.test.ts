@@ -5,6 +5,7 @@ import { dirname, join, normalize } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { withTable } from '../../scripts/docs/models.js'
 import { configurationPage, dataPage } from '../../scripts/docs/pages.js'
 import { anchorsOf } from '../support/anchors.js'
 
@@ -50,6 +51,10 @@ test('every link of a page to a file of the repository leads there', () => {
     }
   assert.ok(links > 30, `${links} links`)
   assert.equal(wrong, [])
+})
+
+test("README.md's table of models is what its JSON and the shapes give: npm run docs:models", () => {
+  assert.is(withTable(read('README.md')), read('README.md'))
 })
 
 test("lib/README.md's walk names files and functions that exist", () => {

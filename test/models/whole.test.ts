@@ -357,6 +357,16 @@ test('instructblip over a LLaMA with grouped key heads and a tied output matrix'
   model.native.dispose()
 })
 
+test('blip2 over a T5 with a tied output matrix', async () => {
+  const tied = ({ config, tensors }: Tiny): Tiny => ({
+    config: { ...config, text_config: { ...config['text_config'], tie_word_embeddings: true } },
+    tensors: new Map([...tensors].filter(([name]) => name !== 'language_model.lm_head.weight')),
+  })
+  const model = await openTiny('blip2-t5', 9, (t) => calmer(tied(t)))
+  await videoCase(model, { name: 'tied', config: { ...small, fusion: false, dar: dar() } })
+  model.native.dispose()
+})
+
 for (const kind of ['instructblip', 'blip2', 'instructblip-t5', 'blip2-t5'] as const) {
   // The oracle's T5 counts padding on the left as Hugging Face's does; ours is compared below.
   for (const padding of kind.endsWith('t5') ? (['right'] as const) : (['right', 'left'] as const)) {

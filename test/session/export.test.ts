@@ -24,14 +24,24 @@ import { openModel } from '../../lib/session/model.js'
 
 const root = temporaryFolder('export')
 const at = (name: string): string => join(root, name)
-const [words, prompt] = [
+const [words, prompt, said] = [
   [3, 7, 9],
   [1, 17, 23, 5],
+  [0, 8, 14], // by T5's decoder
 ]
 let model: string
+let t5: string
 
 test.before(async () => {
   model = await writeCheckpoint(at('model'), 'instructblip', 5)
+  t5 = await writeCheckpoint(at('t5'), 'instructblip-t5', 5)
+  await saveLora(model, at('lora'))
+  await saveLora(t5, at('t5-lora'))
+  using open = await openModel(model)
+  await writeAdapter(open, at('video'), 2)
+})
+
+async function saveLora(model: string, folder: string): Promise<void> {
   // The placeholder of pictures, which transformers asks for.
   const config = JSON.parse(readFileSync(join(model, 'config.json'), 'utf8'))
   writeFileSync(join(model, 'config.json'), JSON.stringify({ ...config, image_token_index: 0 }))
@@ -49,12 +59,10 @@ test.before(async () => {
     const rng = new Random(4)
     for (const [name, t] of adapter.parameters) if (/lora/.test(name)) write(t, rng.normal(t.shape, 0, 0.3))
   })
-  await saveAdapter(at('lora'), adapter, { fingerprint: checkpoint.fingerprint, base: 'tiny' })
+  await saveAdapter(folder, adapter, { fingerprint: checkpoint.fingerprint, base: 'tiny' })
   adapter.dispose()
   checkpoint.model.dispose()
-  using open = await openModel(model)
-  await writeAdapter(open, at('video'), 2)
-})
+}
 
 /** Pictures by seed, and the logits over visual tokens and prompt that a checkpoint gives of each. */
 async function logitsOf(checkpoint: Checkpoint, pictures: Float32Array[], adapter?: Adapter): Promise<Float32Array[]> {
@@ -68,7 +76,8 @@ async function logitsOf(checkpoint: Checkpoint, pictures: Float32Array[], adapte
         const seen = model.features(tensor(pixels, [1, 1, 3, side, side]))
         const visual = model.visualTokens(seen, text, adapter)
         const ids = Int32Array.from(prompt)
-        const hidden = model.hidden(visual, { rows: 1, ids, mask: new Uint8Array(ids.length).fill(1) })
+        const decoder = 'startId' in model.config.language ? { decoder: Int32Array.from(said) } : {}
+        const hidden = model.hidden(visual, { rows: 1, ids, mask: new Uint8Array(ids.length).fill(1), ...decoder })
         out.push((await logits(model.language, hidden).data()) as Float32Array)
       }),
     )
@@ -100,6 +109,37 @@ async function refusal(act: () => Promise<unknown>): Promise<string> {
   }
   return assert.unreachable('nothing was refused') as never
 }
+
+test('a merged model over T5 gives what the model with the adapter gives, and what transformers gives', async () => {
+  await exportMerged(t5, at('t5-lora'), at('t5-merged'))
+  using base = await openModel(t5, { adapter: at('t5-lora') })
+  const merged = await openCheckpoint(at('t5-merged'))
+  const some = pictures(8, merged.model.config.vision.imageSize)
+  const [ours, theirs] = [await logitsOf(base.checkpoint, some, base.adapter), await logitsOf(merged, some)]
+  merged.model.dispose()
+  assert.ok(difference(ours, theirs) < 1e-5, String(difference(ours, theirs)))
+  if (!hasPython('torch', 'transformers')) return
+  writeFileSync(at('asked-t5.json'), JSON.stringify({ pictures: some.map((p) => [...p]), words, prompt, said }))
+  const source = `
+import json, sys, torch
+from transformers import InstructBlipForConditionalGeneration as M
+folder, asked = sys.argv[1:]
+asked = json.load(open(asked))
+model = M.from_pretrained(folder, torch_dtype=torch.float32).eval()
+side, L = model.config.vision_config.image_size, model.config.num_query_tokens
+words, ids, said = (torch.tensor([x]) for x in (asked['words'], [0] * L + asked['prompt'], asked['said']))
+out = []
+for p in asked['pictures']:
+    with torch.no_grad():
+        r = model(pixel_values=torch.tensor(p).reshape(1, 3, side, side), qformer_input_ids=words,
+            qformer_attention_mask=torch.ones_like(words), input_ids=ids, attention_mask=torch.ones_like(ids),
+            decoder_input_ids=said)
+    out.append(r.logits[0].flatten().tolist())
+print(json.dumps(out))`
+  const worst = difference(theirs, JSON.parse(python(source, at('t5-merged'), at('asked-t5.json'))) as number[][])
+  console.log(`T5: largest difference of logits, of the largest: transformers ${worst.toExponential(1)}`)
+  assert.ok(worst < 1e-4, String(worst))
+})
 
 test('the merged model gives what the model with the adapter gives', async () => {
   const written = await exportMerged(model, at('lora'), at('merged'))

@@ -154,6 +154,37 @@ export function bytes(): [Json, Json] {
   ]
 }
 
+/** The sentences that the T5 excerpt holds, with their ids before the EOS. */
+export const T5_SENTENCES: [string, number[]][] = [
+  ['The house is wonderful.', [37, 629, 19, 1627, 5]],
+  ['Das Haus ist wunderbar.', [644, 4598, 229, 19250, 5]],
+]
+
+/** Flan-T5's with the placeholder of a picture behind: a unigram model, EOS behind a text, no BOS. */
+export function t5(): [Json, Json] {
+  const vocab = Array.from({ length: 32100 }, (_, i): [string, number] => [`<unused_${i}>`, -1000])
+  for (const [token, id] of Object.entries(pairs(T5_VOCAB))) vocab[id] = [token, -2 - token.length]
+  return [
+    {
+      version: '1.0',
+      added_tokens: [added(0, '<pad>'), added(1, '</s>'), added(2, '<unk>'), added(32100, '<image>')],
+      normalizer: { type: 'Precompiled', precompiled_charsmap: '' },
+      pre_tokenizer: {
+        type: 'Sequence',
+        pretokenizers: [{ type: 'WhitespaceSplit' }, { type: 'Metaspace', replacement: '▁', add_prefix_space: true }],
+      },
+      post_processor: template([], [['</s>', 1]]),
+      decoder: { type: 'Metaspace', replacement: '▁', add_prefix_space: true },
+      model: { type: 'Unigram', unk_id: 2, vocab },
+    },
+    { eos_token: '</s>', pad_token: '<pad>', unk_token: '<unk>' },
+  ]
+}
+
+const T5_VOCAB = `
+<pad>=0 </s>=1 <unk>=2 ▁=3 .=5 s=7 ▁is=19 ▁The=37 ▁ist=229 ▁house=629 ▁Das=644 ▁wonderful=1627 ▁Haus=4598 ▁wunderbar=19250
+`
+
 const LLAMA_VOCAB = `
 <unk>=0 <s>=1 </s>=2 <0x82>=133 <0x99>=156 <0x9F>=162 <0xF0>=243 ▁t=260 in=262 ▁a=263 on=265 ▁th=266 es=267 at=271 an=273 ▁c=274 is=275 ou=283 al=284
 ▁m=286 ing=292 ▁n=302 ro=307 ▁u=318 ▁T=323 im=326 ot=327 ut=329 ▁is=338 ve=345 un=348 ag=351 he=354 ab=370 us=375 ir=381 th=386 ▁W=399 lo=417 ▁un=443

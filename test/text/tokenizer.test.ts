@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { InputError } from '../../lib/errors.js'
 import { checkIds, checkTokenizer, loadTokenizer, makeTokenizer } from '../../lib/text/tokenizer.js'
-import { bert, bytes, llama, LLAMA_SENTENCES } from './fixtures.js'
+import { bert, bytes, llama, LLAMA_SENTENCES, t5, T5_SENTENCES } from './fixtures.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'mtransllama-tokenizer-'))
 test.after(() => rmSync(folder, { recursive: true, force: true }))
@@ -28,6 +28,18 @@ test('LLaMA: published ids, BOS 2, and back', () => {
     assert.equal(t.encode(text, { addSpecialTokens: false }), ids)
     assert.is(t.decode([2, ...ids, 2, 32000]), text)
   }
+})
+
+test('T5: published ids of a unigram model, EOS behind, no BOS, and back', () => {
+  const t = makeTokenizer(...t5())
+  assert.equal([t.bosId, t.eosId, t.padId, t.unkId, t.vocabSize, t.wordsCarrySpaces], [null, 1, 0, 2, 32101, false])
+  for (const [text, ids] of T5_SENTENCES) {
+    assert.equal(t.encode(text), [...ids, 1])
+    assert.equal(t.encode(text, { addSpecialTokens: false }), ids)
+    assert.is(t.decode([0, ...ids, 1, 0]), text)
+  }
+  assert.equal(t.encode(' The  houses ', { addSpecialTokens: false }), [37, 629, 7])
+  assert.is(t.idOf('<image>'), 32100)
 })
 
 test('BERT: published ids, [CLS] and [SEP], lower case, no accents', () => {

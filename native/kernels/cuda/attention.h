@@ -1,6 +1,6 @@
 // Attention's kernels on CUDA: their argument struct, and the two calls that choose a kernel. bfloat16 runs on tensor
-// cores (attention_mma_forward.h, attention_mma_backward.h) where sizes and alignment allow it. All else, and biases of
-// distances, runs in float32 (attention_general.h).
+// cores (attention_mma_forward.h, attention_mma_backward.h) where sizes and alignment allow it. All else runs in
+// float32 (attention_general.h).
 #pragma once
 #include "kernels/cuda/device.h"
 #include "kernels/routing.h"

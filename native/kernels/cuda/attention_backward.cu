@@ -52,7 +52,7 @@ void launch_side(Kernel kernel, const Attention<bf16>& a, const Cut& cut, int wi
 }
 
 /// On heads padded to D columns. False where the rows do not fit into shared memory.
-template <int D>
+template <int D, bool biased>
 bool on_tensor_cores(Attention<bf16> a, const View& dalpha) {
   const bool masked = a.routing != Routing::off;
   const Cut cut = backward_cut(a.units, a.nq, a.nk, D);
@@ -61,9 +61,9 @@ bool on_tensor_cores(Attention<bf16> a, const View& dalpha) {
   if (bytes <= (masked ? shared : std::min(shared, kHalfShared))) {
     Scratch shares(dalpha ? size_t(a.units * a.p) * sizeof(float) : 0);
     a.shares = shares.as<float>();
-    auto kernel = mma_backward_unit<D, false>;
-    if constexpr (D == 64)
-      if (masked) kernel = mma_backward_unit<64, true>;
+    auto kernel = mma_backward_unit<D, false, biased>;
+    if constexpr (D == 64 && !biased)
+      if (masked) kernel = mma_backward_unit<64, true, false>;
     launch(kernel, dim3(unsigned((a.units + cut.units - 1) / cut.units)), dim3(unsigned(32 * cut.units * cut.warps)),
            bytes, a, cut);
     add_shares(a, dalpha, 1);
@@ -72,8 +72,8 @@ bool on_tensor_cores(Attention<bf16> a, const View& dalpha) {
   if (masked) return false;
   Scratch centre(size_t(a.units * a.nq) * sizeof(float2));
   a.centre = centre.as<float2>();
-  if (a.dq.data || a.dk.data) launch_side(mma_backward_queries<D>, a, backward_queries_cut(a.nq, a.nk), D);
-  if (a.dk.data || a.dv.data) launch_side(mma_backward_keys<D>, a, backward_keys_cut(a.nq, a.nk), D);
+  if (a.dq.data || a.dk.data) launch_side(mma_backward_queries<D, biased>, a, backward_queries_cut(a.nq, a.nk), D);
+  if (a.dk.data || a.dv.data) launch_side(mma_backward_keys<D, biased>, a, backward_keys_cut(a.nq, a.nk), D);
   return true;
 }
 
@@ -81,8 +81,9 @@ bool on_tensor_cores(Attention<bf16> a, const View& dalpha) {
 
 void attention_backward(const Attention<float>& a, const View& dalpha) { general(a, dalpha); }
 void attention_backward(const Attention<bf16>& a, const View& dalpha) {
-  const bool done = suits_tensor_cores(a) &&
-                    (a.d <= 64 ? on_tensor_cores<64>(a, dalpha) : on_tensor_cores<128>(a, dalpha));
+  const bool done = suits_tensor_cores(a) && (a.bias      ? on_tensor_cores<64, true>(a, dalpha)
+                                              : a.d <= 64 ? on_tensor_cores<64, false>(a, dalpha)
+                                                          : on_tensor_cores<128, false>(a, dalpha));
   if (!done) general(a, dalpha);
 }
 

@@ -56,9 +56,11 @@ bool on_tensor_cores(Attention<bf16> a) {
   Attention<bf16> pass = a;
   if (split) pass.lse = lse.as<float>();
   each_width(a, [&](auto D) {
-    auto kernel = mma_forward<D(), false>;
-    if constexpr (D() == 64)
-      if (a.routing != Routing::off) kernel = mma_forward<64, true>;
+    auto kernel = mma_forward<D(), false, false>;
+    if constexpr (D() == 64) {
+      if (a.routing != Routing::off) kernel = mma_forward<64, true, false>;
+      else if (a.bias) kernel = mma_forward<64, false, true>;
+    }
     launch(kernel, dim3(unsigned(forward_blocks(a.units, cut))), dim3(unsigned(32 * cut.units * cut.warps)),
            forward_bytes(D(), cut), pass, cut);
   });

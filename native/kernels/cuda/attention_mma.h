@@ -30,7 +30,7 @@ inline bool suits_tensor_cores(const Attention<bf16>& a) {
   const bool masked = a.routing != Routing::off;
   const bool near = !masked || (std::abs(a.mask_q) < (1 << 20) && std::abs(a.mask_k) < (1 << 20) && a.nq < 1024 &&
                                 a.nk < 1024);  // offsets into masks fit an int
-  return near && !a.bias && a.d % 8 == 0 && a.d <= (masked ? 64 : 128) && a.nq && a.nk && aligned(a.q, a, a.nq) &&
+  return near && a.d % 8 == 0 && a.d <= (masked || a.bias ? 64 : 128) && a.nq && a.nk && aligned(a.q, a, a.nq) &&
          aligned(a.k, a, a.nk) && aligned(a.v, a, a.nk) && aligned(a.dout, a, a.nq) && aligned(a.out, a, a.nq) &&
          aligned(a.dq, a, a.nq) && aligned(a.dk, a, a.nk) && aligned(a.dv, a, a.nk);
 }
@@ -41,6 +41,11 @@ template <int D>
 inline constexpr int kRow = row_pitch(D);
 template <int D>
 inline constexpr int kMostWarps = most_warps(D);
+
+/// The bias of a pair's distance; of pairs outside the matrix some other.
+__device__ inline float distance_bias(const Attention<bf16>& a, int head, int query, int key) {
+  return a.bias[head * a.bias_head + min(max(key - query + a.nq - 1, 0), a.nq + a.nk - 2) * a.bias_step];
+}
 
 /// A thread's lane. Of a 16×8 accumulator it has elements (row + 8·(e/2), column + e%2), e < 4.
 struct Lane {

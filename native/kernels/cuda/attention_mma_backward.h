@@ -7,7 +7,7 @@
 
 namespace mt::cuda {
 
-template <int D, bool masked>
+template <int D, bool masked, bool biased>
 struct BackwardTile {
   using Pairs = float[2][4];  // 16×16: queries × keys where a warp has queries, keys × queries where it has keys
   using Sets = unsigned[2];
@@ -103,6 +103,7 @@ struct BackwardTile {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float y = x[n][e] + numbers(layout().key_bias)[key<by_query>(k0, n, e)];
+        if constexpr (biased) y += distance_bias(a, at.head, query_at(e), key_at(e));
         x[n][e] = a.causal && key_at(e) > query_at(e) + a.nk - a.nq ? kNone : y;
       }
     }
@@ -296,14 +297,15 @@ __device__ inline void wait_for_rows() {
 }
 
 /// All gradients, and the shares of dα, of units whose rows all fit into a block. Blocks: groups of units.
-template <int D, bool masked>
+template <int D, bool masked, bool biased>
 __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_backward_unit(Attention<bf16> a, Cut cut) {
   SHARED(unsigned char, shared);
   int warp = int(threadIdx.x) / 32, slot = warp / cut.warps, own = warp % cut.warps, threads = 32 * cut.warps,
       thread = int(threadIdx.x) - 32 * slot * cut.warps;
   int64_t unit = int64_t(blockIdx.x) * cut.units + slot;
   bool there = unit < a.units, centred = a.dq.data || a.dk.data || a.shares;
-  BackwardTile<D, masked> t(a, cut, there ? unit : 0, shared + slot * backward_layout(D, cut, a.m(), masked).bytes);
+  BackwardTile<D, masked, biased> t(a, cut, there ? unit : 0,
+                                    shared + slot * backward_layout(D, cut, a.m(), masked).bytes);
   if (there) t.load_queries(0, false, thread, threads), t.load_keys(0, thread, threads);
   wait_for_rows();
   for (int q0 = 16 * own; there && centred && q0 < cut.q_rows; q0 += 16 * cut.warps) {
@@ -328,12 +330,12 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_backward_unit(Atten
 }
 
 /// D and dq, without masks. Blocks: units × blocks of queries.
-template <int D>
+template <int D, bool biased>
 __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_backward_queries(Attention<bf16> a, Cut cut) {
   SHARED(unsigned char, shared);
   int thread = int(threadIdx.x), threads = 32 * cut.warps, first = int(blockIdx.x) % cut.blocks * cut.q_rows,
       q0 = thread / 32 * 16;
-  BackwardTile<D, false> t(a, cut, int64_t(blockIdx.x) / cut.blocks, shared);
+  BackwardTile<D, false, biased> t(a, cut, int64_t(blockIdx.x) / cut.blocks, shared);
   int last = keys_seen(a, min(first + cut.q_rows, a.nq)), mine = keys_seen(a, min(first + q0 + 16, a.nq));
   bool busy = first + q0 < a.nq;
   float dq[D / 8][4] = {};
@@ -355,12 +357,12 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_backward_queries(At
 }
 
 /// dk and dv, without masks, from D as mma_backward_queries left it. Blocks: units × blocks of keys.
-template <int D>
+template <int D, bool biased>
 __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_backward_keys(Attention<bf16> a, Cut cut) {
   SHARED(unsigned char, shared);
   int thread = int(threadIdx.x), threads = 32 * cut.warps, first = int(blockIdx.x) % cut.blocks * cut.k_rows,
       k0 = thread / 32 * 16;
-  BackwardTile<D, false> t(a, cut, int64_t(blockIdx.x) / cut.blocks, shared);
+  BackwardTile<D, false, biased> t(a, cut, int64_t(blockIdx.x) / cut.blocks, shared);
   bool busy = first + k0 < a.nk;
   float dk[D / 8][4] = {}, dv[D / 8][4] = {};
   t.load_keys(first, thread, threads);

@@ -6,7 +6,7 @@
 
 namespace mt::cuda {
 
-template <int D, bool masked>
+template <int D, bool masked, bool biased>
 struct ForwardTile {
   /// Groups of 16 keys whose scores a warp holds at a time: 32 registers a thread, or 16 beside the sums of every mask.
   static constexpr int kSixteens = masked ? 2 : 4;
@@ -68,6 +68,7 @@ struct ForwardTile {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float x = s[n][e] + bias[e % 2];
+        if constexpr (biased) x += distance_bias(a, at.head, query(e), key(e));
         s[n][e] = a.causal && key(e) > query(e) + a.nk - a.nq ? kNone : x;
       }
     }
@@ -259,7 +260,7 @@ struct ForwardTile {
 };
 
 /// Blocks: groups of units × blocks of queries × pieces of the keys. In a mixture one segment holds all keys.
-template <int D, bool masked>
+template <int D, bool masked, bool biased>
 __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<bf16> a, Cut cut) {
   SHARED(unsigned char, shared);
   int warp = int(threadIdx.x) / 32, slot = warp / cut.warps, own = warp % cut.warps, threads = 32 * cut.warps,
@@ -278,7 +279,7 @@ __global__ void __launch_bounds__(32 * kMostWarps<D>, 1) mma_forward(Attention<b
            (stage * cut.units + slot) * cut.k_rows;
   };
   UnitIndex at(a, there ? unit : 0);
-  ForwardTile<D, masked> tile{a, at, Lane(), q0, nullptr, nullptr, nullptr, at.alpha(a)};
+  ForwardTile<D, masked, biased> tile{a, at, Lane(), q0, nullptr, nullptr, nullptr, at.alpha(a)};
   bool busy = there && q0 < a.nq;
   int from = piece * cut.span, to = min(a.nk, from + cut.span);  // keys of this block
   int last = min(to, keys_seen(a, min(first + 16 * cut.warps, a.nq))), mine = min(to, keys_seen(a, min(q0 + 16, a.nq)));
