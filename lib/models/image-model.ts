@@ -66,8 +66,8 @@ export interface TextRows {
   mask: Uint8Array
   labels?: Int32Array | undefined
   /**
-   * Of an encoder and a decoder, whose encoder reads `ids`: what the decoder reads, [B,A], each id before the label that
-   * it predicts. Labels are [B,A] then.
+   * Of an encoder and a decoder, whose encoder reads `ids`: what the decoder reads, [B,A], each id before the label
+   * that it predicts. Labels are [B,A] then.
    */
   decoder?: Int32Array | undefined
 }

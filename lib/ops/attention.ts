@@ -75,10 +75,10 @@ export interface AttentionOptions {
 
 /**
  * softmax(scale·q·kᵀ + bias)·v per head, with masks and routing (docs/model.md#modes). q, k and v have three or four
- * dimensions and are float32 or bfloat16. The last dimension holds the heads side by side; `over` is attended; the others are
- * batch, of equal sizes in all three. q [B,T,L,h·d] with `over` 2 is attention in space, with `over` 1 in time. Columns
- * of a packed tensor are read in place, and their gradients are written side by side. Returns a contiguous tensor of
- * q's shape and dtype.
+ * dimensions and are float32 or bfloat16. The last dimension holds the heads side by side; `over` is attended; the
+ * others are batch, of equal sizes in all three. q [B,T,L,h·d] with `over` 2 is attention in space, with `over` 1 in
+ * time. Columns of a packed tensor are read in place, and their gradients are written side by side. Returns a
+ * contiguous tensor of q's shape and dtype.
  */
 export function attention(
   query: Tensor | Columns,
@@ -101,7 +101,7 @@ export function attention(
   if (mode && !(o.masks && o.alpha))
     throw invalid('attention', `masks and alpha in mode ${o.mode}`, { masks: o.masks?.shape, alpha: o.alpha?.shape })
   if (o.bias?.requiresGrad)
-    throw invalid('bias', 'a tensor that needs no gradient', o.bias.label ?? `[${o.bias.shape}]`, 'call detach() first')
+    throw invalid('bias', 'a tensor that needs no gradient', o.bias.label ?? o.bias.shape, 'call detach() first')
   const factor = o.scale ?? 1 / Math.sqrt(width / o.heads)
   if (!Number.isFinite(factor)) throw invalid('scale', 'a finite number', factor)
   const batch = shape.filter((_, i) => i !== over && i !== rank - 1)

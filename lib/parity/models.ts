@@ -107,8 +107,9 @@ async function visualGradient(model: ImageModel, text: TextRows, c: GoldenCase, 
 }
 
 /**
- * Every out.* of the file; what Hugging Face's own forward gives with padded positions is informative only. Where a case
- * has unpadded.*, what its samples give by themselves, padding changes what Hugging Face's T5 computes, and ours not.
+ * Every out.* of the file; what Hugging Face's own forward gives with padded positions is informative only. Where a
+ * case has unpadded.*, what its samples give by themselves, padding changes what Hugging Face's T5 computes, and ours
+ * not.
  */
 async function compareOutputs(c: GoldenCase, seen: Seen, score: Score): Promise<void> {
   const unpadded = c.names('unpadded.').map((name) => name.slice('unpadded.'.length))
