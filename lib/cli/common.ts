@@ -168,20 +168,22 @@ export function chosen({ device, precision, weights, graphs }: Computes): Chosen
 }
 
 /** The signals that stop a command, and its exit code then: 128 and the signal's number. */
-const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129, SIGUSR2: 140 } as const
 
 /**
- * A signal that Ctrl-C, SIGTERM or SIGHUP aborts; a second one ends the process at once. Call `done` at the end.
+ * A signal that Ctrl-C, SIGTERM, SIGHUP or SIGUSR2 aborts, the last of which mpirun passes on; a second one ends the
+ * process at once. Call `done` at the end.
  *
  * @param what what the command then does, for the message
+ * @param says whether this process prints that
  */
-export function interruptible(what = 'stopping'): { signal: AbortSignal; done(): void } {
+export function interruptible(what = 'stopping', says = true): { signal: AbortSignal; done(): void } {
   const controller = new AbortController()
   const stop = (name: keyof typeof SIGNALS): void => {
     if (controller.signal.aborted) process.exit(SIGNALS[name])
     // A terminal that hung up takes no more output; that must not end what is being saved.
     if (name === 'SIGHUP') for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
-    console.error(`\nmtransllama: ${what}; press Ctrl-C again to end at once.`)
+    if (says) console.error(`\nmtransllama: ${what}; press Ctrl-C again to end at once.`)
     controller.abort(new Interrupted(SIGNALS[name]))
   }
   const names = Object.keys(SIGNALS) as (keyof typeof SIGNALS)[]

@@ -4,18 +4,20 @@ import type { Sampling } from '../data/frames.js'
 import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError, invalid } from '../errors.js'
 import { openModel } from '../session/model.js'
-import { accuracy, predictSamples, type Prediction, type Unpredicted } from '../eval/evaluate.js'
+import { accuracy, predictTogether, type Prediction, type Unpredicted } from '../eval/evaluate.js'
 import { textTable } from '../report/table.js'
+import type { Ranks } from '../ranks/ranks.js'
 import { Features } from '../session/features.js'
-import { PredictionFile, runName } from '../eval/predictions.js'
+import { PredictionFile, runName, samplesName } from '../eval/predictions.js'
 import { probe, PROBED, type Probe } from '../eval/probe.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import { openTexts } from '../session/checkpoint.js'
 import { adapterOutline, outlineOf } from '../session/footprint.js'
+import { ofRank, parallels, together, type Parallel } from './parallel.js'
 import { checkFits, predictingOf, type Asked } from './plan.js'
 import { Bar, chance, chosen, count, interruptible, located, opens, percent, seconds, type Opens } from './common.js'
 
-interface Options extends Opens {
+interface Options extends Opens, Parallel {
   data: string
   output?: string
   resume?: boolean
@@ -54,7 +56,7 @@ export function probeText({ metric, samples, rows, findings, video }: Probe): st
 }
 
 export function register(program: Command): void {
-  opens(program.command('eval'))
+  parallels(opens(program.command('eval')))
     .description('predict every sample of a manifest and print the accuracy')
     .requiredOption('--data <manifest>', 'samples, JSONL')
     .option(
@@ -71,102 +73,95 @@ export function register(program: Command): void {
       `whether the video is looked at: n samples (default ${PROBED}) again with frames shuffled, one repeated, blank, of another clip, and with text alone`,
     )
     .option('--verify', 'compare the content of videos with that of cached features, which reads them whole')
-    .action(async (o: Options) => {
-      const [batch, choice, timeout] = [
-        count('--batch', o.batch),
-        sampling(o.sampling),
-        seconds('--timeout', o.timeout),
-      ]
-      const asked = o.frames === undefined ? undefined : count('--frames', o.frames)
-      if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to continue', new Error('none'))
-      const probed = o.probe === undefined ? undefined : o.probe === true ? PROBED : count('--probe', o.probe)
-      const samples = await readManifest(o.data)
-      const { graphs, say, ...where } = chosen(o)
-      const folder = await located(o.model, o)
-      await checkFits(await predictions(folder, o.adapter, samples, batch, asked), where)
-      const model = await openModel(folder, { ...where, adapter: o.adapter })
-      const { checkpoint, adapter } = model
-      say(checkpoint)
-      const { signal, done } = interruptible(
-        o.output === undefined ? 'stopping' : `stopping; what is predicted is in ${o.output}, and --resume goes on`,
-      )
-      try {
-        const features = new Features(checkpoint, {
-          frames: asked ?? adapter?.config.frames ?? 4,
-          sampling: choice,
-          timeout,
-          cache: o.cache,
-          verify: o.verify,
-        })
-        const file =
-          o.output === undefined
-            ? undefined
-            : await PredictionFile.open(o.output, await runName(checkpoint, adapter, features.options), samples, {
-                resume: o.resume ?? false,
-              })
-        const [predictions, unpredicted]: [Prediction[], Unpredicted[]] = [file?.predictions ?? [], []]
-        const bar = new Bar('eval', samples.length)
-        const progress = (): void => bar.update(predictions.length + unpredicted.length)
-        try {
-          const onUnpredicted = async (line: Unpredicted): Promise<void> => {
-            unpredicted.push(line)
-            await file?.add(line)
-            progress()
-          }
-          for await (const p of predictSamples(checkpoint, features, file?.left ?? samples, {
-            adapter,
-            batch,
-            graphs,
-            signal,
-            onUnpredicted,
-          })) {
-            predictions.push(p)
-            await file?.add(p)
-            progress()
-          }
-        } finally {
-          bar.stop()
-        }
-        await file?.finish()
-        if (predictions.length) {
-          const { overall, tasks } = accuracy(predictions)
-          const row = (name: string, a: typeof overall): string[] => [
-            name,
-            percent(a.accuracy),
-            `${a.correct}/${a.total}`,
-          ]
-          console.log(textTable([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
-        }
-        if (probed !== undefined && predictions.length) {
-          const usable = new Set(predictions.map((p) => p.id))
-          const bar = new Bar('probe', 0)
-          const found = await probe(
-            checkpoint,
-            features,
-            samples.filter((s) => usable.has(s.id)),
-            {
-              ...{ adapter, batch, graphs, signal, most: probed, known: predictions },
-              onProgress: (done, total) => bar.update(done, {}, total),
-            },
-          ).finally(() => bar.stop())
-          console.log(probeText(found))
-          if (o.output !== undefined)
-            await writeFileAtomic(
-              `${o.output.replace(/\.jsonl$/, '')}.probe.json`,
-              `${JSON.stringify(found, null, 2)}\n`,
-            )
-        }
-        if (unpredicted.length) {
-          const [{ error }] = unpredicted as [Unpredicted]
-          throw new InputError(
-            `eval: ${unpredicted.length} of ${samples.length} samples have no prediction and are not counted; the first: ${error.replace(/\.$/, '')}${file ? `; the reasons are in ${file.path}, and --resume tries these samples again` : ''}.`,
-          )
-        }
-      } finally {
-        done()
-        model.dispose()
-      }
+    .action((o: Options) => together(o.parallel, (ranks) => run(o, ranks)))
+}
+
+/** Predicts as one of the ranks; the first one writes and prints. */
+async function run(o: Options, ranks: Ranks): Promise<void> {
+  const [batch, choice, timeout] = [count('--batch', o.batch), sampling(o.sampling), seconds('--timeout', o.timeout)]
+  const asked = o.frames === undefined ? undefined : count('--frames', o.frames)
+  if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to continue', new Error('none'))
+  const probed = o.probe === undefined ? undefined : o.probe === true ? PROBED : count('--probe', o.probe)
+  const samples = await readManifest(o.data)
+  const { graphs, say, ...where } = chosen(ofRank(o))
+  const folder = await located(o.model, o)
+  await checkFits(await predictions(folder, o.adapter, samples, batch, asked), where)
+  const model = await openModel(folder, { ...where, adapter: o.adapter })
+  const { checkpoint, adapter } = model
+  if (ranks.first) say(checkpoint)
+  const { signal, done } = interruptible(
+    o.output === undefined ? 'stopping' : `stopping; what is predicted is in ${o.output}, and --resume goes on`,
+    ranks.first,
+  )
+  try {
+    const features = new Features(checkpoint, {
+      frames: asked ?? adapter?.config.frames ?? 4,
+      sampling: choice,
+      timeout,
+      cache: o.cache,
+      verify: o.verify,
     })
+    const name = await runName(checkpoint, adapter, features.options)
+    await ranks.requireSame({ '--data': samplesName(samples), 'model, adapter and frames': name })
+    const file =
+      o.output === undefined || !ranks.first
+        ? undefined
+        : await PredictionFile.open(o.output, name, samples, { resume: o.resume ?? false })
+    // What the file has no prediction of, as the first rank sees it.
+    const [todo] = await ranks.gather(file?.left.map((s) => s.id))
+    const left = todo && new Set(todo)
+    const [predictions, unpredicted]: [Prediction[], Unpredicted[]] = [file?.predictions ?? [], []]
+    const bar = new Bar('eval', samples.length)
+    const progress = (): void => bar.update(predictions.length + unpredicted.length)
+    try {
+      const onUnpredicted = async (line: Unpredicted): Promise<void> => {
+        unpredicted.push(line)
+        await file?.add(line)
+        progress()
+      }
+      const asked = left ? samples.filter((s) => left.has(s.id)) : samples
+      const options = { adapter, batch, graphs, signal, onUnpredicted }
+      for await (const p of predictTogether(ranks, checkpoint, features, asked, options)) {
+        predictions.push(p)
+        await file?.add(p)
+        progress()
+      }
+    } finally {
+      bar.stop()
+    }
+    if (!ranks.first) return
+    await file?.finish()
+    if (predictions.length) {
+      const { overall, tasks } = accuracy(predictions)
+      const row = (name: string, a: typeof overall): string[] => [name, percent(a.accuracy), `${a.correct}/${a.total}`]
+      console.log(textTable([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
+    }
+    if (probed !== undefined && predictions.length) {
+      const usable = new Set(predictions.map((p) => p.id))
+      const bar = new Bar('probe', 0)
+      const found = await probe(
+        checkpoint,
+        features,
+        samples.filter((s) => usable.has(s.id)),
+        {
+          ...{ adapter, batch, graphs, signal, most: probed, known: predictions },
+          onProgress: (done, total) => bar.update(done, {}, total),
+        },
+      ).finally(() => bar.stop())
+      console.log(probeText(found))
+      if (o.output !== undefined)
+        await writeFileAtomic(`${o.output.replace(/\.jsonl$/, '')}.probe.json`, `${JSON.stringify(found, null, 2)}\n`)
+    }
+    if (unpredicted.length) {
+      const [{ error }] = unpredicted as [Unpredicted]
+      throw new InputError(
+        `eval: ${unpredicted.length} of ${samples.length} samples have no prediction and are not counted; the first: ${error.replace(/\.$/, '')}${file ? `; the reasons are in ${file.path}, and --resume tries these samples again` : ''}.`,
+      )
+    }
+  } finally {
+    done()
+    model.dispose()
+  }
 }
 
 /** The evaluation as its footprint knows it. */

@@ -7,6 +7,7 @@ import { answerRows, type ImageModel, type TextRows } from '../models/image-mode
 import { crossEntropy } from '../ops/cross-entropy.js'
 import { embedding } from '../ops/embedding.js'
 import { concat, narrow, reshape } from '../ops/views.js'
+import { alone, type Ranks } from '../ranks/ranks.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import { ARRAYS } from '../tensor/dtype.js'
@@ -140,6 +141,32 @@ export async function* predictSamples(
   }
 }
 
+/**
+ * {@link predictSamples} by several ranks, each of which predicts a share. Every rank yields all predictions, and hears
+ * of all samples without one; their order depends on the number of ranks.
+ */
+export async function* predictTogether(
+  ranks: Ranks,
+  checkpoint: Checkpoint,
+  features: Features,
+  samples: readonly Sample[],
+  options: PredictOptions & { adapter?: Adapter | undefined },
+): AsyncGenerator<Prediction, void> {
+  const { batch = PREDICTED, onUnpredicted } = options
+  if (ranks.size === 1) return yield* predictSamples(checkpoint, features, samples, options)
+  const step = batch * ranks.size
+  for (let at = 0; at < samples.length; at += step) {
+    const [ready, lost]: [Prediction[], Unpredicted[]] = [[], []]
+    const mine = ranks.share(samples.slice(at, at + step))
+    const own = { ...options, ...(onUnpredicted && { onUnpredicted: (line: Unpredicted) => void lost.push(line) }) }
+    for await (const p of predictSamples(checkpoint, features, mine, own)) ready.push(p)
+    for (const told of await ranks.gather({ ready, lost })) {
+      for (const line of told.lost) await onUnpredicted?.(line)
+      yield* told.ready
+    }
+  }
+}
+
 /** The samples whose texts fit and whose clips can be read. */
 async function usable(
   checkpoint: Checkpoint,
@@ -267,7 +294,7 @@ async function openAnswer(
 }
 
 /**
- * Mean loss per answer token of the samples' answers under an adapter.
+ * Mean loss per answer token of the samples' answers under an adapter. Several ranks compute a share each.
  *
  * @throws InputError naming a sample whose clip or texts cannot be used
  */
@@ -275,10 +302,12 @@ export async function answerLoss(
   checkpoint: Checkpoint,
   features: Features,
   samples: readonly Sample[],
-  options: Pick<PredictOptions, 'batch' | 'signal'> & { adapter: Adapter },
+  { ranks = alone, ...options }: Pick<PredictOptions, 'batch' | 'signal'> & { adapter: Adapter; ranks?: Ranks },
 ): Promise<number> {
+  const mine: { loss: number; tokens: number }[] = []
+  for await (const one of answerLosses(checkpoint, features, ranks.share(samples), options)) mine.push(one)
   let [sum, tokens] = [0, 0]
-  for await (const { loss, tokens: n } of answerLosses(checkpoint, features, samples, options)) {
+  for (const { loss, tokens: n } of (await ranks.gather(mine)).flat()) {
     sum += loss * n
     tokens += n
   }

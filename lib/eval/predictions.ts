@@ -41,6 +41,13 @@ const digestOf = ({ video, ...sample }: Sample): string =>
     .digest('hex')
     .slice(0, 8)
 
+/** A name of what the samples of a manifest say. */
+export const samplesName = (samples: readonly Sample[]): string =>
+  createHash('sha256')
+    .update(JSON.stringify(samples.map(digestOf)))
+    .digest('hex')
+    .slice(0, 16)
+
 export class PredictionFile {
   /** What the file holds, by id. */
   readonly #lines = new Map<string, Prediction | Unpredicted>()

@@ -51,4 +51,8 @@ export {
 } from '../adapter/parameters.js'
 export { readAdapterInfo, saveAdapter, type AdapterInfo, type AdapterMeta } from '../adapter/save.js'
 
+// Several processes
+export { mpiRanks } from '../ranks/mpi.js'
+export { RankError, Ranks, RankStopped, type Transport } from '../ranks/ranks.js'
+
 export { InputError } from '../errors.js'

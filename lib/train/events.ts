@@ -1,6 +1,7 @@
 /** What a run tells its listeners, and its options. */
 import type { Adapter } from '../adapter/adapter.js'
 import type { GroupCount } from '../adapter/parameters.js'
+import type { Ranks } from '../ranks/ranks.js'
 import type { Model } from '../session/model.js'
 import type { LoadOptions } from '../session/checkpoint.js'
 import type { Profile } from '../tensor/profile.js'
@@ -97,6 +98,13 @@ export interface TrainOptions extends TrainEvents, LoadOptions {
   resume?: boolean | string
   /** With `resume`: `train.epochs` may be more than it was. */
   extend?: boolean
+  /** With `resume`: the run may be computed by another number of {@link ranks} than before. */
+  rescale?: boolean
+  /**
+   * The processes that compute this run together: each calls `train` with the same configuration and computes its share
+   * of every batch. The first one writes files and calls listeners. Default: this process alone.
+   */
+  ranks?: Ranks | undefined
   /** On a CUDA device, whether steps of training and of answers are launched as graphs. Default: true. */
   graphs?: boolean | undefined
   /**

@@ -6,6 +6,7 @@ import { countGroups } from '../adapter/parameters.js'
 import { clipKey } from '../data/frames.js'
 import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
+import { alone, RankStopped, type Ranks } from '../ranks/ranks.js'
 import { openModel, type Model } from '../session/model.js'
 import { accuracy, answerLoss, PREDICTED, predictSamples, type Prediction } from '../eval/evaluate.js'
 import { Features } from '../session/features.js'
@@ -18,10 +19,11 @@ import type { TrainConfig } from './config.js'
 import type { StepEvent, TrainOptions, TrainResult, Validation } from './events.js'
 import { Loader } from './loader.js'
 import { AdamW } from './optimizer.js'
+import { bitsOf, identityOf, shareState } from './parallel.js'
 import { checkClips, checkTexts, type Samples } from './prepare.js'
 import { StepProfile } from './profile.js'
 import { RunReport } from './report.js'
-import { RunFolder } from './run-folder.js'
+import { NoFolder, RunFolder, type Output } from './run-folder.js'
 import { RunState } from './run-state.js'
 import { chunks, rateFactor } from './schedule.js'
 import { Trainer } from './trainer.js'
@@ -37,11 +39,27 @@ export type * from './events.js'
  *   `train.maxBadSteps` steps in a row were not finite; and when not one step of the run was
  */
 export async function train(config: TrainConfig, options: TrainOptions = {}): Promise<TrainResult> {
+  const { ranks = alone, signal } = options
+  try {
+    return await trained(config, options, ranks)
+  } catch (error) {
+    await ranks.failed(error, signal?.aborted)
+    throw error
+  }
+}
+
+async function trained(config: TrainConfig, options: TrainOptions, ranks: Ranks): Promise<TrainResult> {
+  const { batch } = config.train
+  if (ranks.size > batch)
+    throw new InputError(
+      `train.batch: expected at least a sample for each of ${ranks.size} ranks, but got ${batch}; start at most ${batch} ranks, or raise train.batch.`,
+    )
   const { train, val } = config.data
   const samples = { train: await readManifest(train), validation: val === undefined ? [] : await readManifest(val) }
   const { device, precision, weights, onLoad } = options
   const model = options.model ?? (await openModel(config.model, { device, precision, weights, onLoad }))
   try {
+    if (ranks.size > 1) await ranks.requireSame(await identityOf(config, samples, model.checkpoint))
     const { seed } = config.train
     const { model: image } = model.checkpoint
     const adapter = new Adapter(image.config, config.adapter, {
@@ -50,7 +68,7 @@ export async function train(config: TrainConfig, options: TrainOptions = {}): Pr
       masks: await readMasks(config.adapter, '.', { queries: image.config.numQueryTokens }),
     })
     try {
-      return await new Run(config, options, model, adapter, samples).run()
+      return await new Run(config, options, ranks, model, adapter, samples).run()
     } finally {
       adapter.dispose()
     }
@@ -65,7 +83,7 @@ class Run {
   private readonly optimizer: AdamW
   private readonly average: Average | undefined
   private readonly trainer: Trainer
-  private readonly folder: RunFolder
+  private readonly folder: Output
   private readonly badSteps: BadSteps
   private readonly report: RunReport
   private readonly profile: StepProfile | undefined
@@ -81,6 +99,7 @@ class Run {
   constructor(
     private readonly config: TrainConfig,
     private readonly options: TrainOptions,
+    private readonly ranks: Ranks,
     private readonly model: Model,
     private readonly adapter: Adapter,
     private samples: Samples,
@@ -108,10 +127,11 @@ class Run {
     if (t.ema > 0) this.average = new Average(adapter, t.ema)
     const { state, optimizer, average } = this
     const { graphs } = options
-    this.trainer = new Trainer(checkpoint, adapter, this.features, optimizer, { graphs, recompute: t.recompute })
-    this.folder = new RunFolder(config, { checkpoint, adapter, optimizer, average, samples, state }, this.notice)
+    this.trainer = new Trainer(checkpoint, adapter, this.features, optimizer, { graphs, recompute: t.recompute, ranks })
+    const saved = { checkpoint, adapter, optimizer, average, samples, state, ranks: ranks.size }
+    this.folder = ranks.first ? new RunFolder(config, saved, this.notice) : new NoFolder(config)
     this.badSteps = new BadSteps(checkpoint, adapter, this.features)
-    this.report = new RunReport(config, { checkpoint, adapter, features: this.features }, this.notice)
+    this.report = new RunReport(config, { checkpoint, adapter, features: this.features }, this.notice, ranks.first)
     if (options.onProfile) this.profile = new StepProfile((p) => options.onProfile!(p))
   }
 
@@ -128,12 +148,15 @@ class Run {
 
   private async begin(): Promise<TrainResult> {
     const {
-      options: { graphs, signal, resume = false, extend = false },
+      options: { graphs, signal, resume = false, extend = false, rescale = false },
+      ranks,
       samples,
       adapter,
       model,
     } = this
-    await this.folder.open({ resume, extend })
+    await this.folder.open({ resume, extend, rescale })
+    const { optimizer, average, state } = this
+    await shareState(ranks, { adapter, optimizer, average, state })
     checkTexts(model.checkpoint, adapter.config, samples)
     const counts = countGroups(adapter.trained())
     this.options.onStart?.({ counts, samples: samples.train.length, steps: this.steps, model, adapter })
@@ -148,7 +171,8 @@ class Run {
       await this.report.finish(this.left, { graphs, signal, onAnswer: () => watch.ended() })
       return result
     } catch (error) {
-      const rescued = await this.folder.rescued(error, signal?.aborted === true)
+      await ranks.failed(error, signal?.aborted)
+      const rescued = await this.folder.rescued(error, signal?.aborted === true || error instanceof RankStopped)
       if (this.state.step > 0) await this.report.write()
       throw rescued
     } finally {
@@ -168,7 +192,7 @@ class Run {
 
   /** Looks at all clips. A resumed run leaves out the samples that it left out before. */
   private async prepare(watch: Watch): Promise<void> {
-    const { state, samples, notice } = this
+    const { state, samples, ranks } = this
     const done = (ready: number, total: number): void => {
       watch.ended()
       this.options.onFeatures?.(ready, total)
@@ -179,7 +203,7 @@ class Run {
     const lost: string[] = []
     const skipped = ({ id }: Sample, reason: string): void => {
       lost.push(id)
-      if (!state.skipped.includes(id)) notice(`sample ${JSON.stringify(id)} is left out: ${reason}`)
+      if (!state.skipped.includes(id)) this.announce(`sample ${JSON.stringify(id)} is left out: ${reason}`)
     }
     this.samples = await checkClips(
       this.features,
@@ -187,6 +211,7 @@ class Run {
       { at: (what) => (this.at = what), done },
       { most: this.config.train.maxSkipped, before, skipped },
       this.options.signal,
+      ranks,
     )
     const other = lost.find((id) => !state.skipped.includes(id)) ?? state.skipped.find((id) => !lost.includes(id))
     if (state.step > 0 && other !== undefined)
@@ -214,7 +239,12 @@ class Run {
     const { epoch: done, position } = this.state
     for (let epoch = done + 1; epoch <= this.config.train.epochs; epoch++)
       for (const microBatches of this.batches(epoch).slice(epoch === done + 1 ? position : 0))
-        yield this.usable(microBatches.flat(), 'train')
+        yield this.mine(microBatches).flat()
+  }
+
+  /** What this rank computes of a step. Shares do not change when a sample is left out. */
+  private mine(planned: readonly (readonly Sample[])[]): Sample[][] {
+    return planned.map((samples) => this.usable(this.ranks.share(samples), 'train'))
   }
 
   /** An epoch's samples by step and micro-batch, those included that a step found to be unusable. */
@@ -240,8 +270,8 @@ class Run {
    * Leaves out, from now on, all samples with the clip of one, since it cannot be used. @throws InputError where more
    * would be left out than may be, or none is left
    */
-  private leaveOut({ message }: InputError, key: string): void {
-    const { state, samples, config, notice } = this
+  private leaveOut(message: string, key: string): void {
+    const { state, samples, config } = this
     const found = (['train', 'validation'] as const).flatMap((split) =>
       this.usable(samples[split], split)
         .filter((sample) => clipKey(sample) === key)
@@ -256,7 +286,7 @@ class Run {
       )
     for (const { split, id } of found) {
       state.lost[split].push(id)
-      notice(`sample ${JSON.stringify(id)} is left out: ${message}`)
+      this.announce(`sample ${JSON.stringify(id)} is left out: ${message}`)
     }
     const { left } = this
     for (const split of ['train', 'validation'] as const)
@@ -264,6 +294,19 @@ class Run {
         throw new InputError(
           `data: no ${split === 'train' ? 'sample' : 'validation sample'} is left, since no clip can be used.`,
         )
+  }
+
+  /** Leaves out what some rank found to be unusable, on all ranks. */
+  private async leaveOutLost(lost: ReadonlyMap<Sample, InputError>, split: keyof Samples): Promise<void> {
+    const { state, samples, ranks } = this
+    const found = await ranks.gather([...lost].map(([{ id }, { message }]) => ({ id, message })))
+    for (const { id, message } of found.flat())
+      if (!state.lost[split].includes(id)) this.leaveOut(message, clipKey(samples[split].find((s) => s.id === id)!))
+  }
+
+  /** Says, once for all ranks, what each of them found. */
+  private announce(sentence: string): void {
+    if (this.ranks.first) this.notice(sentence)
   }
 
   /** Throws an InputError where no step was finite, or nothing was saved. */
@@ -306,18 +349,19 @@ class Run {
   }
 
   private async step(epoch: number, loader: Loader, planned: readonly (readonly Sample[])[]): Promise<void> {
-    const { state, badSteps, optimizer, steps } = this
+    const { state, badSteps, optimizer, steps, ranks } = this
     const { train: t } = this.config
     this.at = `step ${state.step + 1} of ${steps}`
     const factor = rateFactor(state.step, steps, t.warmup, t.schedule)
     const begin = performance.now()
     const loaded = await loader.next()
-    for (const [sample, error] of loaded.lost)
-      if (!state.lost.train.includes(sample.id)) this.leaveOut(error, clipKey(sample))
-    const microBatches = planned.map((samples) => this.usable(samples, 'train')).filter((samples) => samples.length)
+    await this.leaveOutLost(loaded.lost, 'train')
+    const left = planned.filter((samples) => this.usable(samples, 'train').length)
+    const microBatches = left.map((samples) => this.usable(samples, 'train'))
     if (!microBatches.length) return state.passed()
     const [before, arrived] = [optimizer.steps, loader.arrived]
-    const taken = await badSteps.explained(await this.trainer.step(microBatches, factor), microBatches)
+    const stepped = await this.trainer.step(microBatches, factor, this.mine(left))
+    const taken = ranks.first ? await badSteps.explained(stepped, microBatches) : stepped
     if (optimizer.steps > before) this.average?.update(optimizer.steps)
     const seconds = (performance.now() - begin) / 1000
     const result = { ...taken, waited: taken.waited + loaded.waited }
@@ -359,6 +403,8 @@ class Run {
 
   /** Ends an epoch: validates it, unless none of its steps was finite, and saves it. */
   private async finish(epoch: number): Promise<void> {
+    const { ranks, adapter } = this
+    if (ranks.size > 1) await ranks.requireSame({ [`trained tensors of epoch ${epoch}`]: await bitsOf(adapter) })
     // Complete only then: a run that is stopped during validation repeats it when it resumes.
     const event = await this.judged((about) => this.state.finished({ epoch, ...about }))
     const { seconds, waited } = this.times
@@ -389,6 +435,7 @@ class Run {
   private async validated(): Promise<Validation | undefined> {
     const {
       options: { graphs, signal, ahead },
+      ranks,
       adapter,
       features,
       model: { checkpoint },
@@ -396,28 +443,31 @@ class Run {
     const { validation } = this.left
     if (!validation.length) return undefined
     this.at = `the validation after step ${this.state.step}`
-    const all: Prediction[] = []
-    const groups = chunks(validation, PREDICTED)
+    const mine: Prediction[] = []
+    const groups = chunks(validation, PREDICTED * ranks.size).map((group) => ranks.share(group))
     const loader = new Loader(features, groups, { bytes: ahead, signal, onClip: () => this.watch?.ended() })
     try {
       for (const group of groups) {
-        for (const [sample, error] of (await loader.next()).lost)
-          if (!this.state.lost.validation.includes(sample.id)) this.leaveOut(error, clipKey(sample))
+        await this.leaveOutLost((await loader.next()).lost, 'validation')
         const samples = this.usable(group, 'validation')
         for await (const p of predictSamples(checkpoint, features, samples, { adapter, graphs, signal })) {
-          all.push(p)
+          mine.push(p)
           this.watch?.ended()
         }
       }
     } finally {
       await loader.stop()
     }
-    const { overall, tasks } = accuracy(all)
+    const { overall, tasks } = accuracy((await ranks.gather(mine)).flat())
     return {
       accuracy: overall.accuracy,
       tasks: Object.fromEntries(Object.entries(tasks).map(([task, { accuracy }]) => [task, accuracy])),
       ...(this.config.train.metric === 'valLoss' && {
-        valLoss: await answerLoss(checkpoint, features, this.usable(validation, 'validation'), { adapter, signal }),
+        valLoss: await answerLoss(checkpoint, features, this.usable(validation, 'validation'), {
+          adapter,
+          signal,
+          ranks,
+        }),
       }),
     }
   }

@@ -38,7 +38,8 @@ export interface Outcome {
 
 /** The gradient of a parameter; undefined where it has none. */
 export type GradientOf = (p: Parameter) => Tensor | undefined
-const own: GradientOf = (p) => p.tensor.grad
+/** The one that the tape gave it. */
+export const own: GradientOf = (p) => p.tensor.grad
 
 /** The factor that limits the gradients' norm to `max`. */
 export const clipScale = (norm: number, max: number): number => Math.min(1, max / (norm + 1e-6))

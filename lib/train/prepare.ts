@@ -5,6 +5,7 @@ import { InputError } from '../errors.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, type TextConfig } from '../session/encode.js'
 import type { Features } from '../session/features.js'
+import { alone, type Ranks } from '../ranks/ranks.js'
 
 /** After this many bad clips the run ends. */
 const MANY = 10
@@ -42,7 +43,8 @@ export interface ClipEvents {
 
 /**
  * Opens every clip that has no features yet, and returns the samples whose clips can be used as far as that tells.
- * Where more cannot than may be left out, bad clips are collected and reported together; many end it.
+ * Where more cannot than may be left out, bad clips are collected and reported together; many end it. Several ranks
+ * open a share of the clips each.
  */
 export async function checkClips(
   features: Features,
@@ -50,14 +52,16 @@ export async function checkClips(
   on: ClipEvents,
   { most, before, skipped }: Skipping,
   signal?: AbortSignal,
+  ranks: Ranks = alone,
 ): Promise<Samples> {
   const all = [...train, ...validation].filter((sample) => !before.has(sample))
   const clips = new Map(all.map((s) => [clipKey(s), s]))
-  const bad = new Map<string, InputError>()
+  let bad = new Map<string, InputError>()
   const stop = new AbortController()
   const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal
   // Several at a time, but their results are taken in order.
-  const todo = [...clips]
+  const todo = [...ranks.share([...clips])]
+  const total = todo.length
   const running: { key: string; video: string; result: Promise<unknown> }[] = []
   let done = 0
   try {
@@ -72,18 +76,23 @@ export async function checkClips(
         running.push({ key, video: clip.video, result })
       }
       const { key, video, result } = running.shift()!
-      on.at(`clip ${done + 1} of ${clips.size}, ${video}`)
+      on.at(`clip ${done + 1} of ${total}, ${video}`)
       const error = await result
       if (error !== undefined) {
         signal?.throwIfAborted()
         if (!(error instanceof InputError)) throw error
         bad.set(key, error)
       }
-      on.done(++done, clips.size)
+      on.done(++done, total)
     }
   } finally {
     stop.abort(new Error('enough clips were checked'))
     for (const { result } of running) await result
+  }
+  if (ranks.size > 1) {
+    const found = await ranks.gather({ done, bad: [...bad].map(([key, e]): [string, string] => [key, e.message]) })
+    bad = new Map(found.flatMap((f) => f.bad).map(([key, message]) => [key, new InputError(message)]))
+    done = found.reduce((n, f) => n + f.done, 0)
   }
   const lost = all.filter((s) => bad.has(clipKey(s)))
   if (lost.length > most) throw refusal([...bad.values()], done, clips.size, lost.length, most)

@@ -31,14 +31,18 @@ export class RunReport {
   private readonly folder: string
   private readonly wanted: boolean
 
-  /** @param notice hears, once each, of what could not be written */
+  /**
+   * @param notice hears, once each, of what could not be written
+   * @param writes whether this process writes the run's folder
+   */
   constructor(
     private readonly config: TrainConfig,
     private readonly run: Computing,
     private readonly notice: (sentence: string) => void,
+    writes = true,
   ) {
     this.folder = config.output
-    this.wanted = config.train.report
+    this.wanted = config.train.report && writes
   }
 
   /** Writes what the run is, before its first step. */

@@ -27,6 +27,8 @@ export interface Saved {
   average: Average | undefined
   samples: Samples
   state: RunState
+  /** Processes that compute it. */
+  ranks: number
 }
 
 /** How a run begins. */
@@ -34,6 +36,33 @@ export interface Begin {
   /** Resumes the last save, or the one of this name. */
   resume: boolean | string
   extend: boolean
+  /** Whether as many ranks as before need not compute it. */
+  rescale: boolean
+}
+
+/** What a run writes to: its folder, or nothing. */
+export type Output = Pick<
+  RunFolder,
+  'last' | 'best' | 'open' | 'log' | 'takeBest' | 'savePoint' | 'rescued' | 'checkSaved' | 'close'
+>
+
+/** The output of ranks other than the first, which writes for all. */
+export class NoFolder implements Output {
+  readonly last: string
+  readonly best: string
+  constructor({ output }: TrainConfig) {
+    this.last = join(output, 'last')
+    this.best = join(output, 'best')
+  }
+  async open(): Promise<void> {}
+  async log(): Promise<void> {}
+  async takeBest(): Promise<void> {}
+  async savePoint(): Promise<void> {}
+  async rescued(error: unknown): Promise<unknown> {
+    return error
+  }
+  async checkSaved(): Promise<void> {}
+  async close(): Promise<void> {}
 }
 
 /** The output folder of a run. */
@@ -61,12 +90,13 @@ export class RunFolder {
   }
 
   /** Makes the folder, or restores the run that it holds. Throws an InputError where that is not possible. */
-  async open({ resume, extend }: Begin): Promise<void> {
+  async open({ resume, extend, rescale }: Begin): Promise<void> {
     const { output, train } = this.config
     const { state } = this.run
     if (resume === false && (await hasState(output)))
       throw new InputError(`output: ${output} holds a run already; go on with it (--resume), or choose another folder.`)
     if (extend && resume === false) throw invalid('extend', 'resume with it', new Error('none'))
+    if (rescale && resume === false) throw invalid('rescale', 'resume with it', new Error('none'))
     try {
       if (resume === false) await mkdir(output, { recursive: true })
     } catch (error) {
@@ -74,7 +104,7 @@ export class RunFolder {
     }
     if (existsSync(output)) await this.lock()
     try {
-      if (resume !== false) await this.restore(resume === true ? 'last' : resume, extend)
+      if (resume !== false) await this.restore(resume === true ? 'last' : resume, extend, rescale)
       await checkOutput(output)
       const place = resume === false ? undefined : { step: state.step, epoch: state.epoch }
       this.logs = await RunLog.open(
@@ -169,7 +199,7 @@ export class RunFolder {
     return undefined
   }
 
-  private async restore(save: string, extend: boolean): Promise<void> {
+  private async restore(save: string, extend: boolean, rescale: boolean): Promise<void> {
     const { output } = this.config
     const { adapter, optimizer, average, checkpoint, state } = this.run
     const saves = await savesOf(output)
@@ -185,7 +215,12 @@ export class RunFolder {
         data: this.data,
         base: checkpoint,
       },
-      { save, extend, assumed: { train: fixed(defaultTrain()) }, free: ['train.maxSkipped'] },
+      {
+        save,
+        extend,
+        assumed: { train: fixed(defaultTrain()) },
+        free: ['train.maxSkipped', ...(rescale ? ['ranks'] : [])],
+      },
     ).catch((error: unknown) => {
       const earlier = saves.filter((name) => name !== save)
       // A damaged save is named with those that can be used in its place.
@@ -246,15 +281,27 @@ export class RunFolder {
 
   /** The part of the configuration that must not change between stop and resume. Folders may move. */
   private get unchanging(): object {
-    const { train, adapter, data } = this.config
-    return { train: fixed(train), adapter, sampling: data.sampling }
+    const { ranks } = this.run
+    return { ...unchanging(this.config), ...(ranks > 1 && { ranks }) }
   }
 
   private get data(): RunData {
-    const { train, validation } = this.run.samples
-    return { training: train.map(hashed), validation: validation.map(hashed) }
+    return dataOf(this.run.samples)
   }
 }
+
+/** The part of a configuration that must not change between stop and resume, nor differ between ranks. */
+export const unchanging = ({ train, adapter, data }: TrainConfig): object => ({
+  train: fixed(train),
+  adapter,
+  sampling: data.sampling,
+})
+
+/** What the samples of a run are. */
+export const dataOf = ({ train, validation }: Samples): RunData => ({
+  training: train.map(hashed),
+  validation: validation.map(hashed),
+})
 
 /** Without the keys that change neither what is learned nor what is chosen. */
 function fixed({ saveEvery, keepLast, log, report, recompute, ...rest }: TrainConfig['train']): object {

@@ -312,10 +312,18 @@ function checkConfig(
   const differ = [...new Set([...before.keys(), ...now.keys()])].filter(
     (key) => before.get(key) !== now.get(key) && !free.includes(key) && !(extend && more && key === epochs),
   )
-  const words = differ.map((key) => `${key} was ${brief(before.get(key))} and is now ${brief(now.get(key))}`)
+  const value = (of: Map<string, string>, key: string): string =>
+    key === 'ranks' ? (of.get(key) ?? '1') : brief(of.get(key))
+  const words = differ.map((key) => `${key} was ${value(before, key)} and is now ${value(now, key)}`)
   if (words.length) {
     const rest = words.length > 5 ? `, and ${words.length - 5} more` : ''
-    const hint = differ.length === 1 && differ[0] === epochs && more ? 'allow it with --extend, or ' : ''
+    const only = differ.length === 1 ? differ[0] : undefined
+    const hint =
+      only === epochs && more
+        ? 'allow it with --extend, or '
+        : only === 'ranks'
+          ? 'gradients are then added in another order, which --rescale allows; or '
+          : ''
     throw new InputError(
       `${path}: the saved run had another configuration: ${words.slice(0, 5).join(', ')}${rest}; ${hint}restore it to resume, or start a new run in another folder.`,
     )

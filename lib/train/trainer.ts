@@ -7,13 +7,15 @@ import type { Sample } from '../data/manifest.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, qformerRows, textRows, type Encoded } from '../session/encode.js'
 import type { Features } from '../session/features.js'
+import { alone, type Ranks } from '../ranks/ranks.js'
 import { answerTokens } from '../models/image-model.js'
 import { scope } from '../tensor/scope.js'
-import { full, write } from '../ops/copy.js'
+import { full, write, zeros } from '../ops/copy.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { forwardBackward, type StepInputs, StepGraphs } from './graphs.js'
 import type { Recompute } from './config.js'
-import type { AdamW } from './optimizer.js'
+import { GradientSum } from './gradient-sum.js'
+import { own, type AdamW, type GradientOf } from './optimizer.js'
 
 /** The result of one optimiser step. */
 export interface StepResult {
@@ -36,12 +38,16 @@ const powerOfTwo = (n: number): number => 2 ** Math.ceil(Math.log2(n))
 /** Takes optimiser steps on an adapter. The caller owns the model, the adapter, the features and the optimiser. */
 export class Trainer {
   private readonly graphs: StepGraphs | undefined
+  /** Adds what several ranks computed; undefined where there is one. */
+  private readonly sum: GradientSum | undefined
+  /** The gradients of the step, where they are not those of the parameters. */
+  private gradient: GradientOf | undefined
   /** Of the step: positions of texts, those that are no padding, and seconds waited for data. */
   private seen = { positions: 0, filled: 0, waited: 0 }
 
   /**
    * @param options `graphs: false` launches operators one by one on a CUDA device too; `graphBytes`: most bytes of
-   *   memory for graphs; `recompute`: see {@link forwardBackward}
+   *   memory for graphs; `recompute`: see {@link forwardBackward}; `ranks`: those that take each step together
    */
   constructor(
     readonly checkpoint: Checkpoint,
@@ -52,10 +58,12 @@ export class Trainer {
       graphs?: boolean | undefined
       graphBytes?: number | undefined
       recompute?: Recompute | undefined
+      ranks?: Ranks | undefined
     } = {},
   ) {
     const { model } = checkpoint
-    const { graphs, graphBytes: bytes, recompute } = options
+    const { graphs, graphBytes: bytes, recompute, ranks = alone } = options
+    if (ranks.size > 1) this.sum = new GradientSum(ranks, optimizer.parameters)
     if (model.device !== 'cpu' && graphs !== false)
       this.graphs = new StepGraphs(model, adapter, optimizer, { bytes, recompute })
   }
@@ -68,37 +76,45 @@ export class Trainer {
   /**
    * The loss of (3): cross-entropy summed over the answer tokens of all micro-batches, divided by their number; then
    * one step. Where loss or gradient is not finite the step is skipped and the cause named.
+   *
+   * @param mine what this rank computes of the micro-batches
    */
-  async step(microBatches: readonly (readonly Sample[])[], factor = 1): Promise<StepResult> {
+  async step(
+    microBatches: readonly (readonly Sample[])[],
+    factor = 1,
+    mine: readonly (readonly Sample[])[] = microBatches,
+  ): Promise<StepResult> {
     const { checkpoint, adapter, optimizer } = this
-    const encoded = microBatches.map((samples) => samples.map((s) => encode(checkpoint, adapter.config, s)))
-    const tokens = encoded.reduce((n, batch) => n + answerTokens(textRows(batch, checkpoint.special)), 0)
+    const texts = new Map(microBatches.flat().map((s) => [s, encode(checkpoint, adapter.config, s)]))
+    const encoded = (batches: readonly (readonly Sample[])[]): Encoded[][] =>
+      batches.map((samples) => samples.map((s) => texts.get(s)!))
+    const tokens = encoded(microBatches).reduce((n, batch) => n + answerTokens(textRows(batch, checkpoint.special)), 0)
     optimizer.prepare(factor)
     this.seen = { positions: 0, filled: 0, waited: 0 }
     return scope(async () => {
       try {
-        const { norm, losses, taken } = await optimizer.finish(await this.queue(microBatches, encoded, tokens))
+        const { norm, losses, taken } = await optimizer.finish(await this.queue(mine, encoded(mine), tokens))
         this.graphs?.succeeded()
         const loss = losses.reduce((sum, l) => sum + l / tokens, 0)
         const { positions, filled, waited } = this.seen
         const result = { loss, tokens, norm, padding: positions ? 1 - filled / positions : 0, waited }
         if (taken) return result
-        const gradient = this.graphs?.gradient
         const bad =
           (await this.badParameter()) ??
-          (await optimizer.firstBad(gradient).then((name) => name && `the gradient of ${name}`)) ??
+          (await optimizer.firstBad(this.gradient).then((name) => name && `the gradient of ${name}`)) ??
           'the loss'
         return { ...result, bad }
       } catch (error) {
         this.graphs?.failed()
         throw error
       } finally {
+        this.gradient = undefined
         optimizer.zeroGrad()
       }
     })
   }
 
-  /** Queues a step and returns the optimiser's report; waits for features alone. */
+  /** Queues a step and returns the optimiser's report; waits for features, and for other ranks, alone. */
   private async queue(
     microBatches: readonly (readonly Sample[])[],
     encoded: readonly (readonly Encoded[])[],
@@ -109,20 +125,26 @@ export class Trainer {
       adapter,
       graphs,
       optimizer,
+      sum,
       options: { recompute },
     } = this
-    if (graphs && microBatches.length === 1)
+    this.gradient = graphs?.gradient
+    if (graphs && microBatches.length === 1 && !sum)
       return graphs.step(await this.inputs(microBatches[0]!, encoded[0]!, tokens))
     graphs?.begin()
-    const losses = empty([microBatches.length], 'float32', model.device)
+    const losses = (sum ? zeros : empty)([microBatches.length], 'float32', model.device)
     for (const [i, samples] of microBatches.entries()) {
+      if (!samples.length) continue // other ranks have them all
       await scope(async () => {
         const inputs = await this.inputs(samples, encoded[i]!, tokens)
         const loss = graphs?.run(inputs) ?? forwardBackward(model, adapter, inputs, recompute).detach()
         write(losses.view([], [], i), loss)
       })
     }
-    return optimizer.update(losses, graphs?.gradient)
+    if (!sum) return optimizer.update(losses, this.gradient)
+    const summed = await sum.of(this.gradient ?? own, losses)
+    this.gradient = summed.gradient
+    return optimizer.update(summed.losses, summed.gradient)
   }
 
   /** A micro-batch's texts and features as tensors where the model computes. */

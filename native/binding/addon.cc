@@ -285,6 +285,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add_devices(exports, instruments);
   add_files(exports);
   add_profile(exports);
+  add_ranks(exports);
   auto ops = Napi::Object::New(env);
   auto signatures = Napi::Array::New(env);
   for (const Operator& o : registry()) {

@@ -17,8 +17,13 @@ Environment::Environment(Napi::Env env) : calls([this] { finish(); }) {
   if (status != napi_ok) throw Napi::Error::New(env);
   napi_unref_threadsafe_function(env, back_);
   array_buffer_ = Napi::Persistent(env.Global().Get("ArrayBuffer").As<Napi::Function>());
-  // The queue must be idle before Node closes the thread-safe function.
-  env.AddCleanupHook([](Environment* self) { self->calls.stop(); }, this);
+  // The queues must be idle before Node closes the thread-safe function.
+  env.AddCleanupHook(
+      [](Environment* self) {
+        self->calls.stop();
+        if (self->ranks) self->ranks->stop();
+      },
+      this);
   // Nor may it call CUDA while that is unloaded: process.exit() runs no hooks, but it does run these listeners.
   auto process = env.Global().Get("process").As<Napi::Object>();
   process.Get("on").As<Napi::Function>().Call(
@@ -81,7 +86,7 @@ void Environment::resolve(napi_env env, napi_value, void* context, void* data) {
   napi_close_handle_scope(env, scope);
 }
 
-Napi::Value Environment::after(Napi::Value result, std::function<void()> work) {
+Napi::Value Environment::after(CallQueue& queue, const char* name, Napi::Value result, std::function<void()> work) {
   Napi::Env env = result.Env();
   auto pending = std::make_unique<Pending>();
   napi_value promise;
@@ -89,12 +94,12 @@ Napi::Value Environment::after(Napi::Value result, std::function<void()> work) {
   if (result.IsObject() && napi_create_reference(env, result, 1, &pending->result) != napi_ok)
     throw Napi::Error::New(env);
   if (waiting_++ == 0) napi_ref_threadsafe_function(env, back_);
-  calls.sync([this, pending = pending.release(), work = std::move(work)](const std::string& failure) {
+  queue.sync([this, name, pending = pending.release(), work = std::move(work)](const std::string& failure) {
     pending->failure = failure;
     if (failure.empty() && work) {
       try {
         work();
-      } catch (const std::exception& e) { pending->failure = text("read: ", e.what()); }
+      } catch (const std::exception& e) { pending->failure = text(name, ": ", e.what()); }
     }
     // This fails while the thread is ending: nobody waits then, and the reference ends with the thread.
     if (napi_call_threadsafe_function(back_, pending, napi_tsfn_nonblocking) != napi_ok) delete pending;

@@ -14,6 +14,7 @@
 #include "core/device.h"
 #include "core/profile.h"
 #include "core/call_queue.h"
+#include "ranks/mpi.h"
 
 namespace mt::binding {
 
@@ -37,7 +38,16 @@ class Environment {
 
   /// A promise that settles when the queue has run everything before this call and then `work`, on the queue's thread.
   /// It resolves to `result`, which stays alive meanwhile, or rejects with the queue's failure or what `work` throws.
-  Napi::Value after(Napi::Value result, std::function<void()> work);
+  Napi::Value after(Napi::Value result, std::function<void()> work) {
+    return after(calls, "read", result, std::move(work));
+  }
+  /// The same on another queue; its errors begin with `name`.
+  Napi::Value after(CallQueue& queue, const char* name, Napi::Value result, std::function<void()> work);
+
+  /// The other processes of a parallel run, and the queue whose thread speaks to them; null where it has none.
+  std::unique_ptr<Mpi> mpi;
+  std::unique_ptr<CallQueue> ranks;
+
   /// A new ArrayBuffer and its memory. Throws a RangeError where there is none left.
   std::pair<Napi::Value, void*> array_buffer(size_t bytes);
 

@@ -42,5 +42,7 @@ void add_devices(Napi::Object exports, Napi::Object instruments);
 void add_files(Napi::Object exports);
 /// Records of what operators cost: profile.cc.
 void add_profile(Napi::Object exports);
+/// The processes of a parallel run: ranks.cc.
+void add_ranks(Napi::Object exports);
 
 }  // namespace mt::binding
