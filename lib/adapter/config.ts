@@ -25,6 +25,12 @@ export const AdapterKeys = {
     .enum(['prompt', 'drop'])
     .default('prompt')
     .describe('Without fusion: `prompt` puts the text in front of the prompt, `drop` leaves it out.'),
+  modality: z
+    .enum(['both', 'video', 'text'])
+    .default('both')
+    .describe(
+      'What is given of a sample: clip and text; `video` leaves out the text beside the prompt, `text` shows blank frames in place of the clip.',
+    ),
   aggregate: z
     .enum(['mean', 'concat'])
     .default('mean')
@@ -119,6 +125,7 @@ export function completeAdapterConfig(parsed: Parsed, where = 'adapter configura
     text: parsed.text,
     fusion: parsed.fusion,
     lateText: parsed.lateText,
+    modality: parsed.modality,
     aggregate: parsed.aggregate,
     temporal: parsed.temporal,
     dar: {

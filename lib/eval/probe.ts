@@ -6,14 +6,10 @@ import type { Adapter } from '../adapter/adapter.js'
 import type { FeatureData } from '../data/cache.js'
 import type { Clip } from '../data/frames.js'
 import type { Sample } from '../data/manifest.js'
-import { preprocess } from '../data/preprocess.js'
 import { InputError } from '../errors.js'
 import { shuffled } from '../random.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { Features } from '../session/features.js'
-import { keep, scope } from '../tensor/scope.js'
-import { noGrad } from '../tensor/tape.js'
-import { tensor } from '../tensor/tensor.js'
 import { predictSamples, type PredictOptions, type Prediction } from './evaluate.js'
 import { accuracyScore } from './metrics/classes.js'
 import { bootstrap, paired, type Interval, type Paired } from './metrics/intervals.js'
@@ -96,20 +92,6 @@ function disordered(frames: number, seed: number, stream: number): number[] {
   }
 }
 
-/** E_v of black frames. */
-async function blankFeatures(features: Features): Promise<FeatureData> {
-  const { checkpoint } = features
-  const { width, height } = checkpoint.preprocessor.size
-  const black = { width, height, data: new Uint8Array(3 * width * height) }
-  const pixels = await preprocess(black, checkpoint.preprocessor)
-  const seen = scope(() => noGrad(() => keep(checkpoint.model.features(tensor(pixels, [1, 1, 3, height, width])))))
-  const one = (await seen.data().finally(() => seen.dispose())) as FeatureData
-  const { frames } = features.options
-  const all = one instanceof Float32Array ? new Float32Array(one.length * frames) : new Uint16Array(one.length * frames)
-  for (let t = 0; t < frames; t++) all.set(one, t * one.length)
-  return all
-}
-
 /**
  * For each sample one whose video is another: the next video's in an order by the seed, a sample of the same place
  * there. Undefined where all samples are of one video.
@@ -154,8 +136,7 @@ export async function views(
       order(() => Array.from({ length: frames }, () => Math.floor(frames / 2))),
     )
   }
-  const blank = await blankFeatures(features)
-  found.set('blank', new Changed(features, async () => blank))
+  found.set('blank', new Changed(features, () => features.blank()))
   const other = otherClips(samples, seed)
   if (other)
     found.set("another clip's", new Changed(features, (clip, signal) => features.of(other.get(clip.id!)!, signal)))

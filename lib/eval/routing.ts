@@ -8,6 +8,7 @@ import { narrow } from '../ops/views.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, qformerRows } from '../session/encode.js'
 import type { Features } from '../session/features.js'
+import { seenOf } from '../session/visual.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -40,7 +41,7 @@ async function observed(
   const encoded = samples.map((s) => encode(checkpoint, adapter.config, s, undefined))
   await scope(() =>
     noGrad(async () => {
-      const seen = await features.batch(samples, signal)
+      const seen = await seenOf(features, samples, adapter, signal)
       scope(() => checkpoint.model.visualTokens(seen, qformerRows(encoded), adapter, { observe: look }))
     }),
   )

@@ -21,7 +21,8 @@ import { visualTokens } from '../adapter/config.js'
 import type { Checkpoint } from './checkpoint.js'
 
 /** The settings that decide where a text goes and how long it may be. */
-export type TextConfig = Pick<CheckedAdapterConfig, 'fusion' | 'lateText' | 'text' | 'aggregate' | 'frames'>
+export type TextConfig = Pick<CheckedAdapterConfig, 'fusion' | 'lateText' | 'text' | 'aggregate' | 'frames'> &
+  Partial<Pick<CheckedAdapterConfig, 'modality'>>
 
 export interface Encoded {
   /** For the Q-Former; undefined where it gets no text. */

@@ -54,6 +54,7 @@ export class Features {
   /** The last computation of the vision tower. */
   #tower: Promise<unknown> = Promise.resolve()
   #uncached = false
+  #blank: Promise<FeatureData> | undefined
 
   constructor(
     readonly checkpoint: Checkpoint,
@@ -178,6 +179,30 @@ export class Features {
         onNotice(`${error.message.replace(/\.$/, '')}; features that are not in the cache are computed again.`)
       this.#uncached = true
     }
+  }
+
+  /** E_v of black frames, as {@link of} gives that of a clip. */
+  blank(): Promise<FeatureData> {
+    return (this.#blank ??= this.#computeBlank())
+  }
+
+  async #computeBlank(): Promise<FeatureData> {
+    const { preprocessor, model } = this.checkpoint
+    const { width, height } = preprocessor.size
+    const pixels = await preprocess({ width, height, data: new Uint8Array(3 * width * height) }, preprocessor)
+    const seen = scope(() => noGrad(() => keep(model.features(tensor(pixels, [1, 1, 3, height, width])))))
+    const one = (await seen.data().finally(() => seen.dispose())) as FeatureData
+    const all = new ARRAYS[this.#precision](sizeOf(this.shape)) as FeatureData
+    for (let t = 0; t < this.options.frames; t++) all.set(one, t * one.length)
+    return all
+  }
+
+  /** E_v of black frames for so many clips, [B,T,K_V,D_v]. */
+  async blankBatch(clips: number): Promise<Tensor> {
+    const one = await this.blank()
+    const all = new ARRAYS[this.#precision](clips * one.length)
+    for (let i = 0; i < clips; i++) all.set(one, i * one.length)
+    return tensor(all, [clips, ...this.shape], this.#precision)
   }
 
   /** E_v of several clips as a tensor [B,T,K_V,D_v]. */

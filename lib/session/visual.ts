@@ -11,6 +11,15 @@ import { type Encoded, qformerRows } from './encode.js'
 import type { Features } from './features.js'
 import { isFiniteTensor, notFinite } from './finite.js'
 
+/** What is shown of clips, [B,T,K_V,D_v]: with `modality: text`, black frames. */
+export const seenOf = (
+  features: Features,
+  clips: readonly Clip[],
+  adapter: Adapter | undefined,
+  signal?: AbortSignal,
+): Promise<Tensor> =>
+  adapter?.config.modality === 'text' ? features.blankBatch(clips.length) : features.batch(clips, signal)
+
 /** Visual tokens of clips, [B,V,D_llm]. @throws InputError where they are not finite, naming the first such sample */
 export async function checkedVisual(
   checkpoint: Checkpoint,
@@ -21,7 +30,7 @@ export async function checkedVisual(
   signal?: AbortSignal,
 ): Promise<Tensor> {
   const { model } = checkpoint
-  const seen = await features.batch(clips, signal)
+  const seen = await seenOf(features, clips, adapter, signal)
   signal?.throwIfAborted()
   const see = (observe?: Observe): Tensor => model.visualTokens(seen, qformerRows(encoded), adapter, { observe })
   const visual = scope(() => see())

@@ -16,6 +16,8 @@ export interface SampleText {
 export interface TextRoute {
   fusion: boolean
   lateText: 'prompt' | 'drop'
+  /** With `video`, samples are read as if they had no `qformerText`. Default: both. */
+  modality?: 'both' | 'video' | 'text' | undefined
 }
 
 /** The ids that begin a prompt, end an answer and pad a batch. */
@@ -33,9 +35,10 @@ export const MAX_ANSWER = 256
 /** The two texts as each model gets them; `qformer` is null where it gets none. */
 export function routeText(
   sample: SampleText,
-  { fusion, lateText }: TextRoute,
+  { fusion, lateText, modality }: TextRoute,
 ): { qformer: string | null; prompt: string } {
-  const { qformerText, prompt } = sample
+  const { prompt } = sample
+  const qformerText = modality === 'video' ? undefined : sample.qformerText
   if (fusion) return { qformer: qformerText ?? prompt, prompt }
   const moved = lateText === 'prompt' && qformerText !== undefined && qformerText !== '' && qformerText !== prompt
   return { qformer: null, prompt: moved ? `${qformerText}\n${prompt}` : prompt }

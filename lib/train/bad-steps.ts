@@ -5,6 +5,7 @@ import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, qformerRows, textRows } from '../session/encode.js'
 import type { Features } from '../session/features.js'
 import { firstNotFinite } from '../session/finite.js'
+import { seenOf } from '../session/visual.js'
 import { scope } from '../tensor/scope.js'
 import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -66,7 +67,9 @@ export class BadSteps {
         noGrad(async () => {
           const seen: [string, Tensor][] = []
           const observe = (name: string, t: Tensor): void => void seen.push([name, t])
-          const visual = model.visualTokens(await features.batch([sample]), qformerRows(encoded), adapter, { observe })
+          const visual = model.visualTokens(await seenOf(features, [sample], adapter), qformerRows(encoded), adapter, {
+            observe,
+          })
           const hidden = model.hidden(visual, textRows(encoded, special), { observe })
           return firstNotFinite([...seen, ['the last hidden states', hidden]])
         }),

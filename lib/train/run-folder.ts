@@ -218,7 +218,7 @@ export class RunFolder {
       {
         save,
         extend,
-        assumed: { train: fixed(defaultTrain()) },
+        assumed: { train: fixed(defaultTrain()), adapter: { modality: 'both' } },
         free: ['train.maxSkipped', ...(rescale ? ['ranks'] : [])],
       },
     ).catch((error: unknown) => {

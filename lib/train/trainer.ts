@@ -8,6 +8,7 @@ import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, qformerRows, textRows, type Encoded } from '../session/encode.js'
 import type { Features } from '../session/features.js'
 import { alone, type Ranks } from '../ranks/ranks.js'
+import { seenOf } from '../session/visual.js'
 import { answerTokens } from '../models/image-model.js'
 import { scope } from '../tensor/scope.js'
 import { full, write, zeros } from '../ops/copy.js'
@@ -157,7 +158,7 @@ export class Trainer {
     } = this
     const { numQueryTokens: L, language, qformer } = model.config
     const begin = performance.now()
-    const batch = await features.batch(samples)
+    const batch = await seenOf(features, samples, adapter)
     this.seen.waited += (performance.now() - begin) / 1000
     const seen = batch.to(model.device)
     const V = adapter.aggregate === 'concat' ? L * seen.dim(1) : L

@@ -29,6 +29,7 @@ test('the defaults', () => {
     text: {},
     fusion: true,
     lateText: 'prompt',
+    modality: 'both',
     aggregate: 'mean',
     temporal: { attention: 'factorized', residual: 'reuse', gateInit: 0, weights: 'reuse', maxFrames: 64 },
     dar: {

@@ -70,6 +70,11 @@ test('text goes into the Q-Former, into the prompt, or nowhere', () => {
   assert.equal(route(true, 'prompt', { prompt: 'Why?' }), { qformer: 'Why?', prompt: 'Why?' })
   assert.equal(route(false, 'prompt', { prompt: 'Why?' }), { qformer: null, prompt: 'Why?' })
   assert.equal(route(false, 'prompt', { prompt: 'Why?', qformerText: 'Why?' }), { qformer: null, prompt: 'Why?' })
+  const video = { lateText: 'prompt', modality: 'video' } as const
+  assert.equal(routeText(sample, { fusion: true, ...video }), { qformer: 'Who laughs?', prompt: 'Who laughs?' })
+  assert.equal(routeText(sample, { fusion: false, ...video }), { qformer: null, prompt: 'Who laughs?' })
+  for (const modality of ['both', 'text'] as const)
+    assert.equal(routeText(sample, { fusion: true, lateText: 'prompt', modality }), route(true))
 })
 
 test("LLaMA's tokenizer overrules a wrong config; OPT's config says what ends an answer", () => {
