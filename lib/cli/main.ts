@@ -21,6 +21,7 @@ const commands = [
   './convert.js',
   './export.js',
   './plan.js',
+  './reproduce.js',
   './parity.js',
   './serve.js',
   './doctor.js',

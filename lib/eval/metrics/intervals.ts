@@ -34,7 +34,7 @@ function groupSums({ items, weights }: Score, groups: readonly string[]): Sum[] 
 }
 
 /** The value at a share of a sorted list, interpolated between neighbours. */
-function quantile(sorted: readonly number[], share: number): number {
+export function quantile(sorted: readonly number[], share: number): number {
   const place = share * (sorted.length - 1)
   const [below, above] = [sorted[Math.floor(place)]!, sorted[Math.ceil(place)]!]
   return below + (place - Math.floor(place)) * (above - below)

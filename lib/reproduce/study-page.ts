@@ -1,0 +1,208 @@
+/** The study of the tiny world as a page of Markdown with charts, made of its JSON alone. */
+import { intervalChart, lineChart } from '../report/svg.js'
+import { markdownTable } from '../report/table.js'
+import { costTable } from './report.js'
+import type { Difference } from './statistics.js'
+import { ALL, type OverSeeds, type Study } from './study.js'
+
+const one = (x: number): string => x.toFixed(1)
+const signed = (x: number): string => `${x < 0 ? '−' : '+'}${Math.abs(x).toFixed(1)}`
+const spread = ({ mean, deviation }: OverSeeds): string =>
+  deviation === undefined ? one(mean) : `${one(mean)} ± ${one(deviation)}`
+const between = ({ difference, low, high }: Difference): string =>
+  `${signed(100 * difference)} [${signed(100 * low)}, ${signed(100 * high)}]`
+const found = (d: Difference): string => `${between(d)}: ${d.verdict}`
+
+/** Charts by name, as SVG. */
+export function studyCharts(study: Study): Map<string, string> {
+  const { differences, byClips, bySteps, byTask } = study
+  const charts = new Map<string, string>([
+    [
+      'differences',
+      intervalChart(
+        'Accuracy less that of the full model, test questions',
+        'points, with 95 % intervals',
+        differences.map(({ variant, test }) => {
+          const { difference, low, high } = test[ALL]!
+          return { name: variant, value: 100 * difference, low: 100 * low, high: 100 * high }
+        }),
+      ),
+    ],
+    [
+      'stills',
+      intervalChart(
+        'Still pictures: accuracy less that of the full model',
+        'points, with 95 % intervals',
+        differences.map(({ variant, stills: { difference, low, high } }) => ({
+          name: variant,
+          value: 100 * difference,
+          low: 100 * low,
+          high: 100 * high,
+        })),
+      ),
+    ],
+  ])
+  if (bySteps.length)
+    charts.set(
+      'steps',
+      lineChart(
+        'Accuracy on validation clips by optimiser step',
+        { x: 'optimiser steps', y: '%' },
+        bySteps.map(({ variant, points }) => ({
+          name: variant,
+          points: points.map(({ step, accuracy }) => ({ x: step, y: accuracy })),
+        })),
+      ),
+    )
+  if (byTask.length)
+    charts.set(
+      'tasks',
+      lineChart(
+        'The full model by task, on validation clips',
+        { x: 'optimiser steps', y: '%' },
+        byTask.map(({ task, points }) => ({
+          name: task,
+          points: points.map(({ step, accuracy }) => ({ x: step, y: accuracy })),
+        })),
+      ),
+    )
+  if (new Set(byClips.map((c) => c.clips)).size > 1)
+    charts.set(
+      'clips',
+      lineChart(
+        'Accuracy on test questions by clips to train on, with the same number of steps',
+        { x: 'clips', y: '%', log: true },
+        [...new Set(byClips.map((c) => c.variant))].map((name) => ({
+          name,
+          points: byClips
+            .filter((c) => c.variant === name)
+            .map(({ clips, accuracy }) => ({ x: clips, y: accuracy[ALL]!.mean })),
+        })),
+      ),
+    )
+  return charts
+}
+
+/** A question that the study answers, by the difference that answers it: the first variant less the full model. */
+const QUESTIONS: readonly { variant: string; question: string }[] = [
+  { variant: 'without-mqt', question: 'Is attention over time needed (w/o MQT)?' },
+  { variant: 'without-fusion', question: 'Is early fusion needed (w/o Fusion)?' },
+  { variant: 'without-dar', question: 'Is routing needed (w/o DAR)?' },
+  { variant: 'joint', question: 'Does joint attention over all tokens do as well?' },
+  { variant: 'fresh', question: 'Does a temporal block of its own weights do as well (`temporal.weights: fresh`)?' },
+  { variant: 'score', question: 'Routing by scores, in place of softmaxes (`dar.mode`)?' },
+  { variant: 'gated', question: 'A gate before the temporal block (`temporal.residual`)?' },
+]
+
+/** The page. @param place where charts lie, as a link names them, and what stands below the title */
+export function studyPage(
+  study: Study,
+  {
+    chart = (name) => `report-${name}.svg`,
+    head = [],
+  }: { chart?(name: string): string; head?: readonly string[] } = {},
+): string {
+  const { tasks, variants, differences } = study
+  const columns = [...tasks, ALL]
+  const picture = (name: string, about: string): string[] =>
+    studyCharts(study).has(name) ? [`![${about}](${chart(name)})`] : []
+  const of = (variant: string): Study['differences'][number] | undefined =>
+    differences.find((d) => d.variant === variant)
+  const full = variants.find((v) => v.variant === 'full')!
+  const curves = new Set(study.byClips.map((c) => c.clips)).size > 1
+  const lacking = [
+    ...(study.seeds < 5 ? [`${study.seeds} seeds, not 5: what differs from seed to seed is known roughly`] : []),
+    ...(curves ? [] : ['runs on 64 and 250 clips (`--no-curves`)']),
+    'other image models: there is one checkpoint, of one pre-training',
+    'gates that start closed (`temporal.gateInit: 0`), which in so few steps hardly open',
+  ]
+  const open = (variant: string, name: string, now: string, other: string): string => {
+    const d = of(variant)?.test[ALL]
+    if (!d) return `- \`${name}\`: not studied here.`
+    const said =
+      d.verdict === 'undecided'
+        ? `the study does not decide between \`${now}\` and \`${other}\`; the default \`${now}\` stays`
+        : d.verdict === 'worse'
+          ? `it favours the default, \`${now}\``
+          : `it favours \`${other}\` over the default \`${now}\``
+    return `- \`${name}\`: \`${other}\` less \`${now}\` is ${between(d)} points: ${said}.`
+  }
+  const parts = [
+    '# The tiny world: what each part of the model brings',
+    ...head,
+    `The image model of the demonstration is frozen, and adapters are trained on ${study.clips.train.toLocaleString('en')} generated clips of moving shapes: ${study.seeds} seeds for each variant, all else equal. The test is ${study.questions.test} questions about ${study.clips.test} other clips, and ${study.questions.stills} about still pictures, which the image model was made for. Seeds change initial values and order; clips are the same. The last adapter answers, none is chosen by its score.`,
+    `Not in it: ${lacking.join('; ')}.${Object.keys(study.changed).length ? ` Changed from the recipe: \`${JSON.stringify(study.changed)}\`.` : ''}`,
+    '## Accuracy',
+    'In %, mean ± sample deviation over seeds.',
+    markdownTable(
+      ['variant', ...columns, 'still pictures'],
+      [
+        ['chance', ...columns.map((c) => one(study.chance[c]!)), ''],
+        ...variants.map((v) => [v.variant, ...columns.map((c) => spread(v.accuracy[c]!)), spread(v.stills)]),
+      ],
+      (column) => column > 0,
+    ),
+    variants.map((v) => `- \`${v.variant}\`: ${v.about}.`).join('\n'),
+    '## Differences from the full model',
+    'Points of accuracy, seed by seed and question by question, with the interval that holds the middle 95 % of 2,000 draws of seeds and clips. Where it holds 0, the study is undecided.',
+    ...picture('differences', 'Differences of each variant from the full model, with intervals'),
+    markdownTable(
+      ['variant', ...columns, 'verdict on all'],
+      differences.map((d) => [d.variant, ...columns.map((c) => between(d.test[c]!)), d.test[ALL]!.verdict]),
+      (column) => column > 0,
+    ),
+    '## What it says',
+    QUESTIONS.flatMap(({ variant, question }) => {
+      const d = of(variant)
+      return d ? [`- ${question} \`${variant}\` less \`full\`: ${found(d.test[ALL]!)}.`] : []
+    }).join('\n'),
+    'Two of these are not fair to a variant, and no evidence on the paper: without fusion the Q-Former sees no question, though this small one was pre-trained with a question always there, and a new block of weights (`fresh`) has the same learning rate as the rest.',
+    '## Defaults that the paper leaves open',
+    [open('score', 'dar.mode', 'attention', 'score'), open('gated', 'temporal.residual', 'reuse', 'gated')].join('\n'),
+    '## Still pictures after the transfer',
+    `The full model less the untrained image model on questions about still pictures: ${found(study.retention)}. The adapter is part of the model here too; without it the image model answers as before.`,
+    ...picture('stills', 'Differences on still pictures from the full model, with intervals'),
+    '## Weak tasks',
+    `Chance is ${tasks.map((t) => `${one(study.chance[t]!)} for ${t}`).join(', ')}; the full model reaches ${tasks.map((t) => `${one(full.accuracy[t]!.mean)} in ${t}`).join(', ')}. ${weak(study)}`,
+    ...picture('tasks', 'Accuracy of the full model by task against optimiser steps'),
+    ...(study.bySteps.length
+      ? ['## Steps', ...picture('steps', 'Accuracy on validation clips against optimiser steps')]
+      : []),
+    ...(curves
+      ? [
+          '## Clips',
+          'With fewer clips each is seen more often, so that the number of steps is the same.',
+          ...picture('clips', 'Accuracy against clips to train on'),
+          markdownTable(
+            ['variant', 'clips', ...columns],
+            study.byClips.map((c) => [c.variant, c.clips, ...columns.map((t) => spread(c.accuracy[t]!))]),
+            (column) => column > 0,
+          ),
+        ]
+      : []),
+    '## Cost',
+    costTable(study.costs),
+  ]
+  return `${parts.join('\n\n')}\n`
+}
+
+/** What is known of the tasks that stay nearest to chance: how often they are asked, and whether they still rise. */
+function weak({ tasks, trainQuestions, byTask, variants, chance }: Study): string {
+  const full = variants.find((v) => v.variant === 'full')!
+  const above = (task: string): number => (full.accuracy[task]!.mean - chance[task]!) / (100 - chance[task]!)
+  const [first, second] = [...tasks].sort((a, b) => above(a) - above(b))
+  if (second === undefined) return ''
+  const rise = (task: string): string => {
+    const points = byTask.find((t) => t.task === task)?.points
+    if (!points || points.length < 4) return ''
+    const quarter = points.slice(-Math.ceil(points.length / 4))
+    const gain = quarter.at(-1)!.accuracy - quarter[0]!.accuracy
+    return ` In the last quarter of the training its validation changes by ${signed(gain)} points.`
+  }
+  return [first!, second]
+    .map((task) => {
+      const share = (100 * trainQuestions[task]!) / Object.values(trainQuestions).reduce((a, b) => a + b, 0)
+      return `The weakest beyond chance ${task === first ? 'is' : 'but one is'} ${task}, ${one(share)} % of the training questions.${rise(task)}`
+    })
+    .join(' ')
+}
