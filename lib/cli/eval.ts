@@ -10,14 +10,17 @@ import type { Ranks } from '../ranks/ranks.js'
 import { Features } from '../session/features.js'
 import { PredictionFile, runName, samplesName } from '../eval/predictions.js'
 import { probe, PROBED, type Probe } from '../eval/probe.js'
+import { checkTools, metricNames, type Tools } from '../eval/metrics/metrics.js'
+import { answered, scoreAnswers } from '../eval/score.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import { openTexts } from '../session/checkpoint.js'
 import { adapterOutline, outlineOf } from '../session/footprint.js'
 import { ofRank, parallels, together, type Parallel } from './parallel.js'
+import { fitting, measures, scoreText } from './score.js'
 import { checkFits, predictingOf, type Asked } from './plan.js'
 import { Bar, chance, chosen, count, interruptible, located, opens, percent, seconds, type Opens } from './common.js'
 
-interface Options extends Opens, Parallel {
+interface Options extends Opens, Parallel, Tools {
   data: string
   output?: string
   resume?: boolean
@@ -26,6 +29,8 @@ interface Options extends Opens, Parallel {
   sampling: string
   cache?: string
   probe?: string | true
+  metrics?: string[]
+  positive?: string
   verify?: boolean
 }
 
@@ -56,7 +61,7 @@ export function probeText({ metric, samples, rows, findings, video }: Probe): st
 }
 
 export function register(program: Command): void {
-  parallels(opens(program.command('eval')))
+  measures(parallels(opens(program.command('eval'))))
     .description('predict every sample of a manifest and print the accuracy')
     .requiredOption('--data <manifest>', 'samples, JSONL')
     .option(
@@ -83,6 +88,8 @@ async function run(o: Options, ranks: Ranks): Promise<void> {
   if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to continue', new Error('none'))
   const probed = o.probe === undefined ? undefined : o.probe === true ? PROBED : count('--probe', o.probe)
   const samples = await readManifest(o.data)
+  const metrics = o.metrics && metricNames(o.metrics)
+  if (metrics) checkTools(metrics, o)
   const { graphs, say, ...where } = chosen(ofRank(o))
   const folder = await located(o.model, o)
   await checkFits(await predictions(folder, o.adapter, samples, batch, asked), where)
@@ -135,6 +142,13 @@ async function run(o: Options, ranks: Ranks): Promise<void> {
       const { overall, tasks } = accuracy(predictions)
       const row = (name: string, a: typeof overall): string[] => [name, percent(a.accuracy), `${a.correct}/${a.total}`]
       console.log(textTable([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
+    }
+    if (predictions.length && (metrics || o.positive !== undefined)) {
+      const given = new Map(predictions.map((p) => [p.id, p.prediction]))
+      const answers = samples.map((s) => answered(s, given.get(s.id)))
+      const { wordnet, meteor, ptb, java, positive: positiveLabel } = o
+      const how = { wordnet, meteor, ptb, java, positiveLabel, metrics: metrics ?? fitting(samples) }
+      console.log(scoreText(await scoreAnswers(answers, how)))
     }
     if (probed !== undefined && predictions.length) {
       const usable = new Set(predictions.map((p) => p.id))

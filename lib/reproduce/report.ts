@@ -4,8 +4,7 @@ import type { Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
 import { binaryScore } from '../eval/metrics/classes.js'
 import type { Answered } from '../eval/metrics/metric.js'
-import type { Tools } from '../eval/metrics/metrics.js'
-import { WordNet } from '../eval/metrics/wordnet.js'
+import { checkTools, type Tools } from '../eval/metrics/metrics.js'
 import { spread } from '../eval/record.js'
 import { scoreAnswers } from '../eval/score.js'
 import { markdownTable } from '../report/table.js'
@@ -89,13 +88,8 @@ export interface Report {
 export function availableMetrics(names: readonly string[], tools: Tools): { metrics: string[]; notes: string[] } {
   const notes: string[] = []
   const metrics = names.filter((name) => {
-    if (name.startsWith('meteor:1.5') && tools.meteor === undefined) {
-      notes.push(`${name} is not computed: its jar is not given (--meteor)`)
-      return false
-    }
-    if (name !== 'meteor:nltk3.7') return true
     try {
-      WordNet.open(tools.wordnet)
+      checkTools([name], tools)
       return true
     } catch (error) {
       if (!(error instanceof InputError)) throw error

@@ -1,7 +1,7 @@
 // Whether a model looks at the video: what each view shows, what is said of the figures, and `eval --probe`.
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { FeatureData } from '../../lib/data/cache.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
@@ -134,6 +134,19 @@ test('a clip that cannot be used costs its sample alone; answers that are there 
   const told = await probe(checkpoint, features, samples.slice(0, 4), { known })
   assert.is(told.rows[0]!.value, 0)
   assert.ok(told.rows.slice(1).every((r) => r.changed === 1))
+})
+
+test('eval --metrics: the figures of score, and a tool that is not there is named before anything is predicted', async () => {
+  const output = join(world.root, 'scored.jsonl')
+  const args = ['eval', '--model', world.model, '--data', world.train, '--frames', '3', '--output', output]
+  const { code, out, err } = await cli(...args, '--metrics', 'accuracy', 'exact')
+  assert.is(code, 0, err)
+  const score = await cli('score', output, '--data', world.train, '--metrics', 'accuracy', 'exact')
+  assert.ok(out.endsWith(score.out), `${out} ends with ${score.out}`)
+  const without = await cli(...args.slice(0, -1), join(world.root, 'none.jsonl'), '--metrics', 'meteor:1.5')
+  assert.is(without.code, 1)
+  assert.match(without.err, /--metrics: meteor:1\.5 is computed by its own jar/)
+  assert.not.ok(existsSync(join(world.root, 'none.jsonl')))
 })
 
 test('eval --probe: a table after the accuracy, a warning where the video changes nothing, the same as JSON', async () => {

@@ -48,6 +48,15 @@ export function metricNames(asked: readonly string[]): string[] {
   return [...new Set(names)]
 }
 
+/** Checks that the tools of metrics are there, before anything is predicted. @throws InputError where one is not */
+export function checkTools(names: readonly string[], { wordnet, meteor }: Tools): void {
+  if (names.includes('meteor:nltk3.7')) WordNet.open(wordnet)
+  if (meteor === undefined && names.some((name) => name.startsWith('meteor:1.5')))
+    throw new InputError(
+      '--metrics: meteor:1.5 is computed by its own jar; give it with --meteor, and Java with --java.',
+    )
+}
+
 /**
  * Computes metrics, in the order of their names.
  *
@@ -56,8 +65,10 @@ export function metricNames(asked: readonly string[]): string[] {
 export async function computeMetrics(
   names: readonly string[],
   answers: readonly Answered[],
-  { wordnet, meteor, ptb, java }: Tools = {},
+  tools: Tools = {},
 ): Promise<Score[]> {
+  const { wordnet, meteor, ptb, java } = tools
+  checkTools(names, tools)
   const scores = new Map<string, Score>()
   for (const name of names) {
     if (name in PLAIN) scores.set(name, PLAIN[name]!(answers))
@@ -75,11 +86,7 @@ export async function computeMetrics(
     const rouge = named('rougeL:coco')
     if (rouge !== undefined) scores.set('rougeL:coco', rougeCoco(rouge, predicted, expected, notes))
     const [corpus, mean] = [named('meteor:1.5'), named('meteor:1.5/mean-of-videos')]
-    if (corpus !== undefined || mean !== undefined) {
-      if (meteor === undefined)
-        throw new InputError(
-          '--metrics: meteor:1.5 is computed by its own jar; give it with --meteor, and Java with --java.',
-        )
+    if (meteor !== undefined && (corpus !== undefined || mean !== undefined)) {
       const asked = { ...(corpus !== undefined && { corpus }), ...(mean !== undefined && { videos: mean }) }
       const given = { jar: meteor, java }
       const videos = answers.map((a) => a.video)
