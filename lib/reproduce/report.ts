@@ -10,6 +10,7 @@ import { scoreAnswers } from '../eval/score.js'
 import { markdownTable } from '../report/table.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { encode, type TextConfig } from '../session/encode.js'
+import type { PartAccuracy } from './analysis.js'
 import type { Data } from './data.js'
 import type { Experiment, FigureName } from './experiments.js'
 import type { RunResult } from './runs.js'
@@ -80,6 +81,8 @@ export interface Report {
   variants: VariantReport[]
   promptTokens: PromptTokens
   sideBySide: SideBySide[]
+  /** Of the full model's first run: accuracy by group, and its page about answers, relative to the report. */
+  analysis: { groups: PartAccuracy[]; page: string }
   notes: string[]
   costs: Cost[]
 }
@@ -277,6 +280,17 @@ export function reportPage(report: Report): string {
         ...Object.values(s.predictions).map((p) => cell(p) || '–'),
       ]),
     ),
+    '## Where it fails',
+    `[The page about the full model's answers](${report.analysis.page.split('/').map(encodeURIComponent).join('/')}) has confusions, the worst clips with their frames, and the weights of routers by sample.`,
+    ...(report.analysis.groups.length
+      ? [
+          markdownTable(
+            ['group', 'answers', 'accuracy'],
+            report.analysis.groups.map((g) => [g.part, g.answers, one(g.accuracy)]),
+            (column) => column > 0,
+          ),
+        ]
+      : []),
     '## Notes',
     report.notes.map((n) => `- ${n.charAt(0).toUpperCase()}${n.slice(1)}.`).join('\n'),
   ]

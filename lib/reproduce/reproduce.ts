@@ -1,6 +1,6 @@
 /** An experiment from its files to its report; what is on the disk already is not done again. */
 import { mkdir } from 'node:fs/promises'
-import { basename, join, resolve } from 'node:path'
+import { basename, join, relative, resolve, sep } from 'node:path'
 import { parseAdapterConfig, type AdapterConfig } from '../adapter/config.js'
 import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
@@ -13,6 +13,7 @@ import { Features, type FeatureOptions } from '../session/features.js'
 import type { Model } from '../session/model.js'
 import type { TrainConfig } from '../train/config.js'
 import type { StepEvent } from '../train/loop.js'
+import { analyse, byGroup } from './analysis.js'
 import { cacheClips, prepareData, type Data, type DataOptions } from './data.js'
 import { experimentNamed, TINY_WORLD, type Experiment } from './experiments.js'
 import { configOf, overlaid, readRecipe, type Places, type Recipe, type Settings } from './recipes.js'
@@ -180,7 +181,8 @@ class Laboratory {
 // ----------------------------------------------------------------------------------------------------- published data
 
 async function onDataset(laboratory: Laboratory, experiment: Experiment, options: ReproduceOptions): Promise<Written> {
-  const { model, data: where, seeds = 1, tools = {}, settings = {}, onClips, signal, out } = options
+  const { model, data: where, seeds = 1, tools = {}, settings = {}, onClips, signal } = options
+  const { out } = laboratory.options
   const { source } = where
   if (source === undefined)
     throw new InputError('--source: expected the folder with the published files, but got nothing.')
@@ -195,7 +197,10 @@ async function onDataset(laboratory: Laboratory, experiment: Experiment, options
   )
   const tests = new Map<number | undefined, Sample[]>()
   for (const { fold, test } of data.folds) tests.set(fold, await readManifest(test))
-  const results = await laboratory.finish(datasetPlans(laboratory, data, tests, seeds))
+  const plans = datasetPlans(laboratory, data, tests, seeds)
+  const results = await laboratory.finish(plans)
+  const first = plans.find((plan) => plan.variant === 'full')!
+  const analysed = await analyse(laboratory.folder(first.name), model, first, options)
 
   const { metrics, notes } = availableMetrics(experiment.testOn.metrics, tools)
   const figures: { variant: string; figures: Map<string, number> }[] = []
@@ -203,8 +208,8 @@ async function onDataset(laboratory: Laboratory, experiment: Experiment, options
   for (const run of results) {
     const answers = await laboratory.answers(run, 'test', tests.get(run.fold)!)
     figures.push({ variant: run.variant, figures: await figuresOf(answers, metrics, tools, data.positive) })
-    const first = run.fold === data.folds[0]!.fold && (run.seed ?? 0) === 0
-    if (first && ['zero-shot', 'without-mqt', 'full'].includes(run.variant)) shown.set(run.variant, answers)
+    const shows = run.fold === data.folds[0]!.fold && (run.seed ?? 0) === 0
+    if (shows && ['zero-shot', 'without-mqt', 'full'].includes(run.variant)) shown.set(run.variant, answers)
   }
   const test = tests.get(data.folds[0]!.fold)!
   const { folds, ...about } = data
@@ -225,6 +230,7 @@ async function onDataset(laboratory: Laboratory, experiment: Experiment, options
       test,
       new Map(['zero-shot', 'without-mqt', 'full'].flatMap((v) => (shown.has(v) ? [[v, shown.get(v)!] as const] : []))),
     ),
+    analysis: { groups: byGroup(shown.get('full')!), page: relative(out, analysed).split(sep).join('/') },
     notes: [...experiment.notes, ...notes, ...data.notices],
     costs: costsOf(results),
   }
@@ -263,7 +269,8 @@ function datasetPlans(
 // --------------------------------------------------------------------------------------------------------- tiny world
 
 async function onTinyWorld(laboratory: Laboratory, options: ReproduceOptions): Promise<Written> {
-  const { model, data, seeds = 1, curves = true, settings = {}, onClips, signal, out } = options
+  const { model, data, seeds = 1, curves = true, settings = {}, onClips, signal } = options
+  const { out } = laboratory.options
   const world = await tinyWorldIn(data.source ?? join(out, 'clips'), signal)
   const [train, val, test, stills] = (await Promise.all(
     [world.train, world.val, world.test, world.stills].map((path) => readManifest(path)),

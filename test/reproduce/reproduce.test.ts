@@ -107,6 +107,8 @@ for (const experiment of skipped ? [] : EXPERIMENTS)
     for (const s of report.sideBySide) assert.equal(Object.keys(s.predictions), shown)
     for (const cost of report.costs)
       assert.is(cost.trained > 0 && cost.trainingSeconds > 0 && cost.peakBytes > 0, !/zero|frozen/.test(cost.variant))
+    assert.equal(report.analysis.groups.length > 0, name.startsWith('mustard'), 'shows')
+    assert.match(readFileSync(join(out(name), report.analysis.page), 'utf8'), /^<!doctype html>/i)
     assert.match(page, /^# .+: reproduced\n/)
     for (const v of report.variants) assert.ok(page.includes(`| ${v.variant} | `), v.variant)
     // Called again it does nothing, and says the same.
