@@ -13,9 +13,9 @@ import type { Model } from '../session/model.js'
 import type { Plan, RunEvents } from './runs.js'
 
 /**
- * Writes `report.html` of a finished run, of up to 200 of its test questions: confusions by task, the best and the worst
- * clips with their frames, the weights of routers by sample, and whether the video is looked at. What is there already
- * is not made again.
+ * Writes `report.html` of a finished run, of up to 200 of its test questions: confusions by task, the best and the
+ * worst clips with their frames, the weights of routers by sample, and whether the video is looked at. What is there
+ * already is not made again.
  *
  * @returns the path of the page
  */

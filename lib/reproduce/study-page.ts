@@ -186,7 +186,7 @@ export function studyPage(
   return `${parts.join('\n\n')}\n`
 }
 
-/** What is known of the tasks that stay nearest to chance: how often they are asked, and whether they still rise. */
+/** What is known of the tasks nearest to chance: how often they are asked, and whether they still rise. */
 function weak({ tasks, trainQuestions, byTask, variants, chance }: Study): string {
   const full = variants.find((v) => v.variant === 'full')!
   const above = (task: string): number => (full.accuracy[task]!.mean - chance[task]!) / (100 - chance[task]!)
@@ -202,7 +202,8 @@ function weak({ tasks, trainQuestions, byTask, variants, chance }: Study): strin
   return [first!, second]
     .map((task) => {
       const share = (100 * trainQuestions[task]!) / Object.values(trainQuestions).reduce((a, b) => a + b, 0)
-      return `The weakest beyond chance ${task === first ? 'is' : 'but one is'} ${task}, ${one(share)} % of the training questions.${rise(task)}`
+      const place = task === first ? 'is' : 'but one is'
+      return `The weakest beyond chance ${place} ${task}, ${one(share)} % of the training questions.${rise(task)}`
     })
     .join(' ')
 }

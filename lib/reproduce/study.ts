@@ -28,7 +28,7 @@ const script = fileURLToPath(new URL('../../examples/tiny-world/sets.ts', import
 /** The image model of the tiny world, where the repository is. */
 export const TINY_MODEL = fileURLToPath(new URL('../../examples/tiny-world/checkpoint', import.meta.url))
 
-/** The sets in a folder; absent ones are rendered there. @throws InputError where there is nothing to render them with */
+/** The sets in a folder, rendered where they are absent. @throws InputError where nothing renders them */
 export async function tinyWorldIn(folder: string, signal?: AbortSignal): Promise<TinyWorld> {
   const at = (set: string): string => join(folder, set, 'manifest.jsonl')
   const sets = { train: at('train'), val: at('val'), test: at('test'), stills: at('test-stills') }
