@@ -47,7 +47,9 @@ export async function readModelConfig(path: string): Promise<ModelConfig> {
   const generation = await readGenerationConfig(dirname(file))
   const { language } = config
   if (language.padId === null && generation.padId !== undefined) language.padId = generation.padId
-  if (language.bosId === null && generation.bosId !== undefined) language.bosId = generation.bosId
+  // A decoder that begins with a start id of its own has no BOS.
+  if (language.bosId === null && generation.bosId !== undefined && !('startId' in language))
+    language.bosId = generation.bosId
   if (language.eosId === null && generation.eosIds !== undefined) language.eosId = generation.eosIds[0]!
   return config
 }

@@ -60,8 +60,8 @@ export const T5: Family<T5Config> = {
   embedding: EMBEDDING,
   build,
   endsAnswers: 'tokenizer',
-  describe: ({ heads, headSize, layers, decoderLayers, buckets }) =>
-    `encoder of ${layers} and decoder of ${decoderLayers} layers, ${heads} heads of ${headSize}, ${buckets} buckets of distances`,
+  describe: ({ heads, headSize, decoderLayers, buckets }) =>
+    `${decoderLayers} more in the decoder, ${heads} heads of ${headSize}, ${buckets} buckets of distances`,
 }
 
 function config(text: unknown, where: string): T5Config {
