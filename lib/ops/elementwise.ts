@@ -65,31 +65,40 @@ export function multiply(a: Tensor, b: Tensor): Tensor {
   ])
 }
 
-/** An activation, number by number, whose backward needs its input. */
-function activation(name: string, kernel: 'gelu' | 'gelu_tanh' | 'relu', a: Tensor): Tensor {
+/** The exact GELU, x/2·(1 + erf(x/√2)), float32 or bfloat16. */
+export function gelu(a: Tensor): Tensor {
   const x = contiguous(a)
   const y = empty(x.shape, x.dtype)
-  native().ops[`${kernel}_forward`](x.handle, y.handle)
-  return record(name, y, [x], (dy) => {
+  native().ops.gelu_forward(x.handle, y.handle)
+  return record('gelu', y, [x], (dy) => {
     const dx = empty(x.shape, x.dtype)
-    native().ops[`${kernel}_backward`](dy.handle, x.handle, dx.handle)
+    native().ops.gelu_backward(dy.handle, x.handle, dx.handle)
     return [dx]
   })
 }
 
-/** The exact GELU, x/2·(1 + erf(x/√2)), float32 or bfloat16. */
-export function gelu(a: Tensor): Tensor {
-  return activation('gelu', 'gelu', a)
-}
-
 /** GELU's approximation x/2·(1 + tanh(√(2/π)(x + 0.044715 x³))), float32 or bfloat16. */
 export function geluTanh(a: Tensor): Tensor {
-  return activation('geluTanh', 'gelu_tanh', a)
+  const x = contiguous(a)
+  const y = empty(x.shape, x.dtype)
+  native().ops.gelu_tanh_forward(x.handle, y.handle)
+  return record('geluTanh', y, [x], (dy) => {
+    const dx = empty(x.shape, x.dtype)
+    native().ops.gelu_tanh_backward(dy.handle, x.handle, dx.handle)
+    return [dx]
+  })
 }
 
 /** max(x, 0), float32 or bfloat16; NaN in, NaN out. */
 export function relu(a: Tensor): Tensor {
-  return activation('relu', 'relu', a)
+  const x = contiguous(a)
+  const y = empty(x.shape, x.dtype)
+  native().ops.relu_forward(x.handle, y.handle)
+  return record('relu', y, [x], (dy) => {
+    const dx = empty(x.shape, x.dtype)
+    native().ops.relu_backward(dy.handle, x.handle, dx.handle)
+    return [dx]
+  })
 }
 
 /** a + tanh(g)·(b − a), g a tensor of one number: the gated residual of docs/model.md#temporal-residual. */
