@@ -216,7 +216,7 @@ usable.
 
 ${named('lib/tensor/tensor.ts', 'tensor', 'empty', 'Tensor')}
 
-${named('lib/tensor/runtime.ts', 'memory', 'deviceMemory', 'resetPeak')}
+${named('lib/tensor/runtime.ts', 'memory', 'deviceMemory', 'resetPeak', 'releaseCached')}
 
 ${named('lib/tensor/scope.ts', 'scope', 'keep')}
 
