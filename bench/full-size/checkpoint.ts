@@ -1,10 +1,10 @@
 /**
- * A checkpoint with the names, shapes, configuration and token ids of instructblip-vicuna-7b as it lies on the hub, in
- * four shards, with random values: for measuring at full size where the real weights are not at hand. `npm run
+ * A checkpoint with the names, shapes, configuration and token ids of instructblip-vicuna-7b as it lies on the hub, or
+ * of another model (bench/models), in four shards, with random values or none: for measuring at full size where the real weights are not at hand. `npm run
  * bench:full-size -- write` makes it.
  */
 import { existsSync, statSync } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
+import { mkdir, truncate } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import { expectedTensors } from '../../lib/checkpoint/names.js'
@@ -55,13 +55,29 @@ interface Vocabulary {
   names: Record<string, string>
 }
 
-const LLM: Vocabulary = {
+const LLAMA: Vocabulary = {
   size: 32003,
   special: { '<unk>': 0, '<s>': 1, '</s>': 2, '[PAD]': 32000, '<image>': 32001, '<video>': 32002 },
   unknown: '<unk>',
   before: ['</s>'],
   after: [],
   names: { bos_token: '</s>', eos_token: '</s>', pad_token: '[PAD]', unk_token: '</s>' },
+}
+const OPT: Vocabulary = {
+  size: 50266,
+  special: { '<s>': 0, '<pad>': 1, '</s>': 2, '<unk>': 3, '<image>': 50265 },
+  unknown: '<unk>',
+  before: ['</s>'],
+  after: [],
+  names: { bos_token: '</s>', eos_token: '</s>', pad_token: '<pad>', unk_token: '</s>' },
+}
+const T5: Vocabulary = {
+  size: 32102,
+  special: { '<pad>': 0, '</s>': 1, '<unk>': 2, '<image>': 32100, '<video>': 32101 },
+  unknown: '<unk>',
+  before: [],
+  after: ['</s>'],
+  names: { eos_token: '</s>', pad_token: '<pad>', unk_token: '<unk>' },
 }
 const QFORMER: Vocabulary = {
   size: 30523,
@@ -104,9 +120,16 @@ function tokenizer({ size, special, unknown, before, after, names }: Vocabulary)
 const within = (folder: string, files: Record<string, object>): Record<string, object> =>
   Object.fromEntries(Object.entries(files).map(([name, content]) => [join(folder, name), content]))
 
+/** By the language model's `model_type`: its tokenizer, and generation_config.json as the hub has it. */
+const TEXTS: Record<string, { vocabulary: Vocabulary; generation: object }> = {
+  llama: { vocabulary: LLAMA, generation: { bos_token_id: 0, eos_token_id: 1, pad_token_id: 32000 } },
+  opt: { vocabulary: OPT, generation: { bos_token_id: 2, eos_token_id: 50118, pad_token_id: 1 } },
+  t5: { vocabulary: T5, generation: { decoder_start_token_id: 0, eos_token_id: 1, pad_token_id: 0 } },
+}
+
 /** Everything but the weights and config.json, by path. */
-const smallFiles = (): Record<string, object> => ({
-  'generation_config.json': { bos_token_id: 0, eos_token_id: 1, pad_token_id: 32000 },
+const smallFiles = (kind: string, hasText: boolean): Record<string, object> => ({
+  'generation_config.json': TEXTS[kind]!.generation,
   'processor_config.json': { processor_class: 'InstructBlipVideoProcessor', num_query_tokens: 32 },
   'preprocessor_config.json': {
     image_processor_type: 'BlipImageProcessor',
@@ -120,8 +143,8 @@ const smallFiles = (): Record<string, object> => ({
     image_mean: [0.48145466, 0.4578275, 0.40821073],
     image_std: [0.26862954, 0.26130258, 0.27577711],
   },
-  ...tokenizer(LLM),
-  ...within('qformer_tokenizer', tokenizer(QFORMER)),
+  ...tokenizer(TEXTS[kind]!.vocabulary),
+  ...(hasText && within('qformer_tokenizer', tokenizer(QFORMER))),
 })
 
 // ----------------------------------------------------------------------------------------------------------- weights
@@ -196,8 +219,10 @@ function headerOf(shard: readonly Planned[], dtype: StoredDtype): Buffer {
 
 export interface WriteOptions {
   dtype: StoredDtype
-  /** config.json of another size: for tests. */
+  /** config.json of another size, or of another model. Default: {@link hubConfig}. */
   config?: object | undefined
+  /** Whether all values are 0 and take no place on a disk: files are holes behind their headers. */
+  empty?: boolean | undefined
   onProgress?: ((bytes: number, total: number) => void) | undefined
   /** The file system's calls; a test passes ones that fail. */
   on?: FileSystem | undefined
@@ -205,28 +230,36 @@ export interface WriteOptions {
 
 /** Writes what is missing of a checkpoint; a shard that is there as a whole stays. Returns the bytes of all weights. */
 export async function writeCheckpoint(folder: string, options: WriteOptions): Promise<number> {
-  const { dtype, config = hubConfig(dtype), onProgress, on } = options
+  const { dtype, config = hubConfig(dtype), empty = false, onProgress, on } = options
+  const parsed = parseModelConfig(config)
   const json = (content: object): string => `${JSON.stringify(content, null, 2)}\n`
-  for (const [name, content] of Object.entries({ 'config.json': config, ...smallFiles() })) {
+  for (const [name, content] of Object.entries({
+    'config.json': config,
+    ...smallFiles(parsed.language.kind, parsed.qformer.hasText),
+  })) {
     await mkdir(dirname(join(folder, name)), { recursive: true })
     await writeFileAtomic(join(folder, name), json(content))
   }
   const width = dtype === 'float32' ? 4 : 2
-  const tensors = expectedTensors(parseModelConfig(config)).map(
+  const tensors = expectedTensors(parsed).map(
     ({ name, shape }): Planned => ({ name, shape, bytes: width * sizeOf(shape) }),
   )
   const shards = shardsOf(tensors)
   const fileOf = (i: number): string =>
     `model-${String(i + 1).padStart(5, '0')}-of-${String(SHARDS).padStart(5, '0')}.safetensors`
   const total = tensors.reduce((n, t) => n + t.bytes, 0)
-  const [drawn, values] = [block('float32') as Float32Array, block(dtype)]
+  const [drawn, values] = empty ? [] : [block('float32') as Float32Array, block(dtype)]
   let done = 0
   for (const [i, shard] of shards.entries()) {
     const path = join(folder, fileOf(i))
     const head = headerOf(shard, dtype)
     const bytes = shard.reduce((n, t) => n + t.bytes, 0)
     if (existsSync(path) && statSync(path).size === head.byteLength + bytes) done += bytes
-    else
+    else if (!drawn || !values) {
+      await writeFileAtomic(path, head, on)
+      await truncate(path, head.byteLength + bytes)
+      done += bytes
+    } else
       await writeAtomically(
         path,
         async (sink) => {

@@ -1,10 +1,11 @@
-// npm run docs:models: writes the table of models into README.md, from docs/models.json and from the shapes that the
-// builders ask for. A test holds the committed table against it.
-import { readFileSync, writeFileSync } from 'node:fs'
+// npm run docs:models: writes the table of models into README.md, from docs/models.json, from the shapes that the
+// builders ask for, and from what npm run bench:models measured. A test holds the committed table against it.
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { argv } from 'node:process'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { z } from 'zod'
+import { configOf, models } from '../../bench/models/list.js'
+import { Models } from '../../bench/models/record.js'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import { expectedTensors } from '../../lib/checkpoint/names.js'
 import { familyOf } from '../../lib/models/language.js'
@@ -16,28 +17,35 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 const README = join(root, 'README.md')
 const [BEGIN, END] = ['<!-- models: npm run docs:models -->\n', '<!-- /models -->']
 
-const Models = z.strictObject({
-  measured: z.record(z.string(), z.string()).describe('by name: what was measured, and where it is told'),
-  others: z.string().describe('what is true of the others'),
-  models: z.array(
-    z.strictObject({
-      name: z.string(),
-      model_type: z.string(),
-      text_config: z.looseObject({ model_type: z.string() }),
-    }),
-  ),
-})
+/** What the newest measurement says of each model that was asked. */
+function tried(): Map<string, string> {
+  const folder = join(root, 'bench', 'results', 'models')
+  const results = existsSync(folder)
+    ? readdirSync(folder).map((f) => Models.parse(JSON.parse(readFileSync(join(folder, f), 'utf8'))))
+    : []
+  const newest = results.sort((a, b) => (a.date < b.date ? -1 : 1)).at(-1)
+  return new Map(
+    newest?.models.flatMap(({ model, asked }): [string, string][] =>
+      asked
+        ? [
+            [
+              model,
+              `ran, with zeros: ${asked.weights}, ${asked.tokenSeconds.toFixed(1)} s a token, at most ${(asked.peakBytes / 1e9).toFixed(1)} GB`,
+            ],
+          ]
+        : [],
+    ),
+  )
+}
 
 /** The table as Markdown. */
 export function table(): string {
-  const { measured, others, models } = Models.parse(JSON.parse(readFileSync(join(root, 'docs', 'models.json'), 'utf8')))
+  const { measured, others, models: all } = models()
+  const asked = tried()
   const formats = ['float32', 'bfloat16', 'int8', 'nf4'] as const
-  const rows = models.map(({ name, model_type, text_config }) => {
-    const t5 = text_config.model_type === 't5' && { feed_forward_proj: 'gated-gelu', tie_word_embeddings: false }
-    const config = parseModelConfig({
-      ...{ model_type, qformer_config: { vocab_size: 30523 } },
-      text_config: { ...t5, ...text_config },
-    })
+  const rows = all.map((model) => {
+    const { name } = model
+    const config = parseModelConfig(configOf(model))
     const tensors = expectedTensors(config).filter((t) => !t.optional)
     const bytes = (format: (typeof formats)[number]): string => {
       const dtype = format === 'float32' ? 'F32' : 'BF16'
@@ -51,7 +59,7 @@ export function table(): string {
       familyOf(config.language).title,
       `${(tensors.reduce((n, t) => n + sizeOf(t.shape), 0) / 1e9).toFixed(1)} billion`,
       ...formats.map(bytes),
-      measured[name] ?? others,
+      measured[name] ?? asked.get(name) ?? others,
     ]
   })
   const head = ['model', 'language model', 'parameters', ...formats.map((f) => `${f}, GB`), 'here']
