@@ -62,7 +62,7 @@ export const KEPT = 256 * 2 ** 20
 export const loopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || /^127(\.\d+){3}$/.test(host)
 
-/** An open model, its adapters, and what all routes share: queues, clips, the check of a request, the words of an error. */
+/** An open model, its adapters, and what routes share: queues, clips, the check of a request, the words of an error. */
 export class Service {
   readonly app: FastifyInstance
   /** Places of questions, uploads, pictures of clips and followed logs. */

@@ -1,5 +1,6 @@
 // What a server meets: more clients than it can answer, ones that go away, never read, send slowly, too much or nonsense,
 // pages of other sites. Each gets a clear error, nothing is left, and the next question is answered.
+import { setMaxListeners } from 'node:events'
 import { existsSync, readdirSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -154,6 +155,7 @@ test('200 questions at once: some are answered, the others are told to come back
 test('load: 200 questions from 16 clients, 429 while the queue is full, none lost, memory flat', async () => {
   const server = await serve({ queue: 8 })
   const signal = AbortSignal.timeout(300_000) // it ends, whatever happens
+  setMaxListeners(0, signal) // as many questions hang on it as are open
   let full = 0
   const { id } = await server.client.files.create({
     file: new File([server.bytes], 'clip.mp4'),
