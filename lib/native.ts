@@ -6,6 +6,7 @@ import { createRequire } from 'node:module'
 import { resolve } from 'node:path'
 import { arch, constrainedMemory, platform, versions } from 'node:process'
 import { fileURLToPath } from 'node:url'
+import { cause, MISSING, refusal, system, type System } from './addon-file.js'
 
 /** A tensor on the native side. Opaque; made by `create`, `upload`, `view` and `mapped` alone. */
 export interface NativeTensor {
@@ -86,7 +87,7 @@ export interface NativeDevices {
   counts?: Record<string, number>
   products: { by: 'own' | 'cublaslt'; reason: string }
   /** The instructions that CPU kernels use, and whether some multiply bfloat16. */
-  cpu: { isa: 'avx512' | 'avx2' | 'portable'; bfloat16: boolean }
+  cpu: { isa: 'avx512' | 'avx2' | 'neon' | 'portable'; bfloat16: boolean }
 }
 
 /** A captured CUDA graph. */
@@ -184,7 +185,10 @@ export interface Native {
   signatures: string[]
 }
 
-/** The addon's file, and what was tried before it: each as "file: reason", the environment's first. */
+/**
+ * The addon's file, and what failed before it: each as "file: reason", the environment's first. That nothing was built
+ * on this machine is no failure.
+ */
 export interface Addon {
   path: string
   failures: string[]
@@ -203,34 +207,47 @@ export function addon(): Addon {
   return { path, failures }
 }
 
-/** Where the addon is looked for, in this order. */
+/**
+ * Where the addon is looked for, in this order: what MT_ADDON names, what was built on this machine, what the package
+ * brought.
+ */
 export function addonPlaces(): string[] {
   const { MT_ADDON: given } = process.env
-  return [
-    ...(given ? [resolve(given)] : []),
-    fileURLToPath(new URL('../build/Release/mtransllama.node', import.meta.url)),
-  ]
+  return [...(given ? [resolve(given)] : []), ownBuild(), placeOf(`prebuilds/${platform}-${arch}`)]
 }
+
+const placeOf = (folder: string): string => fileURLToPath(new URL(`../${folder}/mtransllama.node`, import.meta.url))
+const ownBuild = (): string => placeOf('build/Release')
+
+/** What to do where no addon can be loaded. */
+export const BUILD =
+  'Build it for this machine with "npx mtransllama build"; that needs a C++20 compiler, make, and cmake or python3.'
 
 function load(): Addon & { native: Native } {
   const require = createRequire(import.meta.url)
   const failures: string[] = []
+  let found: System | undefined
   for (const path of addonPlaces()) {
+    const refused = refusal(path, { platform, arch })
+    if (refused !== undefined) {
+      failures.push(`${path}: ${refused}`)
+      continue
+    }
     try {
       const native = require(path) as Native
       // A container's limit, which the addon does not see. 0: none is known.
       const most = constrainedMemory()
       if (most > 0 && Number.isSafeInteger(most)) native.limitMemory(most)
-      return { native, path, failures }
+      return { native, path, failures: failures.filter((failure) => failure !== `${ownBuild()}: ${MISSING}`) }
     } catch (error) {
-      failures.push(`${path}: ${(error as Error).message.split('\n')[0]}`)
+      failures.push(`${path}: ${cause(path, (error as Error).message, (found ??= system()))}`)
     }
   }
   throw new Error(
     [
       `mtransllama: the native addon could not be loaded (${platform}-${arch}, Node ${versions.node}):`,
       ...failures.map((failure) => `  ${failure}`),
-      'Build it with "npm run build" in the package\'s folder; that needs a C++20 compiler, make, and cmake or python3.',
+      BUILD,
     ].join('\n'),
   )
 }

@@ -9,6 +9,7 @@ import { createRequire } from 'node:module'
 import { availableParallelism, cpus, freemem, homedir, release, tmpdir, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Command } from 'commander'
+import { refusal, system } from '../addon-file.js'
 import { nearestExisting } from '../files/folder.js'
 import { textTable } from '../report/table.js'
 
@@ -139,22 +140,26 @@ export function olderThan(version: string, range: string): boolean {
 }
 
 function platform(): Omit<Check, 'name'> {
-  const { header } = process.report.getReport() as { header?: { glibcVersionRuntime?: string } }
-  const libc = header?.glibcVersionRuntime
-  const found = `${process.platform}-${process.arch}, ${release()}${libc ? `, glibc ${libc}` : ''}`
+  const { glibc } = system()
+  const found = `${process.platform}-${process.arch}, ${release()}${glibc ? `, glibc ${glibc}` : ''}`
   return ['linux', 'darwin', 'win32'].includes(process.platform)
     ? ok(found)
     : warning(found, 'tested on Linux, macOS and Windows alone')
 }
 
-/** Instruction sets that kernels ask for, as Linux names them. */
-const FEATURES = ['avx2', 'fma', 'f16c', 'avx512f', 'avx512bw', 'avx512dq', 'avx512vl', 'avx512_bf16'] as const
+/** Instruction sets that kernels ask for, as Linux names them, by architecture. */
+const FEATURES: Record<string, readonly string[]> = {
+  x64: ['avx2', 'fma', 'f16c', 'avx512f', 'avx512bw', 'avx512dq', 'avx512vl', 'avx512_bf16'],
+  arm64: ['asimd'],
+}
+/** Values of MT_CPU by architecture, the best first. */
+const SETS: Record<string, readonly string[]> = { x64: ['avx512', 'avx2', 'portable'], arm64: ['neon', 'portable'] }
 
 async function processor(): Promise<Omit<Check, 'name'>> {
   const model = cpus()[0]?.model.trim() || process.arch
   const info = process.platform === 'linux' ? await readFile('/proc/cpuinfo', 'utf8').catch(() => '') : ''
-  const flags = new Set(/^flags\s*:(.*)$/m.exec(info)?.[1]?.trim().split(' '))
-  const features = FEATURES.filter((f) => flags.has(f))
+  const flags = new Set(/^(?:flags|Features)\s*:(.*)$/m.exec(info)?.[1]?.trim().split(' '))
+  const features = (FEATURES[process.arch] ?? []).filter((f) => flags.has(f))
   const asked = ['MT_CPU', 'MT_THREADS'].flatMap((name) => (process.env[name] ? [`${name}=${process.env[name]}`] : []))
   const found = [
     model,
@@ -164,8 +169,11 @@ async function processor(): Promise<Omit<Check, 'name'>> {
   ].join(', ')
   const { MT_CPU: isa, MT_THREADS: count } = process.env
   if (count && !(Number(count) > 0)) return warning(found, 'MT_THREADS is no number above 0 and is ignored; correct it')
-  if (isa && !['portable', 'avx2', 'avx512'].includes(isa))
-    return failed(found, 'set MT_CPU to avx512, avx2 or portable, or unset it')
+  const sets = SETS[process.arch] ?? ['portable']
+  if (isa && !sets.includes(isa)) {
+    const choice = sets.join(', ').replace(/, (\w+)$/, ' or $1')
+    return failed(found, `set MT_CPU to ${choice}, or unset it`)
+  }
   if (info && process.arch === 'x64' && !features.includes('avx2'))
     return warning(found, 'portable kernels are used, which are several times slower than those for AVX2')
   return ok(found)
@@ -175,17 +183,21 @@ async function processor(): Promise<Omit<Check, 'name'>> {
 async function addonFile(): Promise<Omit<Check, 'name'>> {
   const { addon, addonPlaces } = await import('../native.js')
   for (const place of addonPlaces()) {
+    if (refusal(place, process) !== undefined) continue
     const { signal } = spawnSync(process.execPath, ['-e', 'require(process.argv[1])', place], { stdio: 'ignore' })
     if (signal)
       return failed(
         `${place}: loading it ends the process (${signal}); the file is damaged`,
-        'build it again with "npm run build" in the package\'s folder',
+        'build it again with "npx mtransllama build"',
       )
   }
   try {
     const { path, failures } = addon()
     if (!failures.length) return ok(`${path}${process.env.MT_ADDON ? ', which MT_ADDON names' : ''}`)
-    return warning(`${path}, since MT_ADDON failed: ${failures.join('; ')}`, 'correct MT_ADDON, or unset it')
+    const advice = process.env.MT_ADDON
+      ? 'correct MT_ADDON, or unset it'
+      : 'build it again with "npx mtransllama build"'
+    return warning(`${path}, since another failed: ${failures.join('; ')}`, advice)
   } catch (error) {
     const [, ...lines] = (error as Error).message.split('\n')
     return failed(lines.slice(0, -1).join('; ').trim(), lines.at(-1)!.trim())
@@ -275,7 +287,10 @@ async function arithmetic(device: string | undefined): Promise<Omit<Check, 'name
     })
     return got.every((value, i) => value === expected[i])
       ? ok(`a product and its gradient on ${device} are exact`)
-      : failed(`a gradient on ${device} is [${got}] instead of [${expected}]`, 'rebuild the addon ("npm run build")')
+      : failed(
+          `a gradient on ${device} is [${got}] instead of [${expected}]`,
+          'rebuild the addon ("npx mtransllama build")',
+        )
   } catch (error) {
     return failed(message(error), `${device} cannot compute; see the reason`)
   }
