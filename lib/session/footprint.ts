@@ -178,7 +178,7 @@ function packedBytes(
   device: Device,
 ): { of: Outline['entries'][number]; bytes: number }[] {
   if (device !== 'cpu' || policy.asItIs) return []
-  const panel = { avx512: 32, avx2: 16, portable: 8 }[native().devices().cpu.isa]
+  const panel = { avx512: 32, avx2: 16, neon: 8, portable: 8 }[native().devices().cpu.isa]
   return entries
     .filter(
       (t) => (isMatrix(t) && !/embed_tokens|word_embeddings/.test(t.name)) || /patch_embedding\.weight$/.test(t.name),

@@ -94,7 +94,7 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
 #endif
   o["products"] = products;
   auto cpu = Napi::Object::New(info.Env());
-  cpu["isa"] = isa() == Isa::avx512 ? "avx512" : isa() == Isa::avx2 ? "avx2" : "portable";
+  cpu["isa"] = name_of(isa());
   cpu["bfloat16"] = has_bfloat16_dots();
   o["cpu"] = cpu;
   return o;

@@ -234,20 +234,16 @@ constexpr int64_t kLeastAcross = 4;
 
 using Kernel = void (*)(const AttentionUnit&);
 
-/// The widest kernel that this machine runs, unless `n` numbers across its lanes would leave most of them idle.
-Kernel choose(Kernel portable, [[maybe_unused]] Kernel avx2, [[maybe_unused]] Kernel avx512,
-              [[maybe_unused]] int64_t n) {
-#ifdef MT_X86
-  if (isa() == Isa::avx512 && n > 8) return avx512;
-  if (isa() >= Isa::avx2) return avx2;
-#endif
-  return portable;
-}
-
 #ifdef MT_X86
 #define MT_KERNELS(name) mt::portable::name, mt::avx2::name, mt::avx512::name
+/// The widest kernel that this machine runs, unless `n` numbers across its lanes would leave most of them idle.
+Kernel choose(Kernel portable, Kernel avx2, Kernel avx512, int64_t n) {
+  if (isa() == Isa::avx512 && n > 8) return avx512;
+  return isa() >= Isa::avx2 ? avx2 : portable;
+}
 #else
-#define MT_KERNELS(name) mt::portable::name, nullptr, nullptr
+#define MT_KERNELS(name) MT_FOR_ISA(name)
+Kernel choose(Kernel only, int64_t) { return only; }
 #endif
 
 }  // namespace

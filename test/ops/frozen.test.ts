@@ -18,6 +18,7 @@ import type { DType } from '../../lib/tensor/dtype.js'
 import { run } from '../native/child.js'
 import { relativeError, slice } from '../oracle/array.js'
 import * as oracle from '../oracle/ops.js'
+import { LEVELS } from '../support/levels.js'
 import { settled } from '../support/memory.js'
 import { type Report, draw, numbers, weights } from './frozen.js'
 import { transpose } from './products.js'
@@ -30,7 +31,7 @@ const most = (kind: string): number =>
   kind.endsWith(' y, float32') ? 1e-5 : /float32|da|db/.test(kind) ? 1e-4 : kind.startsWith('gelu dx') ? 1.2e-2 : 4e-3
 
 // Of what MT_CPU leaves open, AVX-512 is without AMX.
-for (const level of ['', 'avx512', 'avx2', 'portable'])
+for (const level of ['', ...LEVELS])
   test(`${level || 'the best there is'}: every tail and dtype as in float64 and as not frozen, one thread as three, few rows as many`, () => {
     const program = fileURLToPath(new URL('frozen.ts', import.meta.url))
     const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', program], {

@@ -13,11 +13,12 @@ import { type Tensor, empty, tensor } from '../../lib/tensor/tensor.js'
 import { array, dot } from '../oracle/array.js'
 import { directional } from '../oracle/differences.js'
 import * as oracle from '../oracle/ops.js'
+import { LEVELS } from '../support/levels.js'
 import { settled } from '../support/memory.js'
 import { type Report, error, normal, transpose, upload } from './products.js'
 
 // Of what MT_CPU leaves open, AVX-512 is without AMX.
-for (const level of ['', 'avx512', 'avx2', 'portable'])
+for (const level of ['', ...LEVELS])
   test(`${level || 'the best there is'}: every shape and dtype as in float64, one thread as two`, () => {
     const products = fileURLToPath(new URL('products.ts', import.meta.url))
     const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', products], {
@@ -39,7 +40,7 @@ test('an unknown MT_CPU is refused by name', () => {
     env: { ...process.env, MT_CPU: 'sse9' },
     encoding: 'utf8',
   })
-  assert.match(stdout, /linear_forward.*MT_CPU: expected avx512, avx2 or portable, but got "sse9"/)
+  assert.match(stdout, /linear_forward.*MT_CPU: expected (avx512, avx2|neon) or portable, but got "sse9"/)
 })
 
 test('gradients have the slope of central differences', () => {

@@ -19,6 +19,7 @@ import { bytesOf, type QuantizedDType } from '../../lib/tensor/dtype.js'
 import { concat, relativeError, slice } from '../oracle/array.js'
 import * as oracle from '../oracle/ops.js'
 import { dynamicMap, nf4Levels, nf4Quantiles, quantised } from '../oracle/quantised.js'
+import { LEVELS } from '../support/levels.js'
 import { draw, numbers } from './frozen.js'
 import { transpose } from './products.js'
 import { matrix, type Report } from './quantised.js'
@@ -42,7 +43,7 @@ const most = (kind: string): number =>
           : 4e-3
 
 // Of what MT_CPU leaves open, AVX-512 is without AMX.
-for (const level of ['', 'avx512', 'avx2', 'portable'])
+for (const level of ['', ...LEVELS])
   test(`${level || 'the best there is'}: every tail and dtype as in float64, one thread as three, few rows as one`, () => {
     const program = fileURLToPath(new URL('quantised.ts', import.meta.url))
     const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', program], {

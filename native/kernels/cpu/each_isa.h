@@ -21,7 +21,22 @@ namespace mt::portable {
 #undef MT_LANES
 }  // namespace mt::portable
 
-#ifdef MT_X86
+#ifdef MT_NEON
+
+namespace mt::neon {
+#define MT_LANES 4
+#define MT_WITH_NEON
+#include "kernels/cpu/vec.h"
+#include "kernels/cpu/exp.h"
+#include "kernels/cpu/halves.h"
+#ifdef MT_EACH_ISA
+#include MT_EACH_ISA
+#endif
+#undef MT_WITH_NEON
+#undef MT_LANES
+}  // namespace mt::neon
+
+#elif defined(MT_X86)
 
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
@@ -73,6 +88,8 @@ namespace mt::avx512 {
 /// The function of that name for the machine at hand.
 #ifdef MT_X86
 #define MT_FOR_ISA(name) (isa() == Isa::avx512 ? avx512::name : isa() == Isa::avx2 ? avx2::name : portable::name)
+#elif defined(MT_NEON)
+#define MT_FOR_ISA(name) (isa() == Isa::neon ? neon::name : portable::name)
 #else
 #define MT_FOR_ISA(name) (portable::name)
 #endif

@@ -1,6 +1,8 @@
-// Which instruction set this machine runs: asked once. MT_CPU = portable, avx2 or avx512 asks for less than there is.
+// Which instruction set this machine runs: asked once. MT_CPU = portable, avx2 or avx512 (on ARM portable or neon) asks
+// for less than there is.
 #pragma once
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -18,6 +20,7 @@
 #include <unistd.h>
 #endif
 #elif defined(__aarch64__) && defined(__ARM_NEON)
+#define MT_NEON
 #include <arm_neon.h>
 #endif
 #else
@@ -27,24 +30,38 @@
 
 namespace mt {
 
-enum class Isa { portable, avx2, avx512 };
+/// From the least on. Every ARM processor of 64 bits has NEON, no other has it.
+enum class Isa { portable, neon, avx2, avx512 };
+
+inline const char* name_of(Isa isa) {
+  constexpr const char* names[] = {"portable", "neon", "avx2", "avx512"};
+  return names[int(isa)];
+}
 
 inline Isa isa() {
   static const Isa found = [] {
     Isa best = Isa::portable;
-#ifdef MT_X86
+#ifdef MT_NEON
+    best = Isa::neon;
+    constexpr const char* expected = "neon or portable";
+    constexpr Isa known[] = {Isa::neon, Isa::portable};
+#elif defined(MT_X86)
+    constexpr const char* expected = "avx512, avx2 or portable";
+    constexpr Isa known[] = {Isa::avx512, Isa::avx2, Isa::portable};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
       best = Isa::avx2;
     if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
       best = Isa::avx512;
+#else
+    constexpr const char* expected = "portable";
+    constexpr Isa known[] = {Isa::portable};
 #endif
-    const char* given = std::getenv("MT_CPU");
-    std::string asked = given ? given : "";
-    Isa most = asked == "portable" ? Isa::portable : asked == "avx2" ? Isa::avx2 : Isa::avx512;
-    if (most == Isa::avx512 && !asked.empty() && asked != "avx512")
-      throw std::runtime_error("MT_CPU: expected avx512, avx2 or portable, but got \"" + asked + "\"");
-    return most < best ? most : best;
+    const char* asked = std::getenv("MT_CPU");
+    if (!asked || !*asked) return best;
+    for (Isa one : known)
+      if (std::strcmp(asked, name_of(one)) == 0) return one < best ? one : best;
+    throw std::runtime_error("MT_CPU: expected " + std::string(expected) + ", but got \"" + asked + "\"");
   }();
   return found;
 }

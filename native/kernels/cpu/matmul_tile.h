@@ -7,7 +7,7 @@ using kernels::Target;
 using kernels::Tile;
 
 /// Rows of a tile: with two vectors a row, the sums and operands fill the registers.
-constexpr int kTileRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 4;
+constexpr int kTileRows = kLanes == 16 ? 14 : kRegisters == 32 ? 12 : kLanes == 8 ? 6 : 4;
 
 /// Prefetches memory that is read soon; hardware does not predict it, since rows lie pages apart.
 template <typename T>

@@ -58,7 +58,7 @@ MT_NOINLINE void columns(float* c, int64_t c_row, const float* a, int64_t a_row,
 /// b and c must reach that far.
 inline void multiply(float* c, int64_t c_row, const float* a, int64_t a_row, int64_t a_col, const float* b,
                      int64_t b_row, int64_t rows, int64_t width, int64_t k, bool add) {
-  constexpr int kMost = kLanes == 16 ? 4 : 2;  // 6 rows of that many vectors fill the registers
+  constexpr int kMost = kRegisters == 32 ? 4 : 2;  // 6 rows of that many vectors fill the registers
   for (int64_t left = (width + kLanes - 1) / kLanes; left > 0;) {
     int64_t blocks = (left + kMost - 1) / kMost, n = (left + blocks - 1) / blocks;
     switch (n) {
@@ -77,7 +77,7 @@ inline void multiply(float* c, int64_t c_row, const float* a, int64_t a_row, int
   }
 }
 
-#ifdef MT_X86
+#if defined(MT_X86) || defined(MT_WITH_NEON)
 /// As many rows and columns as a register R has numbers.
 template <typename R>
 MT_INLINE void transpose_block(float* to, int64_t to_row, const float* from, int64_t from_row) {
@@ -97,7 +97,7 @@ inline void transpose(float* to, int64_t to_row, const float* from, int64_t from
   const auto one = [&](int64_t row, int64_t c) {
     to[c * to_row + row] = row < rows && (!skip || skip[row] == 0) ? from[row * from_row + c] : 0.0f;
   };
-#ifdef MT_X86
+#if defined(MT_X86) || defined(MT_WITH_NEON)
   const auto kept = [&](int64_t n) {
     for (int64_t i = r; skip && i < r + n; ++i)
       if (skip[i] != 0) return false;
@@ -116,7 +116,7 @@ inline void transpose(float* to, int64_t to_row, const float* from, int64_t from
     int64_t c = 0;
     if (kept(4))
       for (; c + 4 <= width; c += 4)
-        transpose_block<__m128>(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
+        transpose_block<four>(to + c * to_row + r, to_row, from + r * from_row + c, from_row);
     for (; c < width; ++c)
       for (int64_t i = r; i < r + 4; ++i) one(i, c);
   }

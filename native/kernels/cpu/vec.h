@@ -2,6 +2,12 @@
 // per instruction set, inside that set's namespace.
 
 constexpr int kLanes = MT_LANES;
+/// Vector registers.
+#if MT_LANES == 16 || defined(MT_WITH_NEON)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
 
 #ifdef MT_VECTOR_EXTENSION
 typedef float vec __attribute__((vector_size(MT_LANES * 4)));
@@ -125,6 +131,8 @@ MT_INLINE vec widen_f16(ivec a) {
   // Narrowed within the 128-bit lanes, where words above 2^16 would saturate, then the lanes put side by side.
   const __m256i narrow = _mm256_packus_epi32((__m256i)a, (__m256i)a);
   return (vec)_mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(narrow, 0xd8)));
+#elif defined(MT_WITH_NEON)
+  return (vec)vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32((uint32x4_t)a)));
 #else
   vec b;
   for (int i = 0; i < MT_LANES; ++i) b[i] = float(std::bit_cast<f16>(uint16_t(a[i])));
@@ -137,6 +145,8 @@ MT_INLINE vec load(const f16* p) {
   return (vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif MT_LANES == 8
   return (vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(MT_WITH_NEON)
+  return (vec)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))));
 #else
   vec a;
   for (int i = 0; i < MT_LANES; ++i) a[i] = float(p[i]);
@@ -167,7 +177,7 @@ MT_INLINE vec fma(vec a, vec b, vec c) {
   return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif MT_LANES == 8
   return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(__ARM_NEON) && defined(__aarch64__) && defined(MT_VECTOR_EXTENSION)
+#elif defined(MT_WITH_NEON)
   return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;
@@ -189,6 +199,9 @@ MT_INLINE float sum(vec a) {
 #endif
   c = _mm_add_ps(c, _mm_movehl_ps(c, c));
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
+#elif defined(MT_WITH_NEON)
+  const float32x2_t b = vadd_f32(vget_low_f32((float32x4_t)a), vget_high_f32((float32x4_t)a));
+  return vget_lane_f32(vpadd_f32(b, b), 0);
 #else
   float part[MT_LANES];
   std::memcpy(part, &a, sizeof part);
@@ -211,6 +224,8 @@ MT_INLINE float max(vec a) {
 #endif
   c = _mm_max_ps(c, _mm_movehl_ps(c, c));
   return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
+#elif defined(MT_WITH_NEON)
+  return vmaxnmvq_f32((float32x4_t)a);
 #else
   float m = a[0];
   for (int i = 1; i < MT_LANES; ++i) m = a[i] > m ? a[i] : m;
@@ -220,7 +235,19 @@ MT_INLINE float max(vec a) {
 
 // ---- transposes ----
 
-#ifdef MT_X86  // vec is one of these registers
+#if defined(MT_WITH_NEON) || defined(MT_X86)
+#ifdef MT_WITH_NEON
+/// Four numbers in a register.
+using four = vec;
+MT_INLINE four unpack_low(four a, four b) { return (four)vzip1q_f32((float32x4_t)a, (float32x4_t)b); }
+MT_INLINE four unpack_high(four a, four b) { return (four)vzip2q_f32((float32x4_t)a, (float32x4_t)b); }
+/// 0x44 puts the lower halves side by side, 0xee the upper ones.
+template <int picks>
+MT_INLINE four shuffle(four a, four b) {
+  return (four)(picks == 0x44 ? vzip1q_f64((float64x2_t)a, (float64x2_t)b) : vzip2q_f64((float64x2_t)a, (float64x2_t)b));
+}
+#else  // vec is one of these registers
+using four = __m128;
 MT_INLINE __m128 unpack_low(__m128 a, __m128 b) { return _mm_unpacklo_ps(a, b); }
 MT_INLINE __m128 unpack_high(__m128 a, __m128 b) { return _mm_unpackhi_ps(a, b); }
 template <int picks>
@@ -243,6 +270,7 @@ MT_INLINE __m512 shuffle(__m512 a, __m512 b) {
   return _mm512_shuffle_ps(a, b, picks);
 }
 #endif
+#endif
 /// Transposes 4×4 blocks: four registers each, within their 128-bit lanes.
 template <int n, typename R>
 MT_INLINE void transpose_fours(R* r) {
@@ -256,7 +284,7 @@ MT_INLINE void transpose_fours(R* r) {
   }
 }
 /// Transposes as many registers as one has numbers.
-MT_INLINE void transpose(__m128* r) { transpose_fours<4>(r); }
+MT_INLINE void transpose(four* r) { transpose_fours<4>(r); }
 #if MT_LANES >= 8
 MT_INLINE void transpose(__m256* r) {
   transpose_fours<8>(r);
