@@ -2,7 +2,7 @@
   "targets": [{
     "target_name": "mtransllama",
     "sources": ["<!@(node -p \"['binding','core','instruments','kernels/cpu','ops','ranks'].flatMap(d => require('fs').readdirSync('native/' + d).filter(f => f.endsWith('.cc') && !f.startsWith('cuda_')).map(f => 'native/' + d + '/' + f)).join(' ')\")"],
-    "include_dirs": ["native", "<!(node -p \"require('node-addon-api').include_dir\")"],
+    "include_dirs": ["native", "<!@(node scripts/node-api.mjs)"],
     "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
     "cflags!": ["-fno-exceptions"],
     "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17"],

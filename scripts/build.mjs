@@ -5,15 +5,18 @@
 //   --archs=LIST  architectures, as CMake writes them; "release": all. Default: this machine's, else PTX 8.0, which
 //                 later devices can translate
 //   --out=FOLDER  instead of build
+//   --toolchain=FILE  CMake's description of another platform's compilers
+//   --sanitize    with the address and undefined-behaviour sanitizers, for test/native/sanitize.mjs
 //   --force       even if nothing changed
 //   MT_BUILD=gyp|cmake  which of the two
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { cpus } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { released } from './architectures.mjs'
+import { nodeApi } from './node-api.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const require = createRequire(import.meta.url)
@@ -40,14 +43,13 @@ function has(tool) {
   return spawnSync(tool, ['--version'], { stdio: 'ignore', shell: process.platform === 'win32' }).status === 0
 }
 
-/** The script behind a package's command, if the package is installed. */
-function script(pkg, name) {
+/** node-gyp's script: the installed package's, or npm's own, which npm names to what it runs. */
+function nodeGyp() {
   try {
-    const path = require.resolve(`${pkg}/package.json`, { paths: [root] })
-    const { bin } = require(path)
-    return join(dirname(path), typeof bin === 'string' ? bin : bin[name])
+    const path = require.resolve('node-gyp/package.json', { paths: [root] })
+    return join(dirname(path), require(path).bin['node-gyp'])
   } catch {
-    return undefined
+    return process.env.npm_config_node_gyp
   }
 }
 
@@ -62,8 +64,8 @@ function headers() {
  * scripts/resources.mjs.
  */
 const withCuda = () => [
-  `--CDCMAKE_CUDA_ARCHITECTURES=${architectures()}`,
-  `--CDCMAKE_CUDA_COMPILER_LAUNCHER=${process.execPath};${join(root, 'scripts', 'ptxas.mjs')}`,
+  `-DCMAKE_CUDA_ARCHITECTURES=${architectures()}`,
+  `-DCMAKE_CUDA_COMPILER_LAUNCHER=${process.execPath};${join(root, 'scripts', 'ptxas.mjs')}`,
 ]
 
 /** The architectures to compile kernels for. */
@@ -98,48 +100,64 @@ function build() {
   if (asked === 'AUTO' && without)
     console.error(`mtransllama: the CPU backend alone is built, without CUDA kernels: ${without}`)
   const cuda = asked === 'AUTO' ? (without ? 'OFF' : 'AUTO') : asked
-  const [file, args] = cmake
-    ? [
-        script('cmake-js', 'cmake-js'),
-        [
-          same && existsSync(addon) ? 'compile' : 'rebuild',
-          '--log-level',
-          'warn',
-          '--parallel',
-          String(jobs),
-          '-O',
-          folder,
-          `--CDMT_CUDA=${cuda}`,
-          ...(cuda === 'ON' || cuda === 'AUTO' ? withCuda() : []),
-        ],
-      ]
-    : [
-        script('node-gyp', 'node-gyp') ?? process.env.npm_config_node_gyp,
-        ['rebuild', '--silent', '--jobs', String(jobs), ...headers()],
-      ]
-  if (!file) {
-    console.error(
-      `mtransllama: ${cmake ? 'cmake-js' : 'node-gyp'} is not installed; run "npm install", or "npm install node-gyp" where there is no cmake.`,
-    )
+  const gyp = cmake ? undefined : nodeGyp()
+  if (!cmake && !gyp) {
+    console.error('mtransllama: neither cmake nor node-gyp was found; install cmake, or run "npm install node-gyp".')
     return 1
   }
   console.error(
     `mtransllama: building the native addon with ${cmake ? 'CMake' : 'node-gyp'} (${cuda === 'OFF' ? 'about a minute' : 'one or two minutes'})`,
   )
-  const { status } = spawnSync(process.execPath, [file, ...args], {
-    cwd: root,
-    stdio: ['ignore', 'inherit', 'inherit'],
-  })
-  if (status === 0)
-    writeFileSync(
-      stamp,
-      `${JSON.stringify({ cuda: asked, ...((given.archs ?? before.archs) && { archs: given.archs ?? before.archs }) })}\n`,
-    )
-  else
+  const status = cmake ? withCmake(cuda, jobs, same) : withGyp(gyp, jobs)
+  if (status !== 0)
     console.error(
-      'mtransllama: the addon was not built. It needs a C++20 compiler (g++ 10 or newer, clang 12 or newer), make and python3 or cmake.',
+      'mtransllama: the addon was not built. It needs a C++20 compiler (g++ 11 or newer, clang 14 or newer), make and python3 or cmake.',
     )
-  return status ?? 1
+  return status
+}
+
+/** Keeps what was asked for, from when the folder is configured on: a build that was interrupted goes on. */
+function record() {
+  const archs = given.archs ?? before.archs
+  writeFileSync(stamp, `${JSON.stringify({ cuda: asked, ...(archs && { archs }) })}\n`)
+}
+
+/** Runs a program in the package's folder; its exit status. */
+const run = (command, args) =>
+  spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] }).status ?? 1
+
+/** `same`: what an earlier build left is used again. */
+function withCmake(cuda, jobs, same) {
+  const out = resolve(root, folder)
+  const fresh = !same || !existsSync(join(out, 'CMakeCache.txt'))
+  if (fresh) rmSync(out, { recursive: true, force: true })
+  const toolchain = option('toolchain')
+  const configured = run('cmake', [
+    '-S',
+    root,
+    '-B',
+    out,
+    ...(fresh && process.platform !== 'win32' && has('ninja') ? ['-G', 'Ninja'] : []),
+    '-DCMAKE_BUILD_TYPE=Release',
+    `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${join(out, 'Release')}`,
+    `-DMT_NODE_API=${nodeApi().join(';').replaceAll('\\', '/')}`,
+    `-DMT_CUDA=${cuda}`,
+    `-DMT_SANITIZE=${process.argv.includes('--sanitize') ? 'ON' : 'OFF'}`,
+    '--log-level=NOTICE',
+    ...(toolchain ? [`-DCMAKE_TOOLCHAIN_FILE=${resolve(toolchain)}`] : []),
+    ...(cuda === 'ON' || cuda === 'AUTO' ? withCuda() : []),
+  ])
+  if (configured !== 0) return configured
+  record()
+  // An addon that was cut off or replaced is newer than what it is made of; linking it again costs a second.
+  rmSync(addon, { force: true })
+  return run('cmake', ['--build', out, '--config', 'Release', '--parallel', String(jobs)])
+}
+
+function withGyp(gyp, jobs) {
+  const status = run(process.execPath, [gyp, 'rebuild', '--silent', '--jobs', String(jobs), ...headers()])
+  if (status === 0) record()
+  return status
 }
 
 process.exitCode = build()

@@ -44,7 +44,7 @@ if command -v strip >/dev/null && strip "$kit/node" && "$kit/node" -e 0; then :;
 
 # ---- packages: those that lib, bench/gpu and the tests of the stages import, with what these need ----
 
-"$node" - tsx uvu commander zod yaml cli-progress @huggingface/tokenizers cmake-js node-addon-api ${media:+sharp} >"$stage/packages" <<'JS'
+"$node" - tsx uvu commander zod yaml cli-progress @huggingface/tokenizers node-addon-api node-api-headers ${media:+sharp} >"$stage/packages" <<'JS'
 const { existsSync, readFileSync } = require('node:fs')
 const { packages } = JSON.parse(readFileSync('package-lock.json', 'utf8'))
 const found = new Set()

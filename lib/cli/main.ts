@@ -25,6 +25,7 @@ const commands = [
   './parity.js',
   './serve.js',
   './doctor.js',
+  './build.js',
 ] as const
 
 async function main(): Promise<void> {

@@ -3,7 +3,6 @@
 // and g++.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
-import { cpus } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -11,18 +10,7 @@ const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 const node = (args, env = {}) =>
   spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit', env: { ...process.env, ...env } })
 
-const built = node([
-  join(root, 'node_modules', 'cmake-js', 'bin', 'cmake-js'),
-  'compile',
-  '-O',
-  'build-sanitize',
-  '--log-level',
-  'warn',
-  '--parallel',
-  String(cpus().length),
-  '--CDMT_SANITIZE=ON',
-  '--CDMT_CUDA=EMULATED',
-])
+const built = node([join(root, 'scripts', 'build.mjs'), '--out=build-sanitize', '--cuda=emulated', '--sanitize'])
 if (built.status !== 0) process.exit(built.status ?? 1)
 
 const library = (name) => execFileSync('g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim()

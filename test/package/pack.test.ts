@@ -1,6 +1,6 @@
-// The package as its users get it: packed, installed in an empty folder, compiled there by node-gyp (the clone's own
-// addon was built by CMake where that is found), type-checked under the strictest settings, run. Takes the time of one
-// build; MT_TEST_PACKAGE=0 leaves it out.
+// The package as its users get it: packed with an addon for this platform, installed in an empty folder without running
+// a script, type-checked under the strictest settings, run; then compiled there by node-gyp (the clone's own addon was
+// built by CMake where that is found). Takes the time of one build; MT_TEST_PACKAGE=0 leaves it out.
 import { spawnSync } from 'node:child_process'
 import {
   chmodSync,
@@ -19,13 +19,19 @@ import {
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { gzipSync } from 'node:zlib'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { addon } from '../../lib/native.js'
+import { jsonLines, makeWorld, missing } from '../support/world.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const work = mkdtempSync(join(tmpdir(), 'mt-pack-'))
 const [source, app, tools] = ['source', 'app', 'tools'].map((name) => join(work, name)) as [string, string, string]
 const installed = join(app, 'node_modules', 'mtransllama')
+const command = join(app, 'node_modules', '.bin', process.platform === 'win32' ? 'mtransllama.cmd' : 'mtransllama')
+/** Where the package has the addon for this platform. */
+const prebuild = `prebuilds/${process.platform}-${process.arch}/mtransllama.node`
 test.after(() => rmSync(work, { recursive: true, force: true }))
 
 function run(cwd: string, command: string, args: string[], env: Record<string, string> = {}): string {
@@ -49,6 +55,10 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
     cpSync(join(root, file), join(source, file))
   }
   symlinkSync(join(root, 'node_modules'), join(source, 'node_modules'), 'junction')
+  // What scripts/prebuild.mjs made, or this clone's own addon in its place.
+  const brought = existsSync(join(root, prebuild)) ? join(root, prebuild) : addon().path
+  mkdirSync(dirname(join(source, prebuild)), { recursive: true })
+  cpSync(brought, join(source, prebuild))
   const [packed] = JSON.parse(
     run(source, 'npm', ['pack', '--json', '--pack-destination', work]).replace(/^[^[{]*/, ''),
   ) as [{ files: { path: string }[]; size: number }]
@@ -61,7 +71,13 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
     'dist/cli/main.js',
     'dist/server/page/index.html',
     'dist/report/page/report.html',
+    'dist/node-api/node_api.h',
+    'dist/node-api/napi.h',
+    'dist/node-api/LICENSE.node-addon-api.md',
+    'dist/node-api/LICENSE.node-api-headers.md',
+    prebuild,
     'scripts/build.mjs',
+    'scripts/node-api.mjs',
     'native/exports.map',
     'native/binding/registry.cc',
     'CMakeLists.txt',
@@ -69,61 +85,74 @@ test('npm pack: what is compiled, what is needed to compile the addon, and nothi
   ])
     assert.ok(paths.includes(needed), `${needed} is packed`)
   for (const path of paths) assert.not.match(path, /(^|\/)(lib|test|bench|examples|node_modules|build)\/|\.test\./)
-  assert.ok(packed.size < 2 << 20, `${packed.size} bytes`)
+  assert.ok(packed.size < 25_000_000, `${packed.size} bytes`)
+  const rest = packed.size - gzipSync(readFileSync(brought)).length
+  assert.ok(rest < 2 << 20, `${rest} bytes beside the addon`)
   dependencies(paths)
 })
 
-/** Checks that compiled code imports declared dependencies only, and that packed files use each of them. */
+/** Checks that what is declared as a dependency is what packed code imports, no less and no more, and that no script runs. */
 function dependencies(paths: readonly string[]): void {
-  const { dependencies: declared } = JSON.parse(readFileSync(join(source, 'package.json'), 'utf8')) as {
+  const { dependencies, scripts, gypfile } = JSON.parse(readFileSync(join(source, 'package.json'), 'utf8')) as {
     dependencies: Record<string, string>
+    scripts: Record<string, string>
+    gypfile: boolean
   }
-  const names = Object.keys(declared)
-  const code = paths.filter((path) => /\.m?js$|^binding\.gyp$|^CMakeLists\.txt$/.test(path))
-  const texts = new Map(code.map((path) => [path, readFileSync(join(source, path), 'utf8')]))
-  const undeclared: string[] = []
-  for (const [path, text] of texts) {
-    if (!path.startsWith('dist/')) continue
-    const imports = text.matchAll(
-      /^(?:import|export)\b[^'"]*?\bfrom '([^']+)'|^import '([^']+)'|\bimport\('([^']+)'\)/gm,
+  assert.is(gypfile, false, 'npm would run node-gyp')
+  for (const script of ['preinstall', 'install', 'postinstall']) assert.is(scripts[script], undefined, script)
+  const used = new Map<string, string>()
+  for (const path of paths.filter((path) => /^dist\/.*\.(m?js|d\.ts)$/.test(path))) {
+    const imports = readFileSync(join(source, path), 'utf8').matchAll(
+      /^(?:import|export)\b[^'"]*?\bfrom ['"]([^'"]+)['"]|^import ['"]([^'"]+)['"]|\b(?:import|resolve)\(['"]([^'"]+)['"]\)/gm,
     )
-    for (const [, from, bare, lazy] of imports) {
-      const name = /^(?:@[^/]+\/)?[^./@][^/]*/.exec((from ?? bare ?? lazy)!)?.[0]
-      if (name && !name.startsWith('node:') && !names.includes(name)) undeclared.push(`${path}: ${name}`)
+    for (const [, from, bare, called] of imports) {
+      const name = /^(?:@[^/]+\/)?[^./@][^/]*/.exec((from ?? bare ?? called)!)?.[0]
+      if (name && !name.startsWith('node:')) used.set(name, path)
     }
   }
-  assert.equal(undeclared, [])
-  texts.delete('dist/cli/doctor.js') // it names packages to say whether they are there
-  const named = [...texts.values()].join('\n')
+  const names = Object.keys(dependencies)
   assert.equal(
-    names.filter((name) => !new RegExp(`['"]${name}['"/]`).test(named)),
+    [...used].filter(([name]) => !names.includes(name)),
     [],
+    'not declared',
   )
+  assert.equal(
+    names.filter((name) => !used.has(name)),
+    [],
+    'not imported',
+  )
+  // Programs of the package import nothing; in a clone alone, the command starts its sources through tsx.
+  for (const path of paths.filter((path) => /^(bin|scripts)\//.test(path)))
+    for (const [, from] of readFileSync(join(source, path), 'utf8').matchAll(/^import\b[^'"]*['"]([^'"]+)['"]/gm))
+      assert.match(from!, /^(node:|\.)/, path)
 }
 
-test('npm install of the tarball builds the addon with node-gyp where there is no cmake', () => {
+test('npm install without scripts: the addon that the package brings is loaded', () => {
   mkdirSync(app)
-  mkdirSync(tools)
-  // A cmake that cannot be run, found before any other.
-  writeFileSync(join(tools, 'cmake'), '#!/bin/sh\nexit 127\n')
-  chmodSync(join(tools, 'cmake'), 0o755)
-  writeFileSync(
-    join(app, 'package.json'),
-    JSON.stringify({
-      name: 'app',
-      private: true,
-      type: 'module',
-      allowScripts: { mtransllama: true, 'node-av': false },
-    }),
-  )
+  writeFileSync(join(app, 'package.json'), JSON.stringify({ name: 'app', private: true, type: 'module' }))
   const tarball = readdirSync(work).find((f) => f.endsWith('.tgz'))!
-  run(app, 'npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', join(work, tarball)], {
-    PATH: `${tools}${delimiter}${process.env.PATH}`,
-    MT_BUILD: '',
-  })
-  assert.ok(existsSync(join(installed, 'build', 'Release', 'mtransllama.node')))
-  assert.not(existsSync(join(installed, 'build', 'CMakeCache.txt')), 'by node-gyp')
-  run(app, process.execPath, [join(installed, 'scripts', 'build.mjs')])
+  const options = ['--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund']
+  run(app, 'npm', ['install', ...options, join(work, tarball)])
+  assert.ok(existsSync(join(installed, prebuild)))
+  assert.not(existsSync(join(installed, 'build')))
+  for (const tool of ['cmake-js', 'node-addon-api', 'node-api-headers', 'tsx'])
+    assert.not(existsSync(join(app, 'node_modules', tool)), tool)
+  const { checks } = JSON.parse(run(app, command, ['doctor', '--json'], { MT_ADDON: '' })) as {
+    checks: { name: string; status: string; found: string }[]
+  }
+  const found = checks.find((c) => c.name === 'addon')!
+  assert.equal([found.status, found.found], ['ok', join(installed, ...prebuild.split('/'))])
+})
+
+test('ask answers there', async () => {
+  const reason = (await missing('node-av/lib')) ?? (await missing('sharp'))
+  if (reason) return console.error(`test/package: asking a clip: skipped: ${reason}`)
+  const world = await makeWorld()
+  const clip = join(dirname(world.val), jsonLines(world.val)[0]!['video'] as string)
+  const ask = ['ask', '--model', world.model, '--video', clip, '--prompt', 'what moves ?']
+  const answer = run(app, command, ask, { MT_ADDON: '' })
+  assert.is(answer, run(root, process.execPath, [join(root, 'bin', 'mtransllama.mjs'), ...ask]), 'as the clone does')
+  assert.ok(answer.length > 0)
 })
 
 const program = `
@@ -240,10 +269,21 @@ test('beside the three sub-paths nothing can be imported, and each has names of 
 })
 
 test('the command works where it is installed', () => {
-  const command = join(app, 'node_modules', '.bin', process.platform === 'win32' ? 'mtransllama.cmd' : 'mtransllama')
   assert.match(run(app, command, ['--version']), /^\d+\.\d+\.\d+/)
   assert.match(run(app, command, ['--help']), /train/)
   assert.match(run(app, command, ['doctor']), /Training would work here/)
+})
+
+test('build compiles the addon from source, with node-gyp where there is no cmake, and it is used from then on', () => {
+  mkdirSync(tools)
+  // A cmake that cannot be run, found before any other.
+  writeFileSync(join(tools, 'cmake'), '#!/bin/sh\nexit 127\n')
+  chmodSync(join(tools, 'cmake'), 0o755)
+  const env = { PATH: `${tools}${delimiter}${process.env.PATH}`, MT_BUILD: '', MT_ADDON: '' }
+  const own = join(installed, 'build', 'Release', 'mtransllama.node')
+  assert.ok(run(app, 'npm', ['exec', '--no', '--', 'mtransllama', 'build', '--cpu'], env).endsWith(own))
+  assert.not(existsSync(join(installed, 'build', 'CMakeCache.txt')), 'by node-gyp')
+  assert.match(run(app, command, ['doctor'], env), /Training would work here/)
 })
 
 test('in a clone the command runs what is compiled, unless the sources are newer', () => {
