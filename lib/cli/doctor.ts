@@ -200,7 +200,13 @@ async function addonFile(): Promise<Omit<Check, 'name'>> {
     return warning(`${path}, since another failed: ${failures.join('; ')}`, advice)
   } catch (error) {
     const [, ...lines] = (error as Error).message.split('\n')
-    return failed(lines.slice(0, -1).join('; ').trim(), lines.at(-1)!.trim())
+    return failed(
+      lines
+        .slice(0, -1)
+        .map((line) => line.trim())
+        .join('; '),
+      lines.at(-1)!.trim(),
+    )
   }
 }
 

@@ -1,5 +1,7 @@
 // Runs tests on prebuilds/linux-arm64 on an x86-64 machine, where qemu-user executes Node.js for ARM:
-// node scripts/prebuild/arm64-tests.mjs [--work=FOLDER] [FOLDER [PATTERN]], by default the tests of operators, test/ops.
+// node scripts/prebuild/arm64-tests.mjs [OPTION…] [FOLDER [PATTERN]], by default the tests of operators, test/ops.
+//   --work=FOLDER  as of scripts/prebuild.mjs
+//   --part=I/N     of every N tests the I-th alone: all of them take an hour
 // Needs qemu-user-static and, in the work folder, the libraries that scripts/prebuild.mjs --platform=linux-arm64 put
 // there; fetches Node.js from the package registry. TypeScript is compiled beforehand: esbuild, which tsx needs, would
 // have to be executed too.
@@ -10,9 +12,8 @@ import { dirname, join, resolve } from 'node:path'
 import { argv, env, execPath, exit } from 'node:process'
 import { root } from '../setup.mjs'
 
-const work = resolve(
-  argv.findLast((a) => a.startsWith('--work='))?.slice('--work='.length) ?? '/var/tmp/mtransllama-prebuild',
-)
+const option = (name) => argv.findLast((a) => a.startsWith(`--${name}=`))?.slice(name.length + 3)
+const work = resolve(option('work') ?? '/var/tmp/mtransllama-prebuild')
 const [folder = 'test/ops', pattern = String.raw`\.test\.js$`] = argv.slice(2).filter((a) => !a.startsWith('--'))
 const addon = join(root, 'prebuilds', 'linux-arm64', 'mtransllama.node')
 const libraries = join(work, 'arm64')
@@ -52,7 +53,7 @@ cpSync(join(root, 'package.json'), join(tree, 'package.json'))
 const packages = join(tree, 'node_modules')
 mkdirSync(join(packages, 'tsx'), { recursive: true })
 for (const name of readdirSync(join(root, 'node_modules')))
-  if (name !== 'tsx' && !name.startsWith('.'))
+  if (name !== 'tsx' && name !== 'uvu' && !name.startsWith('.'))
     symlinkSync(join(root, 'node_modules', name), join(packages, name), 'junction')
 // In the place of tsx: names of TypeScript files mean what is compiled of them, and processes that tests start are
 // executed by qemu too.
@@ -66,13 +67,29 @@ registerHooks({
 })
 `,
 )
+// In the place of uvu: one that leaves out the tests of other parts.
+const uvu = join(dirname(find('uvu')), '..')
+mkdirSync(join(packages, 'uvu'))
+writeFileSync(
+  join(packages, 'uvu', 'package.json'),
+  '{"name":"uvu","type":"module","exports":{".":"./index.js","./assert":"./assert.js"}}',
+)
+writeFileSync(join(packages, 'uvu', 'assert.js'), `export * from ${JSON.stringify(join(uvu, 'assert', 'index.mjs'))}\n`)
+writeFileSync(
+  join(packages, 'uvu', 'index.js'),
+  `export * from ${JSON.stringify(join(uvu, 'dist', 'index.mjs'))}
+import { test as all } from ${JSON.stringify(join(uvu, 'dist', 'index.mjs'))}
+const [part, parts] = process.env.MT_PART.split('/').map(Number)
+let count = 0
+export const test = Object.assign((...given) => void (count++ % parts === part - 1 && all(...given)), all)
+`,
+)
 
 // ---- the run ----
 
-const uvu = join(dirname(find('uvu')), '..', 'bin.js')
 exit(
-  run(wrapper, ['--import', 'tsx', uvu, folder, pattern, '--no-color'], {
+  run(wrapper, ['--import', 'tsx', join(uvu, 'bin.js'), folder, pattern, '--no-color'], {
     cwd: tree,
-    env: { ...env, MT_ADDON: addon, MT_THREADS: env.MT_THREADS ?? '2' },
+    env: { ...env, MT_ADDON: addon, MT_THREADS: env.MT_THREADS ?? '2', MT_PART: option('part') ?? '1/1' },
   }),
 )
