@@ -103,11 +103,12 @@ function dependencies(paths: readonly string[]): void {
   const used = new Map<string, string>()
   for (const path of paths.filter((path) => /^dist\/.*\.(m?js|d\.ts)$/.test(path))) {
     const imports = readFileSync(join(source, path), 'utf8').matchAll(
-      /^(?:import|export)\b[^'"]*?\bfrom ['"]([^'"]+)['"]|^import ['"]([^'"]+)['"]|\b(?:import|resolve)\(['"]([^'"]+)['"]\)/gm,
+      /^(?:import|export)\b[^'"]*?\bfrom ['"]([^'"]+)['"]|^import ['"]([^'"]+)['"]|(?:\bimport|\)\.resolve)\(['"]([^'"]+)['"]\)/gm,
     )
     for (const [, from, bare, called] of imports) {
       const name = /^(?:@[^/]+\/)?[^./@][^/]*/.exec((from ?? bare ?? called)!)?.[0]
-      if (name && !name.startsWith('node:')) used.set(name, path)
+      // Sources alone, which are not packed, are run through tsx.
+      if (name && name !== 'tsx' && !name.startsWith('node:')) used.set(name, path)
     }
   }
   const names = Object.keys(dependencies)
@@ -121,7 +122,7 @@ function dependencies(paths: readonly string[]): void {
     [],
     'not imported',
   )
-  // Programs of the package import nothing; in a clone alone, the command starts its sources through tsx.
+  // Programs of the package import nothing.
   for (const path of paths.filter((path) => /^(bin|scripts)\//.test(path)))
     for (const [, from] of readFileSync(join(source, path), 'utf8').matchAll(/^import\b[^'"]*['"]([^'"]+)['"]/gm))
       assert.match(from!, /^(node:|\.)/, path)
