@@ -244,7 +244,8 @@ MT_INLINE four unpack_high(four a, four b) { return (four)vzip2q_f32((float32x4_
 /// 0x44 puts the lower halves side by side, 0xee the upper ones.
 template <int picks>
 MT_INLINE four shuffle(four a, four b) {
-  return (four)(picks == 0x44 ? vzip1q_f64((float64x2_t)a, (float64x2_t)b) : vzip2q_f64((float64x2_t)a, (float64x2_t)b));
+  return (four)(picks == 0x44 ? vzip1q_f64((float64x2_t)a, (float64x2_t)b)
+                              : vzip2q_f64((float64x2_t)a, (float64x2_t)b));
 }
 #else  // vec is one of these registers
 using four = __m128;
