@@ -6,7 +6,7 @@ import { createRequire } from 'node:module'
 import { resolve } from 'node:path'
 import { arch, constrainedMemory, platform, versions } from 'node:process'
 import { fileURLToPath } from 'node:url'
-import { cause, MISSING, refusal, system, type System } from './addon-file.js'
+import { cause, MISSING, refusal, system, type System } from './addon.js'
 
 /** A tensor on the native side. Opaque; made by `create`, `upload`, `view` and `mapped` alone. */
 export interface NativeTensor {

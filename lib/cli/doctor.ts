@@ -9,7 +9,7 @@ import { createRequire } from 'node:module'
 import { availableParallelism, cpus, freemem, homedir, release, tmpdir, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Command } from 'commander'
-import { refusal, system } from '../addon-file.js'
+import { refusal, system } from '../addon.js'
 import { nearestExisting } from '../files/folder.js'
 import { textTable } from '../report/table.js'
 

@@ -9,7 +9,7 @@ import { argv } from 'node:process'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import { z } from 'zod'
-import { glibcNeeded, readSharedLibrary } from '../../lib/addon-file.js'
+import { glibcNeeded, readSharedLibrary } from '../../lib/addon.js'
 import { markdownTable } from '../../lib/report/table.js'
 import { released } from '../architectures.mjs'
 

@@ -8,15 +8,7 @@ import { dirname, join } from 'node:path'
 import { arch, execPath, platform } from 'node:process'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import {
-  cause,
-  compareVersions,
-  glibcNeeded,
-  MISSING,
-  readSharedLibrary,
-  refusal,
-  system,
-} from '../../lib/addon-file.js'
+import { cause, compareVersions, glibcNeeded, MISSING, readSharedLibrary, refusal, system } from '../../lib/addon.js'
 import { addon } from '../../lib/native.js'
 import { clone } from '../support/clone.js'
 

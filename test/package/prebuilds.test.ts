@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { compareVersions, glibcNeeded, readSharedLibrary, refusal } from '../../lib/addon-file.js'
+import { compareVersions, glibcNeeded, readSharedLibrary, refusal } from '../../lib/addon.js'
 import { pageFile, pageWith, Prebuilds, recordFile } from '../../scripts/docs/install.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
