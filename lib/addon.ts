@@ -105,7 +105,7 @@ export function readSharedLibrary(bytes: Uint8Array): SharedLibrary {
   return library
 }
 
-// ---------------------------------------------------------------------------------------------------- why it is refused
+// --------------------------------------------------------------------------------------------------- why it is refused
 
 /** The reason why a file that is not there is refused. */
 export const MISSING = 'no such file'
