@@ -64,7 +64,8 @@ for q in asked['questions']:
         ids = model.generate(pixel_values=pixels, qformer_input_ids=text, qformer_attention_mask=torch.ones_like(text),
             input_ids=words, attention_mask=torch.ones_like(words), do_sample=False, max_new_tokens=s['maxTokens'],
             num_beams=s.get('beams', 1), length_penalty=s.get('lengthPenalty', 1.0),
-            repetition_penalty=s.get('repetitionPenalty', 1.0), eos_token_id=s.get('eosIds', asked['eos']) or None, pad_token_id=0)
+            repetition_penalty=s.get('repetitionPenalty', 1.0), eos_token_id=s.get('eosIds', asked['eos']) or None, pad_token_id=0,
+            use_cache=not model.config.text_config.is_encoder_decoder)  # its cache wants as many layers in both stacks
         ids = ids[0].tolist()
         if model.config.text_config.is_encoder_decoder: ids = ids[1:]  # the start id
         row.append(ids[words.shape[1]:] if ids[:words.shape[1]] == words[0].tolist() else ids)
