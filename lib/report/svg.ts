@@ -28,7 +28,7 @@ function ticks(low: number, high: number): number[] {
   const power = 10 ** Math.floor(Math.log10(span / 4))
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => span / s <= 6)!
   const first = Math.floor(low / step)
-  const last = Math.ceil(high / step)
+  const last = Math.max(first + 1, Math.ceil(high / step))
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)))
 }
 
