@@ -13,6 +13,7 @@ import { InputError } from '../errors.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import { isGroup, values, type JsonSchema } from '../report/json-schema.js'
 import { fromHub, located, type FromHub } from './common.js'
+import { overlaid, recipeSettings, unvalidated } from '../reproduce/recipes.js'
 import { parseTrainConfig, trainConfigJsonSchema } from '../train/config.js'
 
 interface Options extends FromHub {
@@ -20,6 +21,7 @@ interface Options extends FromHub {
   train: string
   val?: string
   output: string
+  recipe?: string[]
   force?: boolean
 }
 
@@ -30,6 +32,7 @@ export function register(program: Command): void {
     .requiredOption('--train <manifest>', 'manifest of the training samples')
     .option('--val <manifest>', 'manifest of the validation samples')
     .option('--output <dir>', 'folder of the run', 'run')
+    .option('--recipe <names...>', 'settings of recipes, the last on top, such as: mustard without-dar')
     .option('--force', 'replace a file that is there')
     .action(async (path: string, options: Options) => {
       if (!options.force && existsSync(path))
@@ -64,11 +67,12 @@ async function configurationFor(path: string, options: Options): Promise<{ text:
       : relative(dirname(resolve(path)), resolve(target))
           .split(sep)
           .join('/')
-  const value = {
+  const recipes = await recipeSettings(options.recipe ?? [])
+  const value: Record<string, unknown> = {
+    ...overlaid(validation.length ? recipes : unvalidated(recipes), chosen),
     model: written(options.model),
     output: written(options.output),
     data: { train: written(options.train), ...(options.val !== undefined && { val: written(options.val) }) },
-    ...chosen,
   }
   const { adapter } = parseTrainConfig(value, dirname(resolve(path)), path)
   const { text } = checkAdapterConfig(adapter, model, path)

@@ -45,6 +45,15 @@ export async function readRecipe(kind: RecipeKind, name: string): Promise<Recipe
   return { name, about, settings }
 }
 
+/** The settings of recipes of either kind, the last on top. @throws InputError where there is none of a name */
+export async function recipeSettings(names: readonly string[]): Promise<Settings> {
+  const datasets = await recipeNames('datasets')
+  const all: Settings[] = []
+  for (const name of names)
+    all.push((await readRecipe(datasets.includes(name) ? 'datasets' : 'variants', name)).settings)
+  return overlaid(...all)
+}
+
 /** Settings of a user's own file, of the same form as a recipe without `about`. */
 export async function readSettings(path: string): Promise<Settings> {
   return checkWith(z.looseObject({}), await readYaml(path), path)
@@ -76,9 +85,12 @@ export interface Places {
 
 /** Settings as the configuration of a run. @throws InputError that begins with `where` */
 export function configOf(settings: Settings, { model, output, train, val, cache }: Places, where: string): TrainConfig {
-  const metric = (settings['train'] as Record<string, unknown> | undefined)?.['metric']
   const files = { model, output, data: { train, cache, ...(val !== undefined && { val }) } }
-  // Without samples to validate there is nothing to choose by.
-  const chosen = val === undefined && metric !== undefined ? { train: { metric: 'loss' } } : {}
-  return parseTrainConfig(overlaid(settings, chosen, files), '/', where)
+  return parseTrainConfig(overlaid(val === undefined ? unvalidated(settings) : settings, files), '/', where)
+}
+
+/** Settings of a run without samples to validate, which has nothing but the loss of training to choose by. */
+export function unvalidated(settings: Settings): Settings {
+  const metric = (settings['train'] as Record<string, unknown> | undefined)?.['metric']
+  return metric === undefined ? settings : overlaid(settings, { train: { metric: 'loss' } })
 }

@@ -94,6 +94,21 @@ test('what the model and the data ask for', async () => {
   assert.equal([adapter.fusion, train.metric], [false, 'valLoss'])
 })
 
+test('recipes: the settings of a dataset, a variant on top; a strange name is refused', async () => {
+  const written = await init('recipe.yaml', '--recipe', 'mustard', 'without-mqt')
+  assert.is(written.code, 0, written.err)
+  const { adapter, train } = await readTrainConfig(at('recipe.yaml'))
+  assert.equal(
+    [adapter.frames, train.batch, train.epochs, adapter.temporal.attention, adapter.aggregate],
+    [8, 4, 90, 'none', 'concat'],
+  )
+  // Without samples to validate it cannot be chosen by their loss.
+  assert.is((await init('open.yaml', '--recipe', 'qaego4d')).code, 0)
+  assert.is((await readTrainConfig(at('open.yaml'))).train.metric, 'loss')
+  const strange = await init('none.yaml', '--recipe', 'without-mtq')
+  assert.is(strange.err, 'mtransllama: recipes: there is no variant named "without-mtq"; did you mean without-mqt?\n')
+})
+
 test('a file that is there is never replaced unless that is said; nothing is written where something is wrong', async () => {
   writeFileSync(at('mine.yaml'), 'mine')
   const refused = await init('mine.yaml')
