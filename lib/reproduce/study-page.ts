@@ -94,13 +94,54 @@ const QUESTIONS: readonly { variant: string; question: string }[] = [
   { variant: 'gated', question: 'A gate before the temporal block (`temporal.residual`)?' },
 ]
 
+/** A model of others or of ours, trained on the study's clips. */
+export interface PeerRow {
+  name: string
+  trained: number
+  /** In percent, by task and in all. */
+  accuracy: Record<string, number>
+  /** The median. */
+  stepSeconds: number
+  /** Most memory of the process. */
+  peakBytes: number
+}
+
+/** The study's clips, learned by what others have. */
+export interface Peer {
+  threads: number
+  steps: number
+  versions: Record<string, string>
+  rows: PeerRow[]
+}
+
+/** The section about a peer. */
+export function peerSection({ threads, steps, versions, rows }: Peer, columns: readonly string[]): string[] {
+  const named = Object.entries(versions).map(([name, version]) => `${name} ${version}`)
+  return [
+    '## Beside transformers and PEFT',
+    `InstructBlipVideo of transformers is the image model frame by frame, its visual tokens one after another; PEFT adds LoRA to the Q-Former (${named.join(', ')}). It learned from the same checkpoint, features, samples, order, rates and ${steps.toLocaleString('en')} steps, seed 0, as ours without attention over time, which also has routers and positions, and as the full model; ${threads} ${threads === 1 ? 'thread' : 'threads'}, each in a process of its own. Its processor has room for four frames alone; the ids were built by hand.`,
+    markdownTable(
+      ['', ...columns, 'trained parameters', 'step, ms', 'peak of the process, MB'],
+      rows.map((r) => [
+        r.name,
+        ...columns.map((c) => one(r.accuracy[c]!)),
+        r.trained.toLocaleString('en'),
+        (1000 * r.stepSeconds).toFixed(0),
+        (r.peakBytes / 1e6).toFixed(0),
+      ]),
+      (column) => column > 0,
+    ),
+  ]
+}
+
 /** The page. @param place where charts lie, as a link names them, and what stands below the title */
 export function studyPage(
   study: Study,
   {
     chart = (name) => `report-${name}.svg`,
     head = [],
-  }: { chart?(name: string): string; head?: readonly string[] } = {},
+    peer,
+  }: { chart?(name: string): string; head?: readonly string[]; peer?: Peer | undefined } = {},
 ): string {
   const { tasks, variants, differences } = study
   const columns = [...tasks, ALL]
@@ -182,6 +223,7 @@ export function studyPage(
       : []),
     '## Cost',
     costTable(study.costs),
+    ...(peer ? peerSection(peer, columns) : []),
   ]
   return `${parts.join('\n\n')}\n`
 }
