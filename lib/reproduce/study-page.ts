@@ -91,7 +91,7 @@ const QUESTIONS: readonly { variant: string; question: string }[] = [
   { variant: 'joint', question: 'Does joint attention over all tokens do as well?' },
   { variant: 'fresh', question: 'Does a temporal block of its own weights do as well (`temporal.weights: fresh`)?' },
   { variant: 'score', question: 'Routing by scores, in place of softmaxes (`dar.mode`)?' },
-  { variant: 'gated', question: 'A gate before the temporal block (`temporal.residual`)?' },
+  { variant: 'reuse', question: 'The temporal block without its gate (`temporal.residual: reuse`)?' },
 ]
 
 /** A model of others or of ours, trained on the study's clips. */
@@ -150,6 +150,7 @@ export function studyPage(
   const of = (variant: string): Study['differences'][number] | undefined =>
     differences.find((d) => d.variant === variant)
   const full = variants.find((v) => v.variant === 'full')!
+  const { steps } = study.costs.find((c) => c.variant === 'full')!
   const curves = new Set(study.byClips.map((c) => c.clips)).size > 1
   const lacking = [
     ...(study.seeds < 5 ? [`${study.seeds} seeds, not 5: what differs from seed to seed is known roughly`] : []),
@@ -157,29 +158,31 @@ export function studyPage(
     'other image models: there is one checkpoint, of one pre-training',
     'gates that start closed (`temporal.gateInit: 0`), which in so few steps hardly open',
   ]
-  const open = (variant: string, name: string, now: string, other: string): string => {
+  /** What the study says of a setting with a default, of which the full model here has the value `own`. */
+  const open = (variant: string, name: string, own: string, other: string, standard: string): string => {
     const d = of(variant)?.test[ALL]
     if (!d) return `- \`${name}\`: not studied here.`
+    const best = d.verdict === 'undecided' ? undefined : d.verdict === 'better' ? other : own
     const said =
-      d.verdict === 'undecided'
-        ? `the study does not decide between \`${now}\` and \`${other}\`; the default \`${now}\` stays`
-        : d.verdict === 'worse'
-          ? `it favours the default, \`${now}\``
-          : `it favours \`${other}\` over the default \`${now}\``
-    return `- \`${name}\`: \`${other}\` less \`${now}\` is ${between(d)} points: ${said}.`
+      best === undefined
+        ? `the study does not decide, and the default \`${standard}\` stays`
+        : best === standard
+          ? `it favours the default, \`${standard}\``
+          : `in so few steps it favours \`${best}\` over the default \`${standard}\``
+    return `- \`${name}\`: \`${other}\` less \`${own}\` is ${between(d)} points: ${said}.`
   }
   const parts = [
     '# The tiny world: what each part of the model brings',
     ...head,
-    `The image model of the demonstration is frozen, and adapters are trained on ${study.clips.train.toLocaleString('en')} generated clips of moving shapes: ${study.seeds} seeds for each variant, all else equal. The test is ${study.questions.test} questions about ${study.clips.test} other clips, and ${study.questions.stills} about still pictures, which the image model was made for. Seeds change initial values and order; clips are the same. The last adapter answers, none is chosen by its score.`,
+    `The image model of the demonstration is frozen, and adapters are trained on ${study.clips.train.toLocaleString('en')} generated clips of moving shapes: ${study.seeds} seeds for each variant, all else equal, ${steps.toLocaleString('en')} steps each. The full model has the demonstration's settings: gates before the temporal block, which start at 1. The test is ${study.questions.test} questions about ${study.clips.test} other clips, and ${study.questions.stills} about still pictures, which the image model was made for. Seeds change initial values and order; clips are the same. The last adapter answers, none is chosen by its score.`,
     `Not in it: ${lacking.join('; ')}.${Object.keys(study.changed).length ? ` Changed from the recipe: \`${JSON.stringify(study.changed)}\`.` : ''}`,
     '## Accuracy',
     'In %, mean ± sample deviation over seeds.',
     markdownTable(
-      ['variant', ...columns, 'still pictures'],
+      ['variant', 'runs', ...columns, 'still pictures'],
       [
-        ['chance', ...columns.map((c) => one(study.chance[c]!)), ''],
-        ...variants.map((v) => [v.variant, ...columns.map((c) => spread(v.accuracy[c]!)), spread(v.stills)]),
+        ['chance', '', ...columns.map((c) => one(study.chance[c]!)), ''],
+        ...variants.map((v) => [v.variant, v.runs, ...columns.map((c) => spread(v.accuracy[c]!)), spread(v.stills)]),
       ],
       (column) => column > 0,
     ),
@@ -199,7 +202,10 @@ export function studyPage(
     }).join('\n'),
     'Two of these are not fair to a variant, and no evidence on the paper: without fusion the Q-Former sees no question, though this small one was pre-trained with a question always there, and a new block of weights (`fresh`) has the same learning rate as the rest.',
     '## Defaults that the paper leaves open',
-    [open('score', 'dar.mode', 'attention', 'score'), open('gated', 'temporal.residual', 'reuse', 'gated')].join('\n'),
+    [
+      open('score', 'dar.mode', 'attention', 'score', 'attention'),
+      open('reuse', 'temporal.residual', 'gated', 'reuse', 'reuse'),
+    ].join('\n'),
     '## Still pictures after the transfer',
     `The full model less the untrained image model on questions about still pictures: ${found(study.retention)}. The adapter is part of the model here too; without it the image model answers as before.`,
     ...picture('stills', 'Differences on still pictures from the full model, with intervals'),

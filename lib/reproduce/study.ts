@@ -65,12 +65,12 @@ export async function firstClips(manifest: string, clips: number, folder: string
 /** Variants of the study, the full model first. */
 export const STUDIED = [
   'full',
-  'without-fusion',
-  'without-dar',
   'without-mqt',
-  'joint',
+  'reuse',
+  'without-dar',
   'score',
-  'gated',
+  'without-fusion',
+  'joint',
   'fresh',
 ] as const
 /** Of the curves: which variants, and over how many of the clips. */
