@@ -28,6 +28,7 @@ interface Options extends Computes, FromHub {
   seeds: string
   settings?: string
   curves: boolean
+  finished?: boolean
   wordnet?: string
   meteor?: string
   ptb?: string
@@ -67,6 +68,7 @@ export function register(program: Command): void {
     .option('--seeds <n>', 'runs of each variant, with seeds from 0', '1')
     .option('--settings <file>', 'YAML laid over the recipe, such as train: { epochs: 5 }')
     .option('--no-curves', `of ${TINY_WORLD}: no runs on fewer clips`)
+    .option('--finished', 'report on the runs that have a result, and do no other')
     .option('--wordnet <dir>', "WordNet 3.0 for meteor:nltk3.7; default: where Debian's wordnet-base has it")
     .option('--meteor <jar>', 'the jar of METEOR 1.5')
     .option('--ptb <jar>', "Stanford CoreNLP 3.4.1, for the exact words of COCO's metrics")
@@ -113,6 +115,7 @@ export function register(program: Command): void {
           seeds,
           settings,
           curves: o.curves,
+          finished: o.finished,
           tools: { wordnet, meteor, ptb, java },
           graphs,
           signal,

@@ -27,7 +27,7 @@ import {
   variantReports,
   type Report,
 } from './report.js'
-import { finishRun, type Plan, type RunResult } from './runs.js'
+import { finishRun, isFinished, type Plan, type RunResult } from './runs.js'
 import { CLIPS, CURVES, firstClips, STUDIED, studyOf, tinyWorldIn, type Study, type TinyWorld } from './study.js'
 import { studyCharts, studyPage } from './study-page.js'
 
@@ -58,6 +58,8 @@ export interface ReproduceOptions extends Events {
   tools?: Tools
   /** Of the tiny world: whether runs on fewer clips are made for the curves. */
   curves?: boolean
+  /** Reports on the runs that have a result, and does no other. */
+  finished?: boolean | undefined
   graphs?: boolean | undefined
   signal?: AbortSignal | undefined
 }
@@ -153,14 +155,18 @@ class Laboratory {
 
   /** Does every run that has no result yet. */
   async finish(plans: readonly Plan[]): Promise<RunResult[]> {
-    const { model, onRun, onStep, onAnswer, onNotice, signal, graphs } = this.options
+    const { model, onRun, onStep, onAnswer, onNotice, signal, graphs, finished = false } = this.options
     const results: RunResult[] = []
     for (const [at, plan] of plans.entries()) {
       signal?.throwIfAborted()
+      if (finished && !isFinished(this.folder(plan.name))) continue
       onRun?.({ name: plan.name, at, of: plans.length })
       const events = { onStep, onAnswer, onNotice, signal, graphs }
       results.push(await finishRun(this.folder(plan.name), model, plan, events))
     }
+    for (const needed of ['zero-shot', 'full'])
+      if (!results.some((r) => r.variant === needed))
+        throw new InputError(`reproduce: no run of ${needed} is finished yet, so that there is nothing to report.`)
     return results
   }
 

@@ -95,6 +95,9 @@ function keyOf(model: Model, { config, adapter, start, questions }: Plan, traini
     .slice(0, 16)
 }
 
+/** Whether a run has a result. */
+export const isFinished = (folder: string): boolean => existsSync(join(folder, RESULT))
+
 /** Does what is not yet done of a run in `folder`. @throws InputError where the folder holds a run of another plan */
 export async function finishRun(folder: string, model: Model, plan: Plan, events: RunEvents = {}): Promise<RunResult> {
   const { config } = plan

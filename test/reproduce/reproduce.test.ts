@@ -140,6 +140,15 @@ if (!skipped) {
     assert.not.ok(existsSync(join(folder, 'report.json')))
     const finished = readdirSync(join(folder, 'runs')).filter((f) => existsSync(join(folder, 'runs', f, 'result.json')))
     assert.ok(finished.length >= 3 && finished.length < 6, `${finished}`)
+    // What has a result so far can be reported, and nothing more is done.
+    const partial = await start(...command, '--finished').ended
+    assert.is(partial.code, 0, partial.err)
+    const soFar = JSON.parse(readFileSync(join(folder, 'report.json'), 'utf8')) as Report
+    assert.is(soFar.variants.length, finished.length)
+    assert.equal(
+      soFar.variants,
+      kept.get('ur-funny')!.variants.filter((v) => soFar.variants.some((s) => s.variant === v.variant)),
+    )
     const { code, err } = await start(...command).ended
     assert.is(code, 0, err)
     const report = JSON.parse(readFileSync(join(folder, 'report.json'), 'utf8')) as Report
