@@ -1,7 +1,7 @@
 // The resources of every CUDA kernel, as ptxas reports them: registers, static shared memory, stack, spilled bytes.
-// node scripts/resources.mjs [--archs=sm_80,sm_90] [--json]: compiles every .cu file with nvcc, nothing is kept of it;
-// ends with 1 where a kernel spills that is not on the list below. With --import tsx, --write makes docs/kernels.md of it.
-// Needs no GPU.
+// node scripts/resources.mjs [--archs=sm_80,sm_90] [--build=FOLDER] [--json]: compiles every .cu file with nvcc, nothing is
+// kept of it, or reads what a build for the tested architectures left in its folder; ends with 1 where a kernel spills
+// that is not on the list below. With --import tsx, --write makes docs/kernels.md of it. Needs no GPU.
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -179,7 +179,10 @@ async function main() {
   const version = nvcc()
   if (!version) throw new Error('nvcc was not found; put the CUDA toolkit into the PATH')
   const write = process.argv.includes('--write')
-  const kernels = await resources({ archs: write ? architectures : (option('archs')?.split(',') ?? architectures) })
+  const archs = write ? architectures : (option('archs')?.split(',') ?? architectures)
+  const build = option('build')
+  const kernels = build === undefined ? await resources({ archs }) : ofBuild(build)
+  if (!kernels) throw new Error(`--build: ${build} has no records of all kernels; build it with --cuda=on`)
   if (write) {
     const { committed, page } = await import('./docs/kernels.mjs')
     writeFileSync(
