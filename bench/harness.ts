@@ -33,7 +33,7 @@ export const median = (values: readonly number[]): number =>
   )
 
 /** Of sorted values, between the nearest two. */
-function quantile(sorted: readonly number[], q: number): number {
+export function quantile(sorted: readonly number[], q: number): number {
   const at = q * (sorted.length - 1)
   const [low, high] = [sorted[Math.floor(at)]!, sorted[Math.ceil(at)]!]
   return low + (high - low) * (at - Math.floor(at))

@@ -2,7 +2,8 @@
 import type { Command } from 'commander'
 import { InputError, invalid } from '../errors.js'
 import { launched, openMpi } from '../ranks/mpi.js'
-import { alone, RankStopped, type Ranks } from '../ranks/ranks.js'
+import { localTransports } from '../ranks/local.js'
+import { alone, Ranks, RankStopped } from '../ranks/ranks.js'
 import { devices } from '../tensor/device.js'
 import { Interrupted } from './common.js'
 
@@ -43,6 +44,35 @@ export async function together(what: string | undefined, act: (ranks: Ranks) => 
   if (!(error instanceof RankStopped)) throw error
   console.error(`mtransllama: ${error.message}, which ends all.`)
   throw new Interrupted(143)
+}
+
+/** Runs `act` for each of the devices, as ranks of this process. What one of them throws ends all. */
+export async function onDevices(
+  { devices: list = '', device, parallel }: Parallel & { devices?: string; device: string },
+  act: (ranks: Ranks, device: string) => Promise<void>,
+): Promise<void> {
+  const names = list.split(',').map((name) => name.trim())
+  if (names.includes('') || names.includes('auto'))
+    throw invalid('--devices', 'devices with commas between them, such as cuda:0,cuda:1', list)
+  if (device !== 'auto') throw invalid('--devices', 'to be given without --device', device)
+  if ((await ranksOf(parallel)).size > 1) throw invalid('--devices', 'to be given without --parallel mpi', parallel)
+  const results = await Promise.allSettled(
+    localTransports(names.length).map(async (transport, i) => {
+      const ranks = new Ranks(transport)
+      try {
+        await act(ranks, names[i]!)
+      } catch (error) {
+        await ranks.failed(error, error instanceof Interrupted)
+        throw error
+      } finally {
+        await ranks.close()
+      }
+    }),
+  )
+  const errors = results.flatMap((r): unknown[] => (r.status === 'rejected' ? [r.reason] : []))
+  // The first rank's says what was saved; an unexpected one has its stack where it was thrown.
+  const own = errors.find((e) => ![InputError, Interrupted, RankStopped].some((known) => e instanceof known))
+  if (errors.length) throw own ?? errors[0]
 }
 
 async function ranksOf(what: string | undefined): Promise<Ranks> {

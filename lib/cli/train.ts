@@ -9,11 +9,12 @@ import { train, type TrainEvents, type TrainResult } from '../train/loop.js'
 import { textTable } from '../report/table.js'
 import type { Ranks } from '../ranks/ranks.js'
 import { Bar, chosen, computes, interruptible, memoryText, percent, type Chosen, type Computes } from './common.js'
-import { ofRank, parallels, together, type Parallel } from './parallel.js'
+import { ofRank, onDevices, parallels, together, type Parallel } from './parallel.js'
 import { checkFits, runOf } from './plan.js'
 import { profilePath, writeProfile } from './profile.js'
 
 interface Options extends Computes, Parallel {
+  devices?: string
   output?: string
   resume?: boolean | string
   extend?: boolean
@@ -34,7 +35,12 @@ export function register(program: Command): void {
     .option('--verify', 'compare the content of videos with that of cached features, which reads them whole')
     .option('--extend', 'with --resume: train.epochs may be more than it was')
     .option('--rescale', 'with --resume: as many processes as before need not compute it')
-    .action((path: string, options: Options) => together(options.parallel, (ranks) => run(path, options, ranks)))
+    .option('--devices <list>', 'several devices that compute each batch together, such as cuda:0,cuda:1')
+    .action((path: string, options: Options) =>
+      options.devices === undefined
+        ? together(options.parallel, (ranks) => run(path, options, ranks))
+        : onDevices(options, (ranks, device) => run(path, { ...options, device }, ranks)),
+    )
 }
 
 /** Trains as one of the ranks; the first one says what happens. */
@@ -49,7 +55,8 @@ async function run(
   const trace = profile === undefined ? undefined : await profilePath(profile)
   const { signal, done } = interruptible('stopping after this step and saving', ranks.first)
   const where = chosen(ofRank(o))
-  await checkFits(await runOf(config), where)
+  const asked = await runOf(config)
+  await ranks.inTurn(() => checkFits(asked, where))
   const shown = reporter(config, where, trace)
   try {
     const result = await train(config, {
@@ -60,6 +67,7 @@ async function run(
       verify,
       ranks,
       ...where,
+      ...(!ranks.first && { onLoad: undefined }),
       ...(ranks.first ? shown.events : { onNotice: (s) => console.error(`mtransllama: rank ${ranks.rank}: ${s}`) }),
     })
     if (ranks.first) shown.ended(result)

@@ -9,6 +9,8 @@ import { InputError } from '../errors.js'
 export interface Transport {
   readonly rank: number
   readonly size: number
+  /** Whether the ranks share a queue of operators: where one of them fails, those of others may have been skipped. */
+  readonly shared?: boolean
   /** The bytes of all ranks, in rank order; each gives as many. */
   allgather(bytes: Uint8Array): Promise<Uint8Array>
   /** The bytes of the rank `root`; each gives as many. */
@@ -20,7 +22,15 @@ export interface Transport {
 }
 
 /** What another rank ended the run with. */
-export class RankError extends InputError {}
+export class RankError extends InputError {
+  /** @param unexpected whether it was none that a user can correct */
+  constructor(
+    message: string,
+    readonly unexpected: boolean,
+  ) {
+    super(message)
+  }
+}
 
 /** Another rank was told to stop. */
 export class RankStopped extends Error {
@@ -28,7 +38,7 @@ export class RankStopped extends Error {
 }
 
 /** What a rank is about to do. */
-const WHAT = ['gather', 'broadcast', 'close', 'fail', 'stop'] as const
+const WHAT = ['gather', 'broadcast', 'close', 'fail', 'break', 'stop'] as const
 type What = (typeof WHAT)[number]
 
 /** The ranks of a run, as one of them sees them. Without a transport it is alone, and exchanges nothing. */
@@ -67,6 +77,15 @@ export class Ranks {
     return (await this.gatherBytes(serialize(value))).map((bytes) => deserialize(bytes) as T)
   }
 
+  /** Runs what the ranks of one process cannot do at the same time: there, one rank after another. */
+  async inTurn(act: () => Promise<void>): Promise<void> {
+    if (!this.transport?.shared) return act()
+    for (let rank = 0; rank < this.size; rank++) {
+      if (rank === this.rank) await act()
+      await this.gather(rank)
+    }
+  }
+
   /** Every rank's bytes, in rank order. */
   async gatherBytes(bytes: Uint8Array): Promise<Uint8Array[]> {
     if (!this.transport) return [bytes]
@@ -102,10 +121,17 @@ export class Ranks {
     if (!this.transport || this.#over) return
     const text = Buffer.from(error instanceof Error ? error.message : String(error))
     try {
-      await this.#meet(stopped ? 'stop' : 'fail', text.length, text)
+      const what = stopped ? 'stop' : error instanceof InputError ? 'fail' : 'break'
+      await this.#meet(what, text.length, text)
     } catch {
       // It fails where the others are gone. The error is what matters.
     }
+  }
+
+  /** Whether what this rank has computed is right in spite of an error that ends the run. */
+  sound(error: unknown): boolean {
+    const expected = error instanceof RankError ? !error.unexpected : error instanceof InputError
+    return expected || !this.transport?.shared
   }
 
   /** Waits for all ranks, and ends them. Throws what another failed with in the meantime. */
@@ -133,7 +159,7 @@ export class Ranks {
     const heads = new Float64Array(Uint8Array.from(all).buffer)
     const whats = Array.from({ length: this.size }, (_, r) => WHAT[heads[2 * r]!]!)
     const lengths = whats.map((_, r) => heads[2 * r + 1]!)
-    const ends = (w: What): boolean => w === 'fail' || w === 'stop'
+    const ends = (w: What): boolean => w === 'fail' || w === 'break' || w === 'stop'
     if (whats.some(ends)) {
       this.#over = true
       const texts = await this.#collect(
@@ -141,9 +167,9 @@ export class Ranks {
         lengths.map((n, r) => (ends(whats[r]!) ? n : 0)),
       )
       if (ends(what)) return lengths
-      const rank = whats.indexOf('fail')
+      const rank = whats.findIndex((w) => ends(w) && w !== 'stop')
       if (rank < 0) throw new RankStopped(`rank ${whats.indexOf('stop')} was stopped`)
-      throw new RankError(`rank ${rank}: ${Buffer.from(texts[rank]!).toString()}`)
+      throw new RankError(`rank ${rank}: ${Buffer.from(texts[rank]!).toString()}`, whats[rank] === 'break')
     }
     if (whats.some((w) => w !== what)) {
       this.#over = this.#broken = true

@@ -64,14 +64,12 @@ export class GradientSum {
     const mine = (await flat.data()) as Float32Array
     for (const { p } of there) mine[given + this.#places.get(p)!.index] = 1
     const parts = await ranks.gatherBytes(new Uint8Array(mine.buffer, mine.byteOffset, mine.byteLength))
-    const [first, ...rest] = parts.map((bytes) =>
-      tensor(new Float32Array(bytes.buffer, bytes.byteOffset, mine.length), [mine.length]),
-    )
-    for (const part of rest) accumulate([first!], [part])
-    const counts = (await first!.view([parameters.length], undefined, given).data()) as Float32Array
-    const sum = first!.to(device)
+    const [added, ...rest] = parts.map((bytes) => new Float32Array(bytes.buffer, bytes.byteOffset, mine.length))
+    // The sum of two float32 numbers in float64, rounded: that of a processor's float32.
+    for (const part of rest) for (let i = 0; i < part.length; i++) added![i]! += part[i]!
+    const sum = tensor(added!, [added!.length], 'float32', device)
     return {
-      gradient: (p) => (counts[this.#places.get(p)!.index] ? view(sum, p) : undefined),
+      gradient: (p) => (added![given + this.#places.get(p)!.index] ? view(sum, p) : undefined),
       losses: sum.view([k], undefined, this.#gradients),
     }
   }

@@ -172,7 +172,8 @@ class Run {
       return result
     } catch (error) {
       await ranks.failed(error, signal?.aborted)
-      const rescued = await this.folder.rescued(error, signal?.aborted === true || error instanceof RankStopped)
+      const stopped = signal?.aborted === true || error instanceof RankStopped
+      const rescued = stopped || ranks.sound(error) ? await this.folder.rescued(error, stopped) : error
       if (this.state.step > 0) await this.report.write()
       throw rescued
     } finally {

@@ -9,7 +9,7 @@ export const launcher = fileURLToPath(new URL('../../bin/mtransllama.mjs', impor
 
 /** Open MPI's mpirun and its options for a small machine; undefined where it is not installed. */
 export const mpirun: readonly string[] | undefined = ['mpirun.openmpi', 'mpirun']
-  .filter((name) => /Open MPI/.test(spawnSync(name, ['--version'], { encoding: 'utf8' }).stdout ?? ''))
+  .filter((name) => /OpenRTE|Open MPI/.test(spawnSync(name, ['--version'], { encoding: 'utf8' }).stdout ?? ''))
   .map((name) => [name, '--allow-run-as-root', '--oversubscribe'])[0]
 
 export interface Job {

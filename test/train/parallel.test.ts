@@ -8,12 +8,15 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { InputError } from '../../lib/errors.js'
+import { readManifest } from '../../lib/data/manifest.js'
+import { predictTogether, type Prediction, type Unpredicted } from '../../lib/eval/evaluate.js'
 import { localTransports } from '../../lib/ranks/local.js'
 import { RankError, Ranks, RankStopped } from '../../lib/ranks/ranks.js'
+import { Features } from '../../lib/session/features.js'
 import { openModel, type Model } from '../../lib/session/model.js'
 import type { TrainConfig } from '../../lib/train/config.js'
 import { train, type StepEvent, type TrainOptions, type TrainResult } from '../../lib/train/loop.js'
-import { start } from '../support/cli.js'
+import { cli, start, type Ended } from '../support/cli.js'
 import { launcher, mpirun, ranksOf, startJob } from '../support/mpi.js'
 import { configOf, jsonLines, makeWorld, trainConfig, type World } from '../support/world.js'
 
@@ -199,6 +202,30 @@ test('a clip that cannot be used is left out by all ranks', async () => {
   for (const error of errors(await together(2, refused))) assert.match(error.message, /noise\.mp4/)
 })
 
+test('two ranks predict what one predicts, each a share', async () => {
+  const samples = [...(await readManifest(world.train)), ...(await readManifest(world.val))]
+  samples[4] = { ...samples[4]!, video: at('noise.mp4') }
+  const predicted = async (ranks: Ranks): Promise<{ lines: (Prediction | Unpredicted)[]; computed: number }> => {
+    const features = new Features(model.checkpoint, { frames: 2, sampling: { kind: 'uniform' } })
+    const lines: (Prediction | Unpredicted)[] = []
+    let computed = 0
+    const { of } = features
+    features.of = (...args) => (computed++, of.apply(features, args))
+    const options = { batch: 3, maxTokens: 4, onUnpredicted: (line: Unpredicted) => void lines.push(line) }
+    for await (const p of predictTogether(ranks, model.checkpoint, features, samples, options)) lines.push(p)
+    return { lines: lines.sort((a, b) => (a.id < b.id ? -1 : 1)), computed }
+  }
+  const one = await predicted(new Ranks())
+  const [zero, other] = await Promise.all(localTransports(2).map((t) => predicted(new Ranks(t))))
+  const said = (lines: readonly (Prediction | Unpredicted)[]) =>
+    lines.map((l) => ('error' in l ? [l.id, l.error] : [l.id, l.prediction]))
+  assert.is(one.lines.length, samples.length)
+  assert.is(one.lines.filter((l) => 'error' in l).length, 1)
+  assert.equal(said(zero!.lines), said(one.lines))
+  assert.equal(other!.lines, zero!.lines)
+  assert.is(zero!.computed + other!.computed, one.computed)
+})
+
 test('ranks: an exchange that one rank enters differently says so on all', async () => {
   const [a, b] = localTransports(2).map((t) => new Ranks(t))
   const all = errors(await Promise.allSettled([a!.gather(1), b!.fromFirst(new Uint8Array(3))]))
@@ -319,6 +346,19 @@ under('mpirun: one sentence for what one rank finds, and for a missing flag', as
     /--parallel: expected mpi, since mpirun started 2 processes, but got nothing; with none each would/,
   )
   assert.not.ok(existsSync(join(a.output, 'last')))
+})
+
+under('mpirun: eval by two ranks writes the file that one writes', async () => {
+  const lines = async (name: string, more: string[], by: (...args: string[]) => Promise<Ended>): Promise<unknown> => {
+    const output = at(`${name}.jsonl`)
+    const args = ['--model', world.model, '--data', world.val, '--output', output, '--batch', '1', '--device', 'cpu']
+    const { code, out, err } = await by('eval', ...args, ...more)
+    assert.is(code, 0, err)
+    assert.is(out.match(/overall/g)?.length, 1)
+    return jsonLines(output).map(({ id, prediction, sample }) => ({ id, prediction, sample }))
+  }
+  const two = await lines('two-ranks', mpi, (...args) => startJob(ranksOf(2, ...args)).ended)
+  assert.equal(two, await lines('one-rank', [], cli))
 })
 
 test('the flag without mpirun: one rank, and a word about it', async () => {
