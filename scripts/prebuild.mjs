@@ -48,7 +48,7 @@ function run(command, args, env = {}) {
 }
 
 /** The libraries of Debian 11 for that architecture, fetched and checked by debootstrap; the folder they lie in. */
-function sysroot(debian) {
+function sysroot({ debian, triple }) {
   const folder = join(resolve(option('work') ?? '/var/tmp/mtransllama-prebuild'), debian)
   if (existsSync(folder)) return folder
   const [packages, part] = [`${folder}.packages`, `${folder}.part`]
@@ -76,6 +76,9 @@ function sysroot(debian) {
     rmSync(path)
     symlinkSync(relative(dirname(path), target), path)
   }
+  mkdirSync(join(part, 'gcc'))
+  for (const library of ['libstdc++.a', 'libgcc_eh.a'])
+    symlinkSync(join('..', 'usr', 'lib', 'gcc', triple, '10', library), join(part, 'gcc', library))
   rmSync(packages, { recursive: true })
   renameSync(part, folder)
   return folder
@@ -89,9 +92,9 @@ const build = [
   ...(cuda ? ['--cuda=on', '--archs=release'] : ['--cuda=off']),
 ]
 if (name in LINUX) {
-  const { debian, triple } = LINUX[name]
+  const { triple } = LINUX[name]
   const toolchain = join(root, 'scripts', 'prebuild', 'debian11.cmake')
-  run(process.execPath, [...build, `--toolchain=${toolchain}`], { MT_SYSROOT: sysroot(debian), MT_TRIPLE: triple })
+  run(process.execPath, [...build, `--toolchain=${toolchain}`], { MT_SYSROOT: sysroot(LINUX[name]), MT_TRIPLE: triple })
 } else if (name === `${platform}-${arch}`) run(process.execPath, build)
 else die(`${name} is compiled on such a machine alone, and this one is ${platform}-${arch}.`)
 const file = join(root, 'prebuilds', name, 'mtransllama.node')

@@ -1,6 +1,7 @@
 # CMake's toolchain of scripts/prebuild.mjs: this machine's GCC (12 or newer, for its instruction sets) and nvcc, against
 # the C and C++ libraries of Debian 11 in MT_SYSROOT. What is linked so asks for glibc 2.31 and for nothing of GCC's.
-# GCC looks into the machine's own folders first, hence every folder is named.
+# GCC looks into the machine's own folders first, hence every folder is named. Of GCC 10 only what depends on glibc is
+# linked, which the folder `gcc` holds: its libgcc does not know every processor feature that GCC 12 asks it for.
 set(root $ENV{MT_SYSROOT})
 set(triple $ENV{MT_TRIPLE}) # such as aarch64-linux-gnu
 string(REGEX REPLACE "-.*" "" processor ${triple})
@@ -21,7 +22,7 @@ string(REPLACE " " "," own "${own}")
 set(CMAKE_CUDA_FLAGS_INIT "-Xcompiler=${own} ${headers}")
 
 set(libraries "--sysroot=${root} -static-libstdc++ -static-libgcc -s")
-foreach(folder usr/lib/gcc/${triple}/10 usr/lib/${triple} lib/${triple})
+foreach(folder gcc usr/lib/${triple} lib/${triple})
   string(APPEND libraries " -B${root}/${folder} -L${root}/${folder}")
 endforeach()
 set(CMAKE_EXE_LINKER_FLAGS_INIT "${libraries}")

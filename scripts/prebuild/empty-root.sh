@@ -40,6 +40,7 @@ if [ ! -f "$root/.whole" ]; then
   rm -rf "$root"/var/cache/apt/archives "$root"/var/lib/apt/lists "$root"/usr/share/{doc,locale,man}
   touch "$root/.whole"
 fi
+rm -f "$root"/usr/local/bin/{node,npm,npx} # of an earlier run
 for tool in gcc g++ cc c++ clang make cmake python python3 node npm; do
   [ ! -e "$root/usr/bin/$tool" ] && [ ! -e "$root/usr/local/bin/$tool" ] || die "$root has $tool"
 done

@@ -1,12 +1,14 @@
 // What scripts/prebuild.mjs put into prebuilds/, held against what the package promises: old systems can load it, it
-// needs no other library, exports nothing else, and is small. And the page about it, against its record.
+// needs no other library, exports nothing else, is small, and uses the processor's instructions. And the page about it, against its record.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { compareVersions, glibcNeeded, readSharedLibrary, refusal } from '../../lib/addon.js'
+import { type Native, native } from '../../lib/native.js'
 import { pageFile, pageWith, Prebuilds, recordFile } from '../../scripts/docs/install.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -31,6 +33,13 @@ for (const platform of platforms.filter((name) => name.startsWith('linux-')))
       [],
     )
     assert.equal(library.exports.sort(), ['napi_register_module_v1', 'node_api_module_get_api_version_v1'])
+  })
+
+const here = `${process.platform}-${process.arch}`
+if (platforms.includes(here))
+  test('the one for this platform uses the instructions that a build on this machine uses', () => {
+    const brought = createRequire(import.meta.url)(join(folder, here, 'mtransllama.node')) as Native
+    assert.equal(brought.devices().cpu, native().devices().cpu)
   })
 
 if (platforms.length)
