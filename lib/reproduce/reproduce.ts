@@ -291,6 +291,8 @@ async function onTinyWorld(laboratory: Laboratory, options: ReproduceOptions): P
     format: 'mtransllama-study',
     version: 1,
     seeds,
+    precision: model.checkpoint.model.precision,
+    unfinished: plans.map((p) => p.name).filter((name) => !results.some((r) => r.name === name)),
     changed: settings,
     ...(await studyOf(results, laboratory.about, { train, test, stills }, (run, questions) =>
       laboratory.answers(run, questions, questions === 'test' ? test : stills),

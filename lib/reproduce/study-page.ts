@@ -153,7 +153,12 @@ export function studyPage(
   const { steps } = study.costs.find((c) => c.variant === 'full')!
   const curves = new Set(study.byClips.map((c) => c.clips)).size > 1
   const lacking = [
-    ...(study.seeds < 5 ? [`${study.seeds} seeds, not 5: what differs from seed to seed is known roughly`] : []),
+    ...(study.seeds < 5
+      ? [
+          `${study.seeds} ${study.seeds === 1 ? 'seed' : 'seeds'}, not 5: what differs from seed to seed is ${study.seeds === 1 ? 'not known' : 'known roughly'}`,
+        ]
+      : []),
+    ...(study.unfinished.length ? [`runs without a result yet (${study.unfinished.join(', ')})`] : []),
     ...(curves ? [] : ['runs on 64 and 250 clips (`--no-curves`)']),
     'other image models: there is one checkpoint, of one pre-training',
     'gates that start closed (`temporal.gateInit: 0`), which in so few steps hardly open',
@@ -174,7 +179,7 @@ export function studyPage(
   const parts = [
     '# The tiny world: what each part of the model brings',
     ...head,
-    `The image model of the demonstration is frozen, and adapters are trained on ${study.clips.train.toLocaleString('en')} generated clips of moving shapes: ${study.seeds} seeds for each variant, all else equal, ${steps.toLocaleString('en')} steps each. The full model has the demonstration's settings: gates before the temporal block, which start at 1. The test is ${study.questions.test} questions about ${study.clips.test} other clips, and ${study.questions.stills} about still pictures, which the image model was made for. Seeds change initial values and order; clips are the same. The last adapter answers, none is chosen by its score.`,
+    `The image model of the demonstration is frozen, and adapters are trained on ${study.clips.train.toLocaleString('en')} generated clips of moving shapes: ${study.seeds} ${study.seeds === 1 ? 'seed' : 'seeds'} for each variant, all else equal, in ${study.precision}, ${steps.toLocaleString('en')} steps each. The full model has the demonstration's settings: gates before the temporal block, which start at 1. The test is ${study.questions.test} questions about ${study.clips.test} other clips, and ${study.questions.stills} about still pictures, which the image model was made for. Seeds change initial values and order; clips are the same. The last adapter answers, none is chosen by its score.`,
     `Not in it: ${lacking.join('; ')}.${Object.keys(study.changed).length ? ` Changed from the recipe: \`${JSON.stringify(study.changed)}\`.` : ''}`,
     '## Accuracy',
     'In %, mean ± sample deviation over seeds.',
@@ -188,7 +193,7 @@ export function studyPage(
     ),
     variants.map((v) => `- \`${v.variant}\`: ${v.about}.`).join('\n'),
     '## Differences from the full model',
-    'Points of accuracy, seed by seed and question by question, with the interval that holds the middle 95 % of 2,000 draws of seeds and clips. Where it holds 0, the study is undecided.',
+    `Points of accuracy, seed by seed and question by question, with the interval that holds the middle 95 % of 2,000 draws of seeds and clips. Where it holds 0, the study is undecided.${study.seeds === 1 ? ' With one seed, clips alone are drawn: another seed may differ by more than the interval says.' : ''}`,
     ...picture('differences', 'Differences of each variant from the full model, with intervals'),
     markdownTable(
       ['variant', ...columns, 'verdict on all'],

@@ -67,11 +67,11 @@ export const STUDIED = [
   'full',
   'without-mqt',
   'reuse',
-  'without-dar',
-  'score',
-  'without-fusion',
-  'joint',
   'fresh',
+  'score',
+  'without-dar',
+  'joint',
+  'without-fusion',
 ] as const
 /** Of the curves: which variants, and over how many of the clips. */
 export const CURVES = { variants: ['full', 'fresh', 'without-mqt'], clips: [64, 250] } as const
@@ -99,6 +99,10 @@ export interface Study {
   format: 'mtransllama-study'
   version: 1
   seeds: number
+  /** What the model computed in. */
+  precision: string
+  /** Runs that had no result yet, of a report with `--finished`. */
+  unfinished: string[]
   clips: { train: number; test: number }
   questions: { test: number; stills: number }
   tasks: string[]
@@ -149,7 +153,7 @@ export async function studyOf(
   about: ReadonlyMap<string, string>,
   { train, test, stills }: { train: readonly Sample[]; test: readonly Sample[]; stills: readonly Sample[] },
   answersOf: AnswersOf,
-): Promise<Omit<Study, 'format' | 'version' | 'seeds' | 'changed'>> {
+): Promise<Omit<Study, 'format' | 'version' | 'seeds' | 'precision' | 'unfinished' | 'changed'>> {
   const tasks = [...new Set(test.flatMap((s) => s.task ?? []))]
   const trainClips = new Set(train.map((s) => s.video)).size
   const places = (task: string): number[] => [...test.keys()].filter((i) => task === ALL || test[i]!.task === task)
