@@ -20,7 +20,7 @@ export interface Difference {
   /** The middle 95 % of 2000 draws. */
   low: number
   high: number
-  /** `undecided` where 0 lies within. */
+  /** `undecided` where 0 lies within, and with one seed, whose luck is not known. */
   verdict: 'better' | 'worse' | 'undecided'
   seeds: number
   answers: number
@@ -75,7 +75,7 @@ export function pairedBySeed(
     difference: over(everySeed, everyClip),
     low,
     high,
-    verdict: low > 0 ? 'better' : high < 0 ? 'worse' : 'undecided',
+    verdict: sums.length < 2 || (low <= 0 && high >= 0) ? 'undecided' : low > 0 ? 'better' : 'worse',
     seeds: sums.length,
     answers: clips.length,
   }

@@ -181,6 +181,11 @@ export function studyPage(
     ...head,
     `The image model of the demonstration is frozen, and adapters are trained on ${study.clips.train.toLocaleString('en')} generated clips of moving shapes: ${study.seeds} ${study.seeds === 1 ? 'seed' : 'seeds'} for each variant, all else equal, in ${study.precision}, ${steps.toLocaleString('en')} steps each. The full model has the demonstration's settings: gates before the temporal block, which start at 1. The test is ${study.questions.test} questions about ${study.clips.test} other clips, and ${study.questions.stills} about still pictures, which the image model was made for. Seeds change initial values and order; clips are the same. The last adapter answers, none is chosen by its score.`,
     `Not in it: ${lacking.join('; ')}.${Object.keys(study.changed).length ? ` Changed from the recipe: \`${JSON.stringify(study.changed)}\`.` : ''}`,
+    ...(full.accuracy[ALL]!.mean < study.chance[ALL]! + 15
+      ? [
+          `**In ${steps.toLocaleString('en')} steps the full model has hardly begun to learn**: ${one(full.accuracy[ALL]!.mean)} against chance ${one(study.chance[ALL]!)}. The demonstration trains for more steps, and the README has what it reaches. What follows compares beginnings, and decides nothing about finished models.`,
+        ]
+      : []),
     '## Accuracy',
     'In %, mean ± sample deviation over seeds.',
     markdownTable(
@@ -193,7 +198,7 @@ export function studyPage(
     ),
     variants.map((v) => `- \`${v.variant}\`: ${v.about}.`).join('\n'),
     '## Differences from the full model',
-    `Points of accuracy, seed by seed and question by question, with the interval that holds the middle 95 % of 2,000 draws of seeds and clips. Where it holds 0, the study is undecided.${study.seeds === 1 ? ' With one seed, clips alone are drawn: another seed may differ by more than the interval says.' : ''}`,
+    `Points of accuracy, seed by seed and question by question, with the interval that holds the middle 95 % of 2,000 draws of seeds and clips. Where it holds 0, the study is undecided.${study.seeds === 1 ? ' With one seed, clips alone are drawn: another seed may differ by more than the interval says, so that nothing is decided.' : ''}`,
     ...picture('differences', 'Differences of each variant from the full model, with intervals'),
     markdownTable(
       ['variant', ...columns, 'verdict on all'],
@@ -205,7 +210,11 @@ export function studyPage(
       const d = of(variant)
       return d ? [`- ${question} \`${variant}\` less \`full\`: ${found(d.test[ALL]!)}.`] : []
     }).join('\n'),
-    'Two of these are not fair to a variant, and no evidence on the paper: without fusion the Q-Former sees no question, though this small one was pre-trained with a question always there, and a new block of weights (`fresh`) has the same learning rate as the rest.',
+    ...(of('without-fusion') && of('fresh')
+      ? [
+          'Two of these are not fair to a variant, and no evidence on the paper: without fusion the Q-Former sees no question, though this small one was pre-trained with a question always there, and a new block of weights (`fresh`) has the same learning rate as the rest.',
+        ]
+      : []),
     '## Defaults that the paper leaves open',
     [
       open('score', 'dar.mode', 'attention', 'score', 'attention'),

@@ -27,6 +27,8 @@ test('the difference is the mean over seeds and answers; a clear one is better o
   const same = pairedBySeed(good, good, clips)
   assert.equal([same.difference, same.low, same.high, same.verdict], [0, 0, 0, 'undecided'])
   assert.equal(pairedBySeed(good, bad, clips), d, 'the same draws each time')
+  const [first, other] = [good.slice(0, 1), bad.slice(0, 1)]
+  assert.is(pairedBySeed(first, other, clips).verdict, 'undecided', 'one seed')
 })
 
 test('seeds that disagree widen the interval, though every clip agrees', () => {
