@@ -306,7 +306,10 @@ function checkConfig(
   const old = unpack(saved.config) as Record<string, unknown>
   const { samples, ...rest } = old
   const then = saved.version === 1 && Array.isArray(samples) ? rest : old
-  const [before, now] = [new Map([...flat(assumed), ...flat(then)]), new Map(flat(config))]
+  const known = flat(then)
+  // A number for all groups is no default beside one for each of them.
+  const unknown = flat(assumed).filter(([key]) => !known.some(([other]) => other.startsWith(`${key}.`)))
+  const [before, now] = [new Map([...unknown, ...known]), new Map(flat(config))]
   const epochs = 'train.epochs'
   const more = Number(now.get(epochs)) >= Number(before.get(epochs))
   const differ = [...new Set([...before.keys(), ...now.keys()])].filter(

@@ -65,7 +65,9 @@ const small = {
 }
 
 test('from every save, also in the middle of an epoch, a run ends with the bits of one that was not stopped', async () => {
-  const config = trainConfig(world, 'whole', { train: { ...small, schedule: 'linear', warmup: 2 } })
+  // Rates by group: what they are by default is one number.
+  const perGroup = { ...small, lr: { lora: 3e-3, router: 6e-3, position: 3e-3 } }
+  const config = trainConfig(world, 'whole', { train: { ...perGroup, schedule: 'linear', warmup: 2 } })
   const seen: ValidationEvent[] = []
   const whole = await train(config, { model, onValidation: (e) => void seen.push(e) })
   assert.equal(
