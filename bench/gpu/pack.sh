@@ -71,9 +71,10 @@ function add(name, from, optional) {
 for (const name of process.argv.slice(2)) add(name, '', false)
 console.log([...found].join('\n'))
 JS
-# esbuild's own program is a second copy of that of its platform's package, zod has each module twice; maps, types and
+# esbuild's own program is a second copy of that of its platform's package, zod has each module twice and an older zod,
+# sharp its sources, yaml a copy for browsers; maps, types and
 # sources are read by nobody.
-tar -cf - --exclude=node_modules/esbuild/bin --exclude='node_modules/zod/*.cjs' --exclude='*.map' --exclude='*.ts' --exclude='*.mts' --exclude='*.cts' --exclude='*.md' -T "$stage/packages" | tar -xf - -C "$stage"
+tar -cf - --exclude=node_modules/esbuild/bin --exclude='node_modules/zod/*.cjs' --exclude=node_modules/zod/v3 --exclude=node_modules/sharp/src --exclude=node_modules/yaml/browser --exclude='*.map' --exclude='*.ts' --exclude='*.mts' --exclude='*.cts' --exclude='*.md' -T "$stage/packages" | tar -xf - -C "$stage"
 
 # ---- the addon, and what it asks of the C library ----
 
@@ -112,7 +113,12 @@ echo "$commit" >.gpu/commit
 cp .gpu/id "$kit/id"
 rm -f .gpu/before.json .gpu/kit.tar.xz
 say 'packing (minutes)'
-tar -C "$stage" --owner=0 --group=0 -cf - node_modules build-gpu | nice xz -T0 --x86 --lzma2=preset="$preset" >.gpu/kit.tar.xz
+archive() { tar -C "$stage" --owner=0 --group=0 -cf - "$@"; }
+{
+  archive --exclude=build-gpu/kit/golden node_modules build-gpu | nice xz -T0 --x86 --lzma2=preset="$preset"
+  # Goldens are float32: a byte is told by its place in a number rather than by the bytes before it.
+  [ ! -d "$kit/golden" ] || archive build-gpu/kit/golden | nice xz -T0 --lzma2=preset="$preset",lc=2,lp=2
+} >.gpu/kit.tar.xz
 bytes() { tr '\n' '\0' | xargs -0 stat -c %s 2>/dev/null | awk '{ s += $1 } END { print s + 0 }'; }
 tree=$(git ls-files -co --exclude-standard | bytes)
 carried=$(stat -c %s .gpu/kit.tar.xz)

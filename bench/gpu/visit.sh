@@ -28,7 +28,8 @@ began=$SECONDS
 case $mode in check | all) (python3 -c 'import torch, triton, transformers, peft, torch._inductor' >/dev/null 2>&1 </dev/null &) ;; esac
 if ! cmp -s .gpu/id "$kit/id"; then
   rm -rf build-gpu
-  tar -xJf .gpu/kit.tar.xz 2>/dev/null || python3 -c 'import tarfile; tarfile.open(".gpu/kit.tar.xz").extractall(".")' || { echo 'visit.sh: .gpu/kit.tar.xz could not be unpacked; make it with bench/gpu/pack.sh' >&2; exit 1; }
+  # Two archives, one behind the other.
+  tar -xJif .gpu/kit.tar.xz 2>/dev/null || python3 -c 'import tarfile; tarfile.open(".gpu/kit.tar.xz", ignore_zeros=True).extractall(".")' || { echo 'visit.sh: .gpu/kit.tar.xz could not be unpacked; make it with bench/gpu/pack.sh' >&2; exit 1; }
 fi
 export MT_NODE=$kit/node MT_COMMIT
 MT_COMMIT=$(cat .gpu/commit)
