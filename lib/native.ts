@@ -126,6 +126,17 @@ export interface Instruments {
   fragments(device: number): { found: number[]; expected: number[] }
 }
 
+/** MPI, on a thread of its own; `lib/ranks/mpi.ts` opens it. */
+export interface Mpi {
+  /** Opens the first of these libraries that is there. Once a process. */
+  open(libraries: readonly string[]): Promise<void>
+  about(): { rank: number; size: number; version: string; file: string }
+  allgather(bytes: Uint8Array): Promise<ArrayBuffer>
+  broadcast(bytes: Uint8Array, root: number): Promise<ArrayBuffer>
+  abort(code: number): void
+  close(): Promise<void>
+}
+
 export interface Native {
   /**
    * `into`: a released tensor whose handle is reused. A Float64Array, and a dtype's number, are passed to native code
@@ -181,6 +192,7 @@ export interface Native {
   releaseCached(): void
   threads(n?: number): number
   instruments: Instruments
+  mpi: Mpi
   ops: Ops
   signatures: string[]
 }

@@ -5,22 +5,6 @@ import { native } from '../native.js'
 import { threads } from '../tensor/runtime.js'
 import { alone, Ranks } from './ranks.js'
 
-declare module '../native.js' {
-  /** MPI, on a thread of its own. */
-  interface NativeMpi {
-    /** Opens the first of these libraries that is there. Once a process. */
-    open(libraries: readonly string[]): Promise<void>
-    about(): { rank: number; size: number; version: string; file: string }
-    allgather(bytes: Uint8Array): Promise<ArrayBuffer>
-    broadcast(bytes: Uint8Array, root: number): Promise<ArrayBuffer>
-    abort(code: number): void
-    close(): Promise<void>
-  }
-  interface Native {
-    mpi: NativeMpi
-  }
-}
-
 /** How mpirun started this process. */
 export interface Launch {
   /** Processes of the run, and of them those on this machine; this one's number among the latter. */

@@ -314,6 +314,15 @@ async function blind(): Promise<void> {
       if (!/^(read|\w+): /.test(error.message)) fault(`read rejected with "${error.message}"`)
     })
   }
+  // No process of mpirun: nothing of it can be called.
+  for (const [name, f] of Object.entries(n.mpi as unknown as Record<string, (...args: unknown[]) => unknown>)) {
+    let promise: unknown
+    if (!judged(name, () => (promise = f(anything(), anything())))) continue
+    await Promise.resolve(promise).catch((error: Error) => {
+      count.rejected++
+      if (/\n/.test(error.message)) fault(`${name} rejected with "${error.message}"`)
+    })
+  }
   // Reading this array's element releases the tensor that the call uses.
   const victim = made([4], 'float32')
   const shape = [2]
