@@ -72,7 +72,8 @@ export function encode(
       special,
     } = checkpoint
     const routed = routeText(sample, config)
-    const most = Math.min(MAX_ANSWER, language.maxPositions)
+    // A decoder of its own has positions for the answer alone.
+    const most = 'startId' in language ? Math.min(MAX_ANSWER, language.maxPositions) : MAX_ANSWER
     const ids = answer === undefined ? [] : answerIds(tokenizer, answer, special, most)
     if (ids.length === 1)
       throw invalid('answer', 'a text of at least one token', answer, 'the tokenizer gives no token for it')
