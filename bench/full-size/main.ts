@@ -82,7 +82,11 @@ async function run(
       for (const task of tasks) {
         console.log(`${task}, ${dtype}, --weights ${weights}`)
         const found = await child(task, folder, weights)
-        const one = task === 'ask' ? { ask: AskRun.parse(found) } : { train: TrainRun.parse(found) }
+        const at = commit()
+        const one =
+          task === 'ask'
+            ? { ask: { ...AskRun.parse(found), commit: at.commit } }
+            : { train: { ...TrainRun.parse(found), commit: at.commit } }
         console.log(`  ${told(one)}`)
         add(file, { stored: dtype, weights, fileBytes: bytesIn(folder), ...one })
       }
@@ -108,7 +112,7 @@ function told({ ask, train }: Partial<FullSize['runs'][number]>): string {
 function add(file: string, run: FullSize['runs'][number]): void {
   const before = existsSync(file) ? FullSize.parse(JSON.parse(readFileSync(file, 'utf8'))) : undefined
   // Each run keeps what it was measured with.
-  const earlier = (before?.runs ?? []).map((r) => ({ commit: before!.commit, isa: before!.machine.isa, ...r }))
+  const earlier = (before?.runs ?? []).map((r) => ({ isa: before!.machine.isa, ...r }))
   const { isa } = machine()
   const same = (r: FullSize['runs'][number]): boolean =>
     r.stored === run.stored && r.weights === run.weights && r.isa === isa
@@ -119,7 +123,7 @@ function add(file: string, run: FullSize['runs'][number]): void {
     ...commit(),
     date: today(),
     threads: threads(),
-    runs: [...earlier.filter((r) => !same(r)), { ...earlier.find(same), ...run, commit: commit().commit, isa }],
+    runs: [...earlier.filter((r) => !same(r)), { ...earlier.find(same), ...run, isa }],
   } satisfies FullSize)
   mkdirSync(join(file, '..'), { recursive: true })
   writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)

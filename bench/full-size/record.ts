@@ -7,6 +7,7 @@ const seconds = z.number().min(0)
 
 /** What both runs say of their process. */
 const shared = {
+  commit: Result.shape.commit.optional().describe('that it was measured at'),
   precision: z.enum(['float32', 'bfloat16']),
   form: z.string().describe('in which form frozen matrices are held'),
   notes: z.array(z.string()),
@@ -57,7 +58,6 @@ export const FullSize = z.strictObject({
       stored: z.enum(['float32', 'bfloat16']),
       weights: z.string(),
       fileBytes: positive,
-      commit: Result.shape.commit.optional().describe('that it was measured at'),
       isa: z.string().optional().describe('instructions of the processor that were used'),
       ask: AskRun.optional(),
       train: TrainRun.optional(),

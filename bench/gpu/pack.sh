@@ -72,8 +72,7 @@ for (const name of process.argv.slice(2)) add(name, '', false)
 console.log([...found].join('\n'))
 JS
 # esbuild's own program is a second copy of that of its platform's package, zod has each module twice and an older zod,
-# sharp its sources, yaml a copy for browsers; maps, types and
-# sources are read by nobody.
+# sharp its sources, yaml a copy for browsers; maps, types and sources are read by nobody.
 tar -cf - --exclude=node_modules/esbuild/bin --exclude='node_modules/zod/*.cjs' --exclude=node_modules/zod/v3 --exclude=node_modules/sharp/src --exclude=node_modules/yaml/browser --exclude='*.map' --exclude='*.ts' --exclude='*.mts' --exclude='*.cts' --exclude='*.md' -T "$stage/packages" | tar -xf - -C "$stage"
 
 # ---- the addon, and what it asks of the C library ----
