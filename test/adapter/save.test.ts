@@ -27,6 +27,7 @@ import { memory, sync } from '../../lib/tensor/runtime.js'
 import { settled } from '../support/memory.js'
 import type { FileSystem } from '../../lib/files/atomic.js'
 import { readEntry, readHeader, writeSafetensors, type TensorData } from '../../lib/files/safetensors.js'
+import { refusal } from '../support/refusal.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'mtransllama-adapter-'))
 test.after(() => rmSync(folder, { recursive: true, force: true }))
@@ -50,17 +51,6 @@ const make = (config: object = {}, seed = 1, masks: GivenMasks = {}) =>
   new Adapter(model, parseAdapterConfig({ ...small, ...config }), { seed, masks })
 const meta: AdapterMeta = { fingerprint: '0123456789abcdef'.repeat(4), base: 'tiny-base' }
 const base = { model: { config: model }, plan: { folder: '/models/tiny-base/' }, fingerprint: meta.fingerprint }
-
-async function refusal(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise
-  } catch (error) {
-    assert.instance(error, InputError, String((error as Error).stack))
-    assert.not.match((error as Error).message, /\n/)
-    return (error as Error).message
-  }
-  return assert.unreachable('nothing was refused') as never
-}
 
 /** Bits of every parameter, by name. */
 async function bits(adapter: Adapter): Promise<Map<string, string>> {

@@ -10,9 +10,9 @@ import { DATASETS, datasetNamed, promptsOf } from '../../lib/data/datasets/datas
 import { stratified } from '../../lib/data/datasets/dataset.js'
 import { prepare, writeManifests, type Prepared, type PrepareOptions } from '../../lib/data/datasets/prepare.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
-import { InputError } from '../../lib/errors.js'
 import { cli } from '../support/cli.js'
 import { temporaryFolder } from '../support/tiny.js'
+import { refusal } from '../support/refusal.js'
 
 const root = temporaryFolder('datasets')
 let folders: Record<string, string>
@@ -28,17 +28,6 @@ function splitsOf(samples: Sample[]): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const { split } of samples) counts[split!] = (counts[split!] ?? 0) + 1
   return counts
-}
-
-async function failure(act: () => Promise<unknown>): Promise<string> {
-  try {
-    await act()
-  } catch (error) {
-    assert.instance(error, InputError, String((error as Error).stack))
-    assert.not.match((error as Error).message, /\n/)
-    return (error as Error).message
-  }
-  return assert.unreachable('nothing was thrown') as never
 }
 
 /** A copy of a folder with one file changed. */
@@ -140,9 +129,9 @@ test('prompts are data: a file of a user replaces them, and what is wrong in it 
     ],
     ['mine:\n  about: a\n', /mine\.prompt: expected text/],
   ] as const)
-    assert.match(await failure(() => read('mustard', { promptFile: sets(text) })), message)
+    assert.match(await refusal(() => read('mustard', { promptFile: sets(text) })), message)
   assert.match(
-    await failure(() => read('mustard', { prompts: 'papr' })),
+    await refusal(() => read('mustard', { prompts: 'papr' })),
     /^--prompts: expected paper, perhaps, but got "papr"\.$/,
   )
 })
@@ -166,7 +155,7 @@ test('MUStARD: the official folds cover every sample once, stratified ones have 
     [{ splitting: 'speaker', fold: 1 }, /^--fold: expected nothing for MUStARD/],
     [{ splitting: 'random' }, /^--splitting: expected official, stratified, speaker, but got "random"\.$/],
   ] as const)
-    assert.match(await failure(() => read('mustard', options)), message)
+    assert.match(await refusal(() => read('mustard', options)), message)
 })
 
 test("MUStARD*: MMLA's ids have the paper's counts; seeded and listed ids are other ways", async () => {
@@ -181,7 +170,7 @@ test("MUStARD*: MMLA's ids have the paper's counts; seeded and listed ids are ot
   assert.equal(splitsOf(listed.samples), { train: 2, val: 1, test: 17 })
   writeFileSync(file, JSON.stringify({ train: ['1_100', '9_9'] }))
   assert.match(
-    await failure(() => read('mustard-star', { splitting: 'ids', ids: file })),
+    await refusal(() => read('mustard-star', { splitting: 'ids', ids: file })),
     /ids\.json: expected ids of the dataset, but got "9_9"/,
   )
 })
@@ -273,7 +262,7 @@ test('videos that are missing are left out, counted by split and named; --list-n
 })
 
 test('folders that are not the published ones: one sentence each', async () => {
-  const of = (name: string, source: string): Promise<string> => failure(() => prepare(datasetNamed(name), { source }))
+  const of = (name: string, source: string): Promise<string> => refusal(() => prepare(datasetNamed(name), { source }))
   assert.match(
     await of('mustard', folders['youcook2']!),
     /youcook2: expected sarcasm_data\.json, as soujanyaporia\/MUStARD publishes it, .*the folder is another one, or the download is not complete\.$/,
@@ -339,7 +328,7 @@ test('folders that are not the published ones: one sentence each', async () => {
     assert.match(await of('mustard', folds(first, first, first, first, first)), message)
   assert.match(await of('mustard', folds([all, []])), /split_indices\.p: expected a list of five pairs/)
   assert.match(
-    await failure(async () => datasetNamed('mustrad')),
+    await refusal(async () => datasetNamed('mustrad')),
     /there is no dataset named "mustrad"; did you mean mustard\?$/,
   )
 })
@@ -356,7 +345,7 @@ test('samples that cannot be used are left out, counted, the first one named', a
     readFileSync(join(folders['ur-funny']!, 'data_folds.pkl')),
   )
   assert.match(
-    await failure(() => prepare(datasetNamed('ur-funny'), { source: lacking })),
+    await refusal(() => prepare(datasetNamed('ur-funny'), { source: lacking })),
     /expected samples of UR-FUNNY v2, but got none/,
   )
 })

@@ -6,12 +6,12 @@ import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSy
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { InputError } from '../../lib/errors.js'
 import { findModel, findOnHub, isHubName, type HubOptions } from '../../lib/files/hub.js'
 import { cli } from '../support/cli.js'
 import { fullDisk } from '../support/full-disk.js'
 import { temporaryFolder } from '../support/tiny.js'
 import { writeCheckpoint } from '../support/world.js'
+import { refusal } from '../support/refusal.js'
 
 const NAME = 'owner/tiny-blip'
 const sha1 = (b: Uint8Array): string => createHash('sha1').update(`blob ${b.length}\0`).update(b).digest('hex')
@@ -112,17 +112,6 @@ const options = (more: HubOptions = {}): HubOptions => ({
   ...more,
 })
 const home = (o: HubOptions): string => join(o.cache!, 'models--owner--tiny-blip')
-
-async function refusal(act: () => Promise<unknown>): Promise<string> {
-  try {
-    await act()
-  } catch (error) {
-    assert.instance(error, InputError, String((error as Error).stack))
-    assert.not.match((error as Error).message, /\n/)
-    return (error as Error).message
-  }
-  return assert.unreachable('nothing was refused') as never
-}
 
 test('a model in the cache of huggingface_hub: blobs by checksum, links of a snapshot, a reference', async () => {
   const o = options({ token: 'hf_secret' })

@@ -6,7 +6,6 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { makeDatasets } from '../../examples/datasets/make.js'
 import { renderClips, renderStills } from '../../examples/tiny-world/render.js'
-import { InputError } from '../../lib/errors.js'
 import { EXPERIMENTS, VARIANTS } from '../../lib/reproduce/experiments.js'
 import { reproduce, type ReproduceOptions } from '../../lib/reproduce/reproduce.js'
 import type { Report } from '../../lib/reproduce/report.js'
@@ -15,6 +14,7 @@ import { openModel, type Model } from '../../lib/session/model.js'
 import { start } from '../support/cli.js'
 import { temporaryFolder } from '../support/tiny.js'
 import { missing, writeCheckpoint } from '../support/world.js'
+import { refusal } from '../support/refusal.js'
 
 const root = temporaryFolder('reproduce')
 /** Few steps of a small adapter; all runs save each step, so that a killed one resumes within an epoch. */
@@ -165,38 +165,28 @@ if (!skipped) {
   })
 
   test('what is wrong is one sentence: another plan, other data, no data, a strange name', async () => {
-    const failure = async (act: () => Promise<unknown>): Promise<string> => {
-      try {
-        await act()
-      } catch (error) {
-        assert.instance(error, InputError, String((error as Error).stack))
-        assert.not.match((error as Error).message, /\n/)
-        return (error as Error).message
-      }
-      return assert.unreachable('nothing was thrown') as never
-    }
     const other = { ...settings, train: { ...settings.train, batch: 2 } }
     assert.match(
-      await failure(() => run('youcook2', out('youcook2'), { settings: other })),
+      await refusal(() => run('youcook2', out('youcook2'), { settings: other })),
       /full\.seed-0: holds a run of other settings, samples or another model; choose another --out, or remove the folder\.$/,
     )
     assert.match(
-      await failure(() => run('youcook2', out('youcook2'), { data: { trainLimit: 2 } })),
+      await refusal(() => run('youcook2', out('youcook2'), { data: { trainLimit: 2 } })),
       /data: holds data that was prepared from other files, with other options or for another model; choose another --out\.$/,
     )
     assert.match(
-      await failure(() => run('qaego4d', out('other'), { data: { folds: true } })),
+      await refusal(() => run('qaego4d', out('other'), { data: { folds: true } })),
       /^--folds: expected data in folds/,
     )
     assert.match(
-      await failure(() => run('qaego4d', out('other'), { data: { splitting: 'close' } })),
+      await refusal(() => run('qaego4d', out('other'), { data: { splitting: 'close' } })),
       /has no sample to train on here\.$/,
     )
     assert.match(
-      await failure(() => run('mustrad', out('other'))),
+      await refusal(() => run('mustrad', out('other'))),
       /^reproduce: there is no experiment named "mustrad"; did you mean mustard\?$/,
     )
-    assert.match(await failure(() => run('mustard', out('other'), { variants: ['fress'] })), /did you mean fresh\?$/)
+    assert.match(await refusal(() => run('mustard', out('other'), { variants: ['fress'] })), /did you mean fresh\?$/)
     const lacking = await start('reproduce', 'youcook2', '--model', join(root, 'model'), '--out', out('none')).ended
     assert.is(lacking.code, 1)
     assert.match(lacking.err, /--source: expected the folder with the published files, but got nothing\.\n$/)

@@ -1,9 +1,10 @@
-/** What a promise is refused with, for tests of errors that users see. */
+/** What a promise or a call is refused with, for tests of errors that users see. */
 import * as assert from 'uvu/assert'
 import { InputError } from '../../lib/errors.js'
 
-/** The message of the InputError that a promise rejects with: one line. Anything else fails the test. */
-export async function refusal(promise: Promise<unknown>): Promise<string> {
+/** The message of the InputError that a promise, or a call, ends with: one line. Anything else fails the test. */
+export async function refusal(act: Promise<unknown> | (() => unknown)): Promise<string> {
+  const promise = typeof act === 'function' ? (async () => act())() : act
   const error: unknown = await promise.then(
     () => assert.unreachable('nothing was thrown'),
     (thrown: unknown) => thrown,

@@ -14,10 +14,10 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { InputError } from '../../lib/errors.js'
 import { openModel, type Model } from '../../lib/session/model.js'
 import { train, type StepEvent, type ValidationEvent } from '../../lib/train/loop.js'
 import { jsonLines, makeWorld, trainConfig, type World } from '../support/world.js'
+import { refusal } from '../support/refusal.js'
 
 let world: World
 let model: Model
@@ -28,16 +28,6 @@ test.before(async () => {
 test.after(() => model.dispose())
 
 const at = (...parts: string[]): string => join(world.root, ...parts)
-async function failure(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise
-  } catch (error) {
-    assert.instance(error, InputError, String((error as Error).stack))
-    assert.not.match((error as Error).message, /\n/)
-    return (error as Error).message
-  }
-  return assert.unreachable('nothing was thrown') as never
-}
 /** All files of tensors in a folder, by name. */
 const weightsIn = (folder: string): Map<string, string> =>
   new Map(
@@ -105,7 +95,7 @@ test('from every save, also in the middle of an epoch, a run ends with the bits 
     )
   }
   assert.match(
-    await failure(train(config, { model, resume: 'step-99' })),
+    await refusal(train(config, { model, resume: 'step-99' })),
     /^--resume: expected a save of \S+, but got "step-99"; there are last, step-8, .*step-1\.$/,
   )
 })
@@ -122,7 +112,7 @@ test('as many saves are kept as keepLast says, and a damaged one names those tha
     readFileSync(join(config.output, 'last', 'training.safetensors')).subarray(0, 999),
   )
   assert.match(
-    await failure(train(config, { model, resume: true })),
+    await refusal(train(config, { model, resume: true })),
     /last\/training\.safetensors: .*; earlier saves are step-2: --resume step-2\.$/,
   )
   await train(config, { model, resume: 'step-2' })
@@ -134,11 +124,11 @@ test('another configuration, other data and another base are refused with the di
   const other = (train: object, data: object = {}) =>
     trainConfig(world, 'same', { train: { ...small, epochs: 1, ema: 0, ...train }, data })
   assert.match(
-    await failure(train(other({ lr: 0.01, batching: 'shuffled' }), { model, resume: true })),
+    await refusal(train(other({ lr: 0.01, batching: 'shuffled' }), { model, resume: true })),
     /another configuration: train\.batching was "length" and is now "shuffled", train\.lr was 0\.003 and is now 0\.01; restore it/,
   )
   assert.match(
-    await failure(train(other({ epochs: 2 }), { model, resume: true })),
+    await refusal(train(other({ epochs: 2 }), { model, resume: true })),
     /train\.epochs was 1 and is now 2; allow it with --extend, or restore it/,
   )
   const lines = readFileSync(world.train, 'utf8').trim().split('\n')
@@ -147,14 +137,14 @@ test('another configuration, other data and another base are refused with the di
   const { answer, choices, ...first } = JSON.parse(lines[0]!)
   writeFileSync(changed, [JSON.stringify({ ...first, answer: 'other' }), ...lines.slice(2)].join('\n'))
   assert.match(
-    await failure(train(other({}, { train: changed }), { model, resume: true })),
+    await refusal(train(other({}, { train: changed }), { model, resume: true })),
     /other training samples: "[^"]+" is gone, "[^"]+" says something else; restore the manifest/,
   )
   writeFileSync(changed, [...lines.slice(1), lines[0]].join('\n'))
-  assert.match(await failure(train(other({}, { train: changed }), { model, resume: true })), /in another order/)
+  assert.match(await refusal(train(other({}, { train: changed }), { model, resume: true })), /in another order/)
   // What changes neither what is learned nor what is chosen may change.
   await train(other({ saveEvery: 0, keepLast: 1, log: ['jsonl', 'csv'] }), { model, resume: true })
-  assert.match(await failure(train(other({ epochs: 2 }), { model, extend: true })), /holds a run already/)
+  assert.match(await refusal(train(other({ epochs: 2 }), { model, extend: true })), /holds a run already/)
   const extended = await train(other({ epochs: 2 }), { model, resume: true, extend: true })
   assert.is(extended.epochs.length, 2)
   const through = trainConfig(world, 'two', { train: { ...small, epochs: 2, ema: 0 } })
@@ -220,7 +210,7 @@ test('a save that fails is said once, the run goes on, and the next save point w
 test('a run whose last save fails says so at the end, and keeps what was there', async () => {
   const config = trainConfig(world, 'lost', { train: { ...small, epochs: 1 }, data: { val: undefined } })
   const notices: string[] = []
-  const message = await failure(
+  const message = await refusal(
     train(config, {
       model,
       onNotice: (sentence) => void notices.push(sentence),
@@ -239,7 +229,7 @@ test('a run whose last save fails says so at the end, and keeps what was there',
 test('two runs in one folder: the second is refused', async () => {
   const config = trainConfig(world, 'twice', { train: { epochs: 1 }, data: { val: undefined } })
   let second: Promise<string> | undefined
-  await train(config, { model, onStep: () => void (second ??= failure(train(config, { model, resume: true }))) })
+  await train(config, { model, onStep: () => void (second ??= refusal(train(config, { model, resume: true }))) })
   assert.match(await second!, new RegExp(`^output: \\S+twice is in use by process ${process.pid} on `))
   assert.not.ok(existsSync(join(config.output, 'run.lock')))
 })
@@ -254,7 +244,7 @@ test('training ends after patience validations without a new best, by the metric
   assert.ok(result.epochs[best]!.best)
   assert.equal((await train(config, { model, resume: true })).epochs, result.epochs)
   assert.match(
-    await failure(
+    await refusal(
       Promise.resolve().then(() =>
         trainConfig(world, 'no', { train: { metric: 'accuracy' }, data: { val: undefined } }),
       ),
@@ -293,12 +283,12 @@ test('clips that cannot be used are left out, named and counted, up to maxSkippe
     steps.every((s) => s.steps === 6),
     '11 samples in batches of 4',
   )
-  assert.match(await failure(train(config('refused', 0), events)), /noise\.mp4/)
+  assert.match(await refusal(train(config('refused', 0), events)), /noise\.mp4/)
   writeFileSync(at('noise.mp4'), 'neither is this')
   lines[4]!.video = at('noise.mp4')
   writeFileSync(at('bad.jsonl'), lines.map((l) => JSON.stringify(l)).join('\n'))
   assert.match(
-    await failure(train(config('more', 1), events)),
+    await refusal(train(config('more', 1), events)),
     /^data: 1 of \d+ clips cannot be used, so 2 samples would be left out, and train\.maxSkipped is 1: /,
   )
 })

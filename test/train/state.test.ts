@@ -7,7 +7,6 @@ import { join } from 'node:path'
 import { Adapter } from '../../lib/adapter/adapter.js'
 import { parseAdapterConfig } from '../../lib/adapter/config.js'
 import { loadAdapter } from '../../lib/adapter/save.js'
-import { InputError } from '../../lib/errors.js'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
 import { Random } from '../../lib/ops/random.js'
 import { keep } from '../../lib/tensor/scope.js'
@@ -16,6 +15,7 @@ import { settled } from '../support/memory.js'
 import { configHash, hasState, loadState, saveBest, saveState, type TrainingState } from '../../lib/train/state.js'
 import { AdamW } from '../../lib/train/optimizer.js'
 import type { FileSystem } from '../../lib/files/atomic.js'
+import { refusal } from '../support/refusal.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'mtransllama-checkpoint-'))
 test.after(() => rmSync(folder, { recursive: true, force: true }))
@@ -60,17 +60,6 @@ async function bits({ adapter, optimizer }: ReturnType<typeof start>): Promise<s
   return Promise.all(
     tensors.map(async (t) => Buffer.from(((await t.data()) as Float32Array).slice().buffer).toString('hex')),
   )
-}
-
-async function refusal(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise
-  } catch (error) {
-    assert.instance(error, InputError, String((error as Error).stack))
-    assert.not.match((error as Error).message, /\n/)
-    return (error as Error).message
-  }
-  return assert.unreachable('nothing was refused') as never
 }
 
 const progress = { epoch: 2, position: 5, best: -Infinity, history: [{ loss: 0.25 }, { loss: NaN }] }
