@@ -50,13 +50,14 @@ export async function reportPage(runs: readonly RunRecord[]): Promise<string> {
     read(own('base.css')),
     read(own('report.css')),
     read(join(charts, 'uPlot.iife.min.js')),
-    read(own('parts.mjs')),
-    read(own('report.mjs')),
+    ...['parts.mjs', 'pieces.mjs', 'training.mjs', 'answers.mjs', 'report.mjs'].map((name) => read(own(name))),
   ])
   const style = parts.slice(0, 3).join('\n')
   const [library, ...modules] = parts.slice(3) as [string, ...string[]]
   // The modules become one script: what they import of each other is there already.
-  const program = modules.map((code) => code.replace(/^import .*$/gm, '').replace(/^export /gm, '')).join('\n')
+  const program = modules
+    .map((code) => code.replace(/^import [^']*'[^']*'$/gm, '').replace(/^export /gm, ''))
+    .join('\n')
   const fill: Record<string, string> = {
     // Nothing but these very texts runs or is applied, and nothing is fetched, whatever the data says.
     policy: `default-src 'none'; img-src data:; style-src ${hash(style)}; script-src ${hash(library)} ${hash(program)}`,
