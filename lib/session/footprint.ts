@@ -32,7 +32,7 @@ import { noGrad } from '../tensor/tape.js'
 import { sync, threads } from '../tensor/runtime.js'
 import { empty, type Tensor } from '../tensor/tensor.js'
 import { isMatrix, memoryOf, weightsPolicy, type WeightsPolicy, type WeightsQuestion } from './budget.js'
-import { Decoder } from './greedy.js'
+import { Decoder } from './decoding.js'
 
 /** Bytes of one part of a footprint. */
 export interface FootprintRow {

@@ -9,7 +9,7 @@ import { noGrad } from '../tensor/tape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { beamSearch } from './beam.js'
 import { areFinite, Chooser, choosing, type ChooseOptions } from './choose.js'
-import { Decoder } from './greedy.js'
+import { Decoder } from './decoding.js'
 import { notFinite } from './finite.js'
 
 /** How an answer is generated. */

@@ -2,7 +2,7 @@
 // without.
 import { test as plain } from 'uvu'
 import * as assert from 'uvu/assert'
-import { Decoder } from '../../lib/session/greedy.js'
+import { Decoder } from '../../lib/session/decoding.js'
 import { generate } from '../../lib/session/generate.js'
 import { loadImageModel } from '../../lib/session/checkpoint.js'
 import type { ImageModel } from '../../lib/models/image-model.js'
