@@ -9,6 +9,7 @@ import { tensor } from '../tensor/tensor.js'
 import {
   answerIds,
   MAX_ANSWER,
+  promptCut,
   promptIds,
   promptRoom,
   qformerIds,
@@ -50,7 +51,7 @@ export function imageTextConfig(checkpoint: TextSide, frames: number): TextConfi
 }
 
 /**
- * The ids of a sample's texts; the prompt is cut on the left to the room that is left beside visual tokens and answer.
+ * The ids of a sample's texts; the prompt is cut ({@link promptCut}) to the room that visual tokens and answer leave.
  *
  * @throws InputError, with the sample's name where it has one, for an answer without a token or too long for the
  *   language model, for a text that holds a placeholder token of a picture, and for an id without a row in the
@@ -89,7 +90,7 @@ export function encode(
         routed.qformer !== null && qformerTokenizer
           ? qformerIds(qformerTokenizer, routed.qformer, config.text.maxTokens)
           : undefined,
-      prompt: promptIds(tokenizer, routed.prompt, special, room),
+      prompt: promptIds(tokenizer, routed.prompt, special, room, promptCut(checkpoint.model.config)),
       answer: ids,
     }
     const mark = ['<image>', '<video>'].find((token) => encoded.prompt.includes(tokenizer.idOf(token) ?? -1))

@@ -49,12 +49,20 @@ export function qformerIds(tokenizer: Tokenizer, text: string, maxTokens = 128):
   return tokenizer.encode(text, { maxTokens, truncation: 'left' })
 }
 
-/** BOS and the prompt, or the prompt and EOS for an encoder, cut on the left of the prompt. */
+/**
+ * At which end a prompt loses what is too long: BLIP-2's over an encoder and a decoder on the right, as in its
+ * training, all others on the left.
+ */
+export const promptCut = (model: { family: string; language: { startId?: number } }): 'left' | 'right' =>
+  model.family === 'blip-2' && model.language.startId !== undefined ? 'right' : 'left'
+
+/** BOS and the prompt, or the prompt and EOS for an encoder; where it is too long, words are cut at the end `cut`. */
 export function promptIds(
   tokenizer: Tokenizer,
   prompt: string,
   special: Pick<SpecialIds, 'bosId'> & Partial<SpecialIds>,
   maxTokens = Infinity,
+  cut: 'left' | 'right' = 'left',
 ): number[] {
   const before = special.bosId === null ? [] : [special.bosId]
   const after = special.startId === undefined || special.eosId === undefined ? [] : [special.eosId]
@@ -68,7 +76,7 @@ export function promptIds(
     )
   return [
     ...before,
-    ...tokenizer.encode(prompt, { addSpecialTokens: false, maxTokens: maxTokens - frame.length, truncation: 'left' }),
+    ...tokenizer.encode(prompt, { addSpecialTokens: false, maxTokens: maxTokens - frame.length, truncation: cut }),
     ...after,
   ]
 }

@@ -11,7 +11,7 @@ import { findPreprocessor } from '../data/preprocess.js'
 import { InputError, show } from '../errors.js'
 import { openTexts } from '../session/checkpoint.js'
 import { encode, type TextConfig, type TextSide } from '../session/encode.js'
-import { MAX_ANSWER, promptRoom, routeText } from '../text/prompts.js'
+import { MAX_ANSWER, promptCut, promptRoom, routeText } from '../text/prompts.js'
 import { checkOutput, hasState } from './state.js'
 import type { TrainConfig } from './config.js'
 
@@ -179,9 +179,11 @@ function cutsOf(
     const ids = qformerTokenizer!.encode(routed.qformer!, bare)
     return qformerTokenizer!.decode(ids.slice(0, tokens.qformer - config.text.maxTokens))
   })
-  cut('prompt', tokens.prompt, room, () =>
-    tokenizer.decode(tokenizer.encode(routed.prompt, bare).slice(0, tokens.prompt - room)),
-  )
+  cut('prompt', tokens.prompt, room, () => {
+    const ids = tokenizer.encode(routed.prompt, bare)
+    const kept = room - 1
+    return tokenizer.decode(promptCut(model.config) === 'left' ? ids.slice(0, ids.length - kept) : ids.slice(kept))
+  })
   cut('answer', tokens.answer, MAX_ANSWER, () =>
     tokenizer.decode(tokenizer.encode(sample.answer, bare).slice(MAX_ANSWER - 1)),
   )

@@ -1,7 +1,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { parseModelConfig } from '../../lib/checkpoint/config.js'
-import { answerIds, promptIds, promptRoom, qformerIds, routeText } from '../../lib/text/prompts.js'
+import { answerIds, promptCut, promptIds, promptRoom, qformerIds, routeText } from '../../lib/text/prompts.js'
 import { specialIds } from '../../lib/session/special-ids.js'
 import { makeTokenizer } from '../../lib/text/tokenizer.js'
 import { bert, bytes, llama } from './fixtures.js'
@@ -36,8 +36,18 @@ test("an encoder's prompt ends with EOS, has no BOS, and keeps its end", () => {
   const special = { bosId: null, eosId: 2, padId: 0, startId: 0 }
   assert.equal(promptIds(llamaTokenizer, 'What is unusual about this image?', special), [...what, 2])
   assert.equal(promptIds(llamaTokenizer, 'What is unusual about this image?', special, 4), [445, 1967, 29973, 2])
+  assert.equal(promptIds(llamaTokenizer, 'What is unusual about this image?', special, 4, 'right'), [1724, 338, 22910, 2])
   const t5 = language({ model_type: 't5', feed_forward_proj: 'gated-gelu', bos_token_id: 1 })
   assert.equal(specialIds(llamaTokenizer, t5), { bosId: null, eosId: 2, padId: 32000, startId: 0 })
+})
+
+test('a prompt too long loses its end in BLIP-2 over T5 alone', () => {
+  const t5 = { model_type: 't5', feed_forward_proj: 'gated-gelu' }
+  const cut = (model_type: string, text_config: object) => promptCut(parseModelConfig({ model_type, text_config }))
+  assert.is(cut('blip-2', t5), 'right')
+  assert.is(cut('instructblip', t5), 'left')
+  assert.is(cut('blip-2', { model_type: 'opt' }), 'left')
+  assert.is(cut('instructblip', { model_type: 'llama' }), 'left')
 })
 
 test('the answer has no BOS and always its EOS', () => {
