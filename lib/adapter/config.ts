@@ -183,7 +183,8 @@ export function checkAdapterConfig(
   if (adapter.fusion && !qformer.hasText) {
     throw new InputError(
       `${at('fusion')}: the Q-Former of a ${model.family} checkpoint has no text path, so it cannot read the dialogue; ` +
-        'set fusion: false (lateText: prompt then puts the dialogue in front of the prompt) or use an InstructBLIP checkpoint.',
+        'set fusion: false (lateText: prompt then puts the dialogue in front of the prompt) or use an InstructBLIP checkpoint, ' +
+        'also for the text path alone (qformer_text_from in config.json).',
     )
   }
   if (temporal.attention === 'joint' && dar.mode !== 'off') {

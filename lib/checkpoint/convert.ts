@@ -10,12 +10,15 @@ import type { FileSystem } from '../files/atomic.js'
 import { replaceFolder, type FolderFile, type FolderKind } from '../files/folder.js'
 import { DTYPE_BYTES } from '../files/safetensors.js'
 import { sizeOf } from '../shape.js'
-import { readModelConfig } from './config.js'
+import { qformerTokenizerFolder, readModelConfig } from './config.js'
+import type { ModelConfig } from '../models/image-model.js'
+import { readJsonObject } from '../files/json.js'
 import { hasWeights } from './files.js'
 import {
   assertComplete,
   planTensors,
   readPlanned,
+  textSource,
   type CheckpointPlan,
   type PlannedTensor,
   type Source,
@@ -32,6 +35,12 @@ export interface ConvertOptions {
   vision?: string | undefined
   /** Where the language model comes from, if not from the source: a folder. */
   language?: string | undefined
+  /**
+   * Where the text path of BLIP-2's Q-Former comes from, which has none: InstructBLIP, or BLIP-2 for matching images
+   * with texts, as a folder or a file of torch. Default: `qformer_text_from` of config.json. What is written is an
+   * InstructBLIP.
+   */
+  text?: string | undefined
   /** Most bytes of a weight file. Default 5 GB. */
   shard?: number | undefined
   /** Called as tensors are written: bytes so far, and in all. */
@@ -65,7 +74,7 @@ const FOLDER: FolderKind = { name: 'a new folder', mark: 'config.json', ours: /.
 export async function convertCheckpoint(
   source: string,
   out: string,
-  { base, vision, language, shard, onProgress, on }: ConvertOptions = {},
+  { base, vision, language, text, shard, onProgress, on }: ConvertOptions = {},
 ): Promise<Converted> {
   if (!existsSync(source)) throw new InputError(`${source}: no such folder or file.`)
   const home = statSync(source).isDirectory() ? source : base
@@ -82,7 +91,8 @@ export async function convertCheckpoint(
   if (language !== undefined) sources.push({ at: language, fills: true, rename: languageName })
   if (base !== undefined && resolve(base) !== resolve(source) && hasWeights(base))
     sources.push({ at: base, fills: true })
-  const plan = await planTensors(source, await readModelConfig(home), sources)
+  const config = await readModelConfig(home, text)
+  const plan = await planTensors(source, config, [...sources, ...textSource(config)])
   assertComplete(plan)
   for (const file of plan.files) await file.check?.()
   return writeCheckpoint(plan, home, out, { shard, onProgress, on })
@@ -126,7 +136,7 @@ export async function writeCheckpoint(
       return { name, dtype, shape, data }
     }),
   }))
-  const files: FolderFile[] = [...(await beside(home)), ...weights]
+  const files: FolderFile[] = [...(await beside(home, plan.config)), ...weights]
   if (weights.length > 1) {
     const weight_map = Object.fromEntries(weights.flatMap(({ path, tensors }) => tensors.map((t) => [t.name, path])))
     const index = { metadata: { total_size: total }, weight_map }
@@ -168,14 +178,47 @@ function sharded(tensors: readonly PlannedTensor[], most: number): PlannedTensor
   return shards
 }
 
-/** The files of a folder beside its weights. */
-async function beside(home: string): Promise<FolderFile[]> {
+/** The files of a folder beside its weights. With a text path from elsewhere it becomes an InstructBLIP. */
+async function beside(home: string, config: ModelConfig): Promise<FolderFile[]> {
   const files: FolderFile[] = []
-  for (const folder of ['', 'qformer_tokenizer']) {
-    if (!existsSync(join(home, folder))) continue
-    for (const name of (await readdir(join(home, folder))).sort())
-      if (BESIDE.test(name) && statSync(join(home, folder, name)).isFile())
-        files.push({ path: join(folder, name), from: join(home, folder, name) })
+  const hasSecond = config.textFrom !== undefined
+  const tokenizer = hasSecond ? await qformerTokenizerFolder(home, config) : join(home, 'qformer_tokenizer')
+  for (const [folder, from] of [
+    ['', home],
+    ['qformer_tokenizer', tokenizer],
+  ] as const) {
+    if (!existsSync(from)) continue
+    for (const name of (await readdir(from)).sort()) {
+      const isOurs = folder ? TOKENIZER.test(name) : !(hasSecond && name === 'config.json')
+      if (isOurs && BESIDE.test(name) && statSync(join(from, name)).isFile())
+        files.push({ path: join(folder, name), from: join(from, name) })
+    }
+  }
+  if (hasSecond) {
+    const json = withTextConfig(await readJsonObject(join(home, 'config.json')), config)
+    files.push({ path: 'config.json', text: `${JSON.stringify(json, null, 2)}\n` })
   }
   return files
+}
+
+/** Of a folder of another model too, those of its tokenizer. */
+const TOKENIZER = /^(?!(config|generation_config|preprocessor_config|processor_config)\.json$)/
+
+/** BLIP-2's config.json as that of InstructBLIP, whose Q-Former reads texts. */
+function withTextConfig(json: Record<string, unknown>, { qformer }: ModelConfig): object {
+  const { qformer_text_from: _, ...rest } = json
+  const section = (name: string): object => (json[name] ?? {}) as object
+  const { use_qformer_text_input: __, ...own } = section('qformer_config') as Record<string, unknown>
+  return {
+    ...rest,
+    architectures: ['InstructBlipForConditionalGeneration'],
+    model_type: 'instructblip',
+    vision_config: { ...section('vision_config'), model_type: 'instructblip_vision_model' },
+    qformer_config: {
+      ...own,
+      model_type: 'instructblip_qformer',
+      vocab_size: qformer.vocabSize,
+      max_position_embeddings: qformer.maxPositions,
+    },
+  }
 }

@@ -73,6 +73,16 @@ function fromLavis(name: string): string {
   return pattern ? name.replace(pattern, standard!) : name
 }
 
+/**
+ * Of a name in a checkpoint with a text path in its Q-Former that of the tensor, if it belongs to the text path alone:
+ * embeddings, which lie at the top where images are matched with texts, and feed-forwards.
+ */
+export function textName(stored: string): string | undefined {
+  const name = fromLavis(stored.replace(/^model\./, '')).replace(/^embeddings\./, 'qformer.embeddings.')
+  return TEXT.test(name) ? name : undefined
+}
+const TEXT = /^qformer\.(embeddings\.(word|position)_embeddings\.weight|encoder\.layer\.\d+\.(intermediate|output)\.)/
+
 /** Buffers in old files, and heads for other tasks than generation. */
 const IGNORED = [
   /(^|\.)position_ids$/,
@@ -112,8 +122,9 @@ function spellings(name: string): string[] {
     .replace(/^qformer\.embeddings\.LayerNorm\./, 'qformer.embeddings.layernorm.')
   return [
     modern,
-    // BLIP-2's Q-Former has no embedding of words, and the norm behind it stands alone.
+    // BLIP-2's Q-Former has no embedding of words, and the norm behind it stands alone; until it is given words.
     modern.replace(/^qformer\.embeddings\.layernorm\./, 'qformer.layernorm.'),
+    modern.replace(/^qformer\.layernorm\./, 'qformer.embeddings.layernorm.'),
     modern.replace(/^language_model\.(?!model\.)/, 'language_model.model.'),
     modern.replace(/^lm_head\./, 'language_model.lm_head.'),
   ]

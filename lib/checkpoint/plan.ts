@@ -10,7 +10,7 @@ import type { ModelConfig } from '../models/image-model.js'
 import { familyOf } from '../models/language.js'
 import { readModelConfig } from './config.js'
 import { openFiles } from './files.js'
-import { expectedTensors, resolveName, type ExpectedTensor } from './names.js'
+import { expectedTensors, resolveName, textName, type ExpectedTensor } from './names.js'
 import { readEntry, type SafetensorsEntry, type SafetensorsHeader } from '../files/safetensors.js'
 
 /** Where bytes lie: absolute offsets in a file. */
@@ -59,14 +59,22 @@ const FLOATS: readonly string[] = ['F32', 'F16', 'BF16']
 
 /** Reads config.json and the headers of the weight files of a Hugging Face folder. */
 export async function planCheckpoint(folder: string): Promise<CheckpointPlan> {
-  return planTensors(folder, await readModelConfig(folder), [{ at: folder }])
+  const config = await readModelConfig(folder)
+  return planTensors(folder, config, [{ at: folder }, ...textSource(config)])
 }
+
+/** Where the Q-Former's text path comes from, if not from the checkpoint. */
+export const textSource = ({ textFrom }: ModelConfig): Source[] =>
+  textFrom === undefined ? [] : [{ at: textFrom, fills: true, rename: textName }]
 
 /** Where tensors come from: a folder, or a file of torch. */
 export interface Source {
   at: string
-  /** The name in the model of a name in its files, where these hold a part of one. Default: the same. */
-  rename?: (stored: string) => string
+  /**
+   * The name in the model of a name in its files, where these hold a part of one; undefined: it is not looked at.
+   * Default: the same.
+   */
+  rename?: (stored: string) => string | undefined
   /** Only what earlier sources lack is taken, and all else of it ignored. Default: false. */
   fills?: boolean
 }
@@ -95,7 +103,8 @@ export async function planTensors(
     const { at, rename = (stored) => stored, fills = false } = source
     const before = new Set(found.keys())
     const isNeeded = (stored: string): boolean => {
-      const name = neededName(rename(stored), expected)
+      const renamed = rename(stored)
+      const name = renamed === undefined ? undefined : neededName(renamed, expected)
       return name !== undefined && !before.has(name)
     }
     const files = await openFiles(at, isNeeded)
@@ -121,10 +130,16 @@ export function assertComplete(plan: CheckpointPlan): void {
     )
   }
   if (plan.unexpected.length) faults.push(`${plan.unexpected.length} unexpected (${list(plan.unexpected)})`)
-  if (faults.length)
-    throw new InputError(
-      `${plan.folder}: the weights do not fit config.json; of the tensors, ${faults.join('; ')}; take both from the same model.`,
-    )
+  if (!faults.length) return
+  const { textFrom } = plan.config
+  const isOfText = [...plan.missing, ...plan.wrong.map((w) => w.name)].some((name) => textName(name) !== undefined)
+  const advice =
+    textFrom !== undefined && isOfText
+      ? `take the text path of a Q-Former of the same sizes, in place of that of ${textFrom} (qformer_text_from)`
+      : 'take both from the same model'
+  throw new InputError(
+    `${plan.folder}: the weights do not fit config.json; of the tensors, ${faults.join('; ')}; ${advice}.`,
+  )
 }
 
 /** The bytes of one planned tensor. */
@@ -162,11 +177,13 @@ function gather(
     files,
     rename,
     before,
-  }: { files: SafetensorsHeader[]; rename: (stored: string) => string; before: Set<string> | undefined },
+  }: { files: SafetensorsHeader[]; rename: (stored: string) => string | undefined; before: Set<string> | undefined },
 ): void {
   for (const header of files) {
     for (const [stored, entry] of header.entries) {
-      const what = resolveName(rename(stored), expected)
+      const name = rename(stored)
+      if (name === undefined) continue
+      const what = resolveName(name, expected)
       const isIgnored = what.kind === 'ignored' || (before && (!('name' in what) || before.has(what.name)))
       if (isIgnored) plan.ignored.push(stored)
       else if (!('name' in what)) plan.unexpected.push(stored)

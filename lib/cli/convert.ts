@@ -8,6 +8,7 @@ interface Options {
   base?: string
   vision?: string
   language?: string
+  text?: string
 }
 
 export function register(program: Command): void {
@@ -19,6 +20,10 @@ export function register(program: Command): void {
     .option('--base <dir>', 'model folder for what the source lacks: configuration, tokenizers, preprocessing, weights')
     .option('--vision <file>', 'where the vision tower comes from: eva_vit_g.pth, or a folder')
     .option('--language <dir>', 'where the language model comes from: a folder')
+    .option(
+      '--text <dir>',
+      "where the text path of BLIP-2's Q-Former comes from, which has none: a folder of InstructBLIP, or a .pth file",
+    )
     .action(async (source: string, { out, ...from }: Options) => {
       using progress = new Progress('weights')
       const { onProgress } = progress

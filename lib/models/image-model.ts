@@ -30,6 +30,8 @@ export interface ModelConfig {
   videoTokenId?: number
   /** What config.json says the weights are stored in; the files know better. */
   dtype?: string
+  /** A second checkpoint, whose Q-Former's text path is taken: a folder, or a file of torch. */
+  textFrom?: string
   vision: VisionConfig
   qformer: QFormerConfig
   language: LanguageConfig

@@ -1,6 +1,5 @@
 /** An open checkpoint folder: the image model, its tokenizers and its preprocessing. */
-import { join } from 'node:path'
-import { readGenerationConfig } from '../checkpoint/config.js'
+import { qformerTokenizerFolder, readGenerationConfig } from '../checkpoint/config.js'
 import {
   assertComplete,
   fingerprint,
@@ -116,7 +115,9 @@ export async function openTexts(
   tokenizer?: Tokenizer,
 ): Promise<Pick<Checkpoint, 'tokenizer' | 'qformerTokenizer' | 'special'>> {
   tokenizer ??= await loadTokenizer(folder)
-  const qformerTokenizer = config.qformer.hasText ? await loadTokenizer(join(folder, 'qformer_tokenizer')) : undefined
+  const qformerTokenizer = config.qformer.hasText
+    ? await loadTokenizer(await qformerTokenizerFolder(folder, config))
+    : undefined
   const special = specialIds(tokenizer, config.language)
   checkTokenizer(tokenizer, config.language.vocabSize, 'language model', {
     eos_token: special.eosId,

@@ -36,7 +36,10 @@ test("an encoder's prompt ends with EOS, has no BOS, and keeps its end", () => {
   const special = { bosId: null, eosId: 2, padId: 0, startId: 0 }
   assert.equal(promptIds(llamaTokenizer, 'What is unusual about this image?', special), [...what, 2])
   assert.equal(promptIds(llamaTokenizer, 'What is unusual about this image?', special, 4), [445, 1967, 29973, 2])
-  assert.equal(promptIds(llamaTokenizer, 'What is unusual about this image?', special, 4, 'right'), [1724, 338, 22910, 2])
+  assert.equal(
+    promptIds(llamaTokenizer, 'What is unusual about this image?', special, 4, 'right'),
+    [1724, 338, 22910, 2],
+  )
   const t5 = language({ model_type: 't5', feed_forward_proj: 'gated-gelu', bos_token_id: 1 })
   assert.equal(specialIds(llamaTokenizer, t5), { bosId: null, eosId: 2, padId: 32000, startId: 0 })
 })
