@@ -63,6 +63,7 @@ writeFileSync(
   join(packages, 'tsx', 'index.js'),
   `import { registerHooks } from 'node:module'
 process.execPath = ${JSON.stringify(wrapper)}
+process.argv[1] = process.argv[1]?.replace(/\\.ts$/, '.js')
 registerHooks({
   resolve: (name, context, next) => next(/^([./]|file:)/.test(name) ? name.replace(/\\.ts$/, '.js') : name, context),
 })
