@@ -9,11 +9,11 @@ import { textTable } from '../report/table.js'
 import type { Ranks } from '../ranks/ranks.js'
 import { Features } from '../session/features.js'
 import { PredictionFile, runName, samplesName } from '../eval/predictions.js'
-import { probe, PROBED, type Probe } from '../eval/probe.js'
+import { probe, PROBED, type Probe, type ProbeOptions } from '../eval/probe.js'
 import { checkTools, metricNames, type Tools } from '../eval/metrics/metrics.js'
 import { answered, scoreAnswers } from '../eval/score.js'
 import { writeFileAtomic } from '../files/atomic.js'
-import { openTexts } from '../session/checkpoint.js'
+import { openTexts, type Checkpoint } from '../session/checkpoint.js'
 import { adapterOutline, outlineOf } from '../session/footprint.js'
 import { ofRank, parallels, together, type Parallel } from './parallel.js'
 import { fitting, measures, scoreText } from './score.js'
@@ -136,37 +136,15 @@ async function run(o: Options, ranks: Ranks): Promise<void> {
     } finally {
       bar.stop()
     }
-    if (!ranks.first) return
     await file?.finish()
-    if (predictions.length) {
-      const { overall, tasks } = accuracy(predictions)
-      const row = (name: string, a: typeof overall): string[] => [name, percent(a.accuracy), `${a.correct}/${a.total}`]
-      console.log(textTable([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
+    if (ranks.first && predictions.length) await printScores(samples, predictions, metrics, o)
+    if (probed !== undefined) {
+      // The first rank has those of an earlier run, too.
+      const [known = []] = await ranks.gather(ranks.first ? predictions : undefined)
+      const how = { adapter, batch, graphs, signal, most: probed, known, ranks }
+      if (known.length) await runProbe(checkpoint, features, samples, how, o.output)
     }
-    if (predictions.length && (metrics || o.positive !== undefined)) {
-      const given = new Map(predictions.map((p) => [p.id, p.prediction]))
-      const answers = samples.map((s) => answered(s, given.get(s.id)))
-      const { wordnet, meteor, ptb, java, positive: positiveLabel } = o
-      const how = { wordnet, meteor, ptb, java, positiveLabel, metrics: metrics ?? fitting(samples) }
-      console.log(scoreText(await scoreAnswers(answers, how)))
-    }
-    if (probed !== undefined && predictions.length) {
-      const usable = new Set(predictions.map((p) => p.id))
-      const bar = new Bar('probe', 0)
-      const found = await probe(
-        checkpoint,
-        features,
-        samples.filter((s) => usable.has(s.id)),
-        {
-          ...{ adapter, batch, graphs, signal, most: probed, known: predictions },
-          onProgress: (done, total) => bar.update(done, {}, total),
-        },
-      ).finally(() => bar.stop())
-      console.log(probeText(found))
-      if (o.output !== undefined)
-        await writeFileAtomic(`${o.output.replace(/\.jsonl$/, '')}.probe.json`, `${JSON.stringify(found, null, 2)}\n`)
-    }
-    if (unpredicted.length) {
+    if (ranks.first && unpredicted.length) {
       const [{ error }] = unpredicted as [Unpredicted]
       throw new InputError(
         `eval: ${unpredicted.length} of ${samples.length} samples have no prediction and are not counted; the first: ${error.replace(/\.$/, '')}${file ? `; the reasons are in ${file.path}, and --resume tries these samples again` : ''}.`,
@@ -176,6 +154,42 @@ async function run(o: Options, ranks: Ranks): Promise<void> {
     done()
     model.dispose()
   }
+}
+
+/** Probes with the samples that have predictions; the first rank prints and writes what is found. */
+async function runProbe(
+  checkpoint: Checkpoint,
+  features: Features,
+  samples: readonly Sample[],
+  options: ProbeOptions & { known: readonly Prediction[]; ranks: Ranks },
+  output: string | undefined,
+): Promise<void> {
+  const usable = new Set(options.known.map((p) => p.id))
+  const asked = samples.filter((s) => usable.has(s.id))
+  const bar = new Bar('probe', 0)
+  const onProgress = (done: number, total: number): void => bar.update(done, {}, total)
+  const found = await probe(checkpoint, features, asked, { ...options, onProgress }).finally(() => bar.stop())
+  if (!options.ranks.first) return
+  console.log(probeText(found))
+  if (output !== undefined)
+    await writeFileAtomic(`${output.replace(/\.jsonl$/, '')}.probe.json`, `${JSON.stringify(found, null, 2)}\n`)
+}
+
+/** Prints the accuracy of predictions, and the figures that were asked for. */
+async function printScores(
+  samples: readonly Sample[],
+  predictions: readonly Prediction[],
+  metrics: readonly string[] | undefined,
+  { wordnet, meteor, ptb, java, positive: positiveLabel }: Options,
+): Promise<void> {
+  const { overall, tasks } = accuracy(predictions)
+  const row = (name: string, a: typeof overall): string[] => [name, percent(a.accuracy), `${a.correct}/${a.total}`]
+  console.log(textTable([...Object.entries(tasks).map(([name, a]) => row(name, a)), row('overall', overall)]))
+  if (!metrics && positiveLabel === undefined) return
+  const given = new Map(predictions.map((p) => [p.id, p.prediction]))
+  const answers = samples.map((s) => answered(s, given.get(s.id)))
+  const how = { wordnet, meteor, ptb, java, positiveLabel, metrics: metrics ?? fitting(samples) }
+  console.log(scoreText(await scoreAnswers(answers, how)))
 }
 
 /** The evaluation as its footprint knows it. */

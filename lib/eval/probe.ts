@@ -8,9 +8,10 @@ import type { Clip } from '../data/frames.js'
 import type { Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
 import { shuffled } from '../random.js'
+import { alone, type Ranks } from '../ranks/ranks.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { Features } from '../session/features.js'
-import { predictSamples, type PredictOptions, type Prediction } from './evaluate.js'
+import { predictTogether, type PredictOptions, type Prediction } from './evaluate.js'
 import { accuracyScore } from './metrics/classes.js'
 import { bootstrap, paired, type Interval, type Paired } from './metrics/intervals.js'
 import type { Score } from './metrics/metric.js'
@@ -55,6 +56,8 @@ export interface ProbeOptions extends Omit<PredictOptions, 'textOnly' | 'onUnpre
   /** Predictions that there are already for the frames as they are. */
   known?: readonly Pick<Prediction, 'id' | 'prediction'>[] | undefined
   onProgress?: ((done: number, total: number) => void) | undefined
+  /** Those that predict a share each; every one of them gives the same samples and options, and gets what all found. */
+  ranks?: Ranks | undefined
 }
 
 /** Samples that are probed, unless options say otherwise. */
@@ -153,7 +156,7 @@ export async function probe(
   checkpoint: Checkpoint,
   features: Features,
   all: readonly Sample[],
-  { adapter, most = PROBED, seed = 0, known = [], onProgress, ...options }: ProbeOptions = {},
+  { adapter, most = PROBED, seed = 0, known = [], onProgress, ranks = alone, ...options }: ProbeOptions = {},
 ): Promise<Probe> {
   const drawn = shuffled(all.length, seed, 1).slice(0, most)
   let samples = drawn.sort((a, b) => a - b).map((i) => all[i]!)
@@ -163,7 +166,7 @@ export async function probe(
     const onUnpredicted = (): void => onProgress?.(++done, total)
     const textOnly = of === 'text'
     const how = { ...options, adapter, textOnly, onUnpredicted }
-    for await (const p of predictSamples(checkpoint, textOnly ? features : of, samples, how)) {
+    for await (const p of predictTogether(ranks, checkpoint, textOnly ? features : of, samples, how)) {
       answers.set(p.id, p.prediction)
       onProgress?.(++done, total)
     }
