@@ -255,6 +255,7 @@ export class RunFolder {
     } catch (second) {
       if ((second as Error).message === (error as Error).message) return error
       outcome = `what was learned could not be saved: ${(second as Error).message.replace(/\.$/, '')}`
+      if (stopped) this.notice(`${outcome}; what was saved before stays.`)
     }
     if (stopped || !(error instanceof InputError)) return error
     return new InputError(`${error.message.replace(/\.$/, '')}; ${outcome}.`, { cause: error })
