@@ -132,6 +132,7 @@ export interface Mpi {
   open(libraries: readonly string[]): Promise<void>
   about(): { rank: number; size: number; version: string; file: string }
   allgather(bytes: Uint8Array): Promise<ArrayBuffer>
+  alltoall(bytes: Uint8Array): Promise<ArrayBuffer>
   broadcast(bytes: Uint8Array, root: number): Promise<ArrayBuffer>
   abort(code: number): void
   close(): Promise<void>

@@ -78,11 +78,18 @@ async function steps(name: string, ranks: number, batch: number, runs = 1): Prom
     return promisify(execFile)(program!, args, { cwd: root, env })
   })
   await Promise.all(ended)
-  const seconds = names.flatMap((name) =>
+  const logs = names.map((name) =>
     jsonLines(join(world.root, name, 'metrics.jsonl'))
       .filter((line) => line.kind === 'step' && line.step > WARM)
-      .map((line) => line.seconds as number),
+      .map(({ time, seconds }) => ({ end: Date.parse(time) / 1000, seconds: seconds as number })),
   )
+  // Those that ran alone, as one of the runs began sooner or ended later, are not counted.
+  const [begin, end] = [
+    Math.max(...logs.map(([first]) => first!.end - first!.seconds)),
+    Math.min(...logs.map((log) => log.at(-1)!.end)),
+  ]
+  const both = logs.flat().filter((s) => s.end - s.seconds >= begin && s.end <= end)
+  const seconds = both.map((s) => s.seconds)
   result.steps.push({ ranks, runs, batch, parameters, seconds })
 }
 const { config: model } = await planCheckpoint(world.model)

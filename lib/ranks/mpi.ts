@@ -76,6 +76,7 @@ export async function openMpi(launch: Launch): Promise<Ranks> {
     rank,
     size,
     allgather: async (bytes) => new Uint8Array(await told(mpi.allgather(bytes))),
+    alltoall: async (bytes) => new Uint8Array(await told(mpi.alltoall(bytes))),
     broadcast: async (bytes, root) => new Uint8Array(await told(mpi.broadcast(bytes, root))),
     abort: (code) => mpi.abort(code),
     close: () => told(mpi.close()),

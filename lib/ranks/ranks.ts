@@ -13,6 +13,8 @@ export interface Transport {
   readonly shared?: boolean
   /** The bytes of all ranks, in rank order; each gives as many. */
   allgather(bytes: Uint8Array): Promise<Uint8Array>
+  /** This rank's part of the bytes of all ranks, in rank order; each gives `size` parts, all of one length. */
+  alltoall(bytes: Uint8Array): Promise<Uint8Array>
   /** The bytes of the rank `root`; each gives as many. */
   broadcast(bytes: Uint8Array, root: number): Promise<Uint8Array>
   /** Ends all ranks at once. */
@@ -38,7 +40,7 @@ export class RankStopped extends Error {
 }
 
 /** What a rank is about to do. */
-const WHAT = ['gather', 'broadcast', 'close', 'fail', 'break', 'stop'] as const
+const WHAT = ['gather', 'sum', 'broadcast', 'close', 'fail', 'break', 'stop'] as const
 type What = (typeof WHAT)[number]
 
 /** The ranks of a run, as one of them sees them. Without a transport it is alone, and exchanges nothing. */
@@ -90,6 +92,28 @@ export class Ranks {
   async gatherBytes(bytes: Uint8Array): Promise<Uint8Array[]> {
     if (!this.transport) return [bytes]
     return this.#collect(bytes, await this.#meet('gather', bytes.length))
+  }
+
+  /**
+   * The sums of every rank's numbers, added in rank order: the same bits on every rank and in every rerun with as many
+   * ranks, whatever the network does. Each rank adds the part of the numbers that is its own, and the sums of all parts
+   * are gathered; so a rank receives less than twice the bytes that it gives, however many ranks there are.
+   *
+   * @param mine as many on every rank
+   */
+  async sum(mine: Float32Array): Promise<Float32Array> {
+    if (!this.transport) return mine
+    const lengths = await this.#meet('sum', mine.length)
+    if (lengths.some((n) => n !== mine.length))
+      throw new Error(`the ranks add different numbers of elements: ${lengths.join(', ')}`)
+    const part = Math.ceil(mine.length / this.size)
+    const padded = new Float32Array(part * this.size)
+    padded.set(mine)
+    const parts = floats(await this.#reach((t) => t.alltoall(new Uint8Array(padded.buffer))))
+    const added = parts.slice(0, part)
+    // The sum of two float32 numbers in float64, rounded: that of a processor's float32.
+    for (let at = part; at < parts.length; at += part) for (let i = 0; i < part; i++) added[i]! += parts[at + i]!
+    return floats(await this.#reach((t) => t.allgather(new Uint8Array(added.buffer)))).subarray(0, mine.length)
   }
 
   /** The bytes of the first rank; what others give is not looked at. */
@@ -196,6 +220,10 @@ export class Ranks {
     }
   }
 }
+
+/** What a transport gave, as numbers. */
+const floats = ({ buffer, byteOffset, byteLength }: Uint8Array): Float32Array =>
+  new Float32Array(buffer, byteOffset, byteLength / Float32Array.BYTES_PER_ELEMENT)
 
 /** A run of one rank. */
 export const alone = new Ranks()

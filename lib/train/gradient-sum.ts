@@ -16,8 +16,7 @@ export interface Summed {
 const ALIGNED = 64
 
 /**
- * Adds what the ranks computed of a step. Each sends all of its gradients in one flat buffer, and each adds the buffers
- * of all in rank order: the same bits on every rank and in every rerun with as many ranks, whatever the network does.
+ * Adds what the ranks computed of a step: all gradients in one flat buffer, by {@link Ranks.sum}.
  */
 export class GradientSum {
   readonly #places: ReadonlyMap<Parameter, { offset: number; index: number }>
@@ -63,13 +62,10 @@ export class GradientSum {
     write(flat.view([k], undefined, this.#gradients), losses)
     const mine = (await flat.data()) as Float32Array
     for (const { p } of there) mine[given + this.#places.get(p)!.index] = 1
-    const parts = await ranks.gatherBytes(new Uint8Array(mine.buffer, mine.byteOffset, mine.byteLength))
-    const [added, ...rest] = parts.map((bytes) => new Float32Array(bytes.buffer, bytes.byteOffset, mine.length))
-    // The sum of two float32 numbers in float64, rounded: that of a processor's float32.
-    for (const part of rest) for (let i = 0; i < part.length; i++) added![i]! += part[i]!
-    const sum = tensor(added!, [added!.length], 'float32', device)
+    const added = await ranks.sum(mine)
+    const sum = tensor(added, [added.length], 'float32', device)
     return {
-      gradient: (p) => (added![given + this.#places.get(p)!.index] ? view(sum, p) : undefined),
+      gradient: (p) => (added[given + this.#places.get(p)!.index] ? view(sum, p) : undefined),
       losses: sum.view([k], undefined, this.#gradients),
     }
   }

@@ -70,6 +70,21 @@ Napi::Value allgather(const Napi::CallbackInfo& info) {
                            [&mpi, mine = std::move(mine), all = all] { mpi.allgather(mine.data(), all, mine.size()); });
 }
 
+/// mpi.alltoall(bytes): a promise of an ArrayBuffer with this rank's part of the bytes of every rank, in rank order;
+/// each gives a part for every rank, all of one length.
+Napi::Value alltoall(const Napi::CallbackInfo& info) {
+  auto& environment = Environment::of(info.Env());
+  Mpi& mpi = ranks(environment);
+  auto mine = bytes_argument(info[0], "alltoall");
+  const size_t parts = size_t(mpi.size());
+  require(mine.size() % parts == 0, "argument 1: expected bytes for each of ", parts,
+          " ranks, as many for each, but got ", mine.size(), ".");
+  auto [buffer, all] = environment.array_buffer(mine.size());
+  return environment.after(*environment.ranks, "MPI", buffer, [&mpi, mine = std::move(mine), all = all, parts] {
+    mpi.alltoall(mine.data(), all, mine.size() / parts);
+  });
+}
+
 /// mpi.broadcast(bytes, root): a promise of an ArrayBuffer with the bytes of the rank `root`; every rank gives as many.
 Napi::Value broadcast(const Napi::CallbackInfo& info) {
   auto& environment = Environment::of(info.Env());
@@ -106,6 +121,7 @@ void add_ranks(Napi::Object exports) {
   add<open>(mpi, "open");
   add<about>(mpi, "about");
   add<allgather>(mpi, "allgather");
+  add<alltoall>(mpi, "alltoall");
   add<broadcast>(mpi, "broadcast");
   add<abort>(mpi, "abort");
   add<close>(mpi, "close");

@@ -61,7 +61,8 @@ class Library final : public Mpi {
         byte_(Family::byte(library)),
         ibarrier_(find<int(Handle, Handle*)>(library, "MPI_Ibarrier")),
         test_(find<int(Handle*, int*, void*)>(library, "MPI_Test")),
-        allgather_(find<int(const void*, int, Handle, void*, int, Handle, Handle)>(library, "MPI_Allgather")),
+        allgather_(find<Exchange>(library, "MPI_Allgather")),
+        alltoall_(find<Exchange>(library, "MPI_Alltoall")),
         bcast_(find<int(void*, int, Handle, int, Handle)>(library, "MPI_Bcast")),
         finalize_(find<int()>(library, "MPI_Finalize")),
         quit_(find<int(Handle, int)>(library, "MPI_Abort")),
@@ -86,6 +87,11 @@ class Library final : public Mpi {
     const int n = count(bytes);
     check("MPI_Allgather", allgather_(mine, n, byte_, all, n, byte_, world_));
   }
+  void alltoall(const void* mine, void* all, size_t bytes) override {
+    meet();
+    const int n = count(bytes);
+    check("MPI_Alltoall", alltoall_(mine, n, byte_, all, n, byte_, world_));
+  }
   void broadcast(void* data, size_t bytes, int root) override {
     meet();
     check("MPI_Bcast", bcast_(data, count(bytes), byte_, root, world_));
@@ -100,6 +106,7 @@ class Library final : public Mpi {
 
  private:
   using Handle = typename Family::Handle;
+  using Exchange = int(const void*, int, Handle, void*, int, Handle, Handle);
 
   /// Waits for all ranks. They arrive seconds apart, and MPI's own waiting takes all of a core, which another rank of
   /// this machine may be computing on: so this sleeps between two looks. What follows then takes microseconds.
@@ -133,7 +140,7 @@ class Library final : public Mpi {
   Handle world_, byte_;
   int (*ibarrier_)(Handle, Handle*);
   int (*test_)(Handle*, int*, void*);
-  int (*allgather_)(const void*, int, Handle, void*, int, Handle, Handle);
+  Exchange *allgather_, *alltoall_;
   int (*bcast_)(void*, int, Handle, int, Handle);
   int (*finalize_)();
   int (*quit_)(Handle, int);

@@ -24,6 +24,8 @@ class Mpi {
 
   /// Gives every rank the bytes of all ranks, in rank order: `all` holds size() times `bytes`.
   virtual void allgather(const void* mine, void* all, size_t bytes) = 0;
+  /// Gives rank r the part r of every rank's bytes, in rank order: `mine` and `all` hold size() parts of `bytes` each.
+  virtual void alltoall(const void* mine, void* all, size_t bytes) = 0;
   /// Gives every rank the bytes of `root`.
   virtual void broadcast(void* data, size_t bytes, int root) = 0;
   /// Waits for all ranks, and ends MPI.

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { argv } from 'node:process'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { quantile } from '../../bench/harness.js'
-import { exchangeSeconds, Scaling, type Link } from '../../bench/scaling/record.js'
+import { exchangeSeconds, receivedBytes, Scaling, type Link } from '../../bench/scaling/record.js'
 import { markdownTable } from '../../lib/report/table.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -20,12 +20,16 @@ export function newest(): { result: Scaling; file: string } | undefined {
     .at(-1)
 }
 
-/** The time that a tenth of them stay below: what others that compute beside it disturb least. */
-const fast = (seconds: readonly number[]): number =>
+/** The share of times whose limit is given: what others that compute beside it disturb least. */
+const SHARE = 0.1
+const below = (share: number, seconds: readonly number[]): number =>
   quantile(
     [...seconds].sort((a, b) => a - b),
-    0.1,
+    share,
   )
+const fast = (seconds: readonly number[]): number => below(SHARE, seconds)
+/** The same of the slower of two that are drawn of them: the share of pairs that stay below is the square of it. */
+const fastOfSlower = (seconds: readonly number[]): number => below(Math.sqrt(SHARE), seconds)
 
 const FLOAT = 4
 /** Of the adapter at its defaults on the paper's model (docs/model.md). */
@@ -55,33 +59,39 @@ export function linkOf({ exchanges, sums }: Scaling): Link {
   const [short, long] = [fast(least.seconds), fast(most.seconds)]
   const add = Math.max(1e-6, fast(sum.seconds) - long)
   // An exchange is two all-gathers.
-  return { latency: short / 2, rate: most.bytes / (long - short), add: (sum.ranks * FLOAT * sum.parameters) / add }
+  return { latency: short / 2, rate: most.bytes / (long - short), add: (FLOAT * sum.parameters) / add }
 }
 
-/** Seconds of a step by two ranks, measured, and as the model says from two runs side by side of half the samples. */
-export function checked(result: Scaling): Record<'measured' | 'predicted' | 'one' | 'half' | 'beside', number> {
+/**
+ * Seconds of a step by two ranks, measured, and as the model says from two runs side by side of half the samples: of
+ * such a pair each step lasts as long as the slower one's.
+ */
+export function checked(
+  result: Scaling,
+): Record<'measured' | 'predicted' | 'one' | 'half' | 'beside' | 'slower', number> {
   const two = result.steps.find((s) => s.ranks === 2)!
-  const of = (runs: number, batch: number): number =>
-    fast(result.steps.find((s) => s.ranks === 1 && s.runs === runs && s.batch === batch)!.seconds)
-  const [one, half, beside] = [of(1, two.batch), of(1, two.batch / 2), of(2, two.batch / 2)]
-  const predicted = beside + exchangeSeconds(2, two.parameters, linkOf(result))
-  return { measured: fast(two.seconds), predicted, one, half, beside }
+  const of = (runs: number, batch: number): readonly number[] =>
+    result.steps.find((s) => s.ranks === 1 && s.runs === runs && s.batch === batch)!.seconds
+  const [one, half, pair] = [fast(of(1, two.batch)), fast(of(1, two.batch / 2)), of(2, two.batch / 2)]
+  const [beside, slower] = [fast(pair), fastOfSlower(pair)]
+  const predicted = slower + exchangeSeconds(2, two.parameters, linkOf(result))
+  return { measured: fast(two.seconds), predicted, one, half, beside, slower }
 }
 
 /** The page of a result. */
 export function page({ result, file }: { result: Scaling; file: string }): string {
   const { machine, exchanges, sums, steps } = result
   const link = linkOf(result)
-  const { measured, predicted, one, half, beside } = checked(result)
+  const { measured, predicted, one, half, beside, slower } = checked(result)
   const two = steps.find((s) => s.ranks === 2)!
   const gradient = FLOAT * PARAMETERS
   return `${[
     '# Several ranks: what a step costs',
     `How long ranks take for what they tell each other ([parallel](parallel.md) has how they are started). Written by \`npm run docs:scaling\` from [${file}](../bench/results/scaling/${file}), which \`npm run bench:scaling\` wrote; no figure here is typed by hand. Machine: ${machine.cpu}, ${machine.cores} cores, ${machine.system}. Commit ${result.commit?.slice(0, 10) ?? 'unknown'}${result.changed ? ', changed' : ''}, ${result.date.slice(0, 10)}, load average ${result.load.toFixed(1)} before it: where that is above 0, others computed beside it, so that each time here is what the fastest tenth stays below.`,
     '## Bytes of a step',
-    `At the defaults ${PARAMETERS.toLocaleString('en')} parameters are trained, so a rank sends a gradient of ${bytes(gradient)} a step, and receives N − 1 of them. Beside it are messages of a few bytes: what comes next, and the clips that cannot be used. Frozen weights, activations and features are never sent.`,
+    `At the defaults ${PARAMETERS.toLocaleString('en')} parameters are trained, a gradient of ${bytes(gradient)}. Each rank adds one of N parts of it: it receives that part of N − 1 others, and then the sums of their parts, less than ${bytes(2 * gradient)} a step however many ranks there are, and sends as much. Beside it are messages of a few bytes: what comes next, and the clips that cannot be used. Frozen weights, activations and features are never sent.`,
     '## Measured',
-    `Two ranks of this machine, by shared memory; ${exchanges[0]!.seconds.length} exchanges each. An exchange tells first how long it is. The sum takes ${(sums[0]!.parameters / 1e6).toFixed(1)} M parameters in 250 tensors: made one buffer, exchanged, added in rank order.`,
+    `Two ranks of this machine, by shared memory; ${exchanges[0]!.seconds.length} exchanges each. An exchange tells first how long it is. The sum takes ${(sums[0]!.parameters / 1e6).toFixed(1)} M parameters in 250 tensors: made one buffer, exchanged, added in rank order, exchanged again.`,
     markdownTable(
       ['MPI', 'what', 'bytes of a rank', 'time'],
       [
@@ -90,8 +100,8 @@ export function page({ result, file }: { result: Scaling; file: string }): strin
       ],
     ),
     '## A model of the step',
-    `A rank computes its share, receives N − 1 gradients, and adds N: c + 4⌈log₂N⌉·latency + (N − 1)·bytes/rate + N·bytes/${(link.add / 1e9).toFixed(1)} GB/s, the last as measured above. The computation is not overlapped with the exchange.`,
-    `Checked on this machine (latency ${milliseconds(link.latency)}, ${(link.rate / 1e9).toFixed(1)} GB/s, one thread a rank) with a small run of ${(two.parameters / 1000).toFixed(1)} k parameters and ${two.batch} samples a step. A step by one rank takes ${milliseconds(one)}, with half the samples ${milliseconds(half)}, and with two such runs side by side, which exchange nothing but share the machine, ${milliseconds(beside)}: that is c. By two ranks a step takes ${milliseconds(measured)}; the model says ${milliseconds(predicted)}, ${percent(Math.abs(predicted / measured - 1))} ${predicted > measured ? 'more' : 'less'}. A step lasts as long as its slower rank, which the model does not know of: where others compute on the same cores, as the load average says, that is what it misses.`,
+    `A rank computes its share, receives twice (N − 1)/N of a gradient, and adds N of its parts: c + (3⌈log₂N⌉ + 2(N − 1))·latency + 2(N − 1)/N·bytes/rate + bytes/${(link.add / 1e9).toFixed(1)} GB/s, the last as measured above. The computation is not overlapped with the exchange.`,
+    `Checked on this machine (latency ${milliseconds(link.latency)}, ${(link.rate / 1e9).toFixed(1)} GB/s, one thread a rank) with a small run of ${(two.parameters / 1000).toFixed(1)} k parameters and ${two.batch} samples a step. A step by one rank takes ${milliseconds(one)}, and with half the samples ${milliseconds(half)}. Two such runs side by side, which exchange nothing, share this machine's cores, caches and memory: each takes ${milliseconds(beside)}, ${(beside / half).toFixed(2)} times as long. A step by two ranks lasts as long as its slower one, which among two such runs is ${milliseconds(slower)}: that is c here, and that it is not ${milliseconds(half)} is this machine's, since ranks on machines of their own share nothing. By two ranks a step takes ${milliseconds(measured)}; the model says ${milliseconds(predicted)}, ${percent(Math.abs(predicted / measured - 1))} ${predicted > measured ? 'more' : 'less'}.`,
     `Of the adapter of full size over a network (latency ${NETWORKS.map((n) => `${(n.latency * 1e6).toFixed(0)} µs at ${n.name}`).join(', ')}). Efficiency: of the time of a step, the share that a rank computes, where that is ${COMPUTED.map((c) => `${c} s`).join(' or ')}.`,
     markdownTable(
       [
@@ -101,14 +111,14 @@ export function page({ result, file }: { result: Scaling; file: string }): strin
       ],
       RANKS.map((ranks) => [
         ranks,
-        bytes((ranks - 1) * gradient),
+        bytes(receivedBytes(ranks, PARAMETERS)),
         ...NETWORKS.flatMap(({ bits, latency }) => {
           const seconds = exchangeSeconds(ranks, PARAMETERS, { rate: bits / 8, latency, add: link.add })
           return [ranks === 1 ? '-' : milliseconds(seconds), ...COMPUTED.map((c) => percent(c / (c + seconds)))]
         }),
       ]),
     ),
-    'The bytes grow with N because every rank adds all gradients itself, in rank order: that is what makes a rerun give the same bits, whatever the MPI library or the network does. An all-reduce would receive two gradients whatever N is, and promise no order.',
+    'An all-reduce of MPI receives as many bytes, and promises no order: here each part is added by one rank, in rank order, which is what makes a rerun give the same bits, whatever the MPI library or the network does.',
   ].join('\n\n')}\n`
 }
 

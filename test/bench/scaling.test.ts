@@ -9,8 +9,8 @@ import { checked, newest, page } from '../../scripts/docs/scaling.js'
 test('the seconds of an exchange, by hand', () => {
   const link = { rate: 1e9, latency: 1e-5, add: 1e10 }
   assert.is(exchangeSeconds(1, 1e6, link), 0)
-  // 4 rounds of 3 messages each, 7 gradients of 4 MB received, 8 added.
-  assert.ok(Math.abs(exchangeSeconds(8, 1e6, link) - (12e-5 + 28e-3 + 3.2e-3)) < 1e-12)
+  // 3 rounds of 3 messages and two of 7; 7 eighths of 4 MB received twice; 4 MB added.
+  assert.ok(Math.abs(exchangeSeconds(8, 1e6, link) - (23e-5 + 7e-3 + 0.4e-3)) < 1e-12)
 })
 
 test('docs/scaling.md is what the committed result gives', () => {

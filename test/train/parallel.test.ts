@@ -4,7 +4,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { InputError } from '../../lib/errors.js'
@@ -226,6 +226,25 @@ test('two ranks predict what one predicts, each a share', async () => {
   assert.is(zero!.computed + other!.computed, one.computed)
 })
 
+test('ranks: numbers are added in rank order, to the bit, and each rank gets all sums', async () => {
+  for (const [n, length] of [
+    [2, 7],
+    [3, 1],
+    [5, 64],
+  ] as const) {
+    const parts = Array.from({ length: n }, (_, r) =>
+      Float32Array.from({ length }, (_, i) => Math.sin(7 * i + 13 * r + 1) * 10 ** ((5 * i + 3 * r) % 7)),
+    )
+    const added = (all: readonly Float32Array[]): Float32Array => all.reduce((a, b) => a.map((x, i) => x + b[i]!))
+    const sums = await Promise.all(localTransports(n).map((t, r) => new Ranks(t).sum(parts[r]!)))
+    for (const sum of sums) assert.equal(sum, added(parts))
+    if (length > 9) assert.not.equal(added([...parts].reverse()), added(parts), 'the order makes a difference')
+  }
+  const [a, b] = localTransports(2).map((t) => new Ranks(t))
+  for (const error of errors(await Promise.allSettled([a!.sum(new Float32Array(3)), b!.sum(new Float32Array(4))])))
+    assert.is(error.message, 'the ranks add different numbers of elements: 3, 4')
+})
+
 test('ranks: an exchange that one rank enters differently says so on all', async () => {
   const [a, b] = localTransports(2).map((t) => new Ranks(t))
   const all = errors(await Promise.allSettled([a!.gather(1), b!.fromFirst(new Uint8Array(3))]))
@@ -329,6 +348,68 @@ under('mpirun: a killed rank ends all, SIGUSR2 saves once, and both resume to th
   assert.is(await reached(trainConfig(world, 'stopped', endless), { resume: true }), wanted)
 })
 
+/** A file system of a few MiB at `name` while `act` runs, which is given what fills it; false where none can be mounted. */
+async function onSmallDisk(name: string, act: (fill: () => void) => Promise<void>): Promise<boolean> {
+  mkdirSync(at(name))
+  if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'none', at(name)]).status !== 0) return false
+  try {
+    await act(() => {
+      try {
+        for (const block = Buffer.alloc(4096); ; ) writeFileSync(at(name, 'ballast'), block, { flag: 'a' })
+      } catch {
+        // It is full.
+      }
+    })
+  } finally {
+    execFileSync('umount', [at(name)])
+  }
+  return true
+}
+
+under('mpirun: a rank whose disk is full', async () => {
+  const all = { train: { epochs: 2 }, data: { val: undefined } }
+  const mounted = await onSmallDisk('disk', async (fill) => {
+    // That of the other rank, with its cache: what it computed can be used, and it says so once.
+    fill()
+    const [a, b] = [file('free', all), file('full', { ...all, data: { ...all.data, cache: at('disk') } })]
+    const other = ranksOf(1, ...command(b.path, '--output', a.output, ...mpi))
+    const { code, err } = await startJob([...ranksOf(1, ...command(a.path, ...mpi)), ':', ...other]).ended
+    assert.is(code, 0, err)
+    const said =
+      /mtransllama: rank 1: \S+disk\/\S+: cannot be written: the disk is full \(ENOSPC\); .* are computed again\./g
+    assert.is(err.match(said)?.length, 1, err)
+    await done(together(2, trainConfig(world, 'roomy', all)))
+    assert.is(bits(a.output), bits(at('roomy')))
+    rmSync(at('disk', 'ballast'))
+
+    // That of the first, with the run: all end where the last save fails, and the one before can be resumed.
+    const config = (epochs: number) => ({ train: { epochs, saveEvery: 1 }, data: { val: undefined } })
+    const run = file(join('disk', 'run'), config(400))
+    const job = startJob(ranksOf(2, ...command(run.path, ...mpi)))
+    await logged(run.output, 4)
+    const pids = [job.pid(0), job.pid(1)]
+    fill()
+    job.process.kill('SIGUSR2')
+    const ended = await job.ended
+    assert.is(ended.code, 140)
+    const lost = /what was learned could not be saved: \S+: cannot be written: the disk is full \(ENOSPC\); .*stays\./g
+    assert.is(ended.err.match(lost)?.length, 1, ended.err)
+    for (let i = 0; i < 200 && pids.some(lives); i++) await sleep(25)
+    assert.not.ok(pids.some(lives), 'a rank is left')
+    rmSync(at('disk', 'ballast'))
+    const saved = (): number =>
+      JSON.parse(readFileSync(join(run.output, 'last', 'training.json'), 'utf8')).progress.step
+    const step = saved()
+    const stop = new AbortController()
+    await together(2, trainConfig(world, join('disk', 'run'), config(400)), (rank) => ({
+      ...{ resume: true, signal: stop.signal },
+      onStep: (event) => void (rank === 0 && event.step === step + 1 && stop.abort(new Error('enough'))),
+    }))
+    assert.is(saved(), step + 1)
+  })
+  if (!mounted) console.log('SKIP: no tmpfs can be mounted here, so the disk of no rank is full')
+})
+
 under('mpirun: one sentence for what one rank finds, and for a missing flag', async () => {
   const [a, b] = [file('mixed', {}), file('odd', { train: { lr: 1e-3 } })]
   const job = startJob([
@@ -348,14 +429,16 @@ under('mpirun: one sentence for what one rank finds, and for a missing flag', as
   assert.not.ok(existsSync(join(a.output, 'last')))
 })
 
-under('mpirun: eval by two ranks writes the file that one writes', async () => {
+under('mpirun: eval by two ranks writes the files that one writes, a probe included', async () => {
   const lines = async (name: string, more: string[], by: (...args: string[]) => Promise<Ended>): Promise<unknown> => {
     const output = at(`${name}.jsonl`)
     const args = ['--model', world.model, '--data', world.val, '--output', output, '--batch', '1', '--device', 'cpu']
-    const { code, out, err } = await by('eval', ...args, ...more)
+    const { code, out, err } = await by('eval', ...args, '--probe', '3', ...more)
     assert.is(code, 0, err)
     assert.is(out.match(/overall/g)?.length, 1)
-    return jsonLines(output).map(({ id, prediction, sample }) => ({ id, prediction, sample }))
+    assert.is(out.match(/probe of 3 samples/g)?.length, 1)
+    const found = JSON.parse(readFileSync(at(`${name}.probe.json`), 'utf8'))
+    return [found, ...jsonLines(output).map(({ id, prediction, sample }) => ({ id, prediction, sample }))]
   }
   const two = await lines('two-ranks', mpi, (...args) => startJob(ranksOf(2, ...args)).ended)
   assert.equal(two, await lines('one-rank', [], cli))
