@@ -3,16 +3,14 @@ import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { InputError } from '../errors.js'
 import { checkData } from '../train/check-data.js'
-import { readTrainConfig } from '../train/config.js'
-import { Bar, interruptible } from './common.js'
+import { Bar, configured, fromHub, interruptible, type FromHub } from './common.js'
 
 export function register(program: Command): void {
-  program
-    .command('check-data <config>')
+  fromHub(program.command('check-data <config>'))
     .description('decode every frame that a training run would take, each clip within a time limit; can be continued')
     .option('--output <file>', 'file of results, continued where it is there (default: check-data.jsonl in the output)')
-    .action(async (path: string, { output }: { output?: string }) => {
-      const config = await readTrainConfig(path)
+    .action(async (path: string, { output, ...from }: { output?: string } & FromHub) => {
+      const config = await configured(path, from)
       const file = output === undefined ? join(config.output, 'check-data.jsonl') : resolve(output)
       const { signal, done } = interruptible(`stopping; what is checked is in ${file}`)
       let bar: Bar | undefined

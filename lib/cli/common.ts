@@ -10,6 +10,7 @@ import type { Checkpoint, LoadOptions } from '../session/checkpoint.js'
 import type { Precision } from '../tensor/dtype.js'
 import { chooseDevice, type Device, type DeviceChoice } from '../tensor/device.js'
 import { memory } from '../tensor/runtime.js'
+import { readTrainConfig, type TrainConfig } from '../train/config.js'
 
 /** The options of every command that computes. */
 export interface Computes {
@@ -76,6 +77,12 @@ export async function located(name: string, { revision, offline }: FromHub): Pro
   } finally {
     done()
   }
+}
+
+/** A training's configuration, whose model is {@link located}. */
+export async function configured(path: string, from: FromHub): Promise<TrainConfig> {
+  const config = await readTrainConfig(path)
+  return { ...config, model: await located(config.model, from) }
 }
 
 /** The options of every command that opens a model and reads clips for it. */

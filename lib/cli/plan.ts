@@ -6,7 +6,7 @@ import { existsSync, statSync } from 'node:fs'
 import type { Command } from 'commander'
 import { parseAdapterConfig } from '../adapter/config.js'
 import { readManifest } from '../data/manifest.js'
-import { fromHub, located, type FromHub } from './common.js'
+import { configured, fromHub, located, type FromHub } from './common.js'
 import { InputError, invalid } from '../errors.js'
 import { memoryOf, WEIGHTS, type WeightsChoice } from '../session/budget.js'
 import { askFootprint, outlineOf, type AskSizes, type Footprint, type Outline } from '../session/footprint.js'
@@ -14,7 +14,7 @@ import { evalFootprint, type EvalSizes } from '../eval/footprint.js'
 import type { Device } from '../tensor/device.js'
 import { devices } from '../tensor/device.js'
 import type { Precision } from '../tensor/dtype.js'
-import { parseTrainConfig, readTrainConfig, RECOMPUTE, type Recompute, type TrainConfig } from '../train/config.js'
+import { parseTrainConfig, RECOMPUTE, type Recompute, type TrainConfig } from '../train/config.js'
 import { sizesOf, trainFootprint, type TrainSizes } from '../train/footprint.js'
 import { textTable } from '../report/table.js'
 
@@ -216,7 +216,7 @@ export function register(program: Command): void {
           memory: memory ?? devices().cuda.devices[0]?.memory ?? 24 * 2 ** 30,
         })
       const unfit: string[] = []
-      for (const asked of await askedOf(await located(target, o))) {
+      for (const asked of await askedOf(target, o)) {
         const found: [string, Footprint][] = []
         for (const settings of places) {
           const f = await asked.footprint(settings)
@@ -232,12 +232,11 @@ export function register(program: Command): void {
 }
 
 /** What a target asks about: a run's steps, or of a model a question and a step with the defaults. */
-async function askedOf(target: string): Promise<Asked[]> {
+async function askedOf(name: string, from: FromHub): Promise<Asked[]> {
+  const isRun = existsSync(name) && statSync(name).isFile() && !name.endsWith('config.json')
+  if (isRun) return [await runOf(await configured(name, from))]
+  const target = await located(name, from)
   if (!existsSync(target)) throw new InputError(`${target}: no such folder or file.`)
-  const isModel = statSync(target).isDirectory() || target.endsWith('config.json')
-  if (!isModel) {
-    return [await runOf(await readTrainConfig(target))]
-  }
   const outline = await outlineOf(target)
   const { hasText } = outline.config.qformer
   const adapter = parseAdapterConfig(hasText ? {} : { fusion: false })

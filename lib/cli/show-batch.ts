@@ -1,18 +1,16 @@
 /** `mtransllama show-batch CONFIG`: what each tower reads of the samples of a step. */
 import type { Command } from 'commander'
-import { readTrainConfig } from '../train/config.js'
 import { showBatch, type ShownSample } from '../train/show-batch.js'
 import { openTextSide } from '../train/validate.js'
-import { count } from './common.js'
+import { configured, count, fromHub, type FromHub } from './common.js'
 
 export function register(program: Command): void {
-  program
-    .command('show-batch <config>')
+  fromHub(program.command('show-batch <config>'))
     .description('show what the model reads of the samples of one step: frames by time, both texts, and the labels')
     .option('--epoch <number>', 'epoch, from 1', '1')
     .option('--step <number>', 'step of the epoch, from 1', '1')
-    .action(async (path: string, o: { epoch: string; step: string }) => {
-      const config = await readTrainConfig(path)
+    .action(async (path: string, o: { epoch: string; step: string } & FromHub) => {
+      const config = await configured(path, o)
       const at = { epoch: count('--epoch', o.epoch), step: count('--step', o.step) }
       const batches = await showBatch(config, await openTextSide(config), at)
       for (const [i, samples] of batches.entries()) {

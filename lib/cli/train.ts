@@ -4,16 +4,28 @@ import type { Command } from 'commander'
 import { countTrained } from '../adapter/parameters.js'
 import { invalid } from '../errors.js'
 import { placeText } from '../train/bad-steps.js'
-import { readTrainConfig, type TrainConfig } from '../train/config.js'
+import type { TrainConfig } from '../train/config.js'
 import { train, type TrainEvents, type TrainResult } from '../train/loop.js'
 import { textTable } from '../report/table.js'
 import type { Ranks } from '../ranks/ranks.js'
-import { Bar, chosen, computes, interruptible, memoryText, percent, type Chosen, type Computes } from './common.js'
+import {
+  Bar,
+  chosen,
+  computes,
+  configured,
+  fromHub,
+  interruptible,
+  memoryText,
+  percent,
+  type Chosen,
+  type Computes,
+  type FromHub,
+} from './common.js'
 import { ofRank, onDevices, parallels, together, type Parallel } from './parallel.js'
 import { checkFits, runOf } from './plan.js'
 import { profilePath, writeProfile } from './profile.js'
 
-interface Options extends Computes, Parallel {
+interface Options extends Computes, FromHub, Parallel {
   devices?: string
   output?: string
   resume?: boolean | string
@@ -24,7 +36,7 @@ interface Options extends Computes, Parallel {
 }
 
 export function register(program: Command): void {
-  parallels(computes(program.command('train <config>')))
+  parallels(fromHub(computes(program.command('train <config>'))))
     .description('train an adapter by a YAML configuration')
     .option('--output <dir>', 'output folder, in place of the one in the file')
     .option(
@@ -51,7 +63,7 @@ async function run(
 ): Promise<void> {
   for (const [name, given] of Object.entries({ extend, rescale }))
     if (given && resume === false) throw invalid(`--${name}`, 'with --resume alone', new Error('no --resume'))
-  const config = { ...(await readTrainConfig(path)), ...(output !== undefined && { output: resolve(output) }) }
+  const config = { ...(await configured(path, o)), ...(output !== undefined && { output: resolve(output) }) }
   const trace = profile === undefined ? undefined : await profilePath(profile)
   const { signal, done } = interruptible('stopping after this step and saving', ranks.first)
   const where = chosen(ofRank(o))

@@ -2,18 +2,17 @@
 import type { Command } from 'commander'
 import { show } from '../errors.js'
 import { textTable } from '../report/table.js'
-import { readTrainConfig } from '../train/config.js'
 import { validate, type SplitReport } from '../train/validate.js'
+import { configured, fromHub, type FromHub } from './common.js'
 
 /** Texts that are shown as cut, of each split. */
 const SHOWN = 5
 
 export function register(program: Command): void {
-  program
-    .command('validate <config>')
+  fromHub(program.command('validate <config>'))
     .description('check a training configuration, its model and its manifests, without reading weights or clips')
-    .action(async (path: string) => {
-      const config = await readTrainConfig(path)
+    .action(async (path: string, from: FromHub) => {
+      const config = await configured(path, from)
       const { splits, steps, problems, warnings } = await validate(config)
       if (splits.length)
         console.log(

@@ -1,8 +1,10 @@
 /** The configuration of a training run: the adapter's keys beside those of model, data and training, read from YAML. */
+import { existsSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { z } from 'zod'
 import { AdapterKeys, completeAdapterConfig, type AdapterConfig } from '../adapter/config.js'
 import { invalid } from '../errors.js'
+import { isHubName } from '../files/hub.js'
 import { readYaml } from '../files/yaml.js'
 import { checkWith } from '../files/schema.js'
 import { TIMEOUT, type Sampling } from '../data/frames.js'
@@ -22,7 +24,12 @@ export type Recompute = (typeof RECOMPUTE)[number]
 const METRIC = /^(accuracy(:.+)?|valLoss|loss)$/
 
 const Schema = z.strictObject({
-  model: z.string().min(1).describe('Checkpoint folder of the image model.'),
+  model: z
+    .string()
+    .min(1)
+    .describe(
+      'Checkpoint folder of the image model; where there is none of that name, OWNER/NAME of the Hugging Face hub.',
+    ),
   output: z.string().min(1).describe('Folder that receives the adapter, the metrics and the state of the run.'),
   data: z.strictObject({
     train: z.string().min(1).describe('Manifest of the training samples.'),
@@ -154,7 +161,7 @@ export const defaultTrain = (): Parsed['train'] => Schema.shape.train.parse({})
 
 /** A training run's configuration, all defaults filled in: paths are absolute, the adapter's keys are in `adapter`. */
 export interface TrainConfig {
-  /** Folder of the frozen model. */
+  /** Folder of the frozen model, or its name on the hub. */
   model: string
   /** Folder that the run writes to. */
   output: string
@@ -187,7 +194,7 @@ export function parseTrainConfig(value: unknown, base = process.cwd(), where = '
   if (data.val === undefined && metric !== undefined && metric !== 'loss')
     throw invalid(`${where}: train.metric`, 'loss, since data.val is not given', metric)
   return {
-    model: at(model),
+    model: existsSync(at(model)) || !isHubName(model) ? at(model) : model,
     output: at(output),
     data: {
       train: at(data.train),

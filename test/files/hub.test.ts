@@ -10,7 +10,7 @@ import { findModel, findOnHub, isHubName, type HubOptions } from '../../lib/file
 import { cli } from '../support/cli.js'
 import { fullDisk } from '../support/full-disk.js'
 import { temporaryFolder } from '../support/tiny.js'
-import { writeCheckpoint } from '../support/world.js'
+import { configOf, makeWorld, writeCheckpoint } from '../support/world.js'
 import { refusal } from '../support/refusal.js'
 
 const NAME = 'owner/tiny-blip'
@@ -308,10 +308,23 @@ test('commands take names: download prints the folder, inspect reads it offline'
     assert.is(seen.code, 0, seen.err)
     assert.match(seen.out, /InstructBLIP/)
     const none = await cli('inspect', NAME, '--offline')
-    assert.match(
-      none.err,
-      /^mtransllama: owner\/tiny-blip: there is no such folder, the model is not in .* offline mode is on\.\n$/,
-    )
+    const absent =
+      /^mtransllama: owner\/tiny-blip: there is no such folder, the model is not in .* offline mode is on\.\n$/
+    assert.match(none.err, absent)
+    // So do configurations.
+    const world = await makeWorld()
+    const [file, output] = [join(world.root, 'named.yaml'), join(world.root, 'run')]
+    writeFileSync(file, JSON.stringify(configOf(world, 'run', { model: NAME, train: { epochs: 1 } })))
+    const valid = await cli('validate', file, '--revision', 'v1', '--offline')
+    assert.is(valid.code, 0, valid.err)
+    assert.match(valid.out, /training would start\n$/)
+    for (const command of ['validate', 'train', 'plan', 'show-batch', 'check-data'])
+      assert.match((await cli(command, file, '--offline')).err, absent, command)
+    assert.not.ok(existsSync(output))
+    const trained = await cli('train', file, '--revision', 'v1')
+    assert.is(trained.code, 0, trained.err)
+    const { base } = JSON.parse(readFileSync(join(output, 'best', 'mtransllama.json'), 'utf8'))
+    assert.is(base.name, commits.old)
   } finally {
     for (const key of ['HF_HUB_CACHE', 'HF_ENDPOINT'])
       if (before[key] === undefined) delete process.env[key]
