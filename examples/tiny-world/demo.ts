@@ -9,13 +9,13 @@ import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import { countTrained } from '../../lib/adapter/parameters.js'
-import { Bar, interruptible, Interrupted, percent } from '../../lib/cli/common.js'
+import { Bar, count, interruptible, Interrupted, number, percent } from '../../lib/cli/common.js'
 import { readManifest, type Sample } from '../../lib/data/manifest.js'
 import { InputError, invalid } from '../../lib/errors.js'
 import { textTable } from '../../lib/report/table.js'
 import { openModel } from '../../lib/session/model.js'
 import { accuracy, evaluate, type Prediction } from '../../lib/eval/evaluate.js'
-import { readTrainConfig } from '../../lib/train/config.js'
+import { readTrainConfig, type TrainConfig } from '../../lib/train/config.js'
 import { train } from '../../lib/train/loop.js'
 import { VIDEO_TASKS } from './questions.js'
 import { renderClips, renderStills, type Order } from './render.js'
@@ -24,18 +24,31 @@ const here = dirname(fileURLToPath(import.meta.url))
 const root = join(here, '..', '..')
 const out = join(root, 'demo-out')
 
-const { json, model: given } = new Command('demo')
+const options = new Command('demo')
   .description('learn to answer questions about videos of coloured shapes')
   .option('--json <file>', 'write the accuracies there as well')
   .option('--model <folder>', 'the image model that learns; default: the checkpoint beside this file')
+  .option('--epochs <n>', 'passes over the training questions; default: those of the configurations')
+  .option('--rate <factor>', 'what the learning rates of the configurations are multiplied by', '1')
   .parse()
-  .opts<{ json?: string; model?: string }>()
+  .opts<{ json?: string; model?: string; epochs?: string; rate: string }>()
+const { json, model: given } = options
 const checkpoint = given === undefined ? join(here, 'checkpoint') : resolve(given)
 
 /** Clips of each split, and the seed that all of them follow from. */
 const SEED = 7
 const CLIPS = { train: 800, val: 100, test: 250 }
 const STILLS = 250
+
+/** The configuration of a training, with the changes that were asked for. */
+async function configOf(name: string): Promise<TrainConfig> {
+  const { train, ...rest } = await readTrainConfig(join(here, `${name}.yaml`))
+  const epochs = options.epochs === undefined ? train.epochs : count('--epochs', options.epochs)
+  const rate = number('--rate', options.rate)!
+  if (!(rate > 0)) throw invalid('--rate', 'a number above 0', options.rate)
+  const rates = Object.entries(train.lr as Record<string, number>).map(([group, lr]) => [group, rate * lr])
+  return { ...rest, model: checkpoint, train: { ...train, epochs, lr: Object.fromEntries(rates) } }
+}
 
 /** Accuracies from 0 to 1; `tasks` has the same columns for each task. */
 interface Result {
@@ -63,7 +76,7 @@ async function render(split: keyof typeof CLIPS, order: Order = 'normal'): Promi
 }
 
 async function learn(name: string): Promise<string> {
-  const config = { ...(await readTrainConfig(join(here, `${name}.yaml`))), model: checkpoint }
+  const config = await configOf(name)
   await rm(config.output, { recursive: true, force: true })
   console.log(`\ntraining ${name} (${config.train.epochs} epochs)`)
   let bar: Bar | undefined
@@ -126,6 +139,7 @@ const TITLES: Record<string, string> = {
 
 async function main(): Promise<void> {
   const start = performance.now()
+  await configOf('full')
   const manifests = { train: await render('train'), val: await render('val'), test: await render('test') }
   const [training, test] = [await readManifest(manifests.train), await readManifest(manifests.test)]
   const [shuffled, oneFrame] = [
