@@ -2,7 +2,6 @@
 import type { Command } from 'commander'
 import { invalid } from '../errors.js'
 import { checkAdapterConfig } from '../adapter/config.js'
-import { choosing, type ChooseOptions } from '../session/choose.js'
 import { openTexts } from '../session/checkpoint.js'
 import { encode, imageTextConfig } from '../session/encode.js'
 import { Features } from '../session/features.js'
@@ -10,8 +9,9 @@ import { adapterOutline, outlineOf } from '../session/footprint.js'
 import { framesOf, openModel } from '../session/model.js'
 import { askingOf, checkFits, type Asked } from './plan.js'
 import { chosen, count, interruptible, located, number, opens, seconds, type Opens } from './common.js'
+import { drawn, draws, type Draws } from './draws.js'
 
-interface Options extends Opens {
+interface Options extends Opens, Draws {
   video: string
   fps?: string
   start?: string
@@ -19,16 +19,10 @@ interface Options extends Opens {
   prompt: string[]
   dialogue?: string
   maxTokens: string
-  temperature?: string
-  topP?: string
-  seed?: string
-  repetitionPenalty?: string
-  beams?: string
-  lengthPenalty?: string
 }
 
 export function register(program: Command): void {
-  opens(program.command('ask'))
+  draws(opens(program.command('ask')))
     .description('ask questions about one video')
     .requiredOption('--video <file>', 'video file, or folder of frame images with --fps')
     .option('--fps <n>', 'frames per second of a folder of images')
@@ -41,12 +35,6 @@ export function register(program: Command): void {
     )
     .option('--dialogue <text>', 'what is said in the video; goes to the Q-Former')
     .option('--max-tokens <n>', 'longest answer', '64')
-    .option('--temperature <t>', 'draw tokens, by scores divided by it; 0 takes the likeliest (default: 0)')
-    .option('--top-p <p>', 'draw from the fewest likeliest tokens that have this probability together (default: 1)')
-    .option('--seed <n>', 'the same seed draws the same answer (default: 0)')
-    .option('--repetition-penalty <x>', 'makes words that were said less likely, above 1 (default: 1)')
-    .option('--beams <n>', 'follow so many answers side by side and give the likeliest (default: 1)')
-    .option('--length-penalty <x>', 'with beams: above 0 prefers long answers, below 0 short ones (default: 1)')
     .action(async (o: Options) => {
       for (const [name, text] of [...o.prompt.map((prompt) => ['--prompt', prompt]), ['--dialogue', o.dialogue]]) {
         if (text?.includes('\uFFFD'))
@@ -64,7 +52,7 @@ export function register(program: Command): void {
         fps: number('--fps', o.fps),
       }
       const [maxTokens, timeout] = [count('--max-tokens', o.maxTokens), seconds('--timeout', o.timeout)]
-      const choice = chosenTokens(o)
+      const choice = drawn(o)
       const { graphs, say, ...where } = chosen(o)
       const folder = await located(o.model, o)
       await checkFits(await questionOf({ ...o, model: folder }, maxTokens, choice.beams), where)
@@ -85,20 +73,6 @@ export function register(program: Command): void {
         model.dispose()
       }
     })
-}
-
-/** How tokens are chosen, checked before anything is loaded. */
-function chosenTokens(o: Options): ChooseOptions {
-  const options = {
-    temperature: number('--temperature', o.temperature),
-    topP: number('--top-p', o.topP),
-    seed: number('--seed', o.seed),
-    repetitionPenalty: number('--repetition-penalty', o.repetitionPenalty),
-    beams: number('--beams', o.beams),
-    lengthPenalty: number('--length-penalty', o.lengthPenalty),
-  }
-  choosing(options)
-  return options
 }
 
 /** The longest of the questions as its footprint knows it. */

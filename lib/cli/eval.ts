@@ -19,8 +19,9 @@ import { ofRank, parallels, together, type Parallel } from './parallel.js'
 import { fitting, measures, scoreText } from './score.js'
 import { checkFits, predictingOf, type Asked } from './plan.js'
 import { Bar, chance, chosen, count, interruptible, located, opens, percent, seconds, type Opens } from './common.js'
+import { drawn, draws, type Draws } from './draws.js'
 
-interface Options extends Opens, Parallel, Tools {
+interface Options extends Opens, Draws, Parallel, Tools {
   data: string
   output?: string
   resume?: boolean
@@ -61,7 +62,7 @@ export function probeText({ metric, samples, rows, findings, video }: Probe): st
 }
 
 export function register(program: Command): void {
-  measures(parallels(opens(program.command('eval'))))
+  measures(parallels(draws(opens(program.command('eval')))))
     .description('predict every sample of a manifest and print the accuracy')
     .requiredOption('--data <manifest>', 'samples, JSONL')
     .option(
@@ -85,6 +86,7 @@ export function register(program: Command): void {
 async function run(o: Options, ranks: Ranks): Promise<void> {
   const [batch, choice, timeout] = [count('--batch', o.batch), sampling(o.sampling), seconds('--timeout', o.timeout)]
   const asked = o.frames === undefined ? undefined : count('--frames', o.frames)
+  const choose = drawn(o)
   if (o.resume && o.output === undefined) throw invalid('--resume', 'an --output to continue', new Error('none'))
   const probed = o.probe === undefined ? undefined : o.probe === true ? PROBED : count('--probe', o.probe)
   const samples = await readManifest(o.data)
@@ -92,7 +94,7 @@ async function run(o: Options, ranks: Ranks): Promise<void> {
   if (metrics) checkTools(metrics, o)
   const { graphs, say, ...where } = chosen(ofRank(o))
   const folder = await located(o.model, o)
-  await checkFits(await predictions(folder, o.adapter, samples, batch, asked), where)
+  await checkFits(await predictions(folder, o.adapter, samples, batch, asked, choose.beams), where)
   const model = await openModel(folder, { ...where, adapter: o.adapter })
   const { checkpoint, adapter } = model
   if (ranks.first) say(checkpoint)
@@ -108,7 +110,7 @@ async function run(o: Options, ranks: Ranks): Promise<void> {
       cache: o.cache,
       verify: o.verify,
     })
-    const name = await runName(checkpoint, adapter, features.options)
+    const name = await runName(checkpoint, adapter, features.options, choose)
     await ranks.requireSame({ '--data': samplesName(samples), 'model, adapter and frames': name })
     const file =
       o.output === undefined || !ranks.first
@@ -127,7 +129,7 @@ async function run(o: Options, ranks: Ranks): Promise<void> {
         progress()
       }
       const asked = left ? samples.filter((s) => left.has(s.id)) : samples
-      const options = { adapter, batch, graphs, signal, onUnpredicted }
+      const options = { adapter, batch, graphs, signal, choose, onUnpredicted }
       for await (const p of predictTogether(ranks, checkpoint, features, asked, options)) {
         predictions.push(p)
         await file?.add(p)
@@ -141,7 +143,7 @@ async function run(o: Options, ranks: Ranks): Promise<void> {
     if (probed !== undefined) {
       // The first rank has those of an earlier run, too.
       const [known = []] = await ranks.gather(ranks.first ? predictions : undefined)
-      const how = { adapter, batch, graphs, signal, most: probed, known, ranks }
+      const how = { adapter, batch, graphs, signal, choose, most: probed, known, ranks }
       if (known.length) await runProbe(checkpoint, features, samples, how, o.output)
     }
     if (ranks.first && unpredicted.length) {
@@ -199,9 +201,10 @@ async function predictions(
   samples: readonly Sample[],
   batch: number,
   frames: number | undefined,
+  beams: number | undefined,
 ): Promise<Asked> {
   const outline = await outlineOf(model)
   const texts = { ...(await openTexts(model, outline.config)), model: { config: outline.config } }
   const adapter = folder === undefined ? undefined : await adapterOutline(folder)
-  return predictingOf(outline, { texts, samples, adapter, frames: frames ?? adapter?.config.frames ?? 4, batch })
+  return predictingOf(outline, { texts, samples, adapter, frames: frames ?? adapter?.config.frames ?? 4, batch, beams })
 }

@@ -13,6 +13,7 @@ import { noGrad } from '../tensor/tape.js'
 import { ARRAYS } from '../tensor/dtype.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { Checkpoint } from '../session/checkpoint.js'
+import type { ChooseOptions } from '../session/choose.js'
 import { encode, imageTextConfig, textRows, type Encoded, type TextConfig } from '../session/encode.js'
 import { Features, type FeatureOptions } from '../session/features.js'
 import { notFinite, NotFiniteError } from '../session/finite.js'
@@ -51,6 +52,8 @@ export interface PredictOptions {
   batch?: number
   /** Most tokens of an open answer. Default 64. */
   maxTokens?: number
+  /** How the tokens of an open answer are chosen. Default: the likeliest. Each sample draws from the seed anew. */
+  choose?: ChooseOptions | undefined
   /** On a CUDA device, whether the steps of an open answer are launched as graphs. Default: true. */
   graphs?: boolean | undefined
   signal?: AbortSignal | undefined
@@ -285,11 +288,11 @@ async function openAnswer(
   checkpoint: Checkpoint,
   visual: Tensor,
   { prompt }: Encoded,
-  { maxTokens, graphs, signal }: PredictOptions,
+  { maxTokens, choose, graphs, signal }: PredictOptions,
 ): Promise<string> {
   const ids: number[] = []
   const { model, eosIds } = checkpoint
-  for await (const id of generate(model, visual, prompt, { maxTokens, eosIds, graphs, signal })) ids.push(id)
+  for await (const id of generate(model, visual, prompt, { ...choose, maxTokens, eosIds, graphs, signal })) ids.push(id)
   return checkpoint.tokenizer.decode(ids).trim()
 }
 

@@ -95,6 +95,7 @@ export async function rehearsePredictions(
   adapter: Adapter | undefined,
   frames: number,
   { samples, rows, qformerTokens, textTokens, answerTokens, openTokens }: PredictSizes,
+  beams?: number,
 ): Promise<number> {
   const { tokens, hiddenSize } = model.config.vision
   return scope(() =>
@@ -107,7 +108,7 @@ export async function rehearsePredictions(
         const hidden = scope(() => model.hidden(repeated, answers))
         await rowLosses(model, hidden, answers)
       }
-      return openTokens ? rehearseAnswer(model, narrow(visual, 0, 0, 1), openTokens, ANSWER) : 0
+      return openTokens ? rehearseAnswer(model, narrow(visual, 0, 0, 1), openTokens, ANSWER, beams) : 0
     }),
   )
 }
@@ -119,12 +120,14 @@ export interface EvalSizes {
   adapter?: AdapterOutline | undefined
   frames: number
   batch: number
+  /** Answers of a search that are followed side by side. Default 1. */
+  beams?: number | undefined
 }
 
 /** Predictions of samples, a batch at a time. */
 export async function evalFootprint(
   outline: Outline,
-  { texts, samples, adapter: given, frames, batch }: EvalSizes,
+  { texts, samples, adapter: given, frames, batch, beams }: EvalSizes,
   options: FootprintOptions,
 ): Promise<Footprint> {
   const { tokens, hiddenSize } = outline.config.vision
@@ -135,7 +138,7 @@ export async function evalFootprint(
     rehearseFeatures(model, frames)
     features = itemSize(model.precision) * frames * tokens * hiddenSize
     const { adapters, row, dispose } = openAdapters(model, given ? [given] : [])
-    const kv = await rehearsePredictions(model, adapters[0], frames, sizes)
+    const kv = await rehearsePredictions(model, adapters[0], frames, sizes, beams)
     dispose()
     return [...row, ...(kv ? [{ part: 'KV cache', bytes: kv }] : [])]
   })

@@ -10,15 +10,21 @@ import { parseJson } from '../files/json.js'
 import { decodeText } from '../files/text.js'
 import { writeFileAtomic } from '../files/atomic.js'
 import type { Checkpoint } from '../session/checkpoint.js'
+import type { ChooseOptions } from '../session/choose.js'
 import type { Prediction, Unpredicted } from './evaluate.js'
 import type { FeatureOptions } from '../session/features.js'
 
-/** A name of everything but the samples that predictions depend on: weights, adapter, precision, sampling of frames. */
+/**
+ * A name of everything but the samples that predictions depend on: weights, adapter, precision, frames, choice of
+ * tokens.
+ */
 export async function runName(
   checkpoint: Checkpoint,
   adapter: Adapter | undefined,
   { frames, sampling }: FeatureOptions,
+  choose: ChooseOptions = {},
 ): Promise<string> {
+  const drawn = Object.entries(choose).filter(([, value]) => value !== undefined)
   const hash = createHash('sha256').update(
     JSON.stringify([
       checkpoint.fingerprint,
@@ -28,6 +34,7 @@ export async function runName(
       frames,
       sampling,
       adapter?.config ?? null,
+      ...(drawn.length ? [drawn.sort()] : []),
     ]),
   )
   for (const [name, t] of adapter?.parameters ?? []) hash.update(name).update(new Uint8Array((await t.data()).buffer))

@@ -418,6 +418,51 @@ test('eval and ask say what they assume of a checkpoint, once', async () => {
   }
 })
 
+test('open answers are drawn and searched as ask does it, in any batch', async () => {
+  const some = open(samples).slice(0, 4)
+  using model = await openModel(world.model)
+  for (const choose of [{ temperature: 2, seed: 7 }, { beams: 3, lengthPenalty: -1 }, { repetitionPenalty: 3 }]) {
+    const asked: string[] = []
+    for (const sample of some) {
+      let said = ''
+      for await (const piece of model.ask(sample, { ...choose, frames: 2, maxTokens: 9 })) said += piece
+      asked.push(said.trim())
+    }
+    const of = async (batch: number): Promise<string[]> =>
+      (await predict(some, { choose, maxTokens: 9, batch })).map((p) => p.prediction)
+    assert.equal(await of(1), asked, JSON.stringify(choose))
+    assert.equal(await of(3), asked, JSON.stringify(choose))
+    const plain = (await predict(some, { maxTokens: 9 })).map((p) => p.prediction)
+    assert.not.equal(asked, plain, JSON.stringify(choose))
+  }
+})
+
+test('eval draws by --temperature and --seed, goes on with the same alone, and refuses what cannot be', async () => {
+  const data = at('open.jsonl')
+  const lines = jsonLines(world.val).map(({ choices: _, ...l }) => ({ ...l, video: join(world.val, '..', l.video) }))
+  writeFileSync(data, lines.map((l) => `${JSON.stringify(l)}\n`).join(''))
+  const run = (file: string, ...more: string[]) =>
+    cli('eval', '--model', world.model, '--data', data, '--output', at(file), ...more)
+  for (const [file, seed] of [
+    ['drawn-1.jsonl', '1'],
+    ['drawn-1-again.jsonl', '1'],
+    ['drawn-2.jsonl', '2'],
+  ] as const)
+    assert.is((await run(file, '--temperature', '3', '--seed', seed)).code, 0)
+  const said = (file: string): unknown[] =>
+    jsonLines(at(file)).flatMap((l) => (l['prediction'] === undefined ? [] : [l['prediction']]))
+  assert.is(said('drawn-1.jsonl').length, lines.length)
+  assert.equal(said('drawn-1.jsonl'), said('drawn-1-again.jsonl'))
+  assert.not.equal(said('drawn-1.jsonl'), said('drawn-2.jsonl'))
+  assert.is((await run('drawn-1.jsonl', '--temperature', '3', '--seed', '1', '--resume')).code, 0)
+  const other = await run('drawn-1.jsonl', '--temperature', '3', '--seed', '2', '--resume')
+  assert.is(other.code, 1)
+  assert.match(other.err, /drawn-1\.jsonl/)
+  const both = await run('never.jsonl', '--beams', '2', '--temperature', '1')
+  assert.match(both.err, /^mtransllama: temperature: expected none with beams, but got 1; .*\n$/)
+  assert.not.ok(existsSync(at('never.jsonl')))
+})
+
 test('eval: --resume needs a file', async () => {
   const { code, err } = await cli('eval', '--model', world.model, '--data', world.val, '--resume')
   assert.is(code, 1)
