@@ -27,12 +27,7 @@ function tried(): Map<string, string> {
   return new Map(
     newest?.models.flatMap(({ model, asked }): [string, string][] =>
       asked
-        ? [
-            [
-              model,
-              `ran, with zeros: ${asked.weights}, ${asked.tokenSeconds.toFixed(1)} s a token, at most ${(asked.peakBytes / 1e9).toFixed(1)} GB`,
-            ],
-          ]
+        ? [[model, `opened and asked, with zeros: ${asked.weights}, at most ${(asked.peakBytes / 1e9).toFixed(1)} GB`]]
         : [],
     ),
   )
