@@ -270,6 +270,8 @@ function run(): Report {
           [385, 31],
         ] as const)
           one({ m, n, k, rank: ranks[turn++ % ranks.length]!, weight, activation }, report)
+      // More rows than meet one panel after the other.
+      one({ m: 300, n: 70, k: 99, rank: 5, weight, activation }, report)
       for (const [n, k] of [
         [1, 7],
         [33, 31],

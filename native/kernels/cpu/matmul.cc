@@ -190,6 +190,7 @@ class Task {
                          : static_cast<float*>(p_.c.data) + (block.top + s0_ * plan_.strip) * sums_row_ + left_edge_;
     ready_ = static_cast<const float*>(p_.b.packed);
     pace_ = ceil_div(int64_t(nr_), s1_ - s0_);
+    source_panel_ = plan_.turns ? ceil_div(p_.n, int64_t(2)) * nr_ : 0;
   }
 
   void run() {
@@ -235,7 +236,8 @@ class Task {
                        add,
                        int(std::min<int64_t>(nr_, p_.n - j)),
                        next ? next : right,
-                       pace};
+                       pace,
+                       next ? source_panel_ : 0};
       const auto& tiles = p_.level.tile[int(kind)][out.columns > p_.level.width];
       tiles[std::min(most, height - i) - 1](words, left + i * row, row, col, right, right_row, out);
     }
@@ -272,6 +274,7 @@ class Task {
   Panels panels_at(int64_t x) const {
     if (ready_) return {ready_ + first_ * plan_.panel_words + x / plan_.words_per_row * nr_, nr_, plan_.panel_words};
     if (is_quantised(p_.b.dtype)) return unpacked(x);
+    if (plan_.turns) return turned(x);
     const Right b = p_.b.turned ? turn(p_.b, x) : p_.b;
     if (!b.turned && b.dtype == DType::f32 && b.col == 1 && wide_ % nr_ == 0 &&
         (p_.k * b.row <= kNearRows || s1_ - s0_ <= kReads))
@@ -298,6 +301,20 @@ class Task {
     for (int64_t i = 0; i < count; i += nr_)
       p_.level.pack[size_t(DType::f32)](packed + (first + i) / nr_ * panel, nr_, 1, wide, nr_, rows + i * row, row, 0);
     return {rows, b.dtype, row * half, 1, nullptr, 0, rows};
+  }
+
+  /// The same by Level::turn, in one pass: all of the group's panels, or, panel by panel, one place, where each is
+  /// turned just before it is multiplied, so that it is still in cache.
+  Panels turned(int64_t x) const {
+    const int64_t apart = plan_.panel_by_panel ? 0 : deep(x) * nr_;
+    float* scratch = right_scratch.floats((plan_.panel_by_panel ? 1 : kGroup) * plan_.depth * nr_);
+    for (int64_t p = first_; apart && p < last_; ++p) turn_panel(p, x, scratch + (p - first_) * apart);
+    return {scratch, nr_, apart};
+  }
+  /// Panel p's columns are rows of each panel of the transpose, whose columns are rows of this one.
+  void turn_panel(int64_t p, int64_t x, float* to) const {
+    const int64_t half = nr_ / 2, rows = ceil_div(p_.n, int64_t(2)) - p * half;
+    p_.level.turn(source_of(p, x), source_panel_, ceil_div(deep(x), half), std::min(half, rows), to);
   }
 
   /// The group's panels from x on, of a quantised matrix whose rows are columns of the factor, or its rows.
@@ -329,8 +346,10 @@ class Task {
   }
 
   void by_panels(int64_t x, const Panels& right) {
-    for (int64_t p = first_; p < last_; ++p)
+    for (int64_t p = first_; p < last_; ++p) {
+      if (plan_.turns) turn_panel(p, x, right_scratch.floats(plan_.depth * nr_));  // at right.first
       for (int64_t s = s0_; s < s1_; ++s) along(s, p, x, right, soon(s - s0_, p, x), pace_);
+    }
     if (x + deep(x) == plan_.words)
       for (int64_t s = s0_; s < s1_; ++s) finish(s);
   }
@@ -358,7 +377,12 @@ class Task {
     const bool across = p + 1 < last_, within = x + deep(x) < plan_.words;
     if (!across && !within && last_ == plan_.panels) return nullptr;
     const int64_t panel = across ? p + 1 : within ? first_ : last_, from = across ? x : within ? x + deep(x) : 0;
+    if (plan_.turns) return source_of(panel, from) + turn * pace_ * nr_ / 2;
     return ready_ + panel * plan_.panel_words + (from * nr_ + turn * pace_ * deep(x)) / plan_.words_per_row;
+  }
+  /// Where panel p from x on lies in the packed transpose.
+  const float* source_of(int64_t p, int64_t x) const {
+    return static_cast<const float*>(p_.b.turned) + x / (nr_ / 2) * source_panel_ + p * (nr_ / 2) * nr_;
   }
 
   const Matmul& p_;
@@ -369,7 +393,8 @@ class Task {
   int64_t first_, last_, s0_, s1_;  // panels, and strips of the block
   int64_t left_edge_, wide_;        // columns
   int64_t sums_row_, pace_;
-  float* sums_;  // of the first strip's rows and of columns from left_edge_ on
+  int64_t source_panel_;  // words between panels of the transpose that is turned, 0: none is
+  float* sums_;           // of the first strip's rows and of columns from left_edge_ on
   float* low_panels_ = nullptr;
   const float* ready_;  // the right factor packed, null where it is not
 };

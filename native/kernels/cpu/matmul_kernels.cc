@@ -14,7 +14,7 @@ const Level& level() {
 #ifdef MT_X86
     const Tiles* dots = has_bfloat16_dots() ? &bf16_dots : nullptr;
 #ifdef MT_AMX
-    if (has_bfloat16_tiles()) dots = &amx_dots, l.dots_mr = kMaxRows;
+    if (has_bfloat16_tiles()) dots = &amx_dots, l.dots_mr = kMaxRows, l.turn = turn_pairs;
 #endif
     for (int v = 0; dots && v < 2; ++v) std::copy_n(dots->tile[v], kMaxRows, l.tile[int(Kind::dots)][v]);
 #endif

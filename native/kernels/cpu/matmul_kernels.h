@@ -32,6 +32,7 @@ struct Target {
   const float* next;  // prefetched meanwhile, `pace` words further at every step: what a later tile reads, or the
                       // tile's own panel
   int64_t pace;
+  int64_t leap = 0;  // words further every 16 steps, of tiles that take so many at a time; 0: 16·pace
 };
 
 inline constexpr int kMaxRows = 32;    // bound on the rows of a tile
@@ -64,10 +65,18 @@ struct Level {
   using Dot = void (*)(int64_t k, const float* a, int64_t lda, const void* b, int64_t ldb, const void* next,
                        float* sums);
   Dot dot[3][2][kDotRows];
+  /// Turns pairs: out of `panels` packed panels that lie `panel` words apart, `rows` rows of each from `in` on, at most
+  /// nr / 2, become nr columns of their transpose, and the panels' columns its rows, in pairs again. Only with
+  /// bfloat16 tiles; else null.
+  using Turn = void (*)(const float* in, int64_t panel, int64_t panels, int64_t rows, float* out);
+  Turn turn = nullptr;
 };
 
 extern const Tiles bf16_dots;  // matmul_avx512_bf16.cc: of Kind::dots, where has_bfloat16_dots()
 extern const Tiles amx_dots;   // matmul_amx.cc: the same, where has_bfloat16_tiles()
+
+/// Level::turn, where has_bfloat16_tiles().
+void turn_pairs(const float* in, int64_t panel, int64_t panels, int64_t rows, float* out);
 
 /// Repeats four of AMX's products, for the rate of the machine: 4·2·16·16·32 operations a step.
 float tile_products(int64_t steps);

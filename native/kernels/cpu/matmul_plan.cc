@@ -71,7 +71,8 @@ Plan plan(const Level& level, int threads, int64_t m, int64_t n, int64_t k, cons
   // one is fetched. Threads then share panels out, else rows too.
   p.panels = ceil_div(n, level.nr);
   p.panel_words = b.panel ? b.panel : ceil_div(p.words, p.words_per_row) * level.nr;
-  p.panel_by_panel = b.packed && m > most && m <= kLow;
+  p.turns = pairs && b.turned && level.turn;
+  p.panel_by_panel = (p.turns || (b.packed && m > most)) && m <= kLow;
   p.group = p.panel_by_panel && threads > 1 ? std::clamp<int64_t>(p.panels / (kPieces * threads), 1, kGroup) : kGroup;
 
   // Rows, shared out evenly, so that the last tile of a block is not a sliver.
@@ -93,7 +94,7 @@ std::string describe(const Plan& p, int64_t m) {
   const int64_t rows = std::min(m, p.block), strips = p.strips(rows), cut = p.strips_of_task(rows);
   return text(kinds[int(p.kind)], ", left factor ", forms[int(p.left)], "; ", ceil_div(m, p.block), " x ", p.block,
               " rows, strips of ", p.strip, ", ", cut, " of ", strips, " in a task; ", p.panels, " panels, ", p.group,
-              " in a task; ", p.words, " words along k, ", p.depth, " at a time",
+              " in a task; ", p.words, " words along k, ", p.depth, " at a time", p.turns ? "; turned" : "",
               p.panel_by_panel ? "; panel by panel" : "", p.narrow ? "; sums narrowed" : "");
 }
 

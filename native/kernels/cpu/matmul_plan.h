@@ -25,6 +25,7 @@ struct Plan {
   LeftForm left;
   bool few_rows;          // no tasks of tiles: dot products, which read the right factor once and as it lies
   bool narrow;            // the result is bfloat16: sums lie in memory of the thread's own first
+  bool turns;             // the right factor's panels are turned out of its packed transpose by Level::turn
   bool panel_by_panel;    // all strips meet a panel before the next panel's turn; else all panels a strip
   int64_t words, depth;   // along k: all, and of a block
   int64_t words_per_row;  // of a panel: 2 where it holds pairs and the left factor numbers
