@@ -46,7 +46,7 @@ const two = (command: string[], ...args: string[]): string => {
 
 const result: Scaling = {
   format: 'mtransllama-scaling',
-  version: 1,
+  version: 2,
   date: new Date().toISOString(),
   ...commit(),
   machine: machine(),

@@ -5,7 +5,8 @@ const times = z.array(z.number().positive()).min(1)
 
 export const Scaling = z.object({
   format: z.literal('mtransllama-scaling'),
-  version: z.literal(1),
+  /** 1: each rank added the gradients of all; 2: each a part of them. */
+  version: z.union([z.literal(1), z.literal(2)]),
   date: z.string(),
   commit: z.string().nullable(),
   changed: z.boolean().nullable(),

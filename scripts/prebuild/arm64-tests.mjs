@@ -80,10 +80,13 @@ writeFileSync(join(packages, 'uvu', 'assert.js'), `export * from ${JSON.stringif
 writeFileSync(
   join(packages, 'uvu', 'index.js'),
   `export * from ${JSON.stringify(join(uvu, 'dist', 'index.mjs'))}
-import { test as all } from ${JSON.stringify(join(uvu, 'dist', 'index.mjs'))}
+import { suite as every, test as all } from ${JSON.stringify(join(uvu, 'dist', 'index.mjs'))}
 const [part, parts] = process.env.MT_PART.split('/').map(Number)
 let count = 0
-export const test = Object.assign((...given) => void (count++ % parts === part - 1 && all(...given)), all)
+const shared = (tests) =>
+  Object.assign((...given) => void (count++ % parts === part - 1 && tests(...given)), tests)
+export const test = shared(all)
+export const suite = (...given) => shared(every(...given))
 `,
 )
 
