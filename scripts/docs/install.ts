@@ -1,7 +1,8 @@
 // npm run docs:install: brings docs/prebuilds.json up to date with what is in prebuilds/, and writes its tables into
 // docs/install.md, between the marks. Options take what other programs printed:
 //   --nodes FILE  the lines of scripts/prebuild/empty-root.sh
-//   --arm64 FILE  the output of scripts/prebuild/arm64-tests.mjs
+//   --arm64 FILE --commit HASH  the output of scripts/prebuild/arm64-tests.mjs, of all parts that were run, and the
+//                 sources that the addon was compiled from
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -39,8 +40,14 @@ export const Prebuilds = z.strictObject({
   tarball: z.number().optional(),
   prebuilds: z.record(z.string(), Prebuild),
   installed: z.array(Installed),
-  /** Tests of operators on linux-arm64, executed by qemu-user. */
-  arm64: z.strictObject({ total: z.number(), passed: z.number() }).optional(),
+  /** Tests of operators on linux-arm64, executed by qemu-user: counts by file, and files that were not run. */
+  arm64: z
+    .strictObject({
+      commit: z.string(),
+      files: z.record(z.string(), z.strictObject({ passed: z.number(), total: z.number() })),
+      missing: z.array(z.string()),
+    })
+    .optional(),
 })
 export type Prebuilds = z.infer<typeof Prebuilds>
 
@@ -63,6 +70,40 @@ export function describe(platform: string): z.infer<typeof Prebuild> {
 
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`
 
+function arm64Text({ commit, files, missing }: NonNullable<Prebuilds['arm64']>): string {
+  const counts = Object.values(files)
+  const sum = (of: 'passed' | 'total'): number => counts.reduce((n, file) => n + file[of], 0)
+  const each = Object.entries(files).map(([name, { passed, total }]) => `${name} ${passed}/${total}`)
+  const rest = missing.length ? ` Not run there: ${missing.join(', ')}.` : ''
+  return `Tests of operators (test/ops) on linux-arm64 under qemu-user, at commit ${commit.slice(0, 10)}: ${sum('passed')} of ${sum('total')} passed (${each.join(', ')}).${rest}`
+}
+
+type Arm64 = NonNullable<Prebuilds['arm64']>
+
+/**
+ * What the output of uvu counts, by test file; a file may occur several times, with other parts of its tests. Of a file
+ * whose run was cut short the tests count that had passed.
+ */
+function countsOf(output: string, commit: string): Arm64 {
+  const files: Arm64['files'] = {}
+  const cut = new Set<string>()
+  const [, ...sections] = output.split(/^([\w-]+)\.test\.js$/m)
+  for (let i = 0; i + 1 < sections.length; i += 2) {
+    const [name, text] = [sections[i]!, sections[i + 1]!]
+    const counts = [...text.matchAll(/\((\d+) \/ (\d+)\)/g)].map(([, passed, total]) => [Number(passed), Number(total)])
+    const dots = text.split('•').length - 1
+    if (!counts.length) cut.add(name)
+    const file = (files[name] ??= { passed: 0, total: 0 })
+    for (const [passed, total] of counts.length ? counts : [[dots, dots]]) {
+      file.passed += passed!
+      file.total += total!
+    }
+  }
+  const all = readdirSync(join(root, 'test', 'ops')).flatMap((f) => /^(.+)\.test\.ts$/.exec(f)?.[1] ?? [])
+  const missing = all.flatMap((name) => (!files[name] ? name : cut.has(name) ? `the rest of ${name}` : []))
+  return { commit, files, missing }
+}
+
 /** The part of the page between the marks. */
 export function tables({ tarball, prebuilds, installed, arm64 }: Prebuilds): string {
   return [
@@ -84,7 +125,7 @@ export function tables({ tarball, prebuilds, installed, arm64 }: Prebuilds): str
       ['Node.js', 'npm', 'glibc', 'installed in', 'addon', '`ask` answers'],
       installed.map((i) => [i.node, i.npm, i.glibc, `${i.seconds} s`, i.addon, i.answer]),
     ),
-    ...(arm64 ? [`Tests of operators on linux-arm64 under qemu-user: ${arm64.passed} of ${arm64.total} passed.`] : []),
+    ...(arm64 ? [arm64Text(arm64)] : []),
     MARKS[1],
   ].join('\n\n')
 }
@@ -96,9 +137,13 @@ export function pageWith(page: string, record: Prebuilds): string {
   return page.slice(0, begin) + tables(record) + page.slice(end + MARKS[1].length)
 }
 
-function option(name: string): string | undefined {
+function given(name: string): string | undefined {
   const at = argv.indexOf(`--${name}`)
-  return at < 0 ? undefined : readFileSync(argv[at + 1]!, 'utf8')
+  return at < 0 ? undefined : argv[at + 1]
+}
+function option(name: string): string | undefined {
+  const file = given(name)
+  return file === undefined ? undefined : readFileSync(file, 'utf8')
 }
 
 function main(): void {
@@ -118,9 +163,9 @@ function main(): void {
       .map((line) => Installed.parse(JSON.parse(line)))
   const arm64 = option('arm64')
   if (arm64 !== undefined) {
-    const count = (what: string): number =>
-      [...arm64.matchAll(new RegExp(`${what}:\\s+(\\d+)`, 'g'))].reduce((sum, [, n]) => sum + Number(n), 0)
-    record.arm64 = { total: count('Total'), passed: count('Passed') }
+    const commit = given('commit')
+    if (commit === undefined) throw new Error('--arm64: --commit has to name the sources of the addon')
+    record.arm64 = countsOf(arm64, commit)
   }
   writeFileSync(recordFile, `${JSON.stringify(Prebuilds.parse(record), null, 2)}\n`)
   writeFileSync(pageFile, pageWith(readFileSync(pageFile, 'utf8'), record))
