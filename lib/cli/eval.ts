@@ -4,7 +4,7 @@ import type { Sampling } from '../data/frames.js'
 import { readManifest, type Sample } from '../data/manifest.js'
 import { InputError, invalid } from '../errors.js'
 import { openModel } from '../session/model.js'
-import { accuracy, predictTogether, type Prediction, type Unpredicted } from '../eval/evaluate.js'
+import { accuracy, predictSamples, type Prediction, type Unpredicted } from '../eval/evaluate.js'
 import { textTable } from '../report/table.js'
 import type { Ranks } from '../ranks/ranks.js'
 import { Features } from '../session/features.js'
@@ -129,8 +129,8 @@ async function run(o: Options, ranks: Ranks): Promise<void> {
         progress()
       }
       const asked = left ? samples.filter((s) => left.has(s.id)) : samples
-      const options = { adapter, batch, graphs, signal, choose, onUnpredicted }
-      for await (const p of predictTogether(ranks, checkpoint, features, asked, options)) {
+      const options = { adapter, batch, ranks, graphs, signal, choose, onUnpredicted }
+      for await (const p of predictSamples(checkpoint, features, asked, options)) {
         predictions.push(p)
         await file?.add(p)
         progress()

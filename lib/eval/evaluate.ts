@@ -18,6 +18,7 @@ import { encode, imageTextConfig, textRows, type Encoded, type TextConfig } from
 import { Features, type FeatureOptions } from '../session/features.js'
 import { notFinite, NotFiniteError } from '../session/finite.js'
 import { generate } from '../session/generate.js'
+import { Loader } from '../session/loader.js'
 import type { Model } from '../session/model.js'
 import { checkedVisual } from '../session/visual.js'
 import { sameAnswer } from './metrics/classes.js'
@@ -46,6 +47,9 @@ export interface Unpredicted {
   error: string
 }
 
+/** Samples that are predicted at a time, unless options say otherwise. */
+export const PREDICTED = 16
+
 /** How samples are predicted. */
 export interface PredictOptions {
   /** Samples at a time. Default 16. */
@@ -56,6 +60,8 @@ export interface PredictOptions {
   choose?: ChooseOptions | undefined
   /** On a CUDA device, whether the steps of an open answer are launched as graphs. Default: true. */
   graphs?: boolean | undefined
+  /** Most bytes of features that are computed ahead of the batch that is predicted. Default 256 MiB; 0: none. */
+  ahead?: number | undefined
   signal?: AbortSignal | undefined
   /**
    * Without visual tokens: the language model reads texts alone, the Q-Former's text in front of the prompt, and no
@@ -115,83 +121,81 @@ export function evaluate(
   })
 }
 
-/** Samples that are predicted at a time, unless options say otherwise. */
-export const PREDICTED = 16
-
-/** {@link evaluate} for an adapter that need not be the model's, such as one in training. */
+/**
+ * {@link evaluate} for an adapter that need not be the model's, such as one in training. Of several ranks each predicts
+ * a share; every rank yields all predictions and hears of all samples without one, in an order that depends on the
+ * number of ranks.
+ */
 export async function* predictSamples(
   checkpoint: Checkpoint,
   features: Features,
   samples: readonly Sample[],
-  options: PredictOptions & { adapter?: Adapter | undefined } = {},
+  options: PredictOptions & { adapter?: Adapter | undefined; ranks?: Ranks | undefined } = {},
 ): AsyncGenerator<Prediction, void> {
-  const { adapter, batch = PREDICTED, signal, textOnly } = options
+  const { adapter, batch = PREDICTED, ranks = alone, onUnpredicted, textOnly, ahead, signal } = options
   const seen: TextConfig = adapter?.config ?? imageTextConfig(checkpoint, features.options.frames)
   const config: TextConfig = textOnly ? { ...seen, fusion: false, lateText: 'prompt' } : seen
-  for (let at = 0; at < samples.length; at += batch) {
-    signal?.throwIfAborted()
-    const ready = await usable(checkpoint, features, samples.slice(at, at + batch), config, options)
-    if (!ready.length) continue
-    const predicted: Prediction[] = []
-    const failure = await scope(() =>
-      noGrad(() => predictBatch(checkpoint, features, ready, config, options, adapter, predicted)),
-    ).then(
-      () => undefined,
-      (error: unknown) => ({ error }),
-    )
-    yield* predicted
-    if (failure) throw failure.error
+  const groups: (readonly Sample[])[] = []
+  for (let at = 0; at < samples.length; at += batch * ranks.size)
+    groups.push(ranks.share(samples.slice(at, at + batch * ranks.size)))
+  /** Why samples cannot be predicted. */
+  const lost = new Map<Sample, unknown>()
+  const texts = new Map<readonly Sample[], Sample[]>()
+  /** Those of a group whose texts can be used. Asked for by the loader, ahead of the group's turn. */
+  const fitting = (group: readonly Sample[]): Sample[] => {
+    const known = texts.get(group) ?? group.filter((sample) => textsFit(checkpoint, config, sample, lost))
+    texts.set(group, known)
+    return known
+  }
+  const loader = textOnly
+    ? undefined
+    : new Loader(
+        features,
+        (function* () {
+          for (const group of groups) yield fitting(group)
+        })(),
+        { bytes: ahead, signal },
+      )
+  try {
+    for (const group of groups) {
+      signal?.throwIfAborted()
+      if (fitting(group).length === group.length || onUnpredicted)
+        for (const [sample, error] of (await loader?.next())?.lost ?? []) lost.set(sample, error)
+      const [ready, unpredicted]: [Sample[], Unpredicted[]] = [[], []]
+      for (const sample of group) {
+        const error = lost.get(sample)
+        if (error === undefined) ready.push(sample)
+        else if (onUnpredicted && error instanceof InputError && !(error instanceof NotFiniteError)) {
+          const { id, task, prompt, answer } = sample
+          unpredicted.push({ id, task, prompt, answer, error: error.message })
+        } else throw error
+      }
+      const predicted: Prediction[] = []
+      let failure: { error: unknown } | undefined
+      if (ready.length)
+        await scope(() =>
+          noGrad(() => predictBatch(checkpoint, features, ready, config, options, adapter, predicted)),
+        ).catch((error: unknown) => void (failure = { error }))
+      for (const told of await ranks.gather({ predicted, unpredicted })) {
+        for (const line of told.unpredicted) await onUnpredicted?.(line)
+        yield* told.predicted
+      }
+      if (failure) throw failure.error
+    }
+  } finally {
+    await loader?.stop()
   }
 }
 
-/**
- * {@link predictSamples} by several ranks, each of which predicts a share. Every rank yields all predictions, and hears
- * of all samples without one; their order depends on the number of ranks.
- */
-export async function* predictTogether(
-  ranks: Ranks,
-  checkpoint: Checkpoint,
-  features: Features,
-  samples: readonly Sample[],
-  options: PredictOptions & { adapter?: Adapter | undefined },
-): AsyncGenerator<Prediction, void> {
-  const { batch = PREDICTED, onUnpredicted } = options
-  if (ranks.size === 1) return yield* predictSamples(checkpoint, features, samples, options)
-  const step = batch * ranks.size
-  for (let at = 0; at < samples.length; at += step) {
-    const [ready, lost]: [Prediction[], Unpredicted[]] = [[], []]
-    const mine = ranks.share(samples.slice(at, at + step))
-    const own = { ...options, ...(onUnpredicted && { onUnpredicted: (line: Unpredicted) => void lost.push(line) }) }
-    for await (const p of predictSamples(checkpoint, features, mine, own)) ready.push(p)
-    for (const told of await ranks.gather({ ready, lost })) {
-      for (const line of told.lost) await onUnpredicted?.(line)
-      yield* told.ready
-    }
+/** Whether every text of a sample can be used; if not, why is put in `lost`. */
+function textsFit(checkpoint: Checkpoint, config: TextConfig, sample: Sample, lost: Map<Sample, unknown>): boolean {
+  try {
+    for (const answer of sample.choices ?? [undefined]) encode(checkpoint, config, sample, answer)
+    return true
+  } catch (error) {
+    lost.set(sample, error)
+    return false
   }
-}
-
-/** The samples whose texts fit and whose clips can be read. */
-async function usable(
-  checkpoint: Checkpoint,
-  features: Features,
-  samples: readonly Sample[],
-  config: TextConfig,
-  { onUnpredicted, signal, textOnly }: PredictOptions,
-): Promise<Sample[]> {
-  const ready: Sample[] = []
-  for (const sample of samples) {
-    signal?.throwIfAborted()
-    try {
-      for (const answer of sample.choices ?? [undefined]) encode(checkpoint, config, sample, answer)
-      if (!textOnly) await features.of(sample, signal)
-      ready.push(sample)
-    } catch (error) {
-      if (!onUnpredicted || !(error instanceof InputError) || error instanceof NotFiniteError) throw error
-      const { id, task, prompt, answer } = sample
-      await onUnpredicted({ id, task, prompt, answer, error: error.message })
-    }
-  }
-  return ready
 }
 
 /** Adds the prediction of each sample to `predicted` as soon as it is known. */

@@ -11,7 +11,7 @@ import { shuffled } from '../random.js'
 import { alone, type Ranks } from '../ranks/ranks.js'
 import type { Checkpoint } from '../session/checkpoint.js'
 import { Features } from '../session/features.js'
-import { predictTogether, type PredictOptions, type Prediction } from './evaluate.js'
+import { predictSamples, type PredictOptions, type Prediction } from './evaluate.js'
 import { accuracyScore } from './metrics/classes.js'
 import { bootstrap, paired, type Interval, type Paired } from './metrics/intervals.js'
 import type { Score } from './metrics/metric.js'
@@ -165,8 +165,8 @@ export async function probe(
     const answers = new Map<string, string>()
     const onUnpredicted = (): void => onProgress?.(++done, total)
     const textOnly = of === 'text'
-    const how = { ...options, adapter, textOnly, onUnpredicted }
-    for await (const p of predictTogether(ranks, checkpoint, textOnly ? features : of, samples, how)) {
+    const how = { ...options, adapter, ranks, textOnly, onUnpredicted }
+    for await (const p of predictSamples(checkpoint, textOnly ? features : of, samples, how)) {
       answers.set(p.id, p.prediction)
       onProgress?.(++done, total)
     }

@@ -186,6 +186,56 @@ test('a clip that cannot be used ends evaluation with its line and sample, or is
   )
 })
 
+/** Features that tell which clips were begun, and which are held. */
+class Told extends Features {
+  readonly begun: string[] = []
+  held = 0
+  constructor() {
+    super(checkpoint, { frames: 2, sampling: { kind: 'uniform' } })
+  }
+  override async hold(sample: Sample, signal?: AbortSignal): Promise<() => void> {
+    this.begun.push(sample.id)
+    const release = await super.hold(sample, signal)
+    this.held++
+    return () => {
+      this.held--
+      release()
+    }
+  }
+}
+
+test('clips of the batches to come are read while one is predicted, as far as there is room, and none is left held', async () => {
+  const all = await predict(samples)
+  const unread = samples.map((s, i) => (i === 1 ? { ...s, choices: undefined, answer: 'circle '.repeat(200) } : s))
+  for (const [ahead, begun] of [
+    [undefined, samples.length - 1],
+    [0, 1],
+  ] as const) {
+    const features = new Told()
+    const lost: string[] = []
+    const options = { batch: 2, ahead, onUnpredicted: (u: Unpredicted) => void lost.push(u.id) }
+    const answers: Prediction[] = []
+    for await (const p of predictSamples(checkpoint, features, unread, options)) {
+      if (!answers.length) {
+        for (let i = 0; ahead !== 0 && features.held < begun && i < 1000; i++)
+          await new Promise((r) => setTimeout(r, 10))
+        assert.is(features.begun.length, begun, `${ahead}`)
+      }
+      answers.push(p)
+    }
+    assert.equal(
+      answers.map((p) => p.prediction),
+      all.filter((p) => p.id !== samples[1]!.id).map((p) => p.prediction),
+    )
+    assert.equal(lost, [samples[1]!.id])
+    assert.not(features.begun.includes(samples[1]!.id), 'the clip of a text that does not fit is not read')
+    assert.is(features.held, 0)
+    const stopped = new Told()
+    for await (const _ of predictSamples(checkpoint, stopped, samples, { batch: 1, ahead })) break
+    assert.is(stopped.held, 0)
+  }
+})
+
 // ---------------------------------------------------------------------------------------------------------- not finite
 
 for (const weight of [

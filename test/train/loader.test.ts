@@ -10,7 +10,7 @@ import { Features } from '../../lib/session/features.js'
 import { NotFiniteError } from '../../lib/session/finite.js'
 import { openModel, type Model } from '../../lib/session/model.js'
 import { train, type StepEvent, type TrainOptions } from '../../lib/train/loop.js'
-import { Loader } from '../../lib/train/loader.js'
+import { Loader } from '../../lib/session/loader.js'
 import { bytes, settled } from '../support/memory.js'
 import { jsonLines, makeWorld, trainConfig, type World } from '../support/world.js'
 

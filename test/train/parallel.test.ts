@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { InputError } from '../../lib/errors.js'
 import { readManifest } from '../../lib/data/manifest.js'
-import { predictTogether, type Prediction, type Unpredicted } from '../../lib/eval/evaluate.js'
+import { predictSamples, type Prediction, type Unpredicted } from '../../lib/eval/evaluate.js'
 import { localTransports } from '../../lib/ranks/local.js'
 import { RankError, Ranks, RankStopped } from '../../lib/ranks/ranks.js'
 import { Features } from '../../lib/session/features.js'
@@ -211,8 +211,8 @@ test('two ranks predict what one predicts, each a share', async () => {
     let computed = 0
     const { of } = features
     features.of = (...args) => (computed++, of.apply(features, args))
-    const options = { batch: 3, maxTokens: 4, onUnpredicted: (line: Unpredicted) => void lines.push(line) }
-    for await (const p of predictTogether(ranks, model.checkpoint, features, samples, options)) lines.push(p)
+    const options = { ranks, batch: 3, maxTokens: 4, onUnpredicted: (line: Unpredicted) => void lines.push(line) }
+    for await (const p of predictSamples(model.checkpoint, features, samples, options)) lines.push(p)
     return { lines: lines.sort((a, b) => (a.id < b.id ? -1 : 1)), computed }
   }
   const one = await predicted(new Ranks())

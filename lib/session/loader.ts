@@ -1,10 +1,10 @@
-/** Reads the clips of the steps to come, and computes their features, while a step runs. */
+/** Reads the clips to come, and computes their features, while a step or a batch of predictions runs. */
 import { performance } from 'node:perf_hooks'
 import { clipKey, DECODERS } from '../data/frames.js'
 import type { Sample } from '../data/manifest.js'
 import { InputError } from '../errors.js'
-import type { Features } from '../session/features.js'
-import { NotFiniteError } from '../session/finite.js'
+import type { Features } from './features.js'
+import { NotFiniteError } from './finite.js'
 
 /** Most bytes of features that are held ahead of the step, unless options say otherwise. */
 export const AHEAD = 2 ** 28
