@@ -80,7 +80,6 @@ export const OVER_T5: Pretraining = {
   speaker: 't5',
   from: CHECKPOINT,
   vision: { ...STANDARD.vision, steps: 0 },
-  steps: 1000,
 }
 
 export interface Progress {
