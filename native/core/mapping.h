@@ -50,6 +50,8 @@ class Mapping {
   Mapping(const Mapping&) = delete;
   const char* data() const { return data_; }
   size_t size() const { return size_; }
+  /// Whether it is mapped: else its bytes were read into memory of its own.
+  bool in_file() const { return file_ != nullptr; }
   /// Throws where the mapped file was cut, written to or replaced in place: what is read from it then is not what it
   /// was. A file of the same name that was moved there is another file and does not matter.
   void require_unchanged() const;

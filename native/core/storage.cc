@@ -14,7 +14,8 @@ Storage::~Storage() {
   if (pretended_) rehearse_release(bytes_);
   else if (block_.data) stream_->release(std::move(block_));
   else if (void* p = data(); p && !mapping_) release(p, bytes_);
-  for (auto& [key, made] : derived_) release_packed(made.data, made.bytes);
+  for (auto& [key, made] : derived_)
+    if (made.data) release_packed(made.data, made.bytes);
   count_storages(-ptrdiff_t(bytes_), -1);
 }
 
@@ -23,14 +24,15 @@ void Storage::assign_device(const std::shared_ptr<cuda::Stream>& stream) {
   stream_ = stream;
 }
 
-const void* Storage::derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters,
+const void* Storage::derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters, int asked,
                              const std::function<void(void*)>& make) {
-  if (auto found = derived_.find(key); found != derived_.end()) return found->second.data;
-  void* p = derives_ ? allocate_packed(bytes, quarters) : nullptr;
+  Derived& d = derived_[key];
+  if (d.data || !derives_ || ++d.asked < asked) return d.data;
+  void* p = allocate_packed(bytes, quarters);
   if (!p) return nullptr;
   make(p);
   if (mapping_) mapping_->give_back(data(), bytes_);
-  derived_.emplace(key, Derived{p, bytes});
+  d.data = p, d.bytes = bytes;
   return p;
 }
 

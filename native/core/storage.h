@@ -50,10 +50,12 @@ class Storage {
   /// the queue's thread alone.
   bool final() const { return final_; }
   void finalise() { final_ = true; }
+  /// Whether it lies in the pages of a mapped file, which a derived form takes the place of, and may have one.
+  bool replaceable() const { return derives_ && mapping_ && mapping_->in_file(); }
   /// Data that a kernel derives once from final contents on the CPU: `bytes` that `make` fills, kept as long as this.
-  /// `key` identifies the data. A mapped file's pages are given back for it. Null where more than so many quarters of
-  /// all memory would be in use, and after keep_as_it_is().
-  const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters,
+  /// `key` identifies the data. A mapped file's pages are given back for it. Null before it was asked for `asked`
+  /// times, where more than so many quarters of all memory would be in use, and after keep_as_it_is().
+  const void* derived(const std::array<int64_t, 4>& key, size_t bytes, int quarters, int asked,
                       const std::function<void(void*)>& make);
   /// Of a quantised matrix: how many elements it has in all, by which its parts are found.
   int64_t elements() const { return elements_; }
@@ -75,8 +77,9 @@ class Storage {
   bool final_ = false, derives_ = true, pretended_ = false;
   int64_t elements_ = 0;
   struct Derived {
-    void* data;
-    size_t bytes;
+    void* data = nullptr;
+    size_t bytes = 0;
+    int asked = 0;
   };
   std::map<std::array<int64_t, 4>, Derived> derived_;  // touched by the queue's thread alone
   std::shared_ptr<cuda::Stream> stream_;

@@ -44,18 +44,18 @@ void check_linear_backward_weight(const Act& dy, const Act& x, MaybeOut dw, Mayb
 namespace cpu {
 
 void linear_forward(const Act& x, const View& w, const Maybe& bias, const MaybeAct& residual, ActOut y) {
-  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(y),
+  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w, x.rows()), result(y),
          {.bias = numbers(bias), .residual = residual ? first_of(residual) : nullptr});
 }
 
 void linear_gelu_forward(const Act& x, const View& w, const Maybe& bias, MaybeActOut z, ActOut y) {
   const View& sums = z ? static_cast<const View&>(z) : y;
-  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w), result(sums),
+  matmul(x.rows(), w.size(0), w.size(1), left(x), weight_transposed(w, x.rows()), result(sums),
          {.bias = numbers(bias), .map = MT_FOR_ISA(gelu), .mapped = result(y).data});
 }
 
 void linear_backward_input(const Act& dy, const View& w, const MaybeAct& residual, ActOut dx) {
-  matmul(dy.rows(), w.size(1), w.size(0), left(dy), weight(w), result(dx),
+  matmul(dy.rows(), w.size(1), w.size(0), left(dy), weight(w, dy.rows()), result(dx),
          {.residual = residual ? first_of(residual) : nullptr});
 }
 

@@ -53,7 +53,7 @@ void lora_forward(const Act& x, const View& w, const Maybe& bias, const View& a,
   const int64_t m = x.rows(), n = w.size(0), k = w.size(1), r = a.size(0);
   matmul(m, r, k, left(x), right_transposed(a), result(shrunk));
   const LowRank update{shrunk.data<float>(), r, right_transposed(b), float(scaling)};
-  matmul(m, n, k, left(x), weight_transposed(w), result(y), {.bias = numbers(bias), .low_rank = &update});
+  matmul(m, n, k, left(x), weight_transposed(w, m), result(y), {.bias = numbers(bias), .low_rank = &update});
 }
 
 void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& w, const View& a, const View& b,
@@ -70,7 +70,7 @@ void lora_backward(const Act& dy, const Act& x, const View& shrunk, const View& 
     for (int64_t i = 0; i < r; ++i) to[j * r + i] = transposed[size_t(i * n + j)];
   if (!dx) return;
   const LowRank update{g.data(), r, right(a), 1};
-  matmul(m, k, n, left(dy), weight(w), result(dx),
+  matmul(m, k, n, left(dy), weight(w, m), result(dx),
          {.low_rank = &update, .residual = residual ? first_of(residual) : nullptr});
 }
 

@@ -59,7 +59,7 @@ void source_attention(const View& q, const View& source, const View& wk, const V
   if (!out.numel()) return;
   if (!keys) return void(std::fill_n(out.data<float>(), out.numel(), 0.0f));
   const int64_t groups = q.numel() / (n * width), rows = heads * n, ld = padded(keys);
-  const Right into = weight_rows(wk), back = weight_transposed(wv);
+  const Right into = weight_rows(wk), back = weight_columns(wv);
   std::vector<float> key_bias(size_t(ld), -INFINITY);  // 0 for every key, −∞ behind the last
   std::fill_n(key_bias.begin(), keys, 0.0f);
   const auto normalise = MT_FOR_ISA(softmax_rows);

@@ -1,11 +1,12 @@
 // Weights files while a process uses them: cut short, written to, renamed; tensors that are read from them; and
 // MT_MEMORY_LIMIT in words.
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { native } from '../../lib/native.js'
+import { LEVELS } from '../support/levels.js'
 import { type Ended, run } from './child.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'mt-files-'))
@@ -106,9 +107,9 @@ test('a pack takes the place of the pages that it was made of', async () => {
       }
       if (process.platform !== 'linux') { console.log('elsewhere'); process.exit() }
       const t = new m.Tensor(m.native().mapped(m.native().map(path), 0, [16 << 10, 1024], 'float32'), [16 << 10, 1024], 'float32')
-      const y = await m.linear(m.full([32, 1024], 1), t).data()
+      const y = await m.linear(m.full([8, 1024], 1), t).data()
       console.log(resident())
-      const z = await m.linear(m.full([32, 1024], 1), t).data()
+      const z = await m.linear(m.full([8, 1024], 1), t).data()
       console.log(y.every((v, i) => v === z[i]), m.memory().packed === 64 << 20, m.memory().mapped === 80 << 20)
       console.log(resident())
       await t.data()
@@ -119,6 +120,56 @@ test('a pack takes the place of the pages that it was made of', async () => {
   assert.is(out[1], 'true true true')
   assert.ok(Number(out[2]) < 1024, `${out[2]} kB of the file are in memory`)
   assert.is(out[3], 'true', 'they are read again when they are used')
+})
+
+test('a mapped weight is packed when that pays, and no bit of a product depends on it', async () => {
+  const [n, k] = [70, 650]
+  const path = large('bits')
+  const numbers = Float32Array.from({ length: n * k }, (_, i) => Math.sin(i) / (1 + (i % 7)))
+  const file = openSync(path, 'r+')
+  writeSync(file, new Uint8Array(numbers.buffer), 0, 4 * n * k, 0)
+  const upper = new Uint16Array(numbers.buffer).filter((_, i) => i % 2)
+  writeSync(file, new Uint8Array(upper.buffer), 0, 2 * n * k, 1 << 20)
+  closeSync(file)
+  for (const MT_CPU of ['', ...LEVELS]) {
+    const out = lines(
+      await run(
+        `
+        const map = m.native().map(${JSON.stringify(path)})
+        const draw = (shape, f) => m.tensor(Float32Array.from({ length: shape[0] * shape[1] }, (_, i) => f(i * 0.7)), shape)
+        const answers = async (w, rows, narrow) => {
+          const as = (t) => (narrow ? m.cast(t, 'bfloat16') : t)
+          const x = draw([rows, ${k}], Math.sin).requireGrad()
+          const y = m.linear(as(x), w)
+          m.backward(y, as(draw([rows, ${n}], Math.cos)))
+          const all = [...(await m.cast(y.detach(), 'float32').data()), ...(await x.grad.data())].join()
+          y.dispose()
+          await m.sync()
+          return all
+        }
+        for (const dtype of ['float32', 'bfloat16'])
+          for (const rows of [1, 16, 17, 70, 300])
+            for (const narrow of [false, true]) {
+              const at = dtype === 'float32' ? 0 : 1 << 20
+              const mapped = new m.Tensor(m.native().mapped(map, at, [${n}, ${k}], dtype), [${n}, ${k}], dtype)
+              const held = m.copy(mapped).freeze()
+              const expected = await answers(held, rows, narrow)
+              held.dispose()
+              await m.sync()
+              const start = m.memory().packed
+              for (const turn of ['first', 'second', 'third'])
+                if ((await answers(mapped, rows, narrow)) !== expected) console.log(turn, dtype, rows, narrow)
+              const packed = m.memory().packed > start
+              if (packed !== ((dtype === 'float32') === rows <= 16)) console.log('packed', packed, dtype, rows)
+              mapped.dispose()
+              await m.sync()
+            }
+        console.log('done')`,
+        { MT_CPU },
+      ),
+    )
+    assert.equal(out, ['done'], `MT_CPU=${MT_CPU}`)
+  }
 })
 
 test('tensors that are read from a file: as stored, and converted piece by piece', () => {

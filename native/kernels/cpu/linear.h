@@ -1,6 +1,8 @@
 // Shared by operators with a linear layer: checks of weights [out, in] and rows [..., width], and the views as factors
 // of a matrix product.
 #pragma once
+#include <limits>
+
 #include "core/view.h"
 #include "kernels/cpu/matmul.h"
 
@@ -52,26 +54,49 @@ inline Right right_transposed(const View& v) { return {first_of(v), v.dtype, 1, 
 inline Result result(const View& v) { return {const_cast<void*>(first_of(v)), v.dtype, v.size(-1)}; }
 inline const float* numbers(const View& v) { return v ? v.data<float>() : nullptr; }
 
-/// A factor [k, n] made of a weight, packed once where that is frozen and there is memory. A quantised one is read in
-/// place.
-inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool rows, int quarters) {
-  if (is_quantised(w.dtype)) r.quantised = quantised(w);
-  else if (w.storage->final())
-    r.packed = w.storage->derived({w.offset, n, k, rows}, size_t(packed_bytes(n, k, w.dtype)), quarters,
+/// A factor [k, n] made of a weight, packed once where that is frozen, asked for so often, and there is memory. A
+/// quantised one is read in place.
+inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool rows, int quarters, int asked = 1) {
+  if (is_quantised(w.dtype)) {
+    r.quantised = quantised(w);
+    return r;
+  }
+  if (w.storage->final())
+    r.packed = w.storage->derived({w.offset, n, k, rows}, size_t(packed_bytes(n, k, w.dtype)), quarters, asked,
                                   [&](void* out) { pack_right(n, k, r, out); });
+  if (r.packed || w.storage->replaceable()) r.order = Order::packed;
   return r;
 }
 
-/// A weight [out, in] as the right factor of a product with its transpose (forward), and with itself (backward). Both
-/// read one packed form.
-inline Right weight_transposed(const View& w) { return packed(w, right_transposed(w), w.size(0), w.size(1), false, 3); }
-inline Right weight(const View& w) {
+/// At which request a weight is packed for products of so many rows. The pages of a file are in memory already, and
+/// fresh memory costs more than the packing. Many rows pack float32 block by block as fast as they read packs; of 16
+/// bits, from the second product on, a pack pays. Few rows wait for memory: float32 is read faster out of large pages.
+inline int packed_at(const View& w, int64_t rows) {
+  constexpr int64_t kFew = 16;
+  constexpr int kNever = std::numeric_limits<int>::max();
+  if (!w.storage->replaceable()) return 1;
+  if (w.dtype == DType::f32) return rows > kFew ? kNever : 1;
+  return rows > kFew ? 2 : kNever;
+}
+
+/// A weight [out, in] as the right factor of a product of so many rows with its transpose (forward), and with itself
+/// (backward). Both read one packed form.
+inline Right weight_transposed(const View& w, int64_t rows) {
+  return packed(w, right_transposed(w), w.size(0), w.size(1), false, 3, packed_at(w, rows));
+}
+inline Right weight(const View& w, int64_t rows) {
   Right r = right(w);
-  if (is_quantised(w.dtype)) r.quantised = quantised(w);
-  else r.turned = weight_transposed(w).packed;
+  if (is_quantised(w.dtype)) {
+    r.quantised = quantised(w);
+    return r;
+  }
+  const Right transposed = weight_transposed(w, rows);
+  r.turned = transposed.packed;
+  if (transposed.order == Order::packed) r.order = Order::turned;
   return r;
 }
-/// The weight itself, packed: for products with some of its rows at a time.
+/// Both forms packed at once: for many products with some rows or columns at a time.
 inline Right weight_rows(const View& w) { return packed(w, right(w), w.size(1), w.size(0), true, 2); }
+inline Right weight_columns(const View& w) { return packed(w, right_transposed(w), w.size(0), w.size(1), false, 3); }
 
 }  // namespace mt

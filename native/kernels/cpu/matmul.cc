@@ -196,11 +196,14 @@ class Task {
   void run() {
     if (o_.low_rank) pack_low_rank();
     // A single strip reads each panel from end to end, as it lies in memory, and asks for what it will read soon.
-    if (ready_ && s1_ - s0_ == 1) {
+    if (p_.b.order == Order::packed && s1_ - s0_ == 1) {
       for (int64_t p = first_; p < last_; ++p)
         for (int64_t x = 0; x == 0 || x < plan_.words; x += plan_.depth) {
-          const float* right = ready_ + p * plan_.panel_words + x / plan_.words_per_row * nr_;
-          along(s0_, p, x, {right, nr_, 0}, right + kSoon, nr_);
+          const float* right = panel_at(p, x);
+          // Of what is packed next, a line a step.
+          const float* coming = ready_ ? right + kSoon
+                                       : static_cast<const float*>(at(p_.b, 0, (p + 1) * nr_)) + x * kLine;
+          along(s0_, p, x, {right, nr_, 0}, coming, ready_ ? nr_ : kLine);
         }
       return finish(s0_);
     }
@@ -279,14 +282,27 @@ class Task {
     if (!b.turned && b.dtype == DType::f32 && b.col == 1 && wide_ % nr_ == 0 &&
         (p_.k * b.row <= kNearRows || s1_ - s0_ <= kReads))
       return {static_cast<const float*>(at(b, x, left_edge_)), b.row, nr_, true};
-    const int64_t words = deep(x), apart = words * nr_;
-    const int64_t first = b.turned ? 0 : x, edge = b.turned ? 0 : left_edge_;
+    const int64_t words = deep(x), apart = ceil_div(words, plan_.words_per_row) * nr_;
     float* scratch = right_scratch.floats(kGroup * plan_.depth * nr_);
-    if (plan_.kind == Kind::dots)
-      p_.level.pack_pairs(at(b, 2 * first, edge), b.col, b.row, wide_, std::min(2 * words, p_.k - 2 * x), scratch, nr_,
-                          apart);
-    else p_.level.pack[size_t(b.dtype)](at(b, first, edge), b.col, b.row, wide_, words, scratch, nr_, apart);
+    pack_block(b, b.turned ? 0 : numbers(x), numbers_from(x), b.turned ? 0 : left_edge_, wide_, scratch, apart);
     return {scratch, nr_, apart};
+  }
+  /// Numbers along k that words stand for, and of the block that begins at x.
+  int64_t numbers(int64_t words) const { return plan_.kind == Kind::dots ? 2 * words : words; }
+  int64_t numbers_from(int64_t x) const { return std::min(numbers(deep(x)), p_.k - numbers(x)); }
+  /// One panel from x on, packed once and for all or now.
+  const float* panel_at(int64_t p, int64_t x) const {
+    if (ready_) return ready_ + p * plan_.panel_words + x / plan_.words_per_row * nr_;
+    float* scratch = right_scratch.floats(plan_.depth * nr_);
+    pack_block(p_.b, numbers(x), numbers_from(x), p * nr_, std::min(nr_, p_.n - p * nr_), scratch, 0);
+    return scratch;
+  }
+  /// Rows and columns of the factor as panels that lie `apart` words apart.
+  void pack_block(const Right& b, int64_t row, int64_t rows, int64_t edge, int64_t columns, float* to,
+                  int64_t apart) const {
+    const bool pairs = plan_.kind != Kind::f32;
+    (pairs ? p_.level.pack_pairs : p_.level.pack[size_t(b.dtype)])(at(b, row, edge), b.col, b.row, columns, rows, to,
+                                                                   nr_, apart);
   }
 
   /// Rows from word x on, and the group's columns, out of the packed transpose: there the rows are columns of panels,

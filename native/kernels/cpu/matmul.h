@@ -15,6 +15,9 @@ struct Left {
   int64_t row, col;
 };
 
+/// In which order a sum along k is formed: as suits the factors, or as with a packed right factor, or a turned one.
+enum class Order : uint8_t { own, packed, turned };
+
 /// The right factor: element (k, n) is data[k·row + n·col], float32, bfloat16 or float16. A frozen one may be packed by
 /// pack_right, and is then read in that form alone. A quantised one is all of its matrix or of its transpose, as row
 /// and col say, and is unpacked panel by panel.
@@ -25,6 +28,7 @@ struct Right {
   const void* packed = nullptr;
   int64_t panel = 0;             // words between packed panels, where these belong to a factor with more rows
   const void* turned = nullptr;  // the packed form of its transpose: read in place of `data`
+  Order order = Order::own;      // of its sums: those with a frozen one have the bits of its packed form from the start
   Quantised quantised = {};
 };
 /// Whether a factor with n columns is the transpose of what lies in memory. A quantised matrix of one column has the

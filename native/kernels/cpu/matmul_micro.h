@@ -42,13 +42,14 @@ void pack(const void* from, int64_t across, int64_t along, int64_t n, int64_t k,
   for (int64_t i = 0; i < n; i += kLanes) {
     int valid = int(n - i < kLanes ? n - i : kLanes);
     float* to = out + i / ld * panel + i % ld;
-    int64_t x = 0, later = i + 2 * kLanes <= n ? kLanes : 0;
+    // What is packed next: the following rows, and in the end the first ones of the block behind.
+    int64_t x = 0, later = i + 2 * kLanes <= n ? kLanes * across : k - i * across;
     if (along == 1) {
       for (; x + kLanes <= k; x += kLanes) {
         vec block[kLanes];
         for (int r = 0; r < kLanes; ++r) {
           block[r] = r < valid ? load(in + (i + r) * across + x) : splat(0);
-          ahead(in + (i + (r < valid ? r : 0) + later) * across + x);
+          ahead(in + (i + (r < valid ? r : 0)) * across + x + later);
         }
         transpose(block);
         for (int r = 0; r < kLanes; ++r) store(to + (x + r) * ld, block[r]);
@@ -97,13 +98,14 @@ void pack_pairs(const void* from, int64_t across, int64_t along, int64_t n, int6
   for (int64_t i = 0; i < n; i += kLanes) {
     int valid = int(n - i < kLanes ? n - i : kLanes);
     float* to = out + i / ld * panel + i % ld;
-    int64_t x = 0, later = i + 2 * kLanes <= n ? kLanes : 0;
+    // What is packed next: the following rows, and in the end the first ones of the block behind.
+    int64_t x = 0, later = i + 2 * kLanes <= n ? kLanes * across : k - i * across;
     if (along == 1) {
       for (; x + 2 * kLanes <= k; x += 2 * kLanes) {
         vec block[kLanes];
         for (int r = 0; r < kLanes; ++r) {
           block[r] = r < valid ? load(reinterpret_cast<const float*>(in + (i + r) * across + x)) : splat(0);
-          ahead(in + (i + (r < valid ? r : 0) + later) * across + x);
+          ahead(in + (i + (r < valid ? r : 0)) * across + x + later);
         }
         transpose(block);
         for (int r = 0; r < kLanes; ++r) store(to + (x / 2 + r) * ld, block[r]);

@@ -24,7 +24,7 @@ constexpr int64_t kSameLines = 1024;  // words: rows that many apart share the l
 Kind kind_of(const Level& l, const Left& a, const Right& b) {
   const bool narrow = a.dtype == DType::bf16 && (b.dtype == DType::bf16 || is_quantised(b.dtype));
   if (narrow && l.tile[int(Kind::dots)][0][0]) return Kind::dots;
-  if (!b.packed) return Kind::f32;  // widened as it is packed
+  if (b.order != Order::packed) return Kind::f32;  // widened as it is packed
   return b.dtype == DType::bf16 ? Kind::bf16 : b.dtype == DType::f16 ? Kind::f16 : Kind::f32;
 }
 
@@ -44,7 +44,7 @@ Plan plan(const Level& level, int threads, int64_t m, int64_t n, int64_t k, cons
   Plan p{};
   p.threads = threads;
   p.narrow = result == DType::bf16;
-  p.few_rows = k > 0 && !b.packed && !low_rank && a.col == 1 && is_transposed(b, n) &&
+  p.few_rows = k > 0 && b.order != Order::packed && !low_rank && a.col == 1 && is_transposed(b, n) &&
                m <= std::clamp<int64_t>(k / kDeep, 1, kFewRows);
   p.kind = kind_of(level, a, b);
   const bool pairs = p.kind == Kind::dots;
@@ -54,7 +54,7 @@ Plan plan(const Level& level, int threads, int64_t m, int64_t n, int64_t k, cons
   p.words_per_row = p.kind == Kind::bf16 || p.kind == Kind::f16 ? 2 : 1;
   const int64_t blocks = std::max<int64_t>(1, ceil_div(p.words, kDepth));
   // A turned factor's blocks begin where its panels do.
-  const int64_t step = b.turned                 ? level.nr
+  const int64_t step = b.order == Order::turned ? level.nr
                        : is_quantised(b.dtype)  ? kBlockElements
                        : pairs && level.dots_mr ? kTileWords
                                                 : p.words_per_row;

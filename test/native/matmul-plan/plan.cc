@@ -62,7 +62,8 @@ int main() {
     if (dots) level.tile[int(Kind::dots)][0][0] = tile;
     const float word = 0;
     const Left a{&word, dtype_of(left), row, col};
-    const Right b{&word, dtype_of(right), 1, k, packed ? &word : nullptr};
+    Right b{&word, dtype_of(right), 1, k, packed ? &word : nullptr};
+    if (packed) b.order = Order::packed;
     const Plan p = plan(level, threads, m, n, k, a, b, dtype_of(result), false);
     std::cout << describe(p, m) << "\n"
               << broken(p, m, n, p.kind == Kind::dots && col == 1 ? std::max(mr, dots_mr) : mr, nr) << "\n";
