@@ -28,10 +28,11 @@ const options = new Command('demo')
   .description('learn to answer questions about videos of coloured shapes')
   .option('--json <file>', 'write the accuracies there as well')
   .option('--model <folder>', 'the image model that learns; default: the checkpoint beside this file')
+  .option('--clips <n>', 'clips to train on; default: 800')
   .option('--epochs <n>', 'passes over the training questions; default: those of the configurations')
   .option('--rate <factor>', 'what the learning rates of the configurations are multiplied by', '1')
   .parse()
-  .opts<{ json?: string; model?: string; epochs?: string; rate: string }>()
+  .opts<{ json?: string; model?: string; clips?: string; epochs?: string; rate: string }>()
 const { json, model: given } = options
 const checkpoint = given === undefined ? join(here, 'checkpoint') : resolve(given)
 
@@ -138,6 +139,7 @@ const TITLES: Record<string, string> = {
 }
 
 async function main(): Promise<void> {
+  if (options.clips !== undefined) CLIPS.train = count('--clips', options.clips)
   const start = performance.now()
   await configOf('full')
   const manifests = { train: await render('train'), val: await render('val'), test: await render('test') }
