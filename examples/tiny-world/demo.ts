@@ -24,22 +24,22 @@ const here = dirname(fileURLToPath(import.meta.url))
 const root = join(here, '..', '..')
 const out = join(root, 'demo-out')
 
+/** Clips of each split, and the seed that all of them follow from. */
+const SEED = 7
+const CLIPS = { train: 800, val: 100, test: 250 }
+const STILLS = 250
+
 const options = new Command('demo')
   .description('learn to answer questions about videos of coloured shapes')
   .option('--json <file>', 'write the accuracies there as well')
   .option('--model <folder>', 'the image model that learns; default: the checkpoint beside this file')
-  .option('--clips <n>', 'clips to train on; default: 800')
+  .option('--clips <n>', `clips to train on; default: ${CLIPS.train}`)
   .option('--epochs <n>', 'passes over the training questions; default: those of the configurations')
   .option('--rate <factor>', 'what the learning rates of the configurations are multiplied by', '1')
   .parse()
   .opts<{ json?: string; model?: string; clips?: string; epochs?: string; rate: string }>()
 const { json, model: given } = options
 const checkpoint = given === undefined ? join(here, 'checkpoint') : resolve(given)
-
-/** Clips of each split, and the seed that all of them follow from. */
-const SEED = 7
-const CLIPS = { train: 800, val: 100, test: 250 }
-const STILLS = 250
 
 /** The configuration of a training, with the changes that were asked for. */
 async function configOf(name: string): Promise<TrainConfig> {

@@ -135,9 +135,7 @@ export async function* predictSamples(
   const { adapter, batch = PREDICTED, ranks = alone, onUnpredicted, textOnly, ahead, signal } = options
   const seen: TextConfig = adapter?.config ?? imageTextConfig(checkpoint, features.options.frames)
   const config: TextConfig = textOnly ? { ...seen, fusion: false, lateText: 'prompt' } : seen
-  const groups: (readonly Sample[])[] = []
-  for (let at = 0; at < samples.length; at += batch * ranks.size)
-    groups.push(ranks.share(samples.slice(at, at + batch * ranks.size)))
+  const groups = ranks.shares(samples, batch)
   /** Why samples cannot be predicted. */
   const lost = new Map<Sample, unknown>()
   const texts = new Map<readonly Sample[], Sample[]>()
@@ -159,6 +157,7 @@ export async function* predictSamples(
   try {
     for (const group of groups) {
       signal?.throwIfAborted()
+      // Without a listener a text that cannot be used ends this before its group's clips are waited for.
       if (fitting(group).length === group.length || onUnpredicted)
         for (const [sample, error] of (await loader?.next())?.lost ?? []) lost.set(sample, error)
       const [ready, unpredicted]: [Sample[], Unpredicted[]] = [[], []]

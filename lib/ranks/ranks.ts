@@ -73,6 +73,14 @@ export class Ranks {
     return this.size === 1 ? all : all.filter((_, i) => i % this.size === this.rank)
   }
 
+  /** This rank's {@link share} of each group of consecutive elements, of which every rank gets `each` at most. */
+  shares<T>(all: readonly T[], each: number): (readonly T[])[] {
+    const group = each * this.size
+    return Array.from({ length: Math.ceil(all.length / group) }, (_, i) =>
+      this.share(all.slice(i * group, (i + 1) * group)),
+    )
+  }
+
   /** Every rank's value, in rank order: numbers, texts, arrays and plain objects. */
   async gather<T>(value: T): Promise<T[]> {
     if (!this.transport) return [value]

@@ -25,7 +25,7 @@ import { StepProfile } from './profile.js'
 import { RunReport } from './report.js'
 import { NoFolder, RunFolder, type Output } from './run-folder.js'
 import { RunState } from './run-state.js'
-import { chunks, rateFactor } from './schedule.js'
+import { rateFactor } from './schedule.js'
 import { Trainer } from './trainer.js'
 import { Watch } from './watch.js'
 
@@ -445,7 +445,7 @@ class Run {
     if (!validation.length) return undefined
     this.at = `the validation after step ${this.state.step}`
     const mine: Prediction[] = []
-    const groups = chunks(validation, PREDICTED * ranks.size).map((group) => ranks.share(group))
+    const groups = ranks.shares(validation, PREDICTED)
     const loader = new Loader(features, groups, { bytes: ahead, signal, onClip: () => this.watch?.ended() })
     try {
       for (const group of groups) {
