@@ -113,6 +113,10 @@ function run(): Report {
       [20, 5, 1],
       [2, 260, 128],
       [1, 5, 4096],
+      // Whose width panels are unpacked of in registers.
+      [40, 300, 1408],
+      [17, 45, 384],
+      [70, 70, 256],
     ] as const)
       for (const activation of ['float32', 'bfloat16'] as const)
         one(m, n, k, weight, stored[turn++ % 3]!, activation, report)

@@ -11,6 +11,7 @@
 #include "core/round.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/matmul_kernels.h"
+#include "kernels/cpu/matmul_panels.h"
 #include "kernels/cpu/matmul_plan.h"
 #include "kernels/cpu/quantised.h"
 
@@ -25,24 +26,18 @@ using kernels::Kind;
 using kernels::kPadding;
 using kernels::LeftForm;
 using kernels::Level;
+using kernels::Panels;
 using kernels::Plan;
+using kernels::RightPanels;
 using kernels::Target;
 
-constexpr int64_t kReads = 2;         // strips up to which an unpacked right factor is read where it lies
-constexpr int64_t kNearRows = 16384;  // numbers between its first and last row up to which it is, however many strips
-constexpr int64_t kStretch = 64;      // words of a row packed in one go
-constexpr int64_t kLine = 16;         // words of a line of the cache
-constexpr int64_t kSoon = 512;        // words between what is read and what is asked for where memory is the limit
-constexpr int64_t kUnpacked = 32;     // rows of a quantised matrix that are unpacked at a time: they lie in the cache
-constexpr int64_t kSpeed = 16;        // multiply-adds in the time of one scalar operation
+constexpr int64_t kStretch = 64;  // words of a row packed in one go
+constexpr int64_t kLine = 16;     // words of a line of the cache
+constexpr int64_t kSoon = 512;    // words between what is read and what is asked for where memory is the limit
+constexpr int64_t kSpeed = 16;    // multiply-adds in the time of one scalar operation
 
 /// Kept for the next product on this thread.
-thread_local Scratch left_scratch, right_scratch, low_scratch, wide_scratch, turn_scratch, row_scratch;
-
-template <typename Factor>
-const void* at(const Factor& f, int64_t row, int64_t col) {
-  return static_cast<const char*>(f.data) + (row * f.row + col * f.col) * int64_t(size_of(f.dtype));
-}
+thread_local Scratch left_scratch, low_scratch, wide_scratch, row_scratch;
 
 /// What follows the sums of a block of c that begins at (i, j). They lie in `sums`: in c itself if that is float32.
 void follow(int64_t rows, int64_t columns, float* sums, int64_t ld, const Result& c, int64_t i, int64_t j,
@@ -181,16 +176,21 @@ const float* prepare_left(const Matmul& p, int64_t top, int64_t height) {
 class Task {
  public:
   Task(const Matmul& call, const Block& block, int64_t number)
-      : p_(call), plan_(call.plan), o_(call.options), block_(block), nr_(call.level.nr) {
-    first_ = number / block.parts * plan_.group, last_ = std::min(plan_.panels, first_ + plan_.group);
-    s0_ = number % block.parts * block.cut, s1_ = std::min(plan_.strips(block.height), s0_ + block.cut);
-    left_edge_ = first_ * nr_, wide_ = std::min(p_.n, last_ * nr_) - left_edge_;
+      : p_(call),
+        plan_(call.plan),
+        o_(call.options),
+        block_(block),
+        nr_(call.level.nr),
+        s0_(number % block.parts * block.cut),
+        s1_(std::min(plan_.strips(block.height), s0_ + block.cut)),
+        right_({call.level, plan_, call.n, call.k, call.b}, number / block.parts, s1_ - s0_),
+        first_(right_.first),
+        last_(right_.last),
+        left_edge_(right_.left_edge),
+        wide_(right_.wide) {
     sums_row_ = plan_.narrow ? plan_.group * nr_ : p_.c.row;
     sums_ = plan_.narrow ? wide_scratch.floats(block.cut * plan_.strip * sums_row_)
                          : static_cast<float*>(p_.c.data) + (block.top + s0_ * plan_.strip) * sums_row_ + left_edge_;
-    ready_ = static_cast<const float*>(p_.b.packed);
-    pace_ = ceil_div(int64_t(nr_), s1_ - s0_);
-    source_panel_ = plan_.turns ? ceil_div(p_.n, int64_t(2)) * nr_ : 0;
   }
 
   void run() {
@@ -199,32 +199,23 @@ class Task {
     if (p_.b.order == Order::packed && s1_ - s0_ == 1) {
       for (int64_t p = first_; p < last_; ++p)
         for (int64_t x = 0; x == 0 || x < plan_.words; x += plan_.depth) {
-          const float* right = panel_at(p, x);
+          const float* panel = right_.panel_at(p, x);
           // Of what is packed next, a line a step.
-          const float* coming = ready_ ? right + kSoon
-                                       : static_cast<const float*>(at(p_.b, 0, (p + 1) * nr_)) + x * kLine;
-          along(s0_, p, x, {right, nr_, 0}, coming, ready_ ? nr_ : kLine);
+          const float* coming = p_.b.packed ? panel + kSoon
+                                            : static_cast<const float*>(at(p_.b, 0, (p + 1) * nr_)) + x * kLine;
+          along(s0_, p, x, {panel, nr_, 0}, coming, p_.b.packed ? nr_ : kLine);
         }
       return finish(s0_);
     }
     for (int64_t x = 0; x == 0 || x < plan_.words; x += plan_.depth) {
-      const Panels right = panels_at(x);
-      if (plan_.panel_by_panel) by_panels(x, right);
-      else by_strips(x, right);
+      const Panels panels = right_.panels_at(x);
+      if (plan_.panel_by_panel) by_panels(x, panels);
+      else by_strips(x, panels);
     }
   }
 
  private:
-  /// A block along k of the group's panels: where the first starts, words between rows, and between panels.
-  struct Panels {
-    const float* first;
-    int64_t row, apart;
-    bool lie = false;  // in the right factor as it is
-  };
-
   int64_t height_of(int64_t s) const { return std::min(plan_.strip, block_.height - s * plan_.strip); }
-  /// Words of the block along k that begins at x.
-  int64_t deep(int64_t x) const { return std::min(plan_.depth, plan_.words - x); }
   float* sums_of(int64_t s) const { return sums_ + (s - s0_) * plan_.strip * sums_row_; }
 
   /// One tile: strip s of `left`, panel p at `right`. `next` is asked for meanwhile, `pace` words on at every step.
@@ -240,7 +231,8 @@ class Task {
                        int(std::min<int64_t>(nr_, p_.n - j)),
                        next ? next : right,
                        pace,
-                       next ? source_panel_ : 0};
+                       next ? right_.leap() : 0,
+                       next ? plan_.turns : 0};
       const auto& tiles = p_.level.tile[int(kind)][out.columns > p_.level.width];
       tiles[std::min(most, height - i) - 1](words, left + i * row, row, col, right, right_row, out);
     }
@@ -250,11 +242,11 @@ class Task {
     const float* panel = right.first + (p - first_) * right.apart;
     const int64_t height = height_of(s);
     if (plan_.left == LeftForm::strips)
-      multiply(plan_.kind, s, p, deep(x), block_.left + s * strip_words(plan_) + x * height, 1, height, panel,
+      multiply(plan_.kind, s, p, plan_.deep(x), block_.left + s * strip_words(plan_) + x * height, 1, height, panel,
                right.row, next, pace, o_.alpha, x > 0);
     else
-      multiply(plan_.kind, s, p, deep(x), block_.left + s * plan_.strip * plan_.left_row + x, plan_.left_row, 1, panel,
-               right.row, next, pace, o_.alpha, x > 0);
+      multiply(plan_.kind, s, p, plan_.deep(x), block_.left + s * plan_.strip * plan_.left_row + x, plan_.left_row, 1,
+               panel, right.row, next, pace, o_.alpha, x > 0);
   }
 
   void pack_low_rank() {
@@ -273,132 +265,24 @@ class Task {
     follow(height_of(s), wide_, sums_of(s), sums_row_, p_.c, i, left_edge_, o_);
   }
 
-  /// The group's panels from x on: packed once and for all, or where they lie, or packed now.
-  Panels panels_at(int64_t x) const {
-    if (ready_) return {ready_ + first_ * plan_.panel_words + x / plan_.words_per_row * nr_, nr_, plan_.panel_words};
-    if (is_quantised(p_.b.dtype)) return unpacked(x);
-    if (plan_.turns) return turned(x);
-    const Right b = p_.b.turned ? turn(p_.b, x) : p_.b;
-    if (!b.turned && b.dtype == DType::f32 && b.col == 1 && wide_ % nr_ == 0 &&
-        (p_.k * b.row <= kNearRows || s1_ - s0_ <= kReads))
-      return {static_cast<const float*>(at(b, x, left_edge_)), b.row, nr_, true};
-    const int64_t words = deep(x), apart = ceil_div(words, plan_.words_per_row) * nr_;
-    float* scratch = right_scratch.floats(kGroup * plan_.depth * nr_);
-    pack_block(b, b.turned ? 0 : numbers(x), numbers_from(x), b.turned ? 0 : left_edge_, wide_, scratch, apart);
-    return {scratch, nr_, apart};
-  }
-  /// Numbers along k that words stand for, and of the block that begins at x.
-  int64_t numbers(int64_t words) const { return plan_.kind == Kind::dots ? 2 * words : words; }
-  int64_t numbers_from(int64_t x) const { return std::min(numbers(deep(x)), p_.k - numbers(x)); }
-  /// One panel from x on, packed once and for all or now.
-  const float* panel_at(int64_t p, int64_t x) const {
-    if (ready_) return ready_ + p * plan_.panel_words + x / plan_.words_per_row * nr_;
-    float* scratch = right_scratch.floats(plan_.depth * nr_);
-    pack_block(p_.b, numbers(x), numbers_from(x), p * nr_, std::min(nr_, p_.n - p * nr_), scratch, 0);
-    return scratch;
-  }
-  /// Rows and columns of the factor as panels that lie `apart` words apart.
-  void pack_block(const Right& b, int64_t row, int64_t rows, int64_t edge, int64_t columns, float* to,
-                  int64_t apart) const {
-    const bool pairs = plan_.kind != Kind::f32;
-    (pairs ? p_.level.pack_pairs : p_.level.pack[size_t(b.dtype)])(at(b, row, edge), b.col, b.row, columns, rows, to,
-                                                                   nr_, apart);
-  }
-
-  /// Rows from word x on, and the group's columns, out of the packed transpose: there the rows are columns of panels,
-  /// and words run along the columns. Blocks along k end where panels do.
-  Right turn(const Right& b, int64_t x) const {
-    const int64_t half = b.dtype == DType::f32 ? 1 : 2, pairs = plan_.kind == Kind::dots ? 2 : 1;
-    const int64_t first = x * pairs, count = std::min(deep(x) * pairs, p_.k - first);
-    const int64_t panel = ceil_div(p_.n, half) * nr_, wide = ceil_div(wide_, half);
-    const int64_t row = round_up(wide, int64_t(p_.level.width));
-    float* rows = turn_scratch.floats(round_up(count, int64_t(nr_)) * row);
-    const float* packed = static_cast<const float*>(b.turned) + left_edge_ / half * nr_;
-    for (int64_t i = 0; i < count; i += nr_)
-      p_.level.pack[size_t(DType::f32)](packed + (first + i) / nr_ * panel, nr_, 1, wide, nr_, rows + i * row, row, 0);
-    return {rows, b.dtype, row * half, 1, nullptr, 0, rows};
-  }
-
-  /// The same by Level::turn, in one pass: all of the group's panels, or, panel by panel, one place, where each is
-  /// turned just before it is multiplied, so that it is still in cache.
-  Panels turned(int64_t x) const {
-    const int64_t apart = plan_.panel_by_panel ? 0 : deep(x) * nr_;
-    float* scratch = right_scratch.floats((plan_.panel_by_panel ? 1 : kGroup) * plan_.depth * nr_);
-    for (int64_t p = first_; apart && p < last_; ++p) turn_panel(p, x, scratch + (p - first_) * apart);
-    return {scratch, nr_, apart};
-  }
-  /// Panel p's columns are rows of each panel of the transpose, whose columns are rows of this one.
-  void turn_panel(int64_t p, int64_t x, float* to) const {
-    const int64_t half = nr_ / 2, rows = ceil_div(p_.n, int64_t(2)) - p * half;
-    p_.level.turn(source_of(p, x), source_panel_, ceil_div(deep(x), half), std::min(half, rows), to);
-  }
-
-  /// The group's panels from x on, of a quantised matrix whose rows are columns of the factor, or its rows.
-  Panels unpacked(int64_t x) const {
-    const Quantised& q = p_.b.quantised;
-    const bool dots = plan_.kind == Kind::dots, transposed = is_transposed(p_.b, p_.n);
-    const int64_t words = deep(x), apart = words * nr_, each = dots ? 2 : 1, from = x * each,
-                  along = std::min(words * each, p_.k - from);
-    float* scratch = right_scratch.floats(kGroup * plan_.depth * nr_);
-    // Rows of the matrix, a few at a time: a panel's columns, or a stretch along k.
-    const int64_t rows = transposed ? wide_ : along, numbers = transposed ? along : wide_;
-    const int64_t ld = round_up(numbers, kLine) + kLine, height = transposed ? nr_ : kUnpacked;
-    float* row = row_scratch.floats(height * ld + (dots ? ceil_div(height * ld, int64_t(2)) : 0));
-    auto* narrow = reinterpret_cast<bf16*>(row + height * ld);
-    for (int64_t first = 0; first < rows; first += height) {
-      const int64_t count = std::min(height, rows - first);
-      for (int64_t i = 0; i < count; ++i) {
-        if (transposed) kernels::dequantise(q, left_edge_ + first + i, from, numbers, row + i * ld);
-        else kernels::dequantise(q, from + first + i, left_edge_, numbers, row + i * ld);
-        if (dots) MT_FOR_ISA(narrow_row)(row + i * ld, narrow + i * ld, numbers);
-      }
-      const int64_t across = transposed ? ld : 1, step = transposed ? 1 : ld, n = transposed ? count : wide_,
-                    k = transposed ? along : count;
-      float* to = scratch + (transposed ? first / nr_ * apart : first / each * nr_);
-      if (dots) p_.level.pack_pairs(narrow, across, step, n, k, to, nr_, apart);
-      else p_.level.pack[size_t(DType::f32)](row, across, step, n, k, to, nr_, apart);
-    }
-    return {scratch, nr_, apart};
-  }
-
-  void by_panels(int64_t x, const Panels& right) {
+  void by_panels(int64_t x, const Panels& panels) {
     for (int64_t p = first_; p < last_; ++p) {
-      if (plan_.turns) turn_panel(p, x, right_scratch.floats(plan_.depth * nr_));  // at right.first
-      for (int64_t s = s0_; s < s1_; ++s) along(s, p, x, right, soon(s - s0_, p, x), pace_);
+      right_.prepare(p, x);
+      for (int64_t s = s0_; s < s1_; ++s) along(s, p, x, panels, right_.soon(s - s0_, p, x), right_.pace());
     }
-    if (x + deep(x) == plan_.words)
+    if (x + plan_.deep(x) == plan_.words)
       for (int64_t s = s0_; s < s1_; ++s) finish(s);
   }
-  void by_strips(int64_t x, const Panels& right) {
+  void by_strips(int64_t x, const Panels& panels) {
     for (int64_t s = s0_; s < s1_; ++s) {
       // Where the right factor lies as it was, two strips ask for the two lines of each row of the next panel.
       for (int64_t p = first_; p < last_; ++p)
-        along(s, p, x, right,
-              right.lie ? right.first + (p - first_ + 1) * right.apart + (s - s0_) % 2 * kLine : later(s - s0_, p, x),
-              right.row);
-      if (x + deep(x) == plan_.words) finish(s);
+        along(s, p, x, panels,
+              panels.lie ? panels.first + (p - first_ + 1) * panels.apart + (s - s0_) % 2 * kLine
+                         : right_.later(s - s0_, p, x),
+              panels.row);
+      if (x + plan_.deep(x) == plan_.words) finish(s);
     }
-  }
-
-  /// While the second and third strip are multiplied, lines of the panel that comes next along k, or in the next group.
-  const float* later(int64_t turn, int64_t p, int64_t x) const {
-    const bool within = x + plan_.depth < plan_.words;
-    if (!ready_ || turn < 1 || turn > 2 || (!within && p + plan_.group >= plan_.panels)) return nullptr;
-    const int64_t at = within ? p * plan_.panel_words + (x + plan_.depth) / plan_.words_per_row * nr_
-                              : (p + plan_.group) * plan_.panel_words;
-    return ready_ + at + (turn - 1) * kLine;
-  }
-  /// The block of a panel that is multiplied next, in equal parts by all strips.
-  const float* soon(int64_t turn, int64_t p, int64_t x) const {
-    const bool across = p + 1 < last_, within = x + deep(x) < plan_.words;
-    if (!across && !within && last_ == plan_.panels) return nullptr;
-    const int64_t panel = across ? p + 1 : within ? first_ : last_, from = across ? x : within ? x + deep(x) : 0;
-    if (plan_.turns) return source_of(panel, from) + turn * pace_ * nr_ / 2;
-    return ready_ + panel * plan_.panel_words + (from * nr_ + turn * pace_ * deep(x)) / plan_.words_per_row;
-  }
-  /// Where panel p from x on lies in the packed transpose.
-  const float* source_of(int64_t p, int64_t x) const {
-    return static_cast<const float*>(p_.b.turned) + x / (nr_ / 2) * source_panel_ + p * (nr_ / 2) * nr_;
   }
 
   const Matmul& p_;
@@ -406,13 +290,13 @@ class Task {
   const MatmulOptions& o_;
   const Block& block_;
   const int64_t nr_;
-  int64_t first_, last_, s0_, s1_;  // panels, and strips of the block
-  int64_t left_edge_, wide_;        // columns
-  int64_t sums_row_, pace_;
-  int64_t source_panel_;  // words between panels of the transpose that is turned, 0: none is
-  float* sums_;           // of the first strip's rows and of columns from left_edge_ on
+  const int64_t s0_, s1_;  // strips of the block
+  const RightPanels right_;
+  const int64_t first_, last_;      // panels
+  const int64_t left_edge_, wide_;  // columns
+  int64_t sums_row_;
+  float* sums_;  // of the first strip's rows and of columns from left_edge_ on
   float* low_panels_ = nullptr;
-  const float* ready_;  // the right factor packed, null where it is not
 };
 
 }  // namespace

@@ -31,6 +31,11 @@ struct Right {
   Order order = Order::own;      // of its sums: those with a frozen one have the bits of its packed form from the start
   Quantised quantised = {};
 };
+/// Where element (row, col) of a factor lies.
+template <typename Factor>
+const void* at(const Factor& f, int64_t row, int64_t col) {
+  return static_cast<const char*>(f.data) + (row * f.row + col * f.col) * int64_t(size_of(f.dtype));
+}
 /// Whether a factor with n columns is the transpose of what lies in memory. A quantised matrix of one column has the
 /// strides of its transpose.
 inline bool is_transposed(const Right& b, int64_t n) {

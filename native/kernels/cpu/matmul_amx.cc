@@ -89,7 +89,7 @@ template <bool Lower, bool Right>
   const float* next = out.next;
   int64_t x = 0;
   // Into the second cache: with the panel and the rows at hand, a block more would not stay in the first.
-  const int64_t leap = out.leap ? out.leap : kSide * out.pace;
+  const int64_t leap = out.every ? out.leap : kSide * out.pace;  // a step is of that many
   for (; x + kSide <= k; x += kSide, next += leap) {
     for (int64_t w = 0; w < kSide * out.pace; w += kSide) __builtin_prefetch(next + w, 0, 2);
     step<Lower, Right>(a + x, row, b + x * ldb, ldb);
@@ -119,36 +119,6 @@ template <bool Lower, bool Right>
       store_part(c, fma(alpha, load(sums + i * kColumns + j), out.add ? load_part(c, count) + bias : bias), count);
     }
   }
-}
-
-/// 8 rows of 16 pairs at `in`, the pair (r, c) of column c's numbers 2r and 2r + 1, become as many of their transpose:
-/// at (r, c) there are number c of column 2r and number c of column 2r + 1. Rows of a panel are `at` words behind `in`.
-/// A register is gathered from four rows by loads, since these are cheap and shuffles, of which there is one a cycle,
-/// are not: two of the transposition's four stages then cost none.
-inline void turn_block(const float* in, const int64_t* at, float* out) {
-  const __m512i middle = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
-  const auto gather = [&](int first, int column) {
-    const auto part = [&](int r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + at[r] + column)); };
-    __m512i all = _mm512_castsi128_si512(part(first));
-    all = _mm512_inserti32x4(all, part(first + 2), 1);
-    all = _mm512_inserti32x4(all, part(first + 4), 2);
-    all = _mm512_inserti32x4(all, part(first + 6), 3);
-    return _mm512_shuffle_epi8(all, middle);  // of two columns' pairs: the first numbers, then the second ones
-  };
-  for (int column = 0; column < kSide; column += 4) {
-    const __m512i even = gather(0, column), odd = gather(1, column);
-    float* to = out + column / 2 * kPanel;
-    _mm512_storeu_si512(to, _mm512_unpacklo_epi64(even, odd));
-    _mm512_storeu_si512(to + kPanel, _mm512_unpackhi_epi64(even, odd));
-  }
-}
-
-void turn_pairs(const float* in, int64_t panel, int64_t panels, int64_t rows, float* out) {
-  int64_t at[kSide];
-  for (int r = 0; r < kSide; ++r) at[r] = std::min<int64_t>(r, rows - 1) * kPanel;
-  for (int64_t i = 0; i < panels; ++i, in += panel, out += kSide * kPanel)
-    for (int half = 0; half < kPanel; half += kSide)
-      for (int r = 0; r < kSide; r += kSide / 2) turn_block(in + half, at + r, out + half / 2 * kPanel + r * 2);
 }
 
 /// Products of registers alone, four sums in turn.
@@ -206,9 +176,6 @@ constexpr void fill(Tile (&tiles)[2][kMaxRows]) {
 
 namespace mt::kernels {
 float tile_products(int64_t steps) { return amx::tile_products(steps); }
-void turn_pairs(const float* in, int64_t panel, int64_t panels, int64_t rows, float* out) {
-  amx::turn_pairs(in, panel, panels, rows, out);
-}
 
 constinit const Tiles amx_dots = [] {
   Tiles t{};

@@ -12,9 +12,10 @@ const Level& level() {
   static const Level best = [] {
     Level l = MT_FOR_ISA(matmul_level);
 #ifdef MT_X86
-    const Tiles* dots = has_bfloat16_dots() ? &bf16_dots : nullptr;
+    const Tiles* dots = nullptr;
+    if (has_bfloat16_dots()) dots = &bf16_dots, l.turn[1] = turn_pairs, l.unpack = unpack_pairs;
 #ifdef MT_AMX
-    if (has_bfloat16_tiles()) dots = &amx_dots, l.dots_mr = kMaxRows, l.turn = turn_pairs;
+    if (has_bfloat16_tiles()) dots = &amx_dots, l.dots_mr = kMaxRows;
 #endif
     for (int v = 0; dots && v < 2; ++v) std::copy_n(dots->tile[v], kMaxRows, l.tile[int(Kind::dots)][v]);
 #endif

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "core/dtype.h"
+#include "core/quantised.h"
 
 namespace mt::kernels {
 
@@ -32,7 +32,7 @@ struct Target {
   const float* next;  // prefetched meanwhile, `pace` words further at every step: what a later tile reads, or the
                       // tile's own panel
   int64_t pace;
-  int64_t leap = 0;  // words further every 16 steps, of tiles that take so many at a time; 0: 16·pace
+  int64_t leap = 0, every = 0;  // words further every so many steps; 0: as many as by the pace
 };
 
 inline constexpr int kMaxRows = 32;    // bound on the rows of a tile
@@ -65,18 +65,27 @@ struct Level {
   using Dot = void (*)(int64_t k, const float* a, int64_t lda, const void* b, int64_t ldb, const void* next,
                        float* sums);
   Dot dot[3][2][kDotRows];
-  /// Turns pairs: out of `panels` packed panels that lie `panel` words apart, `rows` rows of each from `in` on, at most
-  /// nr / 2, become nr columns of their transpose, and the panels' columns its rows, in pairs again. Only with
-  /// bfloat16 tiles; else null.
+  /// turn[0]: out of `panels` packed panels that lie `panel` words apart, `rows` rows of each from `in` on, at most nr,
+  /// become nr columns of their transpose, and the panels' columns its rows. turn[1]: the same of pairs, at most nr / 2
+  /// rows, which become pairs again; only with tiles of Kind::dots, else null.
   using Turn = void (*)(const float* in, int64_t panel, int64_t panels, int64_t rows, float* out);
-  Turn turn = nullptr;
+  Turn turn[2] = {};
+  /// Packed panels of pairs, `panel` words apart, out of rows and columns of a quantised matrix: its rows are columns
+  /// of the panels (`transposed`), n and col multiples of 128, or rows of them, n and col multiples of a panel's width.
+  /// The matrix's width is a multiple of kUnpackWidth. Only with tiles of Kind::dots; else null.
+  using Unpack = void (*)(const Quantised& q, bool transposed, int64_t row, int64_t rows, int64_t col, int64_t n,
+                          float* out, int64_t panel);
+  Unpack unpack = nullptr;
 };
+inline constexpr int64_t kUnpackWidth = 128;
 
 extern const Tiles bf16_dots;  // matmul_avx512_bf16.cc: of Kind::dots, where has_bfloat16_dots()
 extern const Tiles amx_dots;   // matmul_amx.cc: the same, where has_bfloat16_tiles()
 
-/// Level::turn, where has_bfloat16_tiles().
+// panels_avx512_bf16.cc: Level::turn[1] and Level::unpack, where has_bfloat16_dots().
 void turn_pairs(const float* in, int64_t panel, int64_t panels, int64_t rows, float* out);
+void unpack_pairs(const Quantised& q, bool transposed, int64_t row, int64_t rows, int64_t col, int64_t n, float* out,
+                  int64_t panel);
 
 /// Repeats four of AMX's products, for the rate of the machine: 4·2·16·16·32 operations a step.
 float tile_products(int64_t steps);

@@ -120,6 +120,20 @@ void pack_pairs(const void* from, int64_t across, int64_t along, int64_t n, int6
   }
 }
 
+// ---- turn ----
+
+void turn(const float* in, int64_t panel, int64_t panels, int64_t rows, float* out) {
+  constexpr int kPanel = 2 * kLanes;
+  for (int64_t i = 0; i < panels; ++i, in += panel, out += kPanel * kPanel)
+    for (int r = 0; r < kPanel; r += kLanes)
+      for (int c = 0; c < kPanel; c += kLanes) {
+        vec block[kLanes];
+        for (int64_t t = 0; t < kLanes; ++t) block[t] = load(in + std::min(r + t, rows - 1) * kPanel + c);
+        transpose(block);
+        for (int t = 0; t < kLanes; ++t) store(out + (c + t) * kPanel + r, block[t]);
+      }
+}
+
 // ---- dot: few rows against a right factor that is read once, as it lies ----
 
 template <typename T, int R, int C>
@@ -130,14 +144,14 @@ void dot(int64_t k, const float* a, int64_t lda, const void* from, int64_t ldb, 
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 16
     for (int j = 0; j < C; ++j) sum[i][j] = splat(0);
+  constexpr int64_t kLine = 64 / sizeof(T);
   int64_t x = 0;
   for (; x + kLanes <= k; x += kLanes) {
     vec right[C];
 #pragma GCC unroll 16
-    for (int j = 0; j < C; ++j) {
-      right[j] = load(b + j * ldb + x);
-      ahead(later + j * ldb + x);
-    }
+    for (int j = 0; j < C; ++j) right[j] = load(b + j * ldb + x);
+    // The columns that follow lie behind each other: asked for in that order they arrive faster than in four streams.
+    for (int64_t i = 0; i < C * kLanes; i += kLine) prefetch_panel(later + C * x + i);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       vec left = load(a + i * lda + x);
@@ -187,7 +201,7 @@ constexpr void fill_dots(Level& l) {
 }
 constexpr Level make_level() {
   static_assert(kTileRows <= kMaxRows && int(DType::f32) == 0 && int(DType::bf16) == 1 && int(DType::f16) == 2);
-  Level l{kTileRows, 2 * kLanes, kLanes, 0, {}, {pack<float>, pack<bf16>, pack<f16>}, pack_pairs, {}};
+  Level l{kTileRows, 2 * kLanes, kLanes, 0, {}, {pack<float>, pack<bf16>, pack<f16>}, pack_pairs, {}, {turn}};
   fill_tiles<Words<Fma>, kTileRows>(l.tile[int(Kind::f32)]);
   fill_tiles<Pairs<bf16>, kTileRows>(l.tile[int(Kind::bf16)]);
   fill_tiles<Pairs<f16>, kTileRows>(l.tile[int(Kind::f16)]);

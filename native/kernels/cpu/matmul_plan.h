@@ -1,5 +1,6 @@
 // How a matrix product is cut into tasks, decided once from its sizes, layouts and the number of threads.
 #pragma once
+#include <algorithm>
 #include <string>
 
 #include "kernels/cpu/matmul.h"
@@ -23,10 +24,11 @@ enum class LeftForm : uint8_t {
 struct Plan {
   Kind kind;
   LeftForm left;
-  bool few_rows;          // no tasks of tiles: dot products, which read the right factor once and as it lies
-  bool narrow;            // the result is bfloat16: sums lie in memory of the thread's own first
-  bool turns;             // the right factor's panels are turned out of its packed transpose by Level::turn
-  bool panel_by_panel;    // all strips meet a panel before the next panel's turn; else all panels a strip
+  bool few_rows;        // no tasks of tiles: dot products, which read the right factor once and as it lies
+  bool narrow;          // the result is bfloat16: sums lie in memory of the thread's own first
+  bool panel_by_panel;  // all strips meet a panel before the next panel's turn; else all panels a strip
+  int64_t turns;  // panels are turned out of the packed transpose by Level::turn: so many rows of a panel there are the
+                  // columns of one here; 0: they are not
   int64_t words, depth;   // along k: all, and of a block
   int64_t words_per_row;  // of a panel: 2 where it holds pairs and the left factor numbers
   int64_t panels, group;  // of columns: all, and of a task
@@ -35,6 +37,10 @@ struct Plan {
   int64_t left_row;       // words between rows of the left factor, unless it is packed in strips
   int threads;
 
+  /// Words of the block along k that begins at x.
+  int64_t deep(int64_t x) const { return std::min(depth, words - x); }
+  /// Numbers that words along k stand for.
+  int64_t numbers(int64_t of) const { return kind == Kind::dots ? 2 * of : of; }
   int64_t groups() const;
   int64_t strips(int64_t rows) const;
   /// Strips of a task in a block of so many rows. Few groups are cut by rows too, each part packing its own copy of the

@@ -18,7 +18,8 @@ inline void ahead([[maybe_unused]] const T* p) {
 }
 
 /// Prefetches a tile's next operands to the first-level cache.
-inline void prefetch_panel([[maybe_unused]] const float* p) {
+template <typename T>
+inline void prefetch_panel([[maybe_unused]] const T* p) {
 #if defined(__GNUC__)
   __builtin_prefetch(p, 0, 3);
 #endif
@@ -98,9 +99,12 @@ void tile(int64_t k, const float* a, int64_t row, int64_t col, const float* b, i
 #pragma GCC unroll 16
     for (int v = 0; v < C; ++v) prefetch_result(out.c + i * out.ldc + v * kLanes);
   const float* next = out.next;
+  const int64_t leap = out.leap - out.every * out.pace;
+  int64_t turn = out.every;
   for (int64_t x = 0; x < k; x += Steps::step) {
     prefetch_panel(next);
     next += out.pace;
+    if (--turn == 0) next += leap, turn = out.every;
     Steps::template next<R, C>(sum, p, row, col, b, x + 1 < k);
 #pragma GCC unroll 16
     for (int i = 0; i < (R + 2) / 3; ++i) p[i] += Steps::step * col;
