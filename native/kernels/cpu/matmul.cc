@@ -197,6 +197,7 @@ class Task {
     if (o_.low_rank) pack_low_rank();
     // A single strip reads each panel from end to end, as it lies in memory, and asks for what it will read soon.
     if (p_.b.order == Order::packed && s1_ - s0_ == 1) {
+      if (one_row()) return finish(s0_);
       for (int64_t p = first_; p < last_; ++p)
         for (int64_t x = 0; x == 0 || x < plan_.words; x += plan_.depth) {
           const float* panel = right_.panel_at(p, x);
@@ -236,6 +237,25 @@ class Task {
       const auto& tiles = p_.level.tile[int(kind)][out.columns > p_.level.width];
       tiles[std::min(most, height - i) - 1](words, left + i * row, row, col, right, right_row, out);
     }
+  }
+  /// One row by columns that lie as rows in memory and are not packed. False where that is not so.
+  bool one_row() const {
+    const auto& b = p_.b;
+    const auto row = p_.level.one_row[int(plan_.kind)];
+    const int64_t half = 4 / int64_t(size_of(b.dtype));
+    if (b.packed || b.row != 1 || !row || height_of(s0_) != 1 || p_.k % half || b.col % half) return false;
+    const float* left = block_.left + s0_ * (plan_.left == LeftForm::strips ? strip_words(plan_) : plan_.left_row);
+    for (int64_t p = first_; p < last_; ++p)
+      for (int64_t x = 0; x == 0 || x < plan_.words; x += plan_.depth) {
+        const int64_t j = p * nr_, column = plan_.numbers(x);
+        const auto* from = static_cast<const float*>(at(b, column, j));
+        const float* next = p + 1 < plan_.panels ? static_cast<const float*>(at(b, 0, j + nr_)) + column / half * nr_
+                                                 : from;
+        row(plan_.deep(x) / plan_.words_per_row, left + x, from, b.col / half,
+            {sums_of(s0_) + j - left_edge_, sums_row_, x == 0 && o_.bias ? o_.bias + j : nullptr, o_.alpha, x > 0,
+             int(std::min<int64_t>(nr_, p_.n - j)), next, 0});
+      }
+    return true;
   }
   /// The block along k from x on.
   void along(int64_t s, int64_t p, int64_t x, const Panels& right, const float* next, int64_t pace) {

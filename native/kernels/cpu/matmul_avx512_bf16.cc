@@ -11,6 +11,7 @@
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bf16")
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns of its own intrinsics' undefined operands
 #endif
 namespace mt::avx512_bf16 {
 #define MT_LANES 16
@@ -39,6 +40,7 @@ constinit const Tiles bf16_dots = [] {
   using namespace avx512_bf16;
   Tiles t{};
   fill_tiles<Words<Dot>, kTileRows>(t.tile);
+  t.one_row = one_row<Words<Dot>>;
   return t;
 }();
 }  // namespace mt::kernels

@@ -17,6 +17,7 @@ const Level& level() {
 #ifdef MT_AMX
     if (has_bfloat16_tiles()) dots = &amx_dots, l.dots_mr = kMaxRows;
 #endif
+    if (dots) l.one_row[int(Kind::dots)] = dots->one_row;
     for (int v = 0; dots && v < 2; ++v) std::copy_n(dots->tile[v], kMaxRows, l.tile[int(Kind::dots)][v]);
 #endif
     return l;

@@ -29,8 +29,8 @@ struct Target {
   float alpha;
   bool add;
   int columns;        // of the tile, at most `nr`
-  const float* next;  // prefetched meanwhile, `pace` words further at every step: what a later tile reads, or the
-                      // tile's own panel
+  const float* next;  // prefetched meanwhile, `pace` words further at every step, or in one_row as many as it reads:
+                      // what a later tile reads, or the tile's own panel
   int64_t pace;
   int64_t leap = 0, every = 0;  // words further every so many steps; 0: as many as by the pace
 };
@@ -41,8 +41,10 @@ inline constexpr int kDotColumns = 4;  // right columns per dot, or 1
 
 using Tile = void (*)(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb,
                       const Target& out);
+using OneRow = void (*)(int64_t words, const float* a, const float* b, int64_t across, const Target& out);
 struct Tiles {
   Tile tile[2][kMaxRows];
+  OneRow one_row = nullptr;
 };
 
 struct Level {
@@ -52,6 +54,9 @@ struct Level {
   /// (of pairs: k/2-th) `ldb` 32-bit words after the one before. Null for a kind without an instruction on this
   /// machine.
   Tile tile[kKinds][2][kMaxRows];
+  /// one_row[kind]: one row by a panel's columns that lie as rows in memory, `across` words apart, with the bits of the
+  /// tile. Numbers of 16 bits are words in pairs. May be null.
+  OneRow one_row[kKinds];
   /// pack[dtype]: element (i, k) of n by k, at in[i·across + k·along], goes to out[k·ld + i], or where n > ld into
   /// panels of ld that lie `panel` apart. Whole vectors are written, padded with zeros. For a left panel, whose ld is
   /// not a multiple of the vector, the padding is overwritten by the next row or lies after the last.

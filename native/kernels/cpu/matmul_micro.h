@@ -201,7 +201,16 @@ constexpr void fill_dots(Level& l) {
 }
 constexpr Level make_level() {
   static_assert(kTileRows <= kMaxRows && int(DType::f32) == 0 && int(DType::bf16) == 1 && int(DType::f16) == 2);
-  Level l{kTileRows, 2 * kLanes, kLanes, 0, {}, {pack<float>, pack<bf16>, pack<f16>}, pack_pairs, {}, {turn}};
+  Level l{kTileRows,
+          2 * kLanes,
+          kLanes,
+          0,
+          {},
+          {one_row<Words<Fma>>, one_row<Pairs<bf16>>, one_row<Pairs<f16>>},
+          {pack<float>, pack<bf16>, pack<f16>},
+          pack_pairs,
+          {},
+          {turn}};
   fill_tiles<Words<Fma>, kTileRows>(l.tile[int(Kind::f32)]);
   fill_tiles<Pairs<bf16>, kTileRows>(l.tile[int(Kind::bf16)]);
   fill_tiles<Pairs<f16>, kTileRows>(l.tile[int(Kind::f16)]);

@@ -54,6 +54,8 @@ inline void add_products(vec (&sum)[R][C], const float* const* p, int64_t row, i
 template <typename Multiply>
 struct Words {
   static constexpr int step = 1;
+  /// The products of one word of each lane's column.
+  static inline vec add(vec sum, const float* left, vec words) { return Multiply::of(sum, splat(*left), words); }
   template <int R, int C>
   static inline void next(vec (&sum)[R][C], const float* const* p, int64_t row, int64_t, const float* b, bool) {
     vec right[C];
@@ -67,6 +69,9 @@ struct Words {
 template <typename Half>
 struct Pairs {
   static constexpr int step = 2;
+  static inline vec add(vec sum, const float* left, vec words) {
+    return fma(splat(left[1]), high(as_int(words), Half{}), fma(splat(left[0]), low(as_int(words), Half{}), sum));
+  }
   template <int R, int C>
   static inline void next(vec (&sum)[R][C], const float* const* p, int64_t row, int64_t col, const float* b,
                           bool both) {
@@ -81,6 +86,33 @@ struct Pairs {
     add_products<Fma, R, C>(sum, p, row, col, right);
   }
 };
+
+/// c = alpha·sum + bias, plus c where `add`.
+template <int R, int C>
+inline void put(const vec (&sum)[R][C], const Target& out) {
+  vec alpha = splat(out.alpha);
+#pragma GCC unroll 16
+  for (int v = 0; v < C; ++v) {
+    int n = out.columns - v * kLanes;
+    if (n >= kLanes) {
+      vec bias = out.bias ? load(out.bias + v * kLanes) : splat(0);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        float* c = out.c + i * out.ldc + v * kLanes;
+        vec base = out.add ? load(c) + bias : bias;
+        store(c, fma(alpha, sum[i][v], base));
+      }
+    } else if (n > 0) {
+      vec bias = out.bias ? load_part(out.bias + v * kLanes, n) : splat(0);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        float* c = out.c + i * out.ldc + v * kLanes;
+        vec base = out.add ? load_part(c, n) + bias : bias;
+        store_part(c, fma(alpha, sum[i][v], base), n);
+      }
+    }
+  }
+}
 
 template <typename Steps, int R, int C>
 void tile(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb, const Target& out) {
@@ -110,28 +142,39 @@ void tile(int64_t k, const float* a, int64_t row, int64_t col, const float* b, i
     for (int i = 0; i < (R + 2) / 3; ++i) p[i] += Steps::step * col;
     b += ldb;
   }
-  vec alpha = splat(out.alpha);
+  put(sum, out);
+}
+
+/// One row by columns that lie as rows in memory, `across` words apart: the bits of a tile by their panel, which is
+/// made in registers alone.
+template <typename Steps>
+void one_row(int64_t words, const float* a, const float* b, int64_t across, const Target& out) {
+  vec sum[1][2] = {{splat(0), splat(0)}};
+  const float* next = out.next;
+  for (int64_t x = 0; x < words; x += kLanes) {
+    const int wide = int(words - x < kLanes ? words - x : kLanes);
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const int columns = out.columns - v * kLanes;
+      const float* from = b + v * kLanes * across + x;
+      vec block[kLanes];
 #pragma GCC unroll 16
-  for (int v = 0; v < C; ++v) {
-    int n = out.columns - v * kLanes;
-    if (n >= kLanes) {
-      vec bias = out.bias ? load(out.bias + v * kLanes) : splat(0);
-#pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-        float* c = out.c + i * out.ldc + v * kLanes;
-        vec base = out.add ? load(c) + bias : bias;
-        store(c, fma(alpha, sum[i][v], base));
+      for (int r = 0; r < kLanes; ++r) {
+        block[r] = r >= columns     ? splat(0)
+                   : wide == kLanes ? load(from + r * across)
+                                    : load_part(from + r * across, wide);
+        if (r % (16 / kLanes) == 0) prefetch_panel(next), next += 16;
       }
-    } else if (n > 0) {
-      vec bias = out.bias ? load_part(out.bias + v * kLanes, n) : splat(0);
+      transpose(block);
+      if (wide == kLanes) {
 #pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-        float* c = out.c + i * out.ldc + v * kLanes;
-        vec base = out.add ? load_part(c, n) + bias : bias;
-        store_part(c, fma(alpha, sum[i][v], base), n);
+        for (int t = 0; t < kLanes; ++t) sum[0][v] = Steps::add(sum[0][v], a + (x + t) * Steps::step, block[t]);
+      } else {
+        for (int t = 0; t < wide; ++t) sum[0][v] = Steps::add(sum[0][v], a + (x + t) * Steps::step, block[t]);
       }
     }
   }
+  put(sum, out);
 }
 
 template <typename Steps, int R>
