@@ -26,6 +26,10 @@ export const AskRun = z.strictObject({
   featureSeconds: seconds.describe('decoding, resizing and the image tower, 4 frames'),
   firstTokenSeconds: seconds.describe('Q-Former and prompt'),
   tokenSeconds: z.array(seconds).describe('of each further token'),
+  tokenReads: z
+    .array(positive)
+    .optional()
+    .describe('a plain read before each of these tokens, in bytes per second; without it, the best of the run'),
   tokens: z.int(),
   promptTokens: z.int().describe('with the visual ones'),
   weightBytes: positive.describe('that a token reads'),

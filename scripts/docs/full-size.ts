@@ -65,11 +65,13 @@ export function page({ result, file }: { result: FullSize; file: string }): stri
     ...(ask[0]
       ? [
           '## A question',
-          `4 frames, ${ask[0].promptTokens} tokens with the visual ones, ${ask[0].tokens} tokens of answer. Opening reads the files, at the speed given; kept: quantised weights were found in the cache of an earlier opening. Features are the image tower's; the first token is the Q-Former and the prompt. The bandwidth of a token is the bytes of the weights that it reads over its time, beside a plain read of memory that was measured in the same run.`,
+          `4 frames, ${ask[0].promptTokens} tokens with the visual ones, ${ask[0].tokens} tokens of answer. Opening reads the files, at the speed given; kept: quantised weights were found in the cache of an earlier opening. Features are the image tower's; the first token is the Q-Former and the prompt. The bandwidth of a token is the bytes of the weights that it reads over its time, beside plain reads of memory that were measured in turn with the tokens, each the best of eight: medians.`,
           markdownTable(
             [...head, 'open', 'features', 'first token', 'a token', 'bandwidth', 'of a plain read', 'load average'],
             ask.map((r) => {
               const token = median(r.tokenSeconds)
+              const reads = r.tokenReads ?? r.tokenSeconds.map(() => r.rates.read)
+              const shares = r.tokenSeconds.map((s, i) => r.weightBytes / s / reads[i]!)
               return [
                 ...named(r),
                 `${seconds(r.loadSeconds)} (${kept(r) ? 'kept' : `${(r.loadBytes / r.loadSeconds / 1e9).toFixed(2)} GB/s`})`,
@@ -77,7 +79,7 @@ export function page({ result, file }: { result: FullSize; file: string }): stri
                 seconds(r.firstTokenSeconds),
                 `${token.toFixed(2)} s`,
                 `${(r.weightBytes / token / 1e9).toFixed(1)} GB/s`,
-                `${percent(r.weightBytes / token / r.rates.read)} of ${(r.rates.read / 1e9).toFixed(1)} GB/s`,
+                `${percent(median(shares))} of ${(median(reads) / 1e9).toFixed(1)} GB/s`,
                 others(r),
               ]
             }),
