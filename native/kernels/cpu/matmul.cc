@@ -67,14 +67,17 @@ void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Rig
   using kernels::kDotColumns;
   using kernels::kDotRows;
   const bool unpack = is_quantised(b.dtype);
+  const bool pairs = a.dtype == DType::bf16 && b.dtype == DType::bf16 && l.dot_pairs[0][0] && k % 2 == 0 &&
+                     a.row % 2 == 0 && b.col % 2 == 0;
   std::vector<float> wide, ordered;  // the left factor as float32, and as codes want it
-  if (a.dtype == DType::bf16) {
+  if (a.dtype == DType::bf16 && !pairs) {
     wide.resize(size_t(m * k));
     for (int64_t i = 0; i < m; ++i)
       MT_FOR_ISA(widen_row)(static_cast<const bf16*>(at(a, i, 0)), wide.data() + i * k, k);
     a = {wide.data(), DType::f32, k, 1};
   }
   const float* left = static_cast<const float*>(a.data);
+  const auto words = [](const void* p) { return static_cast<const float*>(p); };
   if (unpack) {
     ordered.resize(size_t(m * k));
     for (int64_t i = 0; i < m; ++i) kernels::in_order_of_codes(b.quantised, left + i * a.row, ordered.data() + i * k);
@@ -90,12 +93,14 @@ void few_rows(const Level& l, int64_t m, int64_t n, int64_t k, Left a, const Rig
     float sums[kDotRows * kDotColumns];
     for (int64_t j = first, columns; j < last; j += columns) {
       columns = j + kDotColumns <= n ? kDotColumns : 1;
+      const void* next = at(b, 0, j + 2 * columns <= n ? j + columns : j);
       for (int64_t i = 0, count; i < m; i += count) {
         count = std::min<int64_t>(kDotRows, m - i);
         if (unpack) kernels::quantised_dots(b.quantised, j, columns, left + i * a.row, a.row, count, unpacked, sums);
-        else
-          l.dot[size_t(b.dtype)][columns > 1][count - 1](k, left + i * a.row, a.row, at(b, 0, j), b.col,
-                                                         at(b, 0, j + 2 * columns <= n ? j + columns : j), sums);
+        else if (pairs)
+          l.dot_pairs[columns > 1][count - 1](k / 2, left + i * a.row / 2, a.row / 2, words(at(b, 0, j)), b.col / 2,
+                                              words(next), sums);
+        else l.dot[size_t(b.dtype)][columns > 1][count - 1](k, left + i * a.row, a.row, at(b, 0, j), b.col, next, sums);
         for (int64_t r = 0; r < count; ++r)
           for (int64_t s = 0; s < columns; ++s)
             out[(i + r) * ld + j + s - first] = (o.bias ? o.bias[j + s] : 0) + o.alpha * sums[r * columns + s];

@@ -13,7 +13,10 @@ const Level& level() {
     Level l = MT_FOR_ISA(matmul_level);
 #ifdef MT_X86
     const Tiles* dots = nullptr;
-    if (has_bfloat16_dots()) dots = &bf16_dots, l.turn[1] = turn_pairs, l.unpack = unpack_pairs;
+    if (has_bfloat16_dots()) {
+      dots = &bf16_dots, l.turn[1] = turn_pairs, l.unpack = unpack_pairs;
+      for (int v = 0; v < 2; ++v) std::copy_n(dots->dot[v], kDotRows, l.dot_pairs[v]);
+    }
 #ifdef MT_AMX
     if (has_bfloat16_tiles()) dots = &amx_dots, l.dots_mr = kMaxRows;
 #endif

@@ -42,9 +42,12 @@ inline constexpr int kDotColumns = 4;  // right columns per dot, or 1
 using Tile = void (*)(int64_t k, const float* a, int64_t row, int64_t col, const float* b, int64_t ldb,
                       const Target& out);
 using OneRow = void (*)(int64_t words, const float* a, const float* b, int64_t across, const Target& out);
+using DotPairs = void (*)(int64_t words, const float* a, int64_t lda, const float* b, int64_t ldb, const float* next,
+                          float* sums);
 struct Tiles {
   Tile tile[2][kMaxRows];
   OneRow one_row = nullptr;
+  DotPairs dot[2][kDotRows] = {};
 };
 
 struct Level {
@@ -70,6 +73,8 @@ struct Level {
   using Dot = void (*)(int64_t k, const float* a, int64_t lda, const void* b, int64_t ldb, const void* next,
                        float* sums);
   Dot dot[3][2][kDotRows];
+  /// The same of pairs of bfloat16 by pairs, where `k`, `lda` and `ldb` count words. May be null.
+  DotPairs dot_pairs[2][kDotRows] = {};
   /// turn[0]: out of `panels` packed panels that lie `panel` words apart, `rows` rows of each from `in` on, at most nr,
   /// become nr columns of their transpose, and the panels' columns its rows. turn[1]: the same of pairs, at most nr / 2
   /// rows, which become pairs again; only with tiles of Kind::dots, else null.

@@ -210,6 +210,7 @@ constexpr Level make_level() {
           {pack<float>, pack<bf16>, pack<f16>},
           pack_pairs,
           {},
+          {},
           {turn}};
   fill_tiles<Words<Fma>, kTileRows>(l.tile[int(Kind::f32)]);
   fill_tiles<Pairs<bf16>, kTileRows>(l.tile[int(Kind::bf16)]);
