@@ -9,7 +9,6 @@
 // Rows from a multiple of kGroupElements on are a matrix of their own in the same memory, so that one product computes
 // several.
 #pragma once
-#include <algorithm>
 #include <cstring>
 
 #include "core/round.h"
@@ -42,12 +41,6 @@ struct Quantised {
   const ScaleGroup* groups;
   const float *map, *levels;
 };
-
-/// The scale of nf4's block number i.
-inline float block_scale(const Quantised& q, int64_t i) {
-  const ScaleGroup g = q.groups[i / kGroupBlocks];
-  return q.map[q.blocks[i]] * g.scale + g.offset;
-}
 
 /// Bytes from the start of a matrix to each of its parts, and to its end.
 struct QuantisedLayout {

@@ -97,7 +97,7 @@ void nf4_columns(const Quantised& q, int64_t row, int64_t rows, int64_t col, flo
   alignas(64) float scales[2][16] = {};
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t block = ((row + r) * q.width + col) / kBlockElements;
-    for (int half = 0; half < 2; ++half) scales[half][r] = block_scale(q, block + half);
+    for (int half = 0; half < 2; ++half) scales[half][r] = kernels::block_scale(q, block + half);
   }
   __m512i words[16];
   transposed_words(q.codes + (row * q.width + col) / 2, q.width / 2, rows, words);
@@ -203,8 +203,9 @@ void unpack(const Quantised& q, bool transposed, int64_t row, int64_t rows, int6
         const auto* codes = reinterpret_cast<const int8_t*>(q.codes);
         int8_rows(codes + first + i, codes + second + i, q.scales[row + r], both ? q.scales[row + r + 1] : 0, words);
       } else {
-        nf4_rows(q.codes + (first + i) / 2, q.codes + (second + i) / 2, block_scale(q, (first + i) / kBlockElements),
-                 both ? block_scale(q, (second + i) / kBlockElements) : 0, words);
+        nf4_rows(q.codes + (first + i) / 2, q.codes + (second + i) / 2,
+                 kernels::block_scale(q, (first + i) / kBlockElements),
+                 both ? kernels::block_scale(q, (second + i) / kBlockElements) : 0, words);
       }
     }
     if (int8)

@@ -4,6 +4,12 @@
 
 namespace mt::kernels {
 
+/// The scale of nf4's block number i.
+inline float block_scale(const Quantised& q, int64_t i) {
+  const ScaleGroup g = q.groups[i / kGroupBlocks];
+  return q.map[q.blocks[i]] * g.scale + g.offset;
+}
+
 /// to[i] = element (row, col + i) as float32.
 void dequantise(const Quantised& q, int64_t row, int64_t col, int64_t n, float* to);
 

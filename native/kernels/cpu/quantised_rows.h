@@ -84,7 +84,7 @@ MT_NOINLINE inline void dequantise_row(const Quantised& q, int64_t row, int64_t 
   // Blocks run over the ends of rows.
   for (int64_t i = row * q.width + col, end = i + n; i < end;) {
     const int64_t block = i / kBlockElements, last = std::min(end, (block + 1) * kBlockElements);
-    const float scale = block_scale(q, block);
+    const float scale = kernels::block_scale(q, block);
     if (i % 2) *to++ = level_at(q.codes, i++) * scale;
     for (; i + 16 <= last; i += 16, to += 16) sixteen(q.codes + i / 2, scale, to);
     for (; i < last; ++i) *to++ = level_at(q.codes, i) * scale;
