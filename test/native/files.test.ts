@@ -167,7 +167,7 @@ test('a mapped weight is packed when that pays, and no bit of a product depends 
               if (soon !== (dtype === 'bfloat16' && rows > 16)) console.log('packed', soon, dtype, rows)
               // A turn asks twice.
               const late = rows <= 16 && (await after(29))
-              if (late !== (dtype === 'float32' && rows <= 16)) console.log('packed late', late, dtype, rows)
+              if (late !== rows <= 16) console.log('packed late', late, dtype, rows)
               mapped.dispose()
               await m.sync()
             }

@@ -71,14 +71,14 @@ inline Right packed(const View& w, Right r, int64_t n, int64_t k, bool rows, int
 /// At which request a weight is packed for products of so many rows. The pages of a file are in memory already, and
 /// fresh memory costs more than the packing. Many rows pack float32 block by block as fast as they read packs; of 16
 /// bits, from the second product on, a pack pays. A row takes a third to half less time out of a pack, which costs as
-/// much as some hundred rows: of float32, which no other product packs, a long answer is worth one.
+/// much as some hundred rows: a long answer is worth one.
 inline int packed_at(const View& w, int64_t rows) {
   constexpr int64_t kFew = 16;
   constexpr int kLong = 64;
   constexpr int kNever = std::numeric_limits<int>::max();
   if (!w.storage->replaceable()) return 1;
-  if (w.dtype == DType::f32) return rows > kFew ? kNever : kLong;
-  return rows > kFew ? 2 : kNever;
+  if (rows <= kFew) return kLong;
+  return w.dtype == DType::f32 ? kNever : 2;
 }
 
 /// A weight [out, in] as the right factor of a product of so many rows with its transpose (forward), and with itself
