@@ -81,7 +81,8 @@ struct Level {
   using Turn = void (*)(const float* in, int64_t panel, int64_t panels, int64_t rows, float* out);
   Turn turn[2] = {};
   /// Packed panels of pairs, `panel` words apart, out of rows and columns of a quantised matrix: its rows are columns
-  /// of the panels (`transposed`), n and col multiples of 128, or rows of them, n and col multiples of a panel's width.
+  /// of the panels (`transposed`), n and col multiples of kUnpackWidth, where blocks along k begin and end, or rows of
+  /// them, n and col multiples of a panel's width.
   /// The matrix's width is a multiple of kUnpackWidth. Only with tiles of Kind::dots; else null.
   using Unpack = void (*)(const Quantised& q, bool transposed, int64_t row, int64_t rows, int64_t col, int64_t n,
                           float* out, int64_t panel);

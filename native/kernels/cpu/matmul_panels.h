@@ -39,7 +39,7 @@ class RightPanels {
   /// that number, the second or third, asks for. May be null.
   const float* later(int64_t strip, int64_t p, int64_t x) const;
   /// Panel by panel: what is multiplied next, or turned for that, in equal parts by all strips, pace() words a step,
-  /// leap() every side() steps. May be null.
+  /// leap() every Plan::turns steps. May be null.
   const float* soon(int64_t strip, int64_t p, int64_t x) const;
   int64_t pace() const { return pace_; }
   int64_t leap() const { return source_panel_; }

@@ -71,7 +71,8 @@ Plan plan(const Level& level, int threads, int64_t m, int64_t n, int64_t k, cons
   // one is fetched. Threads then share panels out, else rows too.
   p.panels = ceil_div(n, level.nr);
   p.panel_words = b.panel ? b.panel : ceil_div(p.words, p.words_per_row) * level.nr;
-  p.turns = !b.turned || !level.turn[pairs] || (!pairs && b.dtype != DType::f32) ? 0 : pairs ? level.nr / 2 : level.nr;
+  const bool turns = b.turned && level.turn[pairs] && (pairs || b.dtype == DType::f32);
+  p.turns = !turns ? 0 : pairs ? level.nr / 2 : level.nr;
   p.panel_by_panel = (p.turns || (b.packed && m > most)) && m <= kLow;
   p.group = p.panel_by_panel && threads > 1 ? std::clamp<int64_t>(p.panels / (kPieces * threads), 1, kGroup) : kGroup;
 
